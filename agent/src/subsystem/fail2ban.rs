@@ -1,0 +1,1 @@
+//! Reads and writes fail2ban on the real host.

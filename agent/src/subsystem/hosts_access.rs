@@ -1,0 +1,1 @@
+//! Reads and writes hosts_access on the real host.

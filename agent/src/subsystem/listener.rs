@@ -1,0 +1,1 @@
+//! Reads and writes listener on the real host.

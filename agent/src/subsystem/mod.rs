@@ -1,0 +1,7 @@
+//! One file per subsystem, named as in `policy`: reads its state and applies its steps on the real host.
+
+pub mod fail2ban;
+pub mod hosts_access;
+pub mod listener;
+pub mod nf_tables;
+pub mod xtables;

@@ -1,0 +1,1 @@
+//! Reads and writes nf_tables on the real host.

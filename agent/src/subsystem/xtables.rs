@@ -1,0 +1,1 @@
+//! Reads and writes xtables on the real host.

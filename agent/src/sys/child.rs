@@ -1,0 +1,1 @@
+//! Child processes: absolute path, empty environment, a deadline, bounded output.

@@ -1,0 +1,1 @@
+//! Files that root trusts: opened once and checked, replaced atomically.

@@ -1,0 +1,144 @@
+//! The model of a host: what was read of each subsystem, who has a way in, and the seam to the real host.
+//! Decides nothing; a part that could not be read says so and is never taken for open.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::address::Source;
+use crate::step::Step;
+use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, xtables};
+
+/// One subsystem as it was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part<T> {
+    /// Read and understood.
+    Present(T),
+    /// Not on this host, so it refuses nobody; the text says what is missing.
+    Absent(String),
+    /// There, but it could not be read; the text says why. Its verdict is unknown.
+    Unreadable(String),
+}
+
+impl<T> Part<T> {
+    /// What was read, if anything was.
+    pub fn present(&self) -> Option<&T> {
+        match self {
+            Part::Present(state) => Some(state),
+            Part::Absent(_) | Part::Unreadable(_) => None,
+        }
+    }
+
+    /// The same, to predict on.
+    pub fn present_mut(&mut self) -> Option<&mut T> {
+        match self {
+            Part::Present(state) => Some(state),
+            Part::Absent(_) | Part::Unreadable(_) => None,
+        }
+    }
+}
+
+/// Everything read of the host for one question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// When it was read, by the host's clock.
+    pub at: Timestamp,
+    /// Jails and bans.
+    pub fail2ban: Part<fail2ban::State>,
+    /// hosts.allow and hosts.deny.
+    pub hosts_access: Part<hosts_access::State>,
+    /// nftables, iptables-nft included.
+    pub nf_tables: Part<nf_tables::State>,
+    /// iptables-legacy.
+    pub xtables: Part<xtables::State>,
+    /// The SSH port and its sessions.
+    pub listener: Part<listener::State>,
+}
+
+/// What an observation is for; it bounds what is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The addresses asked about, the access paths' included.
+    pub sources: BTreeSet<Source>,
+    /// The SSH port asked about.
+    pub port: u16,
+}
+
+/// A fact the model needs before it can answer, and that is fetched one by one instead of reading everything.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Need {
+    /// Whether an nftables set holds a key, and with which element.
+    Element(nf_tables::ElementKey),
+    /// All elements of a set: only for questions about everybody, and for anonymous sets of a rule that is deleted.
+    SetElements(nf_tables::SetKey),
+    /// The verified host name of an address (`hosts_access(5)` name patterns).
+    HostName(IpAddr),
+    /// The contents of a file that a hosts.allow or hosts.deny pattern names.
+    PatternFile(String),
+}
+
+/// Facts asked for and not yet known.
+pub type Needs = BTreeSet<Need>;
+
+/// A way in that must not be lost.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AccessPath {
+    /// From where.
+    pub source: Source,
+    /// As whom, where known.
+    pub user: Option<String>,
+    /// To which port.
+    pub port: u16,
+    /// Why it is a way in.
+    pub origin: PathOrigin,
+}
+
+/// Why an access path counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathOrigin {
+    /// The person who asks came in this way.
+    Requester,
+    /// A live SSH session.
+    Session,
+    /// A `keep` entry of agent.toml.
+    Keep,
+}
+
+/// What happened to a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Done {
+    /// The host was changed.
+    Changed,
+    /// The host was already as the step wants it; nothing was done, so there is nothing to undo.
+    Already,
+}
+
+/// Why a step did not happen. The host is as it was before this step, unless the message says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StepError {
+    /// The touched part is neither as planned before nor as wanted after.
+    #[error("the host changed since the plan was made: {0}")]
+    Drifted(String),
+    /// The subsystem refused or failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The subsystem did not answer in time.
+    #[error("{0}")]
+    TimedOut(String),
+}
+
+/// The seam between deciding and doing: the real host in the agent, `FakeHost` in tests.
+pub trait Host {
+    /// Reads every subsystem for this question. A part that fails says so in its [`Part`]; the rest is still read.
+    fn observe(&mut self, question: &Question) -> HostState;
+
+    /// Fetches facts on demand into a state read before. A fact that cannot be had makes its part unreadable.
+    fn lookup(&mut self, state: &mut HostState, needs: &Needs);
+
+    /// Does one step: `before` becomes `after`, activation included.
+    fn apply(&mut self, step: &Step) -> Result<Done, StepError>;
+}

@@ -1,0 +1,293 @@
+//! What may be asked of the agent: the operations, and the request that carries one. Parsed only after the signature over
+//! its bytes holds. Holds no authority: who may ask is decided in `authorize`.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::Source;
+
+/// The protocol version inside a request.
+pub const PROTOCOL: u32 = 1;
+/// The SSHSIG namespace of requests.
+pub const REQUEST_NAMESPACE: &str = "sshfix-request@v1";
+/// The SSHSIG namespace of replies.
+pub const REPLY_NAMESPACE: &str = "sshfix-reply@v1";
+
+/// The payload a client signs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The identity of the host that is meant: the `SHA256:...` fingerprint of the agent's key.
+    pub host: String,
+    /// 32 hex digits the client drew at random; remembered, so that it counts once.
+    pub id: String,
+    /// The challenge the agent gave on this connection, to the letter.
+    pub challenge: String,
+    /// Seconds after the challenge was given for which the request holds. Measured by the agent's monotonic clock, so that a
+    /// wrong wall clock on either side never refuses an honest request.
+    pub valid_for: u32,
+    /// Who the signer says to be, where the key stands for several principals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// What is asked.
+    pub operation: Operation,
+    /// Whether a change is shown or made. Ignored by operations that change nothing.
+    #[serde(default)]
+    pub mode: Mode,
+    /// For the audit record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The address the person came in from (`SSH_CONNECTION`): an access path of the proof.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpAddr>,
+    /// The login name of that person, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_user: Option<String>,
+}
+
+/// Whether a change is shown or made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Mode {
+    /// Show the plan, change nothing.
+    #[default]
+    DryRun,
+    /// Make the change; with a digest, only if the plan is still that one.
+    Apply {
+        /// `sha256:...` of the plan that was shown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<String>,
+    },
+}
+
+/// Everything that can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    /// The path of a new connection, stage by stage.
+    Diagnose {
+        /// From where.
+        address: IpAddr,
+        /// As whom.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// To which port; the SSH port when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+    },
+    /// Lift every block of a source in every subsystem.
+    Unban {
+        /// An address or a range.
+        source: Source,
+        /// Only this jail of fail2ban, nothing else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        jail: Option<String>,
+        /// Seconds for which the jails ignore the source afterwards.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ignore_for: Option<u64>,
+    },
+    /// Ban through fail2ban.
+    Ban {
+        /// Whom.
+        source: Source,
+        /// In which jail.
+        jail: String,
+    },
+    /// Who is blocked, by whom, since and until when.
+    Banned {
+        /// Only what concerns this source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<Source>,
+    },
+    /// The rules of hosts.allow and hosts.deny.
+    HostsList,
+    /// Let a source in by hosts.allow.
+    HostsAllow {
+        /// Whom.
+        source: Source,
+        /// Which daemon; `sshd` when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        daemon: Option<String>,
+    },
+    /// Keep a source out by hosts.deny.
+    HostsDeny {
+        /// Whom.
+        source: Source,
+        /// Which daemon; `sshd` when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        daemon: Option<String>,
+    },
+    /// Take the lines that name exactly this source out of both files.
+    HostsRemove {
+        /// Whom.
+        source: Source,
+        /// Which daemon; `sshd` when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        daemon: Option<String>,
+    },
+    /// Rules and sets that concern the SSH port, each with a stable reference.
+    FirewallList,
+    /// An accept for a source to the SSH port, before whatever refuses it.
+    FirewallAccept {
+        /// Whom.
+        source: Source,
+    },
+    /// Remove one rule or element by its reference.
+    FirewallRemove {
+        /// As `firewall list` shows it.
+        reference: String,
+    },
+    /// Jails, their bans and their ignoreip.
+    #[serde(rename = "fail2ban_jails")]
+    Fail2banJails,
+    /// Add to a jail's ignoreip.
+    #[serde(rename = "fail2ban_ignore")]
+    Fail2banIgnore {
+        /// Whom.
+        source: Source,
+        /// In which jail; in all when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        jail: Option<String>,
+    },
+    /// Take out of a jail's ignoreip.
+    #[serde(rename = "fail2ban_unignore")]
+    Fail2banUnignore {
+        /// Whom.
+        source: Source,
+        /// In which jail; in all when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        jail: Option<String>,
+    },
+    /// Agent, host, subsystems.
+    Status,
+}
+
+/// What a grant names: one word an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// `diagnose`
+    Diagnose,
+    /// `unban`
+    Unban,
+    /// `ban`
+    Ban,
+    /// `banned`
+    Banned,
+    /// `hosts list`
+    HostsList,
+    /// `hosts allow`
+    HostsAllow,
+    /// `hosts deny`
+    HostsDeny,
+    /// `hosts remove`
+    HostsRemove,
+    /// `firewall list`
+    FirewallList,
+    /// `firewall accept`
+    FirewallAccept,
+    /// `firewall remove`
+    FirewallRemove,
+    /// `fail2ban jails`
+    #[serde(rename = "fail2ban-jails")]
+    Fail2banJails,
+    /// `fail2ban ignore`
+    #[serde(rename = "fail2ban-ignore")]
+    Fail2banIgnore,
+    /// `fail2ban unignore`
+    #[serde(rename = "fail2ban-unignore")]
+    Fail2banUnignore,
+    /// `status`
+    Status,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Action::Diagnose => "diagnose",
+            Action::Unban => "unban",
+            Action::Ban => "ban",
+            Action::Banned => "banned",
+            Action::HostsList => "hosts-list",
+            Action::HostsAllow => "hosts-allow",
+            Action::HostsDeny => "hosts-deny",
+            Action::HostsRemove => "hosts-remove",
+            Action::FirewallList => "firewall-list",
+            Action::FirewallAccept => "firewall-accept",
+            Action::FirewallRemove => "firewall-remove",
+            Action::Fail2banJails => "fail2ban-jails",
+            Action::Fail2banIgnore => "fail2ban-ignore",
+            Action::Fail2banUnignore => "fail2ban-unignore",
+            Action::Status => "status",
+        })
+    }
+}
+
+impl Operation {
+    /// The word a grant must name.
+    pub fn action(&self) -> Action {
+        match self {
+            Operation::Diagnose { .. } => Action::Diagnose,
+            Operation::Unban { .. } => Action::Unban,
+            Operation::Ban { .. } => Action::Ban,
+            Operation::Banned { .. } => Action::Banned,
+            Operation::HostsList => Action::HostsList,
+            Operation::HostsAllow { .. } => Action::HostsAllow,
+            Operation::HostsDeny { .. } => Action::HostsDeny,
+            Operation::HostsRemove { .. } => Action::HostsRemove,
+            Operation::FirewallList => Action::FirewallList,
+            Operation::FirewallAccept { .. } => Action::FirewallAccept,
+            Operation::FirewallRemove { .. } => Action::FirewallRemove,
+            Operation::Fail2banJails => Action::Fail2banJails,
+            Operation::Fail2banIgnore { .. } => Action::Fail2banIgnore,
+            Operation::Fail2banUnignore { .. } => Action::Fail2banUnignore,
+            Operation::Status => Action::Status,
+        }
+    }
+
+    /// The source the operation is about, which a grant's networks must hold. `None` is about everybody.
+    pub fn source(&self) -> Option<Source> {
+        match self {
+            Operation::Diagnose { address, .. } => Some((*address).into()),
+            Operation::Unban { source, .. }
+            | Operation::Ban { source, .. }
+            | Operation::HostsAllow { source, .. }
+            | Operation::HostsDeny { source, .. }
+            | Operation::HostsRemove { source, .. }
+            | Operation::FirewallAccept { source }
+            | Operation::Fail2banIgnore { source, .. }
+            | Operation::Fail2banUnignore { source, .. } => Some(*source),
+            Operation::Banned { source } => *source,
+            Operation::HostsList
+            | Operation::FirewallList
+            | Operation::FirewallRemove { .. }
+            | Operation::Fail2banJails
+            | Operation::Status => None,
+        }
+    }
+
+    /// Whether it can change the host.
+    pub fn mutates(&self) -> bool {
+        match self {
+            Operation::Unban { .. }
+            | Operation::Ban { .. }
+            | Operation::HostsAllow { .. }
+            | Operation::HostsDeny { .. }
+            | Operation::HostsRemove { .. }
+            | Operation::FirewallAccept { .. }
+            | Operation::FirewallRemove { .. }
+            | Operation::Fail2banIgnore { .. }
+            | Operation::Fail2banUnignore { .. } => true,
+            Operation::Diagnose { .. }
+            | Operation::Banned { .. }
+            | Operation::HostsList
+            | Operation::FirewallList
+            | Operation::Fail2banJails
+            | Operation::Status => false,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A step: the unit of change and of reversion, as data. Each subsystem defines its own; this file only dispatches.
+//! A step carries `before` and `after`; its inverse swaps them. It must not do anything.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::address::Source;
+use crate::host::HostState;
+use crate::subsystem::{fail2ban, hosts_access, nf_tables, xtables};
+
+/// One reversible change of one subsystem.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// A ticket or an ignoreip entry.
+    Fail2ban(fail2ban::Step),
+    /// hosts.allow or hosts.deny.
+    HostsAccess(hosts_access::Step),
+    /// A set element or a rule.
+    NfTables(nf_tables::Step),
+    /// A rule of iptables-legacy.
+    Xtables(xtables::Step),
+}
+
+/// The model cannot take this step: the touched part is neither `before` nor `after`, or was not read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct Mismatch(pub String);
+
+macro_rules! each {
+    ($self:ident, $step:ident => $body:expr) => {
+        match $self {
+            Step::Fail2ban($step) => $body,
+            Step::HostsAccess($step) => $body,
+            Step::NfTables($step) => $body,
+            Step::Xtables($step) => $body,
+        }
+    };
+}
+
+impl Step {
+    /// The step that takes it back.
+    #[must_use]
+    pub fn inverse(&self) -> Step {
+        match self {
+            Step::Fail2ban(step) => Step::Fail2ban(step.inverse()),
+            Step::HostsAccess(step) => Step::HostsAccess(step.inverse()),
+            Step::NfTables(step) => Step::NfTables(step.inverse()),
+            Step::Xtables(step) => Step::Xtables(step.inverse()),
+        }
+    }
+
+    /// The subsystem's name, as in the JSON documents.
+    pub fn subsystem(&self) -> &'static str {
+        match self {
+            Step::Fail2ban(_) => "fail2ban",
+            Step::HostsAccess(_) => "hosts_access",
+            Step::NfTables(_) => "nf_tables",
+            Step::Xtables(_) => "xtables",
+        }
+    }
+
+    /// One line: `unban 203.0.113.7 in jail sshd`.
+    pub fn summary(&self) -> String {
+        each!(self, step => step.summary())
+    }
+
+    /// What changes, to the byte, as a diff a person can read. Holds nothing that moves by itself (counters, time left),
+    /// because the plan digest covers it.
+    pub fn diff(&self) -> String {
+        each!(self, step => step.diff())
+    }
+
+    /// What rollback would do, in one line.
+    pub fn undo(&self) -> String {
+        each!(self, step => step.undo())
+    }
+
+    /// The source addresses whose verdict this step can change; `None` means it could be anybody's.
+    pub fn touches(&self) -> Option<Vec<Source>> {
+        each!(self, step => step.touches())
+    }
+
+    /// The same step on the model: `before` becomes `after`. A state that is already `after` stays as it is.
+    pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
+        each!(self, step => step.predict(state))
+    }
+
+    /// Whether the observed host is as this step leaves it; else what differs, in one line.
+    pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
+        each!(self, step => step.holds(state))
+    }
+}

@@ -1,0 +1,7 @@
+//! One room per subsystem: its state, its steps, its verdict. Same file names as in the agent, which reads and writes them.
+
+pub mod fail2ban;
+pub mod hosts_access;
+pub mod listener;
+pub mod nf_tables;
+pub mod xtables;

@@ -1,0 +1,214 @@
+//! The words every stage answers in: verdicts, causes, evidence, findings, and the blocks a plan can lift.
+//! Holds no logic of any subsystem.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::address::Source;
+use crate::step::Step;
+
+/// What the host does to a new connection. Unknown is never "open".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// The connection gets through.
+    Accept,
+    /// The connection is dropped, rejected or closed.
+    Refuse,
+    /// Cannot be told from what was read.
+    Unknown,
+}
+
+impl Verdict {
+    /// Both must accept; one refusal refuses; else unknown.
+    #[must_use]
+    pub fn and(self, other: Verdict) -> Verdict {
+        match (self, other) {
+            (Verdict::Refuse, _) | (_, Verdict::Refuse) => Verdict::Refuse,
+            (Verdict::Unknown, _) | (_, Verdict::Unknown) => Verdict::Unknown,
+            (Verdict::Accept, Verdict::Accept) => Verdict::Accept,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Accept => "accept",
+            Verdict::Refuse => "refuse",
+            Verdict::Unknown => "unknown",
+        })
+    }
+}
+
+/// One new TCP connection to the SSH port, as the question every subsystem answers.
+/// `source` may be a range; then the answer holds for every address in it, or is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Where it comes from.
+    pub source: Source,
+    /// The destination port.
+    pub port: u16,
+    /// The user who logs in, where the question names one.
+    pub user: Option<String>,
+}
+
+/// The stages of a login, in the order a connection meets them (interface.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Routes to the client.
+    Route,
+    /// nftables, iptables, ipset, conntrack.
+    Netfilter,
+    /// Who listens on the port.
+    Listener,
+    /// hosts.allow and hosts.deny.
+    HostsAccess,
+    /// `MaxStartups`, penalties.
+    SshdAdmission,
+    /// Match, Allow and Deny lists.
+    SshdAccess,
+    /// The account itself.
+    Account,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Route => "route",
+            Stage::Netfilter => "netfilter",
+            Stage::Listener => "listener",
+            Stage::HostsAccess => "hosts_access",
+            Stage::SshdAdmission => "sshd_admission",
+            Stage::SshdAccess => "sshd_access",
+            Stage::Account => "account",
+        })
+    }
+}
+
+/// Where a fact was read and what stands there, to the letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The place: `nft inet f2b-table f2b-chain handle 4`, `/etc/hosts.deny line 3`, `fail2ban jail sshd`.
+    pub source: String,
+    /// The rule, element, line or ticket as its own tool prints it.
+    pub text: String,
+}
+
+impl Evidence {
+    /// Shorthand.
+    pub fn new(source: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { source: source.into(), text: text.into() }
+    }
+}
+
+/// What one stage does to the connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// Which stage.
+    pub stage: Stage,
+    /// Its verdict alone.
+    pub verdict: Verdict,
+    /// One line for people: what decided, or why it is unknown.
+    pub detail: String,
+    /// What decided, quoted.
+    pub evidence: Vec<Evidence>,
+}
+
+/// The catalogue of causes (shared/causes.md). The ids are stable; those not found by this version are not listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// A jail banned the address or a range that holds it.
+    Fail2banBan,
+    /// fail2ban forgot the ban, its rule or element is still in the kernel.
+    Fail2banBanStale,
+    /// An nftables rule, set, map or policy.
+    NftRule,
+    /// An iptables rule or policy.
+    IptablesRule,
+    /// A `recent`, `limit`, `hashlimit` or `connlimit` rule.
+    IptablesRatelimit,
+    /// An ipset used by a rule.
+    IpsetEntry,
+    /// ufw denies or does not allow the port.
+    UfwDeny,
+    /// A firewalld zone or rich rule.
+    FirewalldDeny,
+    /// hosts.deny matches.
+    HostsDeny,
+    /// hosts.allow lets only others in and hosts.deny denies the rest.
+    HostsAllowRestrict,
+    /// sshguard's table, set or chain.
+    SshguardBlock,
+    /// A `CrowdSec` decision enforced by its bouncer.
+    CrowdsecDecision,
+    /// Nothing listens where the client connects.
+    SshdListen,
+    /// The unit failed, is masked or stopped.
+    SshdDown,
+    /// Something else owns the port.
+    PortNotSsh,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cause::Fail2banBan => "fail2ban-ban",
+            Cause::Fail2banBanStale => "fail2ban-ban-stale",
+            Cause::NftRule => "nft-rule",
+            Cause::IptablesRule => "iptables-rule",
+            Cause::IptablesRatelimit => "iptables-ratelimit",
+            Cause::IpsetEntry => "ipset-entry",
+            Cause::UfwDeny => "ufw-deny",
+            Cause::FirewalldDeny => "firewalld-deny",
+            Cause::HostsDeny => "hosts-deny",
+            Cause::HostsAllowRestrict => "hosts-allow-restrict",
+            Cause::SshguardBlock => "sshguard-block",
+            Cause::CrowdsecDecision => "crowdsec-decision",
+            Cause::SshdListen => "sshd-listen",
+            Cause::SshdDown => "sshd-down",
+            Cause::PortNotSsh => "port-not-ssh",
+        })
+    }
+}
+
+/// One cause found on this host for the connection asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The catalogue id.
+    pub cause: Cause,
+    /// Whether this alone keeps the connection out now.
+    pub blocking: bool,
+    /// Who made it and must be asked to change it: `fail2ban jail sshd`, `nobody`, ...
+    pub owner: String,
+    /// When it began, where that is recorded.
+    pub since: Option<Timestamp>,
+    /// When it ends by itself, where that is recorded.
+    pub until: Option<Timestamp>,
+    /// The exact rules, elements, lines and tickets.
+    pub evidence: Vec<Evidence>,
+    /// The command that lifts it, or what a person must do.
+    pub fix: String,
+}
+
+/// A finding together with the way to lift it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// What is shown.
+    pub finding: Finding,
+    /// How it is lifted.
+    pub lift: Lift,
+}
+
+/// How a block is lifted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lift {
+    /// By these steps, in this order.
+    Steps(Vec<Step>),
+    /// Not by sshfix: what a person must do instead.
+    ByHand(String),
+}
