@@ -224,7 +224,7 @@ impl Set {
 }
 
 /// An element of a set, with both ends where it is a range.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Element {
     /// The key, or the lower end (inclusive).
     pub key: Vec<u8>,
@@ -243,6 +243,13 @@ pub struct Element {
     pub comment: Option<String>,
     /// The payload of `NFTA_SET_ELEM_USERDATA`.
     pub userdata: Vec<u8>,
+    /// The expressions of the element itself (counter, limit, ...) as attributes of the kernel's dump, to put the very
+    /// element back. They hold counters: never part of a comparison.
+    #[serde(default)]
+    pub raw_expressions: Vec<u8>,
+    /// `NFTA_SET_ELEM_OBJREF`: the object an object map names.
+    #[serde(default)]
+    pub object: Option<String>,
 }
 
 /// What a map gives for a key.
