@@ -4,10 +4,19 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod allowed_signers;
+pub mod authenticate;
+pub mod authorize;
+pub mod blob;
+pub mod certificate;
 pub mod host;
 pub mod netfilter;
+pub mod pattern;
+pub mod public_key;
 pub mod reply;
 pub mod request;
+pub mod sshsig;
 pub mod step;
 pub mod subsystem;
 pub mod verdict;
+pub mod wire;
