@@ -1,4 +1,8 @@
 //! sshfix-agent: reads the host, applies small reversible steps, keeps the clock. Decides nothing that `policy` can decide.
 
+pub mod audit;
+pub mod config;
+pub mod random;
+pub mod store;
 pub mod subsystem;
 pub mod sys;

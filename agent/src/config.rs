@@ -1,0 +1,367 @@
+//! /etc/sshfix/agent.toml: where things are, how long the agent waits, and the ways in it must never close. Every value has
+//! a default; an unknown name is an error with its line. Grants nothing: that is policy.toml.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use sshfix_policy::address::Source;
+use sshfix_policy::host::{AccessPath, PathOrigin};
+use thiserror::Error;
+
+/// Where the agent looks when no `--config` is given.
+pub const DEFAULT_CONFIG: &str = "/etc/sshfix/agent.toml";
+/// A configuration file is never longer than this many bytes.
+pub const CONFIG_LIMIT: u64 = 1024 * 1024;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// It cannot be read, or others could have written it.
+    #[error("{path}: {why}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// It is not what it should be; the text shows line and column.
+    #[error("{path}:{line}:{column}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A value that makes no sense.
+    #[error("{path}: {message}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which, and why.
+        message: String,
+    },
+}
+
+/// agent.toml.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `[socket]`: where clients connect.
+    pub socket: SocketConfig,
+    /// The state database; its directory is made 0700. Default `/var/lib/sshfix/state.db`.
+    pub state: PathBuf,
+    /// The port that diagnoses and the proof are about when a request names none. Default 22.
+    pub ssh_port: u16,
+    /// What is logged, as `RUST_LOG` writes it: `info`, `sshfix_agent=debug`. `SSHFIX_LOG` wins. Default `info`.
+    pub log: String,
+    /// `[[keep]]`: ways in that no change may close.
+    pub keep: Vec<Keep>,
+    /// `[paths]`: the other files.
+    pub paths: Paths,
+    /// `[limits]`: how much and how long.
+    pub limits: Limits,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SocketConfig {
+    /// The socket. `SSHFIX_SOCKET` wins. Default `/run/sshfix/agent.sock`.
+    pub path: PathBuf,
+    /// The group that may connect, mode 0660; where there is no such group only root may. Default `sshfix`.
+    pub group: String,
+}
+
+/// A way in that no change may close.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keep {
+    /// From where: an address or a range.
+    pub address: Source,
+    /// As whom; anybody when not given.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// To which port; `ssh_port` when not given.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+/// The files the agent reads.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Paths {
+    /// Who may sign, as in ssh-keygen(1) ALLOWED SIGNERS. Default `/etc/sshfix/allowed_signers`.
+    pub allowed_signers: PathBuf,
+    /// Who may do what. Default `/etc/sshfix/policy.toml`.
+    pub policy: PathBuf,
+    /// The agent's own key; its fingerprint is the host identity. Default `/etc/sshfix/agent_ed25519`.
+    pub identity: PathBuf,
+    /// fail2ban's socket. Default `/run/fail2ban/fail2ban.sock`.
+    pub fail2ban_socket: PathBuf,
+    /// Default `/etc/hosts.allow`.
+    pub hosts_allow: PathBuf,
+    /// Default `/etc/hosts.deny`.
+    pub hosts_deny: PathBuf,
+}
+
+/// How much and how long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections that have not sent their request yet; over it the oldest is closed for the new one. Default 128.
+    pub connections: usize,
+    /// Requests that are worked on at the same time; more wait. Default 8.
+    pub requests: usize,
+    /// Seconds in which the whole request must have come, from the moment of connecting. Default 10.
+    pub request_seconds: u64,
+    /// Seconds in which the client must have taken the whole reply. Default 10.
+    pub reply_seconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: SocketConfig::default(),
+            state: "/var/lib/sshfix/state.db".into(),
+            ssh_port: 22,
+            log: "info".to_owned(),
+            keep: Vec::new(),
+            paths: Paths::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for SocketConfig {
+    fn default() -> Self {
+        Self { path: "/run/sshfix/agent.sock".into(), group: "sshfix".to_owned() }
+    }
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            allowed_signers: "/etc/sshfix/allowed_signers".into(),
+            policy: "/etc/sshfix/policy.toml".into(),
+            identity: "/etc/sshfix/agent_ed25519".into(),
+            fail2ban_socket: "/run/fail2ban/fail2ban.sock".into(),
+            hosts_allow: "/etc/hosts.allow".into(),
+            hosts_deny: "/etc/hosts.deny".into(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 128, requests: 8, request_seconds: 10, reply_seconds: 10 }
+    }
+}
+
+impl Limits {
+    /// [`Limits::request_seconds`].
+    pub fn request_time(&self) -> Duration {
+        Duration::from_secs(self.request_seconds)
+    }
+
+    /// [`Limits::reply_seconds`].
+    pub fn reply_time(&self) -> Duration {
+        Duration::from_secs(self.reply_seconds)
+    }
+}
+
+impl Config {
+    /// Reads the file; it must be root's alone to write.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        Self::parse(&read_trusted(path)?, path)
+    }
+
+    /// The same of a text; `path` is for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let config: Config = toml::from_str(text).map_err(|e| syntax(path, text, &e))?;
+        config.sensible().map_err(|message| ConfigError::Value { path: path.to_owned(), message })?;
+        Ok(config)
+    }
+
+    /// The `keep` entries as access paths of the proof.
+    pub fn kept_paths(&self) -> Vec<AccessPath> {
+        self.keep
+            .iter()
+            .map(|keep| AccessPath {
+                source: keep.address,
+                user: keep.user.clone(),
+                port: keep.port.unwrap_or(self.ssh_port),
+                origin: PathOrigin::Keep,
+            })
+            .collect()
+    }
+
+    fn sensible(&self) -> Result<(), String> {
+        let paths = [
+            ("socket.path", &self.socket.path),
+            ("state", &self.state),
+            ("paths.allowed_signers", &self.paths.allowed_signers),
+            ("paths.policy", &self.paths.policy),
+            ("paths.identity", &self.paths.identity),
+            ("paths.fail2ban_socket", &self.paths.fail2ban_socket),
+            ("paths.hosts_allow", &self.paths.hosts_allow),
+            ("paths.hosts_deny", &self.paths.hosts_deny),
+        ];
+        if let Some((name, path)) = paths.iter().find(|(_, path)| !path.is_absolute()) {
+            return Err(format!("{name} must be an absolute path, not `{}`", path.display()));
+        }
+        if self.ssh_port == 0 || self.keep.iter().any(|keep| keep.port == Some(0)) {
+            return Err("a port is 1 to 65535".to_owned());
+        }
+        let limits = &self.limits;
+        if limits.connections == 0 || limits.connections > 10_000 {
+            return Err(format!("limits.connections is 1 to 10000, not {}", limits.connections));
+        }
+        if limits.requests == 0 || limits.requests > 100 {
+            return Err(format!("limits.requests is 1 to 100, not {}", limits.requests));
+        }
+        for (name, seconds) in [("request_seconds", limits.request_seconds), ("reply_seconds", limits.reply_seconds)] {
+            if !(1..=300).contains(&seconds) {
+                return Err(format!("limits.{name} is 1 to 300, not {seconds}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A small text file that root trusts.
+pub fn read_trusted(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |why: String| ConfigError::Unreadable { path: path.to_owned(), why };
+    let bytes = checked::read(path, CONFIG_LIMIT).map_err(unreadable)?;
+    String::from_utf8(bytes).map_err(|e| {
+        let line = 1 + e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|&&byte| byte == b'\n').count();
+        unreadable(format!("line {line} is not UTF-8"))
+    })
+}
+
+/// toml's own message, with the line and the column where it points.
+pub fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = 1 + before.matches('\n').count();
+    let column = 1 + before.rsplit('\n').next().unwrap_or_default().chars().count();
+    ConfigError::Syntax { path: path.to_owned(), line, column, message: error.message().to_owned() }
+}
+
+/// Until `sys::files::read_checked` lands.
+mod checked {
+    use std::fs::OpenOptions;
+    use std::io::Read;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    use std::path::Path;
+
+    use nix::fcntl::OFlag;
+
+    pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).bits();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|e| e.to_string())?;
+        let found = file.metadata().map_err(|e| e.to_string())?;
+        if !found.is_file() || found.uid() != 0 || found.mode() & 0o022 != 0 {
+            return Err("it must be a plain file of root that nobody else can write to".to_owned());
+        }
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        if u64::try_from(bytes.len()).is_ok_and(|length| length <= limit) {
+            Ok(bytes)
+        } else {
+            Err(format!("it is longer than {limit} bytes"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("/etc/sshfix/agent.toml"))
+    }
+
+    #[test]
+    fn an_empty_file_is_the_documented_defaults() {
+        let config = parse("").unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.socket.path, Path::new("/run/sshfix/agent.sock"));
+        assert_eq!(config.state, Path::new("/var/lib/sshfix/state.db"));
+        assert_eq!(config.ssh_port, 22);
+    }
+
+    #[test]
+    fn keep_entries_are_access_paths() {
+        let config = parse(
+            "ssh_port = 2222\n[[keep]]\naddress = \"198.51.100.7\"\nuser = \"admin\"\n\
+             [[keep]]\naddress = \"2001:db8::/32\"\nport = 22\n",
+        )
+        .unwrap();
+        let kept = config.kept_paths();
+        assert_eq!(kept.len(), 2);
+        assert_eq!(kept[0].source, "198.51.100.7".parse().unwrap());
+        assert_eq!((kept[0].user.as_deref(), kept[0].port), (Some("admin"), 2222));
+        assert_eq!((kept[1].user.as_deref(), kept[1].port), (None, 22));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_line_and_column() {
+        for (text, line, column, words) in [
+            ("ssh_prot = 22\n", 1, 1, "unknown field `ssh_prot`"),
+            ("# x\n[limits]\nconnections = -1\n", 3, 15, "invalid value"),
+            ("[[keep]]\naddress = \"203.0.113.7/24\"\n", 2, 11, "host bits"),
+            ("[[keep]]\naddress = \"everybody\"\n", 2, 11, "not an IPv4 or IPv6 address"),
+            ("[socket]\npath = 3\n", 2, 8, "invalid type"),
+            ("ssh_port = 22\nssh_port = 23\n", 2, 1, "duplicate key"),
+            ("ssh_port = 70000\n", 1, 12, "invalid value"),
+        ] {
+            match parse(text) {
+                Err(ConfigError::Syntax { line: l, column: c, message, .. }) => {
+                    assert!(message.contains(words), "{text}: {message}");
+                    assert_eq!((l, c), (line, column), "{text}: {message}");
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        for text in [
+            "ssh_port = 0",
+            "state = \"state.db\"",
+            "[socket]\npath = \"agent.sock\"",
+            "[limits]\nconnections = 0",
+            "[limits]\nrequest_seconds = 0",
+            "[limits]\nreply_seconds = 100000",
+            "[[keep]]\naddress = \"::1\"\nport = 0",
+        ] {
+            assert!(matches!(parse(text), Err(ConfigError::Value { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_is_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, "ssh_port = 22\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            Config::load(&path).unwrap();
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).unwrap();
+        assert!(matches!(Config::load(&path), Err(ConfigError::Unreadable { .. })));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let link = dir.path().join("link.toml");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(Config::load(&link), Err(ConfigError::Unreadable { .. })), "a symlink");
+        assert!(matches!(Config::load(dir.path()), Err(ConfigError::Unreadable { .. })), "a directory");
+        assert!(matches!(Config::load(&dir.path().join("none")), Err(ConfigError::Unreadable { .. })), "missing");
+    }
+}

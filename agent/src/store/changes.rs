@@ -1,0 +1,467 @@
+//! The life of a change on disk: all its steps before the first is done, then every event. Only legal transitions can be
+//! written. Does not act: `change` does, and recovery reads this to know what happened.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sshfix_policy::request::Operation;
+use sshfix_policy::step::Step;
+
+use super::{Doing, NewLease, Store, StoreError, leases, time};
+
+/// Where a change is in its life. `reply::ChangeState` is what the client is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeStage {
+    /// Its steps are on disk, nothing was done.
+    Begun,
+    /// Steps are being applied.
+    Applying,
+    /// All steps are done and the host was read back as predicted.
+    Verified,
+    /// Waits for confirm until its deadline.
+    Pending,
+    /// Stays. End.
+    Confirmed,
+    /// Steps are being taken back, newest first.
+    RollingBack,
+    /// The host is as before. End.
+    RolledBack,
+    /// A step could not be taken back.
+    Stuck,
+    /// A person took a stuck change off our hands (`rollback ID --abandon`). End.
+    Abandoned,
+}
+
+impl ChangeStage {
+    const ALL: [ChangeStage; 9] = [
+        ChangeStage::Begun,
+        ChangeStage::Applying,
+        ChangeStage::Verified,
+        ChangeStage::Pending,
+        ChangeStage::Confirmed,
+        ChangeStage::RollingBack,
+        ChangeStage::RolledBack,
+        ChangeStage::Stuck,
+        ChangeStage::Abandoned,
+    ];
+
+    /// The whole table of legal transitions.
+    fn next(self) -> &'static [ChangeStage] {
+        use ChangeStage::{Abandoned, Applying, Begun, Confirmed, Pending, RolledBack, RollingBack, Stuck, Verified};
+        match self {
+            // Straight to rolled-back: no step was started, so there is nothing to take back.
+            Begun => &[Applying, RolledBack],
+            Applying => &[Verified, RollingBack],
+            Verified => &[Pending, Confirmed, RollingBack],
+            Pending => &[Confirmed, RollingBack],
+            RollingBack => &[RolledBack, Stuck],
+            // Tried again by hand, or given up.
+            Stuck => &[RollingBack, Abandoned],
+            Confirmed | RolledBack | Abandoned => &[],
+        }
+    }
+
+    /// Whether nothing can follow.
+    pub fn is_end(self) -> bool {
+        self.next().is_empty()
+    }
+
+    /// As it is stored and shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            ChangeStage::Begun => "begun",
+            ChangeStage::Applying => "applying",
+            ChangeStage::Verified => "verified",
+            ChangeStage::Pending => "pending",
+            ChangeStage::Confirmed => "confirmed",
+            ChangeStage::RollingBack => "rolling-back",
+            ChangeStage::RolledBack => "rolled-back",
+            ChangeStage::Stuck => "stuck",
+            ChangeStage::Abandoned => "abandoned",
+        }
+    }
+}
+
+impl fmt::Display for ChangeStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What happened to a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepEvent {
+    /// On disk, not touched. Not in the journal: a step without an event is planned.
+    Planned,
+    /// Written just before it is applied: from here on it may have happened.
+    Started,
+    /// It answered `Done::Changed`: there is something to take back.
+    DoneChanged,
+    /// It answered `Done::Already`: there is nothing to take back.
+    DoneAlready,
+    /// It answered an error: it says that it did not happen.
+    Failed,
+    /// Its inverse is about to be applied.
+    UndoStarted,
+    /// Its inverse is done.
+    Undone,
+    /// Its inverse failed; the detail says what a person must do.
+    UndoFailed,
+}
+
+impl StepEvent {
+    const ALL: [StepEvent; 8] = [
+        StepEvent::Planned,
+        StepEvent::Started,
+        StepEvent::DoneChanged,
+        StepEvent::DoneAlready,
+        StepEvent::Failed,
+        StepEvent::UndoStarted,
+        StepEvent::Undone,
+        StepEvent::UndoFailed,
+    ];
+
+    /// The whole table of legal events after this one, with the state the change must be in.
+    fn next(self) -> &'static [(StepEvent, ChangeStage)] {
+        use ChangeStage::{Applying, RollingBack};
+        use StepEvent::{DoneAlready, DoneChanged, Failed, Started, UndoFailed, UndoStarted, Undone};
+        match self {
+            StepEvent::Planned => &[(Started, Applying)],
+            Started => &[(DoneChanged, Applying), (DoneAlready, Applying), (Failed, Applying), (UndoStarted, RollingBack)],
+            DoneChanged | Failed => &[(UndoStarted, RollingBack)],
+            // Again after a crash in the middle of it.
+            UndoStarted => &[(Undone, RollingBack), (UndoFailed, RollingBack), (UndoStarted, RollingBack)],
+            UndoFailed => &[(UndoStarted, RollingBack)],
+            DoneAlready | Undone => &[],
+        }
+    }
+
+    /// As it is stored and shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            StepEvent::Planned => "planned",
+            StepEvent::Started => "started",
+            StepEvent::DoneChanged => "done-changed",
+            StepEvent::DoneAlready => "done-already",
+            StepEvent::Failed => "failed",
+            StepEvent::UndoStarted => "undo-started",
+            StepEvent::Undone => "undone",
+            StepEvent::UndoFailed => "undo-failed",
+        }
+    }
+}
+
+impl fmt::Display for StepEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A change that is about to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewChange {
+    /// The change id.
+    pub id: String,
+    /// Who asked.
+    pub principal: String,
+    /// What was asked.
+    pub operation: Operation,
+    /// `sha256:...` of the plan.
+    pub digest: String,
+    /// In the order they are applied; their inverses are the undo record.
+    pub steps: Vec<Step>,
+    /// Now.
+    pub started_at: Timestamp,
+    /// When it rolls back unless confirmed; `None` where its verification confirms it.
+    pub deadline: Option<Timestamp>,
+    /// The allow that this change makes and that ends by itself. In force once the change is confirmed.
+    pub lease: Option<NewLease>,
+}
+
+/// A change as it stands on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeRecord {
+    /// The change id.
+    pub id: String,
+    /// Who asked.
+    pub principal: String,
+    /// What was asked.
+    pub operation: Operation,
+    /// `sha256:...` of the plan.
+    pub digest: String,
+    /// Where it is.
+    pub stage: ChangeStage,
+    /// When it was begun.
+    pub started_at: Timestamp,
+    /// When it rolls back unless confirmed.
+    pub deadline: Option<Timestamp>,
+    /// When it came to its end.
+    pub finished_at: Option<Timestamp>,
+    /// What was said with the last transition.
+    pub detail: String,
+    /// In the order they are applied.
+    pub steps: Vec<StepRecord>,
+}
+
+/// A step as it stands on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepRecord {
+    /// The step.
+    pub step: Step,
+    /// What last happened to it.
+    pub event: StepEvent,
+    /// When; `None` while planned.
+    pub at: Option<Timestamp>,
+    /// What was said with it.
+    pub detail: String,
+}
+
+impl Store {
+    /// Writes a change, all its steps and its lease in one transaction, before anything is done. [`StoreError::Busy`] while
+    /// another change is begun, applying, verified, pending or rolling back. A stuck one does not stop it: ask
+    /// [`Store::stuck_changes`].
+    pub fn change_begin(&self, change: &NewChange) -> Result<(), StoreError> {
+        const DOING: &str = "begin the change";
+        let operation = to_json(&change.operation)?;
+        let steps = change.steps.iter().map(to_json).collect::<Result<Vec<_>, _>>()?;
+        self.write(DOING, |db| {
+            if let Some(busy) = under_way(db)? {
+                return Err(busy);
+            }
+            db.execute(
+                "INSERT INTO changes (id, principal, operation, digest, state, started_at, deadline)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                (
+                    &change.id,
+                    &change.principal,
+                    operation,
+                    &change.digest,
+                    ChangeStage::Begun.name(),
+                    change.started_at.as_microsecond(),
+                    change.deadline.map(Timestamp::as_microsecond),
+                ),
+            )
+            .doing(DOING)?;
+            let mut insert = db.prepare("INSERT INTO steps (change_id, step_index, step) VALUES (?1, ?2, ?3)").doing(DOING)?;
+            for (index, step) in steps.iter().enumerate() {
+                insert.execute((&change.id, index, step)).doing(DOING)?;
+            }
+            match &change.lease {
+                Some(lease) => leases::add(db, change, lease),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Writes what happens to step `index` (from 0) of a change, just before it happens (`started`, `undo-started`) or just
+    /// after. Refuses what cannot follow the step's last event, and steps in a change that is not applying or rolling back.
+    pub fn change_event(&self, id: &str, index: usize, event: StepEvent, detail: &str) -> Result<(), StoreError> {
+        const DOING: &str = "write the journal";
+        self.write(DOING, |db| {
+            let stage = stage_of(db, id)?;
+            let exists: bool = db
+                .query_row("SELECT EXISTS (SELECT 1 FROM steps WHERE change_id = ?1 AND step_index = ?2)", (id, index), |row| {
+                    row.get(0)
+                })
+                .doing(DOING)?;
+            if !exists {
+                return Err(StoreError::Missing { what: "step", id: format!("{index} of change {id}") });
+            }
+            let (from, _, _) = last_event(db, id, index)?;
+            if !from.next().contains(&(event, stage)) {
+                return Err(StoreError::Event { id: id.to_owned(), step: index, from, to: event, stage });
+            }
+            db.execute(
+                "INSERT INTO journal (change_id, step_index, event, at, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
+                (id, index, event.name(), Timestamp::now().as_microsecond(), detail),
+            )
+            .doing(DOING)?;
+            Ok(())
+        })
+    }
+
+    /// Moves a change on. Refuses every transition that is not in the table above, `verified` while a step is not done, and
+    /// `rolled-back` while a step may still be in place. A change that is rolled back takes its lease with it.
+    pub fn change_state(&self, id: &str, to: ChangeStage, detail: &str) -> Result<(), StoreError> {
+        const DOING: &str = "write the state of the change";
+        self.write(DOING, |db| {
+            let from = stage_of(db, id)?;
+            if !from.next().contains(&to) {
+                return Err(StoreError::Transition { id: id.to_owned(), from, to });
+            }
+            if from == ChangeStage::Stuck
+                && to == ChangeStage::RollingBack
+                && let Some(busy) = under_way(db)?
+            {
+                return Err(busy);
+            }
+            if let Some((step, event)) = contradiction(db, id, to)? {
+                return Err(StoreError::Contradiction { id: id.to_owned(), to, step, event });
+            }
+            let now = Timestamp::now().as_microsecond();
+            db.execute(
+                "UPDATE changes SET state = ?2, detail = ?3, finished_at = ?4 WHERE id = ?1",
+                (id, to.name(), detail, to.is_end().then_some(now)),
+            )
+            .doing(DOING)?;
+            if to == ChangeStage::RolledBack {
+                leases::end_with_change(db, id, now)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The change that is begun, applying, verified, pending or rolling back, for recovery at start: there is at most one.
+    pub fn unfinished_changes(&self) -> Result<Vec<ChangeRecord>, StoreError> {
+        self.changes_where("state IN ('begun', 'applying', 'verified', 'pending', 'rolling-back')", usize::MAX)
+    }
+
+    /// Changes that could not be taken back whole and that nobody has taken over yet.
+    pub fn stuck_changes(&self) -> Result<Vec<ChangeRecord>, StoreError> {
+        self.changes_where("state = 'stuck'", usize::MAX)
+    }
+
+    /// The newest changes, newest first.
+    pub fn changes(&self, limit: usize) -> Result<Vec<ChangeRecord>, StoreError> {
+        self.changes_where("true", limit)
+    }
+
+    /// One change.
+    pub fn change(&self, id: &str) -> Result<ChangeRecord, StoreError> {
+        let db = self.connection();
+        read(&db, id)
+    }
+
+    /// `filter` is always one of the texts above, never from outside.
+    fn changes_where(&self, filter: &'static str, limit: usize) -> Result<Vec<ChangeRecord>, StoreError> {
+        const DOING: &str = "read the changes";
+        let db = self.connection();
+        let mut select =
+            db.prepare(&format!("SELECT id FROM changes WHERE {filter} ORDER BY started_at DESC, id LIMIT ?1")).doing(DOING)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let ids = select.query_map([limit], |row| row.get::<_, String>(0)).doing(DOING)?;
+        ids.map(|id| read(&db, &id.doing(DOING)?)).collect()
+    }
+}
+
+/// The first step whose last event makes the new state a lie.
+fn contradiction(db: &Connection, id: &str, to: ChangeStage) -> Result<Option<(usize, StepEvent)>, StoreError> {
+    let fits: fn(StepEvent) -> bool = match to {
+        ChangeStage::Verified => |event| matches!(event, StepEvent::DoneChanged | StepEvent::DoneAlready),
+        ChangeStage::RolledBack => {
+            |event| matches!(event, StepEvent::Planned | StepEvent::DoneAlready | StepEvent::Failed | StepEvent::Undone)
+        }
+        _ => return Ok(None),
+    };
+    let steps: usize =
+        db.query_row("SELECT count(*) FROM steps WHERE change_id = ?1", [id], |row| row.get(0)).doing("read the steps")?;
+    for index in 0..steps {
+        let (event, _, _) = last_event(db, id, index)?;
+        if !fits(event) {
+            return Ok(Some((index, event)));
+        }
+    }
+    Ok(None)
+}
+
+fn under_way(db: &Connection) -> Result<Option<StoreError>, StoreError> {
+    let found = db
+        .query_row(
+            "SELECT id, principal, deadline FROM changes
+             WHERE state IN ('begun', 'applying', 'verified', 'pending', 'rolling-back')",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<i64>>(2)?)),
+        )
+        .optional()
+        .doing("read the changes")?;
+    match found {
+        None => Ok(None),
+        Some((id, principal, deadline)) => {
+            Ok(Some(StoreError::Busy { id, principal, deadline: deadline.map(time).transpose()? }))
+        }
+    }
+}
+
+fn stage_of(db: &Connection, id: &str) -> Result<ChangeStage, StoreError> {
+    let name: Option<String> = db
+        .query_row("SELECT state FROM changes WHERE id = ?1", [id], |row| row.get(0))
+        .optional()
+        .doing("read the state of the change")?;
+    let name = name.ok_or_else(|| StoreError::Missing { what: "change", id: id.to_owned() })?;
+    named(&ChangeStage::ALL, ChangeStage::name, &name)
+}
+
+/// The last event of a step with its time and detail.
+fn last_event(db: &Connection, id: &str, index: usize) -> Result<(StepEvent, Option<i64>, String), StoreError> {
+    let found: Option<(String, i64, String)> = db
+        .query_row(
+            "SELECT event, at, detail FROM journal WHERE change_id = ?1 AND step_index = ?2 ORDER BY seq DESC LIMIT 1",
+            (id, index),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .optional()
+        .doing("read the journal")?;
+    match found {
+        None => Ok((StepEvent::Planned, None, String::new())),
+        Some((event, at, detail)) => Ok((named(&StepEvent::ALL, StepEvent::name, &event)?, Some(at), detail)),
+    }
+}
+
+fn read(db: &Connection, id: &str) -> Result<ChangeRecord, StoreError> {
+    const DOING: &str = "read the change";
+    type Row = (String, String, String, String, i64, Option<i64>, Option<i64>, String);
+    let row: Option<Row> = db
+        .query_row(
+            "SELECT principal, operation, digest, state, started_at, deadline, finished_at, detail FROM changes WHERE id = ?1",
+            [id],
+            |row| {
+                let first = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+                Ok((first.0, first.1, first.2, first.3, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
+            },
+        )
+        .optional()
+        .doing(DOING)?;
+    let (principal, operation, digest, stage, started_at, deadline, finished_at, detail) =
+        row.ok_or_else(|| StoreError::Missing { what: "change", id: id.to_owned() })?;
+
+    let mut select = db.prepare("SELECT step FROM steps WHERE change_id = ?1 ORDER BY step_index").doing(DOING)?;
+    let steps = select.query_map([id], |row| row.get::<_, String>(0)).doing(DOING)?;
+    let steps = steps
+        .enumerate()
+        .map(|(index, step)| {
+            let (event, at, detail) = last_event(db, id, index)?;
+            Ok(StepRecord { step: from_json(&step.doing(DOING)?)?, event, at: at.map(time).transpose()?, detail })
+        })
+        .collect::<Result<_, StoreError>>()?;
+    Ok(ChangeRecord {
+        id: id.to_owned(),
+        principal,
+        operation: from_json(&operation)?,
+        digest,
+        stage: named(&ChangeStage::ALL, ChangeStage::name, &stage)?,
+        started_at: time(started_at)?,
+        deadline: deadline.map(time).transpose()?,
+        finished_at: finished_at.map(time).transpose()?,
+        detail,
+        steps,
+    })
+}
+
+fn named<T: Copy>(all: &[T], name: fn(T) -> &'static str, text: &str) -> Result<T, StoreError> {
+    all.iter().copied().find(|one| name(*one) == text).ok_or_else(|| StoreError::Damaged(format!("a change is `{text}`")))
+}
+
+pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| StoreError::Damaged(format!("this cannot be written as JSON: {e}")))
+}
+
+pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|e| StoreError::Damaged(format!("{e} in {}", text.chars().take(200).collect::<String>())))
+}
+
+#[cfg(test)]
+#[path = "changes_tests.rs"]
+mod tests;

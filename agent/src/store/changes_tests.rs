@@ -1,0 +1,269 @@
+//! The life of a change and of its lease, on a real database.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+
+use super::*;
+use crate::store::tests::{at, fresh};
+use sshfix_policy::subsystem::nf_tables;
+
+fn step(address: &str) -> Step {
+    Step::NfTables(nf_tables::Step::Element {
+        set: nf_tables::SetKey { family: nf_tables::Family::Inet, table: "filter".to_owned(), set: "blocked".to_owned() },
+        before: None,
+        after: None,
+        touches: Some(vec![address.parse().unwrap()]),
+        text: address.to_owned(),
+    })
+}
+
+fn change(id: &str) -> NewChange {
+    NewChange {
+        id: id.to_owned(),
+        principal: "alice".to_owned(),
+        operation: Operation::Unban { source: "203.0.113.7".parse().unwrap(), jail: None, ignore_for: Some(60) },
+        digest: "sha256:00".to_owned(),
+        steps: vec![step("203.0.113.7"), step("203.0.113.8")],
+        started_at: at(100),
+        deadline: Some(at(220)),
+        lease: None,
+    }
+}
+
+fn lease(id: &str, ends: i64) -> NewLease {
+    NewLease { id: id.to_owned(), summary: "ignored for a while".to_owned(), steps: vec![step("203.0.113.7")], ends_at: at(ends) }
+}
+
+/// Brings change `id` to `stage` by the shortest legal way.
+fn bring(store: &Store, id: &str, stage: ChangeStage) {
+    use ChangeStage::{Abandoned, Applying, Begun, Confirmed, Pending, RolledBack, RollingBack, Stuck, Verified};
+    let done = |event| (0..2).for_each(|index| store.change_event(id, index, event, "").unwrap());
+    let way: &[ChangeStage] = match stage {
+        Begun => &[],
+        Applying => &[Applying],
+        Verified => &[Applying, Verified],
+        Pending => &[Applying, Verified, Pending],
+        Confirmed => &[Applying, Verified, Confirmed],
+        RollingBack => &[Applying, RollingBack],
+        RolledBack => &[RolledBack],
+        Stuck => &[Applying, RollingBack, Stuck],
+        Abandoned => &[Applying, RollingBack, Stuck, Abandoned],
+    };
+    for next in way {
+        store.change_state(id, *next, "").unwrap();
+        if *next == Applying {
+            done(StepEvent::Started);
+            done(StepEvent::DoneChanged);
+        }
+    }
+}
+
+#[test]
+fn a_change_reads_back_as_it_was_written_also_after_a_restart() {
+    let (_dir, store) = fresh();
+    store.change_begin(&change("c1")).unwrap();
+    store.change_state("c1", ChangeStage::Applying, "").unwrap();
+    store.change_event("c1", 0, StepEvent::Started, "").unwrap();
+    store.change_event("c1", 0, StepEvent::DoneChanged, "element deleted").unwrap();
+    store.change_event("c1", 1, StepEvent::Started, "").unwrap();
+    let path = store.path().to_owned();
+    drop(store);
+
+    let store = Store::open(&path).unwrap();
+    let found = store.unfinished_changes().unwrap();
+    let [found] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(found, &store.change("c1").unwrap());
+    assert_eq!((found.id.as_str(), found.stage), ("c1", ChangeStage::Applying));
+    assert_eq!((found.started_at, found.deadline, found.finished_at), (at(100), Some(at(220)), None));
+    assert_eq!((&found.operation, found.digest.as_str()), (&change("c1").operation, "sha256:00"));
+    assert_eq!(found.steps.iter().map(|s| s.step.clone()).collect::<Vec<_>>(), change("c1").steps);
+    assert_eq!(found.steps.iter().map(|s| s.event).collect::<Vec<_>>(), [StepEvent::DoneChanged, StepEvent::Started]);
+    assert_eq!(found.steps[0].detail, "element deleted");
+}
+
+#[test]
+fn a_change_without_all_its_steps_on_disk_is_no_change() {
+    let (_dir, store) = fresh();
+    // The second step cannot be written; then the first must not be there either, nor the change.
+    store
+        .connection()
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON steps WHEN NEW.step_index = 1 BEGIN SELECT RAISE(ABORT, 'full'); END",
+        )
+        .unwrap();
+    assert!(matches!(store.change_begin(&change("c1")), Err(StoreError::Sql { doing: "begin the change", .. })));
+    assert!(matches!(store.change("c1"), Err(StoreError::Missing { .. })));
+    let left: i64 = store.connection().query_row("SELECT count(*) FROM steps", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
+    assert!(store.unfinished_changes().unwrap().is_empty());
+}
+
+#[test]
+fn exactly_the_transitions_of_the_table_can_be_written() {
+    let mut legal = 0;
+    for from in ChangeStage::ALL {
+        for to in ChangeStage::ALL {
+            let (_dir, store) = fresh();
+            store.change_begin(&change("c1")).unwrap();
+            bring(&store, "c1", from);
+            // What the steps must have come to is another test's business.
+            if from == ChangeStage::RollingBack && to == ChangeStage::RolledBack {
+                for event in [StepEvent::UndoStarted, StepEvent::Undone] {
+                    (0..2).for_each(|index| store.change_event("c1", index, event, "").unwrap());
+                }
+            }
+            let answer = store.change_state("c1", to, "why");
+            if from == ChangeStage::Applying && to == ChangeStage::Verified || from.next().contains(&to) {
+                answer.unwrap_or_else(|e| panic!("{from} to {to}: {e}"));
+                let change = store.change("c1").unwrap();
+                assert_eq!((change.stage, change.detail.as_str()), (to, "why"));
+                assert_eq!(change.finished_at.is_some(), to.is_end());
+                legal += 1;
+            } else {
+                assert!(matches!(answer, Err(StoreError::Transition { .. })), "{from} to {to}: {answer:?}");
+                assert_eq!(store.change("c1").unwrap().stage, from);
+            }
+        }
+    }
+    assert_eq!(legal, 13);
+}
+
+#[test]
+fn exactly_the_events_of_the_table_can_follow() {
+    use ChangeStage::{Applying, RollingBack};
+    let reach: &[(&[(StepEvent, ChangeStage)], StepEvent)] = &[
+        (&[], StepEvent::Planned),
+        (&[(StepEvent::Started, Applying)], StepEvent::Started),
+        (&[(StepEvent::Started, Applying), (StepEvent::DoneChanged, Applying)], StepEvent::DoneChanged),
+        (&[(StepEvent::Started, Applying), (StepEvent::DoneAlready, Applying)], StepEvent::DoneAlready),
+        (&[(StepEvent::Started, Applying), (StepEvent::Failed, Applying)], StepEvent::Failed),
+        (&[(StepEvent::Started, Applying), (StepEvent::UndoStarted, RollingBack)], StepEvent::UndoStarted),
+        (
+            &[(StepEvent::Started, Applying), (StepEvent::UndoStarted, RollingBack), (StepEvent::Undone, RollingBack)],
+            StepEvent::Undone,
+        ),
+        (
+            &[(StepEvent::Started, Applying), (StepEvent::UndoStarted, RollingBack), (StepEvent::UndoFailed, RollingBack)],
+            StepEvent::UndoFailed,
+        ),
+    ];
+    for (way, from) in reach {
+        for stage in [Applying, RollingBack] {
+            for to in StepEvent::ALL {
+                let (_dir, store) = fresh();
+                store.change_begin(&change("c1")).unwrap();
+                store.change_state("c1", Applying, "").unwrap();
+                for (event, needs) in *way {
+                    if *needs == RollingBack && store.change("c1").unwrap().stage == Applying {
+                        store.change_state("c1", RollingBack, "").unwrap();
+                    }
+                    store.change_event("c1", 0, *event, "").unwrap();
+                }
+                if store.change("c1").unwrap().stage != stage {
+                    if stage == Applying {
+                        continue;
+                    }
+                    store.change_state("c1", RollingBack, "").unwrap();
+                }
+                let answer = store.change_event("c1", 0, to, "");
+                if from.next().contains(&(to, stage)) {
+                    answer.unwrap_or_else(|e| panic!("{from} to {to} while {stage}: {e}"));
+                } else {
+                    assert!(matches!(answer, Err(StoreError::Event { .. })), "{from} to {to} while {stage}: {answer:?}");
+                    assert_eq!(store.change("c1").unwrap().steps[0].event, *from);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn verified_and_rolled_back_are_never_written_while_a_step_says_otherwise() {
+    let (_dir, store) = fresh();
+    store.change_begin(&change("c1")).unwrap();
+    store.change_state("c1", ChangeStage::Applying, "").unwrap();
+    store.change_event("c1", 0, StepEvent::Started, "").unwrap();
+    store.change_event("c1", 0, StepEvent::DoneChanged, "").unwrap();
+    let answer = store.change_state("c1", ChangeStage::Verified, "");
+    assert!(matches!(answer, Err(StoreError::Contradiction { step: 1, event: StepEvent::Planned, .. })), "{answer:?}");
+    store.change_state("c1", ChangeStage::RollingBack, "").unwrap();
+    let answer = store.change_state("c1", ChangeStage::RolledBack, "");
+    assert!(matches!(answer, Err(StoreError::Contradiction { step: 0, event: StepEvent::DoneChanged, .. })), "{answer:?}");
+    store.change_event("c1", 0, StepEvent::UndoStarted, "").unwrap();
+    store.change_event("c1", 0, StepEvent::UndoFailed, "no").unwrap();
+    assert!(matches!(store.change_state("c1", ChangeStage::RolledBack, ""), Err(StoreError::Contradiction { .. })));
+    store.change_state("c1", ChangeStage::Stuck, "delete element 203.0.113.7 by hand").unwrap();
+    assert_eq!(store.stuck_changes().unwrap()[0].detail, "delete element 203.0.113.7 by hand");
+    assert!(store.unfinished_changes().unwrap().is_empty());
+    // Tried again by hand, it can still come to a good end.
+    store.change_state("c1", ChangeStage::RollingBack, "").unwrap();
+    store.change_event("c1", 0, StepEvent::UndoStarted, "").unwrap();
+    store.change_event("c1", 0, StepEvent::Undone, "").unwrap();
+    store.change_state("c1", ChangeStage::RolledBack, "").unwrap();
+}
+
+#[test]
+fn there_is_one_change_at_a_time() {
+    for stage in ChangeStage::ALL {
+        let (_dir, store) = fresh();
+        store.change_begin(&change("c1")).unwrap();
+        bring(&store, "c1", stage);
+        let second = store.change_begin(&change("c2"));
+        let is_free = stage.is_end() || stage == ChangeStage::Stuck;
+        match second {
+            Ok(()) => assert!(is_free, "{stage}"),
+            Err(StoreError::Busy { id, principal, deadline }) => {
+                assert!(!is_free, "{stage}");
+                assert_eq!((id.as_str(), principal.as_str(), deadline), ("c1", "alice", Some(at(220))));
+            }
+            Err(e) => panic!("{stage}: {e}"),
+        }
+        if stage == ChangeStage::Stuck {
+            let again = store.change_state("c1", ChangeStage::RollingBack, "");
+            assert!(matches!(again, Err(StoreError::Busy { .. })), "not while c2 is under way: {again:?}");
+        }
+    }
+}
+
+#[test]
+fn unknown_changes_and_steps_are_named() {
+    let (_dir, store) = fresh();
+    assert!(matches!(store.change_state("none", ChangeStage::Applying, ""), Err(StoreError::Missing { what: "change", .. })));
+    store.change_begin(&change("c1")).unwrap();
+    store.change_state("c1", ChangeStage::Applying, "").unwrap();
+    let answer = store.change_event("c1", 2, StepEvent::Started, "");
+    assert!(matches!(answer, Err(StoreError::Missing { what: "step", .. })), "{answer:?}");
+    assert!(store.change_begin(&change("c1")).is_err(), "the same id again");
+}
+
+#[test]
+fn a_lease_is_in_force_only_once_its_change_is_confirmed() {
+    for stage in ChangeStage::ALL {
+        let (_dir, store) = fresh();
+        store.change_begin(&NewChange { lease: Some(lease("l1", 300)), ..change("c1") }).unwrap();
+        bring(&store, "c1", stage);
+        let may_be_in_place = matches!(stage, ChangeStage::Confirmed | ChangeStage::Stuck | ChangeStage::Abandoned);
+        assert_eq!(store.leases().unwrap().len(), usize::from(may_be_in_place), "{stage}");
+        assert_eq!(store.leases_due(at(299)).unwrap().len(), 0, "{stage}");
+        assert_eq!(store.leases_due(at(300)).unwrap().len(), usize::from(may_be_in_place), "{stage}");
+    }
+}
+
+#[test]
+fn a_lease_ends_once_and_survives_a_restart_until_then() {
+    let (_dir, store) = fresh();
+    for (n, ends) in [("1", 500), ("2", 400)] {
+        store.change_begin(&NewChange { lease: Some(lease(&format!("l{n}"), ends)), ..change(&format!("c{n}")) }).unwrap();
+        bring(&store, &format!("c{n}"), ChangeStage::Confirmed);
+    }
+    let path = store.path().to_owned();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    let leases = store.leases().unwrap();
+    assert_eq!(leases.iter().map(|l| l.id.as_str()).collect::<Vec<_>>(), ["l2", "l1"], "soonest end first");
+    assert_eq!((&leases[0].steps, leases[0].ends_at, leases[0].created_at), (&vec![step("203.0.113.7")], at(400), at(100)));
+    assert_eq!((leases[0].change.as_str(), leases[0].principal.as_str()), ("c2", "alice"));
+    store.lease_end("l2", at(401)).unwrap();
+    assert!(matches!(store.lease_end("l2", at(402)), Err(StoreError::Missing { .. })));
+    assert_eq!(store.leases().unwrap().len(), 1);
+    assert!(store.leases_due(at(450)).unwrap().is_empty());
+}

@@ -1,0 +1,317 @@
+//! state.db: everything the agent must not forget across a crash: requests seen, audit records, the journal of changes,
+//! leases. Every write is on the disk when its call returns; an error means that nothing was written. Decides nothing.
+
+mod changes;
+mod leases;
+mod open;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use thiserror::Error;
+
+pub use changes::{ChangeRecord, ChangeStage, NewChange, StepEvent, StepRecord};
+pub use leases::{LeaseRecord, NewLease};
+
+/// Why the record could not be read or written. Nothing was written.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file or its directory cannot be opened or is not safe.
+    #[error("the state database {path} cannot be used: {why}")]
+    Unusable {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// Another agent holds the state.
+    #[error("another sshfix-agent is running on {0}: stop it first")]
+    InUse(PathBuf),
+    /// Written by a later version of sshfix.
+    #[error("the state database {path} has schema {found}, this agent knows {known}: install the newer sshfix-agent again")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its `user_version`.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// SQLite refused: disk full, read-only, I/O error, corrupt file.
+    #[error("the state database could not {doing}: {source}")]
+    Sql {
+        /// What was tried: `write the audit record`.
+        doing: &'static str,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A record does not read back.
+    #[error("the state database holds a damaged record: {0}")]
+    Damaged(String),
+    /// A change cannot go from one state to the other.
+    #[error("change {id} is {from} and cannot become {to}")]
+    Transition {
+        /// The change id.
+        id: String,
+        /// Its state.
+        from: ChangeStage,
+        /// The state asked for.
+        to: ChangeStage,
+    },
+    /// A step cannot go from one event to the other, or not in this state of its change.
+    #[error("step {step} of change {id} is {from} (the change is {stage}), so it cannot be {to}")]
+    Event {
+        /// The change id.
+        id: String,
+        /// The step, from 0.
+        step: usize,
+        /// Its last event.
+        from: StepEvent,
+        /// The event asked for.
+        to: StepEvent,
+        /// The state of the change.
+        stage: ChangeStage,
+    },
+    /// The steps say otherwise.
+    #[error("change {id} cannot become {to}: its step {step} is {event}")]
+    Contradiction {
+        /// The change id.
+        id: String,
+        /// The state asked for.
+        to: ChangeStage,
+        /// The step, from 0.
+        step: usize,
+        /// Its last event.
+        event: StepEvent,
+    },
+    /// There is an unfinished change already.
+    #[error("change {id} of {principal} is under way")]
+    Busy {
+        /// The change id.
+        id: String,
+        /// Who made it.
+        principal: String,
+        /// When it rolls back unless confirmed.
+        deadline: Option<Timestamp>,
+    },
+    /// No such record.
+    #[error("there is no {what} {id}")]
+    Missing {
+        /// `change`, `step`, `lease`, `audit record`.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+}
+
+/// Names what was tried, so that the message does.
+pub(crate) trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> Doing<T> for Result<T, rusqlite::Error> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Sql { doing, source })
+    }
+}
+
+/// The open state database: one connection, one caller at a time.
+#[derive(Debug)]
+pub struct Store {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+    /// Held while the agent runs, so that there is never a second writer.
+    _lock: Option<open::Lock>,
+}
+
+impl Store {
+    /// Opens or creates the database and brings its schema up to date. The directory must belong to the user the agent
+    /// runs as and becomes 0700; the file is 0600. Refuses a newer schema, and a second agent on the same directory.
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
+        let lock = open::directory(path)?;
+        open::file(path)?;
+        let mut connection = open::connection(path)?;
+        open::migrate(&mut connection, path)?;
+        Ok(Store { connection: Mutex::new(connection), path: path.to_owned(), _lock: Some(lock) })
+    }
+
+    /// Opens an existing database to look at it, also while an agent runs on it. Writes fail.
+    pub fn inspect(path: &Path) -> Result<Store, StoreError> {
+        Ok(Store { connection: Mutex::new(open::read_only(path)?), path: path.to_owned(), _lock: None })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Remembers a request id until `until`; false when it was seen before. Ids whose time is over at `now` are dropped.
+    pub fn remember_request(&self, id: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
+        const DOING: &str = "remember the request";
+        self.write(DOING, |db| {
+            db.execute("DELETE FROM requests_seen WHERE until < ?1", [now.as_microsecond()]).doing(DOING)?;
+            let new = db
+                .execute("INSERT OR IGNORE INTO requests_seen (id, until) VALUES (?1, ?2)", (id, until.as_microsecond()))
+                .doing(DOING)?;
+            Ok(new == 1)
+        })
+    }
+
+    /// One transaction that takes the write lock first; committed only when `work` succeeds.
+    pub(crate) fn write<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(doing)?;
+        let value = work(&transaction)?;
+        transaction.commit().doing(doing)?;
+        Ok(value)
+    }
+
+    /// The connection, to read. A panic elsewhere cannot leave it half written: its transaction was rolled back when dropped.
+    pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A time as it is stored: microseconds since 1970.
+pub(crate) fn time(micros: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_microsecond(micros).map_err(|e| StoreError::Damaged(format!("a time of {micros}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    pub(crate) fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    pub(crate) fn fresh() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state/state.db")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn a_request_counts_once_also_after_a_restart() {
+        let (dir, store) = fresh();
+        let path = store.path().to_owned();
+        assert!(store.remember_request("aa", at(100), at(160)).unwrap());
+        assert!(!store.remember_request("aa", at(101), at(160)).unwrap());
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        assert!(!store.remember_request("aa", at(160), at(220)).unwrap());
+        drop(dir);
+    }
+
+    #[test]
+    fn ids_are_forgotten_when_their_time_is_over() {
+        let (_dir, store) = fresh();
+        for n in 0..100 {
+            assert!(store.remember_request(&n.to_string(), at(100), at(160)).unwrap());
+        }
+        assert!(store.remember_request("late", at(161), at(221)).unwrap());
+        let kept: i64 = store.connection().query_row("SELECT count(*) FROM requests_seen", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 1);
+    }
+
+    #[test]
+    fn only_the_owner_can_read_the_state() {
+        let (dir, store) = fresh();
+        store.remember_request("aa", at(1), at(2)).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let state = dir.path().join("state");
+        assert_eq!(mode(&state), 0o700);
+        let mut files = 0;
+        for entry in fs::read_dir(&state).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+            files += 1;
+        }
+        assert!(files >= 2, "the database and its write-ahead log");
+    }
+
+    #[test]
+    fn writes_are_on_the_disk_when_the_call_returns() {
+        let (_dir, store) = fresh();
+        let pragma = |name: &str| -> String {
+            store
+                .connection()
+                .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0))
+                .map(|value| match value {
+                    rusqlite::types::Value::Integer(n) => n.to_string(),
+                    rusqlite::types::Value::Text(text) => text,
+                    other => format!("{other:?}"),
+                })
+                .unwrap()
+        };
+        assert_eq!(pragma("journal_mode"), "wal");
+        assert_eq!(pragma("synchronous"), "2", "FULL");
+        assert_eq!(pragma("foreign_keys"), "1");
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_left_alone() {
+        let (_dir, store) = fresh();
+        let path = store.path().to_owned();
+        store.connection().pragma_update(None, "user_version", 99).unwrap();
+        drop(store);
+        let before = fs::read(&path).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Newer { found: 99, .. })));
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_second_agent_on_the_same_state_is_refused() {
+        let (_dir, store) = fresh();
+        assert!(matches!(Store::open(store.path()), Err(StoreError::InUse(_))));
+        let path = store.path().to_owned();
+        drop(store);
+        Store::open(&path).unwrap();
+    }
+
+    #[test]
+    fn unsafe_places_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(matches!(Store::open(&state.join("state.db")), Err(StoreError::Unusable { .. })), "a writable directory");
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink("/dev/null", state.join("state.db")).unwrap();
+        assert!(matches!(Store::open(&state.join("state.db")), Err(StoreError::Unusable { .. })), "a symlink");
+        fs::remove_file(state.join("state.db")).unwrap();
+        fs::write(state.join("state.db"), b"").unwrap();
+        fs::set_permissions(state.join("state.db"), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(Store::open(&state.join("state.db")), Err(StoreError::Unusable { .. })), "readable by others");
+        fs::write(state.join("other.db"), b"this is no database at all, but long enough to be read as a header").unwrap();
+        fs::set_permissions(state.join("other.db"), fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(Store::open(&state.join("other.db")).is_err(), "garbage");
+        assert!(matches!(Store::open(Path::new("state.db")), Err(StoreError::Unusable { .. })), "a relative path");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_an_error_and_leaves_nothing() {
+        let (_dir, store) = fresh();
+        store.remember_request("aa", at(1), at(60)).unwrap();
+        // The file may not grow any further: what SQLite does on a full disk, SQLITE_FULL.
+        let pages: i64 = store.connection().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        store.connection().query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+        let refused = (0..100_000).map(|n| store.remember_request(&n.to_string(), at(2), at(60))).find(Result::is_err);
+        assert!(matches!(refused, Some(Err(StoreError::Sql { doing: "remember the request", .. }))), "{refused:?}");
+        let path = store.path().to_owned();
+        drop(store);
+        let looking = Store::inspect(&path).unwrap();
+        assert!(matches!(looking.remember_request("bb", at(2), at(60)), Err(StoreError::Sql { .. })), "read-only");
+        drop(looking);
+        assert!(!Store::open(&path).unwrap().remember_request("aa", at(3), at(60)).unwrap(), "and it still knows");
+    }
+}
