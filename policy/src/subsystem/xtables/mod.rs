@@ -1,10 +1,22 @@
 //! xtables: iptables-legacy, and the matches and targets it shares with iptables-nft.
 
+pub mod bytes;
+pub mod holds;
+pub mod matches;
+pub mod render;
+pub mod targets;
+pub mod view;
+
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
 use crate::host::HostState;
 use crate::step::Mismatch;
+
+/// The names of ipsets by the kernel's index, which is all that a rule holds. A rule whose set is not here shows the number.
+pub type SetNames = BTreeMap<u16, String>;
 
 /// What was read of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,223 @@
+//! Whether a decoded match holds for a packet: yes, no, or maybe with the reason. What depends on history (limits, recent
+//! lists, ipsets) is maybe and named. Changes nothing.
+
+use super::matches::{Conntrack, InterfaceName, Match, PortSide, decode};
+use super::targets::SetReference;
+use super::view::{Interface, Span, Tracking, Tri, View};
+use super::{SetNames, render};
+
+/// Whether a match holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Matched {
+    /// It holds.
+    Yes,
+    /// It does not hold.
+    No,
+    /// It cannot be told; the text says what it depends on.
+    Maybe(String),
+}
+
+/// Whether the raw match holds for the packet: decoding and judging in one.
+pub fn matches(name: &str, revision: u32, info: &[u8], view: &View<'_>, sets: &SetNames) -> Matched {
+    holds(&decode(view.v6, name, revision, info), view, sets)
+}
+
+/// Whether a decoded match holds for the packet.
+pub fn holds(rule_match: &Match, view: &View<'_>, sets: &SetNames) -> Matched {
+    match judge(rule_match, view) {
+        Tri::Yes => Matched::Yes,
+        Tri::No => Matched::No,
+        Tri::Maybe => Matched::Maybe(render::match_text(rule_match, view.v6, sets)),
+    }
+}
+
+fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
+    match rule_match {
+        Match::Tcp { sources, destinations, option, flags, invert } => {
+            // xt_tcpudp.c: XT_TCP_INV_SRCPT 1, DSTPT 2, FLAGS 4, OPTION 8
+            port(view.source_port, *sources)
+                .invert(invert & 1 != 0)
+                .and(port(view.destination_port, *destinations).invert(invert & 2 != 0))
+                .and(Tri::from(view.tcp_flags & flags.0 == flags.1).invert(invert & 4 != 0))
+                .and(if *option == 0 { Tri::Yes } else { Tri::Maybe })
+        }
+        // The packet is TCP.
+        Match::Udp { .. } | Match::Icmp { .. } => Tri::No,
+        Match::Multiport { side, ports, invert } => {
+            let one = |span: Span| ports.iter().fold(Tri::No, |found, (low, high, _)| found.or(port(span, (*low, *high))));
+            match side {
+                PortSide::Source => one(view.source_port),
+                PortSide::Destination => one(view.destination_port),
+                PortSide::Either => one(view.source_port).or(one(view.destination_port)),
+            }
+            .invert(*invert)
+        }
+        Match::Conntrack(conntrack) => judge_conntrack(conntrack, view),
+        Match::State(states) => view.tracking.among(*states),
+        Match::Addrtype { source, destination, flags } => {
+            // XT_ADDRTYPE_INVERT_SOURCE 1, INVERT_DEST 2, LIMIT_IFACE_IN 4, LIMIT_IFACE_OUT 8
+            let local = match view.destination_local {
+                // RTN_LOCAL: an address of this host is nothing else, unless the question is limited to one interface.
+                Some(true) if flags & 0xc == 0 => Tri::from(destination & 1 << 2 != 0),
+                Some(false) if *destination == 1 << 2 => Tri::No,
+                Some(_) | None => Tri::Maybe,
+            };
+            let source = if *source == 0 { Tri::Yes } else { Tri::Maybe };
+            let destination = if *destination == 0 { Tri::Yes } else { local.invert(flags & 2 != 0) };
+            source.and(destination)
+        }
+        Match::Mark(masked) => known_bits(view.mark, masked.value, masked.mask).invert(masked.invert),
+        Match::Connmark(masked) => {
+            // xt_connmark.c: without an entry it does not match, whatever `invert` says.
+            let entry = view.tracking.among(Tracking::ESTABLISHED.0 | Tracking::RELATED.0 | Tracking::NEW.0);
+            entry.and(known_bits(view.connmark, masked.value, masked.mask).invert(masked.invert))
+        }
+        Match::Comment(_) => Tri::Yes,
+        Match::Iprange { source, destination, flags } => {
+            // IPRANGE_SRC 1, DST 2, SRC_INV 16, DST_INV 32
+            let source = if flags & 1 == 0 { Tri::Yes } else { view.source.within(source.0, source.1).invert(flags & 16 != 0) };
+            let destination = if flags & 2 == 0 {
+                Tri::Yes
+            } else {
+                view.destination.within(destination.0, destination.1).invert(flags & 32 != 0)
+            };
+            source.and(destination)
+        }
+        Match::Length { range, invert } => {
+            // xt_length.c: IPv4 the total length, IPv6 the payload length and the header.
+            view.length.within(range.0.into(), range.1.into()).invert(*invert)
+        }
+        Match::Owner { .. } if matches!(view.output, Interface::None) => Tri::No,
+        // xt_rateest, string, u32, bpf, geoip and whatever else exists
+        Match::Set { .. }
+        | Match::Recent { .. }
+        | Match::Limit { .. }
+        | Match::Hashlimit(_)
+        | Match::Connlimit { .. }
+        | Match::Mac { .. }
+        | Match::Owner { .. }
+        | Match::Time(_)
+        | Match::TcpMss { .. }
+        | Match::PacketType { .. }
+        | Match::Physdev { .. }
+        | Match::Socket { .. }
+        | Match::Statistic { .. }
+        | Match::Quota { .. }
+        | Match::Cgroup { .. }
+        | Match::Rpfilter(_)
+        | Match::Dscp { .. }
+        | Match::Tos { .. }
+        | Match::HopLimit { .. }
+        | Match::Helper { .. }
+        | Match::Undecoded { .. } => Tri::Maybe,
+    }
+}
+
+fn port(span: Span, range: (u16, u16)) -> Tri {
+    span.within(range.0.into(), range.1.into())
+}
+
+fn known_bits(value: Option<u32>, want: u32, mask: u32) -> Tri {
+    if mask == 0 {
+        return Tri::from(want == 0);
+    }
+    value.map_or(Tri::Maybe, |value| Tri::from(value & mask == want))
+}
+
+/// `xt_conntrack.c`, `conntrack_mt`.
+fn judge_conntrack(want: &Conntrack, view: &View<'_>) -> Tri {
+    let looked = |bit: u16| want.flags & bit != 0;
+    let inverted = |bit: u16| want.invert & bit != 0;
+    let mut verdict = Tri::Yes;
+    if looked(1) {
+        // XT_CONNTRACK_STATE_SNAT 64, DNAT 128, UNTRACKED 256
+        let mut states = u8::try_from(want.states & 0xf).unwrap_or(0);
+        if want.states & 256 != 0 {
+            states |= Tracking::UNTRACKED.0;
+        }
+        let mut state = view.tracking.among(states);
+        if want.states & 64 != 0 {
+            state = state.or(Tri::Maybe);
+        }
+        if want.states & 128 != 0 {
+            state = state.or(view.dnat.map_or(Tri::Maybe, Tri::from));
+        }
+        verdict = verdict.and(state.invert(inverted(1)));
+    }
+    // Without an entry only the state counts, and a rule that asks for nothing of it does not match.
+    let entry = view.tracking.among(Tracking::ESTABLISHED.0 | Tracking::RELATED.0 | Tracking::NEW.0);
+    if want.flags & !(1 | 1 << 13) == 0 {
+        return if looked(1) { verdict } else { verdict.and(entry) };
+    }
+    let mut rest = Tri::Yes;
+    if looked(1 << 12) {
+        rest = rest.and(Tri::from(!view.reply).invert(inverted(1 << 12)));
+    }
+    // The tuple's ends, where this packet shows them: the original source is this packet's source on the way in.
+    let (client, client_port, server, server_port) = if view.reply {
+        (None, None, None, None)
+    } else {
+        let untouched = view.dnat == Some(false);
+        (
+            Some(view.source),
+            Some(view.source_port),
+            untouched.then_some(view.destination),
+            untouched.then_some(view.destination_port),
+        )
+    };
+    let addresses = [client, server, server, client];
+    for (index, (known, (address, mask))) in addresses.into_iter().zip(want.addresses).enumerate() {
+        let bit = 1_u16 << (2 + index);
+        if looked(bit) {
+            // Reply ends differ from the original ones when the source is translated, which this packet does not show.
+            let held = match known {
+                Some(span) if index < 2 => span.masked(address, mask, if view.v6 { 128 } else { 32 }),
+                Some(_) | None => Tri::Maybe,
+            };
+            rest = rest.and(held.invert(inverted(bit)));
+        }
+    }
+    if looked(2) {
+        rest = rest.and(Tri::from(want.protocol == 6).invert(inverted(2)));
+    }
+    let ports = [client_port, server_port, server_port, client_port];
+    for (index, (known, range)) in ports.into_iter().zip(want.ports).enumerate() {
+        let bit = 1_u16 << (8 + index);
+        if looked(bit) {
+            let held = match known {
+                Some(span) if index < 2 => port(span, range),
+                Some(_) | None => Tri::Maybe,
+            };
+            rest = rest.and(held.invert(inverted(bit)));
+        }
+    }
+    if looked(64) || looked(128) {
+        rest = rest.and(Tri::Maybe);
+    }
+    match entry {
+        Tri::Yes => verdict.and(rest),
+        // xt_conntrack.c: `if (ct == NULL) return info->match_flags & XT_CONNTRACK_STATE;`
+        Tri::No => verdict.and(Tri::from(looked(1))),
+        Tri::Maybe => verdict.and(if rest == Tri::Yes && looked(1) { Tri::Yes } else { Tri::Maybe }),
+    }
+}
+
+/// Whether an interface has the name a rule wants (`ip_tables.c`, `ip_packet_match`).
+pub fn interface(want: &InterfaceName, seen: Interface<'_>) -> Tri {
+    let fits = |name: &str| if want.prefix { name.starts_with(&want.name) } else { name == want.name };
+    match seen {
+        Interface::None => Tri::from(fits("")),
+        Interface::Named(name) => Tri::from(fits(name)),
+        Interface::NotLoopback | Interface::Unknown if want.any() => Tri::Yes,
+        Interface::NotLoopback if !want.prefix && want.name == "lo" => Tri::No,
+        Interface::NotLoopback | Interface::Unknown => Tri::Maybe,
+    }
+}
+
+/// The fields of a set reference, as iptables writes them: `src,dst`.
+pub fn set_fields(set: SetReference) -> String {
+    (1..=set.dimensions)
+        .map(|field| if set.flags.checked_shr(u32::from(field)).unwrap_or(0) & 1 != 0 { "src" } else { "dst" })
+        .collect::<Vec<_>>()
+        .join(",")
+}

@@ -1,0 +1,178 @@
+//! What an xtables match may ask of a packet: a TCP packet to or from the SSH port whose fields are known, unknown, or lie in
+//! a range. Plain data; both evaluators (nf_tables for iptables-nft rules, this room's for iptables-legacy) fill it in.
+
+/// A number of which is known that it lies in this range, both ends included. One value when both are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Lowest possible value.
+    pub low: u128,
+    /// Highest possible value.
+    pub high: u128,
+}
+
+impl Span {
+    /// Exactly this value.
+    pub fn one(value: impl Into<u128>) -> Self {
+        let value = value.into();
+        Self { low: value, high: value }
+    }
+
+    /// Any 16-bit value.
+    pub const ANY_16: Span = Span { low: 0, high: 0xffff };
+
+    /// The smallest range that holds both.
+    #[must_use]
+    pub fn join(self, other: Span) -> Self {
+        Self { low: self.low.min(other.low), high: self.high.max(other.high) }
+    }
+
+    /// Whether the value lies in `low..=high`.
+    pub fn within(self, low: u128, high: u128) -> Tri {
+        if low <= self.low && self.high <= high {
+            Tri::Yes
+        } else if self.high < low || high < self.low {
+            Tri::No
+        } else {
+            Tri::Maybe
+        }
+    }
+
+    /// Whether `value & mask == want`, for values of `bits` bits.
+    pub fn masked(self, want: u128, mask: u128, bits: u32) -> Tri {
+        let all = if bits >= 128 { u128::MAX } else { (1 << bits) - 1 };
+        let free = all & !mask;
+        // `free + 1` is a power of two exactly when the mask is a prefix, and then the values that match are a range.
+        if free & free.wrapping_add(1) == 0 {
+            if want & free != 0 { Tri::No } else { self.within(want, want | free) }
+        } else if self.low == self.high {
+            Tri::from(self.low & mask == want)
+        } else {
+            Tri::Maybe
+        }
+    }
+}
+
+/// Yes, no, or it cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tri {
+    /// It holds.
+    Yes,
+    /// It does not hold.
+    No,
+    /// It cannot be told.
+    Maybe,
+}
+
+impl Tri {
+    /// Both hold.
+    #[must_use]
+    pub fn and(self, other: Tri) -> Tri {
+        match (self, other) {
+            (Tri::No, _) | (_, Tri::No) => Tri::No,
+            (Tri::Yes, Tri::Yes) => Tri::Yes,
+            (Tri::Maybe, _) | (_, Tri::Maybe) => Tri::Maybe,
+        }
+    }
+
+    /// At least one holds.
+    #[must_use]
+    pub fn or(self, other: Tri) -> Tri {
+        match (self, other) {
+            (Tri::Yes, _) | (_, Tri::Yes) => Tri::Yes,
+            (Tri::No, Tri::No) => Tri::No,
+            (Tri::Maybe, _) | (_, Tri::Maybe) => Tri::Maybe,
+        }
+    }
+
+    /// It does not hold, where `invert` is set.
+    #[must_use]
+    pub fn invert(self, invert: bool) -> Tri {
+        match (self, invert) {
+            (Tri::Yes, true) => Tri::No,
+            (Tri::No, true) => Tri::Yes,
+            (same, _) => same,
+        }
+    }
+}
+
+impl From<bool> for Tri {
+    fn from(holds: bool) -> Self {
+        if holds { Tri::Yes } else { Tri::No }
+    }
+}
+
+/// What is known of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface<'a> {
+    /// There is none at this hook: xtables compares with an empty name (`ip_tables.c`, `nulldevname`).
+    None,
+    /// This one.
+    Named(&'a str),
+    /// Some interface that is not `lo`.
+    NotLoopback,
+    /// Any.
+    Unknown,
+}
+
+/// Connection tracking states, as bits of what is possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracking(pub u8);
+
+impl Tracking {
+    /// No entry: invalid, or before connection tracking ran.
+    pub const INVALID: Tracking = Tracking(1);
+    /// Seen in both directions.
+    pub const ESTABLISHED: Tracking = Tracking(2);
+    /// Expected by another connection.
+    pub const RELATED: Tracking = Tracking(4);
+    /// The first packet.
+    pub const NEW: Tracking = Tracking(8);
+    /// Exempt (`NOTRACK`).
+    pub const UNTRACKED: Tracking = Tracking(16);
+    /// Cannot be told.
+    pub const ANY: Tracking = Tracking(31);
+
+    /// Whether the state is one of `states`.
+    pub fn among(self, states: u8) -> Tri {
+        match (self.0 & states != 0, self.0 & !states != 0) {
+            (true, false) => Tri::Yes,
+            (false, _) => Tri::No,
+            (true, true) => Tri::Maybe,
+        }
+    }
+}
+
+/// A TCP packet of the connection asked about, at one hook. IPv4 addresses are the low 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View<'a> {
+    /// Whether it is IPv6.
+    pub v6: bool,
+    /// Source address.
+    pub source: Span,
+    /// Destination address.
+    pub destination: Span,
+    /// Whether the destination is an address of this host; `None` where that is not known.
+    pub destination_local: Option<bool>,
+    /// Source port.
+    pub source_port: Span,
+    /// Destination port.
+    pub destination_port: Span,
+    /// TCP flags as in byte 13 of the header: 0x02 for a SYN, 0x12 for its answer.
+    pub tcp_flags: u8,
+    /// Interface it came in by.
+    pub input: Interface<'a>,
+    /// Interface it leaves by.
+    pub output: Interface<'a>,
+    /// Its connection tracking state.
+    pub tracking: Tracking,
+    /// Whether it travels in the reply direction of its connection.
+    pub reply: bool,
+    /// Packet mark, where known.
+    pub mark: Option<u32>,
+    /// Connection mark, where known.
+    pub connmark: Option<u32>,
+    /// Whether its destination was translated; `None` where that is not known.
+    pub dnat: Option<bool>,
+    /// Bytes of the IP packet.
+    pub length: Span,
+}
