@@ -1,1 +1,117 @@
-//! Reads and writes nf_tables on the real host.
+//! The netlink room: reads the nf_tables ruleset, looks single elements up, and does steps in one atomic batch each, guarded
+//! by the kernel's generation id. Besides `sys` the only place for unsafe. Decides nothing; never creates a table by looking.
+
+mod decode;
+mod elements;
+mod libnftnl;
+mod message;
+mod read;
+mod socket;
+
+use std::collections::BTreeSet;
+
+use nix::errno::Errno;
+use sshfix_policy::host::Part;
+use sshfix_policy::subsystem::nf_tables::{ElementKey, Set, SetKey, State};
+
+pub use socket::{Netlink, NetlinkError};
+
+/// The ruleset of this network namespace. Keep one: it keeps the socket, and the decoded rules of the last generation.
+#[derive(Default)]
+pub struct Ruleset {
+    /// Opened by the first question, again after the socket failed.
+    netlink: Option<Netlink>,
+    /// Without elements.
+    cached: Option<State>,
+}
+
+impl Ruleset {
+    /// Opens nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tables, chains, rules and sets, without elements. Costs one message while nobody changes the ruleset.
+    pub fn observe(&mut self) -> Part<State> {
+        let cached = self.cached.take();
+        match self.with(|netlink| read::ruleset(netlink, cached.as_ref())) {
+            Ok(state) => {
+                self.cached = Some(state.clone());
+                Part::Present(state)
+            }
+            Err(error) => unreadable(&error),
+        }
+    }
+
+    /// Looks these keys up, each with one or two small messages, and reads these sets whole, into a state observed before.
+    pub fn lookup_elements(
+        &mut self,
+        state: &mut State,
+        keys: &BTreeSet<ElementKey>,
+        sets: &BTreeSet<SetKey>,
+    ) -> Result<(), NetlinkError> {
+        self.with(|netlink| {
+            for key in keys {
+                let found = elements::lookup(netlink, named(state, &key.set)?, &key.key)?;
+                state.elements.insert(key.clone(), found);
+            }
+            for set in sets {
+                let all = elements::dump(netlink, named(state, set)?)?;
+                state.dumps.insert(set.clone(), all);
+            }
+            // Elements come and go all the time, and each was true when it was read. Rules must be those of the state.
+            let now = netlink.generation()?;
+            if now != state.generation {
+                let fresh = read::ruleset(netlink, None)?;
+                if !read::same_rules(state, &fresh) {
+                    return Err(NetlinkError::Interrupted);
+                }
+                state.generation = fresh.generation;
+            }
+            Ok(())
+        })
+    }
+
+    /// Messages and bytes received by the socket so far.
+    pub fn received(&self) -> (u64, u64) {
+        self.netlink.as_ref().map_or((0, 0), Netlink::received)
+    }
+
+    /// Runs `ask` on the open socket. A socket that failed, or that owes an answer, is not used again.
+    fn with<T>(&mut self, ask: impl FnOnce(&mut Netlink) -> Result<T, NetlinkError>) -> Result<T, NetlinkError> {
+        let mut netlink = match self.netlink.take() {
+            Some(netlink) => netlink,
+            None => Netlink::open()?,
+        };
+        let answer = ask(&mut netlink);
+        match answer {
+            Err(NetlinkError::Socket(..) | NetlinkError::TimedOut(_) | NetlinkError::Malformed(_)) => {}
+            Ok(_) | Err(NetlinkError::Kernel { .. } | NetlinkError::Interrupted | NetlinkError::Refused(_)) => {
+                self.netlink = Some(netlink)
+            }
+        }
+        answer
+    }
+}
+
+fn named<'a>(state: &'a State, key: &SetKey) -> Result<&'a Set, NetlinkError> {
+    let found = state.sets.iter().find(|set| set.key == *key);
+    found.map(AsRef::as_ref).ok_or_else(|| NetlinkError::Refused(format!("there is no set {key}")))
+}
+
+/// A kernel without netlink or nf_tables filters nothing with it; any other failure leaves the verdict unknown.
+fn unreadable(error: &NetlinkError) -> Part<State> {
+    match error {
+        NetlinkError::Socket(Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::ESOCKTNOSUPPORT, _) => {
+            Part::Absent("this kernel has no netfilter netlink".to_owned())
+        }
+        // nfnetlink answers EINVAL for a subsystem that is not there, after it tried to load its module.
+        NetlinkError::Kernel { errno: Errno::EINVAL | Errno::EOPNOTSUPP, what: "the generation id" } => {
+            Part::Absent("this kernel has no nf_tables".to_owned())
+        }
+        NetlinkError::Kernel { errno: Errno::EPERM, .. } => {
+            Part::Unreadable("nf_tables needs CAP_NET_ADMIN in this network namespace".to_owned())
+        }
+        error => Part::Unreadable(format!("nf_tables: {error}")),
+    }
+}

@@ -1,0 +1,232 @@
+//! Reads the ruleset: tables, chains with their rules, sets without elements. One generation or nothing; never changes anything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nftnl::nftnl_sys as sys;
+use sshfix_policy::subsystem::nf_tables::{BaseChain, Chain, Family, Rule, Set, SetKey, State, Table};
+
+use super::decode;
+use super::libnftnl::{self, Attributes};
+use super::message::{self, Attrs, Kind, Received, nft};
+use super::socket::{Netlink, NetlinkError};
+
+/// How often a ruleset that keeps changing is read again.
+const TRIES: usize = 5;
+/// `NFTA_RULE_TABLE`, `NFTA_RULE_CHAIN`, `NFTA_RULE_EXPRESSIONS`.
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+/// `NFT_TABLE_F_DORMANT`.
+const TABLE_DORMANT: u32 = 1;
+/// `NF_ACCEPT`.
+const ACCEPT: u32 = 1;
+/// `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_SET_ELEM_COMMENT`.
+const COMMENT: u8 = 0;
+
+/// Where a rule stands.
+type Place = (Family, String, String);
+
+/// Reads until nothing changed in between.
+pub fn ruleset(netlink: &mut Netlink, cached: Option<&State>) -> Result<State, NetlinkError> {
+    for _ in 0..TRIES {
+        let before = netlink.generation()?;
+        if let Some(cached) = cached
+            && cached.generation == before
+        {
+            return Ok(cached.clone());
+        }
+        match read(netlink, before) {
+            Ok(state) if netlink.generation()? == before => return Ok(state),
+            Ok(_) | Err(NetlinkError::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(NetlinkError::Interrupted)
+}
+
+fn read(netlink: &mut Netlink, generation: u32) -> Result<State, NetlinkError> {
+    let none = Attrs::new();
+    let mut state = State { generation, ..State::default() };
+    netlink.dump(nft::GET_TABLE, 0, &none, "the list of tables", |message| {
+        if message.kind == Kind::Nft(nft::NEW_TABLE) {
+            state.tables.extend(table(&message)?);
+        }
+        Ok(())
+    })?;
+    if state.tables.is_empty() {
+        return Ok(state); // nothing else can be there
+    }
+    let mut rules: HashMap<Place, Vec<Arc<Rule>>> = HashMap::new();
+    netlink.dump(nft::GET_RULE, 0, &none, "the rules", |message| {
+        if let Some((place, rule)) = rule(&message)? {
+            rules.entry(place).or_default().push(Arc::new(rule));
+        }
+        Ok(())
+    })?;
+    netlink.dump(nft::GET_CHAIN, 0, &none, "the chains", |message| {
+        if message.kind == Kind::Nft(nft::NEW_CHAIN)
+            && let Some(mut chain) = chain(&message)?
+        {
+            let place = (chain.family, chain.table.clone(), chain.name.clone());
+            chain.rules = rules.remove(&place).unwrap_or_default();
+            state.chains.push(Arc::new(chain));
+        }
+        Ok(())
+    })?;
+    netlink.dump(nft::GET_SET, 0, &none, "the sets", |message| {
+        if message.kind == Kind::Nft(nft::NEW_SET) {
+            state.sets.extend(set(&message)?.map(Arc::new));
+        }
+        Ok(())
+    })?;
+    Ok(state)
+}
+
+/// The rules of one chain, in order.
+pub fn chain_rules(netlink: &mut Netlink, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>, NetlinkError> {
+    let filter = Attrs::new().text(RULE_TABLE, table).text(RULE_CHAIN, chain);
+    for _ in 0..TRIES {
+        let mut rules = Vec::new();
+        let dumped = netlink.dump(nft::GET_RULE, family.number(), &filter, "the rules of a chain", |message| {
+            if let Some(((_, in_table, in_chain), rule)) = rule(&message)?
+                && in_table == table
+                && in_chain == chain
+            {
+                rules.push(rule);
+            }
+            Ok(())
+        });
+        match dumped {
+            Ok(()) => return Ok(rules),
+            Err(NetlinkError::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(NetlinkError::Interrupted)
+}
+
+/// Whether two readings hold the same chains, rules and sets. A rule never changes under its handle, but for its counters.
+pub fn same_rules(one: &State, other: &State) -> bool {
+    let same = |a: &Chain, b: &Chain| {
+        (a.family, &a.table, &a.name, a.handle, &a.base) == (b.family, &b.table, &b.name, b.handle, &b.base)
+            && a.rules.iter().map(|rule| rule.handle).eq(b.rules.iter().map(|rule| rule.handle))
+    };
+    one.tables == other.tables
+        && one.sets == other.sets
+        && one.chains.len() == other.chains.len()
+        && one.chains.iter().zip(&other.chains).all(|(a, b)| same(a, b))
+}
+
+fn malformed(what: &str) -> NetlinkError {
+    NetlinkError::Malformed(what.to_owned())
+}
+
+/// `None` for a family this version does not know: no packet of ours passes it.
+fn table(message: &Received<'_>) -> Result<Option<Table>, NetlinkError> {
+    let parsed = libnftnl::Table::parse(message.bytes).ok_or_else(|| malformed("a table"))?;
+    let Some(family) = Family::from_number(message.family()) else { return Ok(None) };
+    let name = parsed.text(sys::NFTNL_TABLE_NAME).ok_or_else(|| malformed("a table without its name"))?;
+    let flags = parsed.u32(sys::NFTNL_TABLE_FLAGS).unwrap_or(0);
+    Ok(Some(Table { family, name, dormant: flags & TABLE_DORMANT != 0 }))
+}
+
+fn chain(message: &Received<'_>) -> Result<Option<Chain>, NetlinkError> {
+    let parsed = libnftnl::Chain::parse(message.bytes).ok_or_else(|| malformed("a chain"))?;
+    let Some(family) = Family::from_number(message.family()) else { return Ok(None) };
+    let name = parsed.text(sys::NFTNL_CHAIN_NAME).ok_or_else(|| malformed("a chain without its name"))?;
+    let base = match parsed.u32(sys::NFTNL_CHAIN_HOOKNUM) {
+        None => None,
+        Some(hook) => Some(BaseChain {
+            kind: parsed.text(sys::NFTNL_CHAIN_TYPE).ok_or_else(|| malformed("a base chain without its type"))?,
+            hook,
+            priority: parsed
+                .u32(sys::NFTNL_CHAIN_PRIO)
+                .ok_or_else(|| malformed("a base chain without its priority"))?
+                .cast_signed(),
+            policy_accept: parsed.u32(sys::NFTNL_CHAIN_POLICY).ok_or_else(|| malformed("a base chain without its policy"))?
+                == ACCEPT,
+            devices: parsed.devices(),
+        }),
+    };
+    Ok(Some(Chain {
+        family,
+        table: parsed.text(sys::NFTNL_CHAIN_TABLE).ok_or_else(|| malformed("a chain without its table"))?,
+        name,
+        handle: parsed.u64(sys::NFTNL_CHAIN_HANDLE).unwrap_or(0),
+        base,
+        rules: Vec::new(),
+    }))
+}
+
+/// Where a rule stands, and the rule; `None` for other messages and unknown families.
+pub fn rule(message: &Received<'_>) -> Result<Option<(Place, Rule)>, NetlinkError> {
+    if message.kind != Kind::Nft(nft::NEW_RULE) {
+        return Ok(None);
+    }
+    let Some(family) = Family::from_number(message.family()) else { return Ok(None) };
+    let attributes = message.attributes();
+    let raw_expressions = attributes.get(RULE_EXPRESSIONS).unwrap_or_default();
+    // A libnftnl that does not know one of the expressions refuses the whole rule: then everything but the expressions is
+    // parsed without them.
+    let (parsed, expressions) = match libnftnl::Rule::parse(message.bytes) {
+        Some(parsed) => {
+            let expressions = decode::rule(&parsed);
+            (parsed, expressions)
+        }
+        None => (bare(message).ok_or_else(|| malformed("a rule"))?, decode::one_by_one(raw_expressions)),
+    };
+    let table = parsed.text(sys::NFTNL_RULE_TABLE).ok_or_else(|| malformed("a rule without its table"))?;
+    let chain = parsed.text(sys::NFTNL_RULE_CHAIN).ok_or_else(|| malformed("a rule without its chain"))?;
+    let userdata = parsed.bytes(sys::NFTNL_RULE_USERDATA).unwrap_or_default();
+    let compat = parsed.u32(sys::NFTNL_RULE_COMPAT_PROTO).zip(parsed.u32(sys::NFTNL_RULE_COMPAT_FLAGS));
+    let rule = Rule {
+        handle: parsed.u64(sys::NFTNL_RULE_HANDLE).ok_or_else(|| malformed("a rule without its handle"))?,
+        expressions,
+        comment: comment(&userdata),
+        raw_expressions: raw_expressions.to_vec(),
+        userdata,
+        compat,
+    };
+    Ok(Some(((family, table, chain), rule)))
+}
+
+/// The same rule without its expressions.
+fn bare(message: &Received<'_>) -> Option<libnftnl::Rule> {
+    let others = message.attributes().filter(|(kind, _)| *kind != RULE_EXPRESSIONS);
+    let attrs = others.fold(Attrs::new(), |attrs, (kind, payload)| attrs.put(kind, payload));
+    let bytes = message::Messages::new().add(message.kind, message.family(), 0, 0, &attrs).finish()?;
+    libnftnl::Rule::parse(&bytes)
+}
+
+fn set(message: &Received<'_>) -> Result<Option<Set>, NetlinkError> {
+    let parsed = libnftnl::Set::parse(message.bytes).ok_or_else(|| malformed("a set"))?;
+    let Some(family) = Family::from_number(message.family()) else { return Ok(None) };
+    Ok(Some(Set {
+        key: SetKey {
+            family,
+            table: parsed.text(sys::NFTNL_SET_TABLE).ok_or_else(|| malformed("a set without its table"))?,
+            set: parsed.text(sys::NFTNL_SET_NAME).ok_or_else(|| malformed("a set without its name"))?,
+        },
+        handle: parsed.u64(sys::NFTNL_SET_HANDLE).unwrap_or(0),
+        flags: parsed.u32(sys::NFTNL_SET_FLAGS).unwrap_or(0),
+        key_type: parsed.u32(sys::NFTNL_SET_KEY_TYPE).unwrap_or(0),
+        key_len: parsed.u32(sys::NFTNL_SET_KEY_LEN).ok_or_else(|| malformed("a set without its key length"))?,
+        // `desc.field_len`: one byte per field.
+        fields: parsed.bytes(sys::NFTNL_SET_DESC_CONCAT).unwrap_or_default().into_iter().map(u32::from).collect(),
+        data_type: parsed.u32(sys::NFTNL_SET_DATA_TYPE),
+        data_len: parsed.u32(sys::NFTNL_SET_DATA_LEN),
+    }))
+}
+
+/// The comment among the type-length-value triples of nft's user data (`libnftnl/udata.h`).
+pub fn comment(mut userdata: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = userdata {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == COMMENT {
+            return Some(message::text(value));
+        }
+        userdata = rest.get(usize::from(*length)..).unwrap_or_default();
+    }
+    None
+}
