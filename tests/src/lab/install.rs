@@ -1,0 +1,104 @@
+//! Puts the workspace's own agent and client into a server of the lab, as packaging/quickstart would.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::command::{Output, workspace};
+use super::server::Server;
+
+/// What `sshfix ctl` said.
+#[derive(Clone, Debug)]
+pub struct CtlResult {
+    /// Its exit status (interface.md).
+    pub status: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl CtlResult {
+    /// The document on standard output.
+    ///
+    /// # Panics
+    /// When it is not one JSON document.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("not JSON ({error}): {self:#?}"))
+    }
+
+    /// Itself, when it exited with this status.
+    #[track_caller]
+    pub fn expect_status(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "{self:#?}");
+        self
+    }
+}
+
+impl Server {
+    /// Installs the agent and the client, makes the configuration and starts the unit. `ctl` works when this returns.
+    #[track_caller]
+    pub fn install_sshfix(&self) {
+        self.copy_sshfix();
+        self.run(&["systemd-sysusers"]).expect_ok();
+        self.run(&["sshfix-agent", "init"]).expect_ok();
+        self.run(&["systemctl", "daemon-reload"]).expect_ok();
+        let started = self.run(&["systemctl", "enable", "--now", "sshfix-agent.socket", "sshfix-agent.service"]);
+        let journal = self.run(&["journalctl", "--no-pager", "-n", "30", "-u", "sshfix-agent"]).stdout;
+        assert!(started.ok(), "sshfix-agent does not start: {}\n{journal}", started.stderr);
+    }
+
+    /// Only the files: programs in /usr/local, units, users. Starts nothing.
+    pub fn copy_sshfix(&self) {
+        let binaries = binaries();
+        for (program, to) in [("sshfix", "/usr/local/bin/sshfix"), ("sshfix-agent", "/usr/local/sbin/sshfix-agent")] {
+            self.copy(&binaries.join(program), to, 0o755);
+        }
+        let packaging = workspace().join("packaging");
+        for unit in ["sshfix-agent.service", "sshfix-agent.socket"] {
+            self.copy(&packaging.join("systemd").join(unit), &format!("/etc/systemd/system/{unit}"), 0o644);
+        }
+        self.copy(&packaging.join("systemd/sshfix.sysusers"), "/usr/lib/sysusers.d/sshfix.conf", 0o644);
+    }
+
+    /// `sshfix ctl ARGUMENTS` as root in the server.
+    #[track_caller]
+    pub fn ctl(&self, arguments: &[&str]) -> CtlResult {
+        let Output { status, stdout, stderr, elapsed, .. } = self.run(&[&["/usr/local/bin/sshfix", "ctl"], arguments].concat());
+        CtlResult { status, stdout, stderr, time: elapsed }
+    }
+
+    /// Copies a file of this machine into the server.
+    #[track_caller]
+    pub fn copy(&self, from: &Path, to: &str, mode: u32) {
+        let bytes = fs::read(from).unwrap_or_else(|error| panic!("cannot read {}: {error}", from.display()));
+        self.write(to, bytes);
+        fs::set_permissions(self.path(to), fs::Permissions::from_mode(mode)).expect("the mode of a file just written");
+    }
+}
+
+/// Where this workspace's programs are: `SSHFIX_LAB_BINARIES`, else built once per test process, so that they are never
+/// older than the sources.
+fn binaries() -> &'static Path {
+    static BINARIES: OnceLock<PathBuf> = OnceLock::new();
+    BINARIES.get_or_init(|| {
+        if let Some(directory) = std::env::var_os("SSHFIX_LAB_BINARIES") {
+            return PathBuf::from(directory);
+        }
+        let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["build", "--quiet", "--workspace", "--bins"])
+            .current_dir(workspace())
+            .status()
+            .expect("cargo runs");
+        assert!(built.success(), "the programs to put into the lab do not build");
+        // target/debug/deps/TEST -> target/debug
+        let test = std::env::current_exe().expect("the test's own path");
+        test.ancestors().nth(2).expect("a test lies in target/debug/deps").to_owned()
+    })
+}
