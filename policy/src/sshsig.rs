@@ -72,7 +72,8 @@ pub struct SshSig<'a> {
     pub namespace: &'a str,
     /// How the payload was hashed.
     pub hash: Hash,
-    signature: &'a [u8],
+    /// The signature blob over [`signed_data`].
+    pub signature: &'a [u8],
 }
 
 impl<'a> SshSig<'a> {

@@ -1,0 +1,488 @@
+//! The command line: what can be typed, and the operation it means. Asks nobody and prints nothing.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sshfix_policy::address::Source;
+use sshfix_policy::request::{Mode, Operation};
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0   done, nothing to do, or the path is open
+  1   failed, host unchanged
+  2   usage
+  3   refused (signature, freshness or policy)
+  4   would lock somebody out
+  5   applied, waiting for confirm
+  6   rolled back
+  7   stuck
+  8   diagnose: blocked
+  9   diagnose: unknown
+  10  cannot reach the agent";
+
+/// Which layer refuses this address, and how to let it in again without locking anybody out.
+#[derive(Debug, Parser)]
+#[command(name = "sshfix", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub program: Program,
+}
+
+/// The programs in this binary.
+#[derive(Debug, Subcommand)]
+pub enum Program {
+    /// Ask the agent on this host: diagnose, unban, ban, list
+    #[command(after_help = EXIT_STATUS)]
+    Ctl(Ctl),
+}
+
+/// `sshfix ctl`
+#[derive(Debug, Args)]
+pub struct Ctl {
+    /// Flags of every verb.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to ask.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags of every verb.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Globals {
+    /// Key to sign with: a private key, or a .pub file whose key is in ssh-agent [default: ssh-agent, then ~/.ssh, then
+    /// /etc/sshfix/ctl_ed25519]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// Print one JSON document, also for errors
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Colours; NO_COLOR is obeyed too
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+    /// How long to wait for the agent's answer (30s, 2m)
+    #[arg(long, global = true, value_parser = parse_duration, default_value = "60s", value_name = "DURATION")]
+    pub timeout: Duration,
+    /// Say more: the identity used, evidence of what does not block
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Flags of every verb that changes the host.
+#[derive(Debug, Default, Args)]
+pub struct ChangeArgs {
+    /// Print the plan, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Apply only if the plan is still the one with this digest
+    #[arg(long, value_name = "DIGEST", conflicts_with = "dry_run", value_parser = parse_digest)]
+    pub plan: Option<String>,
+    /// Kept in the audit record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+/// What to ask.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show the path of a new connection stage by stage, what blocks it, and the command that lifts it
+    Diagnose {
+        /// Where the connection comes from
+        #[arg(value_parser = parse_address)]
+        address: IpAddr,
+        /// As which user
+        #[arg(long)]
+        user: Option<String>,
+        /// To which port [default: the SSH port]
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Lift every block of an address or range, in every subsystem
+    Unban {
+        /// An address, or a range such as 203.0.113.0/24
+        #[arg(value_name = "ADDRESS-or-CIDR")]
+        source: Source,
+        /// Only in this jail of fail2ban, nothing else
+        #[arg(long)]
+        jail: Option<String>,
+        /// The jails ignore it afterwards for this long (10m, 2h, 1d)
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        ignore_for: Option<Duration>,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Ban an address through fail2ban
+    Ban {
+        /// An address or range
+        #[arg(value_name = "ADDRESS")]
+        source: Source,
+        /// In this jail
+        #[arg(long)]
+        jail: String,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// List who is blocked, by whom, since and until when
+    Banned {
+        /// Only what concerns this address or range
+        #[arg(value_name = "ADDRESS")]
+        source: Option<Source>,
+    },
+    /// hosts.allow and hosts.deny
+    #[command(subcommand)]
+    Hosts(HostsVerb),
+    /// Rules and sets that concern the SSH port
+    #[command(subcommand)]
+    Firewall(FirewallVerb),
+    /// Jails of fail2ban and the addresses they ignore
+    #[command(subcommand, name = "fail2ban")]
+    Fail2ban(Fail2banVerb),
+    /// Agent version, host, subsystems found, live sessions
+    Status,
+}
+
+/// Whom a line of hosts.allow or hosts.deny is about.
+#[derive(Debug, Args)]
+pub struct HostsArgs {
+    /// An address or range
+    #[arg(value_name = "ADDRESS-or-CIDR")]
+    pub source: Source,
+    /// Which daemon [default: sshd]
+    #[arg(long)]
+    pub daemon: Option<String>,
+    /// Flags of a change.
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `hosts ...`
+#[derive(Debug, Subcommand)]
+pub enum HostsVerb {
+    /// Show the rules of both files
+    List,
+    /// Let an address in by hosts.allow
+    Allow(HostsArgs),
+    /// Keep an address out by hosts.deny
+    Deny(HostsArgs),
+    /// Take the lines that name exactly this address out of both files
+    Remove(HostsArgs),
+}
+
+/// `firewall ...`
+#[derive(Debug, Subcommand)]
+pub enum FirewallVerb {
+    /// Show rules and sets that concern the SSH port, each with its reference
+    List,
+    /// Accept an address to the SSH port, before whatever refuses it
+    Accept {
+        /// An address or range
+        #[arg(value_name = "ADDRESS-or-CIDR")]
+        source: Source,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Remove one rule or element by its reference
+    Remove {
+        /// As `firewall list` shows it
+        reference: String,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// `fail2ban ...`
+#[derive(Debug, Subcommand)]
+pub enum Fail2banVerb {
+    /// Show jails, their bans and what they ignore
+    Jails,
+    /// Never ban this address
+    Ignore {
+        /// An address or range
+        #[arg(value_name = "ADDRESS-or-CIDR")]
+        source: Source,
+        /// Only in this jail [default: all]
+        #[arg(long)]
+        jail: Option<String>,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Ban this address again when it earns it
+    Unignore {
+        /// An address or range
+        #[arg(value_name = "ADDRESS-or-CIDR")]
+        source: Source,
+        /// Only in this jail [default: all]
+        #[arg(long)]
+        jail: Option<String>,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The operation.
+    pub operation: Operation,
+    /// Whether a change is shown or made.
+    pub mode: Mode,
+    /// For the audit record.
+    pub reason: Option<String>,
+}
+
+impl Verb {
+    /// What it asks the agent.
+    pub fn ask(self) -> Ask {
+        let (operation, change) = match self {
+            Verb::Diagnose { address, user, port } => (Operation::Diagnose { address, user, port }, None),
+            Verb::Unban { source, jail, ignore_for, change } => {
+                (Operation::Unban { source, jail, ignore_for: ignore_for.map(|time| time.as_secs()) }, Some(change))
+            }
+            Verb::Ban { source, jail, change } => (Operation::Ban { source, jail }, Some(change)),
+            Verb::Banned { source } => (Operation::Banned { source }, None),
+            Verb::Hosts(HostsVerb::List) => (Operation::HostsList, None),
+            Verb::Hosts(HostsVerb::Allow(HostsArgs { source, daemon, change })) => {
+                (Operation::HostsAllow { source, daemon }, Some(change))
+            }
+            Verb::Hosts(HostsVerb::Deny(HostsArgs { source, daemon, change })) => {
+                (Operation::HostsDeny { source, daemon }, Some(change))
+            }
+            Verb::Hosts(HostsVerb::Remove(HostsArgs { source, daemon, change })) => {
+                (Operation::HostsRemove { source, daemon }, Some(change))
+            }
+            Verb::Firewall(FirewallVerb::List) => (Operation::FirewallList, None),
+            Verb::Firewall(FirewallVerb::Accept { source, change }) => (Operation::FirewallAccept { source }, Some(change)),
+            Verb::Firewall(FirewallVerb::Remove { reference, change }) => {
+                (Operation::FirewallRemove { reference }, Some(change))
+            }
+            Verb::Fail2ban(Fail2banVerb::Jails) => (Operation::Fail2banJails, None),
+            Verb::Fail2ban(Fail2banVerb::Ignore { source, jail, change }) => {
+                (Operation::Fail2banIgnore { source, jail }, Some(change))
+            }
+            Verb::Fail2ban(Fail2banVerb::Unignore { source, jail, change }) => {
+                (Operation::Fail2banUnignore { source, jail }, Some(change))
+            }
+            Verb::Status => (Operation::Status, None),
+        };
+        let Some(ChangeArgs { dry_run, plan, reason }) = change else {
+            return Ask { operation, mode: Mode::DryRun, reason: None };
+        };
+        let mode = if dry_run { Mode::DryRun } else { Mode::Apply { plan } };
+        Ask { operation, mode, reason }
+    }
+}
+
+/// The command line that asks for an operation, to be shown and pasted.
+pub fn command_line(operation: &Operation) -> String {
+    let mut words = vec!["sshfix".to_owned(), "ctl".to_owned()];
+    let mut flag = Vec::new();
+    let mut option = |name: &str, value: Option<String>| {
+        flag.extend(value.map(|value| format!("--{name} {}", shell_word(&value))));
+    };
+    let verb = match operation {
+        Operation::Diagnose { address, user, port } => {
+            option("user", user.clone());
+            option("port", port.map(|port| port.to_string()));
+            format!("diagnose {address}")
+        }
+        Operation::Unban { source, jail, ignore_for } => {
+            option("jail", jail.clone());
+            option("ignore-for", ignore_for.map(|seconds| format!("{seconds}s")));
+            format!("unban {}", source.short())
+        }
+        Operation::Ban { source, jail } => {
+            option("jail", Some(jail.clone()));
+            format!("ban {}", source.short())
+        }
+        Operation::Banned { source: None } => "banned".to_owned(),
+        Operation::Banned { source: Some(source) } => format!("banned {}", source.short()),
+        Operation::HostsList => "hosts list".to_owned(),
+        Operation::HostsAllow { source, daemon } => {
+            option("daemon", daemon.clone());
+            format!("hosts allow {}", source.short())
+        }
+        Operation::HostsDeny { source, daemon } => {
+            option("daemon", daemon.clone());
+            format!("hosts deny {}", source.short())
+        }
+        Operation::HostsRemove { source, daemon } => {
+            option("daemon", daemon.clone());
+            format!("hosts remove {}", source.short())
+        }
+        Operation::FirewallList => "firewall list".to_owned(),
+        Operation::FirewallAccept { source } => format!("firewall accept {}", source.short()),
+        Operation::FirewallRemove { reference } => format!("firewall remove {}", shell_word(reference)),
+        Operation::Fail2banJails => "fail2ban jails".to_owned(),
+        Operation::Fail2banIgnore { source, jail } => {
+            option("jail", jail.clone());
+            format!("fail2ban ignore {}", source.short())
+        }
+        Operation::Fail2banUnignore { source, jail } => {
+            option("jail", jail.clone());
+            format!("fail2ban unignore {}", source.short())
+        }
+        Operation::Status => "status".to_owned(),
+    };
+    words.push(verb);
+    words.extend(flag);
+    words.join(" ")
+}
+
+/// A word as a shell takes it, in single quotes where it needs them.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, String> {
+    let source: Source = text.parse().map_err(|error: sshfix_policy::address::AddressError| error.to_string())?;
+    source.single().ok_or_else(|| format!("`{text}` is a range; name one address of it"))
+}
+
+fn parse_digest(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or_default();
+    if digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a plan digest is `sha256:` and 64 hex digits, as `--dry-run` shows it".to_owned())
+    }
+}
+
+/// `90s`, `10m`, `2h`, `1d`, `1w`, or several of them: `1h30m`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration; say 30s, 10m, 2h, 1d or 1h30m");
+    let mut seconds: u64 = 0;
+    let mut number: Option<u64> = None;
+    for c in text.chars() {
+        if let Some(digit) = c.to_digit(10) {
+            let next = number.unwrap_or(0).checked_mul(10).and_then(|n| n.checked_add(digit.into()));
+            number = Some(next.ok_or_else(wrong)?);
+            continue;
+        }
+        let unit = match c {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            'w' => 7 * 86_400,
+            _ => return Err(wrong()),
+        };
+        let part = number.take().and_then(|n| n.checked_mul(unit)).ok_or_else(wrong)?;
+        seconds = seconds.checked_add(part).ok_or_else(wrong)?;
+    }
+    // Ten years is past any use, and keeps every sum of times in range.
+    match number {
+        None if seconds > 0 && seconds <= 10 * 366 * 86_400 => Ok(Duration::from_secs(seconds)),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn ask(line: &str) -> Result<Ask, clap::Error> {
+        let Program::Ctl(ctl) = Cli::try_parse_from(line.split(' '))?.program;
+        Ok(ctl.verb.ask())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_shown_command_line_asks_for_the_same_operation_again() {
+        for line in [
+            "sshfix ctl diagnose 203.0.113.7 --user root --port 2222",
+            "sshfix ctl diagnose ::ffff:203.0.113.7",
+            "sshfix ctl unban 203.0.113.0/24 --jail sshd --ignore-for 1h30m",
+            "sshfix ctl unban 2001:db8::7",
+            "sshfix ctl ban 203.0.113.7 --jail sshd",
+            "sshfix ctl banned",
+            "sshfix ctl banned 203.0.113.7",
+            "sshfix ctl hosts list",
+            "sshfix ctl hosts allow 203.0.113.7 --daemon sshd",
+            "sshfix ctl hosts deny 203.0.113.7",
+            "sshfix ctl hosts remove 203.0.113.7",
+            "sshfix ctl firewall list",
+            "sshfix ctl firewall accept 203.0.113.7",
+            "sshfix ctl firewall remove nft:inet:filter:input:7",
+            "sshfix ctl fail2ban jails",
+            "sshfix ctl fail2ban ignore 203.0.113.7 --jail sshd",
+            "sshfix ctl fail2ban unignore 203.0.113.7",
+            "sshfix ctl status",
+        ] {
+            let first = ask(line).unwrap().operation;
+            assert_eq!(ask(&command_line(&first)).unwrap().operation, first, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_made_unless_a_dry_run_is_asked_for() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        assert_eq!(ask("sshfix ctl unban 203.0.113.7").unwrap().mode, Mode::Apply { plan: None });
+        assert_eq!(ask("sshfix ctl unban 203.0.113.7 --dry-run").unwrap().mode, Mode::DryRun);
+        let with_plan = ask(&format!("sshfix ctl unban 203.0.113.7 --plan {digest}")).unwrap();
+        assert_eq!(with_plan.mode, Mode::Apply { plan: Some(digest.clone()) });
+        assert!(ask(&format!("sshfix ctl unban 203.0.113.7 --dry-run --plan {digest}")).is_err());
+        assert!(ask("sshfix ctl unban 203.0.113.7 --plan abc").is_err());
+    }
+
+    #[test]
+    fn wrong_addresses_and_verbs_of_later_versions_are_usage_errors() {
+        for line in [
+            "sshfix ctl diagnose 203.0.113.0/24",
+            "sshfix ctl diagnose example.org",
+            "sshfix ctl unban 203.0.113.7/24",
+            "sshfix ctl ban 203.0.113.7",
+            "sshfix ctl unban 203.0.113.7 --confirm-within 5m",
+            "sshfix ctl rollback 1",
+            "sshfix ctl",
+            "sshfix",
+        ] {
+            assert!(ask(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_and_nonsense_is_refused() {
+        for (text, seconds) in [("30s", 30), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("1h30m", 5400), ("1w", 604_800)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "0s", "10", "m", "1x", "-1h", "1h30", "99999999999999999999h", "100000w", "1 h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pasted_command_cannot_smuggle_in_another() {
+        let operation = Operation::FirewallRemove { reference: "a; rm -rf / 'b".to_owned() };
+        assert_eq!(command_line(&operation), r"sshfix ctl firewall remove 'a; rm -rf / '\''b'");
+    }
+}

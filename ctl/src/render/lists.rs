@@ -1,0 +1,134 @@
+//! Lists as plain tables: who is blocked, rules, jails, the agent itself.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use jiff::Timestamp;
+use owo_colors::OwoColorize;
+use sshfix_policy::reply::{Ban, Bans, Firewall, Hosts, Jails, Status};
+
+use super::{Page, View};
+use crate::text;
+
+/// Columns without lines, as `ss` and `systemctl` print them.
+fn table<const N: usize>(out: &mut Page, header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row.map(|cell| text::line(&cell)));
+    }
+    for (index, line) in table.lines().enumerate() {
+        let line = line.strip_prefix(' ').unwrap_or(&line);
+        out.line(&if index == 0 { line.bold().to_string() } else { line.to_owned() });
+    }
+}
+
+fn when(time: Option<Timestamp>, view: &View, absent: &str) -> String {
+    time.map_or_else(|| absent.to_owned(), |time| view.time(time))
+}
+
+fn ban_rows(bans: &[Ban], view: &View) -> Vec<[String; 4]> {
+    bans.iter()
+        .map(|ban| [ban.source.short(), ban.by.clone(), when(ban.since, view, "-"), when(ban.until, view, "-")])
+        .collect()
+}
+
+/// `banned`
+pub fn bans(bans: &Bans, view: &View) -> String {
+    let mut out = Page::default();
+    if bans.bans.is_empty() {
+        out.line("Nobody is blocked.");
+    } else {
+        table(&mut out, ["SOURCE", "BY", "SINCE", "UNTIL"], ban_rows(&bans.bans, view));
+    }
+    out.notes(&bans.notes);
+    out.text
+}
+
+/// `hosts list`
+pub fn hosts(hosts: &Hosts) -> String {
+    let mut out = Page::default();
+    out.line(&text::line(&hosts.enforced));
+    out.gap();
+    if hosts.rules.is_empty() {
+        out.line("No rules in hosts.allow and hosts.deny.");
+    } else {
+        let rows = hosts.rules.iter().map(|rule| {
+            let sshd = if rule.concerns_sshd { "sshd" } else { "" };
+            [rule.file.clone(), rule.line.to_string(), sshd.to_owned(), rule.text.clone()]
+        });
+        table(&mut out, ["FILE", "LINE", "FOR", "RULE"], rows);
+    }
+    out.notes(&hosts.notes);
+    out.text
+}
+
+/// `firewall list`
+pub fn firewall(firewall: &Firewall) -> String {
+    let mut out = Page::default();
+    if firewall.entries.is_empty() {
+        out.line("No rule or set concerns the SSH port.");
+    } else {
+        let rows =
+            firewall.entries.iter().map(|entry| [entry.reference.clone(), entry.owner.clone(), entry.text.clone()]);
+        table(&mut out, ["REFERENCE", "OWNER", "RULE"], rows);
+    }
+    out.notes(&firewall.notes);
+    out.text
+}
+
+/// `fail2ban jails`
+pub fn jails(jails: &Jails, view: &View) -> String {
+    let mut out = Page::default();
+    if let Some(version) = &jails.version {
+        out.line(&format!("fail2ban {}", text::line(version)));
+    }
+    if jails.jails.is_empty() {
+        out.line("No jails.");
+    }
+    for jail in &jails.jails {
+        out.gap();
+        out.line(&format!("{} {}: {} banned", "jail".bold(), text::line(&jail.name).bold(), jail.banned.len()));
+        if !jail.ignore.is_empty() {
+            out.line(&format!("ignores {}", text::line(&jail.ignore.join(", "))));
+        }
+        if !jail.banned.is_empty() {
+            let rows = ban_rows(&jail.banned, view).into_iter().map(|[source, _, since, until]| [source, since, until]);
+            table(&mut out, ["SOURCE", "SINCE", "UNTIL"], rows);
+        }
+    }
+    out.notes(&jails.notes);
+    out.text
+}
+
+/// `status`
+pub fn status(status: &Status, view: &View) -> String {
+    let mut out = Page::default();
+    out.line(&format!("{} {}", "agent".bold(), text::line(&status.version)));
+    out.line(&format!("{}  {} {}", "host".bold(), text::line(&status.hostname), text::line(&status.host).dimmed()));
+    out.line(&format!("{}  {}", "port".bold(), status.port));
+    out.gap();
+    let rows = status.subsystems.iter().map(|subsystem| {
+        let version = subsystem.version.clone().unwrap_or_default();
+        [subsystem.name.clone(), subsystem.state.clone(), version, subsystem.detail.clone()]
+    });
+    table(&mut out, ["SUBSYSTEM", "STATE", "VERSION", "DETAIL"], rows);
+    out.gap();
+    if status.paths.is_empty() {
+        out.line("No live SSH session.");
+    } else {
+        out.line(&"Live SSH sessions (no change may cut their way in):".bold().to_string());
+        for path in &status.paths {
+            out.line(&format!("  {}", text::line(path)));
+        }
+    }
+    for lease in &status.leases {
+        out.line(&format!("lease {}: {}, ends {}", text::line(&lease.id), text::line(&lease.summary), view.time(lease.ends)));
+    }
+    match &status.pending {
+        Some(change) => out.line(&format!("{} {}", "Pending change:".yellow().bold(), text::line(change))),
+        None => out.line("No change is pending."),
+    }
+    out.line(&format!("Rollback last drilled: {}", when(status.last_drill, view, "never")));
+    out.notes(&status.notes);
+    out.text
+}

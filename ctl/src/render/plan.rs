@@ -1,0 +1,133 @@
+//! Plans and what became of them: a diff for each step, what opens and closes, the ways in that stay.
+
+use owo_colors::OwoColorize;
+use sshfix_policy::address::Source;
+use sshfix_policy::reply::{Change, ChangeState, Failure, PlanDocument, StepDocument};
+
+use super::{Page, View, verdict};
+use crate::cli::command_line;
+use crate::text;
+
+/// A plan that was asked for by `--dry-run`.
+pub fn dry_run(document: &PlanDocument) -> String {
+    let mut out = Page::default();
+    if document.steps.is_empty() {
+        out.line(&format!("{} {}", "Nothing to do:".green().bold(), command_line(&document.operation)));
+        out.notes(&document.notes);
+        return out.text;
+    }
+    plan(&mut out, document);
+    out.gap();
+    out.line("Dry run: nothing was changed. To make exactly this change:");
+    let command = format!("{} --plan {}", command_line(&document.operation), text::line(&document.digest));
+    out.line(&format!("  {}", command.green().bold()));
+    out.text
+}
+
+/// The plan itself.
+pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
+    let count = plan.steps.len();
+    let steps = if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
+    out.line(&format!("{} {}: {steps}", "Plan for".bold(), command_line(&plan.operation).bold()));
+    out.gap();
+    for (index, step) in plan.steps.iter().enumerate() {
+        draw_step(out, index + 1, step);
+    }
+    sources(out, "opens", &plan.opens);
+    sources(out, "closes", &plan.closes);
+    for path in &plan.paths {
+        let user = path.user.as_ref().map(|user| format!(" as {}", text::line(user))).unwrap_or_default();
+        let who = format!("{}{user}", text::line(&path.source));
+        out.line(&format!("{} {who}: {} now, {} afterwards", label("way in"), verdict(path.before), verdict(path.after)));
+    }
+    out.line(&format!("{} {}", label("digest"), text::line(&plan.digest).dimmed()));
+    out.notes(&plan.notes);
+}
+
+fn label(name: &str) -> String {
+    format!("{name:<7}").bold().to_string()
+}
+
+fn sources(out: &mut Page, name: &str, sources: &[Source]) {
+    if !sources.is_empty() {
+        let list: Vec<String> = sources.iter().map(|source| source.short()).collect();
+        out.line(&format!("{} {}", label(name), list.join(", ")));
+    }
+}
+
+fn draw_step(out: &mut Page, number: usize, step: &StepDocument) {
+    out.line(&format!("{number}. {}: {}", step.subsystem.cyan(), text::line(&step.summary).bold()));
+    for line in text::lines(&step.diff) {
+        let line = match line.chars().next() {
+            Some('+') => line.green().to_string(),
+            Some('-') => line.red().to_string(),
+            Some('@') => line.cyan().to_string(),
+            _ => line,
+        };
+        out.line(&format!("     {line}"));
+    }
+    if !step.undo.is_empty() {
+        out.line(&format!("   {}", format!("undo: {}", text::line(&step.undo)).dimmed()));
+    }
+    out.gap();
+}
+
+/// What became of a change.
+pub fn change(change: &Change, view: &View) -> String {
+    let mut out = Page::default();
+    let asked = command_line(&change.plan.operation);
+    match change.state {
+        ChangeState::Unchanged => out.line(&format!("{} {asked}", "Nothing to do:".green().bold())),
+        ChangeState::Confirmed if !change.changed => out.line(&format!("{} {asked}", "Nothing to do:".green().bold())),
+        ChangeState::Confirmed => {
+            out.line(&format!("{} {asked}", "Done:".green().bold()));
+            done(&mut out, &change.plan);
+        }
+        ChangeState::Pending => {
+            out.line(&format!("{} {asked}", "Applied, waiting for confirm:".yellow().bold()));
+            done(&mut out, &change.plan);
+            if let Some(deadline) = change.deadline {
+                out.line(&format!("Rolls back by itself at {} unless confirmed.", view.time(deadline)));
+            }
+        }
+        ChangeState::RolledBack => {
+            out.line(&format!("{} {asked}. The host is as it was before.", "Rolled back:".red().bold()));
+        }
+        ChangeState::Stuck => {
+            out.line(&format!("{} {asked}. The host is neither as before nor as planned.", "STUCK:".red().bold()));
+        }
+    }
+    if let Some(failure) = &change.failure {
+        draw_failure(&mut out, failure, change.plan.steps.len());
+    }
+    if !change.id.is_empty() {
+        out.line(&format!("{} {}", label("change"), text::line(&change.id).dimmed()));
+    }
+    out.notes(&change.plan.notes);
+    // A note of the plan is often repeated for the change.
+    let own: Vec<String> = change.notes.iter().filter(|note| !change.plan.notes.contains(note)).cloned().collect();
+    out.notes(&own);
+    out.text
+}
+
+fn done(out: &mut Page, plan: &PlanDocument) {
+    for step in &plan.steps {
+        out.line(&format!("  {} {}: {}", "✓".green().bold(), step.subsystem, text::line(&step.summary)));
+    }
+    sources(out, "opens", &plan.opens);
+    sources(out, "closes", &plan.closes);
+}
+
+fn draw_failure(out: &mut Page, failure: &Failure, steps: usize) {
+    let at = match failure.step {
+        0 => "The check afterwards failed".to_owned(),
+        step => format!("Step {step} of {steps} failed ({})", text::line(&failure.summary)),
+    };
+    out.line(&format!("  {} {at}: {}", "✗".red().bold(), text::line(&failure.message)));
+    for step in &failure.rolled_back {
+        out.line(&format!("  {} taken back: {}", "↩".green(), text::line(step)));
+    }
+    for step in &failure.stuck {
+        out.line(&format!("  {} {} {}", "!".red().bold(), "not taken back:".red().bold(), text::line(step)));
+    }
+}
