@@ -1,1 +1,310 @@
-//! Child processes: absolute path, empty environment, a deadline, bounded output.
+//! Child processes: an absolute path, an almost empty environment, a deadline, bounded output, no inherited descriptors.
+//! Must not be given a shell, nor anything a peer sent that was not parsed into a type first.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+/// How often a child that keeps silent is asked whether it has ended.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What a child said and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit status; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Whether it exited with 0.
+    pub fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// Why a child gave no result.
+#[derive(Debug, Error)]
+pub enum ChildError {
+    /// It could not be started; nothing ran.
+    #[error("cannot run {}: {error}", program.display())]
+    NotStarted {
+        /// Which.
+        program: PathBuf,
+        /// The kernel's words.
+        error: io::Error,
+    },
+    /// It was killed at its deadline; what it did until then stays done.
+    #[error("{} did not end within {:.1} s and was killed", program.display(), after.as_secs_f32())]
+    TimedOut {
+        /// Which.
+        program: PathBuf,
+        /// The time it was given.
+        after: Duration,
+    },
+    /// It was killed because it said too much; what it did until then stays done.
+    #[error("{} wrote more than {limit} bytes and was killed", program.display())]
+    TooMuchOutput {
+        /// Which.
+        program: PathBuf,
+        /// The bound on both streams together.
+        limit: usize,
+    },
+    /// Talking to it failed; it was killed.
+    #[error("lost {}: {error}; it was killed", program.display())]
+    Lost {
+        /// Which.
+        program: PathBuf,
+        /// The kernel's words.
+        error: io::Error,
+    },
+}
+
+/// Runs a program to its end. `program` must be absolute; there is no shell and no PATH. The child gets `LC_ALL=C` and nothing
+/// else, `/` as its folder, its own process group (killed whole at the deadline) and no descriptor but 0, 1 and 2.
+/// `max_output` bounds both streams together. A status other than 0 is no error here.
+pub fn run(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+    stdin: Option<&[u8]>,
+    timeout: Duration,
+    max_output: usize,
+) -> Result<Output, ChildError> {
+    let not_started = |error| ChildError::NotStarted { program: program.into(), error };
+    if !program.is_absolute() {
+        return Err(not_started(io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path")));
+    }
+    let deadline = Instant::now() + timeout;
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env_clear()
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .process_group(0)
+        .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // SAFETY: the closure runs between fork and exec and makes one system call, which is async-signal-safe and takes no memory.
+    unsafe {
+        command.pre_exec(|| {
+            // Close-on-exec for everything above 2, whoever opened it and forgot. A kernel without it (before 5.11) changes nothing.
+            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().map_err(not_started)?;
+    let talk = talk(&mut child, stdin.unwrap_or_default(), deadline, max_output);
+    if !matches!(talk, Ok(Talk::Ended(..))) {
+        kill(&mut child);
+    }
+    match talk {
+        Ok(Talk::Ended(status, stdout, stderr)) => Ok(Output { code: status.code(), signal: status.signal(), stdout, stderr }),
+        Ok(Talk::TimedOut) => Err(ChildError::TimedOut { program: program.into(), after: timeout }),
+        Ok(Talk::TooMuchOutput) => Err(ChildError::TooMuchOutput { program: program.into(), limit: max_output }),
+        Err(error) => Err(ChildError::Lost { program: program.into(), error }),
+    }
+}
+
+enum Talk {
+    Ended(ExitStatus, Vec<u8>, Vec<u8>),
+    TimedOut,
+    TooMuchOutput,
+}
+
+/// Feeds and reads the child until it has ended and its output is read. A grandchild that keeps the pipes open is not waited for.
+fn talk(child: &mut Child, mut input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Talk> {
+    let mut stdin = child.stdin.take();
+    let mut stdout = child.stdout.take();
+    let mut stderr = child.stderr.take();
+    for pipe in [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)] {
+        pipe.map_or(Ok(()), nonblocking)?;
+    }
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    loop {
+        // Asked before reading: all that it wrote before it ended is in the pipes by then.
+        let ended = child.try_wait()?;
+        feed(&mut stdin, &mut input)?;
+        for (pipe, into) in [(stdout.as_mut().map(reader), &mut out), (stderr.as_mut().map(reader), &mut err)] {
+            if let Some(pipe) = pipe {
+                drain(pipe, into, max_output)?;
+            }
+        }
+        if out.len() + err.len() > max_output {
+            return Ok(Talk::TooMuchOutput);
+        }
+        if let Some(status) = ended {
+            return Ok(Talk::Ended(status, out, err));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Talk::TimedOut);
+        }
+        if let Some(pipe) = &stdout
+            && at_end(pipe.as_fd())
+        {
+            stdout = None;
+        }
+        if let Some(pipe) = &stderr
+            && at_end(pipe.as_fd())
+        {
+            stderr = None;
+        }
+        let mut pipes = Vec::new();
+        pipes.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)));
+        pipes.extend(stdout.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        pipes.extend(stderr.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut pipes, PollTimeout::try_from(left.min(TICK)).unwrap_or(PollTimeout::ZERO)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn reader<R: Read>(pipe: &mut R) -> &mut dyn Read {
+    pipe
+}
+
+fn nonblocking(pipe: BorrowedFd<'_>) -> io::Result<()> {
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Whether every writer is gone and nothing is left to read; polling such a pipe would spin.
+fn at_end(pipe: BorrowedFd<'_>) -> bool {
+    let mut pipes = [PollFd::new(pipe, PollFlags::POLLIN)];
+    let polled = poll(&mut pipes, PollTimeout::ZERO).is_ok();
+    let events = pipes.first().and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+    polled && events.contains(PollFlags::POLLHUP) && !events.contains(PollFlags::POLLIN)
+}
+
+/// Writes as much as the child takes, then closes. A child that does not want its input is no error.
+fn feed(stdin: &mut Option<ChildStdin>, input: &mut &[u8]) -> io::Result<()> {
+    while let Some(pipe) = stdin {
+        if input.is_empty() {
+            *stdin = None;
+            return Ok(());
+        }
+        match pipe.write(input) {
+            Ok(written) => *input = input.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => *stdin = None,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads what there is, up to a little over `max`.
+fn drain(pipe: &mut dyn Read, into: &mut Vec<u8>, max: usize) -> io::Result<()> {
+    let mut buffer = [0u8; 16384];
+    while into.len() <= max {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => into.extend_from_slice(buffer.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Kills the whole process group. The child has not been waited for, so its id cannot have gone to another process.
+fn kill(child: &mut Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+    use super::*;
+
+    fn sh(script: &str, stdin: Option<&[u8]>, timeout: Duration, max: usize) -> Result<Output, ChildError> {
+        run(Path::new("/bin/sh"), &["-c", script], stdin, timeout, max)
+    }
+
+    const SECOND: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn the_child_gets_its_input_an_empty_environment_and_the_root_folder() {
+        let output = sh("pwd; /usr/bin/env; /bin/cat; echo bad >&2; exit 3", Some(b"hello\n"), SECOND, 1000).unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "/\nLC_ALL=C\nPWD=/\nhello\n");
+        assert_eq!((output.code, output.stderr.as_slice()), (Some(3), b"bad\n".as_slice()));
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_killed_at_the_deadline_with_its_own_children() {
+        let begun = Instant::now();
+        let error = sh("sleep 321.5 & sleep 321.5; true", None, Duration::from_millis(200), 1000).unwrap_err();
+        assert!(matches!(error, ChildError::TimedOut { .. }), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(3));
+        std::thread::sleep(Duration::from_millis(100));
+        let left = run(Path::new("/usr/bin/pgrep"), &["-f", "^sleep 321[.]5$"], None, SECOND, 1000).unwrap();
+        assert_eq!(left.code, Some(1), "{left:?}");
+    }
+
+    #[test]
+    fn a_background_process_that_keeps_the_pipes_open_is_not_waited_for() {
+        let begun = Instant::now();
+        let output = sh("echo done; sleep 2 & exit 0", None, SECOND, 1000).unwrap();
+        assert_eq!(output.stdout, b"done\n");
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn endless_output_is_bounded() {
+        assert!(matches!(
+            sh("while :; do echo aaaaaaaaaaaaaaa; done", None, SECOND, 5000),
+            Err(ChildError::TooMuchOutput { .. })
+        ));
+    }
+
+    #[test]
+    fn large_input_and_output_do_not_block_each_other() {
+        let input = vec![b'x'; 3_000_000];
+        let output = run(Path::new("/bin/cat"), &[] as &[&str], Some(&input), SECOND, 4_000_000).unwrap();
+        assert_eq!(output.stdout.len(), input.len());
+        assert!(sh("exit 0", Some(&input), SECOND, 10).unwrap().success());
+    }
+
+    #[test]
+    fn open_descriptors_do_not_leak_into_the_child() {
+        // Without close-on-exec, on purpose.
+        let folder = nix::fcntl::open("/", OFlag::O_RDONLY, nix::sys::stat::Mode::empty()).unwrap();
+        let output = run(Path::new("/bin/ls"), &["/proc/self/fd"], None, SECOND, 1000).unwrap();
+        let fds = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(fds.split_whitespace().filter(|fd| fd.parse::<i32>().unwrap() > 2).count(), 1, "only ls's own: {fds}");
+        drop(folder);
+    }
+
+    #[test]
+    fn programs_without_an_absolute_path_or_that_do_not_exist_are_clear_errors() {
+        for program in ["true", "./true", "/nonexistent/true"] {
+            let error = run(Path::new(program), &[] as &[&str], None, SECOND, 10).unwrap_err();
+            assert!(matches!(error, ChildError::NotStarted { .. }), "{error}");
+        }
+        assert_eq!(sh("kill -9 $$", None, SECOND, 10).unwrap().signal, Some(9));
+    }
+}
