@@ -2,6 +2,7 @@
 //! and the steps on elements and rules. Never reads a set to answer about one address.
 
 pub mod expression;
+pub mod same;
 mod step;
 
 use std::collections::BTreeMap;

@@ -32,7 +32,8 @@ pub enum Step {
         table: String,
         /// The chain.
         chain: String,
-        /// Where in the chain it stands (or will): before the rule with this handle; `None` is at the end.
+        /// Where in the chain it stands (or will): before the rule with this handle; `None` is at the end. That rule must
+        /// still be there when the step is taken back: of several rules of one chain the last is deleted first.
         next: Option<u64>,
         /// As it is.
         before: Option<Rule>,

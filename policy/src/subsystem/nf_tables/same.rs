@@ -1,0 +1,242 @@
+//! Whether two readings show the same element or rule, and where in its chain a rule of a step stands. Counters, time left and
+//! handles move by themselves and never count. The model and the agent both ask here, so that they cannot disagree.
+
+use std::borrow::Borrow;
+
+use super::expression::Expression;
+use super::{Element, Rule};
+
+/// `NFTA_LIST_ELEM`, `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`.
+const LIST_ELEMENT: u16 = 1;
+const NAME: u16 = 1;
+const DATA: u16 = 2;
+/// `NFTA_QUOTA_CONSUMED`.
+const QUOTA_CONSUMED: u16 = 4;
+
+/// Where a rule stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// At this index of its chain.
+    At(usize),
+    /// Not in its chain.
+    Nowhere,
+    /// Several rules of the chain could be it.
+    Unclear,
+}
+
+impl Element {
+    /// Whether both are the same element with the same data, timeout and comment. Time left and counters do not count.
+    pub fn same(&self, other: &Element) -> bool {
+        let moved = |element: &Element| Element { expires_ms: None, raw_expressions: Vec::new(), ..element.clone() };
+        moved(self) == moved(other)
+    }
+}
+
+impl Rule {
+    /// Whether both do the same and carry the same user data. Handles and counters do not count.
+    pub fn same(&self, other: &Rule) -> bool {
+        if self.userdata != other.userdata {
+            return false;
+        }
+        // A rule we built has no bytes of the kernel's until it was read back.
+        if self.raw_expressions.is_empty() || other.raw_expressions.is_empty() {
+            return self.expressions.iter().map(still).eq(other.expressions.iter().map(still));
+        }
+        still_bytes(&self.raw_expressions) == still_bytes(&other.raw_expressions)
+    }
+
+    /// When it was made compared with other rules of its table: the kernel's handles only grow. A rule the kernel has not yet
+    /// seen is the newest.
+    fn age(&self) -> u64 {
+        if self.handle == 0 { u64::MAX } else { self.handle }
+    }
+}
+
+/// Where the rule of a step stands, or stands again: under its own handle, or as a rule of the same content that was made later
+/// and put where the step says. Rules that were in turn put between it and `next` are newer than it.
+pub fn standing<R: Borrow<Rule>>(rules: &[R], next: Option<u64>, wanted: &Rule) -> Standing {
+    if wanted.handle != 0
+        && let Some(index) = rules.iter().position(|rule| rule.borrow().handle == wanted.handle)
+    {
+        return Standing::At(index);
+    }
+    let Some(end) = place(rules, next) else {
+        // Nobody can say any more which of several equal rules it was.
+        let any = rules.iter().any(|rule| stands_for(rule.borrow(), wanted));
+        return if any { Standing::Unclear } else { Standing::Nowhere };
+    };
+    let mut oldest_behind = u64::MAX;
+    for (index, rule) in rules.iter().map(Borrow::borrow).enumerate().take(end).collect::<Vec<_>>().into_iter().rev() {
+        if stands_for(rule, wanted) && rule.age() <= oldest_behind {
+            return Standing::At(index);
+        }
+        oldest_behind = oldest_behind.min(rule.age());
+    }
+    Standing::Nowhere
+}
+
+/// The same for a rule that a step takes away. One that was made without a known handle (by the step this one takes back) may
+/// have lost its place since; then it is found by its content, if that is unique.
+pub fn standing_to_delete<R: Borrow<Rule>>(rules: &[R], next: Option<u64>, wanted: &Rule) -> Standing {
+    match standing(rules, next, wanted) {
+        Standing::At(index) => Standing::At(index),
+        found if wanted.handle != 0 => found,
+        Standing::Nowhere | Standing::Unclear => {
+            let mut alike = rules.iter().enumerate().filter(|(_, rule)| (*rule).borrow().same(wanted));
+            match (alike.next(), alike.next()) {
+                (None, _) => Standing::Nowhere,
+                (Some((index, _)), None) => Standing::At(index),
+                (Some(_), Some(_)) => Standing::Unclear,
+            }
+        }
+    }
+}
+
+/// The index a rule before `next` is put at, or the end of the chain; `None` when `next` is gone.
+pub fn place<R: Borrow<Rule>>(rules: &[R], next: Option<u64>) -> Option<usize> {
+    match next {
+        None => Some(rules.len()),
+        Some(handle) => rules.iter().position(|rule| rule.borrow().handle == handle),
+    }
+}
+
+/// Same content, and made later than the rule of the step.
+fn stands_for(rule: &Rule, wanted: &Rule) -> bool {
+    (wanted.handle == 0 || rule.age() > wanted.handle) && rule.same(wanted)
+}
+
+/// Without what moves, and with the kernel's choice between the two names of a register.
+fn still(expression: &Expression) -> Expression {
+    let mut still = expression.clone();
+    match &mut still {
+        Expression::Counter { packets, bytes } => (*packets, *bytes) = (0, 0),
+        Expression::Payload { dreg, .. }
+        | Expression::Meta { dreg, .. }
+        | Expression::Ct { dreg, .. }
+        | Expression::Immediate { dreg, .. } => *dreg = register(*dreg),
+        Expression::Cmp { sreg, .. } | Expression::Range { sreg, .. } => *sreg = register(*sreg),
+        Expression::Bitwise { sreg, dreg, .. } => (*sreg, *dreg) = (register(*sreg), register(*dreg)),
+        Expression::Lookup { sreg, dreg, .. } => (*sreg, *dreg) = (register(*sreg), dreg.map(register)),
+        _ => {}
+    }
+    still
+}
+
+/// `NFT_REG32_00` (8), `04`, `08` and `12` are `NFT_REG_1` to `4` to the kernel (`nft_dump_register`).
+fn register(number: u32) -> u32 {
+    if (8..24).contains(&number) && number % 4 == 0 { number / 4 - 1 } else { number }
+}
+
+/// The expressions of a rule as (name, data), without counters, used quota and the time of last use.
+fn still_bytes(raw_expressions: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let elements = attributes(raw_expressions).into_iter().filter(|(kind, _)| *kind == LIST_ELEMENT);
+    elements
+        .map(|(_, element)| {
+            let parts = attributes(element);
+            let part = |wanted| parts.iter().find(|(kind, _)| *kind == wanted).map_or([].as_slice(), |(_, part)| *part);
+            let name = part(NAME);
+            let data = match name {
+                b"counter\0" | b"last\0" => Vec::new(),
+                b"quota\0" => attributes(part(DATA))
+                    .into_iter()
+                    .filter(|(kind, _)| *kind != QUOTA_CONSUMED)
+                    .flat_map(|(_, payload)| payload.to_vec())
+                    .collect(),
+                _ => part(DATA).to_vec(),
+            };
+            (name.to_vec(), data)
+        })
+        .collect()
+}
+
+/// Netlink attributes: the type without its flags, and the payload. Ends at the first one that does not fit.
+fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
+    let mut found = Vec::new();
+    while let Some(([l0, l1, t0, t1], _)) = bytes.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
+        let Some(payload) = bytes.get(4..length) else { break };
+        found.push((u16::from_ne_bytes([*t0, *t1]) & 0x3fff, payload));
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use super::*;
+    use crate::subsystem::nf_tables::expression::Verdict;
+
+    fn rule(handle: u64, packets: u64, verdict: Verdict) -> Rule {
+        Rule {
+            handle,
+            expressions: vec![Expression::Counter { packets, bytes: 0 }, Expression::Verdict(verdict)],
+            comment: None,
+            raw_expressions: Vec::new(),
+            userdata: Vec::new(),
+            compat: None,
+        }
+    }
+
+    fn drop(handle: u64) -> Rule {
+        rule(handle, handle, Verdict::Drop)
+    }
+
+    fn other(handle: u64) -> Rule {
+        rule(handle, 0, Verdict::Accept)
+    }
+
+    #[test]
+    fn counters_and_handles_do_not_make_a_rule_another() {
+        assert!(drop(1).same(&drop(2)));
+        assert!(!drop(1).same(&other(1)));
+        assert!(!drop(1).same(&Rule { userdata: vec![0, 2, b'x', 0], ..drop(1) }));
+        // counter { BYTES, PACKETS } and immediate, as the kernel sends them: lengths in this machine's byte order.
+        let bytes = |count: u8| {
+            let attribute = |kind: u16, payload: &[u8]| {
+                let mut all = u16::try_from(payload.len() + 4).unwrap().to_ne_bytes().to_vec();
+                all.extend(kind.to_ne_bytes());
+                all.extend(payload);
+                all.resize(all.len().next_multiple_of(4), 0);
+                all
+            };
+            let expression =
+                |name: &[u8], data: &[u8]| attribute(1 | 0x8000, &[attribute(1, name), attribute(2 | 0x8000, data)].concat());
+            [expression(b"counter\0", &attribute(1, &[count; 8])), expression(b"cmp\0", &attribute(1, &[7]))].concat()
+        };
+        let raw = |count| Rule { raw_expressions: bytes(count), ..drop(1) };
+        assert!(raw(1).same(&raw(9)));
+        let mut differs = raw(1);
+        let last = differs.raw_expressions.len() - 4;
+        differs.raw_expressions[last] = 8;
+        assert!(!raw(1).same(&differs));
+    }
+
+    #[test]
+    fn a_deleted_rule_is_not_taken_for_its_older_twin() {
+        let chain = [drop(5), other(7)];
+        assert_eq!(standing(&chain, Some(7), &drop(6)), Standing::Nowhere, "handle 6 stood behind its twin 5");
+        assert_eq!(standing(&chain, Some(7), &drop(5)), Standing::At(0));
+        assert_eq!(standing(&[drop(9)], Some(9), &drop(5)), Standing::Nowhere, "handle 5 stood before its twin 9");
+    }
+
+    #[test]
+    fn a_rule_that_was_put_back_is_found_by_its_place() {
+        assert_eq!(standing(&[other(1), drop(20), other(7)], Some(7), &drop(5)), Standing::At(1));
+        let followed = [drop(20), other(21), other(7)];
+        assert_eq!(standing(&followed, Some(7), &drop(5)), Standing::At(0), "21 was put back after it");
+        assert_eq!(standing(&[drop(20), other(3), other(7)], Some(7), &drop(5)), Standing::Nowhere, "3 was always between");
+        assert_eq!(standing(&[other(1), drop(20)], None, &drop(5)), Standing::At(1));
+        assert_eq!(standing(&[drop(20)], Some(99), &drop(5)), Standing::Unclear);
+    }
+
+    #[test]
+    fn our_own_rule_is_deleted_wherever_it_went_but_never_one_of_two() {
+        let ours = drop(0);
+        assert_eq!(standing_to_delete(&[drop(20), other(3), other(7)], Some(7), &ours), Standing::At(0));
+        assert_eq!(standing_to_delete(&[other(3), drop(20)], Some(99), &ours), Standing::At(1));
+        assert_eq!(standing_to_delete(&[drop(20), drop(21)], Some(99), &ours), Standing::Unclear);
+        assert_eq!(standing_to_delete(&[other(3)], Some(99), &ours), Standing::Nowhere);
+    }
+}
