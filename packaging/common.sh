@@ -1,0 +1,84 @@
+# Sourced by packaging/quickstart and tests/run: Debian packages and a Rust toolchain. Changes nothing by being sourced.
+# shellcheck shell=bash
+
+say() { printf '== %s\n' "$*"; }
+die() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# need_root WHY
+need_root() {
+    [ "$(id -u)" = 0 ] || die "needs root ($1). Nothing was changed. Run: sudo $0"
+}
+
+# need_packages NAME...: installs the Debian packages that are not installed yet.
+need_packages() {
+    local package missing=()
+    command -v apt-get >/dev/null || die "this script knows Debian's apt-get only, and it is not here. Install by hand: $*"
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing Debian packages: ${missing[*]}"
+    DEBIAN_FRONTEND=noninteractive apt-get update -q || die "apt-get update failed; see above"
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" ||
+        die "apt-get could not install: ${missing[*]}; see above"
+}
+
+# need_rust CLONE [COMPONENT...]: puts a cargo on PATH that is at least the rust-version of CLONE/Cargo.toml.
+need_rust() {
+    local wanted have
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$1/Cargo.toml")
+    [ -n "$wanted" ] || die "$1/Cargo.toml names no rust-version"
+    shift
+    HOME=$(getent passwd 0 | cut -d: -f6)
+    export HOME
+    PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    have=$(rust_version)
+    if [ -n "$have" ] && [ "$(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1)" = "$wanted" ]; then
+        need_components "$@"
+        return 0
+    fi
+    say "cargo is ${have:-missing}${have:+, older than $wanted}: installing Rust $wanted for root with rustup (https://rustup.rs), into $HOME/.rustup and ${CARGO_HOME:-$HOME/.cargo}"
+    if ! command -v rustup >/dev/null; then
+        need_packages ca-certificates curl
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o /tmp/sshfix-rustup.$$ ||
+            die "cannot download https://sh.rustup.rs. Install Rust $wanted or newer yourself and run this again"
+        sh /tmp/sshfix-rustup.$$ -y -q --profile minimal --default-toolchain "$wanted" --no-modify-path ||
+            { rm -f /tmp/sshfix-rustup.$$; die "rustup failed; see above"; }
+        rm -f /tmp/sshfix-rustup.$$
+    else
+        rustup -q toolchain install "$wanted" --profile minimal || die "rustup could not install Rust $wanted; see above"
+    fi
+    # This run only: which toolchain root uses by default is root's business.
+    export RUSTUP_TOOLCHAIN=$wanted
+    hash -r
+    have=$(rust_version)
+    [ -n "$have" ] || die "cargo still does not run after rustup installed it; see above"
+    need_components "$@"
+}
+
+# Prints the version of the cargo on PATH, or nothing.
+rust_version() {
+    cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p' || true
+}
+
+# need_components NAME...: rustfmt and clippy are not in rustup's minimal profile.
+need_components() {
+    local component missing=()
+    for component in "$@"; do
+        cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || missing+=("$component")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v rustup >/dev/null || die "cargo has no ${missing[*]} and there is no rustup to add it; install it and run this again"
+    say "adding to Rust: ${missing[*]}"
+    rustup -q component add "${missing[@]}" || die "rustup could not add ${missing[*]}; see above"
+}
+
+# give_back CLONE: what root built belongs to whoever owns the clone, so that their own cargo can go on there.
+give_back() {
+    if [ -d "$1/target" ] && [ "$(stat -c %u "$1")" != 0 ]; then
+        chown -R --no-dereference --reference="$1" "$1/target"
+    fi
+}
