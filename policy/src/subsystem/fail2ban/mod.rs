@@ -1,59 +1,171 @@
-//! fail2ban: jails, tickets and ignoreip, as its socket tells them.
+//! fail2ban: jails, tickets and ignoreip, as its socket tells them; which tickets keep a source out. The kernel rules that
+//! its actions make are netfilter's part and are judged there. Talks to nobody: the agent does.
 
+pub mod pickle;
+mod plan;
+pub mod protocol;
+mod step;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
-use crate::host::HostState;
-use crate::step::Mismatch;
-use crate::verdict::{Block, Connection};
+use crate::host::{HostState, Part};
+use crate::reply;
+use crate::step::Step as AnyStep;
+use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift};
+
+pub use plan::{plan_ban, plan_ignore, plan_unban_in, plan_unignore, require_jail};
+pub use step::Step;
 
 /// What was read of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {}
+pub struct State {
+    /// As fail2ban says it: `1.0.2`.
+    pub version: String,
+    /// All jails, sorted by name.
+    pub jails: Vec<Jail>,
+    /// What a person should know about this reading.
+    pub notes: Vec<String>,
+}
 
-/// One change of it.
+/// A jail.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Step {}
+pub struct Jail {
+    /// Its name.
+    pub name: String,
+    /// The tickets that concern the question, sorted by source, one a source.
+    pub tickets: Vec<Ticket>,
+    /// How many tickets are about something else than an address (user names, session ids); 0 where only a part was read.
+    pub others: usize,
+    /// ignoreip as fail2ban prints it, sorted: addresses, ranges and DNS names.
+    pub ignore: Vec<String>,
+    /// ignoreself: whether the host's own addresses are ignored.
+    pub ignore_self: bool,
+}
 
-impl Step {
-    /// See [`crate::step::Step::inverse`].
-    #[must_use]
-    pub fn inverse(&self) -> Self {
-        match *self {}
-    }
+/// A ban: of an address, or of a range as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ticket {
+    /// Whom.
+    pub source: Source,
+    /// Since when, where it was read.
+    pub since: Option<Timestamp>,
+    /// Until when; `None` is for ever, or not read.
+    pub until: Option<Timestamp>,
+    /// As fail2ban prints it.
+    pub text: String,
+}
 
-    /// See [`crate::step::Step::summary`].
-    pub fn summary(&self) -> String {
-        match *self {}
-    }
-
-    /// See [`crate::step::Step::diff`].
-    pub fn diff(&self) -> String {
-        match *self {}
-    }
-
-    /// See [`crate::step::Step::undo`].
-    pub fn undo(&self) -> String {
-        match *self {}
-    }
-
-    /// See [`crate::step::Step::touches`].
-    pub fn touches(&self) -> Option<Vec<Source>> {
-        match *self {}
-    }
-
-    /// See [`crate::step::Step::predict`].
-    pub fn predict(&self, _state: &mut HostState) -> Result<(), Mismatch> {
-        match *self {}
-    }
-
-    /// See [`crate::step::Step::holds`].
-    pub fn holds(&self, _state: &HostState) -> Result<(), Mismatch> {
-        match *self {}
+impl Ticket {
+    /// One that fail2ban has not made yet: its times begin when it is made.
+    pub fn new(source: Source) -> Self {
+        Self { source, since: None, until: None, text: source.short() }
     }
 }
 
-/// Every ticket, in any jail, of this source or of a range that holds it.
-pub fn blocks(_host: &HostState, _connection: &Connection) -> Vec<Block> {
-    unimplemented!("fail2ban helper")
+impl State {
+    /// The jail of this name.
+    pub fn jail(&self, name: &str) -> Option<&Jail> {
+        self.jails.iter().find(|jail| jail.name == name)
+    }
+
+    /// Version and one line for `status`.
+    pub fn describe(&self) -> (Option<String>, String) {
+        let names: Vec<&str> = self.jails.iter().map(|jail| jail.name.as_str()).collect();
+        let detail = if names.is_empty() { "no jails".to_owned() } else { format!("jails: {}", names.join(", ")) };
+        (Some(self.version.clone()), detail)
+    }
 }
+
+impl Jail {
+    /// The ticket of exactly this source.
+    pub fn ticket(&self, source: Source) -> Option<&Ticket> {
+        self.tickets.iter().find(|ticket| ticket.source == source)
+    }
+}
+
+/// The owner of a ticket and of what the jail's actions made: `fail2ban jail sshd`.
+pub fn owner(jail: &str) -> String {
+    format!("fail2ban jail {jail}")
+}
+
+/// Every ticket, in any jail, of this source or of a range that shares addresses with it. A ticket says that fail2ban wants the
+/// source kept out; whether its action really does is for the kernel to say.
+pub fn blocks(host: &HostState, connection: &Connection) -> Vec<Block> {
+    let Part::Present(state) = &host.fail2ban else { return Vec::new() };
+    let mut blocks = Vec::new();
+    for jail in &state.jails {
+        for ticket in jail.tickets.iter().filter(|ticket| ticket.source.overlaps(connection.source)) {
+            blocks.push(block(&jail.name, ticket, connection.source));
+        }
+    }
+    blocks
+}
+
+fn block(jail: &str, ticket: &Ticket, asked: Source) -> Block {
+    let within = asked.contains(ticket.source);
+    let fix = if within {
+        format!("sshfix ctl unban {}", asked.short())
+    } else {
+        // Unbanning the range would let in more than was asked for.
+        format!(
+            "the ban of {range} as a whole stays; `sshfix ctl unban {range}` lifts it for every address in it",
+            range = ticket.source.short()
+        )
+    };
+    let unban = || {
+        AnyStep::Fail2ban(Step::Ticket {
+            jail: jail.to_owned(),
+            source: ticket.source,
+            before: Some(ticket.clone()),
+            after: None,
+        })
+    };
+    Block {
+        finding: Finding {
+            cause: Cause::Fail2banBan,
+            blocking: true,
+            owner: owner(jail),
+            since: ticket.since,
+            until: ticket.until,
+            evidence: vec![Evidence::new(owner(jail), ticket.text.clone())],
+            fix,
+        },
+        lift: Lift::Steps(if within { vec![unban()] } else { Vec::new() }),
+    }
+}
+
+/// All tickets that were read, for `banned`.
+pub fn bans(host: &HostState) -> Vec<reply::Ban> {
+    let Part::Present(state) = &host.fail2ban else { return Vec::new() };
+    state.jails.iter().flat_map(jail_bans).collect()
+}
+
+fn jail_bans(jail: &Jail) -> impl Iterator<Item = reply::Ban> {
+    let by = owner(&jail.name);
+    jail.tickets.iter().map(move |ticket| reply::Ban {
+        source: ticket.source,
+        by: by.clone(),
+        since: ticket.since,
+        until: ticket.until,
+    })
+}
+
+/// The document of `fail2ban jails`.
+pub fn jails(host: &HostState) -> Result<reply::Jails, String> {
+    let state = plan::present(host)?;
+    let mut notes = state.notes.clone();
+    for jail in state.jails.iter().filter(|jail| jail.others > 0) {
+        notes.push(format!("jail {} also bans {} that are no addresses; they are not listed", jail.name, jail.others));
+    }
+    let jails = state
+        .jails
+        .iter()
+        .map(|jail| reply::Jail { name: jail.name.clone(), banned: jail_bans(jail).collect(), ignore: jail.ignore.clone() })
+        .collect();
+    Ok(reply::Jails { schema: reply::JailsSchema::V1, version: Some(state.version.clone()), jails, notes })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Steps on fail2ban: one ticket of one jail, or one ignoreip entry, as data. The agent does them through the socket.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Jail, Ticket};
+use crate::address::Source;
+use crate::host::{HostState, Part};
+use crate::step::Mismatch;
+
+/// One change of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// A ticket: ban where `after` is there, unban where it is not. Which source is banned counts, not since when: fail2ban
+    /// gives every new ticket new times.
+    Ticket {
+        /// In which jail.
+        jail: String,
+        /// Whom: the ticket of exactly this address or range.
+        source: Source,
+        /// As it is.
+        before: Option<Ticket>,
+        /// As it will be.
+        after: Option<Ticket>,
+    },
+    /// An ignoreip entry of the running server; its configuration files stay as they are.
+    Ignore {
+        /// In which jail.
+        jail: String,
+        /// As fail2ban prints it.
+        entry: String,
+        /// Whether it is there.
+        before: bool,
+        /// Whether it will be there.
+        after: bool,
+    },
+}
+
+impl Step {
+    /// See [`crate::step::Step::inverse`].
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        let mut inverse = self.clone();
+        match &mut inverse {
+            Step::Ticket { before, after, .. } => std::mem::swap(before, after),
+            Step::Ignore { before, after, .. } => std::mem::swap(before, after),
+        }
+        inverse
+    }
+
+    /// The jail it is about.
+    pub fn jail(&self) -> &str {
+        match self {
+            Step::Ticket { jail, .. } | Step::Ignore { jail, .. } => jail,
+        }
+    }
+
+    /// See [`crate::step::Step::summary`].
+    pub fn summary(&self) -> String {
+        match self {
+            Step::Ticket { jail, source, after: None, .. } => format!("unban {} in jail {jail}", source.short()),
+            Step::Ticket { jail, source, after: Some(_), .. } => format!("ban {} in jail {jail}", source.short()),
+            Step::Ignore { jail, entry, after: true, .. } => format!("ignore {entry} in jail {jail}"),
+            Step::Ignore { jail, entry, after: false, .. } => format!("no longer ignore {entry} in jail {jail}"),
+        }
+    }
+
+    /// See [`crate::step::Step::diff`].
+    pub fn diff(&self) -> String {
+        match self {
+            Step::Ticket { jail, before, after, .. } => {
+                let mut diff = format!("fail2ban jail {jail}\n");
+                for (mark, ticket) in [('-', before), ('+', after)] {
+                    if let Some(ticket) = ticket {
+                        diff.push_str(&format!("{mark} {}\n", ticket.text));
+                    }
+                }
+                diff
+            }
+            Step::Ignore { jail, entry, after, .. } => {
+                let mark = if *after { '+' } else { '-' };
+                format!("fail2ban jail {jail} ignoreip (until fail2ban reloads its configuration)\n{mark} {entry}\n")
+            }
+        }
+    }
+
+    /// See [`crate::step::Step::undo`].
+    pub fn undo(&self) -> String {
+        match self {
+            Step::Ticket { jail, source, after: None, .. } => {
+                format!("ban {} in jail {jail} again; its ban time starts anew", source.short())
+            }
+            Step::Ticket { .. } | Step::Ignore { .. } => self.inverse().summary(),
+        }
+    }
+
+    /// See [`crate::step::Step::touches`]. An ignoreip entry lets nobody in and keeps nobody out now.
+    pub fn touches(&self) -> Option<Vec<Source>> {
+        match self {
+            Step::Ticket { source, .. } => Some(vec![*source]),
+            Step::Ignore { .. } => Some(Vec::new()),
+        }
+    }
+
+    /// See [`crate::step::Step::predict`]. The rules that the jail's actions add to or take from the kernel are netfilter's part.
+    pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
+        let jail = jail_mut(state, self.jail())?;
+        match self {
+            Step::Ticket { source, after, .. } => {
+                let place = jail.tickets.binary_search_by(|ticket| ticket.source.cmp(source));
+                match (place, after) {
+                    (Ok(place), None) => {
+                        jail.tickets.remove(place);
+                    }
+                    (Err(place), Some(after)) => jail.tickets.insert(place, after.clone()),
+                    (Ok(_), Some(_)) | (Err(_), None) => {}
+                }
+            }
+            Step::Ignore { entry, after, .. } => match (jail.ignore.binary_search(entry), after) {
+                (Ok(place), false) => {
+                    jail.ignore.remove(place);
+                }
+                (Err(place), true) => jail.ignore.insert(place, entry.clone()),
+                (Ok(_), true) | (Err(_), false) => {}
+            },
+        }
+        Ok(())
+    }
+
+    /// See [`crate::step::Step::holds`].
+    pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
+        let jail = match &state.fail2ban {
+            Part::Present(fail2ban) => fail2ban.jail(self.jail()).ok_or_else(|| no_jail(self.jail()))?,
+            Part::Absent(why) | Part::Unreadable(why) => return Err(Mismatch(format!("fail2ban: {why}"))),
+        };
+        match self {
+            Step::Ticket { source, after, jail: name, .. } => match (jail.ticket(*source), after) {
+                (Some(ticket), None) => Err(Mismatch(format!("jail {name} still bans {}", ticket.text))),
+                (None, Some(_)) => Err(Mismatch(format!("jail {name} does not ban {}", source.short()))),
+                (Some(_), Some(_)) | (None, None) => Ok(()),
+            },
+            Step::Ignore { entry, after, jail: name, .. } => match (jail.ignore.contains(entry), after) {
+                (true, false) => Err(Mismatch(format!("jail {name} still ignores {entry}"))),
+                (false, true) => Err(Mismatch(format!("jail {name} does not ignore {entry}"))),
+                (true, true) | (false, false) => Ok(()),
+            },
+        }
+    }
+}
+
+/// The jail in the model, with its lists in the order that lookups rely on.
+fn jail_mut<'a>(state: &'a mut HostState, name: &str) -> Result<&'a mut Jail, Mismatch> {
+    let fail2ban = match &mut state.fail2ban {
+        Part::Present(fail2ban) => fail2ban,
+        Part::Absent(why) | Part::Unreadable(why) => return Err(Mismatch(format!("fail2ban: {why}"))),
+    };
+    let jail = fail2ban.jails.iter_mut().find(|jail| jail.name == name).ok_or_else(|| no_jail(name))?;
+    if !jail.tickets.is_sorted_by(|a, b| a.source.cmp(&b.source) == Ordering::Less) || !jail.ignore.is_sorted() {
+        return Err(Mismatch(format!("the tickets of jail {name} were not read in order")));
+    }
+    Ok(jail)
+}
+
+fn no_jail(name: &str) -> Mismatch {
+    Mismatch(format!("fail2ban has no jail {name}"))
+}
