@@ -1,0 +1,300 @@
+//! What in the two files keeps a source out, and the smallest edits that let it in: clients that name it are dropped, and where
+//! a wider rule refuses it, one line of hosts.allow lets in this source and no other. The edited model is evaluated again.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::document::{Document, Kind, Line, Rule};
+use super::evaluate::{Client, Hit, Place, Port, Request, Tables, daemons_match};
+use super::options::{self, Outcome};
+use super::pattern::{self, Truth};
+use super::{Content, Libwrap, SSHD, State, Step, Which};
+use crate::address::Source;
+use crate::host::Needs;
+use crate::step;
+use crate::verdict::{Block, Cause, Connection, Finding, Lift, Verdict};
+
+/// How many other sources an edit is checked against.
+const OTHERS: usize = 64;
+
+/// See [`super::blocks`].
+pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+    let source = connection.source;
+    let tables = state.tables();
+    let request = Request::new(SSHD, Port::Is(connection.port), source);
+    let refusals = refusals(state, &tables, &request, source, needs);
+    let lift = match edits(state, &tables, &refusals, &request, source) {
+        Ok(steps) => Lift::Steps(steps),
+        Err(by_hand) => Lift::ByHand(by_hand),
+    };
+    let fix = match &lift {
+        Lift::Steps(_) => format!("sshfix ctl unban {}", source.short()),
+        Lift::ByHand(by_hand) => by_hand.clone(),
+    };
+    let linked = matches!(state.libwrap, Libwrap::Linked(_));
+    let mut lifts = std::iter::once(lift);
+    refusals
+        .iter()
+        .map(|refusal| {
+            let (owner, cause) = owner_and_cause(&tables, refusal.place);
+            Block {
+                finding: Finding {
+                    cause,
+                    blocking: linked && refusal.certain,
+                    owner,
+                    since: None,
+                    until: None,
+                    evidence: state.evidence(&tables, refusal.place).into_iter().collect(),
+                    fix: fix.clone(),
+                },
+                // The edits of all blocks together are one step a file; they come with the first.
+                lift: lifts.next().unwrap_or_else(|| match fix.starts_with("sshfix ctl unban ") {
+                    true => Lift::Steps(Vec::new()),
+                    false => Lift::ByHand(fix.clone()),
+                }),
+            }
+        })
+        .collect()
+}
+
+/// A line that keeps the source out.
+pub struct Refusal {
+    /// Where.
+    pub place: Place,
+    /// Clients of the line that name the source, or part of it, and nothing else.
+    pub named: Vec<usize>,
+    /// Whether it refuses all of the source for certain, and whoever it names besides.
+    pub certain: bool,
+    /// Whether it refuses the source by a pattern that reaches further.
+    pub wide: bool,
+}
+
+/// Every line that refuses the source, found by taking one after the other away.
+pub fn refusals(state: &State, tables: &Tables, request: &Request<'_>, source: Source, needs: &mut Needs) -> Vec<Refusal> {
+    let mut refusals: Vec<Refusal> = Vec::new();
+    let mut dropped = BTreeSet::<Client>::new();
+    let mut without = BTreeSet::<Place>::new();
+    // Every turn takes a line or clients away, so it ends.
+    loop {
+        let mut trace = tables.trace(request, &state.facts, &without, &dropped);
+        if trace.verdict() == Verdict::Unknown {
+            needs.append(&mut trace.needs);
+        }
+        let Some((place, hit)) = trace.hits.iter().find_map(|hit| refusing(hit, source).map(|place| (place, hit))) else {
+            return refusals;
+        };
+        let named: Vec<_> = rule_at(tables, place)
+            .map(|rule| clients_within(rule, source))
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|client| !dropped.contains(&(place, *client)))
+            .collect();
+        let wide = named.is_empty();
+        match wide {
+            true => drop(without.insert(place)),
+            false => dropped.extend(named.iter().map(|client| (place, *client))),
+        }
+        let certain = hit.matches == Truth::Yes;
+        match refusals.iter_mut().find(|refusal| refusal.place == place) {
+            Some(known) => {
+                known.wide |= wide;
+                known.certain |= certain;
+            }
+            None => refusals.push(Refusal { place, named, certain, wide }),
+        }
+    }
+}
+
+/// The place of a line that refuses: for certain, or part of a range. A line that may match one address, for want of a fact,
+/// is not taken for a block.
+fn refusing(hit: &Hit, source: Source) -> Option<Place> {
+    let known = hit.matches == Truth::Yes || source.single().is_none();
+    hit.place.filter(|_| hit.outcome.refuses() && known)
+}
+
+pub fn rule_at(tables: &Tables, place: Place) -> Option<&Rule> {
+    match &tables.line(place)?.kind {
+        Kind::Rule(rule) => Some(rule),
+        Kind::Skipped | Kind::Unterminated | Kind::TooLong | Kind::NeverRead => None,
+    }
+}
+
+/// The clients before the first EXCEPT that name the source, or part of it, and nothing else.
+fn clients_within(rule: &Rule, source: Source) -> Vec<usize> {
+    let named = rule.clients();
+    let named = named.iter().take_while(|token| !token.is_except()).enumerate();
+    named.filter(|(_, token)| pattern::named_source(token.text).is_some_and(|net| source.contains(net))).map(|(at, _)| at).collect()
+}
+
+/// The steps that lift all of them, checked by evaluating the edited files; or what a person must do.
+fn edits(
+    state: &State,
+    tables: &Tables,
+    refusals: &[Refusal],
+    request: &Request<'_>,
+    source: Source,
+) -> Result<Vec<step::Step>, String> {
+    let dropped: BTreeSet<Client> =
+        refusals.iter().flat_map(|refusal| refusal.named.iter().map(|client| (refusal.place, *client))).collect();
+    let mut edited = state.clone();
+    for which in [Which::Allow, Which::Deny] {
+        set_lines(&mut edited, which, |document| without_clients(document, which, &dropped))?;
+    }
+    if refusals.iter().any(|refusal| refusal.wide) {
+        insert(&mut edited, Which::Allow, &format!("{SSHD}: {}\n", pattern::pattern_for(source)), request)?;
+    }
+    let by_hand = |why: &str| {
+        let places: Vec<_> =
+            refusals.iter().filter_map(|refusal| state.evidence(tables, refusal.place)).map(|evidence| evidence.source).collect();
+        format!("edit {} by hand: {why}", places.join(" and "))
+    };
+    if edited.trace(request).verdict() != Verdict::Accept {
+        return Err(by_hand("sshfix found no edit that is sure to let this source in"));
+    }
+    if opens_others(state, &edited, request, source) {
+        return Err(by_hand("every edit sshfix knows would let others in as well"));
+    }
+    steps(state, &edited, source)
+}
+
+/// One step for every file that differs.
+pub fn steps(state: &State, edited: &State, source: Source) -> Result<Vec<step::Step>, String> {
+    let mut steps = Vec::new();
+    for which in [Which::Allow, Which::Deny] {
+        let (old, new) = (state.file(which), edited.file(which));
+        if old.content == new.content {
+            continue;
+        }
+        if let Some(why) = &old.read_only {
+            return Err(format!("edit {} by hand, sshfix must not: {why}", old.path));
+        }
+        steps.push(step::Step::HostsAccess(Step {
+            file: which,
+            path: old.path.clone(),
+            before: old.content.bytes().map(<[u8]>::to_vec),
+            after: new.content.bytes().map(<[u8]>::to_vec),
+            touches: Some(vec![source]),
+        }));
+    }
+    Ok(steps)
+}
+
+/// Lets an edit make new content out of a file that was read.
+pub fn set_lines(state: &mut State, which: Which, edit: impl FnOnce(&Document) -> Vec<u8>) -> Result<(), String> {
+    let file = state.file_mut(which);
+    match &file.content {
+        Content::Unreadable(why) => return Err(format!("{} could not be read: {why}", file.path)),
+        Content::Bytes(bytes) => file.content = Content::Bytes(edit(&Document::parse(bytes))),
+        Content::Missing => {
+            let new = edit(&Document::parse(&[]));
+            if !new.is_empty() {
+                file.content = Content::Bytes(new);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The file without these clients; a rule that names nobody else goes as a whole.
+pub fn without_clients(document: &Document, which: Which, dropped: &BTreeSet<Client>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (index, line) in document.lines.iter().enumerate() {
+        let place = Place { which, line: index };
+        let drop: Vec<_> = dropped.iter().filter(|(at, _)| *at == place).map(|(_, client)| *client).collect();
+        match &line.kind {
+            Kind::Rule(rule) if !drop.is_empty() => bytes.extend(rule.without_clients(&line.raw, &drop).unwrap_or_default()),
+            _ => bytes.extend(&line.raw),
+        }
+    }
+    bytes
+}
+
+/// Puts a line where nothing before it can decide about the request: at the end of the file, or before the first line that may
+/// match it or at which libwrap would stop.
+pub fn insert(state: &mut State, which: Which, line: &str, request: &Request<'_>) -> Result<(), String> {
+    let tables = state.tables();
+    let trace = tables.trace(request, &state.facts, &BTreeSet::new(), &BTreeSet::new());
+    let first_hit = trace.hits.iter().filter_map(|hit| hit.place).find(|place| place.which == which).map(|place| place.line);
+    set_lines(state, which, |document| {
+        let open = document.lines.iter().position(|line| !line.is_closed());
+        let at = first_hit.into_iter().chain(open).min().unwrap_or(document.lines.len());
+        let (before, after) = document.lines.split_at_checked(at).unwrap_or((&document.lines, &[]));
+        let raw = |lines: &[Line]| lines.iter().flat_map(|line| line.raw.clone()).collect::<Vec<_>>();
+        [raw(before), line.as_bytes().to_vec(), raw(after)].concat()
+    })
+}
+
+/// Whether any other source that the files name, or that lies beside this one, gets in by the edit.
+pub fn opens_others(before: &State, after: &State, request: &Request<'_>, source: Source) -> bool {
+    let (tables, edited) = (before.tables(), after.tables());
+    let mut others: BTreeSet<Source> = [before.tables(), after.tables()]
+        .iter()
+        .flat_map(|tables| [Which::Allow, Which::Deny].map(|which| tables.get(which).map(named_sources).unwrap_or_default()))
+        .flatten()
+        .take(OTHERS)
+        .collect();
+    others.extend(beside(source));
+    others.extend(["192.0.2.1", "8.8.8.8", "2001:db8::1", "2a00::1"].iter().filter_map(|text| text.parse::<Source>().ok()));
+    let verdict = |state: &State, tables: &Tables, other: Source| {
+        let request = Request { client: pattern::Address::In(other), ..request.clone() };
+        tables.trace(&request, &state.facts, &BTreeSet::new(), &BTreeSet::new()).verdict()
+    };
+    others.into_iter().filter(|other| !source.overlaps(*other)).any(|other| {
+        verdict(before, &tables, other) != Verdict::Accept && verdict(after, &edited, other) == Verdict::Accept
+    })
+}
+
+fn named_sources(document: &Document) -> Vec<Source> {
+    let rules = document.lines.iter().filter_map(|line| match &line.kind {
+        Kind::Rule(rule) => Some(rule),
+        _ => None,
+    });
+    rules.flat_map(|rule| rule.clients().iter().filter_map(|token| pattern::named_source(token.text)).collect::<Vec<_>>()).collect()
+}
+
+/// The addresses just outside a source.
+fn beside(source: Source) -> Vec<Source> {
+    let next = |address: IpAddr, up: bool| match address {
+        IpAddr::V4(v4) => {
+            let number = u32::from(v4);
+            if up { number.checked_add(1) } else { number.checked_sub(1) }.map(|number| Source::from(IpAddr::V4(number.into())))
+        }
+        IpAddr::V6(v6) => {
+            let number = u128::from(v6);
+            if up { number.checked_add(1) } else { number.checked_sub(1) }.map(|number| Source::from(IpAddr::V6(number.into())))
+        }
+    };
+    [next(source.first(), false), next(source.last(), true)].into_iter().flatten().collect()
+}
+
+/// Who wrote a line, where the file itself proves it; and the cause it stands for.
+fn owner_and_cause(tables: &Tables, place: Place) -> (String, Cause) {
+    let lines = tables.get(place.which).map(|document| document.lines.as_slice()).unwrap_or_default();
+    let before = lines.get(..place.line).unwrap_or_default();
+    // sshguard keeps its rules between two such lines (its hosts backend).
+    let marks = before.iter().filter(|line| line.raw.trim_ascii() == b"###sshguard###").count();
+    if marks % 2 == 1 {
+        return ("sshguard".to_owned(), Cause::SshguardBlock);
+    }
+    // DenyHosts writes `# DenyHosts: DATE | RULE` above every rule (its deny_hosts.py).
+    let rule = tables.line(place).map(|line| line.raw.trim_ascii()).unwrap_or_default();
+    let comment = before.last().map(|line| line.raw.trim_ascii()).unwrap_or_default();
+    let denyhosts = comment.starts_with(b"# DenyHosts:") && !rule.is_empty() && comment.ends_with(rule);
+    let owner = if denyhosts { "DenyHosts" } else { "nobody" };
+    let cause = if restricts(tables, place) { Cause::HostsAllowRestrict } else { Cause::HostsDeny };
+    (owner.to_owned(), cause)
+}
+
+/// Whether this is a rule of hosts.deny against all, beside rules of hosts.allow that let some in.
+fn restricts(tables: &Tables, place: Place) -> bool {
+    let all = rule_at(tables, place)
+        .is_some_and(|rule| rule.clients().iter().take_while(|token| !token.is_except()).any(|token| token.text.eq_ignore_ascii_case(b"ALL")));
+    let lets_in = |line: &Line| match &line.kind {
+        Kind::Rule(rule) => {
+            daemons_match(rule, SSHD, Port::Untold) != Truth::No
+                && options::outcome(rule.options(), &Outcome::Grant) == Outcome::Grant
+        }
+        _ => false,
+    };
+    place.which == Which::Deny && all && tables.allow.as_ref().is_some_and(|document| document.lines.iter().any(lets_in))
+}

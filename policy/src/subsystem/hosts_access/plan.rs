@@ -1,0 +1,117 @@
+//! The steps of `hosts allow`, `hosts deny` and `hosts remove`. Nothing to do is no step; what is asked for is proven by
+//! evaluating the edited files. Must not write into a file what it did not make itself out of types.
+
+use std::collections::BTreeSet;
+
+use super::evaluate::{Client, Place, Port, Request, Tables, daemons_match};
+use super::lift::{insert, opens_others, rule_at, set_lines, steps, without_clients};
+use super::pattern::{self, Truth};
+use super::{SSHD, State, Which};
+use crate::address::Source;
+use crate::host::{HostState, Part};
+use crate::step::Step;
+use crate::verdict::Verdict;
+
+/// Lets a source in by a line of hosts.allow. No step where hosts.allow lets it in already.
+pub fn plan_allow(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, String> {
+    let (state, daemon) = (present(host)?, daemon_name(daemon)?);
+    let request = Request::new(daemon, Port::Untold, source);
+    let trace = state.trace(&request);
+    let decided_in = trace.decider().and_then(|hit| hit.place).map(|place| place.which);
+    if trace.verdict() == Verdict::Accept && decided_in == Some(Which::Allow) {
+        return Ok(Vec::new());
+    }
+    let mut edited = state.clone();
+    insert(&mut edited, Which::Allow, &format!("{daemon}: {}\n", pattern::pattern_for(source)), &request)?;
+    proven(&edited, &request, Verdict::Accept)?;
+    if opens_others(state, &edited, &request, source) {
+        return Err("the line would let others in as well; edit hosts.allow by hand".to_owned());
+    }
+    steps(state, &edited, source)
+}
+
+/// Keeps a source out by a line of hosts.deny; and, where hosts.allow would let it in first, by dropping its name there or by a
+/// line with the `deny` option before the rule that does. No step where it is kept out already.
+pub fn plan_deny(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, String> {
+    let (state, daemon) = (present(host)?, daemon_name(daemon)?);
+    let request = Request::new(daemon, Port::Untold, source);
+    if state.trace(&request).verdict() == Verdict::Refuse {
+        return Ok(Vec::new());
+    }
+    let pattern = pattern::pattern_for(source);
+    let mut edited = state.clone();
+    let dropped = named_exactly(&state.tables(), source, daemon);
+    set_lines(&mut edited, Which::Allow, |document| without_clients(document, Which::Allow, &dropped))?;
+    insert(&mut edited, Which::Deny, &format!("{daemon}: {pattern}\n"), &request)?;
+    if edited.trace(&request).verdict() != Verdict::Refuse {
+        // A wider rule of hosts.allow decides first.
+        edited = state.clone();
+        insert(&mut edited, Which::Allow, &format!("{daemon}: {pattern} : deny\n"), &request)?;
+    }
+    proven(&edited, &request, Verdict::Refuse)?;
+    steps(state, &edited, source)
+}
+
+/// Takes the name of exactly this source out of the rules of both files that are about the daemon; a rule that names nobody
+/// else goes as a whole. No step where no rule names it.
+pub fn plan_remove(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, String> {
+    let (state, daemon) = (present(host)?, daemon_name(daemon)?);
+    let dropped = named_exactly(&state.tables(), source, daemon);
+    let mut edited = state.clone();
+    for which in [Which::Allow, Which::Deny] {
+        set_lines(&mut edited, which, |document| without_clients(document, which, &dropped))?;
+    }
+    steps(state, &edited, source)
+}
+
+fn present(host: &HostState) -> Result<&State, String> {
+    match &host.hosts_access {
+        Part::Present(state) => Ok(state),
+        Part::Absent(why) | Part::Unreadable(why) => Err(format!("hosts.allow and hosts.deny cannot be planned on: {why}")),
+    }
+}
+
+fn proven(edited: &State, request: &Request<'_>, wanted: Verdict) -> Result<(), String> {
+    let trace = edited.trace(request);
+    if trace.verdict() == wanted {
+        return Ok(());
+    }
+    let why: Vec<_> = trace.unclear.into_iter().collect();
+    Err(format!("no line that sshfix can write is sure to do that{}{}", if why.is_empty() { "" } else { ": " }, why.join("; ")))
+}
+
+/// The clients that name exactly this source, in rules that are about the daemon.
+fn named_exactly(tables: &Tables, source: Source, daemon: &str) -> BTreeSet<Client> {
+    let mut named = BTreeSet::new();
+    for which in [Which::Allow, Which::Deny] {
+        let lines = tables.get(which).map_or(0, |document| document.lines.len());
+        for place in (0..lines).map(|line| Place { which, line }) {
+            let Some(rule) = rule_at(tables, place) else { continue };
+            if daemons_match(rule, daemon, Port::Untold) != Truth::Yes {
+                continue;
+            }
+            let clients = rule.clients();
+            let clients = clients.iter().take_while(|token| !token.is_except()).enumerate();
+            named.extend(
+                clients.filter(|(_, token)| pattern::named_source(token.text) == Some(source)).map(|(at, _)| (place, at)),
+            );
+        }
+    }
+    named
+}
+
+/// A process name that means itself in a daemon list: no wildcard, no keyword, no number, nothing that ends the list or line.
+fn daemon_name(daemon: Option<&str>) -> Result<&str, String> {
+    let Some(name) = daemon else { return Ok(SSHD) };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'+' | b'.');
+    let keyword = ["ALL", "EXCEPT", "KNOWN", "UNKNOWN", "LOCAL", "PARANOID"].iter().any(|word| name.eq_ignore_ascii_case(word));
+    let fits = name.len() <= 64
+        && name.bytes().all(plain)
+        && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic())
+        && !name.ends_with('.')
+        && !keyword;
+    if fits {
+        return Ok(name);
+    }
+    Err("a daemon is named by its process name: letters, digits and -_+. only, a letter first, no keyword such as ALL".to_owned())
+}
