@@ -295,6 +295,8 @@ fn parse_options(text: &str, after: usize, zone: &TimeZone) -> Result<Options, P
         let twice = || Err((left, format!("more than one `{name}` clause")));
         match (name.as_str(), value) {
             ("cert-authority", None) => options.authority = true,
+            // Nothing between two commas is nothing at all.
+            ("", None) if chars.peek() == Some(&',') => {}
             ("namespaces", Some(_)) if options.namespaces.is_some() => return twice(),
             ("namespaces", Some(list)) => options.namespaces = Some(PatternList::new(&list)),
             ("valid-after", Some(_)) if options.valid_after.is_some() => return twice(),
@@ -341,7 +343,8 @@ fn quoted(chars: &mut Peekable<Chars<'_>>) -> Result<String, String> {
     Err("no quote after the value".to_owned())
 }
 
-/// misc.c, `parse_absolute_time`: YYYYMMDD[HHMM[SS]], local time unless `Z` (or `UTC`) follows.
+/// misc.c, `parse_absolute_time`: YYYYMMDD[HHMM[SS]], local time unless `Z` (or `UTC`) follows. OpenSSH (9.2 and 10.0) calls
+/// mktime with `tm_isdst = 0`, so local times are winter time all year round; the same file must mean the same here.
 fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
     let wrong = || format!("`{}` is not a time (YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with Z for UTC)", text.escape_default());
     let upper = text.to_ascii_uppercase();
@@ -354,5 +357,12 @@ fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
     let year = digits.get(..4).unwrap_or_default().parse::<i16>().map_err(|_| wrong())?;
     let time = DateTime::new(year, number(4, 6)?, number(6, 8)?, number(8, 10)?, number(10, 12)?, number(12, 14)?, 0)
         .map_err(|_| wrong())?;
-    zone.to_timestamp(time).map_err(|_| wrong())
+    let timestamp = zone.to_timestamp(time).map_err(|_| wrong())?;
+    if !zone.to_offset_info(timestamp).dst().is_dst() {
+        return Ok(timestamp);
+    }
+    match zone.preceding(timestamp).find(|transition| !transition.dst().is_dst()) {
+        Some(winter) => winter.offset().to_timestamp(time).map_err(|_| wrong()),
+        None => Ok(timestamp),
+    }
 }
