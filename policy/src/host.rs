@@ -65,6 +65,8 @@ pub struct Question {
     pub sources: BTreeSet<Source>,
     /// The SSH port asked about.
     pub port: u16,
+    /// Whether it is about everybody: only then ban lists are read whole.
+    pub everybody: bool,
 }
 
 /// A fact the model needs before it can answer, and that is fetched one by one instead of reading everything.

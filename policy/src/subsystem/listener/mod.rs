@@ -1,0 +1,192 @@
+//! listener: who listens on TCP, which unit owns it, what systemd says about the SSH units, and the live SSH sessions.
+//! Decides whether something that speaks SSH takes a connection on the port asked about. Knows nothing of packet filters.
+
+mod judge;
+mod title;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{AccessPath, HostState, Part, PathOrigin};
+use crate::verdict::Evidence;
+
+pub use judge::{blocks, evaluate};
+pub use title::{Title, session_title};
+
+/// The units an SSH server is run by: `ssh` on Debian, `sshd` elsewhere, either of them by socket activation.
+pub const UNITS: [&str; 4] = ["ssh.service", "sshd.service", "ssh.socket", "sshd.socket"];
+
+/// What was read of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Listening TCP sockets: all on the port asked about, and elsewhere those of SSH servers.
+    pub listeners: Vec<Listener>,
+    /// The SSH units that exist, aliases once; `None` where no systemd answers.
+    pub units: Option<Vec<Unit>>,
+    /// Live SSH sessions of people who have logged in.
+    pub sessions: Vec<Session>,
+    /// The host's own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The SSH server's version where it was asked for: `OpenSSH_9.2p1 Debian-2+deb12u7`.
+    pub version: Option<String>,
+    /// What a person should know about this reading.
+    pub notes: Vec<String>,
+}
+
+/// A listening TCP socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Where; v4-mapped addresses are IPv4.
+    pub local: SocketAddr,
+    /// `IPV6_V6ONLY`: a `::` that takes no IPv4.
+    pub v6_only: bool,
+    /// Whoever holds it; empty where nobody can be seen (another PID namespace).
+    pub holders: Vec<Process>,
+}
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// `/proc/PID/comm`
+    pub name: String,
+    /// `/proc/PID/exe`, where it can be read; without the ` (deleted)` of a replaced file.
+    pub exe: Option<String>,
+    /// The systemd unit of its cgroup.
+    pub unit: Option<String>,
+}
+
+/// A unit as systemd sees it (org.freedesktop.systemd1(5)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// Its id.
+    pub name: String,
+    /// `LoadState`: `loaded`, `masked`, `not-found`, `bad-setting`, ...
+    pub load: String,
+    /// `ActiveState`: `active`, `activating`, `inactive`, `failed`, ...
+    pub active: String,
+    /// `SubState`: `running`, `listening`, `dead`, `auto-restart`, ...
+    pub sub: String,
+    /// `Result` of the last run: `success`, `exit-code`, `start-limit-hit`, ...
+    pub result: Option<String>,
+    /// `UnitFileState`: `enabled`, `disabled`, `masked`, ...
+    pub file: Option<String>,
+    /// What a socket unit listens on, as systemd says it: `[::]:22`.
+    pub listens: Vec<String>,
+}
+
+/// A live SSH session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// From where, canonical.
+    pub peer: SocketAddr,
+    /// To which port.
+    pub port: u16,
+    /// As whom, where known.
+    pub user: Option<String>,
+    /// The process that serves it.
+    pub pid: u32,
+}
+
+/// Programs that speak SSH on the socket they hold. `sshd-session` and `sshd-auth` are parts of OpenSSH 9.8 and later.
+pub fn speaks_ssh(process: &Process) -> bool {
+    let name = process.exe.as_deref().and_then(|exe| exe.rsplit('/').next()).unwrap_or(&process.name);
+    matches!(name, "sshd" | "sshd-session" | "sshd-auth" | "dropbear" | "tinysshd")
+}
+
+/// The live SSH sessions, on whatever port, as ways in that must not be lost.
+pub fn sessions(host: &HostState) -> Vec<AccessPath> {
+    let Part::Present(state) = &host.listener else { return Vec::new() };
+    let mut paths: Vec<AccessPath> = state
+        .sessions
+        .iter()
+        .map(|session| AccessPath {
+            source: session.peer.ip().into(),
+            user: session.user.clone(),
+            port: session.port,
+            origin: PathOrigin::Session,
+        })
+        .collect();
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+impl State {
+    /// Version and one line for `status`.
+    pub fn describe(&self) -> (Option<String>, String) {
+        let ssh: Vec<String> = self.ssh_listeners().map(|listener| listener.local.to_string()).collect();
+        let mut detail =
+            if ssh.is_empty() { "no SSH server listens".to_owned() } else { format!("listens on {}", ssh.join(" and ")) };
+        for unit in self.units.iter().flatten().filter(|unit| unit.load != "not-found") {
+            detail.push_str(&format!("; {unit}"));
+        }
+        (self.version.clone(), detail)
+    }
+
+    /// Whether an SSH server takes connections on this socket: its own process, or systemd for an active socket unit.
+    fn is_ssh(&self, listener: &Listener) -> bool {
+        listener.holders.iter().any(speaks_ssh) || self.socket_unit(listener).is_some()
+    }
+
+    /// The active socket unit that systemd holds this socket for.
+    fn socket_unit(&self, listener: &Listener) -> Option<&Unit> {
+        let systemd = listener.holders.iter().any(|holder| holder.pid == 1);
+        self.units.iter().flatten().find(|unit| {
+            systemd
+                && unit.name.ends_with(".socket")
+                && unit.active == "active"
+                && unit.listens.iter().any(|address| listens_there(address, listener.local))
+        })
+    }
+
+    fn ssh_listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().filter(|listener| self.is_ssh(listener))
+    }
+}
+
+/// Whether a `Listen` address of a socket unit is this socket: `[::]:22`, `0.0.0.0:22`, `192.0.2.1:22`.
+fn listens_there(listens: &str, local: SocketAddr) -> bool {
+    listens
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| SocketAddr::new(crate::address::canonical(address.ip()), address.port()) == local)
+}
+
+/// As `systemctl status` words it: `ssh.service loaded, failed (failed), result exit-code, enabled`.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}, {} ({})", self.name, self.load, self.active, self.sub)?;
+        if let Some(result) = self.result.as_deref().filter(|result| *result != "success") {
+            write!(f, ", result {result}")?;
+        }
+        if let Some(file) = self.file.as_deref().filter(|file| !file.is_empty()) {
+            write!(f, ", {file}")?;
+        }
+        Ok(())
+    }
+}
+
+/// As `ss -ltnp` words it: `LISTEN 0.0.0.0:22 users:(("sshd",pid=871))`.
+impl Listener {
+    fn evidence(&self) -> Evidence {
+        let users: Vec<String> = self.holders.iter().map(|p| format!("(\"{}\",pid={})", p.name, p.pid)).collect();
+        let users = if users.is_empty() { String::new() } else { format!(" users:({})", users.join(",")) };
+        Evidence::new(format!("tcp socket {}", self.local), format!("LISTEN {}{users}", self.local))
+    }
+}
+
+impl Process {
+    /// `sshd (pid 871, ssh.service)`
+    fn describe(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!("{} (pid {}, {unit})", self.name, self.pid),
+            None => format!("{} (pid {})", self.name, self.pid),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
