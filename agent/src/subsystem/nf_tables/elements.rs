@@ -17,30 +17,30 @@ const TRIES: usize = 5;
 /// `NFTA_SET_ELEM_LIST_TABLE`, `_SET`, `_ELEMENTS`.
 const LIST_TABLE: u16 = 1;
 const LIST_SET: u16 = 2;
-const LIST_ELEMENTS: u16 = 3;
+pub const LIST_ELEMENTS: u16 = 3;
 /// `NFTA_LIST_ELEM`.
 const LIST_ELEMENT: u16 = 1;
 /// `NFTA_SET_ELEM_*`.
-const KEY: u16 = 1;
-const DATA: u16 = 2;
-const FLAGS: u16 = 3;
-const TIMEOUT: u16 = 4;
-const EXPIRATION: u16 = 5;
-const USERDATA: u16 = 6;
+pub const KEY: u16 = 1;
+pub const DATA: u16 = 2;
+pub const FLAGS: u16 = 3;
+pub const TIMEOUT: u16 = 4;
+pub const EXPIRATION: u16 = 5;
+pub const USERDATA: u16 = 6;
 const EXPRESSION: u16 = 7;
-const OBJECT: u16 = 9;
-const KEY_END: u16 = 10;
+pub const OBJECT: u16 = 9;
+pub const KEY_END: u16 = 10;
 const EXPRESSIONS: u16 = 11;
 /// `NFTA_DATA_VALUE`, `NFTA_DATA_VERDICT`.
-const VALUE: u16 = 1;
+pub const VALUE: u16 = 1;
 const VERDICT: u16 = 2;
 /// `NFTA_VERDICT_CODE`, `NFTA_VERDICT_CHAIN`.
 const CODE: u16 = 1;
 const CHAIN: u16 = 2;
 /// `NFT_SET_ELEM_INTERVAL_END`.
-const INTERVAL_END: u32 = 1;
+pub const INTERVAL_END: u32 = 1;
 /// `NFT_SET_ELEM_CATCHALL`.
-const CATCHALL: u32 = 2;
+pub const CATCHALL: u32 = 2;
 
 /// An element as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +66,45 @@ pub fn lookup(netlink: &mut Netlink, set: &Set, key: &[u8]) -> Result<Option<Ele
         let what = format!("set {} has keys of {} bytes, not {}", set.key, set.key_len, key.len());
         return Err(NetlinkError::Refused(what));
     }
-    let found = if split_ends(set) { interval(netlink, set, key)? } else { get(netlink, &set.key, key, 0)? };
-    match found {
-        Some(raw) => Ok(Some(raw.element)),
+    match holding(netlink, set, key)? {
+        Some(element) => Ok(Some(element)),
         // What no other element matches (`nft_set_catchall_lookup`).
         None => catchall(netlink, &set.key),
     }
+}
+
+/// The element that stands at the key of this one, whatever else it is; the catchall element for the catchall element.
+pub fn at_key_of(netlink: &mut Netlink, set: &Set, element: &Element) -> Result<Option<Element>, NetlinkError> {
+    if element.catchall { catchall(netlink, &set.key) } else { holding(netlink, set, &element.key) }
+}
+
+/// Whether the range of this element is kept by a start and an end of its own, and the range before it too: then it can be taken
+/// out alone. (nft writes named sets so; a loader may leave out an end where the next range starts.)
+pub fn stands_alone(netlink: &mut Netlink, set: &Set, element: &Element) -> Result<bool, NetlinkError> {
+    if !split_ends(set) || element.catchall {
+        return Ok(true);
+    }
+    let own_end = match successor(element.key_end.as_ref().unwrap_or(&element.key)) {
+        None => true,
+        Some(end) => end_at(netlink, set, &end)?,
+    };
+    let before = match predecessor(&element.key) {
+        Some(before) => holding(netlink, set, &before)?.is_some(),
+        None => false,
+    };
+    Ok(own_end && (!before || end_at(netlink, set, &element.key)?))
+}
+
+/// Whether an end of a range stands exactly at this key.
+fn end_at(netlink: &mut Netlink, set: &Set, key: &[u8]) -> Result<bool, NetlinkError> {
+    let found = get(netlink, &set.key, key, INTERVAL_END)?;
+    Ok(found.is_some_and(|found| found.interval_end() && found.element.key == key))
+}
+
+/// The element that holds this key, but for the catchall element.
+fn holding(netlink: &mut Netlink, set: &Set, key: &[u8]) -> Result<Option<Element>, NetlinkError> {
+    let found = if split_ends(set) { interval(netlink, set, key)? } else { get(netlink, &set.key, key, 0)? };
+    Ok(found.map(|raw| raw.element))
 }
 
 /// The element that stands for all keys no other element matches.
@@ -133,7 +166,7 @@ fn starts_at(netlink: &mut Netlink, set: &Set, key: &[u8], start: &Raw) -> Resul
 }
 
 fn get(netlink: &mut Netlink, set: &SetKey, key: &[u8], flags: u32) -> Result<Option<Raw>, NetlinkError> {
-    let mut wanted = Attrs::new().nest(KEY, Attrs::new().put(VALUE, key));
+    let mut wanted = Attrs::new().nest(KEY, value(key));
     if flags != 0 {
         wanted = wanted.be32(FLAGS, flags);
     }
@@ -227,8 +260,22 @@ fn predecessor(key: &[u8]) -> Option<Vec<u8>> {
     Some(bytes(number(key)?.checked_sub(1)?, key.len()))
 }
 
+/// `NFTA_DATA_VALUE`.
+pub fn value(bytes: &[u8]) -> Attrs {
+    Attrs::new().put(VALUE, bytes)
+}
+
+/// `NFTA_DATA_VERDICT` of a code and the chain it names.
+pub fn verdict_attrs((code, chain): (u32, Option<&str>)) -> Attrs {
+    let mut verdict = Attrs::new().be32(CODE, code);
+    if let Some(chain) = chain {
+        verdict = verdict.text(CHAIN, chain);
+    }
+    Attrs::new().nest(VERDICT, verdict)
+}
+
 /// Names the set.
-fn list(set: &SetKey) -> Attrs {
+pub fn list(set: &SetKey) -> Attrs {
     Attrs::new().text(LIST_TABLE, &set.table).text(LIST_SET, &set.set)
 }
 
@@ -238,10 +285,10 @@ fn elements(attributes: Attributes<'_>) -> Result<Vec<Raw>, NetlinkError> {
 }
 
 fn element(attributes: Attributes<'_>) -> Result<Raw, NetlinkError> {
-    let value = |kind| attributes.nested(kind).and_then(|data| data.get(VALUE)).map(<[u8]>::to_vec);
+    let bytes = |kind| attributes.nested(kind).and_then(|data| data.get(VALUE)).map(<[u8]>::to_vec);
     let flags = attributes.be32(FLAGS).unwrap_or(0);
     let catchall = flags & CATCHALL != 0;
-    let key = match value(KEY) {
+    let key = match bytes(KEY) {
         Some(key) => key,
         None if catchall => Vec::new(),
         None => return Err(NetlinkError::Malformed("an element without its key".to_owned())),
@@ -262,7 +309,7 @@ fn element(attributes: Attributes<'_>) -> Result<Raw, NetlinkError> {
     Ok(Raw {
         flags,
         element: Element {
-            key_end: value(KEY_END).filter(|end| *end != key),
+            key_end: bytes(KEY_END).filter(|end| *end != key),
             key,
             catchall,
             data,

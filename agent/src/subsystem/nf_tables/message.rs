@@ -14,8 +14,6 @@ const HEADERS: usize = 20;
 const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`: the kernel answers each message with its error number, 0 for done.
 pub const ACK: u16 = 0x4;
-/// `NLM_F_ECHO`: the kernel also sends what it made.
-pub const ECHO: u16 = 0x8;
 /// `NLM_F_DUMP_INTR`: the dumped list changed meanwhile.
 pub const DUMP_INTERRUPTED: u16 = 0x10;
 /// `NLM_F_DUMP`: `NLM_F_ROOT | NLM_F_MATCH`.
@@ -236,7 +234,7 @@ impl Attrs {
         self.put(kind | NESTED, &inner.bytes)
     }
 
-    /// Appends attributes as the kernel sent them.
+    /// Appends attributes as the kernel sent them, or as [`Attrs::finish`] gave them.
     #[must_use]
     pub fn raw(mut self, attributes: &[u8]) -> Self {
         self.bytes.extend(attributes);

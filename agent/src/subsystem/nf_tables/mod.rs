@@ -1,18 +1,20 @@
 //! The netlink room: reads the nf_tables ruleset, looks single elements up, and does steps in one atomic batch each, guarded
 //! by the kernel's generation id. Besides `sys` the only place for unsafe. Decides nothing; never creates a table by looking.
 
+mod build;
 mod decode;
 mod elements;
 mod libnftnl;
 mod message;
 mod read;
 mod socket;
+mod write;
 
 use std::collections::BTreeSet;
 
 use nix::errno::Errno;
-use sshfix_policy::host::Part;
-use sshfix_policy::subsystem::nf_tables::{ElementKey, Set, SetKey, State};
+use sshfix_policy::host::{Done, Part, StepError};
+use sshfix_policy::subsystem::nf_tables::{ElementKey, Set, SetKey, State, Step};
 
 pub use socket::{Netlink, NetlinkError};
 
@@ -70,6 +72,23 @@ impl Ruleset {
             }
             Ok(())
         })
+    }
+
+    /// Does one step: `before` becomes `after`, in one atomic batch that is refused when anybody else changed the ruleset since it
+    /// was looked at.
+    pub fn apply(&mut self, step: &Step) -> Result<Done, StepError> {
+        let mut cached = self.cached.take();
+        let answer = self.with(|netlink| write::apply(netlink, &mut cached, step));
+        self.cached = cached;
+        answer.unwrap_or_else(|error| Err(write::explain(&error, step)))
+    }
+
+    /// Lets the kernel validate a step without doing it.
+    pub fn check(&mut self, step: &Step) -> Result<(), StepError> {
+        let mut cached = self.cached.take();
+        let answer = self.with(|netlink| write::check(netlink, &mut cached, step));
+        self.cached = cached;
+        answer.unwrap_or_else(|error| Err(write::explain(&error, step)))
     }
 
     /// Messages and bytes received by the socket so far.

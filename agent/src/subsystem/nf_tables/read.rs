@@ -13,9 +13,7 @@ use super::socket::{Netlink, NetlinkError};
 
 /// How often a ruleset that keeps changing is read again.
 const TRIES: usize = 5;
-/// `NFTA_RULE_TABLE`, `NFTA_RULE_CHAIN`, `NFTA_RULE_EXPRESSIONS`.
-const RULE_TABLE: u16 = 1;
-const RULE_CHAIN: u16 = 2;
+/// `NFTA_RULE_EXPRESSIONS`.
 const RULE_EXPRESSIONS: u16 = 4;
 /// `NFT_TABLE_F_DORMANT`.
 const TABLE_DORMANT: u32 = 1;
@@ -81,29 +79,6 @@ fn read(netlink: &mut Netlink, generation: u32) -> Result<State, NetlinkError> {
         Ok(())
     })?;
     Ok(state)
-}
-
-/// The rules of one chain, in order.
-pub fn chain_rules(netlink: &mut Netlink, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>, NetlinkError> {
-    let filter = Attrs::new().text(RULE_TABLE, table).text(RULE_CHAIN, chain);
-    for _ in 0..TRIES {
-        let mut rules = Vec::new();
-        let dumped = netlink.dump(nft::GET_RULE, family.number(), &filter, "the rules of a chain", |message| {
-            if let Some(((_, in_table, in_chain), rule)) = rule(&message)?
-                && in_table == table
-                && in_chain == chain
-            {
-                rules.push(rule);
-            }
-            Ok(())
-        });
-        match dumped {
-            Ok(()) => return Ok(rules),
-            Err(NetlinkError::Interrupted) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(NetlinkError::Interrupted)
 }
 
 /// Whether two readings hold the same chains, rules and sets. A rule never changes under its handle, but for its counters.

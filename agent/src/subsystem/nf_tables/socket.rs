@@ -67,6 +67,7 @@ pub struct Netlink {
 unsafe impl Send for Netlink {}
 
 /// One message of a batch.
+#[derive(Clone, Debug)]
 pub struct Change {
     /// `NFT_MSG_*`.
     pub message: u8,
@@ -79,10 +80,10 @@ pub struct Change {
 }
 
 /// How a batch ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Commit {
-    /// Done; the messages the kernel echoed.
-    Done(Vec<Vec<u8>>),
+    /// All of it was done.
+    Done,
     /// `ERESTART`: the ruleset is no longer the one of this generation. Nothing was done.
     Moved,
 }
@@ -224,7 +225,6 @@ impl Netlink {
     /// Reads one ack per change. A batch that is refused as a whole answers its begin only, so the first error ends the reading.
     fn acks(&mut self, first: u32, expected: usize, what: &'static str) -> Result<Commit, NetlinkError> {
         let deadline = Instant::now() + WHOLE;
-        let mut echoed = Vec::new();
         let mut acked = 0_usize;
         while acked < expected {
             let refused = self.receive(deadline, what, |answer| {
@@ -237,10 +237,6 @@ impl Netlink {
                         acked += 1;
                         None
                     }
-                    Kind::Nft(_) => {
-                        echoed.push(answer.bytes.to_vec());
-                        None
-                    }
                     _ => None,
                 }
             })?;
@@ -250,16 +246,7 @@ impl Netlink {
                 Some(errno) => return Err(NetlinkError::Kernel { errno, what }),
             }
         }
-        // The echo of a commit is sent when it is through, before or after the acks, and always by the time `sendto` returns.
-        while self.readable(Duration::ZERO)? {
-            self.receive(deadline, what, |answer| {
-                if answer.sequence > first && matches!(answer.kind, Kind::Nft(_)) {
-                    echoed.push(answer.bytes.to_vec());
-                }
-                None::<()>
-            })?;
-        }
-        Ok(Commit::Done(echoed))
+        Ok(Commit::Done)
     }
 
     /// Sequence numbers grow, so that late answers are told from wanted ones.

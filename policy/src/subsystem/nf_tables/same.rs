@@ -52,43 +52,38 @@ impl Rule {
     }
 }
 
-/// Where the rule of a step stands, or stands again: under its own handle, or as a rule of the same content that was made later
-/// and put where the step says. Rules that were in turn put between it and `next` are newer than it.
-pub fn standing<R: Borrow<Rule>>(rules: &[R], next: Option<u64>, wanted: &Rule) -> Standing {
+/// How many other rules of the chain do the same as this one: for the `others` of a step.
+pub fn others<R: Borrow<Rule>>(rules: &[R], rule: &Rule) -> usize {
+    let twins = rules.iter().map(Borrow::borrow).filter(|other| other.same(rule));
+    twins.filter(|twin| twin.handle == 0 || twin.handle != rule.handle).count()
+}
+
+/// Where the rule of a step stands, or stands again: under its own handle; or, since a rule that was put back has a new handle, as
+/// one more rule of the same content than the `others` the chain had at planning. Of several twins it is the one that was put where
+/// the step says: rules that were in turn put between it and `next` are newer than it.
+pub fn standing<R: Borrow<Rule>>(rules: &[R], next: Option<u64>, others: usize, wanted: &Rule) -> Standing {
+    let rules: Vec<&Rule> = rules.iter().map(Borrow::borrow).collect();
     if wanted.handle != 0
-        && let Some(index) = rules.iter().position(|rule| rule.borrow().handle == wanted.handle)
+        && let Some(index) = rules.iter().position(|rule| rule.handle == wanted.handle)
     {
         return Standing::At(index);
     }
-    let Some(end) = place(rules, next) else {
-        // Nobody can say any more which of several equal rules it was.
-        let any = rules.iter().any(|rule| stands_for(rule.borrow(), wanted));
-        return if any { Standing::Unclear } else { Standing::Nowhere };
-    };
-    let mut oldest_behind = u64::MAX;
-    for (index, rule) in rules.iter().map(Borrow::borrow).enumerate().take(end).collect::<Vec<_>>().into_iter().rev() {
-        if stands_for(rule, wanted) && rule.age() <= oldest_behind {
+    let mut twins = rules.iter().enumerate().filter(|(_, rule)| rule.same(wanted)).map(|(index, _)| index);
+    let (count, first) = (twins.clone().count(), twins.next());
+    if count <= others {
+        return Standing::Nowhere;
+    }
+    let mut newest = u64::MAX;
+    for (index, rule) in rules.iter().enumerate().take(place(&rules, next).unwrap_or(0)).rev() {
+        if rule.same(wanted) && rule.age() <= newest && rule.age() > wanted.handle {
             return Standing::At(index);
         }
-        oldest_behind = oldest_behind.min(rule.age());
+        newest = newest.min(rule.age());
     }
-    Standing::Nowhere
-}
-
-/// The same for a rule that a step takes away. One that was made without a known handle (by the step this one takes back) may
-/// have lost its place since; then it is found by its content, if that is unique.
-pub fn standing_to_delete<R: Borrow<Rule>>(rules: &[R], next: Option<u64>, wanted: &Rule) -> Standing {
-    match standing(rules, next, wanted) {
-        Standing::At(index) => Standing::At(index),
-        found if wanted.handle != 0 => found,
-        Standing::Nowhere | Standing::Unclear => {
-            let mut alike = rules.iter().enumerate().filter(|(_, rule)| (*rule).borrow().same(wanted));
-            match (alike.next(), alike.next()) {
-                (None, _) => Standing::Nowhere,
-                (Some((index, _)), None) => Standing::At(index),
-                (Some(_), Some(_)) => Standing::Unclear,
-            }
-        }
+    // It lost its place, or its place is gone.
+    match first {
+        Some(index) if count == 1 => Standing::At(index),
+        Some(_) | None => Standing::Unclear,
     }
 }
 
@@ -98,11 +93,6 @@ pub fn place<R: Borrow<Rule>>(rules: &[R], next: Option<u64>) -> Option<usize> {
         None => Some(rules.len()),
         Some(handle) => rules.iter().position(|rule| rule.borrow().handle == handle),
     }
-}
-
-/// Same content, and made later than the rule of the step.
-fn stands_for(rule: &Rule, wanted: &Rule) -> bool {
-    (wanted.handle == 0 || rule.age() > wanted.handle) && rule.same(wanted)
 }
 
 /// Without what moves, and with the kernel's choice between the two names of a register.
@@ -214,29 +204,36 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_rule_is_not_taken_for_its_older_twin() {
-        let chain = [drop(5), other(7)];
-        assert_eq!(standing(&chain, Some(7), &drop(6)), Standing::Nowhere, "handle 6 stood behind its twin 5");
-        assert_eq!(standing(&chain, Some(7), &drop(5)), Standing::At(0));
-        assert_eq!(standing(&[drop(9)], Some(9), &drop(5)), Standing::Nowhere, "handle 5 stood before its twin 9");
+    fn a_deleted_rule_is_not_taken_for_its_twin() {
+        assert_eq!(others(&[drop(5), drop(6), other(7)], &drop(6)), 1);
+        assert_eq!(standing(&[drop(5), other(7)], Some(7), 1, &drop(6)), Standing::Nowhere);
+        assert_eq!(standing(&[drop(5), other(7)], Some(7), 0, &drop(5)), Standing::At(0));
+        // 5 was deleted and put back as 40 before the step that deletes 6 was planned.
+        assert_eq!(standing(&[drop(40), other(7)], Some(7), 1, &drop(6)), Standing::Nowhere);
+    }
+
+    #[test]
+    fn two_twins_are_put_back_one_after_the_other() {
+        // 6 was deleted first (its twin 5 was there), then 5; put back in reverse.
+        assert_eq!(standing(&[other(7)], Some(7), 0, &drop(5)), Standing::Nowhere);
+        assert_eq!(standing(&[drop(40), other(7)], Some(7), 0, &drop(5)), Standing::At(0));
+        assert_eq!(standing(&[drop(40), other(7)], Some(7), 1, &drop(6)), Standing::Nowhere);
+        assert_eq!(standing(&[drop(40), drop(41), other(7)], Some(7), 1, &drop(6)), Standing::At(1));
     }
 
     #[test]
     fn a_rule_that_was_put_back_is_found_by_its_place() {
-        assert_eq!(standing(&[other(1), drop(20), other(7)], Some(7), &drop(5)), Standing::At(1));
-        let followed = [drop(20), other(21), other(7)];
-        assert_eq!(standing(&followed, Some(7), &drop(5)), Standing::At(0), "21 was put back after it");
-        assert_eq!(standing(&[drop(20), other(3), other(7)], Some(7), &drop(5)), Standing::Nowhere, "3 was always between");
-        assert_eq!(standing(&[other(1), drop(20)], None, &drop(5)), Standing::At(1));
-        assert_eq!(standing(&[drop(20)], Some(99), &drop(5)), Standing::Unclear);
+        assert_eq!(standing(&[other(1), drop(20), other(7)], Some(7), 0, &drop(5)), Standing::At(1));
+        let followed = [drop(3), drop(20), other(21), other(7)];
+        assert_eq!(standing(&followed, Some(7), 1, &drop(5)), Standing::At(1), "21 was put back after it");
+        assert_eq!(standing(&[drop(2), drop(20)], None, 1, &drop(5)), Standing::At(1));
     }
 
     #[test]
-    fn our_own_rule_is_deleted_wherever_it_went_but_never_one_of_two() {
-        let ours = drop(0);
-        assert_eq!(standing_to_delete(&[drop(20), other(3), other(7)], Some(7), &ours), Standing::At(0));
-        assert_eq!(standing_to_delete(&[other(3), drop(20)], Some(99), &ours), Standing::At(1));
-        assert_eq!(standing_to_delete(&[drop(20), drop(21)], Some(99), &ours), Standing::Unclear);
-        assert_eq!(standing_to_delete(&[other(3)], Some(99), &ours), Standing::Nowhere);
+    fn a_rule_that_lost_its_place_is_found_when_it_is_the_only_one() {
+        assert_eq!(standing(&[drop(20), other(3), other(7)], Some(7), 0, &drop(0)), Standing::At(0));
+        assert_eq!(standing(&[other(3), drop(20)], Some(99), 0, &drop(0)), Standing::At(1));
+        assert_eq!(standing(&[drop(20), drop(21)], Some(99), 0, &drop(0)), Standing::Unclear);
+        assert_eq!(standing(&[other(3)], Some(99), 0, &drop(0)), Standing::Nowhere);
     }
 }

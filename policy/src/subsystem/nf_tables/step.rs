@@ -35,6 +35,9 @@ pub enum Step {
         /// Where in the chain it stands (or will): before the rule with this handle; `None` is at the end. That rule must
         /// still be there when the step is taken back: of several rules of one chain the last is deleted first.
         next: Option<u64>,
+        /// How many other rules of the chain do the same ([`super::same::others`]), before and after: iptables allows twins, and a
+        /// rule that was put back has a new handle, so only their number tells whether this one is there.
+        others: usize,
         /// As it is.
         before: Option<Rule>,
         /// As it will be; a new rule has handle 0 until the kernel gives it one.

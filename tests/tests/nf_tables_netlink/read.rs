@@ -1,85 +1,8 @@
-//! The netlink room against the real kernel, in throw-away network namespaces, with rulesets that the real nft and
-//! iptables-nft loaded. Needs root; without it the tests say so, and fail under `CI=true`.
+//! What is read is what nft and iptables-nft loaded.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
-
-use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
-use nix::sched::{CloneFlags, unshare};
-use sshfix_agent::subsystem::nf_tables::Ruleset;
-use sshfix_policy::host::Part;
+use super::*;
 use sshfix_policy::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase, Verdict};
-use sshfix_policy::subsystem::nf_tables::{Chain, Element, ElementData, ElementKey, Family, Rule, SetKey, State};
-
-/// Runs the test in a thread with a network namespace of its own, which ends with it. Sockets and children of the thread are
-/// in that namespace.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "these tests need root");
-        eprintln!("skipped: needs root");
-        return;
-    }
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(program: &str, args: &[&str], input: &str) -> String {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect(program);
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {:.2000}\n{input:.2000}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Loads a ruleset. nft wants each statement to end with a newline or semicolon, also before a brace.
-fn nft(ruleset: &str) {
-    run("/usr/sbin/nft", &["-f", "-"], &ruleset.replace(" }", "\n}"));
-}
-
-fn list() -> String {
-    run("/usr/sbin/nft", &["-a", "list", "ruleset"], "")
-}
-
-fn observe(ruleset: &mut Ruleset) -> State {
-    match ruleset.observe() {
-        Part::Present(state) => state,
-        Part::Absent(why) | Part::Unreadable(why) => panic!("{why}"),
-    }
-}
-
-fn chain<'a>(state: &'a State, table: &str, name: &str) -> &'a Chain {
-    state.chains.iter().find(|chain| chain.table == table && chain.name == name).expect("the chain")
-}
-
-fn set(table: &str, set: &str) -> SetKey {
-    SetKey { family: Family::Inet, table: table.to_owned(), set: set.to_owned() }
-}
-
-fn find(ruleset: &mut Ruleset, set: &SetKey, key: &[u8]) -> Option<Element> {
-    let mut state = observe(ruleset);
-    let key = ElementKey { set: set.clone(), key: key.to_vec() };
-    ruleset.lookup_elements(&mut state, &BTreeSet::from([key.clone()]), &BTreeSet::new()).unwrap();
-    state.elements.remove(&key).expect("an answer")
-}
-
-fn dump(ruleset: &mut Ruleset, set: &SetKey) -> Vec<Element> {
-    let mut state = observe(ruleset);
-    ruleset.lookup_elements(&mut state, &BTreeSet::new(), &BTreeSet::from([set.clone()])).unwrap();
-    state.dumps.remove(set).expect("an answer")
-}
+use sshfix_policy::subsystem::nf_tables::{ElementData, Rule};
 
 fn range(element: Option<&Element>) -> Option<(Vec<u8>, Vec<u8>)> {
     element.map(|element| (element.key.clone(), element.key_end.clone().unwrap_or_else(|| element.key.clone())))
@@ -263,5 +186,103 @@ fn one_lookup_in_100_000_elements_does_not_dump_them() {
             assert!(after.0 - before.0 < 24 && after.1 - before.1 < 4096, "{before:?} to {after:?}");
         }
         assert_eq!(dump(&mut Ruleset::new(), &set("f", "s")).len(), 100_000);
+    });
+}
+
+#[test]
+fn every_kind_of_rule_is_decoded() {
+    in_namespace(|| {
+        rulesets::load_nft();
+        let state = observe(&mut Ruleset::new());
+        let mut seen = BTreeSet::new();
+        for rule in state.chains.iter().flat_map(|chain| &chain.rules) {
+            assert!(!rule.raw_expressions.is_empty());
+            for expression in &rule.expressions {
+                let shown = format!("{expression:?}");
+                seen.insert(shown.split(|c: char| !c.is_alphanumeric()).next().unwrap().to_owned());
+                // Which object it uses is in the map.
+                assert!(!matches!(expression, Expression::Unknown { name, .. } if name != "objref"), "{shown}");
+            }
+        }
+        let all = "Bitwise Byteorder Cmp Connlimit Counter Ct CtSet Dup Dynset Fib Fwd Immediate Limit Log Lookup Meta MetaSet \
+                   Nat Notrack Objref Opaque Payload PayloadSet Quota Range Reject Synproxy Unknown Verdict";
+        assert_eq!(seen, all.split_whitespace().map(str::to_owned).collect());
+    });
+}
+
+#[test]
+fn every_chain_and_rule_of_nft_is_there_with_its_handle() {
+    in_namespace(|| {
+        rulesets::load_nft();
+        rulesets::load_iptables();
+        let state = observe(&mut Ruleset::new());
+        let json: serde_json::Value = serde_json::from_str(&run("/usr/sbin/nft", &["-j", "-t", "list", "ruleset"], "")).unwrap();
+        let (mut tables, mut chains, mut rules, mut sets) = (BTreeSet::new(), BTreeSet::new(), Vec::new(), BTreeSet::new());
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        for object in json["nftables"].as_array().unwrap() {
+            if let Some(table) = object.get("table") {
+                tables.insert((text(&table["family"]), text(&table["name"])));
+            } else if let Some(chain) = object.get("chain") {
+                let base = chain.get("hook").map(|_| (text(&chain["type"]), chain["prio"].as_i64(), text(&chain["policy"])));
+                chains.insert((
+                    text(&chain["family"]),
+                    text(&chain["table"]),
+                    text(&chain["name"]),
+                    chain["handle"].as_u64(),
+                    base,
+                ));
+            } else if let Some(rule) = object.get("rule") {
+                let comment = rule.get("comment").map(text);
+                rules.push((text(&rule["family"]), text(&rule["table"]), text(&rule["chain"]), rule["handle"].as_u64(), comment));
+            } else if let Some(set) = object.get("set").or_else(|| object.get("map")) {
+                sets.insert((text(&set["family"]), text(&set["table"]), text(&set["name"]), set["handle"].as_u64()));
+            }
+        }
+        assert_eq!(tables, state.tables.iter().map(|table| (table.family.to_string(), table.name.clone())).collect());
+        // nft does not list the anonymous chain of `jump { ... }` and the sets of `{ ... }`.
+        let shown = state.chains.iter().filter(|chain| !chain.name.starts_with("__chain")).map(|chain| {
+            let base = chain.base.as_ref().map(|base| {
+                (base.kind.clone(), Some(i64::from(base.priority)), if base.policy_accept { "accept" } else { "drop" }.to_owned())
+            });
+            (chain.family.to_string(), chain.table.clone(), chain.name.clone(), Some(chain.handle), base)
+        });
+        assert_eq!(chains, shown.collect());
+        let named = state.sets.iter().filter(|set| !set.anonymous());
+        let named = named.map(|set| (set.key.family.to_string(), set.key.table.clone(), set.key.set.clone(), Some(set.handle)));
+        assert_eq!(sets, named.collect());
+        let mut ours: Vec<_> = Vec::new();
+        for chain in state.chains.iter().filter(|chain| !chain.name.starts_with("__chain")) {
+            for rule in &chain.rules {
+                let at = (chain.family.to_string(), chain.table.clone(), chain.name.clone());
+                ours.push((at.0, at.1, at.2, Some(rule.handle), rule.comment.clone()));
+            }
+        }
+        assert!(rules.len() > 60, "{}", rules.len());
+        assert_eq!(ours, rules);
+    });
+}
+
+#[test]
+fn matches_and_targets_of_iptables_keep_their_bytes() {
+    in_namespace(|| {
+        run(
+            "/usr/sbin/iptables-nft",
+            &["-A", "INPUT", "-p", "tcp", "-m", "multiport", "--dports", "22,2222", "-j", "REJECT"],
+            "",
+        );
+        let state = observe(&mut Ruleset::new());
+        let rule = &chain(&state, "filter", "INPUT").rules[0];
+        let ports = rule.expressions.iter().find_map(|expression| match expression {
+            Expression::Match { name, revision: 1, info } if name == "multiport" => Some(info.clone()),
+            _ => None,
+        });
+        // struct xt_multiport_v1: flags 1 (destination), count 2, then the ports as u16.
+        let ports = ports.expect("the match");
+        assert_eq!(ports[..2], [1, 2]);
+        assert_eq!(
+            (ports[2..4].to_vec(), ports[4..6].to_vec()),
+            (22_u16.to_ne_bytes().to_vec(), 2222_u16.to_ne_bytes().to_vec())
+        );
+        assert!(rule.expressions.iter().any(|e| matches!(e, Expression::Target { name, .. } if name == "REJECT")), "{rule:?}");
     });
 }
