@@ -1,10 +1,12 @@
 //! xtables matches: the kernel's structs decoded. Shared by iptables-legacy and iptables-nft. Judges nothing; `holds` does.
 
+use serde::{Deserialize, Serialize};
+
 use super::bytes::Bytes;
 use super::targets::SetReference;
 
 /// A decoded match (`linux/netfilter/xt_*.h`). Only what concerns a verdict or a rule's text is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Match {
     /// `tcp`
     Tcp {
@@ -246,7 +248,7 @@ pub enum Match {
 }
 
 /// Which port `multiport` looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PortSide {
     /// `--sports`
     Source,
@@ -257,7 +259,7 @@ pub enum PortSide {
 }
 
 /// `value & mask == want`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Masked {
     /// Wanted.
     pub value: u32,
@@ -268,7 +270,7 @@ pub struct Masked {
 }
 
 /// `xt_conntrack_mtinfo1` to `3`, ports in host order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conntrack {
     /// Original source, original destination, reply source, reply destination: address and mask.
     pub addresses: [(u128, u128); 4],
@@ -289,7 +291,7 @@ pub struct Conntrack {
 }
 
 /// Counters an ipset element must have (`ip_set_counter_match`): operation (0 none, 1 =, 2 !=, 3 <, 4 >) and value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetCounters {
     /// Packets.
     pub packets: (u8, u64),
@@ -300,7 +302,7 @@ pub struct SetCounters {
 }
 
 /// `hashlimit_cfg1` to `3`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashlimit {
     /// Table name.
     pub name: String,
@@ -321,7 +323,7 @@ pub struct Hashlimit {
 }
 
 /// `xt_time_info`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Time {
     /// First and last second since 1970.
     pub date: (u32, u32),
@@ -336,7 +338,7 @@ pub struct Time {
 }
 
 /// An interface name as a rule has it: a whole name, or the beginning of one (`eth+`), or any.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceName {
     /// The name, or its beginning; empty is any.
     pub name: String,
@@ -345,6 +347,9 @@ pub struct InterfaceName {
 }
 
 impl InterfaceName {
+    /// No condition.
+    pub const ANY: InterfaceName = InterfaceName { name: String::new(), prefix: true };
+
     /// From the 16 bytes of the name and the 16 of its mask (`ifname_compare_aligned`): a mask that covers the final NUL wants
     /// the whole name. iptables makes no other masks; one with holes is `None`.
     pub fn decode(name: &[u8], mask: &[u8]) -> Option<Self> {

@@ -1,10 +1,12 @@
 //! xtables targets: the kernel's structs decoded, and what each does to a packet. Shared by iptables-legacy and iptables-nft.
 //! Must not follow a jump: that is the evaluator's work.
 
+use serde::{Deserialize, Serialize};
+
 use super::bytes::Bytes;
 
 /// A decoded target (`linux/netfilter/xt_*.h`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// `xt_standard_target`, and the targets of the same names.
     Verdict(StandardVerdict),
@@ -151,7 +153,7 @@ pub enum Target {
 }
 
 /// A verdict of the standard target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StandardVerdict {
     /// `NF_ACCEPT`
     Accept,
@@ -166,7 +168,7 @@ pub enum StandardVerdict {
 }
 
 /// Kinds of address translation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Nat {
     /// To one of this host's own addresses.
     Redirect,
@@ -179,7 +181,7 @@ pub enum Nat {
 }
 
 /// An ipset as a rule names it: by the kernel's index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetReference {
     /// The kernel's index.
     pub index: u16,

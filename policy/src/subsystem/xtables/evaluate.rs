@@ -1,0 +1,319 @@
+//! Runs a legacy table's chains over a packet as the kernel does (`ip_tables.c`, `ipt_do_table`), three-valued: where a match
+//! cannot be told, both ways are followed, and every end that is possible is an outcome. Decides about one table at one hook.
+
+use super::holds::{Matched, holds, interface};
+use super::render;
+use super::targets::{TargetEffect, effect};
+use super::view::{Span, Tracking, Tri, View};
+use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, Table};
+
+/// Rules looked at before giving up; the kernel's own limit is the number of jumps, which a real table never comes near.
+const BUDGET: usize = 2_000_000;
+
+/// How the table can end for the packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The packet goes on.
+    Accept,
+    /// It is dropped silently.
+    Drop,
+    /// It is refused with this answer, as `--reject-with` names it.
+    Reject(String),
+    /// Cannot be told; why.
+    Unknown(String),
+}
+
+/// One possible end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which.
+    pub end: End,
+    /// The rule that decides, or the policy.
+    pub place: Place,
+    /// What it depends on, where it is not certain: the first match on the way that could not be told.
+    pub depends: Option<String>,
+}
+
+/// A rule that matched, or may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Which rule.
+    pub place: Place,
+    /// What its match depends on, where it is not certain.
+    pub depends: Option<String>,
+}
+
+/// What a table does to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run<'a> {
+    /// Every possible end, in the order the kernel would come to them. Exactly one when it is certain.
+    pub outcomes: Vec<Outcome>,
+    /// What is known of the packet afterwards, if it goes on: marks, destination and tracking may have changed.
+    pub view: View<'a>,
+    /// The rules that matched or may have, in order.
+    pub hits: Vec<Hit>,
+}
+
+impl Run<'_> {
+    /// The only possible end, if there is only one kind.
+    pub fn certain(&self) -> Option<&End> {
+        let first = &self.outcomes.first()?.end;
+        self.outcomes.iter().all(|one| std::mem::discriminant(&one.end) == std::mem::discriminant(first)).then_some(first)
+    }
+}
+
+/// Runs the table's chain at a hook. A table without a chain there lets everything through, with no outcome at all.
+/// The caller leaves the nat table out for packets that are not the first of their connection.
+pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &SetNames) -> Run<'a> {
+    let mut runner = Runner { table, sets, outcomes: Vec::new(), after: None, hits: Vec::new(), left: BUDGET };
+    if let Some(chain) = table.at(hook) {
+        let start = Flow { view, depends: None };
+        if let Some(end) = runner.chain(chain, start, 0) {
+            let verdict = if chain.policy_accept { End::Accept } else { End::Drop };
+            let place = runner.place(chain, chain.rules.len());
+            runner.end(verdict, place, end);
+        }
+    }
+    Run { outcomes: runner.outcomes, view: runner.after.unwrap_or(view), hits: runner.hits }
+}
+
+/// The packet on its way, and what it depends on that it got there.
+#[derive(Clone)]
+struct Flow<'a> {
+    view: View<'a>,
+    depends: Option<String>,
+}
+
+impl Flow<'_> {
+    /// Either of two ways that meet again.
+    fn join(self, other: Self) -> Self {
+        Self { view: join(self.view, other.view), depends: self.depends.or(other.depends) }
+    }
+}
+
+/// What holds of the packet whichever way it came.
+fn join<'a>(one: View<'a>, two: View<'a>) -> View<'a> {
+    fn same<T: PartialEq>(one: Option<T>, two: Option<T>) -> Option<T> {
+        if one == two { one } else { None }
+    }
+    View {
+        destination: one.destination.join(two.destination),
+        destination_local: same(one.destination_local, two.destination_local),
+        destination_port: one.destination_port.join(two.destination_port),
+        tracking: Tracking(one.tracking.0 | two.tracking.0),
+        mark: same(one.mark, two.mark),
+        connmark: same(one.connmark, two.connmark),
+        dnat: same(one.dnat, two.dnat),
+        ..one
+    }
+}
+
+struct Runner<'t, 'a> {
+    table: &'t Table,
+    sets: &'t SetNames,
+    outcomes: Vec<Outcome>,
+    after: Option<View<'a>>,
+    hits: Vec<Hit>,
+    left: usize,
+}
+
+impl<'a> Runner<'_, 'a> {
+    fn place(&self, chain: &Chain, index: usize) -> Place {
+        Place { v6: self.table.v6, table: self.table.name.clone(), chain: chain.name.clone(), position: index + 1 }
+    }
+
+    fn end(&mut self, end: End, place: Place, flow: Flow<'a>) {
+        if matches!(end, End::Accept | End::Unknown(_)) {
+            self.after = Some(self.after.map_or(flow.view, |before| join(before, flow.view)));
+        }
+        self.outcomes.push(Outcome { end, place, depends: flow.depends });
+    }
+
+    /// Runs a chain. What comes back is the packet where it leaves the chain at its end or by RETURN, if it can.
+    fn chain(&mut self, chain: &Chain, flow: Flow<'a>, depth: usize) -> Option<Flow<'a>> {
+        let mut flow = flow;
+        let mut returned: Option<Flow<'a>> = None;
+        for (index, rule) in chain.rules.iter().enumerate() {
+            if self.left == 0 || depth > self.table.chains.len() {
+                let why = "the table jumps about too much to be followed".to_owned();
+                self.end(End::Unknown(why), self.place(chain, index), flow);
+                return returned;
+            }
+            self.left -= 1;
+            let matched = matches_rule(rule, &flow.view, self.table.v6, self.sets);
+            let depends = match matched {
+                Matched::No => continue,
+                Matched::Yes => None,
+                Matched::Maybe(reason) => Some(reason),
+            };
+            self.hits.push(Hit { place: self.place(chain, index), depends: depends.clone() });
+            let passed = depends.is_some().then(|| flow.clone());
+            let ends_before = self.outcomes.len();
+            let taken = Flow { view: flow.view, depends: flow.depends.or(depends.clone()) };
+            let next = match self.act(chain, index, rule, taken, depth) {
+                Next::Goes(next) => Some(next),
+                Next::Leaves(left) => {
+                    returned = Some(match returned {
+                        Some(before) => before.join(left),
+                        None => left,
+                    });
+                    None
+                }
+                Next::Ended => None,
+            };
+            // The packet is still here if the rule let it go on, or if it may not have matched at all.
+            let split = self.outcomes.len() > ends_before || next.is_none();
+            flow = match (next, passed) {
+                (Some(next), None) => next,
+                (None, None) => return returned,
+                (Some(mut next), Some(passed)) => {
+                    if !split {
+                        next.depends.clone_from(&passed.depends);
+                    }
+                    passed.join(next)
+                }
+                (None, Some(passed)) => Flow { depends: passed.depends.or(depends), ..passed },
+            };
+        }
+        Some(match returned {
+            Some(before) => flow.join(before),
+            None => flow,
+        })
+    }
+
+    fn act(&mut self, chain: &Chain, index: usize, rule: &Rule, flow: Flow<'a>, depth: usize) -> Next<'a> {
+        let mut flow = flow;
+        let target = match &rule.action {
+            Action::Count => return Next::Goes(flow),
+            Action::Jump(name) | Action::Goto(name) => {
+                let table = self.table;
+                let Some(next) = table.chain(name) else {
+                    self.end(End::Unknown(format!("chain {name} does not exist")), self.place(chain, index), flow);
+                    return Next::Ended;
+                };
+                return match (self.chain(next, flow, depth + 1), &rule.action) {
+                    (None, _) => Next::Ended,
+                    (Some(back), Action::Goto(_)) => Next::Leaves(back),
+                    (Some(back), _) => Next::Goes(back),
+                };
+            }
+            Action::Target(target) => target,
+        };
+        let place = self.place(chain, index);
+        let view = &mut flow.view;
+        match effect(view.v6, target) {
+            TargetEffect::Accept | TargetEffect::SourceNat => self.end(End::Accept, place, flow),
+            TargetEffect::Drop => self.end(End::Drop, place, flow),
+            TargetEffect::Reject(with) => self.end(End::Reject(with), place, flow),
+            TargetEffect::Return => return Next::Leaves(flow),
+            TargetEffect::Continue => return Next::Goes(flow),
+            TargetEffect::Mark { mask, value } => {
+                view.mark = change(view.mark, mask, value);
+                return Next::Goes(flow);
+            }
+            TargetEffect::MarkUnknown => {
+                view.mark = None;
+                return Next::Goes(flow);
+            }
+            TargetEffect::Connmark { mask, value } => {
+                view.connmark = change(view.connmark, mask, value);
+                return Next::Goes(flow);
+            }
+            TargetEffect::ConnmarkUnknown => {
+                view.connmark = None;
+                return Next::Goes(flow);
+            }
+            TargetEffect::Notrack => {
+                // xt_CT.c: only a packet without an entry becomes untracked.
+                if view.tracking.0 & Tracking::INVALID.0 != 0 {
+                    view.tracking = Tracking(view.tracking.0 & !Tracking::INVALID.0 | Tracking::UNTRACKED.0);
+                }
+                return Next::Goes(flow);
+            }
+            TargetEffect::Destination { address, port, local } => {
+                if let Some((low, high)) = address {
+                    view.destination = Span { low, high };
+                    view.destination_local = None;
+                } else if local {
+                    // nf_nat_redirect.c: the address of the interface it came in by
+                    view.destination = Span { low: 0, high: if view.v6 { u128::MAX } else { u32::MAX.into() } };
+                    view.destination_local = Some(true);
+                }
+                if let Some((low, high)) = port {
+                    view.destination_port = Span { low: low.into(), high: high.into() };
+                }
+                view.dnat = Some(true);
+                self.end(End::Accept, place, flow);
+            }
+            TargetEffect::Unknown(why) => {
+                view.mark = None;
+                self.end(End::Unknown(why), place, flow);
+            }
+        }
+        Next::Ended
+    }
+}
+
+/// Where a packet is after a rule that matched.
+enum Next<'a> {
+    /// At the next rule.
+    Goes(Flow<'a>),
+    /// Back in the calling chain.
+    Leaves(Flow<'a>),
+    /// Nowhere: the table is done with it.
+    Ended,
+}
+
+fn change(mark: Option<u32>, mask: u32, value: u32) -> Option<u32> {
+    // A mask of all ones makes it known whatever it was.
+    if mask == u32::MAX { Some(value) } else { mark.map(|mark| mark & !mask ^ value) }
+}
+
+/// Whether a whole rule matches.
+pub fn matches_rule(rule: &Rule, view: &View<'_>, v6: bool, sets: &SetNames) -> Matched {
+    let mut reason = match entry_matches(&rule.entry, view, v6) {
+        Matched::No => return Matched::No,
+        Matched::Yes => None,
+        Matched::Maybe(reason) => Some(reason),
+    };
+    for one in &rule.matches {
+        match holds(one, view, sets) {
+            Matched::No => return Matched::No,
+            Matched::Yes => {}
+            Matched::Maybe(why) => {
+                reason.get_or_insert(why);
+            }
+        }
+    }
+    reason.map_or(Matched::Yes, Matched::Maybe)
+}
+
+/// `ip_packet_match`, `ip6_packet_match`
+fn entry_matches(entry: &Entry, view: &View<'_>, v6: bool) -> Matched {
+    if view.v6 != v6 {
+        return Matched::No;
+    }
+    let bits = if v6 { 128 } else { 32 };
+    let inverted = |bit: u8| entry.invert & bit != 0;
+    let source = view.source.masked(entry.source.0, entry.source.1, bits).invert(inverted(8));
+    let destination = view.destination.masked(entry.destination.0, entry.destination.1, bits).invert(inverted(16));
+    let input = interface(&entry.input, view.input).invert(inverted(1));
+    let output = interface(&entry.output, view.output).invert(inverted(2));
+    // 6 is TCP; no protocol is no condition, and `invert` counts only beside one.
+    let protocol = if entry.protocol == 0 { Tri::Yes } else { Tri::from(entry.protocol == 6).invert(inverted(64)) };
+    // A SYN is no fragment.
+    let fragment = if entry.fragment { Tri::from(inverted(32)) } else { Tri::from(!inverted(32)) };
+    match source.and(destination).and(input).and(output).and(protocol).and(fragment) {
+        Tri::Yes => Matched::Yes,
+        Tri::No => Matched::No,
+        Tri::Maybe => Matched::Maybe(if source == Tri::Maybe {
+            format!("-s {}", render::network(entry.source.0, entry.source.1, v6, true))
+        } else if destination == Tri::Maybe {
+            format!("-d {}", render::network(entry.destination.0, entry.destination.1, v6, true))
+        } else if input == Tri::Maybe {
+            format!("-i {}", render::interface(&entry.input))
+        } else {
+            format!("-o {}", render::interface(&entry.output))
+        }),
+    }
+}
