@@ -1,1 +1,326 @@
-//! Reads and writes xtables on the real host.
+//! iptables-legacy on the real host: reads the tables that exist (never makes one exist by looking), changes one rule through
+//! iptables-legacy-restore under the xtables lock, and reads it back. Never goes through iptables-nft.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+use sshfix_policy::host::{Done, Part, StepError};
+use sshfix_policy::subsystem::xtables::matches::Match;
+use sshfix_policy::subsystem::xtables::step::{Step, Todo};
+use sshfix_policy::subsystem::xtables::targets::Target;
+use sshfix_policy::subsystem::xtables::{Action, Chain, Place, Rule, SetNames, State, Table, blob, program, save};
+use thiserror::Error;
+
+use crate::sys::child::{self, Output};
+use crate::sys::xt_sockets::XtSocket;
+
+/// Tables the kernel has. One of another name is read too, but not changed.
+const TABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+/// A table that changes while it is read is read again so many times.
+const ATTEMPTS: usize = 8;
+/// How long another program may hold the xtables lock, and how long a child may run.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What iptables-legacy-save may print: 64 MiB is some 500,000 rules.
+const MOST_OUTPUT: usize = 64 << 20;
+/// The lock of all iptables-legacy programs (`XT_LOCK_NAME`).
+const LOCK: &str = "/run/xtables.lock";
+
+/// Why the tables could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The kernel's list of tables.
+    #[error("cannot read {path}: {error}")]
+    Names {
+        /// Which file.
+        path: &'static str,
+        /// The kernel's words.
+        error: io::Error,
+    },
+    /// The kernel would not give a table.
+    #[error("cannot read the {program} table {table} from the kernel: {error}")]
+    Kernel {
+        /// `iptables-legacy` or `ip6tables-legacy`.
+        program: &'static str,
+        /// Which table.
+        table: String,
+        /// The kernel's words.
+        error: io::Error,
+    },
+    /// Its bytes were not understood.
+    #[error(transparent)]
+    Malformed(#[from] blob::Malformed),
+    /// Somebody rewrites it all the time.
+    #[error("the {program} table {table} changed {ATTEMPTS} times while it was read")]
+    Restless {
+        /// `iptables-legacy` or `ip6tables-legacy`.
+        program: &'static str,
+        /// Which table.
+        table: String,
+    },
+}
+
+/// Reads every legacy table that exists. The names come from /proc: asking the kernel for any other table would create it.
+pub fn observe() -> Part<State> {
+    let mut state = State::default();
+    for v6 in [false, true] {
+        let names = match names(v6) {
+            Ok(names) => names,
+            Err(error) => return Part::Unreadable(error.to_string()),
+        };
+        for name in names {
+            match read_table(v6, &name, &mut state.set_names) {
+                Ok(Some(table)) if v6 => state.v6.push(table),
+                Ok(Some(table)) => state.v4.push(table),
+                Ok(None) => {}
+                Err(error) => return Part::Unreadable(error.to_string()),
+            }
+        }
+    }
+    if state.v4.is_empty() && state.v6.is_empty() {
+        return Part::Absent("the kernel has no iptables-legacy table".to_owned());
+    }
+    Part::Present(state)
+}
+
+/// Does one step under the xtables lock, so that no iptables-legacy program can change the table between look and write.
+pub fn apply(step: &Step) -> Result<Done, StepError> {
+    let Place { v6, table, chain, .. } = &step.place;
+    let unchanged = |error: String| StepError::Failed(format!("{error}; nothing was changed"));
+    if !TABLES.contains(&table.as_str()) || !plain(chain) {
+        return Err(unchanged(format!("{} is not a place that sshfix writes to", step.place)));
+    }
+    let tool = tool().ok_or_else(|| unchanged(missing_tool()))?;
+    let _lock = lock()?;
+
+    let mut sets = SetNames::new();
+    let before = todo(step, &mut sets).map_err(|error| match error {
+        Look::Drifted(what) => StepError::Drifted(what),
+        Look::Failed(what) => unchanged(what),
+    })?;
+    let line = match (before, &step.after) {
+        (Todo::Nothing, _) => return Ok(Done::Already),
+        (Todo::Delete(position), _) => format!("-D {chain} {position}"),
+        (Todo::Insert(position), Some(rule)) => {
+            let text = rule.save.as_deref().filter(|text| !text.chars().any(char::is_control));
+            let text = text.ok_or_else(|| unchanged("the rule's exact text is not known".to_owned()))?;
+            format!("[{}:{}] -I {chain} {position} {text}", rule.counters.0, rule.counters.1)
+        }
+        (Todo::Insert(_), None) => return Err(unchanged("the step holds no rule".to_owned())),
+    };
+    let input = format!("*{table}\n{line}\nCOMMIT\n");
+    let restore = if *v6 { "ip6tables-restore" } else { "iptables-restore" };
+    // We hold the lock already; the child is given one of its own that nobody else can open: its /proc/self/environ.
+    let args = ["XTABLES_LOCKFILE=/proc/self/environ", tool.as_str(), restore, "--noflush", "--counters", "-w", "5"];
+    let output = child::run(Path::new("/usr/bin/env"), &args, Some(input.as_bytes()), PATIENCE, 1 << 20);
+
+    // Whatever the child said, the kernel knows.
+    match (todo(step, &mut sets), output) {
+        (Ok(Todo::Nothing), Ok(output)) if output.success() => Ok(Done::Changed),
+        // Committed, then lost: the change stands.
+        (Ok(Todo::Nothing), _) => Ok(Done::Changed),
+        (Ok(_), Ok(output)) => Err(unchanged(format!("{restore} refused `{line}`: {}", complaint(&output)))),
+        (Ok(_), Err(child::ChildError::TimedOut { .. })) => {
+            Err(StepError::TimedOut(format!("{restore} did not end within {} s; nothing was changed", PATIENCE.as_secs())))
+        }
+        (Ok(_), Err(error)) => Err(unchanged(error.to_string())),
+        (Err(Look::Drifted(what) | Look::Failed(what)), _) => {
+            Err(StepError::Failed(format!("{restore} ran `{line}`, but its effect cannot be seen: {what}")))
+        }
+    }
+}
+
+enum Look {
+    Drifted(String),
+    Failed(String),
+}
+
+/// What is left of a step on the table as it is now.
+fn todo(step: &Step, sets: &mut SetNames) -> Result<Todo, Look> {
+    let Place { v6, table, chain, .. } = &step.place;
+    if !names(*v6).map_err(|error| Look::Failed(error.to_string()))?.contains(table) {
+        return Err(Look::Drifted(format!("{}: the table is gone", step.place)));
+    }
+    let table = read_table(*v6, table, sets).map_err(|error| Look::Failed(error.to_string()))?;
+    let table = table.ok_or_else(|| Look::Drifted(format!("{}: the table is gone", step.place)))?;
+    if let Some(why) = &table.readonly {
+        return Err(Look::Failed(why.clone()));
+    }
+    let chain = table.chain(chain).ok_or_else(|| Look::Drifted(format!("{}: the chain is gone", step.place)))?;
+    step.todo(chain).map_err(|mismatch| Look::Drifted(mismatch.0))
+}
+
+/// The tables that exist in this thread's network namespace. No file means that the kernel has no such tables at all.
+fn names(v6: bool) -> Result<BTreeSet<String>, ReadError> {
+    let path = if v6 { "/proc/thread-self/net/ip6_tables_names" } else { "/proc/thread-self/net/ip_tables_names" };
+    let mut text = String::new();
+    match File::open(path).and_then(|file| file.take(1 << 16).read_to_string(&mut text)) {
+        Ok(_) => Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(ReadError::Names { path, error }),
+    }
+}
+
+/// Reads one table that exists, its rules' text included. `None` when it is gone by now.
+fn read_table(v6: bool, name: &str, sets: &mut SetNames) -> Result<Option<Table>, ReadError> {
+    let kernel = |error| ReadError::Kernel { program: program(v6), table: name.to_owned(), error };
+    let socket = XtSocket::open(v6).map_err(kernel)?;
+    for _ in 0..ATTEMPTS {
+        let Some(mut table) = read_blob(&socket, v6, name)? else { return Ok(None) };
+        name_sets(&table, sets);
+        if !TABLES.contains(&name) {
+            table.readonly = Some(format!("sshfix does not change the {} table {name}", program(v6)));
+            return Ok(Some(table));
+        }
+        let mut with_text = table.clone();
+        match save_text(v6, name).and_then(|text| save::pair(&mut with_text, &text).map_err(|error| error.to_string())) {
+            Ok(()) => {}
+            // Perhaps it only changed between the two reads; else it stays without text, and is not changed.
+            Err(why) => {
+                let Some(again) = read_blob(&socket, v6, name)? else { return Ok(None) };
+                if same(&table, &again) {
+                    table.readonly = Some(format!("sshfix does not change the {} table {name}: {why}", program(v6)));
+                    return Ok(Some(table));
+                }
+                continue;
+            }
+        }
+        // The text belongs to these rules only if they are still the same after it was printed.
+        let Some(again) = read_blob(&socket, v6, name)? else { return Ok(None) };
+        if same(&table, &again) {
+            return Ok(Some(with_text));
+        }
+    }
+    Err(ReadError::Restless { program: program(v6), table: name.to_owned() })
+}
+
+/// Whether two reads are the same table, counters aside.
+fn same(one: &Table, two: &Table) -> bool {
+    let chains = |one: &Chain, two: &Chain| {
+        one.name == two.name
+            && one.hook == two.hook
+            && one.policy_accept == two.policy_accept
+            && one.rules.len() == two.rules.len()
+            && one.rules.iter().zip(&two.rules).all(|(one, two)| Rule::same(one, two))
+    };
+    one.chains.len() == two.chains.len() && one.chains.iter().zip(&two.chains).all(|(one, two)| chains(one, two))
+}
+
+fn read_blob(socket: &XtSocket, v6: bool, name: &str) -> Result<Option<Table>, ReadError> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let read = socket.info(name).map_err(Some).and_then(|bytes| {
+            let info = blob::Info::parse(name, &bytes).map_err(|_| None)?;
+            let entries = socket.entries(name, info.size).map_err(Some)?;
+            Ok((info, entries))
+        });
+        match read {
+            Ok((info, entries)) => return Ok(Some(blob::parse(v6, name, &info, &entries)?)),
+            // The table changed between the two questions.
+            Err(Some(error)) if error.raw_os_error() == Some(libc::EAGAIN) => last = Some(error),
+            Err(Some(error)) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => {
+                let error = error.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its description is cut"));
+                return Err(ReadError::Kernel { program: program(v6), table: name.to_owned(), error });
+            }
+        }
+    }
+    let error = last.unwrap_or_else(|| io::Error::from(io::ErrorKind::WouldBlock));
+    Err(ReadError::Kernel { program: program(v6), table: name.to_owned(), error })
+}
+
+/// Learns the names of the ipsets that a table's rules use. One that cannot be had is shown by its number.
+fn name_sets(table: &Table, sets: &mut SetNames) {
+    let mut used = BTreeSet::new();
+    for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
+        for one in &rule.matches {
+            if let Match::Set { set, .. } = one {
+                used.insert(set.index);
+            }
+        }
+        if let Action::Target(Target::Set { add, del, map, .. }) = &rule.action {
+            used.extend([add.index, del.index, map.index].into_iter().filter(|index| *index != u16::MAX));
+        }
+    }
+    used.retain(|index| !sets.contains_key(index));
+    sets.extend(ipset_names(&used));
+}
+
+/// The names of ipsets by the kernel's index, those that exist.
+pub fn ipset_names(indices: &BTreeSet<u16>) -> SetNames {
+    if indices.is_empty() {
+        return SetNames::new();
+    }
+    let Ok(socket) = XtSocket::open(false) else { return SetNames::new() };
+    indices.iter().filter_map(|index| Some((*index, socket.ipset_name(*index).ok()??))).collect()
+}
+
+/// The one program behind all iptables-legacy names.
+fn tool() -> Option<String> {
+    ["/usr/sbin", "/sbin", "/usr/bin"]
+        .into_iter()
+        .map(|folder| PathBuf::from(folder).join("xtables-legacy-multi"))
+        .find(|path| path.is_file())
+        .map(|path| path.to_string_lossy().into_owned())
+}
+
+fn missing_tool() -> String {
+    "xtables-legacy-multi is not installed (package iptables), and rules are changed only through it".to_owned()
+}
+
+fn save_text(v6: bool, table: &str) -> Result<String, String> {
+    let tool = tool().ok_or_else(missing_tool)?;
+    let name = if v6 { "ip6tables-save" } else { "iptables-save" };
+    let output =
+        child::run(Path::new(&tool), &[name, "-t", table], None, PATIENCE, MOST_OUTPUT).map_err(|error| error.to_string())?;
+    if !output.success() {
+        return Err(format!("{name} failed: {}", complaint(&output)));
+    }
+    String::from_utf8(output.stdout).map_err(|_| format!("{name} printed text that is not UTF-8"))
+}
+
+/// The first line a child complained with.
+fn complaint(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+    line.chars().filter(|character| !character.is_control()).take(300).collect()
+}
+
+/// A chain's name that iptables reads back as one word.
+fn plain(chain: &str) -> bool {
+    !chain.is_empty()
+        && chain.len() < 30
+        && !chain.starts_with(['-', '!'])
+        && chain.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\'))
+}
+
+/// Takes the xtables lock as iptables does (`xshared.c`, `xtables_lock`); it is let go when dropped.
+fn lock() -> Result<Flock<File>, StepError> {
+    let failed = |error: io::Error| StepError::Failed(format!("cannot open {LOCK}: {error}; nothing was changed"));
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    let mut file = options.open(LOCK).map_err(failed)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < deadline => {
+                file = back;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+                return Err(StepError::TimedOut(format!(
+                    "another program held {LOCK} for {} s; nothing was changed",
+                    PATIENCE.as_secs()
+                )));
+            }
+            Err((_, errno)) => return Err(failed(errno.into())),
+        }
+    }
+}

@@ -3,3 +3,4 @@
 pub mod child;
 pub mod dbus;
 pub mod files;
+pub mod xt_sockets;
