@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -100,7 +101,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     let _lock = lock()?;
 
     let mut sets = SetNames::new();
-    let before = todo(step, &mut sets).map_err(|error| match error {
+    let (held, before) = todo(step, &mut sets).map_err(|error| match error {
         Look::Drifted(what) => StepError::Drifted(what),
         Look::Failed(what) => unchanged(what),
     })?;
@@ -114,7 +115,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         }
         (Todo::Insert(_), None) => return Err(unchanged("the step holds no rule".to_owned())),
     };
-    let input = format!("*{table}\n{line}\nCOMMIT\n");
+    let input = format!("*{table}\n{}{line}\nCOMMIT\n", policies(&held));
     let restore = if *v6 { "ip6tables-restore" } else { "iptables-restore" };
     // We hold the lock already; the child is given one of its own that nobody else can open: its /proc/self/environ.
     let args = ["XTABLES_LOCKFILE=/proc/self/environ", tool.as_str(), restore, "--noflush", "--counters", "-w", "5"];
@@ -122,9 +123,9 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
 
     // Whatever the child said, the kernel knows.
     match (todo(step, &mut sets), output) {
-        (Ok(Todo::Nothing), Ok(output)) if output.success() => Ok(Done::Changed),
+        (Ok((_, Todo::Nothing)), Ok(output)) if output.success() => Ok(Done::Changed),
         // Committed, then lost: the change stands.
-        (Ok(Todo::Nothing), _) => Ok(Done::Changed),
+        (Ok((_, Todo::Nothing)), _) => Ok(Done::Changed),
         (Ok(_), Ok(output)) => Err(unchanged(format!("{restore} refused `{line}`: {}", complaint(&output)))),
         (Ok(_), Err(child::ChildError::TimedOut { .. })) => {
             Err(StepError::TimedOut(format!("{restore} did not end within {} s; nothing was changed", PATIENCE.as_secs())))
@@ -142,7 +143,7 @@ enum Look {
 }
 
 /// What is left of a step on the table as it is now.
-fn todo(step: &Step, sets: &mut SetNames) -> Result<Todo, Look> {
+fn todo(step: &Step, sets: &mut SetNames) -> Result<(Table, Todo), Look> {
     let Place { v6, table, chain, .. } = &step.place;
     if !names(*v6).map_err(|error| Look::Failed(error.to_string()))?.contains(table) {
         return Err(Look::Drifted(format!("{}: the table is gone", step.place)));
@@ -153,7 +154,17 @@ fn todo(step: &Step, sets: &mut SetNames) -> Result<Todo, Look> {
         return Err(Look::Failed(why.clone()));
     }
     let chain = table.chain(chain).ok_or_else(|| Look::Drifted(format!("{}: the chain is gone", step.place)))?;
-    step.todo(chain).map_err(|mismatch| Look::Drifted(mismatch.0))
+    let todo = step.todo(chain).map_err(|mismatch| Look::Drifted(mismatch.0))?;
+    Ok((table, todo))
+}
+
+/// The policies as they are, with their counters: iptables sets those to zero whenever it writes a table without being told.
+fn policies(table: &Table) -> String {
+    let line = |chain: &Arc<Chain>| {
+        let policy = if chain.policy_accept { "ACCEPT" } else { "DROP" };
+        format!(":{} {policy} [{}:{}]\n", chain.name, chain.counters.0, chain.counters.1)
+    };
+    table.chains.iter().filter(|chain| chain.hook.is_some()).map(line).collect()
 }
 
 /// The tables that exist in this thread's network namespace. No file means that the kernel has no such tables at all.

@@ -31,11 +31,8 @@ pub struct XtSocket {
 impl XtSocket {
     /// Opens one for iptables, or for ip6tables.
     pub fn open(v6: bool) -> io::Result<Self> {
-        let (family, level) = if v6 {
-            (AddressFamily::Inet6, libc::IPPROTO_IPV6)
-        } else {
-            (AddressFamily::Inet, libc::IPPROTO_IP)
-        };
+        let (family, level) =
+            if v6 { (AddressFamily::Inet6, libc::IPPROTO_IPV6) } else { (AddressFamily::Inet, libc::IPPROTO_IP) };
         // IPPROTO_RAW receives nothing.
         let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
         Ok(Self { socket, level })

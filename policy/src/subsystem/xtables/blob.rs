@@ -96,6 +96,7 @@ pub fn parse(v6: bool, name: &str, info: &Info, entries: &[u8]) -> Result<Table,
             Some(Role::Head) | None => {}
             Some(Role::Policy(chain)) => {
                 let Some(chain) = chains.get_mut(*chain) else { continue };
+                chain.counters = raw.counters;
                 chain.policy_accept = policy(raw, chain.hook.is_some())
                     .ok_or_else(|| malformed(format!("chain {} ends with something that is no policy", chain.name)))?;
             }
@@ -196,7 +197,7 @@ impl Layout {
 }
 
 fn chain(name: String, hook: Option<Hook>) -> Chain {
-    Chain { name, hook, policy_accept: true, rules: Vec::new() }
+    Chain { name, hook, policy_accept: true, counters: (0, 0), rules: Vec::new() }
 }
 
 /// The policy of a built-in chain is ACCEPT or DROP, that of a user chain RETURN, both without any condition.

@@ -61,6 +61,8 @@ pub struct Chain {
     pub hook: Option<Hook>,
     /// What a built-in chain does at its end: accept, else drop.
     pub policy_accept: bool,
+    /// Packets and bytes that came to its end so far.
+    pub counters: (u64, u64),
     /// In order.
     pub rules: Vec<Arc<Rule>>,
 }
@@ -316,6 +318,7 @@ fn protocol(number: u16) -> String {
         1 => "icmp",
         6 => "tcp",
         17 => "udp",
+        47 => "gre",
         50 => "esp",
         51 => "ah",
         58 => "ipv6-icmp",

@@ -129,7 +129,7 @@ pub fn match_text(rule_match: &Match, v6: bool, sets: &SetNames) -> String {
             line.word(if *destination { "--rdest" } else { "--rsource" })
         }
         Match::Limit { average, burst } => {
-            let line = Line::new("-m limit").word("--limit").word(rate(u64::from(*average), 10_000));
+            let line = Line::new("-m limit").word("--limit").word(rate(u64::from(*average), 10_000).0);
             if *burst == 5 { line } else { line.word("--limit-burst").word(burst) }
         }
         Match::Hashlimit(hashlimit) => hashlimit_text(hashlimit, v6),
@@ -360,7 +360,7 @@ pub fn target_text(target: &Target, v6: bool, sets: &SetNames) -> String {
         Target::Tos { value, mask } => Line::new("-j TOS --set-tos").word(format_args!("0x{value:02x}/0x{mask:02x}")),
         Target::Dscp(value) => Line::new("-j DSCP").word(format_args!("--set-dscp 0x{value:02x}")),
         Target::Classify(class) => {
-            Line::new("-j CLASSIFY --set-class").word(format_args!("{:x}:{:x}", class >> 16, class & 0xffff))
+            Line::new("-j CLASSIFY --set-class").word(format_args!("{:04x}:{:04x}", class >> 16, class & 0xffff))
         }
         Target::Audit(kind) => Line::new("-j AUDIT --type").word(match kind {
             0 => "accept",
@@ -492,20 +492,20 @@ fn conntrack_text(conntrack: &Conntrack, v6: bool) -> Line {
     line
 }
 
-/// `libxt_limit.c`: the largest unit that does not lose precision.
-fn rate(period: u64, scale: u64) -> String {
-    let units = [("day", 24 * 60 * 60), ("hour", 60 * 60), ("min", 60), ("sec", 1)].map(|(name, s)| (name, s * scale));
-    let mut best = units[0];
+/// `libxt_limit.c`: the rate in the largest unit that does not lose precision, and the seconds of that unit.
+fn rate(period: u64, scale: u64) -> (String, u64) {
+    let mut best = ("day", 24 * 60 * 60);
     if period == 0 {
-        return "0".to_owned();
+        return ("0/day".to_owned(), best.1);
     }
-    for unit in units.into_iter().skip(1) {
-        if period > unit.1 || unit.1 / period < unit.1 % period {
+    for unit in [("hour", 60 * 60), ("min", 60), ("sec", 1)] {
+        let whole = unit.1 * scale;
+        if period > whole || whole / period < whole % period {
             break;
         }
         best = unit;
     }
-    format!("{}/{}", best.1 / period, best.0)
+    (format!("{}/{}", best.1 * scale / period, best.0), best.1)
 }
 
 fn hashlimit_text(hashlimit: &Hashlimit, v6: bool) -> Line {
@@ -514,12 +514,15 @@ fn hashlimit_text(hashlimit: &Hashlimit, v6: bool) -> Line {
     let option = if hashlimit.mode & 16 != 0 { "--hashlimit-above" } else { "--hashlimit-upto" };
     line = line.word(option);
     let scale = if hashlimit.revision == 1 { 10_000 } else { 1_000_000 };
+    let mut expire_default = 0;
     if hashlimit.mode & 32 != 0 {
         line = line.word("[bytes, not decoded]");
     } else if hashlimit.mode & 64 != 0 {
         line = line.word("[rate match, not decoded]");
     } else {
-        line = line.word(rate(hashlimit.average, scale)).word("--hashlimit-burst").word(hashlimit.burst);
+        let (text, unit) = rate(hashlimit.average, scale);
+        expire_default = u32::try_from(unit * 1000).unwrap_or(0);
+        line = line.word(text).word("--hashlimit-burst").word(hashlimit.burst);
     }
     let modes: Vec<&str> = [(4, "srcip"), (8, "srcport"), (1, "dstip"), (2, "dstport")]
         .into_iter()
@@ -535,7 +538,7 @@ fn hashlimit_text(hashlimit: &Hashlimit, v6: bool) -> Line {
         ("--hashlimit-htable-size", size, 0),
         ("--hashlimit-htable-max", max, 0),
         ("--hashlimit-htable-gcinterval", collect, 1000),
-        ("--hashlimit-htable-expire", expire, 0),
+        ("--hashlimit-htable-expire", expire, expire_default),
     ] {
         if value != default {
             line = line.word(option).word(value);
