@@ -1,5 +1,7 @@
 //! The lab itself: it boots, its logins are real, a ban is felt, and nothing of it stays behind.
 
+#![allow(clippy::expect_used)]
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -155,7 +157,7 @@ fn nothing_stays_behind_when_a_test_panics() {
 fn holds_a_server_until_killed() {
     let server = Server::boot(Release::Bookworm);
     fs::write(std::env::var_os("SSHFIX_LAB_NAME_FILE").expect("the name file"), server.clients_netns()).expect("write");
-    std::thread::sleep(std::time::Duration::from_secs(120));
+    std::thread::sleep(std::time::Duration::from_mins(2));
 }
 
 #[test]

@@ -35,6 +35,7 @@ impl CtlResult {
 
     /// Itself, when it exited with this status.
     #[track_caller]
+    #[allow(clippy::return_self_not_must_use)]
     pub fn expect_status(self, status: i32) -> Self {
         assert_eq!(self.status, status, "{self:#?}");
         self

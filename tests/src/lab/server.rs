@@ -12,7 +12,7 @@ use super::place::Place;
 use super::{ADMIN_V4, CLIENTS, Release, SERVER_V4, SERVER_V6};
 
 /// Gives up on a boot after this long; one takes about a second on an idle machine.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_mins(1);
 
 /// What `ssh` from one of the client addresses came to.
 #[derive(Clone, Debug)]
@@ -83,10 +83,11 @@ impl Server {
         fs::set_permissions(self.path("/root/.ssh"), fs::Permissions::from_mode(0o700)).expect("mode of /root/.ssh");
 
         self.write("/etc/hostname", "server\n");
-        let mut hosts = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n{SERVER_V4} server\n{SERVER_V6} server\n");
-        for (address, name) in CLIENTS {
-            hosts.push_str(&format!("{address} {name}\n"));
-        }
+        let clients: Vec<_> = CLIENTS.iter().map(|(address, name)| format!("{address} {name}\n")).collect();
+        let hosts = format!(
+            "127.0.0.1 localhost\n::1 localhost ip6-localhost\n{SERVER_V4} server\n{SERVER_V6} server\n{}",
+            clients.concat()
+        );
         self.write("/etc/hosts", hosts);
         // libwrap and sshd look clients up; without this they would wait for a name server that is not there.
         self.write("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
