@@ -1,1 +1,118 @@
-//! systemd over D-Bus.
+//! systemd over D-Bus: the state of units. One connection that is kept, made anew when it is lost, two seconds for every
+//! question. Where there is no bus or no systemd the caller gets an error that says so. Changes nothing.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sshfix_policy::subsystem::listener::Unit;
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+use zbus::zvariant::{OwnedObjectPath, OwnedValue};
+use zbus::{Connection, Message, connection};
+
+/// For one question, connecting included.
+const LIMIT: Duration = Duration::from_secs(2);
+/// org.freedesktop.systemd1(5)
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// Why systemd did not answer.
+#[derive(Debug, Error)]
+pub enum DbusError {
+    /// No runtime to talk on.
+    #[error("cannot prepare to talk to D-Bus: {0}")]
+    Runtime(std::io::Error),
+    /// No bus, no systemd on it, or an answer that is not understood.
+    #[error("systemd cannot be asked over D-Bus: {0}")]
+    Bus(#[from] zbus::Error),
+    /// No answer in time.
+    #[error("systemd did not answer over D-Bus within {} s", LIMIT.as_secs())]
+    TimedOut,
+}
+
+/// The one connection of this process, with the runtime it lives on.
+static SYSTEM: Mutex<Option<(Runtime, Connection)>> = Mutex::new(None);
+
+/// A row of `ListUnitsByNames`: id, description, `LoadState`, `ActiveState`, `SubState`, followed unit, path, job id, type and path.
+type Row = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
+
+/// The units of these names that exist, each once whatever alias it was asked by. Must not be called on an async task: it blocks.
+pub fn units(names: &[&str]) -> Result<Vec<Unit>, DbusError> {
+    let mut slot = SYSTEM.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((runtime, bus)) = slot.as_ref() {
+        match within_limit(runtime, ask_units(bus, names)) {
+            // The bus restarted, or another process took systemd's place on it.
+            Err(DbusError::Bus(_)) => *slot = None,
+            answer => return answer,
+        }
+    }
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(DbusError::Runtime)?;
+    let (bus, units) = within_limit(&runtime, async {
+        let bus = connection::Builder::system().build().await?;
+        let units = ask_units(&bus, names).await?;
+        Ok((bus, units))
+    })?;
+    *slot = Some((runtime, bus));
+    Ok(units)
+}
+
+fn within_limit<T>(runtime: &Runtime, work: impl Future<Output = zbus::Result<T>>) -> Result<T, DbusError> {
+    let limited = runtime.block_on(async { tokio::time::timeout(LIMIT, work).await });
+    Ok(limited.map_err(|_| DbusError::TimedOut)??)
+}
+
+async fn ask_units(bus: &Connection, names: &[&str]) -> zbus::Result<Vec<Unit>> {
+    let reply = call(bus, MANAGER_PATH, MANAGER, "ListUnitsByNames", &(names,)).await?;
+    let rows: Vec<Row> = reply.body().deserialize()?;
+    let mut units: Vec<Unit> = Vec::new();
+    for (id, _, load, active, sub, _, path, ..) in rows {
+        if load == "not-found" || units.iter().any(|unit| unit.name == id) {
+            continue;
+        }
+        let common = properties(bus, &path, "org.freedesktop.systemd1.Unit").await?;
+        let own = if id.ends_with(".socket") {
+            properties(bus, &path, "org.freedesktop.systemd1.Socket").await?
+        } else {
+            properties(bus, &path, "org.freedesktop.systemd1.Service").await?
+        };
+        units.push(Unit {
+            load,
+            active,
+            sub,
+            result: text(&own, "Result"),
+            file: text(&common, "UnitFileState"),
+            listens: listens(&own),
+            name: id,
+        });
+    }
+    Ok(units)
+}
+
+async fn properties(bus: &Connection, path: &OwnedObjectPath, interface: &str) -> zbus::Result<HashMap<String, OwnedValue>> {
+    call(bus, path.as_str(), PROPERTIES, "GetAll", &(interface,)).await?.body().deserialize()
+}
+
+async fn call<B: serde::Serialize + zbus::zvariant::DynamicType>(
+    bus: &Connection,
+    path: &str,
+    interface: &str,
+    method: &str,
+    body: &B,
+) -> zbus::Result<Message> {
+    bus.call_method(Some(SYSTEMD), path, Some(interface), method, body).await
+}
+
+fn text(properties: &HashMap<String, OwnedValue>, name: &str) -> Option<String> {
+    let text: &str = properties.get(name)?.downcast_ref().ok()?;
+    Some(text.to_owned())
+}
+
+/// `Listen` of a socket unit, `a(ss)`: the addresses of its stream sockets.
+fn listens(properties: &HashMap<String, OwnedValue>) -> Vec<String> {
+    let pairs = properties.get("Listen").and_then(|value| value.try_clone().ok()).map(Vec::<(String, String)>::try_from);
+    let Some(Ok(pairs)) = pairs else { return Vec::new() };
+    pairs.into_iter().filter(|(kind, _)| kind == "Stream").map(|(_, address)| address).collect()
+}

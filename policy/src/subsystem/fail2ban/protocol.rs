@@ -185,6 +185,8 @@ pub struct Printed {
     pub source: Source,
     /// Since when and for how long, where asked for.
     pub times: Option<Times>,
+    /// The whole line, its tab as one space.
+    pub text: String,
 }
 
 /// The times of a ticket.
@@ -220,7 +222,7 @@ pub fn tickets(value: &Value) -> Result<Tickets, ReplyError> {
             None => (entry.as_str(), None),
         };
         match lenient(id) {
-            Some(source) => tickets.printed.push(Printed { source, times }),
+            Some(source) => tickets.printed.push(Printed { source, times, text: entry.replace(" \t", " ") }),
             None => tickets.others += 1,
         }
     }
@@ -330,12 +332,21 @@ mod tests {
         ]);
         let since = jiff::civil::date(2026, 11, 21).at(5, 29, 33, 0);
         let tickets = tickets(&reply).unwrap();
+        let printed: Vec<_> = tickets.printed.iter().map(|p| (p.source, p.times, p.text.as_str())).collect();
         assert_eq!(
-            tickets.printed,
+            printed,
             [
-                Printed { source: source("203.0.113.7"), times: Some(Times { since, seconds: Some(600) }) },
-                Printed { source: source("203.0.113.128/25"), times: Some(Times { since, seconds: None }) },
-                Printed { source: source("2001:db8::7"), times: None },
+                (
+                    source("203.0.113.7"),
+                    Some(Times { since, seconds: Some(600) }),
+                    "203.0.113.7 2026-11-21 05:29:33 + 600 = 2026-11-21 05:39:33"
+                ),
+                (
+                    source("203.0.113.128/25"),
+                    Some(Times { since, seconds: None }),
+                    "203.0.113.128/25 2026-11-21 05:29:33 + -1 = 9999-12-31 23:59:59"
+                ),
+                (source("2001:db8::7"), None, "2001:db8::7"),
             ]
         );
         assert_eq!(tickets.others, 2);

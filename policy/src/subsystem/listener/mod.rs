@@ -55,6 +55,8 @@ pub struct Process {
     pub name: String,
     /// `/proc/PID/exe`, where it can be read; without the ` (deleted)` of a replaced file.
     pub exe: Option<String>,
+    /// Whether that file belongs to root. Anybody can run a program of any name on a port above 1023.
+    pub of_root: bool,
     /// The systemd unit of its cgroup.
     pub unit: Option<String>,
 }
@@ -91,10 +93,10 @@ pub struct Session {
     pub pid: u32,
 }
 
-/// Programs that speak SSH on the socket they hold. `sshd-session` and `sshd-auth` are parts of OpenSSH 9.8 and later.
+/// Root's programs that speak SSH on the socket they hold. `sshd-session` and `sshd-auth` are parts of OpenSSH 9.8 and later.
 pub fn speaks_ssh(process: &Process) -> bool {
-    let name = process.exe.as_deref().and_then(|exe| exe.rsplit('/').next()).unwrap_or(&process.name);
-    matches!(name, "sshd" | "sshd-session" | "sshd-auth" | "dropbear" | "tinysshd")
+    let name = process.exe.as_deref().and_then(|exe| exe.rsplit('/').next());
+    process.of_root && matches!(name, Some("sshd" | "sshd-session" | "sshd-auth" | "dropbear" | "tinysshd"))
 }
 
 /// The live SSH sessions, on whatever port, as ways in that must not be lost.

@@ -116,9 +116,13 @@ fn another_program_on_the_port_is_named_with_the_command_that_stops_it() {
 
 #[test]
 fn a_program_that_only_calls_itself_sshd_is_not_one() {
-    let mut fake = process(4711, "/usr/bin/nc.openbsd", None);
-    fake.name = "sshd".to_owned();
-    assert_eq!(asks(&host(vec![listener("0.0.0.0:22", false, fake)], None), V4).1, Some(Cause::PortNotSsh));
+    let mut named = process(4711, "/usr/bin/nc.openbsd", None);
+    named.name = "sshd".to_owned();
+    let mut somebodys = process(4712, "/home/mallory/sshd", None);
+    somebodys.of_root = false;
+    for fake in [named, somebodys] {
+        assert_eq!(asks(&host(vec![listener("0.0.0.0:22", false, fake)], None), V4).1, Some(Cause::PortNotSsh));
+    }
 }
 
 #[test]

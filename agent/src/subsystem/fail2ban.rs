@@ -1,1 +1,0 @@
-//! Reads and writes fail2ban on the real host.

@@ -1,0 +1,162 @@
+//! One conversation with fail2ban over its unix socket: a deadline for the whole of it, bounded replies. Sends typed commands
+//! only; what a reply means is for `policy` to say.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use sshfix_policy::subsystem::fail2ban::pickle::Value;
+use sshfix_policy::subsystem::fail2ban::protocol::{self, Command, ReplyError};
+use thiserror::Error;
+
+/// A reply of more bytes is not read to its end: about a million bans with their times.
+const LARGEST_REPLY: usize = 64 << 20;
+
+/// Why a conversation failed.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// There is no socket file.
+    #[error("there is no socket {}", .0.display())]
+    Missing(PathBuf),
+    /// The socket file is there, but nobody listens.
+    #[error("nobody listens on {}", .0.display())]
+    Dead(PathBuf),
+    /// No answer in time.
+    #[error("fail2ban did not answer `{what}` within {:.1} s", after.as_secs_f32())]
+    TimedOut {
+        /// The command, or `a connection`.
+        what: String,
+        /// The time it was given.
+        after: Duration,
+    },
+    /// The connection broke.
+    #[error("the connection to fail2ban failed at `{what}`: {error}")]
+    Lost {
+        /// The command, or `a connection`.
+        what: String,
+        /// The kernel's words.
+        error: io::Error,
+    },
+    /// More than [`LARGEST_REPLY`].
+    #[error("fail2ban's answer to `{0}` is larger than 64 MiB")]
+    TooLarge(String),
+    /// An exception, or an answer that is not understood.
+    #[error("{what}: {error}")]
+    Reply {
+        /// The command.
+        what: String,
+        /// What is wrong with it.
+        error: ReplyError,
+    },
+}
+
+/// An open conversation.
+pub struct Conversation {
+    stream: UnixStream,
+    started: Instant,
+    deadline: Instant,
+}
+
+impl Conversation {
+    /// Connects. Every command must be answered within `limit` from now.
+    pub fn open(path: &Path, limit: Duration) -> Result<Self, SocketError> {
+        let started = Instant::now();
+        let lost = |errno: Errno| SocketError::Lost { what: "a connection".to_owned(), error: errno.into() };
+        let address = UnixAddr::new(path).map_err(lost)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(lost)?;
+        // A server that hangs leaves its backlog full, and connect answers EAGAIN at once: asked again until the deadline.
+        loop {
+            match connect(fd.as_raw_fd(), &address) {
+                Ok(()) => break,
+                Err(Errno::ENOENT | Errno::ENOTDIR) => return Err(SocketError::Missing(path.to_owned())),
+                Err(Errno::ECONNREFUSED) => return Err(SocketError::Dead(path.to_owned())),
+                Err(Errno::EAGAIN) if started.elapsed() < limit => std::thread::sleep(Duration::from_millis(20)),
+                Err(Errno::EAGAIN) => return Err(SocketError::TimedOut { what: "a connection".to_owned(), after: limit }),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(lost(errno)),
+            }
+        }
+        Ok(Self { stream: UnixStream::from(fd), started, deadline: started + limit })
+    }
+
+    /// Moves the deadline to `limit` after the start.
+    pub fn extend(&mut self, limit: Duration) {
+        self.deadline = self.deadline.max(self.started + limit);
+    }
+
+    /// Sends one command and reads the value it is answered with.
+    pub fn ask<T>(&mut self, command: &Command, read: impl FnOnce(&Value) -> Result<T, ReplyError>) -> Result<T, SocketError> {
+        let what = command.words().join(" ");
+        let error = |error| SocketError::Reply { what: what.clone(), error };
+        let reply = self.exchange(&command.message(), &what)?;
+        let value = protocol::answer(&reply).map_err(error)?;
+        read(&value).map_err(error)
+    }
+
+    fn exchange(&mut self, message: &[u8], what: &str) -> Result<Vec<u8>, SocketError> {
+        let mut rest = message;
+        while !rest.is_empty() {
+            self.wait(PollFlags::POLLOUT, what)?;
+            match self.stream.write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if again(&error) => {}
+                Err(error) => return Err(SocketError::Lost { what: what.to_owned(), error }),
+            }
+        }
+        let mut reply = Vec::new();
+        let mut chunk = vec![0; 1 << 16];
+        loop {
+            self.wait(PollFlags::POLLIN, what)?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => {
+                    let error = io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the answer was whole");
+                    return Err(SocketError::Lost { what: what.to_owned(), error });
+                }
+                Ok(read) => reply.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+                Err(error) if again(&error) => {}
+                Err(error) => return Err(SocketError::Lost { what: what.to_owned(), error }),
+            }
+            // The server sends nothing unasked, so the end marker is the end of what there is to read.
+            if reply.ends_with(protocol::END) {
+                reply.truncate(reply.len() - protocol::END.len());
+                return Ok(reply);
+            }
+            if reply.len() > LARGEST_REPLY {
+                return Err(SocketError::TooLarge(what.to_owned()));
+            }
+        }
+    }
+
+    fn wait(&self, event: PollFlags, what: &str) -> Result<(), SocketError> {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let after = self.deadline.saturating_duration_since(self.started);
+                return Err(SocketError::TimedOut { what: what.to_owned(), after });
+            }
+            let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
+            match poll(&mut [PollFd::new(self.stream.as_fd(), event)], PollTimeout::from(millis)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(SocketError::Lost { what: what.to_owned(), error: errno.into() }),
+            }
+        }
+    }
+}
+
+/// Tells the server that the conversation is over; it would notice the close, but log it.
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let _ = self.stream.write(protocol::CLOSE);
+    }
+}
+
+fn again(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

@@ -1,0 +1,115 @@
+//! The listening sockets, the SSH units and the live SSH sessions of the real host. Read only: starting or stopping a server is
+//! not done here. What the sockets mean for a connection is decided in `policy`.
+
+mod processes;
+mod sockets;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use sshfix_policy::address::canonical;
+use sshfix_policy::host::{Part, Question};
+use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unit, speaks_ssh};
+
+use crate::sys::{child, dbus};
+use processes::{Holder, Holders};
+use sockets::TcpSocket;
+
+/// Asked for its version, and only this one: a program of that name elsewhere may be anybody's.
+const SSHD: &str = "/usr/sbin/sshd";
+
+/// Who listens, by which unit, and who is logged in. The version is asked for by questions about everybody only (`status`).
+pub fn observe(question: &Question) -> Part<State> {
+    read(question).unwrap_or_else(|error| Part::Unreadable(format!("the kernel did not list its TCP sockets: {error}")))
+}
+
+fn read(question: &Question) -> io::Result<Part<State>> {
+    let listening = sockets::listening()?;
+    let asked: BTreeSet<u32> =
+        listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| socket.inode).collect();
+    let holders = processes::holders(&asked);
+    let mut notes = Vec::new();
+    let units = units(&mut notes);
+
+    let held_by_ssh =
+        |socket: &TcpSocket| holders.get(&socket.inode).is_some_and(|all| all.iter().any(|h| speaks_ssh(&h.process)));
+    let of_a_unit = |socket: &TcpSocket| {
+        let port = format!(":{}", socket.local.port());
+        units.iter().flatten().any(|unit: &Unit| unit.listens.iter().any(|address| address.ends_with(&port)))
+    };
+    let concerns = |socket: &&TcpSocket| asked.contains(&socket.inode) || held_by_ssh(socket) || of_a_unit(socket);
+    let listeners: Vec<Listener> = listening.iter().filter(concerns).map(|socket| listener(socket, &holders)).collect();
+
+    let ports: BTreeSet<u16> = listeners.iter().map(|listener| listener.local.port()).chain([question.port]).collect();
+    let mut sessions = Vec::new();
+    for port in ports {
+        sessions.extend(sockets::established(port)?.iter().filter_map(|socket| session(socket, &holders)));
+    }
+    let version = if question.everybody { version() } else { None };
+    Ok(Part::Present(State { listeners, units, sessions, addresses: addresses()?, version, notes }))
+}
+
+/// The SSH units, where systemd runs this host.
+fn units(notes: &mut Vec<String>) -> Option<Vec<Unit>> {
+    // sd_booted(3)
+    if !Path::new("/run/systemd/system").exists() {
+        return None;
+    }
+    match dbus::units(&UNITS) {
+        Ok(units) => Some(units),
+        Err(error) => {
+            notes.push(error.to_string());
+            None
+        }
+    }
+}
+
+fn listener(socket: &TcpSocket, holders: &Holders) -> Listener {
+    let holders = holders.get(&socket.inode).into_iter().flatten().map(|holder| holder.process.clone()).collect();
+    Listener { local: socket.local, v6_only: socket.v6_only, holders }
+}
+
+/// A connection counts as a session once somebody has logged in on it: a stranger who is still asked for his key has no way in.
+fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
+    let holders: Vec<&Holder> = holders.get(&socket.inode)?.iter().filter(|holder| speaks_ssh(&holder.process)).collect();
+    let session = holders.iter().find_map(|holder| match &holder.title {
+        Title::Session(user) => Some((user, holder)),
+        Title::Monitor(_) | Title::NotYet | Title::Other => None,
+    });
+    // Without a terminal or command (ssh -N) no title says `user@`; then the half that speaks for strangers is gone.
+    let monitor = || {
+        let strangers = holders.iter().any(|holder| holder.title == Title::NotYet);
+        holders.iter().find_map(|holder| match &holder.title {
+            Title::Monitor(user) if !strangers => Some((user, holder)),
+            Title::Session(_) | Title::Monitor(_) | Title::NotYet | Title::Other => None,
+        })
+    };
+    let (user, holder) = session.or_else(monitor)?;
+    Some(Session { peer: socket.peer, port: socket.local.port(), user: Some(user.clone()), pid: holder.process.pid })
+}
+
+/// The addresses of all interfaces, each once.
+fn addresses() -> io::Result<Vec<IpAddr>> {
+    let mut addresses: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| canonical(IpAddr::V6(v6.ip()))))
+        })
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// `OpenSSH_9.2p1 Debian-2+deb12u7`. Older sshds do not know `-V` and say their version while they complain.
+fn version() -> Option<String> {
+    let output = child::run(Path::new(SSHD), &["-V"], None, Duration::from_secs(2), 64 << 10).ok()?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let version = said.lines().find_map(|line| line.find("OpenSSH_").and_then(|at| line.get(at..)))?;
+    Some(version.split(',').next().unwrap_or(version).trim().to_owned())
+}
