@@ -9,6 +9,8 @@ use sshfix_policy::address::Source;
 use sshfix_policy::host::{AccessPath, PathOrigin};
 use thiserror::Error;
 
+use crate::sys::files::{self, FileError};
+
 /// Where the agent looks when no `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/sshfix/agent.toml";
 /// A configuration file is never longer than this many bytes.
@@ -18,13 +20,8 @@ pub const CONFIG_LIMIT: u64 = 1024 * 1024;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// It cannot be read, or others could have written it.
-    #[error("{path}: {why}")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// It is not what it should be; the text shows line and column.
     #[error("{path}:{line}:{column}: {message}")]
     Syntax {
@@ -113,11 +110,13 @@ pub struct Paths {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections that have not sent their request yet; over it the oldest is closed for the new one. Default 128.
+    /// Connections that have not sent their request yet; over it an old one is closed for the new one. Default 128.
     pub connections: usize,
     /// Requests that are worked on at the same time; more wait. Default 8.
     pub requests: usize,
-    /// Seconds in which the whole request must have come, from the moment of connecting. Default 10.
+    /// Seconds a connection may be silent before its request: time to touch a security key. Default 60.
+    pub idle_seconds: u64,
+    /// Seconds in which the whole request must have come, from its first byte. Default 10.
     pub request_seconds: u64,
     /// Seconds in which the client must have taken the whole reply. Default 10.
     pub reply_seconds: u64,
@@ -158,11 +157,16 @@ impl Default for Paths {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 128, requests: 8, request_seconds: 10, reply_seconds: 10 }
+        Self { connections: 128, requests: 8, idle_seconds: 60, request_seconds: 10, reply_seconds: 10 }
     }
 }
 
 impl Limits {
+    /// [`Limits::idle_seconds`].
+    pub fn idle_time(&self) -> Duration {
+        Duration::from_secs(self.idle_seconds)
+    }
+
     /// [`Limits::request_seconds`].
     pub fn request_time(&self) -> Duration {
         Duration::from_secs(self.request_seconds)
@@ -200,6 +204,13 @@ impl Config {
             .collect()
     }
 
+    /// The file that holds the public half of the identity key: the same name with `.pub`.
+    pub fn identity_public(&self) -> PathBuf {
+        let mut name = self.paths.identity.clone().into_os_string();
+        name.push(".pub");
+        name.into()
+    }
+
     fn sensible(&self) -> Result<(), String> {
         let paths = [
             ("socket.path", &self.socket.path),
@@ -224,7 +235,11 @@ impl Config {
         if limits.requests == 0 || limits.requests > 100 {
             return Err(format!("limits.requests is 1 to 100, not {}", limits.requests));
         }
-        for (name, seconds) in [("request_seconds", limits.request_seconds), ("reply_seconds", limits.reply_seconds)] {
+        for (name, seconds) in [
+            ("idle_seconds", limits.idle_seconds),
+            ("request_seconds", limits.request_seconds),
+            ("reply_seconds", limits.reply_seconds),
+        ] {
             if !(1..=300).contains(&seconds) {
                 return Err(format!("limits.{name} is 1 to 300, not {seconds}"));
             }
@@ -235,11 +250,10 @@ impl Config {
 
 /// A small text file that root trusts.
 pub fn read_trusted(path: &Path) -> Result<String, ConfigError> {
-    let unreadable = |why: String| ConfigError::Unreadable { path: path.to_owned(), why };
-    let bytes = checked::read(path, CONFIG_LIMIT).map_err(unreadable)?;
+    let bytes = files::read_checked(path, CONFIG_LIMIT)?.bytes;
     String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|&&byte| byte == b'\n').count();
-        unreadable(format!("line {line} is not UTF-8"))
+        ConfigError::Value { path: path.to_owned(), message: format!("line {line} is not UTF-8") }
     })
 }
 
@@ -249,32 +263,6 @@ pub fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let line = 1 + before.matches('\n').count();
     let column = 1 + before.rsplit('\n').next().unwrap_or_default().chars().count();
     ConfigError::Syntax { path: path.to_owned(), line, column, message: error.message().to_owned() }
-}
-
-/// Until `sys::files::read_checked` lands.
-mod checked {
-    use std::fs::OpenOptions;
-    use std::io::Read;
-    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-    use std::path::Path;
-
-    use nix::fcntl::OFlag;
-
-    pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-        let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).bits();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|e| e.to_string())?;
-        let found = file.metadata().map_err(|e| e.to_string())?;
-        if !found.is_file() || found.uid() != 0 || found.mode() & 0o022 != 0 {
-            return Err("it must be a plain file of root that nobody else can write to".to_owned());
-        }
-        let mut bytes = Vec::new();
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-        if u64::try_from(bytes.len()).is_ok_and(|length| length <= limit) {
-            Ok(bytes)
-        } else {
-            Err(format!("it is longer than {limit} bytes"))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -356,12 +344,12 @@ mod tests {
             Config::load(&path).unwrap();
         }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).unwrap();
-        assert!(matches!(Config::load(&path), Err(ConfigError::Unreadable { .. })));
+        assert!(matches!(Config::load(&path), Err(ConfigError::File(_))));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let link = dir.path().join("link.toml");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(matches!(Config::load(&link), Err(ConfigError::Unreadable { .. })), "a symlink");
-        assert!(matches!(Config::load(dir.path()), Err(ConfigError::Unreadable { .. })), "a directory");
-        assert!(matches!(Config::load(&dir.path().join("none")), Err(ConfigError::Unreadable { .. })), "missing");
+        assert!(matches!(Config::load(&link), Err(ConfigError::File(_))), "a symlink");
+        assert!(matches!(Config::load(dir.path()), Err(ConfigError::File(_))), "a directory");
+        assert!(matches!(Config::load(&dir.path().join("none")), Err(ConfigError::File(_))), "missing");
     }
 }

@@ -2,7 +2,11 @@
 
 pub mod audit;
 pub mod config;
+pub mod identity;
+pub mod listen;
+pub mod logging;
 pub mod random;
+pub mod serve;
 pub mod store;
 pub mod subsystem;
 pub mod sys;

@@ -57,7 +57,8 @@ impl ChangeStage {
             Applying => &[Verified, RollingBack],
             Verified => &[Pending, Confirmed, RollingBack],
             Pending => &[Confirmed, RollingBack],
-            RollingBack => &[RolledBack, Stuck],
+            // To itself: recovery goes on where a rollback was interrupted.
+            RollingBack => &[RollingBack, RolledBack, Stuck],
             // Tried again by hand, or given up.
             Stuck => &[RollingBack, Abandoned],
             Confirmed | RolledBack | Abandoned => &[],

@@ -124,7 +124,7 @@ fn exactly_the_transitions_of_the_table_can_be_written() {
             }
         }
     }
-    assert_eq!(legal, 13);
+    assert_eq!(legal, 14);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The operating system's edges: checked files, child processes, D-Bus, netlink. The only place for unsafe code.
 
+pub mod activation;
 pub mod child;
 pub mod dbus;
 pub mod files;

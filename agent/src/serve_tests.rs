@@ -1,0 +1,333 @@
+//! Peers that misbehave, against the real socket and a service that needs no host.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+
+use super::*;
+use sshfix_policy::blob::put_string;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Replies with the body backwards; `panic` panics, `slow` takes its time.
+#[derive(Default)]
+struct Mirror {
+    answered: AtomicUsize,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
+}
+
+fn framed(body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    put_string(&mut frame, body);
+    frame
+}
+
+impl Answer for Mirror {
+    fn hello(&self, challenge: &Challenge) -> Vec<u8> {
+        framed(challenge.text().as_bytes())
+    }
+
+    fn answer(&self, peer: &Peer, challenge: &Challenge, body: &[u8]) -> Vec<u8> {
+        assert_eq!(peer.uid, nix::unistd::getuid().as_raw());
+        assert_eq!(peer.pid, i32::try_from(std::process::id()).unwrap());
+        assert!(challenge.given >= peer.connected_at);
+        let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_at_once.fetch_max(now, Ordering::SeqCst);
+        if body == b"slow" {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        self.at_once.fetch_sub(1, Ordering::SeqCst);
+        assert_ne!(body, b"panic", "as asked");
+        self.answered.fetch_add(1, Ordering::SeqCst);
+        if body == b"big" {
+            return framed(&vec![b'x'; 8 * 1024 * 1024]);
+        }
+        framed(&body.iter().rev().copied().collect::<Vec<_>>())
+    }
+
+    fn error(&self, _challenge: &Challenge, error: ErrorDocument) -> Vec<u8> {
+        framed(format!("{:?}: {}", error.code, error.message).as_bytes())
+    }
+}
+
+struct Server {
+    path: PathBuf,
+    service: Arc<Mirror>,
+    stop: Option<oneshot::Sender<()>>,
+    serving: tokio::task::JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+/// Short times, so that waiting for them is no waiting.
+fn limits() -> Limits {
+    Limits { connections: 16, requests: 4, idle_seconds: 2, request_seconds: 1, reply_seconds: 1 }
+}
+
+fn start(limits: Limits) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let service = Arc::new(Mirror::default());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(serve(listener, Arc::clone(&service), limits, async {
+        let _ = stopped.await;
+    }));
+    Server { path, service, stop: Some(stop), serving, _dir: dir }
+}
+
+impl Server {
+    /// Connects and takes the hello.
+    async fn connect(&self) -> UnixStream {
+        let mut stream = UnixStream::connect(&self.path).await.unwrap();
+        assert_eq!(read_frame(&mut stream).await.unwrap().len(), 44, "32 bytes in base64");
+        stream
+    }
+
+    async fn ask(&self, body: &[u8]) -> Vec<u8> {
+        let mut stream = self.connect().await;
+        stream.write_all(&framed(body)).await.unwrap();
+        read_frame(&mut stream).await.unwrap()
+    }
+
+    /// An honest request is answered, and soon.
+    async fn goes_on(&self) {
+        let reply = timeout(Duration::from_secs(5), self.ask(b"abc")).await.expect("the agent goes on serving");
+        assert_eq!(reply, b"cba");
+    }
+}
+
+async fn read_frame(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u32().await?;
+    let mut body = vec![0; usize::try_from(length).unwrap()];
+    stream.read_exact(&mut body).await?;
+    Ok(body)
+}
+
+/// How long until the agent closes; whatever it still sends is given back.
+async fn until_closed(mut stream: UnixStream) -> (Duration, Vec<u8>) {
+    let since = Instant::now();
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await.expect("it is closed in the end");
+    (since.elapsed(), rest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_one_reply_then_the_connection_ends() {
+    let server = start(limits());
+    let mut stream = server.connect().await;
+    stream.write_all(&framed(b"hello")).await.unwrap();
+    assert_eq!(read_frame(&mut stream).await.unwrap(), b"olleh");
+    let (_, rest) = until_closed(stream).await;
+    assert!(rest.is_empty());
+    assert_eq!(server.service.answered.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_connection_has_its_own_challenge() {
+    let server = start(limits());
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..50 {
+        let mut stream = UnixStream::connect(&server.path).await.unwrap();
+        assert!(seen.insert(read_frame(&mut stream).await.unwrap()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_idle_connections_do_not_keep_a_new_one_out() {
+    let server = start(Limits { idle_seconds: 60, ..limits() });
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(server.connect().await);
+    }
+    server.goes_on().await;
+    // The oldest made room; the newest are still there.
+    let newest = idle.pop().unwrap();
+    let (waited, rest) = until_closed(idle.remove(0)).await;
+    assert!(waited < Duration::from_secs(1) && rest.is_empty(), "{waited:?}");
+    let mut newest = newest;
+    newest.write_all(&framed(b"still here")).await.unwrap();
+    assert_eq!(read_frame(&mut newest).await.unwrap(), b"ereh llits");
+    let open = server.service.answered.load(Ordering::SeqCst);
+    assert_eq!(open, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_is_closed_when_its_time_is_over() {
+    let server = start(limits());
+    let stream = server.connect().await;
+    let (waited, rest) = until_closed(stream).await;
+    assert!(waited >= Duration::from_millis(1900) && waited < Duration::from_secs(5), "{waited:?}");
+    assert!(rest.is_empty());
+    server.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_writer_is_cut_off_however_busy_it_looks() {
+    let server = start(limits());
+    let stream = server.connect().await;
+    let (mut reader, mut writer) = stream.into_split();
+    let since = Instant::now();
+    let writing = tokio::spawn(async move {
+        let frame = framed(&[b'a'; 1000]);
+        for byte in frame {
+            if writer.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut reply = Vec::new();
+    let _ = reader.read_to_end(&mut reply).await;
+    // One second for the request, one at most for the drain.
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    assert!(String::from_utf8_lossy(&reply).contains("did not come whole in time"), "{}", String::from_utf8_lossy(&reply));
+    writing.abort();
+    assert_eq!(server.service.answered.load(Ordering::SeqCst), 0);
+    server.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oversized_frame_is_refused_by_its_length_alone() {
+    let server = start(limits());
+    for length in [u32::try_from(REQUEST_LIMIT).unwrap() + 1, u32::MAX] {
+        let mut stream = server.connect().await;
+        stream.write_all(&length.to_be_bytes()).await.unwrap();
+        let reply = read_frame(&mut stream).await.unwrap();
+        assert!(String::from_utf8_lossy(&reply).contains("over the limit"), "{}", String::from_utf8_lossy(&reply));
+    }
+    assert_eq!(server.service.answered.load(Ordering::SeqCst), 0);
+    // Also to a peer that sends all of it before it reads.
+    let mut stream = server.connect().await;
+    stream.write_all(&framed(&vec![b'a'; 1024 * 1024])).await.unwrap();
+    let reply = read_frame(&mut stream).await.unwrap();
+    assert!(reply.starts_with(b"Usage"));
+    server.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_request_is_taken() {
+    let server = start(limits());
+    let body = vec![b'a'; REQUEST_LIMIT];
+    assert_eq!(server.ask(&body).await, body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_is_answered_with_a_clear_error() {
+    let server = start(limits());
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"SSH-2.0-OpenSSH_9.2\r\n", &[0xff; 64]] {
+        let mut stream = server.connect().await;
+        stream.write_all(garbage).await.unwrap();
+        let reply = read_frame(&mut stream).await.unwrap();
+        assert!(String::from_utf8_lossy(&reply).contains("not a request of sshfix"));
+    }
+    server.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_frame_is_answered_with_a_clear_error() {
+    let server = start(limits());
+    let frame = framed(b"a request that is cut");
+    for cut in [1, 3, 4, 10, frame.len() - 1] {
+        let mut stream = server.connect().await;
+        stream.write_all(&frame[..cut]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let reply = read_frame(&mut stream).await.unwrap();
+        assert!(String::from_utf8_lossy(&reply).contains("ended before its announced length"), "{cut}");
+    }
+    // Gone without a word.
+    let mut stream = server.connect().await;
+    stream.write_all(&frame[..10]).await.unwrap();
+    drop(stream);
+    assert_eq!(server.service.answered.load(Ordering::SeqCst), 0);
+    server.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_its_own_request_only() {
+    let server = start(limits());
+    for _ in 0..20 {
+        let reply = server.ask(b"panic").await;
+        assert!(String::from_utf8_lossy(&reply).contains("failed inside the agent"));
+    }
+    server.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_does_not_take_its_reply_is_cut_off() {
+    let server = start(limits());
+    let mut lazy = Vec::new();
+    for _ in 0..8 {
+        let mut stream = server.connect().await;
+        stream.write_all(&framed(b"big")).await.unwrap();
+        lazy.push(stream);
+    }
+    server.goes_on().await;
+    sleep(Duration::from_millis(1500)).await;
+    for stream in lazy {
+        let (_, rest) = until_closed(stream).await;
+        assert!(rest.len() < 8 * 1024 * 1024, "the reply was not buffered whole for it: {}", rest.len());
+    }
+    server.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_requests_are_worked_on_at_once_and_the_rest_wait_or_are_told() {
+    let server = Arc::new(start(limits()));
+    let mut asking = JoinSet::new();
+    for _ in 0..40 {
+        let server = Arc::clone(&server);
+        asking.spawn(async move { server.ask(b"slow").await });
+    }
+    let (mut done, mut busy) = (0, 0);
+    while let Some(reply) = asking.join_next().await {
+        let reply = reply.unwrap();
+        if reply == b"wols" {
+            done += 1;
+        } else {
+            assert!(reply.starts_with(b"Busy"), "{}", String::from_utf8_lossy(&reply));
+            busy += 1;
+        }
+    }
+    assert_eq!(done + busy, 40);
+    assert!(done >= 16, "{done}");
+    assert!(server.service.most_at_once.load(Ordering::SeqCst) <= 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_finishes_what_was_begun_and_nothing_else() {
+    let mut server = start(Limits { requests: 1, idle_seconds: 60, ..limits() });
+    let idle = server.connect().await;
+    let mut working = server.connect().await;
+    working.write_all(&framed(b"slow")).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let mut waiting = server.connect().await;
+    waiting.write_all(&framed(b"never begun")).await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    server.stop.take().unwrap().send(()).unwrap();
+    assert_eq!(read_frame(&mut working).await.unwrap(), b"wols");
+    assert!(read_frame(&mut waiting).await.is_err());
+    assert!(until_closed(idle).await.1.is_empty());
+    drop(working);
+    timeout(Duration::from_secs(5), server.serving).await.unwrap().unwrap();
+    assert_eq!(server.service.answered.load(Ordering::SeqCst), 1);
+    assert!(UnixStream::connect(&server.path).await.is_err(), "nobody listens any more");
+}
+
+#[test]
+fn one_user_cannot_push_out_the_connections_of_another() {
+    let idle = Idle::new(4);
+    let (_, mut alice) = idle.enter(1000);
+    let mut others: Vec<_> = (0..100).map(|_| idle.enter(2000).1).collect();
+    assert!(matches!(alice.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+    others.retain_mut(|one| matches!(one.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+    assert_eq!(others.len(), 3);
+    // And where everybody holds one, the oldest makes room.
+    let idle = Idle::new(2);
+    let (_, mut first) = idle.enter(1);
+    let (second, mut kept) = idle.enter(2);
+    let (_, mut third) = idle.enter(3);
+    assert!(matches!(first.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+    assert!(matches!(kept.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+    idle.leave(second);
+    idle.enter(4);
+    assert!(matches!(third.try_recv(), Err(oneshot::error::TryRecvError::Empty)), "one that left takes no place");
+}
