@@ -195,13 +195,12 @@ async fn greet_and_read(
         return Err(NoRequest::Silent);
     }
     let mut prefix = [0; PREFIX];
-    let (first, rest) = prefix.split_at_mut(1);
-    match timeout(limits.idle_time(), stream.read(first)).await {
+    match timeout(limits.idle_time(), stream.read(prefix.split_at_mut(1).0)).await {
         Ok(Ok(1)) => {}
         _ => return Err(NoRequest::Silent),
     }
     let whole = async {
-        stream.read_exact(rest).await.map_err(|_| NoRequest::Short)?;
+        stream.read_exact(prefix.split_at_mut(1).1).await.map_err(|_| NoRequest::Short)?;
         let length = wire::body_length(prefix, REQUEST_LIMIT).map_err(NoRequest::TooLong)?;
         let mut body = Vec::new();
         let announced = u64::try_from(length).unwrap_or(u64::MAX);
