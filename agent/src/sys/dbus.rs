@@ -8,8 +8,8 @@ use std::time::Duration;
 use sshfix_policy::subsystem::listener::Unit;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
-use zbus::zvariant::{OwnedObjectPath, OwnedValue};
-use zbus::{Connection, Message, connection};
+use zbus::zvariant::OwnedValue;
+use zbus::{Connection, Message, OwnedObjectPath, connection};
 
 /// For one question, connecting included.
 const LIMIT: Duration = Duration::from_secs(2);

@@ -6,7 +6,13 @@ use super::*;
 use crate::verdict::{Cause, Connection, Lift, Verdict};
 
 fn process(pid: u32, exe: &str, unit: Option<&str>) -> Process {
-    Process { pid, name: exe.rsplit('/').next().unwrap().to_owned(), exe: Some(exe.to_owned()), unit: unit.map(str::to_owned) }
+    Process {
+        pid,
+        name: exe.rsplit('/').next().unwrap().to_owned(),
+        exe: Some(exe.to_owned()),
+        of_root: true,
+        unit: unit.map(str::to_owned),
+    }
 }
 
 fn sshd() -> Process {
