@@ -11,6 +11,7 @@ pub mod blob;
 pub mod certificate;
 pub mod host;
 pub mod netfilter;
+pub mod packet;
 pub mod pattern;
 pub mod public_key;
 pub mod reply;

@@ -1,0 +1,436 @@
+//! A packet of the connection asked about, as far as it is known: the SYN on its way in, or its answer on its way out.
+//! Header bytes carry a mask of the bits that are known, so that one packet can stand for every address of a range.
+//!
+//! What is taken for granted: an ordinary SYN, unfragmented, without IP options, extension headers or ECN bits, from another
+//! host (a loopback source comes in by `lo`), of a connection that conntrack does not know yet, with packet and connection
+//! mark 0 (only tc and XDP programs could set one before netfilter does). Everything else about it is unknown.
+
+use std::net::IpAddr;
+
+use crate::address::Source;
+use crate::verdict::Connection;
+
+/// Yes, no, or it cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tri {
+    /// It holds.
+    Yes,
+    /// It does not hold.
+    No,
+    /// It cannot be told.
+    Maybe,
+}
+
+impl Tri {
+    /// It does not hold, where `invert` is set.
+    #[must_use]
+    pub fn invert(self, invert: bool) -> Tri {
+        match (self, invert) {
+            (Tri::Yes, true) => Tri::No,
+            (Tri::No, true) => Tri::Yes,
+            (same, _) => same,
+        }
+    }
+}
+
+impl From<bool> for Tri {
+    fn from(holds: bool) -> Self {
+        if holds { Tri::Yes } else { Tri::No }
+    }
+}
+
+/// Bytes of which some bits are known. Bits that are not known are zero in `value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bits {
+    value: Vec<u8>,
+    known: Vec<u8>,
+}
+
+impl Bits {
+    /// Every bit known.
+    pub fn exactly(value: &[u8]) -> Self {
+        Self { value: value.to_vec(), known: vec![0xff; value.len()] }
+    }
+
+    /// No bit known.
+    pub fn unknown(len: usize) -> Self {
+        Self { value: vec![0; len], known: vec![0; len] }
+    }
+
+    /// The bits set in `known`; the shorter length counts.
+    pub fn masked(value: &[u8], known: &[u8]) -> Self {
+        let value = value.iter().zip(known).map(|(v, k)| v & k).collect::<Vec<_>>();
+        Self { known: known.iter().take(value.len()).copied().collect(), value }
+    }
+
+    /// The prefix of a range of addresses.
+    pub fn of(source: Source) -> Self {
+        let net = source.net();
+        match (net.network(), net.netmask()) {
+            (IpAddr::V4(address), IpAddr::V4(mask)) => Self::masked(&address.octets(), &mask.octets()),
+            (IpAddr::V6(address), IpAddr::V6(mask)) => Self::masked(&address.octets(), &mask.octets()),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Self::unknown(16),
+        }
+    }
+
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        self.value.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.value.is_empty()
+    }
+
+    /// The value bytes; unknown bits are zero.
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+
+    /// Ones where the bit is known.
+    pub fn known(&self) -> &[u8] {
+        &self.known
+    }
+
+    /// A part of it; what lies outside is unknown.
+    #[must_use]
+    pub fn part(&self, offset: usize, len: usize) -> Self {
+        let mut part = Self::unknown(len);
+        let bytes = self.value.iter().zip(&self.known).skip(offset);
+        for ((to_value, to_known), (value, known)) in part.value.iter_mut().zip(&mut part.known).zip(bytes) {
+            (*to_value, *to_known) = (*value, *known);
+        }
+        part
+    }
+
+    /// Writes a part of it; what lies outside is left out.
+    pub fn set_part(&mut self, offset: usize, part: &Bits) {
+        let bytes = self.value.iter_mut().zip(&mut self.known).skip(offset);
+        for ((to_value, to_known), (value, known)) in bytes.zip(part.value.iter().zip(&part.known)) {
+            (*to_value, *to_known) = (*value, *known);
+        }
+    }
+
+    /// All of it, where all of it is known.
+    pub fn exact(&self) -> Option<&[u8]> {
+        self.known.iter().all(|known| *known == 0xff).then_some(self.value.as_slice())
+    }
+
+    /// The lowest and the highest possible value.
+    pub fn ends(&self) -> (Vec<u8>, Vec<u8>) {
+        let high = self.value.iter().zip(&self.known).map(|(value, known)| value | !known).collect();
+        (self.value.clone(), high)
+    }
+
+    /// What both have in common: bits that differ become unknown.
+    #[must_use]
+    pub fn join(&self, other: &Bits) -> Self {
+        let both = self.value.iter().zip(&self.known).zip(other.value.iter().zip(&other.known));
+        let (value, known) = both
+            .map(|((a, a_known), (b, b_known))| {
+                let known = a_known & b_known & !(a ^ b);
+                (a & known, known)
+            })
+            .unzip();
+        Self { value, known }
+    }
+
+    /// Whether it is this value.
+    pub fn equals(&self, data: &[u8]) -> Tri {
+        let differs = self.value.iter().zip(&self.known).zip(data).any(|((value, known), data)| (value ^ data) & known != 0);
+        if differs || data.len() != self.value.len() {
+            Tri::No
+        } else if self.exact().is_some() {
+            Tri::Yes
+        } else {
+            Tri::Maybe
+        }
+    }
+
+    /// Whether it lies in `from..=to`, bytes compared as `memcmp` does.
+    pub fn within(&self, from: &[u8], to: &[u8]) -> Tri {
+        let (low, high) = self.ends();
+        if low.as_slice() >= from && high.as_slice() <= to {
+            Tri::Yes
+        } else if high.as_slice() < from || low.as_slice() > to {
+            Tri::No
+        } else {
+            Tri::Maybe
+        }
+    }
+}
+
+/// What is known of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// There is none at this hook.
+    None,
+    /// `lo`, which has index 1 in every network namespace.
+    Loopback,
+    /// Some interface that is not `lo`.
+    NotLoopback,
+}
+
+/// Possible states of connection tracking, as bits: the same bits that nft's `ct state` loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracking(pub u8);
+
+impl Tracking {
+    /// No entry: invalid, or before connection tracking ran (`NF_CT_STATE_INVALID_BIT`).
+    pub const INVALID: Tracking = Tracking(1);
+    /// Seen in both directions.
+    pub const ESTABLISHED: Tracking = Tracking(2);
+    /// Expected by another connection.
+    pub const RELATED: Tracking = Tracking(4);
+    /// The first packet.
+    pub const NEW: Tracking = Tracking(8);
+    /// Exempt (`notrack`).
+    pub const UNTRACKED: Tracking = Tracking(64);
+    /// Cannot be told.
+    pub const ANY: Tracking = Tracking(79);
+
+    /// Whether the state is one of `states`.
+    pub fn among(self, states: u8) -> Tri {
+        match (self.0 & states != 0, self.0 & !states != 0) {
+            (true, false) => Tri::Yes,
+            (false, _) => Tri::No,
+            (true, true) => Tri::Maybe,
+        }
+    }
+
+    /// Whether conntrack has an entry for the packet.
+    pub fn entry(self) -> Tri {
+        self.among(Self::ESTABLISHED.0 | Self::RELATED.0 | Self::NEW.0)
+    }
+
+    /// Either state.
+    #[must_use]
+    pub fn join(self, other: Tracking) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// One packet of the connection at one hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Whether it is IPv6.
+    pub v6: bool,
+    /// Whether it is the answer (SYN, ACK), on its way out.
+    pub reply: bool,
+    /// The IPv4 or IPv6 header.
+    pub network: Bits,
+    /// The TCP header, 20 bytes.
+    pub transport: Bits,
+    /// Where it came in.
+    pub input: Interface,
+    /// Where it leaves.
+    pub output: Interface,
+    /// The packet mark, 4 bytes in the machine's order.
+    pub mark: Bits,
+    /// The connection mark, 4 bytes in the machine's order.
+    pub ct_mark: Bits,
+    /// Its connection tracking state.
+    pub tracking: Tracking,
+    /// Whether its destination was translated.
+    pub dnat: Tri,
+    /// Whether its source was translated.
+    pub snat: Tri,
+    /// The destination port the client used, as conntrack keeps it; 2 bytes.
+    pub original_port: Bits,
+}
+
+/// Where the fields of the IPv4 and IPv6 header stand: offset and length.
+const V4_SOURCE: (usize, usize) = (12, 4);
+const V4_DESTINATION: (usize, usize) = (16, 4);
+const V6_SOURCE: (usize, usize) = (8, 16);
+const V6_DESTINATION: (usize, usize) = (24, 16);
+
+impl Packet {
+    /// The SYN of a new connection as it comes in.
+    pub fn syn(connection: &Connection) -> Self {
+        let v6 = !connection.source.is_ipv4();
+        let loopback = connection.source.first().is_loopback() && connection.source.last().is_loopback();
+        let port = Bits::exactly(&connection.port.to_be_bytes());
+        let mut packet = Self {
+            v6,
+            reply: false,
+            network: network(v6),
+            transport: transport(0x02),
+            input: if loopback { Interface::Loopback } else { Interface::NotLoopback },
+            output: Interface::None,
+            mark: Bits::exactly(&[0; 4]),
+            ct_mark: Bits::exactly(&[0; 4]),
+            tracking: Tracking::INVALID,
+            dnat: Tri::No,
+            snat: Tri::No,
+            original_port: port.clone(),
+        };
+        packet.set_source(&Bits::of(connection.source));
+        packet.transport.set_part(2, &port);
+        packet
+    }
+
+    /// The answer of this host to a SYN that arrived as this one did.
+    #[must_use]
+    pub fn answer(&self) -> Self {
+        let mut answer = Self {
+            network: network(self.v6),
+            transport: transport(0x12),
+            reply: true,
+            input: Interface::None,
+            output: self.input,
+            // The answer takes the mark of the SYN only if net.ipv4.tcp_fwmark_accept says so.
+            mark: self.mark.join(&Bits::exactly(&[0; 4])),
+            tracking: if self.tracking == Tracking::NEW { Tracking::ESTABLISHED } else { Tracking::INVALID },
+            ..self.clone()
+        };
+        answer.set_source(&self.destination());
+        answer.set_destination(&self.source());
+        answer.transport.set_part(0, &self.transport.part(2, 2));
+        answer.transport.set_part(2, &self.transport.part(0, 2));
+        answer
+    }
+
+    fn fields(&self) -> ((usize, usize), (usize, usize)) {
+        if self.v6 { (V6_SOURCE, V6_DESTINATION) } else { (V4_SOURCE, V4_DESTINATION) }
+    }
+
+    /// The source address: 4 or 16 bytes.
+    pub fn source(&self) -> Bits {
+        let (offset, len) = self.fields().0;
+        self.network.part(offset, len)
+    }
+
+    /// The destination address: 4 or 16 bytes.
+    pub fn destination(&self) -> Bits {
+        let (offset, len) = self.fields().1;
+        self.network.part(offset, len)
+    }
+
+    /// Writes the source address.
+    pub fn set_source(&mut self, address: &Bits) {
+        let (offset, _) = self.fields().0;
+        self.network.set_part(offset, address);
+    }
+
+    /// Writes the destination address.
+    pub fn set_destination(&mut self, address: &Bits) {
+        let (offset, _) = self.fields().1;
+        self.network.set_part(offset, address);
+    }
+
+    /// The source port: 2 bytes.
+    pub fn source_port(&self) -> Bits {
+        self.transport.part(0, 2)
+    }
+
+    /// The destination port: 2 bytes.
+    pub fn destination_port(&self) -> Bits {
+        self.transport.part(2, 2)
+    }
+
+    /// Writes the destination port.
+    pub fn set_destination_port(&mut self, port: &Bits) {
+        self.transport.set_part(2, port);
+    }
+
+    /// What is known when the packet is one or the other.
+    #[must_use]
+    pub fn join(&self, other: &Packet) -> Self {
+        let either = |a: Tri, b: Tri| if a == b { a } else { Tri::Maybe };
+        Self {
+            v6: self.v6,
+            reply: self.reply,
+            network: self.network.join(&other.network),
+            transport: self.transport.join(&other.transport),
+            input: self.input,
+            output: self.output,
+            mark: self.mark.join(&other.mark),
+            ct_mark: self.ct_mark.join(&other.ct_mark),
+            tracking: self.tracking.join(other.tracking),
+            dnat: either(self.dnat, other.dnat),
+            snat: either(self.snat, other.snat),
+            original_port: self.original_port.join(&other.original_port),
+        }
+    }
+
+    /// Forgets everything a rule could have changed.
+    pub fn forget(&mut self) {
+        self.mark = Bits::unknown(4);
+        self.ct_mark = Bits::unknown(4);
+        self.tracking = Tracking::ANY;
+        self.dnat = Tri::Maybe;
+        self.snat = Tri::Maybe;
+        self.network = Bits::unknown(self.network.len());
+        self.transport = Bits::unknown(self.transport.len());
+    }
+}
+
+/// An IP header of an unfragmented TCP packet without options: version, length, fragment and protocol fields are known.
+fn network(v6: bool) -> Bits {
+    if v6 {
+        let (mut value, mut known) = (vec![0; 40], vec![0; 40]);
+        for (at, byte, mask) in [(0, 0x60, 0xf0), (6, 6, 0xff)] {
+            set(&mut value, at, byte);
+            set(&mut known, at, mask);
+        }
+        return Bits::masked(&value, &known);
+    }
+    let (mut value, mut known) = (vec![0; 20], vec![0; 20]);
+    for (at, byte, mask) in [(0, 0x45, 0xff), (6, 0, 0xbf), (7, 0, 0xff), (9, 6, 0xff)] {
+        set(&mut value, at, byte);
+        set(&mut known, at, mask);
+    }
+    Bits::masked(&value, &known)
+}
+
+/// A TCP header with these flags.
+fn transport(flags: u8) -> Bits {
+    let (mut value, mut known) = (vec![0; 20], vec![0; 20]);
+    set(&mut value, 13, flags);
+    set(&mut known, 13, 0xff);
+    Bits::masked(&value, &known)
+}
+
+fn set(bytes: &mut [u8], at: usize, byte: u8) {
+    if let Some(place) = bytes.get_mut(at) {
+        *place = byte;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+    use super::*;
+
+    fn syn(source: &str) -> Packet {
+        Packet::syn(&Connection { source: source.parse().unwrap(), port: 22, user: None })
+    }
+
+    #[test]
+    fn a_range_is_its_prefix() {
+        let packet = syn("203.0.112.0/23");
+        assert_eq!(packet.source().equals(&[203, 0, 113, 7]), Tri::Maybe);
+        assert_eq!(packet.source().equals(&[203, 0, 114, 7]), Tri::No);
+        assert_eq!(packet.source().within(&[203, 0, 0, 0], &[203, 0, 255, 255]), Tri::Yes);
+        assert_eq!(packet.source().within(&[203, 0, 113, 0], &[203, 0, 255, 255]), Tri::Maybe);
+        assert_eq!(packet.source().within(&[203, 0, 114, 0], &[203, 0, 255, 255]), Tri::No);
+    }
+
+    #[test]
+    fn the_answer_goes_back_where_the_syn_came_from() {
+        let answer = syn("2001:db8::7").answer();
+        assert_eq!(answer.destination().exact().map(<[u8]>::len), Some(16));
+        assert_eq!(answer.source_port().equals(&[0, 22]), Tri::Yes);
+        assert_eq!(answer.destination_port().equals(&[0, 22]), Tri::Maybe);
+    }
+
+    #[test]
+    fn joined_bits_are_known_only_where_both_agree() {
+        let joined = Bits::exactly(&[0b1100]).join(&Bits::exactly(&[0b1010]));
+        assert_eq!(joined.known(), [0b1111_1001]);
+        assert_eq!(joined.equals(&[0b1111]), Tri::Maybe);
+        assert_eq!(joined.equals(&[0b0111]), Tri::No);
+    }
+}
