@@ -1,4 +1,4 @@
-//! A packet of the connection asked about, as far as it is known: the SYN on its way in, or its answer on its way out.
+//! A packet of the connection asked about, as far as it is known: the SYN, its answer, or the ACK that completes the handshake.
 //! Header bytes carry a mask of the bits that are known, so that one packet can stand for every address of a range.
 //!
 //! What is taken for granted: an ordinary SYN, unfragmented, without IP options, extension headers or ECN bits, from another
@@ -8,36 +8,9 @@
 use std::net::IpAddr;
 
 use crate::address::Source;
+pub use crate::subsystem::xtables::view::Tri;
+use crate::subsystem::xtables::view::{self, Span, View};
 use crate::verdict::Connection;
-
-/// Yes, no, or it cannot be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tri {
-    /// It holds.
-    Yes,
-    /// It does not hold.
-    No,
-    /// It cannot be told.
-    Maybe,
-}
-
-impl Tri {
-    /// It does not hold, where `invert` is set.
-    #[must_use]
-    pub fn invert(self, invert: bool) -> Tri {
-        match (self, invert) {
-            (Tri::Yes, true) => Tri::No,
-            (Tri::No, true) => Tri::Yes,
-            (same, _) => same,
-        }
-    }
-}
-
-impl From<bool> for Tri {
-    fn from(holds: bool) -> Self {
-        if holds { Tri::Yes } else { Tri::No }
-    }
-}
 
 /// Bytes of which some bits are known. Bits that are not known are zero in `value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,6 +205,8 @@ pub struct Packet {
     pub ct_mark: Bits,
     /// Its connection tracking state.
     pub tracking: Tracking,
+    /// Whether its destination is an address of this host.
+    pub local: Tri,
     /// Whether its destination was translated.
     pub dnat: Tri,
     /// Whether its source was translated.
@@ -262,6 +237,8 @@ impl Packet {
             mark: Bits::exactly(&[0; 4]),
             ct_mark: Bits::exactly(&[0; 4]),
             tracking: Tracking::INVALID,
+            // It would not reach the SSH port otherwise.
+            local: Tri::Yes,
             dnat: Tri::No,
             snat: Tri::No,
             original_port: port.clone(),
@@ -278,11 +255,12 @@ impl Packet {
             network: network(self.v6),
             transport: transport(0x12),
             reply: true,
+            local: Tri::from(self.input == Interface::Loopback),
             input: Interface::None,
             output: self.input,
             // The answer takes the mark of the SYN only if net.ipv4.tcp_fwmark_accept says so.
             mark: self.mark.join(&Bits::exactly(&[0; 4])),
-            tracking: if self.tracking == Tracking::NEW { Tracking::ESTABLISHED } else { Tracking::INVALID },
+            tracking: Tracking::INVALID,
             ..self.clone()
         };
         answer.set_source(&self.destination());
@@ -290,6 +268,15 @@ impl Packet {
         answer.transport.set_part(0, &self.transport.part(2, 2));
         answer.transport.set_part(2, &self.transport.part(0, 2));
         answer
+    }
+
+    /// The ACK that completes the handshake, as it comes in like this SYN did; `handled` is the SYN as it was delivered.
+    #[must_use]
+    pub fn follower(&self, handled: &Packet) -> Self {
+        let mut follower = self.clone();
+        follower.transport.set_part(13, &Bits::exactly(&[0x10]));
+        follower.ct_mark = handled.ct_mark.clone();
+        follower
     }
 
     fn fields(&self) -> ((usize, usize), (usize, usize)) {
@@ -335,6 +322,74 @@ impl Packet {
         self.transport.set_part(2, port);
     }
 
+    /// The packet as xtables matches and targets look at it.
+    pub fn view(&self) -> View<'static> {
+        let interface = |interface: Interface| match interface {
+            Interface::None => view::Interface::None,
+            Interface::Loopback => view::Interface::Named("lo"),
+            Interface::NotLoopback => view::Interface::NotLoopback,
+        };
+        let number = |bits: &Bits| bits.exact().and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        let known = |tri: Tri| match tri {
+            Tri::Yes => Some(true),
+            Tri::No => Some(false),
+            Tri::Maybe => None,
+        };
+        let mut tracking = self.tracking.0 & 0xf;
+        if self.tracking.0 & Tracking::UNTRACKED.0 != 0 {
+            tracking |= view::Tracking::UNTRACKED.0;
+        }
+        View {
+            v6: self.v6,
+            source: span(&self.source()),
+            destination: span(&self.destination()),
+            destination_local: known(self.local),
+            source_port: span(&self.source_port()),
+            destination_port: span(&self.destination_port()),
+            tcp_flags: self.transport.value().get(13).copied().unwrap_or(0),
+            input: interface(self.input),
+            output: interface(self.output),
+            tracking: view::Tracking(tracking),
+            reply: self.reply,
+            mark: number(&self.mark),
+            connmark: number(&self.ct_mark),
+            dnat: known(self.dnat),
+            length: Span { low: 40, high: 0xffff },
+        }
+    }
+
+    /// Takes over what an xtables table changed of the packet it looked at.
+    pub fn take(&mut self, view: &View<'_>) {
+        let before = self.view();
+        let tri = |known: Option<bool>| known.map_or(Tri::Maybe, Tri::from);
+        let mark = |known: Option<u32>| known.map_or_else(|| Bits::unknown(4), |mark| Bits::exactly(&mark.to_ne_bytes()));
+        if view.mark != before.mark {
+            self.mark = mark(view.mark);
+        }
+        if view.connmark != before.connmark {
+            self.ct_mark = mark(view.connmark);
+        }
+        if view.tracking != before.tracking {
+            let exempt = view.tracking.0 & view::Tracking::UNTRACKED.0 != 0;
+            self.tracking = Tracking(view.tracking.0 & 0xf | if exempt { Tracking::UNTRACKED.0 } else { 0 });
+        }
+        self.dnat = tri(view.dnat);
+        self.local = tri(view.destination_local);
+        if view.source != before.source {
+            self.snat = Tri::Maybe;
+            self.set_source(&number(view.source, before.v6));
+        }
+        if view.destination != before.destination {
+            self.set_destination(&number(view.destination, before.v6));
+        }
+        if view.source_port != before.source_port {
+            self.transport.set_part(0, &port(view.source_port));
+        }
+        if view.destination_port != before.destination_port {
+            self.set_destination_port(&port(view.destination_port));
+        }
+    }
+
     /// What is known when the packet is one or the other.
     #[must_use]
     pub fn join(&self, other: &Packet) -> Self {
@@ -349,6 +404,7 @@ impl Packet {
             mark: self.mark.join(&other.mark),
             ct_mark: self.ct_mark.join(&other.ct_mark),
             tracking: self.tracking.join(other.tracking),
+            local: either(self.local, other.local),
             dnat: either(self.dnat, other.dnat),
             snat: either(self.snat, other.snat),
             original_port: self.original_port.join(&other.original_port),
@@ -360,10 +416,33 @@ impl Packet {
         self.mark = Bits::unknown(4);
         self.ct_mark = Bits::unknown(4);
         self.tracking = Tracking::ANY;
+        self.local = Tri::Maybe;
         self.dnat = Tri::Maybe;
         self.snat = Tri::Maybe;
         self.network = Bits::unknown(self.network.len());
         self.transport = Bits::unknown(self.transport.len());
+    }
+}
+
+/// The lowest and the highest possible number.
+fn span(bits: &Bits) -> Span {
+    let number = |bytes: Vec<u8>| bytes.into_iter().fold(0_u128, |number, byte| number << 8 | u128::from(byte));
+    let (low, high) = bits.ends();
+    Span { low: number(low), high: number(high) }
+}
+
+/// An address, where exactly one is possible.
+fn number(span: Span, v6: bool) -> Bits {
+    let bytes = span.low.to_be_bytes();
+    let len = if v6 { 16 } else { 4 };
+    if span.low == span.high { Bits::exactly(bytes.get(16 - len..).unwrap_or_default()) } else { Bits::unknown(len) }
+}
+
+/// A port, where exactly one is possible.
+fn port(span: Span) -> Bits {
+    match u16::try_from(span.low) {
+        Ok(port) if span.low == span.high => Bits::exactly(&port.to_be_bytes()),
+        _ => Bits::unknown(2),
     }
 }
 

@@ -1,7 +1,14 @@
 //! nf_tables: the ruleset as read by netlink (iptables-nft included), its verdict by running the rules' own expressions,
 //! and the steps on elements and rules. Never reads a set to answer about one address.
 
+pub mod condition;
+pub mod evaluate;
 pub mod expression;
+mod load;
+mod lookup;
+mod registers;
+pub mod render;
+mod run;
 pub mod same;
 mod step;
 
@@ -12,6 +19,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use expression::Expression;
+pub use run::{Doubt, Found};
 pub use step::Step;
 
 /// An nftables family, with the kernel's numbers (`linux/netfilter.h`).

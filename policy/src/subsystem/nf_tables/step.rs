@@ -1,10 +1,15 @@
 //! Steps on nf_tables: one element or one rule, with what stands there before and after. As data; the agent does them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Element, Family, Rule, SetKey};
+use super::lookup::holds;
+use super::same::{Standing, place, standing};
+use super::{Element, ElementKey, Family, Rule, SetKey, State};
 use crate::address::Source;
-use crate::host::HostState;
+use crate::host::{HostState, Need, Needs};
+use crate::packet::{Bits, Tri};
 use crate::step::Mismatch;
 
 /// One change of the ruleset. `before` to `after`; `None` is absent.
@@ -70,26 +75,205 @@ impl Step {
 
     /// See [`crate::step::Step::summary`].
     pub fn summary(&self) -> String {
-        unimplemented!("nf_tables helper")
+        match self {
+            Step::Element { set, before, after, text, .. } => match (before, after) {
+                (Some(_), None) => format!("remove {text} from set {set}"),
+                (None, Some(_)) => format!("add {text} to set {set}"),
+                (Some(_), Some(_)) => format!("change {text} in set {set}"),
+                (None, None) => format!("leave {text} out of set {set}"),
+            },
+            Step::Rule { before, after, text, .. } => match (before, after) {
+                (Some(rule), None) if rule.handle != 0 => format!("delete rule {} of {}: {text}", rule.handle, self.chain_name()),
+                (Some(_), None) => format!("delete the rule of {}: {text}", self.chain_name()),
+                (None, Some(_)) => format!("insert a rule in {}: {text}", self.chain_name()),
+                (Some(_), Some(_)) => format!("replace a rule of {}: {text}", self.chain_name()),
+                (None, None) => format!("leave {} as it is", self.chain_name()),
+            },
+        }
     }
 
     /// See [`crate::step::Step::diff`].
     pub fn diff(&self) -> String {
-        unimplemented!("nf_tables helper")
+        let (header, text, before, after) = match self {
+            Step::Element { set, before, after, text, .. } => {
+                (format!("# nft set {set}"), text, before.is_some(), after.is_some())
+            }
+            Step::Rule { before, after, text, next, .. } => {
+                let place = match (before, next) {
+                    (Some(rule), _) if rule.handle != 0 => format!(" handle {}", rule.handle),
+                    (_, Some(next)) => format!(", before handle {next}"),
+                    (_, None) => ", at the end".to_owned(),
+                };
+                (format!("# nft {}{place}", self.chain_name()), text, before.is_some(), after.is_some())
+            }
+        };
+        let mut diff = format!("{header}\n");
+        if before {
+            diff.push_str(&format!("- {text}\n"));
+        }
+        if after {
+            diff.push_str(&format!("+ {text}\n"));
+        }
+        diff
     }
 
     /// See [`crate::step::Step::undo`].
     pub fn undo(&self) -> String {
-        unimplemented!("nf_tables helper")
+        match self {
+            Step::Element { .. } => self.inverse().summary(),
+            Step::Rule { before: Some(_), after: None, next, .. } => {
+                let place = next.map_or_else(|| "at the end".to_owned(), |next| format!("before handle {next}"));
+                format!("put the same rule back into {}, {place}", self.chain_name())
+            }
+            Step::Rule { .. } => format!("delete that rule of {} again", self.chain_name()),
+        }
+    }
+
+    /// The facts that [`Step::predict`] and [`Step::holds`] look at.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Step::Element { set, before, after, .. } => {
+                let key = before.as_ref().or(after.as_ref()).map(|element| element.key.clone());
+                key.map(|key| Need::Element(ElementKey { set: set.clone(), key })).into_iter().collect()
+            }
+            Step::Rule { .. } => Needs::new(),
+        }
+    }
+
+    /// `inet filter input`
+    fn chain_name(&self) -> String {
+        match self {
+            Step::Element { set, .. } => set.to_string(),
+            Step::Rule { family, table, chain, .. } => format!("{family} {table} {chain}"),
+        }
+    }
+
+    fn mismatch(&self, what: &str) -> Mismatch {
+        match self {
+            Step::Element { set, text, .. } => Mismatch(format!("{text} in set {set}: {what}")),
+            Step::Rule { text, .. } => Mismatch(format!("rule `{text}` of {}: {what}", self.chain_name())),
+        }
     }
 
     /// See [`crate::step::Step::predict`].
-    pub fn predict(&self, _state: &mut HostState) -> Result<(), Mismatch> {
-        unimplemented!("nf_tables helper")
+    pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
+        let Some(state) = state.nf_tables.present_mut() else { return Err(self.mismatch("nftables was not read")) };
+        match self {
+            Step::Element { set, before, after, .. } => self.predict_element(state, set, before.as_ref(), after.as_ref()),
+            Step::Rule { next, others, before, after, .. } => {
+                let index = self.chain_index(state)?;
+                let chain = state.chains.get_mut(index).ok_or_else(|| self.mismatch("the chain is not there"))?;
+                let rules = &mut Arc::make_mut(chain).rules;
+                if let Some(after) = after
+                    && let Standing::At(_) = standing(rules, *next, *others, after)
+                {
+                    return Ok(());
+                }
+                if let Some(before) = before {
+                    match standing(rules, *next, *others, before) {
+                        Standing::At(index) => {
+                            rules.remove(index);
+                        }
+                        Standing::Nowhere if after.is_none() => {}
+                        Standing::Nowhere => return Err(self.mismatch("it is not there")),
+                        Standing::Unclear => return Err(self.mismatch("several rules could be meant")),
+                    }
+                }
+                if let Some(after) = after {
+                    let index = place(rules, *next).ok_or_else(|| self.mismatch("the rule behind it is gone"))?;
+                    rules.insert(index, Arc::new(after.clone()));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn chain_index(&self, state: &State) -> Result<usize, Mismatch> {
+        let Step::Rule { family, table, chain, .. } = self else { return Err(self.mismatch("it is no rule")) };
+        let found = state.chains.iter().position(|one| one.family == *family && one.table == *table && one.name == *chain);
+        found.ok_or_else(|| self.mismatch("the chain is not there"))
+    }
+
+    fn predict_element(
+        &self,
+        state: &mut State,
+        set: &SetKey,
+        before: Option<&Element>,
+        after: Option<&Element>,
+    ) -> Result<(), Mismatch> {
+        let Some(wanted) = before.or(after) else { return Ok(()) };
+        let now = self.look(state, set, wanted)?;
+        let fits = |expected: Option<&Element>| match (now.as_ref(), expected) {
+            (None, None) => true,
+            (Some(now), Some(expected)) => now.same(expected),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if fits(after) {
+            return Ok(());
+        }
+        if !fits(before) {
+            return Err(self.mismatch("it is neither as planned before nor as wanted after"));
+        }
+        let model = state.sets.iter().find(|one| one.key == *set).cloned();
+        for (key, fact) in state.elements.iter_mut().filter(|(key, _)| key.set == *set) {
+            let held = model.as_ref().map_or(key.key == wanted.key, |set| holds(set, wanted, &Bits::exactly(&key.key)) == Tri::Yes);
+            if held {
+                *fact = after.cloned();
+            }
+        }
+        if let Some(dump) = state.dumps.get_mut(set) {
+            dump.retain(|one| !bounds(one, wanted));
+            dump.extend(after.cloned());
+        }
+        Ok(())
+    }
+
+    /// The element as it stands now: the one with the same key or range.
+    fn look(&self, state: &State, set: &SetKey, wanted: &Element) -> Result<Option<Element>, Mismatch> {
+        if let Some(dump) = state.dumps.get(set) {
+            return Ok(dump.iter().find(|one| bounds(one, wanted)).cloned());
+        }
+        match state.elements.get(&ElementKey { set: set.clone(), key: wanted.key.clone() }) {
+            Some(fact) => Ok(fact.clone().filter(|one| bounds(one, wanted))),
+            None => Err(self.mismatch("it was not looked up")),
+        }
     }
 
     /// See [`crate::step::Step::holds`].
-    pub fn holds(&self, _state: &HostState) -> Result<(), Mismatch> {
-        unimplemented!("nf_tables helper")
+    pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
+        let Some(state) = state.nf_tables.present() else { return Err(self.mismatch("nftables was not read")) };
+        match self {
+            Step::Element { set, before, after, .. } => {
+                let Some(wanted) = after.as_ref().or(before.as_ref()) else { return Ok(()) };
+                match (self.look(state, set, wanted)?, after) {
+                    (None, None) => Ok(()),
+                    (Some(now), Some(after)) if now.same(after) => Ok(()),
+                    (Some(_), None) => Err(self.mismatch("it is still there")),
+                    (None, Some(_)) => Err(self.mismatch("it is not there")),
+                    (Some(_), Some(_)) => Err(self.mismatch("it is there, but not as planned")),
+                }
+            }
+            Step::Rule { next, others, before, after, .. } => {
+                let chain = state.chains.get(self.chain_index(state)?);
+                let rules = chain.map_or(&[][..], |chain| chain.rules.as_slice());
+                if let Some(after) = after {
+                    return match standing(rules, *next, *others, after) {
+                        Standing::At(_) => Ok(()),
+                        Standing::Nowhere | Standing::Unclear => Err(self.mismatch("it is not there")),
+                    };
+                }
+                match before.as_ref().map(|before| standing(rules, *next, *others, before)) {
+                    Some(Standing::At(_)) => Err(self.mismatch("it is still there")),
+                    Some(Standing::Unclear) => Err(self.mismatch("several rules could be meant")),
+                    Some(Standing::Nowhere) | None => Ok(()),
+                }
+            }
+        }
     }
+}
+
+/// Whether both have the same key or the same range.
+fn bounds(one: &Element, other: &Element) -> bool {
+    let end = |element: &Element| element.key_end.clone().unwrap_or_else(|| element.key.clone());
+    one.catchall == other.catchall && one.key == other.key && end(one) == end(other)
 }

@@ -1,0 +1,123 @@
+//! The netfilter stage: nf_tables and iptables-legacy together, base chains of both in the kernel's order.
+
+mod walk;
+
+use crate::host::{HostState, Needs, Part};
+use crate::subsystem::nf_tables::{Doubt, State, render};
+use crate::subsystem::xtables;
+use crate::verdict::{Block, Connection, Evidence, Stage, StageReport, Verdict};
+use walk::{Culprit, Pass, Refusal, walk};
+
+/// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
+pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
+    let walked = walk(host, connection, needs);
+    let report = |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence };
+    if let Some(refusal) = walked.decided() {
+        let detail = format!("{} {}", what(refusal.pass), how(refusal));
+        return report(Verdict::Refuse, detail, evidence(host, &refusal.culprit));
+    }
+    if let Some(first) = walked.refusals.first() {
+        let detail = match &first.culprit {
+            Culprit::Unread(why) => why.clone(),
+            Culprit::NfTables(_) | Culprit::Legacy(_) => {
+                format!("{} may be {}; it depends on {}", what(first.pass), how(first).trim_start_matches("is "), doubts(first))
+            }
+        };
+        let mut quoted: Vec<Evidence> = Vec::new();
+        for refusal in &walked.refusals {
+            let new: Vec<_> = evidence(host, &refusal.culprit).into_iter().filter(|one| !quoted.contains(one)).collect();
+            quoted.extend(new);
+        }
+        return report(Verdict::Unknown, detail, quoted);
+    }
+    let detail = match (&host.nf_tables, &host.xtables, walked.delivered_to) {
+        (Part::Absent(_), Part::Absent(_), _) => "no packet filter on this host".to_owned(),
+        (_, _, Some(port)) => format!("accepted, and delivered to port {port}"),
+        (_, _, None) => "accepted".to_owned(),
+    };
+    report(Verdict::Accept, detail, Vec::new())
+}
+
+fn what(pass: Pass) -> &'static str {
+    match pass {
+        Pass::Syn => "the SYN",
+        Pass::Answer => "the answer to the SYN",
+        Pass::Ack => "the ACK that completes the handshake",
+    }
+}
+
+/// `is dropped`, `is rejected with ...`
+fn how(refusal: &Refusal) -> String {
+    use crate::subsystem::nf_tables::evaluate::Exit;
+    use crate::subsystem::xtables::evaluate::End;
+    match &refusal.culprit {
+        Culprit::NfTables(event) => match &event.exit {
+            Exit::Accept => "is accepted".to_owned(),
+            Exit::Refuse(how) => format!("is {how}"),
+        },
+        Culprit::Legacy(outcome) => match &outcome.end {
+            End::Accept => "is accepted".to_owned(),
+            End::Drop => "is dropped".to_owned(),
+            End::Reject(with) => format!("is rejected with {with}"),
+            End::Unknown(_) => "is refused".to_owned(),
+        },
+        Culprit::Unread(_) => "is refused".to_owned(),
+    }
+}
+
+fn doubts(refusal: &Refusal) -> String {
+    let mut texts: Vec<&str> = refusal.doubts.iter().map(|doubt| doubt.text.as_str()).collect();
+    texts.dedup();
+    if texts.is_empty() { "rules before it".to_owned() } else { texts.join(", ") }
+}
+
+fn doubt(text: &str) -> Doubt {
+    let rate = ["-m limit", "-m hashlimit", "-m recent", "-m connlimit", "-m quota", "-m statistic"];
+    Doubt { rate: rate.iter().any(|word| text.starts_with(word)), text: text.to_owned() }
+}
+
+/// The rules and elements that decide, quoted.
+fn evidence(host: &HostState, culprit: &Culprit) -> Vec<Evidence> {
+    match culprit {
+        Culprit::NfTables(event) => host.nf_tables.present().map_or_else(Vec::new, |state| event_evidence(host, state, event)),
+        Culprit::Legacy(outcome) => host.xtables.present().map_or_else(Vec::new, |state| legacy_evidence(state, &outcome.place)),
+        Culprit::Unread(_) => Vec::new(),
+    }
+}
+
+fn event_evidence(host: &HostState, state: &State, event: &crate::subsystem::nf_tables::evaluate::Event) -> Vec<Evidence> {
+    let none = xtables::SetNames::new();
+    let sets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+    let mut evidence = Vec::new();
+    for frame in event.frames.iter().rev() {
+        let Some(chain) = state.chains.get(frame.chain) else { continue };
+        let place = format!("nft {} {} {}", chain.family, chain.table, chain.name);
+        match frame.rule.and_then(|index| chain.rules.get(index)) {
+            Some(rule) => {
+                evidence.push(Evidence::new(format!("{place} handle {}", rule.handle), render::rule(state, chain, rule, sets)));
+            }
+            None => evidence.push(Evidence::new(format!("{place} policy"), render::policy(chain))),
+        }
+        for found in frame.found.iter().filter(|found| !found.set.set.starts_with("__")) {
+            let text = render::element(state, &found.set, &found.element);
+            evidence.push(Evidence::new(format!("nft set {}", found.set), text));
+        }
+    }
+    evidence
+}
+
+fn legacy_evidence(state: &xtables::State, place: &xtables::Place) -> Vec<Evidence> {
+    let Some(chain) = state.table(place.v6, &place.table).and_then(|table| table.chain(&place.chain)) else { return Vec::new() };
+    let rule = place.position.checked_sub(1).and_then(|index| chain.rules.get(index));
+    let text = rule.map_or_else(
+        || format!("-P {} {}", chain.name, if chain.policy_accept { "ACCEPT" } else { "DROP" }),
+        |rule| rule.line(&chain.name, place.v6, &state.set_names),
+    );
+    vec![Evidence::new(place.to_string(), text)]
+}
+
+/// Every rule, element and policy that keeps this connection out, found by lifting one after the other on the model;
+/// entries that belong to fail2ban are `fail2ban-ban-stale` here, and `diagnose` joins them with their tickets.
+pub fn blocks(_host: &HostState, _connection: &Connection, _needs: &mut Needs) -> Vec<Block> {
+    Vec::new()
+}

@@ -1,0 +1,249 @@
+//! Walks base chains as the kernel does (`nft_do_chain`), over a packet whose fields may be unknown. A rule that may hold adds
+//! what it would do to what is possible, and the walk goes on; so the cost stays that of one packet. Knows no hook order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::run::{Doubt, End, Found};
+use super::{Family, Set, SetKey, State};
+use crate::host::Needs;
+use crate::packet::Packet;
+use crate::subsystem::xtables::SetNames;
+
+/// `NFT_JUMP_STACK_SIZE`
+const DEEPEST: usize = 16;
+/// Rules looked at for one question. A ruleset that needs more is not evaluated to the end, and its verdict is unknown.
+const BUDGET: usize = 2_000_000;
+/// Uncertain events kept for one base chain; the first of each kind always is.
+const MOST_EVENTS: usize = 1000;
+
+/// A rule that decided, or led to the chain that did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The chain's index in [`State::chains`].
+    pub chain: usize,
+    /// The rule's index in it; `None` is the policy.
+    pub rule: Option<usize>,
+    /// What the rule's lookups found.
+    pub found: Vec<Found>,
+}
+
+/// How a packet leaves a base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// To the next base chain or hook.
+    Accept,
+    /// Nowhere; the text says how.
+    Refuse(String),
+}
+
+/// One way a packet can leave a base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// How.
+    pub exit: Exit,
+    /// The rules that led there, from the base chain down; the last one decided.
+    pub frames: Vec<Frame>,
+    /// On what it depends; empty when it is certain for packets that come so far.
+    pub doubts: Vec<Doubt>,
+}
+
+/// What a base chain does to a packet.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Every way it can leave, in the order of the rules.
+    pub events: Vec<Event>,
+    /// The packet as it goes on; `None` when it cannot.
+    pub packet: Option<Packet>,
+}
+
+/// Evaluates base chains over one packet after the other.
+pub struct Evaluator<'a> {
+    pub(super) state: &'a State,
+    pub(super) whole_sets: bool,
+    pub(super) needs: &'a mut Needs,
+    pub(super) changed_sets: BTreeSet<SetKey>,
+    /// The names of ipsets, for what a doubt says.
+    pub ipsets: SetNames,
+    chains: BTreeMap<(Family, &'a str, &'a str), usize>,
+    sets: BTreeMap<&'a SetKey, &'a Set>,
+    budget: usize,
+    events: Vec<Event>,
+    accepted: Option<Packet>,
+    path: Vec<Frame>,
+    doubts: Vec<Doubt>,
+}
+
+impl<'a> Evaluator<'a> {
+    /// `whole_sets` allows it to ask for whole sets, which is right only when the question is about a range.
+    pub fn new(state: &'a State, whole_sets: bool, needs: &'a mut Needs) -> Self {
+        let name = |(index, chain): (usize, &'a std::sync::Arc<super::Chain>)| {
+            ((chain.family, chain.table.as_str(), chain.name.as_str()), index)
+        };
+        Self {
+            state,
+            whole_sets,
+            needs,
+            changed_sets: BTreeSet::new(),
+            ipsets: SetNames::new(),
+            chains: state.chains.iter().enumerate().map(name).collect(),
+            sets: state.sets.iter().map(|set| (&set.key, set.as_ref())).collect(),
+            budget: BUDGET,
+            events: Vec::new(),
+            accepted: None,
+            path: Vec::new(),
+            doubts: Vec::new(),
+        }
+    }
+
+    pub(super) fn set(&self, key: &SetKey) -> Option<&'a Set> {
+        self.sets.get(key).copied()
+    }
+
+    /// What the base chain with this index does to the packet.
+    pub fn base_chain(&mut self, index: usize, packet: &Packet) -> Outcome {
+        self.events.clear();
+        self.accepted = None;
+        let mut packet = packet.clone();
+        if self.chain(index, &mut packet, 0) {
+            self.path.push(Frame { chain: index, rule: None, found: Vec::new() });
+            let policy_accept = self.state.chains.get(index).and_then(|chain| chain.base.as_ref()).is_some_and(|b| b.policy_accept);
+            if policy_accept {
+                self.leave(Exit::Accept, Some(packet));
+            } else {
+                self.leave(Exit::Refuse("dropped by the policy".to_owned()), None);
+            }
+            self.path.pop();
+        }
+        Outcome { events: std::mem::take(&mut self.events), packet: self.accepted.take() }
+    }
+
+    /// Walks a chain. False when no packet comes back to the caller; else the packet is as it comes back.
+    fn chain(&mut self, index: usize, packet: &mut Packet, depth: usize) -> bool {
+        let state = self.state;
+        let Some(chain) = state.chains.get(index) else { return true };
+        let mut returned: Option<Packet> = None;
+        for (number, rule) in chain.rules.iter().enumerate() {
+            let run = if self.budget == 0 {
+                let ends = vec![End::Anything("a ruleset too large to be evaluated".to_owned())];
+                Some(super::run::Run { ends, ..Default::default() })
+            } else {
+                self.budget -= 1;
+                self.run(chain, rule, packet)
+            };
+            let Some(run) = run else { continue };
+            if run.ends == [End::Next] {
+                continue;
+            }
+            let doubts = self.doubts.len();
+            let certain = run.doubts.is_empty() && run.ends.len() == 1;
+            if run.doubts.is_empty() && !certain {
+                self.doubts.push(Doubt::on("which element of a map it is"));
+            }
+            self.doubts.extend(run.doubts);
+            self.path.push(Frame { chain: index, rule: Some(number), found: run.found });
+            // Those who come to the next rule.
+            let mut on = if certain { None } else { Some(packet.clone()) };
+            for end in run.ends {
+                match end {
+                    End::Next => join(&mut on, packet.clone()),
+                    End::Accept(translated) => {
+                        let packet = translated.map_or_else(|| packet.clone(), |translated| *translated);
+                        self.leave_translated(packet);
+                    }
+                    End::Refuse(how) => self.leave(Exit::Refuse(how), None),
+                    End::Return => join(&mut returned, packet.clone()),
+                    End::Jump(name) => {
+                        let mut inner = packet.clone();
+                        if self.enter(chain.family, &chain.table, &name, &mut inner, depth) {
+                            join(&mut on, inner);
+                        }
+                    }
+                    End::Goto(name) => {
+                        let mut inner = packet.clone();
+                        if self.enter(chain.family, &chain.table, &name, &mut inner, depth) {
+                            join(&mut returned, inner);
+                        }
+                    }
+                    End::Anything(what) => {
+                        let changed = self.anything(what, packet);
+                        join(&mut on, packet.join(&changed));
+                        join(&mut returned, packet.join(&changed));
+                    }
+                }
+            }
+            self.path.pop();
+            self.doubts.truncate(doubts);
+            match on {
+                Some(next) => *packet = next,
+                None => {
+                    let Some(back) = returned else { return false };
+                    *packet = back;
+                    return true;
+                }
+            }
+            if self.budget == 0 {
+                break;
+            }
+        }
+        if let Some(back) = returned {
+            *packet = packet.join(&back);
+        }
+        true
+    }
+
+    /// Follows a jump or goto.
+    fn enter(&mut self, family: Family, table: &str, name: &str, packet: &mut Packet, depth: usize) -> bool {
+        match self.chains.get(&(family, table, name)) {
+            Some(index) if depth < DEEPEST => self.chain(*index, packet, depth + 1),
+            Some(_) => {
+                *packet = self.anything("more jumps than the kernel allows".to_owned(), packet);
+                true
+            }
+            None => {
+                *packet = self.anything(format!("the chain {name}, which was not read"), packet);
+                true
+            }
+        }
+    }
+
+    /// Every verdict is possible; gives the packet with everything forgotten that could have been changed.
+    fn anything(&mut self, what: String, packet: &Packet) -> Packet {
+        let mut changed = packet.clone();
+        changed.forget();
+        self.doubts.push(Doubt::on(what));
+        self.leave(Exit::Accept, Some(packet.join(&changed)));
+        self.leave(Exit::Refuse("refused".to_owned()), None);
+        self.doubts.pop();
+        changed
+    }
+
+    /// Accepted, with a new destination perhaps: what is not certainly this host's may be answered by another.
+    fn leave_translated(&mut self, packet: Packet) {
+        let elsewhere = packet.local != crate::packet::Tri::Yes && packet.dnat != crate::packet::Tri::No && !packet.reply;
+        if elsewhere {
+            self.doubts.push(Doubt::on("whether the new destination is this host"));
+            self.leave(Exit::Refuse("sent to another host".to_owned()), None);
+            self.doubts.pop();
+        }
+        self.leave(Exit::Accept, Some(packet));
+    }
+
+    fn leave(&mut self, exit: Exit, packet: Option<Packet>) {
+        if let Some(packet) = packet {
+            join(&mut self.accepted, packet);
+        }
+        let certain = self.doubts.is_empty();
+        let known = self.events.iter().any(|event| std::mem::discriminant(&event.exit) == std::mem::discriminant(&exit));
+        if certain || !known || self.events.len() < MOST_EVENTS {
+            self.events.push(Event { exit, frames: self.path.clone(), doubts: self.doubts.clone() });
+        }
+    }
+}
+
+/// Adds a packet to those that go the same way.
+fn join(all: &mut Option<Packet>, packet: Packet) {
+    *all = Some(match all.take() {
+        Some(others) => others.join(&packet),
+        None => packet,
+    });
+}

@@ -1,0 +1,649 @@
+//! Prints rules, elements and policies as their own tool does: `nft -s` for native rules, iptables-save for those of iptables-nft.
+//! What is not understood is named in brackets; such text must never be fed back to a tool. Counters are left out.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::condition::{Field, Item, Test, items};
+use super::expression::{CmpOp, Expression, NatKind, PayloadBase, Verdict};
+use super::{Chain, Element, ElementData, Family, Rule, SetKey, State};
+use crate::subsystem::xtables::SetNames;
+use crate::subsystem::xtables::render::{quoted, render_match, render_target};
+
+/// A rule as its own tool prints it.
+pub fn rule(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
+    if compat(state, chain) { iptables(state, chain, rule, ipsets) } else { nft(state, chain, rule, ipsets) }
+}
+
+/// Whether a table is one that iptables-nft made: its name, and a base chain named as iptables names them.
+pub fn compat(state: &State, chain: &Chain) -> bool {
+    const CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+    matches!(chain.family, Family::Ip | Family::Ip6)
+        && matches!(chain.table.as_str(), "filter" | "nat" | "mangle" | "raw" | "security")
+        && state.chains.iter().any(|other| {
+            other.family == chain.family && other.table == chain.table && other.base.is_some() && CHAINS.contains(&other.name.as_str())
+        })
+}
+
+/// The policy of a base chain as nft prints it.
+pub fn policy(chain: &Chain) -> String {
+    let Some(base) = &chain.base else { return String::new() };
+    let hook = match (chain.family, base.hook) {
+        (Family::Netdev, 0) | (_, 5) => "ingress",
+        (Family::Netdev, 1) => "egress",
+        (_, 0) => "prerouting",
+        (_, 1) => "input",
+        (_, 2) => "forward",
+        (_, 3) => "output",
+        (_, 4) => "postrouting",
+        _ => "[unknown]",
+    };
+    let policy = if base.policy_accept { "accept" } else { "drop" };
+    format!("type {} hook {hook} priority {}; policy {policy};", base.kind, base.priority)
+}
+
+/// An element as nft prints it, without counters and time left: `203.0.113.7`, `203.0.113.0/24`, `203.0.113.7 . 22`,
+/// `203.0.113.7 : drop`.
+pub fn element(state: &State, set: &SetKey, element: &Element) -> String {
+    let set = state.sets.iter().find(|one| one.key == *set);
+    let mut text = if element.catchall {
+        "*".to_owned()
+    } else {
+        let types = set.map_or_else(Vec::new, |set| types(set.key_type));
+        key(&types, &element.key, element.key_end.as_deref())
+    };
+    match &element.data {
+        Some(ElementData::Verdict(data)) => {
+            let _ = write!(text, " : {}", verdict(data));
+        }
+        Some(ElementData::Value(value)) => {
+            let types = set.and_then(|set| set.data_type).map_or_else(Vec::new, types);
+            let _ = write!(text, " : {}", key(&types, value, None));
+        }
+        None => {}
+    }
+    if let Some(object) = &element.object {
+        let _ = write!(text, " : {}", string(object));
+    }
+    text
+}
+
+/// nft's own type numbers (`include/datatype.h`).
+const IPV4_ADDR: u32 = 7;
+const IPV6_ADDR: u32 = 8;
+const INET_PROTO: u32 = 12;
+const INET_SERVICE: u32 = 13;
+const MARK: u32 = 19;
+const IFNAME: u32 = 41;
+
+/// The types of a concatenation, 6 bits each, the last one lowest.
+fn types(number: u32) -> Vec<u32> {
+    let mut types: Vec<u32> = (0..5).map(|place| number >> (place * 6) & 0x3f).take_while(|kind| *kind != 0).collect();
+    types.reverse();
+    types
+}
+
+fn type_len(kind: u32) -> Option<usize> {
+    match kind {
+        IPV4_ADDR | MARK => Some(4),
+        IPV6_ADDR | IFNAME => Some(16),
+        INET_PROTO => Some(1),
+        INET_SERVICE => Some(2),
+        _ => None,
+    }
+}
+
+fn key(types: &[u32], from: &[u8], to: Option<&[u8]>) -> String {
+    if let [kind] = types {
+        return to.map_or_else(|| typed(*kind, from), |to| range(*kind, from, to));
+    }
+    let mut at = 0;
+    let mut parts = Vec::new();
+    for kind in types {
+        let Some(len) = type_len(*kind) else { return hex(from) };
+        let part = |bytes: &[u8]| bytes.get(at..at + len).map(<[u8]>::to_vec);
+        let Some(low) = part(from) else { return hex(from) };
+        parts.push(match to.and_then(part) {
+            Some(high) if high != low => range(*kind, &low, &high),
+            _ => typed(*kind, &low),
+        });
+        at += len.next_multiple_of(4);
+    }
+    if parts.is_empty() { hex(from) } else { parts.join(" . ") }
+}
+
+fn typed(kind: u32, bytes: &[u8]) -> String {
+    match kind {
+        IPV4_ADDR | IPV6_ADDR => address(bytes),
+        INET_SERVICE => port(bytes),
+        INET_PROTO => protocol(bytes),
+        IFNAME => string(&name(bytes)),
+        MARK => mark(bytes),
+        _ => hex(bytes),
+    }
+}
+
+/// A range: as a prefix where it is one.
+fn range(kind: u32, from: &[u8], to: &[u8]) -> String {
+    if matches!(kind, IPV4_ADDR | IPV6_ADDR)
+        && let Some(len) = prefix_of(from, to)
+    {
+        return if usize::try_from(len) == Ok(from.len() * 8) { address(from) } else { format!("{}/{len}", address(from)) };
+    }
+    if from == to { typed(kind, from) } else { format!("{}-{}", typed(kind, from), typed(kind, to)) }
+}
+
+/// The prefix length when the range is exactly a prefix.
+pub fn prefix_of(from: &[u8], to: &[u8]) -> Option<u32> {
+    let differing: Vec<u8> = from.iter().zip(to).map(|(from, to)| from ^ to).collect();
+    let mask: Vec<u8> = differing.iter().map(|byte| !byte).collect();
+    let zero = from.iter().zip(&differing).all(|(from, differing)| from & differing == 0);
+    (zero && from.len() == to.len()).then(|| mask_len(&mask)).flatten()
+}
+
+/// The length of a contiguous mask.
+pub fn mask_len(mask: &[u8]) -> Option<u32> {
+    let mut len = 0;
+    let mut ended = false;
+    for byte in mask {
+        let ones = byte.leading_ones();
+        if byte.count_ones() != ones || ended && *byte != 0 {
+            return None;
+        }
+        len += ones;
+        ended |= ones < 8;
+    }
+    Some(len)
+}
+
+fn address(bytes: &[u8]) -> String {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Ipv4Addr::from(v4).to_string();
+    }
+    <[u8; 16]>::try_from(bytes).map_or_else(|_| hex(bytes), |v6| Ipv6Addr::from(v6).to_string())
+}
+
+fn port(bytes: &[u8]) -> String {
+    <[u8; 2]>::try_from(bytes).map_or_else(|_| hex(bytes), |port| u16::from_be_bytes(port).to_string())
+}
+
+fn mark(bytes: &[u8]) -> String {
+    <[u8; 4]>::try_from(bytes).map_or_else(|_| hex(bytes), |mark| format!("0x{:08x}", u32::from_ne_bytes(mark)))
+}
+
+fn protocol(bytes: &[u8]) -> String {
+    match bytes.first() {
+        Some(1) => "icmp".to_owned(),
+        Some(2) => "igmp".to_owned(),
+        Some(6) => "tcp".to_owned(),
+        Some(17) => "udp".to_owned(),
+        Some(47) => "gre".to_owned(),
+        Some(50) => "esp".to_owned(),
+        Some(51) => "ah".to_owned(),
+        Some(58) => "ipv6-icmp".to_owned(),
+        Some(132) => "sctp".to_owned(),
+        Some(number) => number.to_string(),
+        None => String::new(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold("0x".to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// An interface name up to its NUL.
+fn name(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+fn string(text: &str) -> String {
+    // Control characters would draw over the rest of the line.
+    format!("\"{}\"", text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>())
+}
+
+fn verdict(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Accept => "accept".to_owned(),
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::Queue => "queue".to_owned(),
+        Verdict::Continue => "continue".to_owned(),
+        Verdict::Break => "break".to_owned(),
+        Verdict::Jump(chain) => format!("jump {chain}"),
+        Verdict::Goto(chain) => format!("goto {chain}"),
+        Verdict::Return => "return".to_owned(),
+    }
+}
+
+// ---- nft -------------------------------------------------------------------------------------------------------------------
+
+/// How a field is called, and how its values are printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Address,
+    Port,
+    Protocol,
+    Nfproto,
+    Name,
+    Index,
+    Mark,
+    CtState,
+    CtStatus,
+    TcpFlags,
+    Type,
+    Number,
+}
+
+fn field(field: &Field, family: Family) -> (String, Kind) {
+    let known = |text: &str, kind| (text.to_owned(), kind);
+    let v6 = family == Family::Ip6;
+    match field {
+        Field::Payload { base: PayloadBase::Network, offset: 12, len: 1..=4 } if !v6 => known("ip saddr", Kind::Address),
+        Field::Payload { base: PayloadBase::Network, offset: 16, len: 1..=4 } if !v6 => known("ip daddr", Kind::Address),
+        Field::Payload { base: PayloadBase::Network, offset: 9, len: 1 } if !v6 => known("ip protocol", Kind::Protocol),
+        Field::Payload { base: PayloadBase::Network, offset: 8, len: 5..=16 } => known("ip6 saddr", Kind::Address),
+        Field::Payload { base: PayloadBase::Network, offset: 8, len: 2..=4 } if v6 => known("ip6 saddr", Kind::Address),
+        Field::Payload { base: PayloadBase::Network, offset: 24, len: 1..=16 } => known("ip6 daddr", Kind::Address),
+        Field::Payload { base: PayloadBase::Network, offset: 6, len: 1 } if v6 => known("ip6 nexthdr", Kind::Protocol),
+        Field::Payload { base: PayloadBase::Transport, offset: 0, len: 2 } => known("tcp sport", Kind::Port),
+        Field::Payload { base: PayloadBase::Transport, offset: 2, len: 2 } => known("tcp dport", Kind::Port),
+        Field::Payload { base: PayloadBase::Transport, offset: 13, len: 1 } => known("tcp flags", Kind::TcpFlags),
+        Field::Payload { base, offset, len } => {
+            let base = match base {
+                PayloadBase::LinkLayer => "ll",
+                PayloadBase::Network => "nh",
+                PayloadBase::Transport => "th",
+                PayloadBase::Inner => "ih",
+                PayloadBase::Tunnel => "tunnel",
+            };
+            (format!("@{base},{},{}", u64::from(*offset) * 8, u64::from(*len) * 8), Kind::Number)
+        }
+        Field::Meta(key) => match key {
+            1 => known("meta protocol", Kind::Number),
+            3 => known("meta mark", Kind::Mark),
+            4 => known("iif", Kind::Index),
+            5 => known("oif", Kind::Index),
+            6 => known("iifname", Kind::Name),
+            7 => known("oifname", Kind::Name),
+            15 => known("meta nfproto", Kind::Nfproto),
+            16 => known("meta l4proto", Kind::Protocol),
+            other => (format!("[meta key {other}]"), Kind::Number),
+        },
+        Field::Ct(key, direction) => match (key, direction) {
+            (0, _) => known("ct state", Kind::CtState),
+            (2, _) => known("ct status", Kind::CtStatus),
+            (3, _) => known("ct mark", Kind::Mark),
+            (12, Some(0)) => known("ct original proto-dst", Kind::Port),
+            (other, _) => (format!("[ct key {other}]"), Kind::Number),
+        },
+        Field::Fib(3, flags) => {
+            let words = [(1, "saddr"), (2, "daddr"), (4, "mark"), (8, "iif"), (16, "oif")];
+            let words: Vec<&str> = words.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, word)| *word).collect();
+            (format!("fib {} type", words.join(" . ")), Kind::Type)
+        }
+        Field::Fib(result, flags) => (format!("[fib result {result} flags {flags}]"), Kind::Number),
+        Field::Concatenation(fields) => {
+            let names: Vec<String> = fields.iter().map(|one| self::field(one, family).0).collect();
+            (names.join(" . "), Kind::Number)
+        }
+        Field::Unknown => known("[a computed value]", Kind::Number),
+    }
+}
+
+fn value(kind: Kind, bytes: &[u8]) -> String {
+    let number = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).map(u32::from_ne_bytes).ok();
+    match kind {
+        Kind::Address => address(bytes),
+        Kind::Port => port(bytes),
+        Kind::Protocol => protocol(bytes),
+        Kind::Nfproto => match bytes.first() {
+            Some(2) => "ipv4".to_owned(),
+            Some(10) => "ipv6".to_owned(),
+            _ => hex(bytes),
+        },
+        Kind::Name if bytes.len() == 16 => string(&name(bytes)),
+        // A shorter comparison is a prefix of names.
+        Kind::Name => string(&format!("{}*", name(bytes))),
+        // lo is 1 in every namespace; the names of others are not known here.
+        Kind::Index if number(bytes) == Some(1) => "\"lo\"".to_owned(),
+        Kind::Index => number(bytes).map_or_else(|| hex(bytes), |index| index.to_string()),
+        Kind::Mark => mark(bytes),
+        Kind::CtState => number(bytes).map_or_else(|| hex(bytes), |bits| flags(bits, &CT_STATES, ",")),
+        Kind::CtStatus => number(bytes).map_or_else(|| hex(bytes), |bits| flags(bits, &CT_STATUS, ",")),
+        Kind::TcpFlags => bytes.first().map_or_else(String::new, |bits| flags(u32::from(*bits), &TCP_FLAGS, " | ")),
+        Kind::Type => number(bytes).map_or_else(
+            || hex(bytes),
+            |kind| match kind {
+                1 => "unicast".to_owned(),
+                2 => "local".to_owned(),
+                3 => "broadcast".to_owned(),
+                4 => "anycast".to_owned(),
+                5 => "multicast".to_owned(),
+                6 => "blackhole".to_owned(),
+                7 => "unreachable".to_owned(),
+                8 => "prohibit".to_owned(),
+                other => other.to_string(),
+            },
+        ),
+        Kind::Number => hex(bytes),
+    }
+}
+
+const CT_STATES: [(u32, &str); 5] = [(1, "invalid"), (2, "established"), (4, "related"), (8, "new"), (64, "untracked")];
+const CT_STATUS: [(u32, &str); 7] =
+    [(1, "expected"), (2, "seen-reply"), (4, "assured"), (8, "confirmed"), (16, "snat"), (32, "dnat"), (512, "dying")];
+const TCP_FLAGS: [(u32, &str); 8] =
+    [(1, "fin"), (2, "syn"), (4, "rst"), (8, "psh"), (16, "ack"), (32, "urg"), (64, "ecn"), (128, "cwr")];
+
+fn flags(bits: u32, names: &[(u32, &str)], separator: &str) -> String {
+    let known = names.iter().fold(0, |all, (bit, _)| all | bit);
+    if bits == 0 || bits & !known != 0 {
+        return format!("0x{bits:x}");
+    }
+    names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>().join(separator)
+}
+
+fn operator(op: CmpOp) -> &'static str {
+    match op {
+        CmpOp::Eq => "",
+        CmpOp::Neq => "!= ",
+        CmpOp::Lt => "< ",
+        CmpOp::Lte => "<= ",
+        CmpOp::Gt => "> ",
+        CmpOp::Gte => ">= ",
+    }
+}
+
+/// The bytes of a shortened address filled up with zeros.
+fn widen(bytes: &[u8], v6: bool) -> Vec<u8> {
+    let mut wide = bytes.to_vec();
+    wide.resize(if v6 { 16 } else { 4 }, 0);
+    wide
+}
+
+/// Whether the field is an IPv6 address, by its place in the header.
+fn v6_field(field: &Field) -> bool {
+    matches!(field, Field::Payload { base: PayloadBase::Network, offset: 8 | 24, .. })
+}
+
+fn condition(state: &State, family: Family, tested: &Field, test: &Test) -> String {
+    let (name, kind) = field(tested, family);
+    match test {
+        Test::Compare(op, bytes) => {
+            let address_len = if v6_field(tested) { 16 } else { 4 };
+            if kind == Kind::Address && bytes.len() < address_len {
+                // A prefix of whole bytes is compared without a mask.
+                let wide = address(&widen(bytes, v6_field(tested)));
+                return format!("{name} {}{wide}/{}", operator(*op), bytes.len() * 8);
+            }
+            // A bit mask is compared with `==`, which nft prints.
+            let equal = if *op == CmpOp::Eq && kind == Kind::TcpFlags { "== " } else { operator(*op) };
+            format!("{name} {equal}{}", value(kind, bytes))
+        }
+        Test::Masked { mask, xor, op, value: compared } if xor.iter().all(|byte| *byte == 0) => {
+            let zero = compared.iter().all(|byte| *byte == 0);
+            match (kind, op) {
+                (Kind::Address, CmpOp::Eq | CmpOp::Neq) if mask_len(mask).is_some() => {
+                    let len = mask_len(mask).unwrap_or(0);
+                    format!("{name} {}{}/{len}", operator(*op), address(&widen(compared, v6_field(tested))))
+                }
+                (Kind::CtState | Kind::CtStatus, CmpOp::Neq) if zero => format!("{name} {}", value(kind, mask)),
+                (Kind::CtState | Kind::CtStatus, CmpOp::Eq) if zero => format!("{name} ! {}", value(kind, mask)),
+                (Kind::TcpFlags, CmpOp::Neq) if zero => format!("{name} {}", value(kind, mask)),
+                (Kind::TcpFlags, CmpOp::Eq | CmpOp::Neq) => {
+                    let op = if *op == CmpOp::Eq { "==" } else { "!=" };
+                    format!("{name} & ({}) {op} {}", value(kind, mask), value(kind, compared))
+                }
+                _ => {
+                    let op = if *op == CmpOp::Eq { "== " } else { operator(*op) };
+                    format!("{name} & {} {op}{}", value(kind, mask), value(kind, compared))
+                }
+            }
+        }
+        Test::Masked { op, value: compared, .. } => format!("[{name}, computed] {}{}", operator(*op), hex(compared)),
+        Test::Range { negated, from, to } => {
+            let text = match kind {
+                Kind::Address => prefix_of(from, to)
+                    .map_or_else(|| format!("{}-{}", address(from), address(to)), |len| format!("{}/{len}", address(from))),
+                _ => format!("{}-{}", value(kind, from), value(kind, to)),
+            };
+            format!("{name} {}{text}", if *negated { "!= " } else { "" })
+        }
+        Test::Set { set, invert, verdict } => {
+            let list = if set.set.starts_with("__") {
+                state.dumps.get(set).map_or_else(|| "{ [not read] }".to_owned(), |all| anonymous(state, set, all, kind))
+            } else {
+                format!("@{}", set.set)
+            };
+            let map = if *verdict { "vmap " } else { "" };
+            format!("{name} {}{map}{list}", if *invert { "!= " } else { "" })
+        }
+    }
+}
+
+fn anonymous(state: &State, set: &SetKey, elements: &[Element], kind: Kind) -> String {
+    let mut elements: Vec<&Element> = elements.iter().collect();
+    elements.sort_by(|a, b| (a.catchall, &a.key).cmp(&(b.catchall, &b.key)));
+    let texts: Vec<String> = elements
+        .into_iter()
+        .map(|one| match (kind, &one.data) {
+            (Kind::CtState, data) if one.key_end.is_none() => {
+                let data = match data {
+                    Some(ElementData::Verdict(data)) => format!(" : {}", verdict(data)),
+                    _ => String::new(),
+                };
+                format!("{}{data}", value(kind, &one.key))
+            }
+            _ => element(state, set, one),
+        })
+        .collect();
+    format!("{{ {} }}", texts.join(", "))
+}
+
+/// A rule as `nft -s list chain` prints it.
+fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
+    let items = items(state, chain, rule);
+    let mut words = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        match item {
+            Item::Condition(tested, test) if implied(tested, test, items.get(index + 1..).unwrap_or_default()) => {}
+            Item::Condition(tested, test) => words.push(condition(state, chain.family, tested, test)),
+            Item::Statement(expression) => words.extend(statement(chain, expression, ipsets)),
+        }
+    }
+    if let Some(comment) = &rule.comment {
+        words.push(format!("comment {}", string(comment)));
+    }
+    words.join(" ")
+}
+
+/// nft leaves out `meta l4proto tcp` before a field of TCP and `meta nfproto ipv4` before one of IPv4.
+fn implied(tested: &Field, test: &Test, later: &[Item<'_>]) -> bool {
+    let Test::Compare(CmpOp::Eq, value) = test else { return false };
+    let base = match (tested, value.as_slice()) {
+        (Field::Meta(16) | Field::Payload { base: PayloadBase::Network, offset: 6 | 9, len: 1 }, [6]) => PayloadBase::Transport,
+        (Field::Meta(15), [2 | 10]) | (Field::Meta(1), [0x08, 0] | [0x86, 0xdd]) => PayloadBase::Network,
+        _ => return false,
+    };
+    let uses = |field: &Field| matches!(field, Field::Payload { base: other, .. } if *other == base);
+    later.iter().any(|item| match item {
+        Item::Condition(Field::Concatenation(fields), _) => fields.iter().any(uses),
+        Item::Condition(field, _) => uses(field),
+        Item::Statement(_) => false,
+    })
+}
+
+fn statement(chain: &Chain, expression: &Expression, ipsets: &SetNames) -> Option<String> {
+    let v6 = chain.family == Family::Ip6;
+    Some(match expression {
+        Expression::Verdict(what) => verdict(what),
+        Expression::Counter { .. } => "counter".to_owned(),
+        Expression::Log { prefix: Some(prefix) } => format!("log prefix {}", string(prefix)),
+        Expression::Log { prefix: None } => "log".to_owned(),
+        Expression::Limit { rate, unit, burst, kind, over } => {
+            let over = if *over { "over " } else { "" };
+            let unit = match unit {
+                1 => "second",
+                60 => "minute",
+                3600 => "hour",
+                86_400 => "day",
+                604_800 => "week",
+                _ => "[unit]",
+            };
+            let (what, word) = if *kind == 0 { ("", "packets") } else { (" bytes", "bytes") };
+            let burst = if *burst == 0 { String::new() } else { format!(" burst {burst} {word}") };
+            format!("limit rate {over}{rate}{what}/{unit}{burst}")
+        }
+        Expression::Reject { kind: 1, .. } => "reject with tcp reset".to_owned(),
+        Expression::Reject { kind: 2, code } => match code {
+            0 => "reject with icmpx no-route".to_owned(),
+            1 => "reject".to_owned(),
+            2 => "reject with icmpx host-unreachable".to_owned(),
+            3 => "reject with icmpx admin-prohibited".to_owned(),
+            other => format!("reject with icmpx {other}"),
+        },
+        Expression::Reject { code, .. } if v6 => match code {
+            0 => "reject with icmpv6 no-route".to_owned(),
+            1 => "reject with icmpv6 admin-prohibited".to_owned(),
+            3 => "reject with icmpv6 addr-unreachable".to_owned(),
+            4 => "reject".to_owned(),
+            5 => "reject with icmpv6 policy-fail".to_owned(),
+            6 => "reject with icmpv6 reject-route".to_owned(),
+            other => format!("reject with icmpv6 {other}"),
+        },
+        Expression::Reject { code, .. } if chain.family == Family::Ip => match code {
+            0 => "reject with icmp net-unreachable".to_owned(),
+            1 => "reject with icmp host-unreachable".to_owned(),
+            2 => "reject with icmp prot-unreachable".to_owned(),
+            3 => "reject".to_owned(),
+            9 => "reject with icmp net-prohibited".to_owned(),
+            10 => "reject with icmp host-prohibited".to_owned(),
+            13 => "reject with icmp admin-prohibited".to_owned(),
+            other => format!("reject with icmp {other}"),
+        },
+        Expression::Reject { code, .. } => format!("[reject icmp code {code}]"),
+        Expression::Notrack => "notrack".to_owned(),
+        Expression::Quota { bytes, over } => format!("quota {}{bytes} bytes", if *over { "over " } else { "" }),
+        Expression::Connlimit { count, over } => format!("ct count {}{count}", if *over { "over " } else { "" }),
+        Expression::Queue => "queue".to_owned(),
+        Expression::Synproxy => "synproxy".to_owned(),
+        Expression::Nat { kind, .. } => match kind {
+            NatKind::Masquerade => "masquerade".to_owned(),
+            NatKind::Snat => "[snat]".to_owned(),
+            NatKind::Dnat => "[dnat]".to_owned(),
+            NatKind::Redirect => "[redirect]".to_owned(),
+            NatKind::Tproxy => "[tproxy]".to_owned(),
+        },
+        // The value it loads is in the statement that uses it.
+        Expression::Immediate { data, .. } => format!("[value {}]", hex(data)),
+        Expression::Lookup { set, .. } => format!("[map {set}]"),
+        Expression::Dynset { set, op, .. } => {
+            let op = match op {
+                0 => "add",
+                1 => "update",
+                _ => "delete",
+            };
+            format!("[{op} @{set}]")
+        }
+        Expression::Objref { name: Some(name), .. } => format!("[object {}]", string(name)),
+        Expression::Objref { name: None, .. } => "[object from a map]".to_owned(),
+        Expression::Match { name, revision, info } => format!("xt [{}]", render_match(v6, name, *revision, info, ipsets)),
+        Expression::Target { name, revision, info } => format!("xt [{}]", render_target(v6, name, *revision, info, ipsets)),
+        Expression::MetaSet { key: 3, .. } => "[meta mark set]".to_owned(),
+        Expression::CtSet { key: 3, .. } => "[ct mark set]".to_owned(),
+        Expression::MetaSet { key, .. } => format!("[meta key {key} set]"),
+        Expression::CtSet { key, .. } => format!("[ct key {key} set]"),
+        Expression::PayloadSet { .. } => "[payload set]".to_owned(),
+        Expression::Dup => "[dup]".to_owned(),
+        Expression::Fwd => "[fwd]".to_owned(),
+        Expression::Opaque { name, .. } | Expression::Unknown { name, .. } => format!("[{name}]"),
+        // These are parts of conditions.
+        Expression::Payload { .. }
+        | Expression::Meta { .. }
+        | Expression::Ct { .. }
+        | Expression::Cmp { .. }
+        | Expression::Range { .. }
+        | Expression::Bitwise { .. }
+        | Expression::Byteorder { .. }
+        | Expression::Fib { .. } => return None,
+    })
+}
+
+// ---- iptables-nft ----------------------------------------------------------------------------------------------------------
+
+/// A rule as iptables-nft-save prints it.
+fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
+    let v6 = chain.family == Family::Ip6;
+    // -s, -d, -i, -o, -p come in this order, whatever the order of the expressions.
+    let mut head: [Option<String>; 5] = [None, None, None, None, None];
+    let mut words = Vec::new();
+    for item in items(state, chain, rule) {
+        match item {
+            Item::Condition(tested, test) => match option(&tested, &test, v6) {
+                Some((Some(place), text)) => {
+                    if let Some(slot) = head.get_mut(place) {
+                        *slot = Some(text);
+                    }
+                }
+                Some((None, text)) => words.push(text),
+                None => words.push(format!("[{}]", condition(state, chain.family, &tested, &test))),
+            },
+            Item::Statement(expression) => match expression {
+                Expression::Match { name, revision, info } => words.push(render_match(v6, name, *revision, info, ipsets)),
+                Expression::Target { name, revision, info } => words.push(render_target(v6, name, *revision, info, ipsets)),
+                Expression::Verdict(Verdict::Accept) => words.push("-j ACCEPT".to_owned()),
+                Expression::Verdict(Verdict::Drop) => words.push("-j DROP".to_owned()),
+                Expression::Verdict(Verdict::Return) => words.push("-j RETURN".to_owned()),
+                Expression::Verdict(Verdict::Jump(to)) => words.push(format!("-j {to}")),
+                Expression::Verdict(Verdict::Goto(to)) => words.push(format!("-g {to}")),
+                Expression::Counter { .. } => {}
+                other => words.extend(statement(chain, other, ipsets).map(|text| format!("[{text}]"))),
+            },
+        }
+    }
+    if let Some(comment) = &rule.comment {
+        words.push(format!("-m comment --comment {}", quoted(comment)));
+    }
+    let mut line = format!("-A {}", chain.name);
+    for word in head.into_iter().flatten().chain(words) {
+        let _ = write!(line, " {word}");
+    }
+    line
+}
+
+/// A condition as an option: where it stands, and its text.
+fn option(tested: &Field, test: &Test, v6: bool) -> Option<(Option<usize>, String)> {
+    let not = |op: CmpOp| match op {
+        CmpOp::Eq => Some(""),
+        CmpOp::Neq => Some("! "),
+        CmpOp::Lt | CmpOp::Lte | CmpOp::Gt | CmpOp::Gte => None,
+    };
+    let (kind, _) = (field(tested, if v6 { Family::Ip6 } else { Family::Ip }).0, ());
+    match (kind.as_str(), test) {
+        ("ip saddr" | "ip6 saddr" | "ip daddr" | "ip6 daddr", test) => {
+            let (op, bytes, len) = match test {
+                Test::Compare(op, bytes) => (*op, bytes, u32::try_from(bytes.len() * 8).ok()?),
+                Test::Masked { mask, xor, op, value } if xor.iter().all(|byte| *byte == 0) => (*op, value, mask_len(mask)?),
+                Test::Masked { .. } | Test::Range { .. } | Test::Set { .. } => return None,
+            };
+            let (place, letter) = if kind.ends_with("saddr") { (0, 's') } else { (1, 'd') };
+            Some((Some(place), format!("{}-{letter} {}/{len}", not(op)?, address(&widen(bytes, v6)))))
+        }
+        ("iifname", Test::Compare(op, bytes)) => Some((Some(2), format!("{}-i {}", not(*op)?, interface(bytes)))),
+        ("oifname", Test::Compare(op, bytes)) => Some((Some(3), format!("{}-o {}", not(*op)?, interface(bytes)))),
+        ("meta l4proto" | "ip protocol" | "ip6 nexthdr", Test::Compare(op, bytes)) => {
+            Some((Some(4), format!("{}-p {}", not(*op)?, protocol(bytes))))
+        }
+        ("tcp dport", Test::Compare(op, bytes)) => Some((None, format!("-m tcp {}--dport {}", not(*op)?, port(bytes)))),
+        ("tcp sport", Test::Compare(op, bytes)) => Some((None, format!("-m tcp {}--sport {}", not(*op)?, port(bytes)))),
+        _ => None,
+    }
+}
+
+/// iptables-nft compares a name with its NUL, and a `name+` without.
+fn interface(bytes: &[u8]) -> String {
+    if bytes.contains(&0) { name(bytes) } else { format!("{}+", name(bytes)) }
+}

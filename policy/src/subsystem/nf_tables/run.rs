@@ -1,0 +1,568 @@
+//! Runs the expressions of one rule over a packet, three-valued. Says whether the rule holds, on what that depends, and where it
+//! leads. Follows no jump: that is `evaluate`'s work.
+
+use super::evaluate::Evaluator;
+use super::expression::{BitwiseOp, CmpOp, Expression, NatKind, PayloadBase, Verdict};
+use super::load::{self, Loaded};
+use super::lookup::{Hit, lookup};
+use super::registers::Registers;
+use super::{Chain, Element, ElementData, Family, Rule, SetKey};
+use crate::packet::{Bits, Packet, Tracking, Tri};
+use crate::subsystem::xtables::holds::{Matched, matches};
+use crate::subsystem::xtables::targets::{TargetEffect, target};
+
+/// Why it cannot be told whether a rule holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// Whether it depends on how often or how much (limit, quota, connection count, recent).
+    pub rate: bool,
+    /// What it depends on.
+    pub text: String,
+}
+
+impl Doubt {
+    /// It depends on this.
+    pub fn on(text: impl Into<String>) -> Self {
+        Self { rate: false, text: text.into() }
+    }
+
+    /// It depends on this, which counts packets, bytes or connections.
+    pub fn rate(text: impl Into<String>) -> Self {
+        Self { rate: true, text: text.into() }
+    }
+}
+
+/// An element that a lookup of a rule found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where.
+    pub set: SetKey,
+    /// Which.
+    pub element: Element,
+}
+
+/// Where a rule leads when it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// To the next rule.
+    Next,
+    /// Out of the base chain, accepted; as this packet where it was translated.
+    Accept(Option<Box<Packet>>),
+    /// Nowhere; the text says how.
+    Refuse(String),
+    /// Through another chain and back.
+    Jump(String),
+    /// Through another chain and back to the caller.
+    Goto(String),
+    /// Back to the caller, or to the policy.
+    Return,
+    /// Anywhere; the text says what decides.
+    Anything(String),
+}
+
+/// A rule that holds, or may hold.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// On what it depends; empty when it certainly holds.
+    pub doubts: Vec<Doubt>,
+    /// What its lookups found.
+    pub found: Vec<Found>,
+    /// Where it leads: one of these.
+    pub ends: Vec<End>,
+}
+
+/// `NF_NAT_RANGE_*` numbers do not matter here; `NFT_META_MARK` and `NFT_CT_MARK` are both 3.
+const MARK: u32 = 3;
+
+/// The rule that is being run.
+struct Running<'r> {
+    registers: Registers,
+    label: &'static str,
+    run: Run,
+    packet: &'r mut Packet,
+}
+
+impl Running<'_> {
+    /// Notes what a condition says; false when the rule does not hold.
+    fn holds(&mut self, condition: Tri, doubt: impl FnOnce() -> Doubt) -> bool {
+        if condition == Tri::Maybe {
+            self.run.doubts.push(doubt());
+        }
+        condition != Tri::No
+    }
+
+    fn load(&mut self, register: u32, loaded: &Loaded) -> bool {
+        self.registers.store(register, &loaded.bits);
+        if let Some(excluded) = &loaded.excluded {
+            self.registers.exclude(register, excluded);
+        }
+        self.label = loaded.label;
+        self.holds(loaded.breaks.invert(true), || Doubt::on(loaded.label))
+    }
+
+    /// Changes the packet, or makes what would change unknown where it is not certain that the rule holds.
+    fn change(&mut self, change: impl FnOnce(&mut Packet)) {
+        let mut changed = self.packet.clone();
+        change(&mut changed);
+        *self.packet = if self.run.doubts.is_empty() { changed } else { self.packet.join(&changed) };
+    }
+
+    fn depends_on_label(&self) -> Doubt {
+        Doubt::on(self.label)
+    }
+
+    fn end(mut self, end: End) -> Option<Run> {
+        self.run.ends.push(end);
+        Some(self.run)
+    }
+}
+
+impl Evaluator<'_> {
+    /// Runs one rule. `None` when it certainly does not hold. Changes that the rule makes to the packet before it leads
+    /// anywhere are made even then.
+    pub(super) fn run(&mut self, chain: &Chain, rule: &Rule, packet: &mut Packet) -> Option<Run> {
+        let mut at = Running { registers: Registers::default(), label: "", run: Run::default(), packet };
+        for expression in &rule.expressions {
+            let goes_on = match expression {
+                Expression::Payload { dreg, base, offset, len } => {
+                    let loaded = load::payload(at.packet, *base, *offset, *len);
+                    at.load(*dreg, &loaded)
+                }
+                Expression::PayloadSet { sreg, base, offset, len } => {
+                    let data = at.registers.load(*sreg, usize::try_from(*len).unwrap_or(0).min(64));
+                    at.change(|packet| write(packet, *base, *offset, &data));
+                    true
+                }
+                Expression::Meta { key, dreg } => {
+                    let loaded = load::meta(at.packet, *key);
+                    at.load(*dreg, &loaded)
+                }
+                Expression::MetaSet { key, sreg } => {
+                    let data = at.registers.load(*sreg, 4);
+                    if *key == MARK {
+                        at.change(|packet| packet.mark = data);
+                    }
+                    true
+                }
+                Expression::Ct { key, dreg, direction } => {
+                    let loaded = load::ct(at.packet, *key, *direction);
+                    at.load(*dreg, &loaded)
+                }
+                Expression::CtSet { key, sreg } => {
+                    let data = at.registers.load(*sreg, 4);
+                    if *key == MARK {
+                        at.change(|packet| packet.ct_mark = data);
+                    }
+                    true
+                }
+                Expression::Cmp { sreg, op, data } => {
+                    let condition = compare(&at.registers, *sreg, *op, data);
+                    let doubt = at.depends_on_label();
+                    at.holds(condition, || doubt)
+                }
+                Expression::Range { sreg, negated, from, to } => {
+                    let condition = at.registers.load(*sreg, from.len()).within(from, to).invert(*negated);
+                    let doubt = at.depends_on_label();
+                    at.holds(condition, || doubt)
+                }
+                Expression::Bitwise { sreg, dreg, len, op } => {
+                    let len = usize::try_from(*len).unwrap_or(0).min(64);
+                    let bits = bitwise(&at.registers.load(*sreg, len), op);
+                    at.registers.store(*dreg, &bits);
+                    true
+                }
+                Expression::Byteorder { sreg, dreg, len, size, .. } => {
+                    let len = usize::try_from(*len).unwrap_or(0).min(64);
+                    let bits = swap(&at.registers.load(*sreg, len), *size);
+                    at.registers.store(*dreg, &bits);
+                    true
+                }
+                Expression::Immediate { dreg, data } => {
+                    at.registers.store(*dreg, &Bits::exactly(data));
+                    true
+                }
+                Expression::Lookup { set, sreg, dreg, invert } => {
+                    let key = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
+                    let hit = self.find(&key, &at.registers, *sreg);
+                    let label = at.label;
+                    match (hit, dreg) {
+                        (Hit::Miss, _) if !invert => return None,
+                        (Hit::Found(_), _) if *invert => return None,
+                        (Hit::Miss, _) => true,
+                        (Hit::Found(elements), None) => {
+                            at.run.found.extend(one(&key, elements));
+                            true
+                        }
+                        (Hit::Found(elements), Some(0)) => {
+                            at.run.ends = elements.iter().map(verdict_of).collect();
+                            at.run.found.extend(one(&key, elements));
+                            return Some(at.run);
+                        }
+                        (Hit::Found(elements), Some(dreg)) => {
+                            at.registers.store(*dreg, &data_of(&elements));
+                            at.run.found.extend(one(&key, elements));
+                            true
+                        }
+                        (Hit::Maybe(elements), dreg) => {
+                            at.run.doubts.push(Doubt::on(format!("{label} in {}", named(&key))));
+                            match dreg {
+                                Some(0) if elements.is_empty() => {
+                                    return at.end(End::Anything(format!("what {} says", named(&key))));
+                                }
+                                Some(0) => {
+                                    at.run.ends = elements.iter().map(verdict_of).collect();
+                                    return Some(at.run);
+                                }
+                                Some(dreg) if elements.is_empty() => at.registers.store_unknown(*dreg, 16),
+                                Some(dreg) => at.registers.store(*dreg, &data_of(&elements)),
+                                None => {}
+                            }
+                            true
+                        }
+                    }
+                }
+                Expression::Verdict(verdict) => match end_of(verdict) {
+                    None => return None,
+                    Some(End::Next) => true,
+                    Some(end) => return at.end(end),
+                },
+                Expression::Counter { .. } | Expression::Log { .. } | Expression::Dup => true,
+                Expression::Limit { rate, unit, over, .. } => {
+                    let over = if *over { "over " } else { "" };
+                    at.holds(Tri::Maybe, || Doubt::rate(format!("limit rate {over}{rate}/{}", time_unit(*unit))))
+                }
+                Expression::Quota { bytes, over } => {
+                    let over = if *over { "over " } else { "" };
+                    at.holds(Tri::Maybe, || Doubt::rate(format!("quota {over}{bytes} bytes")))
+                }
+                Expression::Connlimit { count, over } => {
+                    let over = if *over { "over " } else { "" };
+                    at.holds(Tri::Maybe, || Doubt::rate(format!("ct count {over}{count}")))
+                }
+                Expression::Dynset { set, has_expressions, .. } => {
+                    let key = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
+                    // Without expressions of its own it ends the rule only where the set is full (`nft_dynset_eval`).
+                    let doubt = if *has_expressions {
+                        Doubt::rate(format!("the meter {set}"))
+                    } else {
+                        Doubt::on(format!("room in set {set}"))
+                    };
+                    self.changed_sets.insert(key);
+                    at.holds(Tri::Maybe, || doubt)
+                }
+                Expression::Objref { kind, name } => match (kind, name) {
+                    // Counters, helpers, timeouts, security marks and expectations change no verdict.
+                    (1 | 3 | 6..=9, Some(_)) => true,
+                    (kind, name) => {
+                        let name = name.as_deref().unwrap_or("from a map");
+                        let kind = match kind {
+                            2 => "quota",
+                            4 => "limit",
+                            5 => "ct count",
+                            10 => return at.end(End::Anything(format!("synproxy {name}"))),
+                            _ => "object",
+                        };
+                        at.holds(Tri::Maybe, || Doubt::rate(format!("{kind} {name}")))
+                    }
+                },
+                Expression::Fib { dreg, result, flags } => {
+                    let loaded = load::fib(at.packet, *result, *flags);
+                    at.load(*dreg, &loaded)
+                }
+                Expression::Nat { kind, address_register, port_register } => {
+                    let end = translate(&at, *kind, *address_register, *port_register);
+                    return at.end(end);
+                }
+                Expression::Notrack => {
+                    at.change(untrack);
+                    true
+                }
+                Expression::Reject { kind, .. } => {
+                    let how = if *kind == 1 { "rejected with a TCP reset" } else { "rejected with an ICMP error" };
+                    return at.end(End::Refuse(how.to_owned()));
+                }
+                Expression::Queue => return at.end(End::Anything("a program on a queue".to_owned())),
+                Expression::Synproxy => return at.end(End::Anything("synproxy".to_owned())),
+                Expression::Fwd => return at.end(End::Refuse("sent to another device".to_owned())),
+                Expression::Match { name, revision, info } => {
+                    let condition = matches(name, *revision, info, &at.packet.view(), &self.ipsets);
+                    match condition {
+                        Matched::Yes => true,
+                        Matched::No => false,
+                        Matched::Maybe(text) => at.holds(Tri::Maybe, || xt_doubt(name, text)),
+                    }
+                }
+                Expression::Target { name, revision, info } => {
+                    match target_end(&mut at, chain.family == Family::Ip6, name, *revision, info) {
+                        None => true,
+                        Some(end) => return at.end(end),
+                    }
+                }
+                Expression::Opaque { name, dreg } => {
+                    if let Some(dreg) = dreg {
+                        at.registers.store_unknown(*dreg, 16);
+                    }
+                    at.holds(Tri::Maybe, || Doubt::on(format!("`{name}`")))
+                }
+                Expression::Unknown { name, text } => {
+                    return at.end(End::Anything(format!("the expression `{name}`, which sshfix does not know ({text})")));
+                }
+            };
+            if !goes_on {
+                return None;
+            }
+        }
+        at.end(End::Next)
+    }
+
+    fn find(&mut self, key: &SetKey, registers: &Registers, sreg: u32) -> Hit {
+        let Some(set) = self.set(key) else { return Hit::Maybe(Vec::new()) };
+        if self.changed_sets.contains(key) {
+            return Hit::Maybe(Vec::new());
+        }
+        let len = usize::try_from(set.key_len).unwrap_or(0).min(64);
+        let ruled_out = |value: &[u8]| registers.equals(sreg, value) == Tri::No;
+        lookup(self.state, set, &registers.load(sreg, len), ruled_out, self.whole_sets, self.needs)
+    }
+}
+
+fn named(key: &SetKey) -> String {
+    if key.set.starts_with("__") { "a list of the rule".to_owned() } else { format!("set {}", key.set) }
+}
+
+fn one(set: &SetKey, elements: Vec<Element>) -> Vec<Found> {
+    elements.into_iter().map(|element| Found { set: set.clone(), element }).collect()
+}
+
+/// The value of a map, or what its possible values have in common.
+fn data_of(elements: &[Element]) -> Bits {
+    let values = elements.iter().map(|element| match &element.data {
+        Some(ElementData::Value(value)) => Bits::exactly(value),
+        Some(ElementData::Verdict(_)) | None => Bits::unknown(16),
+    });
+    values.reduce(|a, b| a.join(&b)).unwrap_or_else(|| Bits::unknown(16))
+}
+
+fn verdict_of(element: &Element) -> End {
+    match &element.data {
+        Some(ElementData::Verdict(verdict)) => end_of(verdict).unwrap_or(End::Next),
+        Some(ElementData::Value(_)) | None => End::Anything("a map without a verdict".to_owned()),
+    }
+}
+
+/// Where a verdict leads; `None` ends the rule.
+fn end_of(verdict: &Verdict) -> Option<End> {
+    Some(match verdict {
+        Verdict::Accept => End::Accept(None),
+        Verdict::Drop => End::Refuse("dropped".to_owned()),
+        Verdict::Queue => End::Anything("a program on a queue".to_owned()),
+        Verdict::Continue => End::Next,
+        Verdict::Break => return None,
+        Verdict::Jump(chain) => End::Jump(chain.clone()),
+        Verdict::Goto(chain) => End::Goto(chain.clone()),
+        Verdict::Return => End::Return,
+    })
+}
+
+fn compare(registers: &Registers, sreg: u32, op: CmpOp, data: &[u8]) -> Tri {
+    let bits = registers.load(sreg, data.len());
+    let lowest = vec![0; data.len()];
+    match op {
+        CmpOp::Eq => registers.equals(sreg, data),
+        CmpOp::Neq => registers.equals(sreg, data).invert(true),
+        CmpOp::Lte => bits.within(&lowest, data),
+        CmpOp::Gt => bits.within(&lowest, data).invert(true),
+        CmpOp::Gte => bits.within(data, &vec![0xff; data.len()]),
+        CmpOp::Lt => bits.within(data, &vec![0xff; data.len()]).invert(true),
+    }
+}
+
+/// `nft_bitwise.c`. Shifts work on words of 4 bytes in the machine's order and carry from the last word to the first (left)
+/// or from the first to the last (right); bits shifted in are zero, so they are known.
+fn bitwise(bits: &Bits, op: &BitwiseOp) -> Bits {
+    match op {
+        BitwiseOp::MaskXor { mask, xor } => {
+            let mut value = Vec::with_capacity(bits.len());
+            let mut known = Vec::with_capacity(bits.len());
+            let operands = mask.iter().zip(xor.iter().chain(std::iter::repeat(&0)));
+            for ((v, k), (mask, xor)) in bits.value().iter().zip(bits.known()).zip(operands) {
+                value.push((v & mask) ^ xor);
+                known.push(k | !mask);
+            }
+            Bits::masked(&value, &known)
+        }
+        BitwiseOp::LeftShift(by) => {
+            Bits::masked(&shift(bits.value(), *by, true, false), &shift(bits.known(), *by, true, true))
+        }
+        BitwiseOp::RightShift(by) => {
+            Bits::masked(&shift(bits.value(), *by, false, false), &shift(bits.known(), *by, false, true))
+        }
+    }
+}
+
+fn shift(bytes: &[u8], by: u32, left: bool, fill: bool) -> Vec<u8> {
+    let mut words: Vec<u32> = bytes
+        .chunks(4)
+        .map(|chunk| {
+            let mut word = [0; 4];
+            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+            u32::from_ne_bytes(word)
+        })
+        .collect();
+    let by = by.min(31);
+    if by == 0 {
+        return bytes.to_vec();
+    }
+    let filled = if fill { u32::MAX } else { 0 };
+    let mut carry = if left { filled >> (32 - by) } else { filled << (32 - by) };
+    let mut step = |word: &mut u32| {
+        let old = *word;
+        if left {
+            *word = old << by | carry;
+            carry = old >> (32 - by);
+        } else {
+            *word = old >> by | carry;
+            carry = old << (32 - by);
+        }
+    };
+    if left { words.iter_mut().rev().for_each(&mut step) } else { words.iter_mut().for_each(&mut step) }
+    words.into_iter().flat_map(u32::to_ne_bytes).take(bytes.len()).collect()
+}
+
+/// `nft_byteorder.c`: both directions swap on a little-endian machine and do nothing on a big-endian one.
+fn swap(bits: &Bits, size: u32) -> Bits {
+    let size = usize::try_from(size).unwrap_or(1).max(1);
+    let reverse = |bytes: &[u8]| -> Vec<u8> {
+        if cfg!(target_endian = "big") {
+            return bytes.to_vec();
+        }
+        bytes.chunks(size).flat_map(|unit| unit.iter().rev().copied()).collect()
+    };
+    Bits::masked(&reverse(bits.value()), &reverse(bits.known()))
+}
+
+/// `payload ... set`
+fn write(packet: &mut Packet, base: PayloadBase, offset: u32, data: &Bits) {
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    let (destination, port) = (packet.destination(), packet.destination_port());
+    match base {
+        PayloadBase::Network => packet.network.set_part(offset, data),
+        PayloadBase::Transport => packet.transport.set_part(offset, data),
+        PayloadBase::LinkLayer | PayloadBase::Inner | PayloadBase::Tunnel => {}
+    }
+    if packet.destination() != destination {
+        packet.local = Tri::Maybe;
+    }
+    if packet.destination_port() != port {
+        packet.original_port = Bits::unknown(2);
+    }
+}
+
+/// `nft_notrack.c`: a packet that has an entry already keeps it.
+fn untrack(packet: &mut Packet) {
+    match packet.tracking.entry() {
+        Tri::Yes => {}
+        Tri::No => packet.tracking = Tracking::UNTRACKED,
+        Tri::Maybe => packet.tracking = packet.tracking.join(Tracking::UNTRACKED),
+    }
+}
+
+/// Where address translation leads.
+fn translate(at: &Running<'_>, kind: NatKind, address_register: Option<u32>, port_register: Option<u32>) -> End {
+    let mut packet = at.packet.clone();
+    match kind {
+        NatKind::Tproxy => return End::Anything("the program that tproxy hands it to".to_owned()),
+        NatKind::Snat | NatKind::Masquerade => translate_source(&mut packet),
+        NatKind::Dnat | NatKind::Redirect => {
+            let address = match (kind, address_register) {
+                (NatKind::Dnat, Some(register)) => Some(at.registers.load(register, if packet.v6 { 16 } else { 4 })),
+                _ => None,
+            };
+            let port = port_register.map(|register| at.registers.load(register, 2));
+            translate_destination(&mut packet, address.as_ref(), port.as_ref());
+        }
+    }
+    End::Accept(Some(Box::new(packet)))
+}
+
+fn translate_source(packet: &mut Packet) {
+    packet.snat = Tri::Yes;
+    let len = packet.source().len();
+    packet.set_source(&Bits::unknown(len));
+    packet.transport.set_part(0, &Bits::unknown(2));
+}
+
+/// A new destination. An address that is not given is one of this host's own; a given one may be another host's, unless it is
+/// a loopback address.
+fn translate_destination(packet: &mut Packet, address: Option<&Bits>, port: Option<&Bits>) {
+    packet.dnat = Tri::Yes;
+    if let Some(address) = address {
+        packet.set_destination(address);
+        let loopback: &[u8] = &std::net::Ipv6Addr::LOCALHOST.octets();
+        let local = if packet.v6 { address.equals(loopback) } else { address.part(0, 1).equals(&[127]) };
+        packet.local = if local == Tri::Yes { Tri::Yes } else { Tri::Maybe };
+    }
+    if let Some(port) = port {
+        packet.set_destination_port(port);
+    }
+}
+
+/// What an xtables target does; `None` goes on in the rule.
+fn target_end(at: &mut Running<'_>, v6: bool, name: &str, revision: u32, info: &[u8]) -> Option<End> {
+    let number = |bytes: &Bits| bytes.exact().and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+    let marked = |old: &Bits, mask: u32, value: u32| {
+        number(old).map_or_else(|| Bits::unknown(4), |old| Bits::exactly(&((old & !mask) ^ value).to_ne_bytes()))
+    };
+    match target(v6, name, revision, info) {
+        TargetEffect::Accept => return Some(End::Accept(None)),
+        TargetEffect::Drop => return Some(End::Refuse("dropped".to_owned())),
+        TargetEffect::Reject(with) => return Some(End::Refuse(format!("rejected with {with}"))),
+        TargetEffect::Return => return Some(End::Return),
+        TargetEffect::Continue => {}
+        TargetEffect::Mark { mask, value } => at.change(|packet| packet.mark = marked(&packet.mark, mask, value)),
+        TargetEffect::MarkUnknown => at.change(|packet| packet.mark = Bits::unknown(4)),
+        TargetEffect::Connmark { mask, value } => {
+            at.change(|packet| packet.ct_mark = marked(&packet.ct_mark, mask, value));
+        }
+        TargetEffect::ConnmarkUnknown => at.change(|packet| packet.ct_mark = Bits::unknown(4)),
+        TargetEffect::Notrack => at.change(untrack),
+        TargetEffect::Destination { address, port, .. } => {
+            let mut packet = at.packet.clone();
+            let address = address.map(|(low, high)| address_bits(packet.v6, low, high));
+            let port = port.map(|(low, high)| if low == high { Bits::exactly(&low.to_be_bytes()) } else { Bits::unknown(2) });
+            translate_destination(&mut packet, address.as_ref(), port.as_ref());
+            return Some(End::Accept(Some(Box::new(packet))));
+        }
+        TargetEffect::SourceNat => {
+            let mut packet = at.packet.clone();
+            translate_source(&mut packet);
+            return Some(End::Accept(Some(Box::new(packet))));
+        }
+        TargetEffect::Unknown(text) => return Some(End::Anything(text)),
+    }
+    None
+}
+
+fn address_bits(v6: bool, low: u128, high: u128) -> Bits {
+    if low != high {
+        return Bits::unknown(if v6 { 16 } else { 4 });
+    }
+    let bytes = low.to_be_bytes();
+    Bits::exactly(if v6 { &bytes } else { bytes.get(12..).unwrap_or(&[0; 4]) })
+}
+
+fn xt_doubt(name: &str, text: String) -> Doubt {
+    let rate = matches!(name, "limit" | "hashlimit" | "connlimit" | "recent" | "quota" | "rateest" | "statistic");
+    Doubt { rate, text }
+}
+
+fn time_unit(seconds: u64) -> String {
+    match seconds {
+        1 => "second".to_owned(),
+        60 => "minute".to_owned(),
+        3600 => "hour".to_owned(),
+        86_400 => "day".to_owned(),
+        604_800 => "week".to_owned(),
+        other => format!("{other} seconds"),
+    }
+}
