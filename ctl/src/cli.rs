@@ -1,5 +1,8 @@
 //! The command line: what can be typed, and the operation it means. Asks nobody and prints nothing.
 
+// Doc comments are the help texts here, and backticks would be printed.
+#![allow(clippy::doc_markdown)]
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -273,9 +276,7 @@ impl Verb {
             }
             Verb::Firewall(FirewallVerb::List) => (Operation::FirewallList, None),
             Verb::Firewall(FirewallVerb::Accept { source, change }) => (Operation::FirewallAccept { source }, Some(change)),
-            Verb::Firewall(FirewallVerb::Remove { reference, change }) => {
-                (Operation::FirewallRemove { reference }, Some(change))
-            }
+            Verb::Firewall(FirewallVerb::Remove { reference, change }) => (Operation::FirewallRemove { reference }, Some(change)),
             Verb::Fail2ban(Fail2banVerb::Jails) => (Operation::Fail2banJails, None),
             Verb::Fail2ban(Fail2banVerb::Ignore { source, jail, change }) => {
                 (Operation::Fail2banIgnore { source, jail }, Some(change))

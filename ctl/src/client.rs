@@ -215,7 +215,8 @@ impl Agent {
     fn connect(&self) -> Result<UnixStream, ClientError> {
         let wrong = |why: std::io::Error| ClientError::Unreachable { path: self.socket.clone(), why };
         let address = UnixAddr::new(&self.socket).map_err(|errno| wrong(errno.into()))?;
-        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(|errno| wrong(errno.into()))?;
+        let fd =
+            socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(|errno| wrong(errno.into()))?;
         // The send timeout also bounds a connect to a full backlog (net/unix/af_unix.c, unix_stream_connect).
         let time = TimeVal::milliseconds(i64::try_from(self.timeout.as_millis()).unwrap_or(i64::MAX));
         setsockopt(&fd, SendTimeout, &time).map_err(|errno| wrong(errno.into()))?;
@@ -244,15 +245,7 @@ impl Agent {
         sshsig.verify(&self.key, signed.payload()).map_err(|error| forged(&error))?;
 
         // The signature holds: from here on the payload may be looked at.
-        #[derive(Deserialize)]
-        struct Reply<'a> {
-            request: String,
-            challenge: String,
-            host: String,
-            #[serde(borrow)]
-            body: &'a RawValue,
-        }
-        let reply: Reply<'_> =
+        let reply: RawReply<'_> =
             serde_json::from_slice(signed.payload()).map_err(|error| ClientError::Reply(error.to_string()))?;
         if reply.challenge != request.challenge || reply.host != request.host {
             return Err(forged(&"it answers on another connection or for another host"));
@@ -264,6 +257,16 @@ impl Agent {
         }
         Ok(Answer { body, json: reply.body.get().to_owned() })
     }
+}
+
+/// `reply::Reply` with the body's bytes as they were signed.
+#[derive(Deserialize)]
+struct RawReply<'a> {
+    request: String,
+    challenge: String,
+    host: String,
+    #[serde(borrow)]
+    body: &'a RawValue,
 }
 
 fn schema(json: &str) -> String {
@@ -280,7 +283,7 @@ fn schema(json: &str) -> String {
 fn random_id() -> Result<String, ClientError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| ClientError::Random(error.to_string()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 fn read_frame(stream: &mut UnixStream, deadline: Instant, limit: usize, sent: bool) -> Result<Vec<u8>, ClientError> {

@@ -150,8 +150,7 @@ fn from_private(path: &Path, text: &str) -> Vec<Identity> {
     let plain = key.public_key().to_bytes().ok();
     let kind = key.algorithm();
     let security_key = matches!(kind, ssh_key::Algorithm::SkEd25519 | ssh_key::Algorithm::SkEcdsaSha2NistP256);
-    let method =
-        || if security_key { Method::SshKeygen(path.to_owned()) } else { Method::Key(Box::new(key.clone())) };
+    let method = || if security_key { Method::SshKeygen(path.to_owned()) } else { Method::Key(Box::new(key.clone())) };
     let mut found = Vec::new();
     let beside = PathBuf::from(format!("{}-cert.pub", path.display()));
     let certificate = read(&beside).ok().and_then(|text| public_blob(&text));

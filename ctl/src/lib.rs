@@ -124,24 +124,18 @@ fn is_refusal(answer: &Answer) -> bool {
 
 fn refusal(answer: &Answer, tried: &[String], found: usize, notes: &[String]) -> ErrorDocument {
     let Body::Error(error) = &answer.body else { return no_identity(notes) };
-    let mut message = format!("{} Identities tried: {}.", error.message, tried.join(", "));
+    let mut parts = vec![error.message.clone(), format!("Identities tried: {}.", tried.join(", "))];
     if found > IDENTITIES_MAX {
-        message.push_str(&format!(" {} more were not tried.", found - IDENTITIES_MAX));
+        parts.push(format!("{} more were not tried.", found - IDENTITIES_MAX));
     }
-    for note in notes {
-        message.push_str(&format!(" Not tried: {note}."));
-    }
-    ErrorDocument { message, ..error.clone() }
+    parts.extend(notes.iter().map(|note| format!("Not tried: {note}.")));
+    ErrorDocument { message: parts.join(" "), ..error.clone() }
 }
 
 fn no_identity(notes: &[String]) -> ErrorDocument {
-    let mut message = "no key to sign the request with. Nothing was changed.".to_owned();
-    for note in notes {
-        message.push_str(&format!(" ({note})"));
-    }
-    let advice = format!(
-        "Name a key with --identity FILE, add one to ssh-agent, or run as root, who has {}.",
-        identities::ROOT_KEY
-    );
-    ErrorDocument::new(ErrorCode::Failed, message, advice)
+    let mut parts = vec!["no key to sign the request with. Nothing was changed.".to_owned()];
+    parts.extend(notes.iter().map(|note| format!("({note})")));
+    let advice =
+        format!("Name a key with --identity FILE, add one to ssh-agent, or run as root, who has {}.", identities::ROOT_KEY);
+    ErrorDocument::new(ErrorCode::Failed, parts.join(" "), advice)
 }

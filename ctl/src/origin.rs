@@ -48,7 +48,7 @@ fn connection_in(environment: &[u8]) -> Option<IpAddr> {
     client_address(std::str::from_utf8(value).ok()?)
 }
 
-/// The line `PPid:` of proc_pid_status(5).
+/// The line `PPid:` of `proc_pid_status(5)`.
 fn parent_of(pid: u32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()

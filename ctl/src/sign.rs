@@ -110,16 +110,14 @@ impl Identity {
                 let signature = ssh_agent::sign(socket, held, &data)?;
                 Ok(wrap(&public(), namespace, Hash::Sha512, &signature))
             }
-            Method::Key(key) => match key.key_data() {
-                KeypairData::Rsa(rsa) => {
+            Method::Key(key) => {
+                if let KeypairData::Rsa(rsa) = key.key_data() {
                     let signature = sign_rsa(rsa, &data).map_err(wrong)?;
-                    Ok(wrap(&public(), namespace, Hash::Sha512, &signature))
+                    return Ok(wrap(&public(), namespace, Hash::Sha512, &signature));
                 }
-                _ => {
-                    let blob = sshsig::sign(key, namespace, payload).map_err(|error| wrong(error.to_string()))?;
-                    self.rewrap(&blob, namespace).map_err(wrong)
-                }
-            },
+                let blob = sshsig::sign(key, namespace, payload).map_err(|error| wrong(error.to_string()))?;
+                self.rewrap(&blob, namespace).map_err(wrong)
+            }
             Method::SshKeygen(path) => {
                 let wrong = |why: String| SignError::SshKeygen { path: path.clone(), why };
                 let blob = ssh_keygen(path, namespace, payload).map_err(wrong)?;
@@ -150,7 +148,7 @@ fn decrypt(key: &PrivateKey, name: &str) -> Result<PrivateKey, SignError> {
         };
         match key.decrypt(passphrase) {
             Ok(open) => return Ok(open),
-            Err(ssh_key::Error::Crypto | ssh_key::Error::Encoding(_)) => {}
+            Err(ssh_key::Error::Crypto | ssh_key::Error::Encoding(_)) => eprintln!("wrong passphrase"),
             Err(error) => return Err(SignError::Key { name: name.to_owned(), why: error.to_string() }),
         }
     }
@@ -167,6 +165,7 @@ fn sign_rsa(key: &RsaKeypair, data: &[u8]) -> Result<Vec<u8>, String> {
     let exponent = |prime: &[u8]| {
         let prime = BigUint::from_bytes_be(prime);
         let one = BigUint::from(1u8);
+        // Of a prime that is none ring will complain; division by zero must not happen before.
         if prime <= one { Vec::new() } else { (BigUint::from_bytes_be(d) % (prime - one)).to_bytes_be() }
     };
     let components = KeyPairComponents {

@@ -21,7 +21,7 @@ const IDENTITIES_MAX: u32 = 2048;
 const REPLY_MAX: u32 = 256 * 1024;
 /// Listing needs nobody; signing may wait for a finger or a click.
 const LIST_TIME: Duration = Duration::from_secs(5);
-const SIGN_TIME: Duration = Duration::from_secs(60);
+const SIGN_TIME: Duration = Duration::from_mins(1);
 
 /// Why ssh-agent gave no keys or no signature.
 #[derive(Debug, Error)]

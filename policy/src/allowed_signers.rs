@@ -346,7 +346,8 @@ fn quoted(chars: &mut Peekable<Chars<'_>>) -> Result<String, String> {
 /// misc.c, `parse_absolute_time`: YYYYMMDD[HHMM[SS]], local time unless `Z` (or `UTC`) follows. OpenSSH (9.2 and 10.0) calls
 /// mktime with `tm_isdst = 0`, so local times are winter time all year round; the same file must mean the same here.
 fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
-    let wrong = || format!("`{}` is not a time (YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with Z for UTC)", text.escape_default());
+    let wrong =
+        || format!("`{}` is not a time (YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with Z for UTC)", text.escape_default());
     let upper = text.to_ascii_uppercase();
     let digits = upper.strip_suffix("UTC").or_else(|| upper.strip_suffix('Z'));
     let (digits, zone) = digits.map_or((upper.as_str(), zone.clone()), |digits| (digits, TimeZone::UTC));
@@ -364,5 +365,68 @@ fn parse_time(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
     match zone.preceding(timestamp).find(|transition| !transition.dst().is_dst()) {
         Some(winter) => winter.offset().to_timestamp(time).map_err(|_| wrong()),
         None => Ok(timestamp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use super::*;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIICRqtTZZyv9qyLJqUKeyP+FQqlK4mYJ1Xyb4RKwMYve";
+
+    fn only_error(line: &str) -> String {
+        let file = AllowedSigners::parse(line, &TimeZone::UTC);
+        assert_eq!((file.len(), file.errors().len()), (0, 1), "{line}: {:?}", file.errors());
+        file.errors()[0].to_string()
+    }
+
+    #[test]
+    fn errors_name_line_and_column_and_what_is_wrong() {
+        for (line, want) in [
+            ("alice", "line 1, column 6: no key after the principals"),
+            ("\"alice ssh-ed25519", "line 1, column 1: no matching quote"),
+            ("alice frobnicate ssh-ed25519 AAAA", "line 1, column 7: unknown option `frobnicate`"),
+            ("alice namespaces=\"a\",namespaces=\"b\" x", "line 1, column 22: more than one `namespaces` clause"),
+            ("alice namespaces=\"a", "line 1, column 18: no matching quote"),
+            ("alice valid-after=\"2026\" x", "line 1, column 7: `2026` is not a time"),
+            ("alice valid-before=\"20260230\" x", "line 1, column 7: `20260230` is not a time"),
+            ("alice valid-after=\"2027\u{e9}0101\" x", "line 1, column 7: `2027\\u{e9}0101` is not a time"),
+            ("alice valid-after=\"20270101\",valid-before=\"20260101\" x", "line 1, column 7: valid-before is not later"),
+            ("alice cert-authority", "line 1, column 21: no key"),
+            ("alice cert-authority,", "line 1, column 22: an option is missing after the comma"),
+            ("alice ssh-ed25519 AAAA", "line 1, column 7: malformed public key"),
+            ("alice ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIICRqtTZZyv9qyLJqUKeyP+FQqlK4mYJ1Xyb4RKwMYve", "line 1, column 7: malformed"),
+            ("alice ssh-dss AAAAB3NzaC1kc3MAAAAA", "line 1, column 7: "),
+        ] {
+            let got = only_error(line);
+            assert!(got.starts_with(want), "{line}\n  got  {got}\n  want {want}");
+            assert!(got.ends_with("; this line allows nobody"), "{got}");
+        }
+    }
+
+    #[test]
+    fn comments_and_empty_lines_are_nothing_and_line_numbers_count_them() {
+        let text = format!("# who may\r\n\n  \t\nalice {KEY} a comment\r\n\tbob {KEY}\nbad\n");
+        let file = AllowedSigners::parse(&text, &TimeZone::UTC);
+        assert_eq!(file.signers.iter().map(|signer| signer.line).collect::<Vec<_>>(), [4, 5]);
+        assert_eq!(file.errors().iter().map(|error| error.line).collect::<Vec<_>>(), [6]);
+        assert!(AllowedSigners::parse("", &TimeZone::UTC).is_empty());
+    }
+
+    #[test]
+    fn local_times_are_winter_time_as_in_openssh_and_z_is_utc() {
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        for (text, want) in [
+            ("20260101", "2025-12-31T23:00:00Z"),
+            ("202601011200", "2026-01-01T11:00:00Z"),
+            ("20260601140000", "2026-06-01T13:00:00Z"),
+            ("20260601140000Z", "2026-06-01T14:00:00Z"),
+            ("20260601z", "2026-06-01T00:00:00Z"),
+            ("20260601UTC", "2026-06-01T00:00:00Z"),
+        ] {
+            assert_eq!(parse_time(text, &zone).map(|time| time.to_string()), Ok(want.to_owned()), "{text}");
+        }
     }
 }

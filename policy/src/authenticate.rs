@@ -14,7 +14,7 @@ use crate::sshsig::{SshSig, SshSigError};
 use crate::wire::{Challenge, SignedRequest};
 
 /// However long a request says to hold, its challenge is not taken after this.
-pub const MAX_CHALLENGE_AGE: Duration = Duration::from_secs(60);
+pub const MAX_CHALLENGE_AGE: Duration = Duration::from_mins(1);
 
 /// What the agent knows of the connection a request came on.
 #[derive(Clone, Copy, Debug)]

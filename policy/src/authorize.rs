@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
+use toml::Spanned;
 
 use crate::address::Source;
 use crate::authenticate::AuthenticatedRequest;
@@ -38,7 +39,7 @@ pub struct GrantsError(String);
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    grant: Vec<GrantTable>,
+    grant: Vec<Spanned<GrantTable>>,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +79,13 @@ impl Grants {
     /// Reads a whole file. An empty one permits nothing.
     pub fn parse(text: &str) -> Result<Self, GrantsError> {
         let file: File = toml::from_str(text).map_err(|error| GrantsError(error.to_string()))?;
-        let grants = file.grant.into_iter().enumerate().map(|(index, table)| table.check(index + 1));
+        let grants = file.grant.into_iter().map(|table| {
+            let start = table.span().start;
+            table.into_inner().check().map_err(|what| {
+                let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;
+                GrantsError(format!("policy error at line {line}, in this [[grant]]: {what}"))
+            })
+        });
         grants.collect::<Result<_, _>>().map(Self)
     }
 
@@ -94,20 +101,20 @@ impl Grants {
 }
 
 impl GrantTable {
-    fn check(self, number: usize) -> Result<Grant, GrantsError> {
-        let wrong = |what: &str| Err(GrantsError(format!("grant {number}: {what}")));
+    /// What the types cannot say. The error is what is wrong.
+    fn check(self) -> Result<Grant, &'static str> {
         let principals = match self.principal {
             OneOrMany::One(name) => vec![name],
             OneOrMany::Many(names) => names,
         };
         if principals.iter().any(|name| name.is_empty() || name.contains(',')) || principals.is_empty() {
-            return wrong("each principal is one name or pattern; several make a list: principal = [\"alice\", \"ops-*\"]");
+            return Err("each principal is one name or pattern; several make a list: principal = [\"alice\", \"ops-*\"]");
         }
         if principals.iter().all(|name| name.starts_with('!')) {
-            return wrong("only exclusions (`!...`) name nobody; add who is meant, such as \"*\"");
+            return Err("only exclusions (`!...`) name nobody; add who is meant, such as \"*\"");
         }
         if self.networks.as_ref().is_some_and(Vec::is_empty) {
-            return wrong("`networks` is empty, which permits nothing; leave it out to mean everybody");
+            return Err("`networks` is empty, which permits nothing; leave it out to mean everybody");
         }
         let mut actions = Vec::new();
         let mut all = false;
@@ -138,9 +145,9 @@ impl Grant {
         let Some(networks) = &self.networks else { return true };
         match source {
             Some(source) => networks.iter().any(|network| network.contains(source)),
-            None => [true, false].into_iter().all(|ipv4| {
-                networks.iter().any(|network| network.is_ipv4() == ipv4 && network.net().prefix_len() == 0)
-            }),
+            None => [true, false]
+                .into_iter()
+                .all(|ipv4| networks.iter().any(|network| network.is_ipv4() == ipv4 && network.net().prefix_len() == 0)),
         }
     }
 }
@@ -215,4 +222,133 @@ pub fn authorize(authenticated: AuthenticatedRequest, grants: &Grants) -> Result
         return Err(AuthorizeError::Network { principal: principal.to_owned(), action, about });
     };
     Ok(AuthorizedRequest { authenticated, grant: index + 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use jiff::tz::TimeZone;
+    use ssh_key::PrivateKey;
+    use ssh_key::private::Ed25519Keypair;
+
+    use super::*;
+    use crate::allowed_signers::AllowedSigners;
+    use crate::authenticate::{Context, authenticate};
+    use crate::request::{Mode, Operation, PROTOCOL, REQUEST_NAMESPACE};
+    use crate::sshsig;
+    use crate::wire::{Challenge, SignedRequest};
+
+    /// There is no other way to one than to sign it.
+    fn signed_by(principal: &str, operation: Operation) -> AuthenticatedRequest {
+        let key = PrivateKey::from(Ed25519Keypair::from_seed(&[1; 32]));
+        let challenge = Challenge::new([2; 32]);
+        let request = Request {
+            protocol: PROTOCOL,
+            host: "SHA256:host".to_owned(),
+            id: "0".repeat(32),
+            challenge: challenge.to_string(),
+            valid_for: 60,
+            principal: Some(principal.to_owned()),
+            operation,
+            mode: Mode::DryRun,
+            reason: None,
+            from: None,
+            from_user: None,
+        };
+        let payload = serde_json::to_vec(&request).unwrap();
+        let signature = sshsig::sign(&key, REQUEST_NAMESPACE, &payload).unwrap();
+        let line = format!("* {}", key.public_key().to_openssh().unwrap());
+        let signers = AllowedSigners::parse(&line, &TimeZone::UTC);
+        let context =
+            Context { host: "SHA256:host", challenge: &challenge, age: Duration::ZERO, now: jiff::Timestamp::UNIX_EPOCH };
+        authenticate(&SignedRequest::new(payload, signature), &signers, &context).unwrap()
+    }
+
+    fn unban(source: &str) -> Operation {
+        Operation::Unban { source: source.parse().unwrap(), jail: None, ignore_for: None }
+    }
+
+    fn permitted(grants: &str, principal: &str, operation: Operation) -> Result<usize, AuthorizeError> {
+        authorize(signed_by(principal, operation), &Grants::parse(grants).unwrap()).map(|request| request.grant())
+    }
+
+    #[test]
+    fn without_a_grant_nothing_is_permitted() {
+        assert_eq!(permitted("", "root", Operation::Status), Err(AuthorizeError::Principal("root".into())));
+        let other = "[[grant]]\nprincipal = \"alice\"\nactions = [\"*\"]";
+        assert_eq!(permitted(other, "root", Operation::Status), Err(AuthorizeError::Principal("root".into())));
+    }
+
+    #[test]
+    fn a_grant_permits_its_actions_in_its_networks_and_says_which_it_was() {
+        let grants = r#"
+            [[grant]]
+            principal = "root"
+            actions = ["*"]
+
+            [[grant]]
+            principal = ["alice", "ops-*", "!ops-intern"]
+            actions = ["diagnose", "unban"]
+            networks = ["203.0.113.0/24", "2001:db8::/32"]
+
+            [[grant]]
+            principal = "*"
+            actions = ["status", "fail2ban-jails"]
+        "#;
+        assert_eq!(permitted(grants, "root", unban("0.0.0.0/0")), Ok(1));
+        assert_eq!(permitted(grants, "alice", unban("203.0.113.7")), Ok(2));
+        assert_eq!(permitted(grants, "ops-1", unban("203.0.113.0/25")), Ok(2));
+        assert_eq!(permitted(grants, "alice", unban("::ffff:203.0.113.7")), Ok(2));
+        assert_eq!(permitted(grants, "alice", unban("2001:db8::7")), Ok(2));
+        assert_eq!(permitted(grants, "bob", Operation::Status), Ok(3));
+        assert_eq!(permitted(grants, "alice", Operation::Fail2banJails), Ok(3));
+        // The range asked about must lie inside the network, not only touch it.
+        for source in ["203.0.112.0/23", "203.0.114.7", "0.0.0.0/0"] {
+            let got = permitted(grants, "alice", unban(source));
+            assert!(matches!(got, Err(AuthorizeError::Network { .. })), "{source}: {got:?}");
+        }
+        assert!(matches!(permitted(grants, "ops-intern", unban("203.0.113.7")), Err(AuthorizeError::Action { .. })));
+        let ban = Operation::Ban { source: "203.0.113.7".parse().unwrap(), jail: "sshd".to_owned() };
+        assert!(matches!(permitted(grants, "alice", ban), Err(AuthorizeError::Action { .. })));
+    }
+
+    #[test]
+    fn a_question_about_everybody_needs_a_grant_about_everybody() {
+        let grant = |networks: &str| format!("[[grant]]\nprincipal = \"a\"\nactions = [\"banned\"]\n{networks}");
+        let everybody = Operation::Banned { source: None };
+        assert_eq!(permitted(&grant(""), "a", everybody.clone()), Ok(1));
+        assert_eq!(permitted(&grant("networks = [\"0.0.0.0/0\", \"::/0\"]"), "a", everybody.clone()), Ok(1));
+        for networks in ["[\"0.0.0.0/0\"]", "[\"::/0\"]", "[\"203.0.113.0/24\"]"] {
+            let got = permitted(&grant(&format!("networks = {networks}")), "a", everybody.clone());
+            assert!(matches!(got, Err(AuthorizeError::Network { .. })), "{networks}: {got:?}");
+        }
+        // All of IPv6 is not all of IPv4, mapped or not.
+        let one = Operation::Banned { source: Some("203.0.113.7".parse().unwrap()) };
+        assert!(permitted(&grant("networks = [\"::/0\"]"), "a", one).is_err());
+    }
+
+    #[test]
+    fn a_bad_policy_is_refused_with_line_and_column() {
+        for (text, want) in [
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"unbann\"]", &["line 3", "unknown variant `unbann`", "^"][..]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nnetwork = [\"::/0\"]", &["line 4", "unknown field `network`"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nnetworks = [\"10.0.0.1/8\"]", &["line 4", "host bits set"]),
+            ("[[grant]]\nactions = [\"*\"]", &["line 1", "missing field `principal`"]),
+            ("[[grant]]\nprincipal = 5\nactions = [\"*\"]", &["line 2", "expected a principal"]),
+            ("[[grants]]", &["line 1", "unknown field `grants`"]),
+            ("[[grant]\n", &["line 1"]),
+            ("[[grant]]\nprincipal = \"a,b\"\nactions = [\"*\"]", &["line 1", "one name or pattern"]),
+            ("[[grant]]\nprincipal = []\nactions = [\"*\"]", &["line 1", "one name or pattern"]),
+            ("\n[[grant]]\nprincipal = \"!a\"\nactions = [\"*\"]", &["line 2", "name nobody"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nnetworks = []", &["line 1", "permits nothing"]),
+        ] {
+            let got = Grants::parse(text).unwrap_err().to_string();
+            for want in want {
+                assert!(got.contains(want), "{text}\n{got}\nwithout {want}");
+            }
+        }
+    }
 }

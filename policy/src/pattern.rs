@@ -1,4 +1,4 @@
-//! Pattern lists as in ssh_config(5) PATTERNS: `*`, `?`, comma-separated, `!` excludes. Matches names, never addresses.
+//! Pattern lists as in `ssh_config(5)` PATTERNS: `*`, `?`, comma-separated, `!` excludes. Matches names, never addresses.
 
 /// A list of patterns; a name matches when a pattern matches it and no `!`pattern does. Letter case counts.
 #[derive(Clone, Debug, PartialEq, Eq)]

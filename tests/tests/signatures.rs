@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
@@ -68,8 +70,7 @@ impl Bench {
 
     /// What `ssh-keygen -Y verify` says.
     fn verifies(&self, allowed: &str, principal: &str, namespace: &str, time: &str, blob: &[u8], payload: &[u8]) -> bool {
-        use base64::Engine;
-        let base64 = base64::engine::general_purpose::STANDARD.encode(blob);
+        let base64 = STANDARD.encode(blob);
         let lines: Vec<&str> = base64.as_bytes().chunks(70).map(|chunk| std::str::from_utf8(chunk).unwrap()).collect();
         let armor = format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", lines.join("\n"));
         std::fs::write(self.path("verify.sig"), armor).unwrap();
@@ -196,8 +197,14 @@ struct SshAgent {
 impl SshAgent {
     fn start(bench: &Bench) -> Self {
         let socket = bench.path("agent.sock");
-        let child =
-            Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let child = Command::new("ssh-agent")
+            .arg("-D")
+            .arg("-a")
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut tries = 0;
         while !socket.exists() {
             tries += 1;
@@ -236,11 +243,9 @@ fn keys_and_certificates_in_ssh_agent_sign() {
     let mut notes = Vec::new();
     let found = identities::all(&places(Some(agent.socket.clone())), &mut notes);
     assert_eq!((found.len(), notes.len()), (KINDS.len() + 2, 0));
-    let mut allowed = format!("alice cert-authority {authority}\n");
-    for (name, _) in KINDS {
-        allowed.push_str(&format!("alice {}\n", bench.public(name)));
-    }
-    allowed.push_str(&format!("alice {}\n", bench.public("certified")));
+    let names = KINDS.iter().map(|(name, _)| *name).chain(["certified"]);
+    let lines: Vec<String> = names.map(|name| format!("alice {}\n", bench.public(name))).collect();
+    let allowed = format!("alice cert-authority {authority}\n{}", lines.concat());
     for identity in &found {
         let payload = payload(None);
         let blob = identity.sign(REQUEST_NAMESPACE, &payload).unwrap_or_else(|error| panic!("{}: {error}", identity.name));
@@ -492,8 +497,7 @@ impl SecurityKey {
     }
 
     fn line(&self) -> String {
-        use base64::Engine;
-        format!("{} {}", self.kind(), base64::engine::general_purpose::STANDARD.encode(self.blob()))
+        format!("{} {}", self.kind(), STANDARD.encode(self.blob()))
     }
 
     fn sign(&self, flags: u8, data: &[u8]) -> Vec<u8> {
@@ -554,8 +558,7 @@ fn security_keys_must_have_been_touched() {
         let year = "20260101Z:20270101Z";
         bench.keygen(&["-s", "ca", "-I", "sk", "-n", "alice", "-V", year, "-O", "verify-required", "sk.pub"]);
         let line = std::fs::read_to_string(bench.path("sk-cert.pub")).unwrap();
-        use base64::Engine;
-        let certificate = base64::engine::general_purpose::STANDARD.decode(line.split(' ').nth(1).unwrap()).unwrap();
+        let certificate = STANDARD.decode(line.split(' ').nth(1).unwrap()).unwrap();
         let allowed = format!("alice cert-authority {authority}");
         assert!(check(&allowed, &payload, &signed(&certificate, 0x05)).is_ok());
         assert!(matches!(check(&allowed, &payload, &signed(&certificate, 0x01)), Err(AuthenticateError::NotAllowed { .. })));
@@ -670,8 +673,23 @@ fn allows(line: &str, principal: &str, now: Timestamp, blob: &[u8]) -> bool {
 }
 
 const PRINCIPALS: &[&str] = &[
-    "alice", "bob", "alice,bob", "*", "al?ce", "!alice,*", "*,!bob", "a*,*d", "\"alice\"", "\"alice,carol d\"", "Alice",
-    "ali\"ce\"", "\"alice", "carol*", "!bob", ",alice", "",
+    "alice",
+    "bob",
+    "alice,bob",
+    "*",
+    "al?ce",
+    "!alice,*",
+    "*,!bob",
+    "a*,*d",
+    "\"alice\"",
+    "\"alice,carol d\"",
+    "Alice",
+    "ali\"ce\"",
+    "\"alice",
+    "carol*",
+    "!bob",
+    ",alice",
+    "",
 ];
 const OPTIONS: &[&str] = &[
     "cert-authority",
@@ -707,8 +725,15 @@ const OPTIONS: &[&str] = &[
 const JOINS: &[&str] = &[",", ",", ",", ",", ", ", ";", ",,"];
 const SPACES: &[&str] = &[" ", " ", "\t", "  \t"];
 const TIMES: &[&str] = &[
-    "20251231230000Z", "20260601115959Z", "20260601120000Z", "20260601120001Z", "20260601140000Z", "20260930235959Z",
-    "20261001000000Z", "20261231225959Z", "20270101000000Z",
+    "20251231230000Z",
+    "20260601115959Z",
+    "20260601120000Z",
+    "20260601120001Z",
+    "20260601140000Z",
+    "20260930235959Z",
+    "20261001000000Z",
+    "20261231225959Z",
+    "20270101000000Z",
 ];
 
 fn timestamp(text: &str) -> Timestamp {
@@ -756,8 +781,7 @@ fn the_same_file_finds_the_same_principals_as_ssh_keygen() {
     let signed = &*SIGNED;
     let line = format!("alice,carol {}\n", signed.plain);
     std::fs::write(signed.bench.path("find.allowed"), &line).unwrap();
-    use base64::Engine;
-    let base64 = base64::engine::general_purpose::STANDARD.encode(&signed.blobs[0]);
+    let base64 = STANDARD.encode(&signed.blobs[0]);
     std::fs::write(
         signed.bench.path("find.sig"),
         format!("-----BEGIN SSH SIGNATURE-----\n{base64}\n-----END SSH SIGNATURE-----\n"),

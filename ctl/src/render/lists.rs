@@ -17,7 +17,7 @@ fn table<const N: usize>(out: &mut Page, header: [&str; N], rows: impl IntoItera
         table.add_row(row.map(|cell| text::line(&cell)));
     }
     for (index, line) in table.lines().enumerate() {
-        let line = line.strip_prefix(' ').unwrap_or(&line);
+        let line = line.strip_prefix(' ').unwrap_or(&line).trim_end();
         out.line(&if index == 0 { line.bold().to_string() } else { line.to_owned() });
     }
 }
@@ -27,9 +27,7 @@ fn when(time: Option<Timestamp>, view: &View, absent: &str) -> String {
 }
 
 fn ban_rows(bans: &[Ban], view: &View) -> Vec<[String; 4]> {
-    bans.iter()
-        .map(|ban| [ban.source.short(), ban.by.clone(), when(ban.since, view, "-"), when(ban.until, view, "-")])
-        .collect()
+    bans.iter().map(|ban| [ban.source.short(), ban.by.clone(), when(ban.since, view, "-"), when(ban.until, view, "-")]).collect()
 }
 
 /// `banned`
@@ -68,8 +66,7 @@ pub fn firewall(firewall: &Firewall) -> String {
     if firewall.entries.is_empty() {
         out.line("No rule or set concerns the SSH port.");
     } else {
-        let rows =
-            firewall.entries.iter().map(|entry| [entry.reference.clone(), entry.owner.clone(), entry.text.clone()]);
+        let rows = firewall.entries.iter().map(|entry| [entry.reference.clone(), entry.owner.clone(), entry.text.clone()]);
         table(&mut out, ["REFERENCE", "OWNER", "RULE"], rows);
     }
     out.notes(&firewall.notes);

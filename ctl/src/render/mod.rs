@@ -133,4 +133,3 @@ fn length(duration: SignedDuration) -> String {
         _ => format!("{} days", seconds / 86_400),
     }
 }
-

@@ -39,18 +39,13 @@ pub fn diagnosis(diagnosis: &Diagnosis, view: &View) -> String {
         dotted |= stage.verdict == Verdict::Refuse;
         draw_stage(&mut out, stage, &diagnosis.findings, dotted, view);
     }
-    let drawn = |finding: &&Finding| {
-        finding.blocking && diagnosis.stages.iter().any(|stage| stage.stage == stage_of(finding.cause))
-    };
+    let drawn =
+        |finding: &&Finding| finding.blocking && diagnosis.stages.iter().any(|stage| stage.stage == stage_of(finding.cause));
     let rest: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| !drawn(finding)).collect();
 
     out.gap();
-    let refusing: Vec<String> = diagnosis
-        .stages
-        .iter()
-        .filter(|stage| stage.verdict == Verdict::Refuse)
-        .map(|stage| stage.stage.to_string())
-        .collect();
+    let refusing: Vec<String> =
+        diagnosis.stages.iter().filter(|stage| stage.verdict == Verdict::Refuse).map(|stage| stage.stage.to_string()).collect();
     out.line(&match diagnosis.verdict {
         Verdict::Accept => format!("{} every stage lets it through", "OPEN".green().bold()),
         Verdict::Refuse if refusing.is_empty() => "BLOCKED".red().bold().to_string(),
@@ -91,17 +86,13 @@ fn draw_stage(out: &mut Page, report: &StageReport, findings: &[Finding], dotted
 }
 
 fn draw_finding(out: &mut Page, bar: &str, finding: &Finding, view: &View) {
-    let mut head = format!("{bar}{}", finding.cause.to_string().red());
+    let mut head = vec![finding.cause.to_string().red().to_string()];
     if !finding.owner.is_empty() {
-        head.push_str(&format!(", owner {}", text::line(&finding.owner)));
+        head.push(format!("owner {}", text::line(&finding.owner)));
     }
-    if let Some(since) = finding.since {
-        head.push_str(&format!(", since {}", view.time(since)));
-    }
-    if let Some(until) = finding.until {
-        head.push_str(&format!(", until {}", view.time(until)));
-    }
-    out.line(&head);
+    head.extend(finding.since.map(|since| format!("since {}", view.time(since))));
+    head.extend(finding.until.map(|until| format!("until {}", view.time(until))));
+    out.line(&format!("{bar}{}", head.join(", ")));
     for evidence in &finding.evidence {
         quote(out, bar, evidence);
     }
