@@ -5,3 +5,4 @@ pub mod child;
 pub mod dbus;
 pub mod files;
 pub mod xt_sockets;
+pub mod names;

@@ -124,9 +124,7 @@ impl Rule {
             index = first;
             let (from, to) = match (tokens.get(first), tokens.get(last + 1), tokens.get(last)) {
                 (Some(first), Some(next), _) => (self.raw_start(first)?, self.raw_start(next)?),
-                (Some(_), None, Some(last)) => {
-                    (self.raw_end(tokens.get(first.checked_sub(1)?)?)?, self.raw_end(last)?)
-                }
+                (Some(_), None, Some(last)) => (self.raw_end(tokens.get(first.checked_sub(1)?)?)?, self.raw_end(last)?),
                 _ => return None,
             };
             kept.drain(from..to);

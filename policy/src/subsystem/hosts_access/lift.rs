@@ -123,7 +123,10 @@ pub fn rule_at(tables: &Tables, place: Place) -> Option<&Rule> {
 fn clients_within(rule: &Rule, source: Source) -> Vec<usize> {
     let named = rule.clients();
     let named = named.iter().take_while(|token| !token.is_except()).enumerate();
-    named.filter(|(_, token)| pattern::named_source(token.text).is_some_and(|net| source.contains(net))).map(|(at, _)| at).collect()
+    named
+        .filter(|(_, token)| pattern::named_source(token.text).is_some_and(|net| source.contains(net)))
+        .map(|(at, _)| at)
+        .collect()
 }
 
 /// The steps that lift all of them, checked by evaluating the edited files; or what a person must do.
@@ -239,9 +242,10 @@ pub fn opens_others(before: &State, after: &State, request: &Request<'_>, source
         let request = Request { client: pattern::Address::In(other), ..request.clone() };
         tables.trace(&request, &state.facts, &BTreeSet::new(), &BTreeSet::new()).verdict()
     };
-    others.into_iter().filter(|other| !source.overlaps(*other)).any(|other| {
-        verdict(before, &tables, other) != Verdict::Accept && verdict(after, &edited, other) == Verdict::Accept
-    })
+    others
+        .into_iter()
+        .filter(|other| !source.overlaps(*other))
+        .any(|other| verdict(before, &tables, other) != Verdict::Accept && verdict(after, &edited, other) == Verdict::Accept)
 }
 
 fn named_sources(document: &Document) -> Vec<Source> {
@@ -249,7 +253,9 @@ fn named_sources(document: &Document) -> Vec<Source> {
         Kind::Rule(rule) => Some(rule),
         _ => None,
     });
-    rules.flat_map(|rule| rule.clients().iter().filter_map(|token| pattern::named_source(token.text)).collect::<Vec<_>>()).collect()
+    rules
+        .flat_map(|rule| rule.clients().iter().filter_map(|token| pattern::named_source(token.text)).collect::<Vec<_>>())
+        .collect()
 }
 
 /// The addresses just outside a source.
@@ -287,8 +293,9 @@ fn owner_and_cause(tables: &Tables, place: Place) -> (String, Cause) {
 
 /// Whether this is a rule of hosts.deny against all, beside rules of hosts.allow that let some in.
 fn restricts(tables: &Tables, place: Place) -> bool {
-    let all = rule_at(tables, place)
-        .is_some_and(|rule| rule.clients().iter().take_while(|token| !token.is_except()).any(|token| token.text.eq_ignore_ascii_case(b"ALL")));
+    let all = rule_at(tables, place).is_some_and(|rule| {
+        rule.clients().iter().take_while(|token| !token.is_except()).any(|token| token.text.eq_ignore_ascii_case(b"ALL"))
+    });
     let lets_in = |line: &Line| match &line.kind {
         Kind::Rule(rule) => {
             daemons_match(rule, SSHD, Port::Untold) != Truth::No

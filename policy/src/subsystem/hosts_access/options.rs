@@ -82,9 +82,7 @@ enum Effect {
 /// One option: the checks every option gets, then its own.
 fn option(name: &str, last: bool, value: Option<&[u8]>) -> Result<Effect, String> {
     let (takes, must_be_last) = match name {
-        "user" | "group" | "umask" | "linger" | "aclexec" | "spawn" | "setenv" | "severity" | "banners" => {
-            (Value::Needed, false)
-        }
+        "user" | "group" | "umask" | "linger" | "aclexec" | "spawn" | "setenv" | "severity" | "banners" => (Value::Needed, false),
         "twist" => (Value::Needed, true),
         "rfc931" | "nice" => (Value::Possible, false),
         "keepalive" => (Value::Forbidden, false),
@@ -134,8 +132,7 @@ fn severity(value: &[u8]) -> bool {
     let known = |names: &[&str], name: &[u8]| names.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name));
     match split_at(value, b'.') {
         Some(dot) => {
-            known(&FACILITIES, value.get(..dot).unwrap_or_default())
-                && known(&LEVELS, value.get(dot + 1..).unwrap_or_default())
+            known(&FACILITIES, value.get(..dot).unwrap_or_default()) && known(&LEVELS, value.get(dot + 1..).unwrap_or_default())
         }
         None => known(&LEVELS, value),
     }
@@ -224,7 +221,8 @@ mod tests {
         assert_eq!(run("severity mail.info: allow"), Outcome::Grant);
         assert_eq!(run("spawn (echo a \\: b) & : allow"), Outcome::Grant);
         assert_eq!(run(" \n"), Outcome::Mistake("an empty option".into()));
-        for wrong in ["allow : deny", "nonsense", "severity loud : allow", "umask 9 : allow", "keepalive yes : allow", ": allow"] {
+        for wrong in ["allow : deny", "nonsense", "severity loud : allow", "umask 9 : allow", "keepalive yes : allow", ": allow"]
+        {
             assert!(matches!(run(wrong), Outcome::Mistake(_)), "{wrong}");
         }
     }

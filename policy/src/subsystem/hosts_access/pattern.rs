@@ -83,7 +83,9 @@ pub fn text_matches(token: &[u8], text: &str) -> bool {
     }
     match token {
         [] => false,
-        [b'.', ..] => text.len() > token.len() && text.get(text.len() - token.len()..).is_some_and(|end| token.eq_ignore_ascii_case(end)),
+        [b'.', ..] => {
+            text.len() > token.len() && text.get(text.len() - token.len()..).is_some_and(|end| token.eq_ignore_ascii_case(end))
+        }
         _ if token.eq_ignore_ascii_case(b"ALL") => true,
         _ if token.eq_ignore_ascii_case(b"KNOWN") => !text.eq_ignore_ascii_case(UNKNOWN.as_bytes()),
         [.., b'.'] => text.get(..token.len()).is_some_and(|start| token.eq_ignore_ascii_case(start)),
@@ -232,7 +234,9 @@ pub fn named_source(token: &[u8]) -> Option<Source> {
         return source(Ipv6Addr::from(u128::from(net) & mask).into(), mask.leading_ones()).filter(|net| !net.is_ipv4());
     }
     match token {
-        [b'[', inner @ .., b']'] => numeric_v6(inner).map(|address| Source::from(IpAddr::V6(address))).filter(|net| !net.is_ipv4()),
+        [b'[', inner @ .., b']'] => {
+            numeric_v6(inner).map(|address| Source::from(IpAddr::V6(address))).filter(|net| !net.is_ipv4())
+        }
         [.., b'.'] => octets(token),
         _ => address_of(token).filter(|address| address_text(*address).as_bytes().eq_ignore_ascii_case(token)).map(Source::from),
     }

@@ -1,1 +1,0 @@
-//! Reads and writes hosts_access on the real host.

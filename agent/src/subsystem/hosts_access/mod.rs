@@ -1,0 +1,210 @@
+//! Reads hosts.allow and hosts.deny, fetches the facts their patterns ask for, and writes the edits that were planned.
+//! Decides nothing: what the files mean is in `policy`.
+
+mod libwrap;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sshfix_policy::host::{Done, Need, Needs, Part, Question, StepError};
+use sshfix_policy::subsystem::hosts_access::{Content, Facts, File, HostName, PatternFile, State, Step, Which};
+
+use crate::config::Config;
+use crate::sys::files::{self, FileError};
+use crate::sys::names;
+
+/// The longest hosts.allow or hosts.deny that is read. A million banned addresses fit.
+const LONGEST: u64 = 16 << 20;
+/// The longest file named by a pattern that is read.
+const LONGEST_PATTERN_FILE: u64 = 4 << 20;
+/// For all host names of one question together.
+const NAMES_WITHIN: Duration = Duration::from_secs(2);
+
+/// Both files and whether the sshd behind the port obeys them. Facts are fetched by [`lookup`].
+pub fn observe(config: &Config, question: &Question) -> Part<State> {
+    Part::Present(State {
+        allow: read(&config.paths.hosts_allow),
+        deny: read(&config.paths.hosts_deny),
+        libwrap: libwrap::detect(question.port),
+        facts: Facts::default(),
+    })
+}
+
+/// libwrap follows symbolic links and does not care who owns the files; writing them is another matter.
+fn read(path: &Path) -> File {
+    let (content, read_only) = match files::read_followed(path, LONGEST) {
+        Ok(followed) => (Content::Bytes(followed.bytes), followed.not_replaceable),
+        Err(FileError::Missing(_)) if path.is_symlink() => {
+            (Content::Missing, Some(format!("{}: a symbolic link to nothing", path.display())))
+        }
+        Err(FileError::Missing(_)) => (Content::Missing, None),
+        Err(error) => (Content::Unreadable(error.to_string()), Some("it could not be read".to_owned())),
+    };
+    File { path: path.display().to_string(), content, read_only }
+}
+
+/// Fetches the facts that are for this subsystem; the others are left to theirs.
+pub fn lookup(state: &mut State, needs: &Needs) {
+    let deadline = Instant::now() + NAMES_WITHIN;
+    for need in needs {
+        match need {
+            Need::HostName(address) => {
+                let name = match names::verified_name(*address, deadline) {
+                    Ok(names::Name::Verified(name)) => HostName::Verified(name),
+                    Ok(names::Name::None) => HostName::Unknown,
+                    Ok(names::Name::Unverified) => HostName::Paranoid,
+                    Err(error) => HostName::Unanswered(error.to_string()),
+                };
+                state.facts.names.insert(*address, name);
+            }
+            Need::PatternFile(path) => {
+                let file = match files::read_followed(Path::new(path), LONGEST_PATTERN_FILE) {
+                    Ok(followed) => PatternFile::Content(followed.bytes),
+                    Err(FileError::Missing(_)) => PatternFile::Missing,
+                    Err(error) => PatternFile::Unreadable(error.to_string()),
+                };
+                state.facts.files.insert(path.clone(), file);
+            }
+            Need::Element(_) | Need::SetElements(_) => {}
+        }
+    }
+}
+
+/// Writes one file: its whole content from `before` to `after`.
+pub fn apply(config: &Config, step: &Step) -> Result<Done, StepError> {
+    let path = match step.file {
+        Which::Allow => &config.paths.hosts_allow,
+        Which::Deny => &config.paths.hosts_deny,
+    };
+    if path.display().to_string() != step.path {
+        return Err(StepError::Failed(format!(
+            "the step is about {}, but the agent is configured for {}; nothing was written",
+            step.path,
+            path.display()
+        )));
+    }
+    let now = match files::read_checked(path, LONGEST) {
+        Ok(checked) => Some(checked.bytes),
+        Err(FileError::Missing(_)) => None,
+        Err(error) => return Err(StepError::Failed(error.to_string())),
+    };
+    if now == step.after {
+        return Ok(Done::Already);
+    }
+    if now != step.before {
+        return Err(StepError::Drifted(FileError::Drifted(path.clone()).to_string()));
+    }
+    let written = match (&step.before, &step.after) {
+        (before, Some(after)) => files::replace(path, before.as_deref(), after, 0o644),
+        (Some(before), None) => files::remove(path, before),
+        (None, None) => Ok(()),
+    };
+    match written {
+        Ok(()) => Ok(Done::Changed),
+        Err(error @ FileError::Drifted(_)) => Err(StepError::Drifted(error.to_string())),
+        Err(error) => Err(StepError::Failed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn config(folder: &Path) -> Config {
+        let mut config = Config::default();
+        config.paths.hosts_allow = folder.join("hosts.allow");
+        config.paths.hosts_deny = folder.join("hosts.deny");
+        config
+    }
+
+    fn state(config: &Config) -> State {
+        match observe(config, &Question { sources: [].into(), port: 22 }) {
+            Part::Present(state) => state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn step(config: &Config, before: Option<&str>, after: Option<&str>) -> Step {
+        Step {
+            file: Which::Deny,
+            path: config.paths.hosts_deny.display().to_string(),
+            before: before.map(|text| text.as_bytes().to_vec()),
+            after: after.map(|text| text.as_bytes().to_vec()),
+            touches: None,
+        }
+    }
+
+    #[test]
+    fn a_step_is_done_once_undone_once_and_never_over_somebody_elses_edit() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let create = step(&config, None, Some("sshd: 203.0.113.7\n"));
+        assert_eq!(apply(&config, &create), Ok(Done::Changed));
+        assert_eq!(apply(&config, &create), Ok(Done::Already));
+        assert_eq!(state(&config).deny.content, Content::Bytes(b"sshd: 203.0.113.7\n".to_vec()));
+        fs::write(&config.paths.hosts_deny, "sshd: 203.0.113.8\n").unwrap();
+        assert!(matches!(apply(&config, &create.inverse()), Err(StepError::Drifted(_))));
+        assert_eq!(fs::read(&config.paths.hosts_deny).unwrap(), b"sshd: 203.0.113.8\n");
+        fs::write(&config.paths.hosts_deny, "sshd: 203.0.113.7\n").unwrap();
+        assert_eq!(apply(&config, &create.inverse()), Ok(Done::Changed));
+        assert_eq!(apply(&config, &create.inverse()), Ok(Done::Already));
+        assert_eq!(state(&config).deny.content, Content::Missing);
+    }
+
+    #[test]
+    fn a_symbolic_link_is_read_as_libwrap_reads_it_and_never_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let real = folder.path().join("real");
+        symlink(&real, &config.paths.hosts_deny).unwrap();
+        let dangling = state(&config);
+        assert_eq!(dangling.deny.content, Content::Missing);
+        assert!(dangling.deny.read_only.unwrap().contains("symbolic link"));
+        fs::write(&real, "sshd: ALL\n").unwrap();
+        let linked = state(&config);
+        assert_eq!(linked.deny.content, Content::Bytes(b"sshd: ALL\n".to_vec()));
+        assert!(linked.deny.read_only.unwrap().contains("symbolic link"));
+        let error = apply(&config, &step(&config, Some("sshd: ALL\n"), Some(""))).unwrap_err();
+        assert!(matches!(error, StepError::Failed(_)), "{error}");
+        assert_eq!(fs::read(&real).unwrap(), b"sshd: ALL\n");
+    }
+
+    #[test]
+    fn a_step_about_another_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let mut other = step(&config, None, Some("x\n"));
+        other.path = folder.path().join("passwd").display().to_string();
+        assert!(matches!(apply(&config, &other), Err(StepError::Failed(_))));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_the_file_is_unreadable_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        fs::create_dir(&config.paths.hosts_allow).unwrap();
+        assert!(matches!(state(&config).allow.content, Content::Unreadable(why) if why.contains("not a regular file")));
+    }
+
+    #[test]
+    fn facts_are_fetched_and_missing_files_match_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let list = folder.path().join("list");
+        fs::write(&list, "203.0.113.7\n").unwrap();
+        let mut state = state(&config);
+        let (list, missing) = (list.display().to_string(), folder.path().join("none").display().to_string());
+        let needs: Needs =
+            [Need::PatternFile(list.clone()), Need::PatternFile(missing.clone()), Need::HostName("127.0.0.1".parse().unwrap())]
+                .into();
+        lookup(&mut state, &needs);
+        assert_eq!(state.facts.files[&list], PatternFile::Content(b"203.0.113.7\n".to_vec()));
+        assert_eq!(state.facts.files[&missing], PatternFile::Missing);
+        assert!(state.facts.names.contains_key(&"127.0.0.1".parse().unwrap()));
+    }
+}
