@@ -92,14 +92,17 @@ fn binaries() -> &'static Path {
         if let Some(directory) = std::env::var_os("SSHFIX_LAB_BINARIES") {
             return PathBuf::from(directory);
         }
+        // target/PROFILE/deps/TEST
+        let test = std::env::current_exe().expect("the test's own path");
+        let directory = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned();
+        let release: &[&str] = if directory.ends_with("release") { &["--release"] } else { &[] };
         let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["build", "--quiet", "--workspace", "--bins"])
+            .args(release)
             .current_dir(workspace())
             .status()
             .expect("cargo runs");
         assert!(built.success(), "the programs to put into the lab do not build");
-        // target/debug/deps/TEST -> target/debug
-        let test = std::env::current_exe().expect("the test's own path");
-        test.ancestors().nth(2).expect("a test lies in target/debug/deps").to_owned()
+        directory
     })
 }
