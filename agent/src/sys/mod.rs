@@ -4,5 +4,5 @@ pub mod activation;
 pub mod child;
 pub mod dbus;
 pub mod files;
-pub mod xt_sockets;
 pub mod names;
+pub mod xt_sockets;

@@ -122,7 +122,7 @@ mod tests {
     }
 
     fn state(config: &Config) -> State {
-        match observe(config, &Question { sources: [].into(), port: 22 }) {
+        match observe(config, &Question { sources: [].into(), port: 22, everybody: false }) {
             Part::Present(state) => state,
             other => panic!("{other:?}"),
         }
