@@ -11,6 +11,8 @@ use thiserror::Error;
 
 use crate::sys::files::{self, FileError};
 
+/// Where everything is that the agent trusts.
+pub const DEFAULT_DIRECTORY: &str = "/etc/sshfix";
 /// Where the agent looks when no `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/sshfix/agent.toml";
 /// A configuration file is never longer than this many bytes.
@@ -202,13 +204,6 @@ impl Config {
                 origin: PathOrigin::Keep,
             })
             .collect()
-    }
-
-    /// The file that holds the public half of the identity key: the same name with `.pub`.
-    pub fn identity_public(&self) -> PathBuf {
-        let mut name = self.paths.identity.clone().into_os_string();
-        name.push(".pub");
-        name.into()
     }
 
     fn sensible(&self) -> Result<(), String> {

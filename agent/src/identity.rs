@@ -120,6 +120,20 @@ pub fn load(path: &Path) -> Result<PrivateKey, IdentityError> {
     Ok(key)
 }
 
+/// The file beside a key that holds its public half: the same name with `.pub`.
+pub fn public_path(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(".pub");
+    name.into()
+}
+
+/// Whether that file holds the public half of this key.
+pub fn is_public_half(path: &Path, key: &PrivateKey) -> Result<bool, IdentityError> {
+    let bytes = files::read_checked(path, KEY_LIMIT)?.bytes;
+    let found = std::str::from_utf8(&bytes).ok().and_then(|text| ssh_key::PublicKey::from_openssh(text.trim()).ok());
+    Ok(found.is_some_and(|found| found.key_data() == key.public_key().key_data()))
+}
+
 /// A new ed25519 key, from the kernel's random bytes.
 pub fn generate(comment: &str) -> Result<PrivateKey, IdentityError> {
     let pair = Ed25519Keypair::from_seed(&random::bytes::<32>()?);

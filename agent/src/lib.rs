@@ -1,8 +1,10 @@
 //! sshfix-agent: reads the host, applies small reversible steps, keeps the clock. Decides nothing that `policy` can decide.
 
 pub mod audit;
+pub mod check;
 pub mod config;
 pub mod identity;
+pub mod init;
 pub mod listen;
 pub mod logging;
 pub mod random;

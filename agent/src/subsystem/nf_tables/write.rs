@@ -295,7 +295,8 @@ fn refuse_bound(state: &State, chain: &Chain, rule: &Rule) -> Result<(), StepErr
     };
     let mut of_chains = state.chains.iter().filter(|one| (one.family, &one.table) == (chain.family, &chain.table));
     let bound = of_table.find(|set| set.anonymous() && uses(&set.key.set)).map(|set| &set.key.set);
-    let bound = bound.or_else(|| of_chains.find(|one| one.name.starts_with(ANONYMOUS_CHAIN) && uses(&one.name)).map(|one| &one.name));
+    let bound =
+        bound.or_else(|| of_chains.find(|one| one.name.starts_with(ANONYMOUS_CHAIN) && uses(&one.name)).map(|one| &one.name));
     match bound {
         None => Ok(()),
         Some(name) => Err(StepError::Failed(format!(
