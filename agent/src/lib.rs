@@ -1,13 +1,18 @@
 //! sshfix-agent: reads the host, applies small reversible steps, keeps the clock. Decides nothing that `policy` can decide.
 
 pub mod audit;
+pub mod change;
 pub mod check;
 pub mod config;
 pub mod identity;
 pub mod init;
+pub mod lease;
 pub mod listen;
+pub mod live;
 pub mod logging;
+pub mod pipeline;
 pub mod random;
+pub mod report;
 pub mod serve;
 pub mod store;
 pub mod subsystem;

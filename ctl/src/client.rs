@@ -175,9 +175,10 @@ impl Agent {
         Ok(Self { socket: socket.to_owned(), key, key_file: key_file.to_owned(), timeout })
     }
 
-    /// A signed question on a connection of its own, ready to be sent. Signing may wait for a person.
-    pub fn question(&self, ask: &Ask, origin: &Origin, identity: &Identity) -> Result<Question<'_>, ClientError> {
+    /// Asks once, on a connection of its own.
+    pub fn ask(&self, ask: &Ask, origin: &Origin, identity: &Identity) -> Result<Answer, ClientError> {
         let mut stream = self.connect()?;
+        let lost = |why: std::io::Error| ClientError::NoAnswer { why, sent: false };
         let deadline = Instant::now() + self.timeout;
         let hello = Hello::decode(&read_frame(&mut stream, deadline, HELLO_LIMIT, false)?)?;
         self.check_hello(&hello)?;
@@ -198,7 +199,17 @@ impl Agent {
         let payload = serde_json::to_vec(&request).map_err(|error| WireError::Hello(error.to_string()))?;
         let signature = identity.sign(REQUEST_NAMESPACE, &payload)?;
         let frame = SignedRequest::new(payload, signature).encode()?;
-        Ok(Question { agent: self, stream, frame, request })
+
+        // Signing may have waited for a person; the agent's time to answer begins now.
+        let deadline = Instant::now() + self.timeout;
+        stream.set_write_timeout(Some(self.timeout)).map_err(lost)?;
+        match stream.write_all(&frame) {
+            // It hung up while we spoke: it may have said why.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(lost(error)),
+            _ => {}
+        }
+        let reply = SignedReply::decode(&read_frame(&mut stream, deadline, REPLY_LIMIT, true)?)?;
+        self.check_reply(&reply, &request)
     }
 
     fn connect(&self) -> Result<UnixStream, ClientError> {
@@ -245,31 +256,6 @@ impl Agent {
             return Err(forged(&"it answers another request"));
         }
         Ok(Answer { body, json: reply.body.get().to_owned() })
-    }
-}
-
-/// Signed, not sent yet.
-#[derive(Debug)]
-pub struct Question<'a> {
-    agent: &'a Agent,
-    stream: UnixStream,
-    frame: Vec<u8>,
-    request: Request,
-}
-
-impl Question<'_> {
-    /// Sends it and waits for the answer, which is checked before it is looked at.
-    pub fn send(mut self) -> Result<Answer, ClientError> {
-        let lost = |why: std::io::Error| ClientError::NoAnswer { why, sent: false };
-        let deadline = Instant::now() + self.agent.timeout;
-        self.stream.set_write_timeout(Some(self.agent.timeout)).map_err(lost)?;
-        match self.stream.write_all(&self.frame) {
-            // It hung up while we spoke: it may have said why.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(lost(error)),
-            _ => {}
-        }
-        let reply = SignedReply::decode(&read_frame(&mut self.stream, deadline, REPLY_LIMIT, true)?)?;
-        self.agent.check_reply(&reply, &self.request)
     }
 }
 

@@ -1,11 +1,14 @@
 //! The netfilter stage: nf_tables and iptables-legacy together, base chains of both in the kernel's order.
 
+mod pending;
 mod walk;
 
 use crate::host::{HostState, Needs, Part};
 use crate::subsystem::nf_tables::{Doubt, State, render};
 use crate::subsystem::xtables;
 use crate::verdict::{Block, Connection, Evidence, Stage, StageReport, Verdict};
+#[allow(unused_imports)]
+pub use pending::*;
 use walk::{Culprit, Pass, Refusal, walk};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.

@@ -106,7 +106,8 @@ impl<'a> Evaluator<'a> {
         let mut packet = packet.clone();
         if self.chain(index, &mut packet, 0) {
             self.path.push(Frame { chain: index, rule: None, found: Vec::new() });
-            let policy_accept = self.state.chains.get(index).and_then(|chain| chain.base.as_ref()).is_some_and(|b| b.policy_accept);
+            let policy_accept =
+                self.state.chains.get(index).and_then(|chain| chain.base.as_ref()).is_some_and(|b| b.policy_accept);
             if policy_accept {
                 self.leave(Exit::Accept, Some(packet));
             } else {

@@ -21,7 +21,10 @@ pub fn compat(state: &State, chain: &Chain) -> bool {
     matches!(chain.family, Family::Ip | Family::Ip6)
         && matches!(chain.table.as_str(), "filter" | "nat" | "mangle" | "raw" | "security")
         && state.chains.iter().any(|other| {
-            other.family == chain.family && other.table == chain.table && other.base.is_some() && CHAINS.contains(&other.name.as_str())
+            other.family == chain.family
+                && other.table == chain.table
+                && other.base.is_some()
+                && CHAINS.contains(&other.name.as_str())
         })
 }
 

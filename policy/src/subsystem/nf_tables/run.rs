@@ -391,9 +391,7 @@ fn bitwise(bits: &Bits, op: &BitwiseOp) -> Bits {
             }
             Bits::masked(&value, &known)
         }
-        BitwiseOp::LeftShift(by) => {
-            Bits::masked(&shift(bits.value(), *by, true, false), &shift(bits.known(), *by, true, true))
-        }
+        BitwiseOp::LeftShift(by) => Bits::masked(&shift(bits.value(), *by, true, false), &shift(bits.known(), *by, true, true)),
         BitwiseOp::RightShift(by) => {
             Bits::masked(&shift(bits.value(), *by, false, false), &shift(bits.known(), *by, false, true))
         }
@@ -425,7 +423,11 @@ fn shift(bytes: &[u8], by: u32, left: bool, fill: bool) -> Vec<u8> {
             carry = old << (32 - by);
         }
     };
-    if left { words.iter_mut().rev().for_each(&mut step) } else { words.iter_mut().for_each(&mut step) }
+    if left {
+        words.iter_mut().rev().for_each(&mut step)
+    } else {
+        words.iter_mut().for_each(&mut step)
+    }
     words.into_iter().flat_map(u32::to_ne_bytes).take(bytes.len()).collect()
 }
 

@@ -216,7 +216,8 @@ impl Step {
         }
         let model = state.sets.iter().find(|one| one.key == *set).cloned();
         for (key, fact) in state.elements.iter_mut().filter(|(key, _)| key.set == *set) {
-            let held = model.as_ref().map_or(key.key == wanted.key, |set| holds(set, wanted, &Bits::exactly(&key.key)) == Tri::Yes);
+            let held =
+                model.as_ref().map_or(key.key == wanted.key, |set| holds(set, wanted, &Bits::exactly(&key.key)) == Tri::Yes);
             if held {
                 *fact = after.cloned();
             }

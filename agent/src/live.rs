@@ -1,0 +1,104 @@
+//! The real host behind `policy::host::Host`: observes every subsystem side by side, each with its own deadline, and applies
+//! steps through the subsystem they belong to. Decides nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread;
+
+use jiff::Timestamp;
+use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, StepError};
+use sshfix_policy::step::Step;
+
+use crate::config::Config;
+use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, xtables};
+
+/// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
+pub struct LiveHost {
+    config: Arc<Config>,
+    fail2ban: fail2ban::Fail2ban,
+    ruleset: nf_tables::Ruleset,
+}
+
+impl LiveHost {
+    /// Opens nothing yet: what is missing shows when it is first read.
+    pub fn new(config: Arc<Config>) -> Self {
+        let fail2ban = fail2ban::Fail2ban::new(&config.paths.fail2ban_socket);
+        Self { config, fail2ban, ruleset: nf_tables::Ruleset::new() }
+    }
+}
+
+/// A reader that panicked has read nothing.
+fn joined<T>(name: &str, thread: thread::ScopedJoinHandle<'_, Part<T>>) -> Part<T> {
+    thread.join().unwrap_or_else(|_| Part::Unreadable(format!("reading {name} failed inside sshfix; its log has the details")))
+}
+
+impl Host for LiveHost {
+    fn observe(&mut self, question: &Question) -> HostState {
+        let Self { config, fail2ban, ruleset } = self;
+        thread::scope(|scope| {
+            let fail2ban = scope.spawn(|| fail2ban.observe(question));
+            let hosts_access = scope.spawn(|| hosts_access::observe(config, question));
+            let xtables = scope.spawn(xtables::observe);
+            let listener = scope.spawn(|| listener::observe(question));
+            let nf_tables = ruleset.observe();
+            HostState {
+                at: Timestamp::now(),
+                fail2ban: joined("fail2ban", fail2ban),
+                hosts_access: joined("hosts.allow and hosts.deny", hosts_access),
+                nf_tables,
+                xtables: joined("iptables-legacy", xtables),
+                listener: joined("the listener", listener),
+            }
+        })
+    }
+
+    fn lookup(&mut self, state: &mut HostState, needs: &Needs) {
+        let (mut keys, mut sets, mut hosts) = (BTreeSet::new(), BTreeSet::new(), Needs::new());
+        for need in needs {
+            match need {
+                Need::Element(key) => _ = keys.insert(key.clone()),
+                Need::SetElements(set) => _ = sets.insert(set.clone()),
+                Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
+            }
+        }
+        if !(keys.is_empty() && sets.is_empty())
+            && let Part::Present(ruleset) = &mut state.nf_tables
+            && let Err(error) = self.ruleset.lookup_elements(ruleset, &keys, &sets)
+        {
+            state.nf_tables = Part::Unreadable(error.to_string());
+        }
+        if !hosts.is_empty()
+            && let Part::Present(files) = &mut state.hosts_access
+        {
+            hosts_access::lookup(files, &hosts);
+        }
+    }
+
+    fn apply(&mut self, step: &Step) -> Result<Done, StepError> {
+        #[cfg(debug_assertions)]
+        injected_failure(step)?;
+        match step {
+            Step::Fail2ban(step) => self.fail2ban.apply(step),
+            Step::HostsAccess(step) => hosts_access::apply(&self.config, step),
+            Step::NfTables(step) => self.ruleset.apply(step),
+            Step::Xtables(step) => xtables::apply(step),
+        }
+    }
+}
+
+/// Debug builds only, for the lab: `/run/sshfix/fail-step` holds the number of the step, from now, that is to fail once.
+#[cfg(debug_assertions)]
+fn injected_failure(step: &Step) -> Result<(), StepError> {
+    const FILE: &str = "/run/sshfix/fail-step";
+    let Ok(text) = std::fs::read_to_string(FILE) else { return Ok(()) };
+    match text.trim().parse::<usize>() {
+        Ok(left @ 2..) => {
+            let _ = std::fs::write(FILE, (left - 1).to_string());
+            Ok(())
+        }
+        _ => {
+            let _ = std::fs::remove_file(FILE);
+            Err(StepError::Failed(format!("injected failure: {}", step.summary())))
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! One request from bytes to reply, read top to bottom: authenticate, authorize, observe, plan, prove, apply, verify, audit.
+//! Each stage takes the type that only the stage before can make. Must not hold rules of its own: those are in `policy`.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use sshfix_policy::address::Source;
+use sshfix_policy::allowed_signers::AllowedSigners;
+use sshfix_policy::authenticate::{self, AuthenticateError, AuthenticatedRequest};
+use sshfix_policy::authorize::{self, AuthorizedRequest, Grants};
+use sshfix_policy::host::{AccessPath, Host, HostState, Needs, Part, PathOrigin, Question};
+use sshfix_policy::lockout::{self, SafePlan};
+use sshfix_policy::plan::{self, PlanError};
+use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, ErrorCode, ErrorDocument, Reply, Subject};
+use sshfix_policy::request::{Mode, Operation, Request};
+use sshfix_policy::step::Step;
+use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
+use sshfix_policy::wire::SignedRequest;
+use sshfix_policy::{diagnose, verify};
+
+use crate::audit::{AuditClosing, AuditOpening, Outcome};
+use crate::change;
+use crate::config::Config;
+use crate::identity::{Identity, IdentityError};
+use crate::live::LiveHost;
+use crate::report;
+use crate::serve::{Answer, Challenge, Peer};
+use crate::store::{NewChange, NewLease, Store, StoreError};
+use crate::{config, random};
+
+/// Everything a request needs of the agent.
+pub struct Agent {
+    /// agent.toml.
+    pub config: Arc<Config>,
+    /// The key that signs replies; its fingerprint is the host identity.
+    pub identity: Identity,
+    /// Requests seen, audit records, journal, leases.
+    pub store: Store,
+    /// The host. Whoever holds the lock is the one writer.
+    pub host: Mutex<LiveHost>,
+}
+
+/// How often facts are fetched before a question is given up: each round answers at least one more lookup of the ruleset.
+const MAX_ROUNDS: usize = 64;
+
+/// Why a request is not answered with what it asked for. The host is unchanged.
+enum Refusal {
+    /// Not authenticated, not fresh, or not permitted: all alike to the peer; the reason is for the audit record.
+    Refused(String),
+    /// Anything the peer may know.
+    Error(ErrorDocument),
+}
+
+impl From<ErrorDocument> for Refusal {
+    fn from(document: ErrorDocument) -> Self {
+        Refusal::Error(document)
+    }
+}
+
+impl Answer for Agent {
+    fn hello(&self, challenge: &Challenge) -> Vec<u8> {
+        self.identity.hello(challenge.value).unwrap_or_else(|error| unanswered(&error))
+    }
+
+    fn answer(&self, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Vec<u8> {
+        let (request, body) = answer(self, peer, challenge, frame);
+        reply(self, challenge, request, body)
+    }
+
+    fn error(&self, challenge: &Challenge, error: ErrorDocument) -> Vec<u8> {
+        reply(self, challenge, String::new(), Body::Error(error))
+    }
+}
+
+/// Signs a reply and frames it.
+fn reply(agent: &Agent, challenge: &Challenge, request: String, body: Body) -> Vec<u8> {
+    let host = agent.identity.fingerprint().to_owned();
+    let reply = Reply { request, challenge: challenge.text(), host, body };
+    agent.identity.sign_reply(&reply).unwrap_or_else(|error| unanswered(&error))
+}
+
+/// No bytes: the connection is closed without a reply.
+fn unanswered(error: &IdentityError) -> Vec<u8> {
+    tracing::error!(%error, "a message could not be signed; the connection is closed without it");
+    Vec::new()
+}
+
+fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (String, Body) {
+    let authenticated = SignedRequest::decode(frame)
+        .map_err(|error| Refusal::Refused(error.to_string()))
+        .and_then(|signed| authenticate(agent, challenge, &signed));
+    let request = authenticated.as_ref().ok().map(AuthenticatedRequest::request);
+    let id = request.map_or_else(String::new, |request| request.id.clone());
+    let opening = AuditOpening {
+        principal: authenticated.as_ref().ok().map(|a| a.principal().to_owned()),
+        key: authenticated.as_ref().ok().map(AuthenticatedRequest::fingerprint),
+        peer_uid: peer.uid,
+        peer_pid: peer.pid,
+        from: request.and_then(|request| request.from),
+        request: request.map(|request| request.id.clone()),
+        operation: request.map(|request| request.operation.clone()),
+        mode: request.map(|request| request.mode.clone()),
+        reason: request.and_then(|request| request.reason.clone()),
+    };
+    let sequence = match agent.store.audit_open(&opening) {
+        Ok(sequence) => sequence,
+        Err(error) => {
+            tracing::error!(%error, "the audit record could not be opened; the request was refused");
+            return (id, Body::Error(unaudited(&error)));
+        }
+    };
+    let result =
+        authenticated.and_then(|authenticated| authorize(agent, authenticated)).and_then(|authorized| serve(agent, &authorized));
+    let (body, closing) = match result {
+        Ok(body) => {
+            let closing = report::closing(&body);
+            (body, closing)
+        }
+        Err(Refusal::Refused(reason)) => {
+            tracing::warn!(reason, uid = peer.uid, pid = peer.pid, "request refused");
+            (Body::Error(refused()), AuditClosing { outcome: Outcome::Refused, detail: reason, plan: None, change: None })
+        }
+        Err(Refusal::Error(document)) => {
+            let body = Body::Error(document);
+            let closing = report::closing(&body);
+            (body, closing)
+        }
+    };
+    if let Err(error) = agent.store.audit_close(sequence, &closing) {
+        tracing::error!(%error, sequence, "the audit record could not be closed");
+    }
+    (id, body)
+}
+
+/// The one answer to everything that fails before the operation is looked at, so that it teaches a stranger nothing.
+fn refused() -> ErrorDocument {
+    ErrorDocument::new(
+        ErrorCode::Refused,
+        "the request was refused; nothing was changed",
+        "the reason is in the agent's log and audit records on the host: `journalctl -u sshfix-agent` (or see `sshfix-agent check`)",
+    )
+}
+
+fn unaudited(why: &StoreError) -> ErrorDocument {
+    ErrorDocument::new(
+        ErrorCode::Failed,
+        format!("the audit record could not be written ({why}); nothing was changed"),
+        "make room and check the modes under /var/lib/sshfix, then try again",
+    )
+}
+
+fn authenticate(agent: &Agent, challenge: &Challenge, signed: &SignedRequest) -> Result<AuthenticatedRequest, Refusal> {
+    let refuse = Refusal::Refused;
+    let text = config::read_trusted(&agent.config.paths.allowed_signers).map_err(|error| refuse(error.to_string()))?;
+    // A line that cannot be read allows nobody; `sshfix-agent check` shows it.
+    let signers = AllowedSigners::parse(&text, &jiff::tz::TimeZone::system());
+    let now = Timestamp::now();
+    let context = authenticate::Context {
+        host: agent.identity.fingerprint(),
+        challenge: &challenge.value,
+        age: challenge.given.elapsed(),
+        now,
+    };
+    let authenticated =
+        authenticate::authenticate(signed, &signers, &context).map_err(|error: AuthenticateError| refuse(error.to_string()))?;
+    let id = &authenticated.request().id;
+    match agent.store.remember_request(id, now, now + 2 * authenticate::MAX_CHALLENGE_AGE) {
+        Ok(true) => Ok(authenticated),
+        Ok(false) => Err(refuse(format!("request id {id} was used before"))),
+        Err(error) => Err(refuse(format!("request ids could not be remembered: {error}"))),
+    }
+}
+
+fn authorize(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<AuthorizedRequest, Refusal> {
+    let path = &agent.config.paths.policy;
+    let text = config::read_trusted(path).map_err(|error| Refusal::Refused(error.to_string()))?;
+    let grants = Grants::parse(&text).map_err(|error| Refusal::Refused(format!("{}: {error}", path.display())))?;
+    authorize::authorize(authenticated, &grants).map_err(|error| Refusal::Refused(error.to_string()))
+}
+
+/// Observe, then answer or plan, prove, apply and verify.
+fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal> {
+    let request = authorized.request();
+    let mut host = lock(&agent.host);
+    let port = match &request.operation {
+        Operation::Diagnose { port: Some(port), .. } => *port,
+        _ => agent.config.ssh_port,
+    };
+    let question = question(agent, request, port);
+    let host = &mut *host;
+    match &request.operation {
+        Operation::Diagnose { address, user, .. } => {
+            let subject = Subject { address: sshfix_policy::address::canonical(*address), user: user.clone(), port };
+            Ok(Body::Diagnosis(observed(host, &question, |state, needs| diagnose::diagnose(state, &subject, needs)).1))
+        }
+        Operation::Banned { source } => {
+            Ok(Body::Bans(observed(host, &question, |state, needs| report::bans(state, *source, port, needs)).1))
+        }
+        Operation::HostsList => Ok(Body::Hosts(hosts_access::list(&host.observe(&question)))),
+        Operation::FirewallList => {
+            Ok(Body::Firewall(observed(host, &question, |state, needs| report::firewall(state, port, needs)).1))
+        }
+        Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(failed)?)),
+        Operation::Status => Ok(Body::Status(report::status(agent, &host.observe(&question)))),
+        Operation::Unban { .. }
+        | Operation::Ban { .. }
+        | Operation::HostsAllow { .. }
+        | Operation::HostsDeny { .. }
+        | Operation::HostsRemove { .. }
+        | Operation::FirewallAccept { .. }
+        | Operation::FirewallRemove { .. }
+        | Operation::Fail2banIgnore { .. }
+        | Operation::Fail2banUnignore { .. } => {
+            let (state, safe) = observed(host, &question, |state, needs| {
+                let plan = plan::plan(&request.operation, state, port, needs)?;
+                Ok(lockout::prove(plan, state, &access_paths(agent, request, state, port), needs)?)
+            });
+            let safe: SafePlan = safe.map_err(refused_plan)?;
+            match &request.mode {
+                Mode::DryRun => Ok(Body::Plan(safe.document())),
+                Mode::Apply { plan: Some(shown) } if *shown != safe.plan().digest() => Err(plan_changed(&safe).into()),
+                Mode::Apply { .. } if safe.steps().is_empty() => nothing_to_do(&safe, &state),
+                Mode::Apply { .. } => change(agent, host, &question, &state, authorized, &safe),
+            }
+        }
+    }
+}
+
+/// Applies, verifies, and says what became of it.
+fn change(
+    agent: &Agent,
+    host: &mut LiveHost,
+    question: &Question,
+    read: &HostState,
+    authorized: &AuthorizedRequest,
+    safe: &SafePlan,
+) -> Result<Body, Refusal> {
+    let store = &agent.store;
+    for line in change::recover(host, store).map_err(|error| failed(error.to_string()))? {
+        tracing::warn!("{line}");
+    }
+    let mut notes = safe.plan().notes.clone();
+    notes.extend(change::retry_stuck(host, store).map_err(|error| failed(error.to_string()))?);
+    let id = random::hex::<5>().map_err(|error| failed(error.to_string()))?;
+    let now = Timestamp::now();
+    let lease = safe.plan().lease.as_ref().map(|lease| new_lease(&id, lease, now)).transpose()?;
+    let begin = NewChange {
+        id: id.clone(),
+        principal: authorized.signer().principal().to_owned(),
+        operation: authorized.request().operation.clone(),
+        digest: safe.plan().digest(),
+        steps: safe.steps().to_vec(),
+        started_at: now,
+        deadline: None,
+        lease,
+    };
+    store.change_begin(&begin).map_err(|error| failed(error.to_string()))?;
+    let outcome = change::apply(host, store, &id, safe).and_then(|applied| {
+        let port = agent.config.ssh_port;
+        let (_, differences) = observed(host, question, |state, needs| verify::differences(safe, read, state, port, needs));
+        if differences.is_empty() { Ok(applied) } else { Err(change::roll_back(host, store, applied, differences.join("; "))) }
+    });
+    let (state, changed, failure) = match outcome {
+        Ok(applied) => {
+            if let Err(error) = change::confirm(store, &applied) {
+                notes.push(format!("done and verified, but the journal could not be closed, so it may be rolled back: {error}"));
+            }
+            (ChangeState::Confirmed, applied.changed(), None)
+        }
+        Err(failed) if failed.clean() => (ChangeState::RolledBack, false, Some(failed.0)),
+        Err(failed) => (ChangeState::Stuck, true, Some(failed.0)),
+    };
+    let plan = safe.document();
+    Ok(Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline: None, plan, failure, notes }))
+}
+
+fn new_lease(change: &str, lease: &plan::Lease, now: Timestamp) -> Result<NewLease, Refusal> {
+    let seconds = i64::try_from(lease.seconds).ok().and_then(|s| now.checked_add(jiff::SignedDuration::from_secs(s)).ok());
+    let ends_at = seconds.ok_or_else(|| failed(format!("{} seconds is too long", lease.seconds)))?;
+    Ok(NewLease {
+        id: change.to_owned(),
+        summary: lease.steps.iter().map(Step::summary).collect::<Vec<_>>().join("; "),
+        steps: lease.steps.iter().rev().map(Step::inverse).collect(),
+        ends_at,
+    })
+}
+
+/// Reads the host and asks again until no fact is missing. An answer that still misses one treats it as unknown.
+fn observed<T>(host: &mut LiveHost, question: &Question, answer: impl Fn(&HostState, &mut Needs) -> T) -> (HostState, T) {
+    let mut state = host.observe(question);
+    let mut asked = Needs::new();
+    for _ in 0..MAX_ROUNDS {
+        let mut needs = Needs::new();
+        let value = answer(&state, &mut needs);
+        needs.retain(|need| !asked.contains(need));
+        if needs.is_empty() {
+            return (state, value);
+        }
+        host.lookup(&mut state, &needs);
+        asked.append(&mut needs);
+    }
+    let value = answer(&state, &mut Needs::new());
+    (state, value)
+}
+
+/// What must be read to answer, and to prove that nobody is locked out.
+fn question(agent: &Agent, request: &Request, port: u16) -> Question {
+    let mut sources: BTreeSet<Source> = request.operation.source().into_iter().collect();
+    sources.extend(request.from.map(Source::from));
+    sources.extend(agent.config.keep.iter().map(|keep| keep.address));
+    Question { sources, port, everybody: request.operation.source().is_none() }
+}
+
+/// Every way in that must not be lost: the requester's own, live sessions, `keep` entries.
+fn access_paths(agent: &Agent, request: &Request, state: &HostState, port: u16) -> Vec<AccessPath> {
+    let mut paths = BTreeSet::new();
+    if let Some(from) = request.from.map(sshfix_policy::address::canonical).filter(|from| !from.is_loopback()) {
+        paths.insert(AccessPath {
+            source: Source::from(from),
+            user: request.from_user.clone(),
+            port,
+            origin: PathOrigin::Requester,
+        });
+    }
+    paths.extend(listener::sessions(state));
+    paths.extend(agent.config.kept_paths());
+    paths.into_iter().collect()
+}
+
+/// An `unban` with nothing to lift: done, unless something that could refuse was not read.
+fn nothing_to_do(safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
+    let files_unread = match &state.hosts_access {
+        Part::Present(files) => {
+            [&files.allow, &files.deny].iter().any(|file| matches!(file.content, hosts_access::Content::Unreadable(_)))
+        }
+        Part::Unreadable(_) => true,
+        Part::Absent(_) => false,
+    };
+    let blind = files_unread || matches!(state.nf_tables, Part::Unreadable(_)) || matches!(state.xtables, Part::Unreadable(_));
+    if blind && matches!(safe.plan().operation, Operation::Unban { .. }) {
+        return Err(ErrorDocument::new(
+            ErrorCode::Failed,
+            format!(
+                "found nothing to lift, but not everything could be read; nothing was changed: {}",
+                safe.plan().notes.join("; ")
+            ),
+            "make the named part readable and try again",
+        )
+        .into());
+    }
+    Ok(Body::Change(Change {
+        schema: ChangeSchema::V1,
+        id: String::new(),
+        state: ChangeState::Unchanged,
+        changed: false,
+        deadline: None,
+        plan: safe.document(),
+        failure: None,
+        notes: safe.plan().notes.clone(),
+    }))
+}
+
+/// Why there is no safe plan.
+#[derive(Debug, thiserror::Error)]
+enum NoSafePlan {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Lockout(#[from] lockout::Lockout),
+}
+
+fn refused_plan(error: NoSafePlan) -> Refusal {
+    match error {
+        NoSafePlan::Lockout(why) => ErrorDocument::new(
+            ErrorCode::Lockout,
+            why.to_string(),
+            "keep the way in that is named, or change it on the host itself",
+        ),
+        NoSafePlan::Plan(PlanError::ByHand { by_hand, .. }) => ErrorDocument::new(
+            ErrorCode::Failed,
+            format!("sshfix does not change what blocks here, so nothing was changed: {}", by_hand.join("; ")),
+            "do what is said for each, then run the command again for the rest",
+        ),
+        NoSafePlan::Plan(error) => ErrorDocument::new(
+            ErrorCode::Failed,
+            format!("{error}; nothing was changed"),
+            "`sshfix ctl status` shows what was found",
+        ),
+    }
+    .into()
+}
+
+fn plan_changed(safe: &SafePlan) -> ErrorDocument {
+    let mut document = ErrorDocument::new(
+        ErrorCode::PlanChanged,
+        "the plan is not the one that was shown; nothing was changed",
+        "look at the new plan, then apply it with its digest",
+    );
+    document.plan = Some(Box::new(safe.document()));
+    document
+}
+
+fn failed(why: String) -> Refusal {
+    ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
+        .into()
+}
+
+/// The one writer's lock. A request that panicked left at worst an unfinished change, which the next one recovers.
+pub(crate) fn lock(host: &Mutex<LiveHost>) -> MutexGuard<'_, LiveHost> {
+    host.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,132 @@
+//! The documents of the operations that change nothing, put together from what the subsystems report. Decides nothing.
+
+use sshfix_policy::address::Source;
+use sshfix_policy::host::{HostState, Needs, Part};
+use sshfix_policy::reply::{
+    Bans, BansSchema, Body, ChangeState, ErrorCode, Firewall, FirewallSchema, LeaseDocument, PlanDocument, Status, StatusSchema,
+    SubsystemStatus,
+};
+use sshfix_policy::subsystem::hosts_access::Libwrap;
+use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, xtables};
+use sshfix_policy::{diagnose, netfilter};
+
+use crate::audit::{AuditClosing, Outcome};
+use crate::pipeline::Agent;
+
+/// Who is blocked, by every subsystem; with a source, only what concerns it.
+pub fn bans(host: &HostState, source: Option<Source>, port: u16, needs: &mut Needs) -> Bans {
+    let mut bans = fail2ban::bans(host);
+    bans.extend(netfilter::bans(host, port, needs));
+    bans.extend(hosts_access::bans(host));
+    if let Some(source) = source {
+        bans.retain(|ban| ban.source.overlaps(source));
+    }
+    Bans { schema: BansSchema::V1, bans, notes: diagnose::notes(host) }
+}
+
+/// Rules and sets that concern the SSH port.
+pub fn firewall(host: &HostState, port: u16, needs: &mut Needs) -> Firewall {
+    let mut firewall = netfilter::firewall_list(host, port, needs);
+    firewall.schema = FirewallSchema::V1;
+    firewall.notes.extend(diagnose::notes(host));
+    firewall
+}
+
+/// Agent, host and subsystems.
+pub fn status(agent: &Agent, host: &HostState) -> Status {
+    let mut notes = diagnose::notes(host);
+    let leases = agent.store.leases().unwrap_or_else(|error| {
+        notes.push(format!("the leases could not be read: {error}"));
+        Vec::new()
+    });
+    let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    Status {
+        schema: StatusSchema::V1,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        hostname,
+        host: agent.identity.fingerprint().to_owned(),
+        port: agent.config.ssh_port,
+        subsystems: vec![
+            subsystem("fail2ban", &host.fail2ban, fail2ban::State::describe),
+            subsystem("nf_tables", &host.nf_tables, |state| {
+                (None, format!("{} tables, {} chains, generation {}", state.tables.len(), state.chains.len(), state.generation))
+            }),
+            subsystem("xtables", &host.xtables, legacy_tables),
+            subsystem("listener", &host.listener, listener::State::describe),
+            subsystem("hosts_access", &host.hosts_access, enforced),
+        ],
+        paths: listener::sessions(host)
+            .into_iter()
+            .map(|path| path.user.map_or_else(|| path.source.short(), |user| format!("{user} from {}", path.source.short())))
+            .collect(),
+        pending: None,
+        leases: leases
+            .into_iter()
+            .map(|lease| LeaseDocument { id: lease.id, summary: lease.summary, ends: lease.ends_at })
+            .collect(),
+        last_drill: None,
+        notes,
+    }
+}
+
+fn legacy_tables(state: &xtables::State) -> (Option<String>, String) {
+    let names = |v6: bool| state.tables(v6).iter().map(|table| format!("{} {}", table.family(), table.name)).collect::<Vec<_>>();
+    let tables = [names(false), names(true)].concat();
+    (None, if tables.is_empty() { "no legacy tables".to_owned() } else { format!("legacy tables: {}", tables.join(", ")) })
+}
+
+fn enforced(state: &hosts_access::State) -> (Option<String>, String) {
+    let how = match &state.libwrap {
+        Libwrap::Linked(how) => format!("obeyed: {how}"),
+        Libwrap::NotLinked(how) => format!("not obeyed by this sshd: {how}"),
+        Libwrap::Unknown(why) => format!("cannot be told whether this sshd obeys them: {why}"),
+    };
+    (None, how)
+}
+
+fn subsystem<T>(name: &str, part: &Part<T>, describe: impl Fn(&T) -> (Option<String>, String)) -> SubsystemStatus {
+    let (state, version, detail) = match part {
+        Part::Present(found) => {
+            let (version, detail) = describe(found);
+            ("present", version, detail)
+        }
+        Part::Absent(why) => ("absent", None, why.clone()),
+        Part::Unreadable(why) => ("unreadable", None, why.clone()),
+    };
+    SubsystemStatus { name: name.to_owned(), state: state.to_owned(), version, detail }
+}
+
+/// What the audit record says became of a request.
+pub fn closing(body: &Body) -> AuditClosing {
+    let closing = |outcome, detail: &str, plan: Option<&PlanDocument>, change: Option<&str>| AuditClosing {
+        outcome,
+        detail: detail.to_owned(),
+        plan: plan.map(|plan| plan.digest.clone()),
+        change: change.map(str::to_owned),
+    };
+    match body {
+        Body::Change(change) => {
+            let outcome = match change.state {
+                ChangeState::Confirmed => Outcome::Confirmed,
+                ChangeState::Pending => Outcome::Pending,
+                ChangeState::RolledBack => Outcome::RolledBack,
+                ChangeState::Stuck => Outcome::Stuck,
+                ChangeState::Unchanged => Outcome::Unchanged,
+            };
+            let detail = change.failure.as_ref().map_or("", |failure| failure.message.as_str());
+            closing(outcome, detail, Some(&change.plan), (!change.id.is_empty()).then_some(change.id.as_str()))
+        }
+        Body::Plan(plan) => closing(Outcome::Answered, "", Some(plan), None),
+        Body::Error(error) => {
+            let outcome = match error.code {
+                ErrorCode::Refused => Outcome::Refused,
+                ErrorCode::Busy | ErrorCode::PlanChanged | ErrorCode::Lockout => Outcome::NotApplied,
+                ErrorCode::Failed | ErrorCode::Usage | ErrorCode::Stuck | ErrorCode::Unreachable => Outcome::Failed,
+            };
+            closing(outcome, &error.message, error.plan.as_deref(), None)
+        }
+        Body::Diagnosis(_) | Body::Bans(_) | Body::Hosts(_) | Body::Firewall(_) | Body::Jails(_) | Body::Status(_) => {
+            closing(Outcome::Answered, "", None, None)
+        }
+    }
+}

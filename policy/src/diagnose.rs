@@ -1,0 +1,121 @@
+//! The diagnosis: every stage's verdict, and every block of a connection in every subsystem with its lift.
+//! Joins a fail2ban ticket with the kernel entries that enforce it. Asks the subsystems; holds no rule of theirs.
+
+use crate::host::{HostState, Needs, Part};
+use crate::netfilter;
+use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
+use crate::subsystem::{fail2ban, hosts_access, listener};
+use crate::verdict::{Block, Cause, Connection, Lift, StageReport, Verdict};
+
+/// The path of a new connection, stage by stage, and everything that blocks it.
+/// Facts that are missing are added to `needs`; the answer is final only when none is.
+pub fn diagnose(host: &HostState, subject: &Subject, needs: &mut Needs) -> Diagnosis {
+    let connection = Connection { source: subject.address.into(), port: subject.port, user: subject.user.clone() };
+    let stages = stages(host, &connection, needs);
+    let verdict = stages.iter().fold(Verdict::Accept, |all, stage| all.and(stage.verdict));
+    let mut findings: Vec<_> = blocks(host, &connection, needs).into_iter().map(|block| block.finding).collect();
+    findings.extend(listener::blocks(host, &connection).into_iter().map(|block| block.finding));
+    Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
+}
+
+/// All stages this version evaluates, in the order a connection meets them.
+fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<StageReport> {
+    vec![
+        netfilter::evaluate(host, connection, needs),
+        listener::evaluate(host, connection),
+        hosts_access::evaluate(host, connection, needs),
+    ]
+}
+
+/// What packet filters and hosts files together do to a connection: the part of the path that plans can change.
+///
+/// `read` is the host as it was read, `now` the same with some steps predicted. The kernel shows what the tickets that were
+/// read really do; a ticket that a step would make refuses, because the model has no rule for it yet.
+pub fn admission(read: &HostState, now: &HostState, connection: &Connection, needs: &mut Needs) -> (Verdict, String) {
+    let known = fail2ban::bans(read);
+    let new = fail2ban::bans(now).into_iter().find(|ban| {
+        ban.source.overlaps(connection.source) && !known.iter().any(|old| old.source == ban.source && old.by == ban.by)
+    });
+    if let Some(ban) = new {
+        return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), ban.by));
+    }
+    let netfilter = netfilter::evaluate(now, connection, needs);
+    let hosts = hosts_access::evaluate(now, connection, needs);
+    let verdict = netfilter.verdict.and(hosts.verdict);
+    let decided = if netfilter.verdict == verdict { netfilter } else { hosts };
+    let why = decided.evidence.first().map_or(decided.detail.clone(), |e| format!("{}: {}", e.source, e.text));
+    (verdict, why)
+}
+
+/// Everything a plan could lift that refuses this connection: fail2ban first, then netfilter, then hosts files.
+pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+    let mut blocks = fail2ban::blocks(host, connection);
+    let tickets = blocks.len();
+    let mut enforced = vec![false; tickets];
+    for mut kernel in netfilter::blocks(host, connection, needs) {
+        if kernel.finding.cause == Cause::Fail2banBanStale {
+            let owner = kernel.finding.owner.clone();
+            let same_jail = blocks.iter().take(tickets).position(|ticket| ticket.finding.owner == owner);
+            let ticket = same_jail.or((tickets > 0).then_some(0));
+            if let Some(index) = ticket
+                && let (Some(ticket), Some(flag)) = (blocks.get_mut(index), enforced.get_mut(index))
+            {
+                *flag = true;
+                join(ticket, kernel);
+                continue;
+            }
+            if let Part::Unreadable(why) = &host.fail2ban {
+                // fail2ban may still hold the ticket, so this cannot be called stale; it cannot be asked either.
+                kernel.finding.cause = Cause::Fail2banBan;
+                kernel.finding.fix = format!("{} (fail2ban could not be asked and may ban again: {why})", kernel.finding.fix);
+            }
+        }
+        blocks.push(kernel);
+    }
+    let hosts = hosts_access::blocks(host, connection, needs);
+    if netfilter::evaluate(host, connection, needs).verdict == Verdict::Accept {
+        for (ticket, enforced) in blocks.iter_mut().zip(&enforced) {
+            // The ticket exists, but no packet filter refuses; only a hosts file could be enforcing it.
+            ticket.finding.blocking = *enforced || hosts.iter().any(|h| h.finding.owner.starts_with("fail2ban"));
+        }
+    }
+    blocks.extend(hosts);
+    blocks
+}
+
+/// Adds a kernel entry to the ticket that made it: its evidence, and its removal in case fail2ban leaves it behind.
+fn join(ticket: &mut Block, kernel: Block) {
+    ticket.finding.evidence.extend(kernel.finding.evidence);
+    ticket.lift = match (std::mem::replace(&mut ticket.lift, Lift::Steps(Vec::new())), kernel.lift) {
+        (Lift::Steps(mut first), Lift::Steps(second)) => {
+            first.extend(second);
+            Lift::Steps(first)
+        }
+        (Lift::ByHand(advice), _) | (_, Lift::ByHand(advice)) => Lift::ByHand(advice),
+    };
+}
+
+/// What could not be read, one line each; what is merely not installed is no news.
+pub fn notes(host: &HostState) -> Vec<String> {
+    let unreadable = |name: &str, why: &str| format!("{name} could not be read, so its part is unknown: {why}");
+    let mut notes = Vec::new();
+    if let Part::Unreadable(why) = &host.fail2ban {
+        notes.push(unreadable("fail2ban", why));
+    }
+    if let Part::Unreadable(why) = &host.nf_tables {
+        notes.push(unreadable("nftables", why));
+    }
+    if let Part::Unreadable(why) = &host.xtables {
+        notes.push(unreadable("iptables-legacy", why));
+    }
+    if let Part::Unreadable(why) = &host.listener {
+        notes.push(unreadable("the listener on the SSH port", why));
+    }
+    if let Part::Unreadable(why) = &host.hosts_access {
+        notes.push(unreadable("hosts.allow and hosts.deny", why));
+    }
+    if let Part::Absent(why) = &host.fail2ban {
+        notes.push(format!("fail2ban: {why}"));
+    }
+    notes
+}

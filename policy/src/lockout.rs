@@ -1,0 +1,118 @@
+//! The no-lockout proof: no access path that is open now is closed by any prefix of a plan's steps.
+//! Unknown counts as closed. The only maker of a [`SafePlan`], so nothing unproven can be applied.
+
+use thiserror::Error;
+
+use crate::diagnose::admission;
+use crate::host::{AccessPath, HostState, Needs, PathOrigin};
+use crate::plan::Plan;
+use crate::reply::{PathDocument, PlanDocument};
+use crate::step::{Mismatch, Step};
+use crate::verdict::{Connection, Verdict};
+
+/// A plan that the proof accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SafePlan {
+    plan: Plan,
+    paths: Vec<PathDocument>,
+}
+
+/// Why the proof refuses. The host is unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Lockout {
+    /// Somebody who may get in now would not any more.
+    #[error(
+        "would lock out: after step {step} ({summary}), {user}{source_text} ({origin}) would be {verdict} by {why}; nothing was changed"
+    )]
+    Witness {
+        /// From 1.
+        step: usize,
+        /// The step's summary.
+        summary: String,
+        /// `alice from `, or nothing.
+        user: String,
+        /// From where.
+        source_text: String,
+        /// Why it is a way in.
+        origin: String,
+        /// `refused`, or `not known to be let in`.
+        verdict: String,
+        /// The rule, line or ticket.
+        why: String,
+    },
+    /// A step does not fit the model, so nothing can be proven.
+    #[error("cannot prove that nobody is locked out: {0}; nothing was changed")]
+    Model(#[from] Mismatch),
+}
+
+impl SafePlan {
+    /// The steps, in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.plan.steps
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// As it is shown.
+    pub fn document(&self) -> PlanDocument {
+        self.plan.document(self.paths.clone())
+    }
+}
+
+/// Proves the plan for every access path and every intermediate state, or says who would be locked out by what.
+///
+/// The rule is *no worse*: a path accepted now stays accepted after every step. A path that is unknown now may stay unknown
+/// only if no step that keeps anybody out touches it. Facts that are missing are added to `needs`.
+pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Result<SafePlan, Lockout> {
+    let verdict = |state: &HostState, path: &AccessPath, needs: &mut Needs| {
+        admission(host, state, &Connection { source: path.source, port: path.port, user: path.user.clone() }, needs)
+    };
+    let before: Vec<Verdict> = paths.iter().map(|path| verdict(host, path, needs).0).collect();
+    let mut after = before.clone();
+    let mut state = host.clone();
+    for (index, step) in plan.steps.iter().enumerate() {
+        step.predict(&mut state)?;
+        for ((path, before), after) in paths.iter().zip(&before).zip(&mut after) {
+            let (now, why) = verdict(&state, path, needs);
+            *after = now;
+            let worse = match (before, now) {
+                (Verdict::Accept, Verdict::Accept) | (Verdict::Refuse, _) | (Verdict::Unknown, Verdict::Accept) => false,
+                (Verdict::Accept | Verdict::Unknown, Verdict::Refuse) | (Verdict::Accept, Verdict::Unknown) => true,
+                (Verdict::Unknown, Verdict::Unknown) => !plan.closes.is_empty() && step_concerns(step, path),
+            };
+            if worse {
+                return Err(Lockout::Witness {
+                    step: index + 1,
+                    summary: step.summary(),
+                    user: path.user.as_ref().map_or_else(String::new, |user| format!("{user} from ")),
+                    source_text: path.source.short(),
+                    origin: origin(path.origin).to_owned(),
+                    verdict: if now == Verdict::Refuse { "refused" } else { "not known to be let in" }.to_owned(),
+                    why,
+                });
+            }
+        }
+    }
+    let paths = paths
+        .iter()
+        .zip(before)
+        .zip(after)
+        .map(|((path, before), after)| PathDocument { source: path.source.short(), user: path.user.clone(), before, after })
+        .collect();
+    Ok(SafePlan { plan, paths })
+}
+
+fn step_concerns(step: &Step, path: &AccessPath) -> bool {
+    step.touches().is_none_or(|sources| sources.iter().any(|source| source.overlaps(path.source)))
+}
+
+fn origin(origin: PathOrigin) -> &'static str {
+    match origin {
+        PathOrigin::Requester => "your own way in",
+        PathOrigin::Session => "a live session",
+        PathOrigin::Keep => "a `keep` entry of agent.toml",
+    }
+}

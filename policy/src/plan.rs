@@ -1,0 +1,267 @@
+//! Plans: from an operation and what was read of the host to the exact steps, what they open and close, and the digest of
+//! what is shown. Pure; the same host gives the same plan. Proving it safe is `lockout`'s, doing it is the agent's.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use crate::address::Source;
+use crate::diagnose::{self, admission, blocks};
+use crate::host::{HostState, Needs};
+use crate::netfilter;
+use crate::reply::{Confirm, PathDocument, PlanDocument, PlanSchema, StepDocument};
+use crate::request::Operation;
+use crate::step::{Mismatch, Step};
+use crate::subsystem::{fail2ban, hosts_access, listener};
+use crate::verdict::{Connection, Lift, Verdict};
+
+/// What is done to the host, not yet proven safe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What was asked.
+    pub operation: Operation,
+    /// In order; empty when there is nothing to do.
+    pub steps: Vec<Step>,
+    /// Sources that get in afterwards and did not, or perhaps not, before.
+    pub opens: Vec<Source>,
+    /// Sources that got in, or perhaps did, and do not afterwards.
+    pub closes: Vec<Source>,
+    /// An allow that ends by itself, made by some of the steps.
+    pub lease: Option<Lease>,
+    /// What a person should know besides.
+    pub notes: Vec<String>,
+}
+
+/// The part of a plan that ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Seconds from when the plan is applied.
+    pub seconds: u64,
+    /// Which of the steps are taken back then.
+    pub steps: Vec<Step>,
+}
+
+/// Why there is no plan. The host is unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// The operation makes no sense on this host (unknown jail, unknown reference, ...).
+    #[error("{0}")]
+    Impossible(String),
+    /// Something blocks that sshfix must not or cannot change.
+    #[error("cannot lift every block of {source_text}: {}", .by_hand.join("; "))]
+    ByHand {
+        /// Who stays blocked.
+        source_text: String,
+        /// What a person must do, one line a block.
+        by_hand: Vec<String>,
+    },
+    /// The steps do not lead where they should on the model.
+    #[error("the planned steps do not fit what was read of the host: {0}")]
+    Model(#[from] Mismatch),
+}
+
+/// Plans the operation. Facts that are missing are added to `needs`; the plan is final only when none is.
+pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
+    let mut notes = Vec::new();
+    let mut lease = None;
+    let steps = match operation {
+        Operation::Unban { source, jail: Some(jail), ignore_for } => {
+            let mut steps = ignore(host, *source, Some(jail), *ignore_for, &mut lease)?;
+            steps.extend(unban_in_jail(host, *source, jail, port, needs)?);
+            steps
+        }
+        Operation::Unban { source, jail: None, ignore_for } => {
+            let mut steps = ignore(host, *source, None, *ignore_for, &mut lease)?;
+            steps.extend(unban(host, *source, port, &mut notes, needs)?);
+            steps
+        }
+        Operation::Ban { source, jail } => fail2ban::plan_ban(host, *source, jail).map_err(PlanError::Impossible)?,
+        Operation::HostsAllow { source, daemon } => {
+            hosts_access::plan_allow(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
+        }
+        Operation::HostsDeny { source, daemon } => {
+            hosts_access::plan_deny(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
+        }
+        Operation::HostsRemove { source, daemon } => {
+            hosts_access::plan_remove(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
+        }
+        Operation::FirewallAccept { source } => {
+            netfilter::plan_accept(host, *source, port, needs).map_err(PlanError::Impossible)?
+        }
+        Operation::FirewallRemove { reference } => {
+            netfilter::plan_remove(host, reference, needs).map_err(PlanError::Impossible)?
+        }
+        Operation::Fail2banIgnore { source, jail } => {
+            fail2ban::plan_ignore(host, *source, jail.as_deref()).map_err(PlanError::Impossible)?
+        }
+        Operation::Fail2banUnignore { source, jail } => {
+            fail2ban::plan_unignore(host, *source, jail.as_deref()).map_err(PlanError::Impossible)?
+        }
+        Operation::Diagnose { .. }
+        | Operation::Banned { .. }
+        | Operation::HostsList
+        | Operation::FirewallList
+        | Operation::Fail2banJails
+        | Operation::Status => {
+            return Err(PlanError::Impossible(format!("`{}` changes nothing, so it has no plan", operation.action())));
+        }
+    };
+    notes.extend(diagnose::notes(host));
+    let (opens, closes) = difference(operation, &steps, host, port, needs)?;
+    Ok(Plan { operation: operation.clone(), steps, opens, closes, lease, notes })
+}
+
+/// A step for every subsystem that refuses the source.
+fn unban(
+    host: &HostState,
+    source: Source,
+    port: u16,
+    notes: &mut Vec<String>,
+    needs: &mut Needs,
+) -> Result<Vec<Step>, PlanError> {
+    let connection = Connection { source, port, user: None };
+    let mut steps = Vec::new();
+    let mut by_hand = Vec::new();
+    for block in blocks(host, &connection, needs) {
+        match block.lift {
+            Lift::Steps(lift) => steps.extend(lift),
+            Lift::ByHand(advice) => by_hand.push(format!("{} ({}): {advice}", block.finding.cause, block.finding.owner)),
+        }
+    }
+    if !by_hand.is_empty() {
+        return Err(PlanError::ByHand { source_text: source.short(), by_hand });
+    }
+    for block in listener::blocks(host, &connection) {
+        notes.push(format!("not a ban, and not touched: {}: {}", block.finding.cause, block.finding.fix));
+    }
+    Ok(steps)
+}
+
+/// Only one jail's ticket and the kernel entries that jail made.
+fn unban_in_jail(host: &HostState, source: Source, jail: &str, port: u16, needs: &mut Needs) -> Result<Vec<Step>, PlanError> {
+    fail2ban::require_jail(host, jail).map_err(PlanError::Impossible)?;
+    let connection = Connection { source, port, user: None };
+    let owner = fail2ban::owner(jail);
+    let mut steps = Vec::new();
+    for block in blocks(host, &connection, needs).into_iter().filter(|block| block.finding.owner == owner) {
+        match block.lift {
+            Lift::Steps(lift) => steps.extend(lift),
+            Lift::ByHand(advice) => {
+                return Err(PlanError::ByHand { source_text: source.short(), by_hand: vec![format!("{owner}: {advice}")] });
+            }
+        }
+    }
+    Ok(steps)
+}
+
+/// The ignoreip entries of `--ignore-for`, before the unban, so that the ban cannot return in between.
+fn ignore(
+    host: &HostState,
+    source: Source,
+    jail: Option<&str>,
+    seconds: Option<u64>,
+    lease: &mut Option<Lease>,
+) -> Result<Vec<Step>, PlanError> {
+    let Some(seconds) = seconds else { return Ok(Vec::new()) };
+    let steps = fail2ban::plan_ignore(host, source, jail).map_err(PlanError::Impossible)?;
+    if !steps.is_empty() {
+        *lease = Some(Lease { seconds, steps: steps.clone() });
+    }
+    Ok(steps)
+}
+
+/// Which of the touched sources the steps let in or keep out, by the model before and after.
+fn difference(
+    operation: &Operation,
+    steps: &[Step],
+    host: &HostState,
+    port: u16,
+    needs: &mut Needs,
+) -> Result<(Vec<Source>, Vec<Source>), PlanError> {
+    if steps.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let mut candidates: Vec<Source> = steps.iter().filter_map(Step::touches).flatten().collect();
+    candidates.extend(operation.source());
+    candidates.sort();
+    candidates.dedup();
+    let after = predict(host, steps)?;
+    let (mut opens, mut closes) = (Vec::new(), Vec::new());
+    for source in candidates {
+        let connection = Connection { source, port, user: None };
+        let before = rank(admission(host, host, &connection, needs).0);
+        let after = rank(admission(host, &after, &connection, needs).0);
+        match after.cmp(&before) {
+            std::cmp::Ordering::Greater => opens.push(source.net()),
+            std::cmp::Ordering::Less => closes.push(source.net()),
+            std::cmp::Ordering::Equal => {}
+        }
+    }
+    let sources = |nets: Vec<ipnet::IpNet>| ipnet::IpNet::aggregate(&nets).into_iter().map(Source::new).collect();
+    Ok((sources(opens), sources(closes)))
+}
+
+fn rank(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Refuse => 0,
+        Verdict::Unknown => 1,
+        Verdict::Accept => 2,
+    }
+}
+
+/// The host after these steps, on the model.
+pub fn predict(host: &HostState, steps: &[Step]) -> Result<HostState, Mismatch> {
+    let mut state = host.clone();
+    for step in steps {
+        step.predict(&mut state)?;
+    }
+    Ok(state)
+}
+
+impl Plan {
+    /// The digest of what is shown: operation, every step's text, and how long a lease lasts. Equal digests mean the same change.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut field = |text: &str| {
+            hash.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(text);
+        };
+        field(&serde_json::to_string(&self.operation).unwrap_or_default());
+        field(&self.lease.as_ref().map_or(0, |lease| lease.seconds).to_string());
+        for step in &self.steps {
+            for text in [step.subsystem(), &step.summary(), &step.diff(), &step.undo()] {
+                field(text);
+            }
+        }
+        let mut text = String::from("sha256:");
+        for byte in hash.finalize() {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
+    /// As it is shown, with the access paths the proof looked at.
+    pub fn document(&self, paths: Vec<PathDocument>) -> PlanDocument {
+        PlanDocument {
+            schema: PlanSchema::V1,
+            digest: self.digest(),
+            operation: self.operation.clone(),
+            steps: self
+                .steps
+                .iter()
+                .map(|step| StepDocument {
+                    subsystem: step.subsystem().to_owned(),
+                    summary: step.summary(),
+                    diff: step.diff(),
+                    undo: step.undo(),
+                })
+                .collect(),
+            opens: self.opens.clone(),
+            closes: self.closes.clone(),
+            paths,
+            confirm: Confirm::NotNeeded,
+            notes: self.notes.clone(),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Verification: whether the host, read again, is as the plan said it would be. Never trusts what a tool printed.
+
+use crate::diagnose::blocks;
+use crate::host::{HostState, Needs};
+use crate::lockout::SafePlan;
+use crate::plan;
+use crate::request::Operation;
+use crate::verdict::{Block, Connection, Lift};
+
+/// What differs from the prediction, one line each; empty means verified. `read` is the host the plan was made on, `observed` the
+/// host after the last step. Facts that are missing are added to `needs`.
+///
+/// Checked: every touched part is as predicted; and after an `unban`, nothing that a plan could lift still refuses the source
+/// ("unbanned" is never said while a rule for it is in the kernel).
+pub fn differences(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<String> {
+    let predicted = match plan::predict(read, plan.steps()) {
+        Ok(predicted) => predicted,
+        Err(mismatch) => return vec![mismatch.0],
+    };
+    // A step that does not hold in the prediction was superseded by a later one.
+    let last_words = plan.steps().iter().filter(|step| step.holds(&predicted).is_ok());
+    let mut differences: Vec<String> =
+        last_words.filter_map(|step| step.holds(observed).err().map(|mismatch| mismatch.0)).collect();
+    if let Operation::Unban { source, jail: None, .. } = &plan.plan().operation {
+        let connection = Connection { source: *source, port, user: None };
+        let still = blocks(observed, &connection, needs);
+        differences.extend(still.iter().filter(|block| liftable(block)).map(|block| {
+            let evidence = block.finding.evidence.first();
+            let quoted = evidence.map_or(String::new(), |e| format!(": {}: {}", e.source, e.text));
+            format!("{} still refused ({}){quoted}", source.short(), block.finding.cause)
+        }));
+    }
+    differences
+}
+
+/// Blocks that remain on purpose (a wider ban that was stepped around) have no steps.
+fn liftable(block: &Block) -> bool {
+    match &block.lift {
+        Lift::Steps(steps) => !steps.is_empty(),
+        Lift::ByHand(_) => true,
+    }
+}
