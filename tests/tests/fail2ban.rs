@@ -226,9 +226,11 @@ fn a_fail2ban_that_is_gone_dead_or_hanging_is_said_so_and_nobody_waits_for_it() 
         // Killed: its socket is left behind.
         server.run(&["systemctl", "mask", "--runtime", "fail2ban"]).expect_ok();
         server.run(&["kill", "-KILL", &pid]).expect_ok();
-        server.wait_until("it is dead", Duration::from_secs(20), || {
-            matches!(agent.observe(&everybody()), Part::Absent(why) if why.contains("is not running"))
-        });
+        server.wait_until(
+            "it is dead",
+            Duration::from_secs(20),
+            || matches!(agent.observe(&everybody()), Part::Absent(why) if why.contains("is not running")),
+        );
         let applied = agent.apply(&step);
         assert!(matches!(&applied, Err(StepError::Failed(why)) if why.contains("nothing was changed")), "{applied:?}");
 

@@ -15,7 +15,7 @@ use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unit, speaks_ssh};
 
 use crate::sys::{child, dbus};
-use processes::{Holder, Holders};
+use processes::Holders;
 use sockets::TcpSocket;
 
 /// Asked for its version, and only this one: a program of that name elsewhere may be anybody's.
@@ -74,20 +74,10 @@ fn listener(socket: &TcpSocket, holders: &Holders) -> Listener {
 
 /// A connection counts as a session once somebody has logged in on it: a stranger who is still asked for his key has no way in.
 fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
-    let holders: Vec<&Holder> = holders.get(&socket.inode)?.iter().filter(|holder| speaks_ssh(&holder.process)).collect();
-    let session = holders.iter().find_map(|holder| match &holder.title {
-        Title::Session(user) => Some((user, holder)),
-        Title::Monitor(_) | Title::NotYet | Title::Other => None,
-    });
-    // Without a terminal or command (ssh -N) no title says `user@`; then the half that speaks for strangers is gone.
-    let monitor = || {
-        let strangers = holders.iter().any(|holder| holder.title == Title::NotYet);
-        holders.iter().find_map(|holder| match &holder.title {
-            Title::Monitor(user) if !strangers => Some((user, holder)),
-            Title::Session(_) | Title::Monitor(_) | Title::NotYet | Title::Other => None,
-        })
-    };
-    let (user, holder) = session.or_else(monitor)?;
+    let (user, holder) = holders.get(&socket.inode)?.iter().find_map(|holder| match &holder.title {
+        Title::LoggedIn(user) if speaks_ssh(&holder.process) => Some((user, holder)),
+        Title::LoggedIn(_) | Title::Other => None,
+    })?;
     Some(Session { peer: socket.peer, port: socket.local.port(), user: Some(user.clone()), pid: holder.process.pid })
 }
 
@@ -105,7 +95,7 @@ fn addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// `OpenSSH_9.2p1 Debian-2+deb12u7`. Older sshds do not know `-V` and say their version while they complain.
+/// `OpenSSH_10.0p2 Debian-7+deb13u4`. Older sshds do not know `-V` and say their version while they complain.
 fn version() -> Option<String> {
     let output = child::run(Path::new(SSHD), &["-V"], None, Duration::from_secs(2), 64 << 10).ok()?;
     let said = [output.stdout, output.stderr].concat();

@@ -93,15 +93,17 @@ fn sockets(pid: u32) -> BTreeSet<u32> {
         .collect()
 }
 
-/// The unit in a `/proc/PID/cgroup` (cgroups(7)): the unified line `0::`, or systemd's own hierarchy of the old kind.
+/// The unit in a `/proc/PID/cgroup` (cgroups(7)): on the unified line `0::`, or in systemd's own hierarchy of the old kind.
 fn unit(cgroup: &str) -> Option<String> {
-    let path = cgroup.lines().find_map(|line| {
+    let is_unit = |part: &&str| [".service", ".scope", ".socket"].iter().any(|kind| part.ends_with(kind));
+    cgroup.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        (number == "0" || controllers == "name=systemd").then_some(path)
-    })?;
-    let unit = |part: &&str| [".service", ".scope", ".socket"].iter().any(|kind| part.ends_with(kind));
-    path.split('/').rev().find(unit).map(str::to_owned)
+        if number != "0" && controllers != "name=systemd" {
+            return None;
+        }
+        path.split('/').rev().find(is_unit).map(str::to_owned)
+    })
 }
 
 #[cfg(test)]
@@ -115,6 +117,7 @@ mod tests {
             ("0::/user.slice/user-0.slice/session-3.scope\n", Some("session-3.scope")),
             ("0::/system.slice/foo.service/worker\n", Some("foo.service")),
             ("12:pids:/system.slice/x.service\n1:name=systemd:/system.slice/ssh.service\n", Some("ssh.service")),
+            ("9:name=systemd:/\n0::/system.slice/ssh.service\n", Some("ssh.service")),
             ("0::/\n", None),
             ("", None),
         ] {

@@ -29,7 +29,7 @@ pub struct State {
     pub sessions: Vec<Session>,
     /// The host's own addresses.
     pub addresses: Vec<IpAddr>,
-    /// The SSH server's version where it was asked for: `OpenSSH_9.2p1 Debian-2+deb12u7`.
+    /// The SSH server's version where it was asked for: `OpenSSH_10.0p2 Debian-7+deb13u4`.
     pub version: Option<String>,
     /// What a person should know about this reading.
     pub notes: Vec<String>,

@@ -3,13 +3,11 @@
 /// What a title tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Title {
-    /// `sshd: alice@pts/0`, `sshd: alice@notty`: this user has a session.
-    Session(String),
-    /// `sshd: alice [priv]`: root's half of a login of this user, before or after authentication.
-    Monitor(String),
-    /// `sshd: alice [net]`, `sshd: [accepted]`, `sshd: unknown [preauth]`: nobody is logged in.
-    NotYet,
-    /// No title of a connection: the listener, or another program.
+    /// `sshd: alice@pts/0`, `sshd: alice@notty`, and `sshd: alice` where neither terminal nor command was asked for (`ssh -N`):
+    /// this user is logged in.
+    LoggedIn(String),
+    /// Another half of a login, or the listener, or another program: `sshd: alice [priv]`, `sshd: alice [net]`,
+    /// `sshd: [accepted]`, `sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups`.
     Other,
 }
 
@@ -17,21 +15,14 @@ pub enum Title {
 pub fn session_title(cmdline: &[u8]) -> Title {
     let text = String::from_utf8_lossy(cmdline);
     let text = text.trim_end_matches(['\0', ' ']);
-    let Some(rest) = ["sshd: ", "sshd-session: ", "sshd-auth: "].iter().find_map(|prefix| text.strip_prefix(prefix)) else {
+    let Some(user) = ["sshd: ", "sshd-session: "].iter().find_map(|prefix| text.strip_prefix(prefix)) else {
         return Title::Other;
     };
-    if let Some(user) = rest.strip_suffix(" [priv]") {
-        return if user == "unknown" || user.is_empty() { Title::NotYet } else { Title::Monitor(user.to_owned()) };
+    if user.ends_with(']') || user.contains(" [listener] ") || user.starts_with('/') {
+        return Title::Other;
     }
-    if rest.ends_with(']') {
-        return Title::NotYet;
-    }
-    match rest.rsplit_once('@') {
-        // The listener's title is `sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups`.
-        _ if rest.contains(" [listener] ") => Title::Other,
-        Some((user, _terminal)) if !user.is_empty() => Title::Session(user.to_owned()),
-        _ => Title::Other,
-    }
+    let user = user.rsplit_once('@').map_or(user, |(user, _terminal)| user);
+    if user.is_empty() { Title::Other } else { Title::LoggedIn(user.to_owned()) }
 }
 
 #[cfg(test)]
@@ -42,16 +33,18 @@ mod tests {
     fn titles_of_both_releases_are_read() {
         let user = |name: &str| name.to_owned();
         for (title, want) in [
-            ("sshd: root@pts/0", Title::Session(user("root"))),
-            ("sshd: alice@notty\0\0\0", Title::Session(user("alice"))),
-            ("sshd-session: alice@example.org@pts/1", Title::Session(user("alice@example.org"))),
-            ("sshd: alice [priv]", Title::Monitor(user("alice"))),
-            ("sshd-session: root [priv]", Title::Monitor(user("root"))),
-            ("sshd: unknown [priv]", Title::NotYet),
-            ("sshd: alice [net]", Title::NotYet),
-            ("sshd-session: [accepted]", Title::NotYet),
-            ("sshd: [accepted]", Title::NotYet),
-            ("sshd: [net]", Title::NotYet),
+            ("sshd: root@pts/0", Title::LoggedIn(user("root"))),
+            ("sshd: alice@notty\0\0\0", Title::LoggedIn(user("alice"))),
+            ("sshd-session: alice@example.org@pts/1", Title::LoggedIn(user("alice@example.org"))),
+            ("sshd: root", Title::LoggedIn(user("root"))),
+            ("sshd-auth: [session-auth]", Title::Other),
+            ("sshd: alice [priv]", Title::Other),
+            ("sshd-session: root [priv]", Title::Other),
+            ("sshd: unknown [priv]", Title::Other),
+            ("sshd: alice [net]", Title::Other),
+            ("sshd-session: [accepted]", Title::Other),
+            ("sshd: [accepted]", Title::Other),
+            ("sshd: [net]", Title::Other),
             ("sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", Title::Other),
             ("/usr/sbin/sshd\0-D\0", Title::Other),
             ("", Title::Other),
