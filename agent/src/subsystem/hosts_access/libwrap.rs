@@ -162,7 +162,7 @@ fn listening_sshd(port: u16) -> Option<u32> {
     })
 }
 
-/// The inodes of sockets that listen on a port, from proc_pid_net(5) `tcp` and `tcp6`: `sl local_address rem_address st ...`.
+/// The inodes of sockets that listen on a port, from `proc_pid_net(5)` `tcp` and `tcp6`: `sl local_address rem_address st ...`.
 fn listening_sockets(table: &str, port: u16) -> Vec<u64> {
     let socket = |line: &str| {
         let mut words = line.split_whitespace();

@@ -1,11 +1,12 @@
 //! hosts.allow and hosts.deny as libwrap reads them, and every byte kept: the lines of a document joined are the file again.
-//! Follows `xgets` and `table_match` of tcp wrappers 7.6.q (misc.c, hosts_access.c). Decides nothing about addresses.
+//! Follows `xgets` and `table_match` of tcp wrappers 7.6.q (misc.c, `hosts_access.c`). Decides nothing about addresses.
 
+use std::fmt::Write;
 use std::ops::Range;
 
-/// libwrap's buffer for one logical line, newline and closing NUL included (`BUFLEN`, hosts_access.c).
+/// libwrap's buffer for one logical line, newline and closing NUL included (`BUFLEN`, `hosts_access.c`).
 const BUFLEN: usize = 2048;
-/// What separates the tokens of a list (`sep`, hosts_access.c).
+/// What separates the tokens of a list (`sep`, `hosts_access.c`).
 const SEPARATORS: &[u8] = b", \t\r\n";
 
 /// A file, cut into the lines libwrap sees.
@@ -151,7 +152,7 @@ impl Document {
             let (length, kind) = next_line(rest);
             let (raw, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
             let stops = matches!(kind, Kind::Unterminated | Kind::TooLong);
-            let newlines = raw.iter().filter(|byte| **byte == b'\n').count();
+            let newlines = raw.split(|byte| *byte == b'\n').count() - 1;
             lines.push(Line { raw: raw.to_vec(), number, kind });
             number += newlines;
             rest = after;
@@ -253,13 +254,14 @@ pub fn show(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             if character.is_control() && character != '\n' && character != '\t' {
-                shown.push_str(&format!("\\x{:02x}", u32::from(character)));
+                // Writing to a string cannot fail.
+                let _ = write!(shown, "\\x{:02x}", u32::from(character));
             } else {
                 shown.push(character);
             }
         }
         for byte in chunk.invalid() {
-            shown.push_str(&format!("\\x{byte:02x}"));
+            let _ = write!(shown, "\\x{byte:02x}");
         }
     }
     shown

@@ -1,4 +1,4 @@
-//! Runs hosts.allow, then hosts.deny, over a request: `hosts_access` and `table_match` of tcp wrappers 7.6.q (hosts_access.c).
+//! Runs hosts.allow, then hosts.deny, over a request: `hosts_access` and `table_match` of tcp wrappers 7.6.q (`hosts_access.c`).
 //! The first rule that matches decides. Where it cannot be told whether one matches, both ways are followed.
 
 use std::collections::{BTreeMap, BTreeSet};

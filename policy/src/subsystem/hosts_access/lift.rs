@@ -143,7 +143,9 @@ fn edits(
     for which in [Which::Allow, Which::Deny] {
         set_lines(&mut edited, which, |document| without_clients(document, which, &dropped))?;
     }
-    if refusals.iter().any(|refusal| refusal.wide) {
+    // Where a rule behind them may still refuse, for want of a fact, the line makes sure.
+    let unsure = !refusals.is_empty() && edited.trace(request).verdict() != Verdict::Accept;
+    if unsure || refusals.iter().any(|refusal| refusal.wide) {
         insert(&mut edited, Which::Allow, &format!("{SSHD}: {}\n", pattern::pattern_for(source)), request)?;
     }
     let by_hand = |why: &str| {

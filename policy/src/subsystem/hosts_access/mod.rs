@@ -1,4 +1,4 @@
-//! hosts.allow and hosts.deny: hosts_access(5) and hosts_options(5) as libwrap reads them, what they do to a connection, and
+//! hosts.allow and hosts.deny: `hosts_access(5)` and `hosts_options(5)` as libwrap reads them, what they do to a connection, and
 //! the edits that let a source in or keep it out. Every byte that an edit does not show stays. Must not touch a file.
 
 mod document;
@@ -227,3 +227,6 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
     }
     lift::blocks(state, connection, needs)
 }
+
+#[cfg(test)]
+mod tests;

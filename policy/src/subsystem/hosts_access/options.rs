@@ -1,4 +1,4 @@
-//! What the options of a rule do to the connection: hosts_options(5), as `process_options` of tcp wrappers 7.6.q does them
+//! What the options of a rule do to the connection: `hosts_options(5)`, as `process_options` of tcp wrappers 7.6.q does them
 //! (options.c). A mistake in an option refuses the connection, as there.
 
 use super::document::split_at;

@@ -1,5 +1,5 @@
-//! Does a pattern of hosts_access(5) match a peer? Three-valued, exactly as `host_match` and `string_match` of tcp wrappers
-//! 7.6.q answer (hosts_access.c with Debian's patches). A peer may be a range: then the answer holds for all of it, or is Maybe.
+//! Does a pattern of `hosts_access(5)` match a peer? Three-valued, exactly as `host_match` and `string_match` of tcp wrappers
+//! 7.6.q answer (`hosts_access.c` with Debian's patches). A peer may be a range: then the answer holds for all of it, or is Maybe.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -173,7 +173,7 @@ fn relation(net: Source, source: Source) -> Truth {
     }
 }
 
-/// `net/mask`: `masked_match4` and `masked_match6` (hosts_access.c).
+/// `net/mask`: `masked_match4` and `masked_match6` (`hosts_access.c`).
 pub fn masked_matches(net: &[u8], mask: &[u8], address: Address) -> Truth {
     let v4 = dot_quad(net).zip(mask_v4(mask));
     let v6 = bracketed_v6(net).zip(mask_v6(mask));
