@@ -96,7 +96,7 @@ pub struct ChangeArgs {
     #[arg(long, value_name = "DIGEST", conflicts_with = "dry_run", value_parser = parse_digest)]
     pub plan: Option<String>,
     /// Kept in the audit record
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     pub reason: Option<String>,
 }
 
@@ -359,6 +359,14 @@ fn shell_word(word: &str) -> String {
 fn parse_address(text: &str) -> Result<IpAddr, String> {
     let source: Source = text.parse().map_err(|error: sshfix_policy::address::AddressError| error.to_string())?;
     source.single().ok_or_else(|| format!("`{text}` is a range; name one address of it"))
+}
+
+/// Far from the limit of a frame, and enough for a ticket and a sentence.
+const REASON_MAX: usize = 1000;
+
+fn parse_reason(text: &str) -> Result<String, String> {
+    let length = text.chars().count();
+    if length > REASON_MAX { Err(format!("{length} characters; {REASON_MAX} are kept")) } else { Ok(text.to_owned()) }
 }
 
 fn parse_digest(text: &str) -> Result<String, String> {

@@ -75,6 +75,9 @@ pub enum ClientError {
     /// A newer agent.
     #[error("the reply is not understood: {0}")]
     Reply(String),
+    /// The request could not be put into words.
+    #[error("the request could not be written as JSON: {0}")]
+    Request(String),
     /// The operating system has no random bytes.
     #[error("no random bytes: {0}")]
     Random(String),
@@ -123,6 +126,7 @@ impl ClientError {
                 format!("{message}. A change may have been made."),
                 "The agent may be newer than this client: update it, then `sshfix ctl status`.",
             ),
+            ClientError::Request(_) => unchanged(ErrorCode::Failed, "This is a bug in sshfix."),
             ClientError::Random(_) => unchanged(ErrorCode::Failed, "Try again when the system is up."),
             ClientError::Sign(_) => {
                 unchanged(ErrorCode::Failed, "Name another key with --identity FILE, or add one to ssh-agent.")
@@ -175,10 +179,9 @@ impl Agent {
         Ok(Self { socket: socket.to_owned(), key, key_file: key_file.to_owned(), timeout })
     }
 
-    /// Asks once, on a connection of its own.
-    pub fn ask(&self, ask: &Ask, origin: &Origin, identity: &Identity) -> Result<Answer, ClientError> {
+    /// A signed question on a connection of its own, ready to be sent. Signing may wait for a person.
+    pub fn question(&self, ask: &Ask, origin: &Origin, identity: &Identity) -> Result<Question<'_>, ClientError> {
         let mut stream = self.connect()?;
-        let lost = |why: std::io::Error| ClientError::NoAnswer { why, sent: false };
         let deadline = Instant::now() + self.timeout;
         let hello = Hello::decode(&read_frame(&mut stream, deadline, HELLO_LIMIT, false)?)?;
         self.check_hello(&hello)?;
@@ -196,20 +199,10 @@ impl Agent {
             from: origin.address,
             from_user: origin.user.clone(),
         };
-        let payload = serde_json::to_vec(&request).map_err(|error| WireError::Hello(error.to_string()))?;
+        let payload = serde_json::to_vec(&request).map_err(|error| ClientError::Request(error.to_string()))?;
         let signature = identity.sign(REQUEST_NAMESPACE, &payload)?;
         let frame = SignedRequest::new(payload, signature).encode()?;
-
-        // Signing may have waited for a person; the agent's time to answer begins now.
-        let deadline = Instant::now() + self.timeout;
-        stream.set_write_timeout(Some(self.timeout)).map_err(lost)?;
-        match stream.write_all(&frame) {
-            // It hung up while we spoke: it may have said why.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(lost(error)),
-            _ => {}
-        }
-        let reply = SignedReply::decode(&read_frame(&mut stream, deadline, REPLY_LIMIT, true)?)?;
-        self.check_reply(&reply, &request)
+        Ok(Question { agent: self, stream, frame, request })
     }
 
     fn connect(&self) -> Result<UnixStream, ClientError> {
@@ -256,6 +249,37 @@ impl Agent {
             return Err(forged(&"it answers another request"));
         }
         Ok(Answer { body, json: reply.body.get().to_owned() })
+    }
+}
+
+/// Signed, not sent yet.
+#[derive(Debug)]
+pub struct Question<'a> {
+    agent: &'a Agent,
+    stream: UnixStream,
+    frame: Vec<u8>,
+    request: Request,
+}
+
+impl Question<'_> {
+    /// Sends it and waits for the answer, which is checked before it is looked at.
+    pub fn send(mut self) -> Result<Answer, ClientError> {
+        let lost = |why: std::io::Error| ClientError::NoAnswer { why, sent: false };
+        let deadline = Instant::now() + self.agent.timeout;
+        self.stream.set_write_timeout(Some(self.agent.timeout)).map_err(lost)?;
+        match self.stream.write_all(&self.frame) {
+            // It hung up while we spoke: it may have said why.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(lost(error)),
+            _ => {}
+        }
+        // Now that the request is out, nonsense in return must not be taken for "nothing happened".
+        let nonsense = |error: WireError| ClientError::Forged(error.to_string());
+        let body = read_frame(&mut self.stream, deadline, REPLY_LIMIT, true).map_err(|error| match error {
+            ClientError::Wire(error) => nonsense(error),
+            other => other,
+        })?;
+        let reply = SignedReply::decode(&body).map_err(nonsense)?;
+        self.agent.check_reply(&reply, &self.request)
     }
 }
 

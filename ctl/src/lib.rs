@@ -12,6 +12,7 @@ use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
 use crate::cli::{Ask, Cli, Color, Ctl, Globals, Program};
 use crate::client::{Agent, Answer, ClientError};
 use crate::identities::Places;
+use crate::progress::Progress;
 use crate::render::View;
 use crate::sign::Identity;
 
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod client;
 pub mod identities;
 pub mod origin;
+mod progress;
 pub mod render;
 pub mod sign;
 pub mod ssh_agent;
@@ -115,7 +117,9 @@ fn ask(ask: &Ask, globals: &Globals) -> Result<Answer, ErrorDocument> {
 
 fn ask_with(agent: &Agent, ask: &Ask, origin: &client::Origin, identity: &mut Identity) -> Result<Answer, ClientError> {
     identity.unlock()?;
-    agent.ask(ask, origin, identity)
+    let question = agent.question(ask, origin, identity)?;
+    let _progress = Progress::start("waiting for the agent");
+    question.send()
 }
 
 fn is_refusal(answer: &Answer) -> bool {

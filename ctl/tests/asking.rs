@@ -37,6 +37,8 @@ enum Mood {
     OtherRequest,
     /// Signs a reply in the namespace of requests.
     OtherNamespace,
+    /// Answers with something that is no frame.
+    GarbageReply,
     /// Answers with a document of a later version.
     Newer,
     Garbage,
@@ -109,6 +111,23 @@ impl Agent {
         self.command(args).output().unwrap()
     }
 
+    /// `script` gives the client a terminal of its own.
+    fn on_a_terminal(&self, args: &str) -> std::process::Child {
+        Command::new("script")
+            .args(["-qec", &format!("{} ctl {args}", env!("CARGO_BIN_EXE_sshfix")), "/dev/null"])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("TERM", "xterm")
+            .env("HOME", self.path("home"))
+            .env("SSHFIX_SOCKET", self.path("agent.sock"))
+            .env("SSHFIX_AGENT_KEY", self.path("agent.pub"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
     fn asked(&self) -> Vec<(String, Request)> {
         self.asked.lock().unwrap().clone()
     }
@@ -149,6 +168,9 @@ fn serve(
     stream.read_exact(&mut request)?;
     if mood == Mood::ClosesAfterRequest {
         return Ok(());
+    }
+    if mood == Mood::GarbageReply {
+        return stream.write_all(&[0xff; 64]);
     }
     if mood == Mood::HangsAfterRequest {
         wait_for_ever();
@@ -298,6 +320,7 @@ fn a_lying_agent_is_refused_with_status_3_and_nothing_of_it_is_shown() {
         (Mood::OldChallenge, "not from the agent, or not to this request"),
         (Mood::OtherRequest, "not from the agent, or not to this request"),
         (Mood::OtherNamespace, "not from the agent"),
+        (Mood::GarbageReply, "What became of the request is not known"),
     ] {
         let agent = Agent::start(mood, diagnosis("accept"));
         let output = agent.run(&["diagnose", "203.0.113.7"]);
@@ -413,25 +436,13 @@ fn an_encrypted_key_without_a_terminal_is_a_clear_error() {
     assert_eq!(agent.asked(), []);
 }
 
-/// `script` gives the client a terminal of its own.
 #[test]
 fn an_encrypted_key_is_opened_by_the_passphrase_typed_on_the_terminal() {
     let agent = Agent::start(Mood::Honest, diagnosis("accept"));
     make_key(&agent.dir, "locked", &["encrypted"]);
     agent.allow("bob", "locked");
-    let line = format!("{} ctl diagnose 203.0.113.7 --identity {}", env!("CARGO_BIN_EXE_sshfix"), agent.path("locked").display());
-    let mut child = Command::new("script")
-        .args(["-qec", &line, "/dev/null"])
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("TERM", "xterm")
-        .env("SSHFIX_SOCKET", agent.path("agent.sock"))
-        .env("SSHFIX_AGENT_KEY", agent.path("agent.pub"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let args = format!("diagnose 203.0.113.7 --identity {}", agent.path("locked").display());
+    let mut child = agent.on_a_terminal(&args);
     let mut keyboard = child.stdin.take().unwrap();
     let mut screen = child.stdout.take().unwrap();
     let mut seen = Vec::new();
@@ -453,6 +464,21 @@ fn an_encrypted_key_is_opened_by_the_passphrase_typed_on_the_terminal() {
     assert!(status.success(), "{status}: {}", String::from_utf8_lossy(&seen));
     assert!(!String::from_utf8_lossy(&seen).contains("sesame"), "the passphrase is not shown");
     assert_eq!(agent.asked()[0].0, "bob");
+}
+
+#[test]
+fn a_slow_agent_is_waited_for_with_a_sign_of_life_that_goes_away() {
+    let agent = Agent::start(Mood::HangsAfterRequest, diagnosis("accept"));
+    let mut child = agent.on_a_terminal("status --timeout 3s");
+    let keyboard = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    drop(keyboard);
+    assert_eq!(output.status.code(), Some(10));
+    let screen = stdout(&output);
+    let (waiting, after) = screen.split_once("waiting for the agent, 1 s").unwrap_or_else(|| panic!("{screen:?}"));
+    assert_eq!(waiting, "\r");
+    let (_, error) = after.rsplit_once("\r\u{1b}[K").unwrap_or_else(|| panic!("{screen:?}"));
+    assert!(error.contains("no answer from the agent"), "{screen:?}");
 }
 
 #[test]

@@ -131,6 +131,45 @@ pub enum AuthenticateError {
     },
 }
 
+impl AuthenticateError {
+    /// Fingerprint of the key that the request was signed with, or said to be.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::SshSig(_) | Self::Key(_) | Self::Certificate(_) | Self::Namespace(_) => None,
+            Self::UnknownKey(key)
+            | Self::Signature { key, .. }
+            | Self::Payload { key, .. }
+            | Self::NotAllowed { key, .. }
+            | Self::Ambiguous { key, .. }
+            | Self::Protocol { key, .. }
+            | Self::Host { key, .. }
+            | Self::Challenge { key, .. }
+            | Self::Expired { key, .. }
+            | Self::Id { key, .. } => Some(key),
+        }
+    }
+
+    /// Who signed, where the signature held and a line allows the key.
+    pub fn principal(&self) -> Option<&str> {
+        match self {
+            Self::Protocol { principal, .. }
+            | Self::Host { principal, .. }
+            | Self::Challenge { principal, .. }
+            | Self::Expired { principal, .. }
+            | Self::Id { principal, .. } => Some(principal),
+            Self::SshSig(_)
+            | Self::Key(_)
+            | Self::Certificate(_)
+            | Self::Namespace(_)
+            | Self::UnknownKey(_)
+            | Self::Signature { .. }
+            | Self::Payload { .. }
+            | Self::NotAllowed { .. }
+            | Self::Ambiguous { .. } => None,
+        }
+    }
+}
+
 /// A request of which is known who signed it, for this host, on this connection, in time. Made by [`authenticate`] only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthenticatedRequest {
