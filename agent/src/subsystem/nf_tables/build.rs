@@ -170,6 +170,15 @@ pub fn new_element(set: &Set, element: &Element) -> Attrs {
     with_end(set, element, attrs.raw(&element.raw_expressions))
 }
 
+/// The end of a range that stands at this key, to see whether there is one.
+pub fn old_end(set: &Set, key: &[u8]) -> Attrs {
+    elements::list(&set.key).nest(elements::LIST_ELEMENTS, Attrs::new().nest(LIST_ELEMENT, end(key)))
+}
+
+fn end(key: &[u8]) -> Attrs {
+    Attrs::new().nest(elements::KEY, elements::value(key)).be32(elements::FLAGS, elements::INTERVAL_END)
+}
+
 /// An element, to delete it; both ends of a range.
 pub fn old_element(set: &Set, element: &Element) -> Attrs {
     with_end(set, element, element_key(set, element))
@@ -192,10 +201,9 @@ fn with_end(set: &Set, element: &Element, attrs: Attrs) -> Attrs {
     let mut list = Attrs::new().nest(LIST_ELEMENT, attrs);
     if split_ends(set)
         && !element.catchall
-        && let Some(end) = successor(element.key_end.as_ref().unwrap_or(&element.key))
+        && let Some(after) = successor(element.key_end.as_ref().unwrap_or(&element.key))
     {
-        let end = Attrs::new().nest(elements::KEY, elements::value(&end)).be32(elements::FLAGS, elements::INTERVAL_END);
-        list = list.nest(LIST_ELEMENT, end);
+        list = list.nest(LIST_ELEMENT, end(&after));
     }
     elements::list(&set.key).nest(elements::LIST_ELEMENTS, list)
 }

@@ -78,27 +78,14 @@ pub fn at_key_of(netlink: &mut Netlink, set: &Set, element: &Element) -> Result<
     if element.catchall { catchall(netlink, &set.key) } else { holding(netlink, set, &element.key) }
 }
 
-/// Whether the range of this element is kept by a start and an end of its own, and the range before it too: then it can be taken
-/// out alone. (nft writes named sets so; a loader may leave out an end where the next range starts.)
-pub fn stands_alone(netlink: &mut Netlink, set: &Set, element: &Element) -> Result<bool, NetlinkError> {
-    if !split_ends(set) || element.catchall {
-        return Ok(true);
+/// The key at which the range before this element's would end, if there is one and it goes up to this element. Where the kernel keeps
+/// no end there (nft writes one for named sets; a loader may leave it out), that range grows when this element is taken out.
+pub fn neighbour_end(netlink: &mut Netlink, set: &Set, element: &Element) -> Result<Option<Vec<u8>>, NetlinkError> {
+    let before = predecessor(&element.key).filter(|_| split_ends(set) && !element.catchall);
+    match before {
+        Some(before) if holding(netlink, set, &before)?.is_some() => Ok(Some(element.key.clone())),
+        Some(_) | None => Ok(None),
     }
-    let own_end = match successor(element.key_end.as_ref().unwrap_or(&element.key)) {
-        None => true,
-        Some(end) => end_at(netlink, set, &end)?,
-    };
-    let before = match predecessor(&element.key) {
-        Some(before) => holding(netlink, set, &before)?.is_some(),
-        None => false,
-    };
-    Ok(own_end && (!before || end_at(netlink, set, &element.key)?))
-}
-
-/// Whether an end of a range stands exactly at this key.
-fn end_at(netlink: &mut Netlink, set: &Set, key: &[u8]) -> Result<bool, NetlinkError> {
-    let found = get(netlink, &set.key, key, INTERVAL_END)?;
-    Ok(found.is_some_and(|found| found.interval_end() && found.element.key == key))
 }
 
 /// The element that holds this key, but for the catchall element.

@@ -13,6 +13,8 @@ use super::{build, elements, read};
 /// How often a step is looked at again because somebody else changed the ruleset in between.
 const TRIES: usize = 8;
 
+/// Why a step is given up when others commit all the time.
+const MOVED: &str = "the ruleset changes faster than it can be looked at";
 /// The kernel's names for the chains of `jump { ... }`.
 const ANONYMOUS_CHAIN: &str = "__chain";
 
@@ -74,7 +76,7 @@ fn split<T>(answer: Result<T, Stop>) -> Result<Result<T, StepError>, NetlinkErro
 }
 
 fn try_apply(netlink: &mut Netlink, cached: &mut Option<State>, step: &Step) -> Result<Done, Stop> {
-    let mut moved = "the ruleset changes faster than it can be looked at".to_owned();
+    let mut why = MOVED.to_owned();
     // A commit whose answer was lost; when the host is then as wanted, it was us.
     let mut unanswered = false;
     for _ in 0..TRIES {
@@ -83,49 +85,63 @@ fn try_apply(netlink: &mut Netlink, cached: &mut Option<State>, step: &Step) -> 
         if intent.changes.is_empty() {
             return Ok(if unanswered { Done::Changed } else { Done::Already });
         }
-        if try_out(netlink, &state, &intent)? == Commit::Moved {
+        if let Trial::Again(reason) = try_out(netlink, &state, &intent)? {
+            why = reason;
             continue;
         }
         match netlink.commit(state.generation, &intent.changes, "the change") {
             Ok(Commit::Done) => return Ok(Done::Changed),
             Ok(Commit::Moved) => {}
             Err(NetlinkError::Interrupted) => unanswered = true,
-            // Not there, or there already: an element can end by itself without a new generation. Look again.
-            Err(NetlinkError::Kernel { errno: errno @ (Errno::ENOENT | Errno::EEXIST | Errno::ENOTEMPTY), .. }) => {
-                moved = format!("the kernel refuses the change with {errno}");
-            }
             Err(error) => return Err(error.into()),
         }
     }
-    Err(StepError::Drifted(format!("{moved} ({})", subject(step))).into())
+    Err(StepError::Drifted(format!("{why} ({})", subject(step))).into())
 }
 
 fn try_check(netlink: &mut Netlink, cached: &mut Option<State>, step: &Step) -> Result<(), Stop> {
+    let mut why = MOVED.to_owned();
     for _ in 0..TRIES {
         let state = fresh(netlink, cached)?;
         let intent = intent(netlink, &state, step)?;
-        if intent.changes.is_empty() || try_out(netlink, &state, &intent)? == Commit::Done {
-            return Ok(());
+        match try_out(netlink, &state, &intent)? {
+            Trial::Fine => return Ok(()),
+            Trial::Again(reason) => why = reason,
         }
     }
-    Err(StepError::Drifted(format!("the ruleset changes faster than it can be looked at ({})", subject(step))).into())
+    Err(StepError::Drifted(format!("{why} ({})", subject(step))).into())
+}
+
+/// What the kernel says to a change before it is made.
+enum Trial {
+    /// It would do it, and undo it.
+    Fine,
+    /// Not like that: something is no longer as it was looked at.
+    Again(String),
 }
 
 /// Lets the kernel validate the change, and then the change and its undo: a few expressions are dumped in a form the kernel does not
 /// accept back, and what could not be put back is not deleted.
-fn try_out(netlink: &mut Netlink, state: &State, intent: &Intent) -> Result<Commit, Stop> {
+fn try_out(netlink: &mut Netlink, state: &State, intent: &Intent) -> Result<Trial, Stop> {
+    if intent.changes.is_empty() {
+        return Ok(Trial::Fine);
+    }
     match netlink.check(state.generation, &intent.changes, "the change (dry run)") {
         Ok(Commit::Done) => {}
-        Ok(Commit::Moved) | Err(NetlinkError::Interrupted) => return Ok(Commit::Moved),
+        Ok(Commit::Moved) | Err(NetlinkError::Interrupted) => return Ok(Trial::Again(MOVED.to_owned())),
+        // Not there, or there already: an element can end by itself without a new generation.
+        Err(NetlinkError::Kernel { errno: errno @ (Errno::ENOENT | Errno::EEXIST | Errno::ENOTEMPTY), .. }) => {
+            return Ok(Trial::Again(format!("the kernel refuses the change with {errno}")));
+        }
         Err(error) => return Err(error.into()),
     }
     if intent.undo.is_empty() {
-        return Ok(Commit::Done);
+        return Ok(Trial::Fine);
     }
     let both: Vec<Change> = intent.changes.iter().chain(&intent.undo).cloned().collect();
     match netlink.check(state.generation, &both, "the change and its undo (dry run)") {
-        Ok(commit) => Ok(commit),
-        Err(NetlinkError::Interrupted) => Ok(Commit::Moved),
+        Ok(Commit::Done) => Ok(Trial::Fine),
+        Ok(Commit::Moved) | Err(NetlinkError::Interrupted) => Ok(Trial::Again(MOVED.to_owned())),
         Err(NetlinkError::Kernel { errno, .. }) => {
             let what = format!("the kernel would not put it back ({errno}), so it is left alone; nothing was changed");
             Err(StepError::Failed(what).into())
@@ -201,9 +217,18 @@ fn element_intent(
     };
     let mut intent = Intent::default();
     if let Some(before) = before {
-        if !elements::stands_alone(netlink, set, before)? {
-            let what = format!("set {key} keeps this range without an end of its own, so it cannot be taken out alone");
-            return Err(StepError::Failed(what).into());
+        if let Some(end) = elements::neighbour_end(netlink, set, before)? {
+            // A lookup does not find an end where a range starts too; the kernel's own deletion does.
+            let attrs = build::old_end(set, &end);
+            let probe = Change { message: nft::DEL_ELEMENT, family, flags: 0, attrs };
+            match netlink.check(state.generation, &[probe], "the end of a range (dry run)") {
+                Err(NetlinkError::Kernel { errno: Errno::ENOENT, .. }) => {
+                    let what = format!("set {key} keeps the range before this one without an end of its own: it would grow");
+                    return Err(StepError::Failed(what).into());
+                }
+                // When the ruleset moved on, the commit is refused too.
+                answer => answer.map(|_: Commit| ())?,
+            }
         }
         let attrs = build::old_element(set, before);
         intent.changes.push(Change { message: nft::DEL_ELEMENT, family, flags: 0, attrs });
