@@ -3,7 +3,7 @@
 use super::*;
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::nf_tables::expression::{BitwiseOp, CmpOp, Expression, PayloadBase, Verdict};
-use sshfix_policy::subsystem::nf_tables::{ElementData, Rule, Step, same};
+use sshfix_policy::subsystem::nf_tables::{Rule, Step, same};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Everything there is, with counters, without handles (they are new after every undo) and without time left. Elements are
