@@ -188,3 +188,7 @@ fn unfinished_steps(steps: Vec<StepRecord>) -> Vec<(usize, Step)> {
         .map(|(index, record)| (index, record.step))
         .collect()
 }
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod tests;
