@@ -28,7 +28,7 @@ need_packages() {
 
 # need_rust CLONE [COMPONENT...]: puts a cargo on PATH that is at least the rust-version of CLONE/Cargo.toml.
 need_rust() {
-    local wanted have
+    local wanted have installer
     wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$1/Cargo.toml")
     [ -n "$wanted" ] || die "$1/Cargo.toml names no rust-version"
     shift
@@ -43,11 +43,16 @@ need_rust() {
     say "cargo is ${have:-missing}${have:+, older than $wanted}: installing Rust $wanted for root with rustup (https://rustup.rs), into $HOME/.rustup and ${CARGO_HOME:-$HOME/.cargo}"
     if ! command -v rustup >/dev/null; then
         need_packages ca-certificates curl
-        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o /tmp/sshfix-rustup.$$ ||
+        installer=$(mktemp)
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$installer" || {
+            rm -f "$installer"
             die "cannot download https://sh.rustup.rs. Install Rust $wanted or newer yourself and run this again"
-        sh /tmp/sshfix-rustup.$$ -y -q --profile minimal --default-toolchain "$wanted" --no-modify-path ||
-            { rm -f /tmp/sshfix-rustup.$$; die "rustup failed; see above"; }
-        rm -f /tmp/sshfix-rustup.$$
+        }
+        sh "$installer" -y -q --profile minimal --default-toolchain "$wanted" --no-modify-path || {
+            rm -f "$installer"
+            die "rustup failed; see above"
+        }
+        rm -f "$installer"
     else
         rustup -q toolchain install "$wanted" --profile minimal || die "rustup could not install Rust $wanted; see above"
     fi
