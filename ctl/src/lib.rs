@@ -52,7 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let _ = if globals.json {
         writeln!(anstream::stdout(), "{}", text::json_for_terminals(&answer.json))
     } else if let Body::Error(error) = &answer.body {
-        write!(anstream::stderr(), "{}", render::error(error, &view))
+        write!(anstream::stderr(), "{}", render::error(error))
     } else {
         write!(anstream::stdout(), "{}", render::body(&answer.body, &view))
     };

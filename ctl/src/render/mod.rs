@@ -35,12 +35,12 @@ pub fn body(body: &Body, view: &View) -> String {
         Body::Firewall(firewall) => lists::firewall(firewall),
         Body::Jails(jails) => lists::jails(jails, view),
         Body::Status(status) => lists::status(status, view),
-        Body::Error(document) => error(document, view),
+        Body::Error(document) => error(document),
     }
 }
 
 /// What happened, what was left unchanged, what to do; the plan where the error carries one.
-pub fn error(error: &ErrorDocument, _view: &View) -> String {
+pub fn error(error: &ErrorDocument) -> String {
     let mut out = Page::default();
     out.line(&format!("{} {}", "error:".red().bold(), text::line(&error.message)));
     if !error.advice.is_empty() {
