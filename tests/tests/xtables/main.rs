@@ -1,0 +1,91 @@
+//! iptables-legacy against the real kernel, in throw-away network namespaces, with rulesets that the real iptables loaded.
+//! Needs root; without it the tests say so, and fail under `CI=true`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+
+mod change;
+mod compat;
+mod kernel;
+mod rules;
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use nix::sched::{CloneFlags, unshare};
+use sshfix_agent::subsystem::xtables::observe;
+use sshfix_policy::host::Part;
+use sshfix_policy::subsystem::xtables::State;
+
+/// The lock of all iptables programs is one for the whole machine; only one test holds it for seconds.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Runs the test in a thread with a network namespace of its own, which ends with it.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "these tests need root");
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(program: &str, args: &[&str], input: &str) -> String {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect(program);
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}\n{input:.2000}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn restore(v6: bool, ruleset: &str) {
+    run(&tool(v6, "restore"), &["--counters", "-w", "10"], ruleset);
+}
+
+fn tool(v6: bool, what: &str) -> String {
+    format!("/usr/sbin/{}-legacy-{what}", if v6 { "ip6tables" } else { "iptables" })
+}
+
+/// What iptables-legacy-save prints, counters included, the two lines with the date left out.
+fn saved(v6: bool) -> String {
+    let text = run(&tool(v6, "save"), &["-c"], "");
+    text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
+}
+
+fn look() -> State {
+    match observe() {
+        Part::Present(state) => state,
+        Part::Absent(why) | Part::Unreadable(why) => panic!("{why}"),
+    }
+}
+
+fn names() -> String {
+    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+    read("/proc/thread-self/net/ip_tables_names") + &read("/proc/thread-self/net/ip6_tables_names")
+}
+
+#[test]
+fn looking_creates_no_table() {
+    in_namespace(|| {
+        assert_eq!(names(), "");
+        assert!(matches!(observe(), Part::Absent(_)));
+        assert_eq!(names(), "", "observing made the kernel create a table");
+        restore(false, "*mangle\n-A INPUT -s 203.0.113.7/32 -j DROP\nCOMMIT\n");
+        let state = look();
+        assert_eq!((state.v4.len(), state.v6.len()), (1, 0));
+        assert_eq!(names(), "mangle\n");
+    });
+}
