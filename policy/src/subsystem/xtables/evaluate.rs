@@ -131,6 +131,13 @@ impl<'a> Runner<'_, 'a> {
 
     /// Runs a chain. What comes back is the packet where it leaves the chain at its end or by RETURN, if it can.
     fn chain(&mut self, chain: &Chain, flow: Flow<'a>, depth: usize) -> Option<Flow<'a>> {
+        let (depends, ends) = (flow.depends.clone(), self.outcomes.len());
+        let left = self.rules(chain, flow, depth)?;
+        // If it can only come out again, that it came out depends on nothing in the chain.
+        Some(if self.outcomes.len() == ends { Flow { depends, ..left } } else { left })
+    }
+
+    fn rules(&mut self, chain: &Chain, flow: Flow<'a>, depth: usize) -> Option<Flow<'a>> {
         let mut flow = flow;
         let mut returned: Option<Flow<'a>> = None;
         for (index, rule) in chain.rules.iter().enumerate() {

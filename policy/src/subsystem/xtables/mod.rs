@@ -12,6 +12,9 @@ pub mod step;
 pub mod targets;
 pub mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
