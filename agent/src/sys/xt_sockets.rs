@@ -1,5 +1,5 @@
 //! The socket options by which the kernel tells its legacy iptables tables and the names of ipsets. Reads only. Asking for a
-//! table that does not exist makes the kernel create it, so callers ask only for those in /proc/net/ip_tables_names.
+//! table that does not exist makes the kernel create it, so callers ask only for those in `/proc/net/ip_tables_names`.
 
 use std::io;
 use std::mem::MaybeUninit;

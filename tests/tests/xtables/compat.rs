@@ -34,8 +34,8 @@ fn iptables_nft_structs_decode_as_the_legacy_ones_do() {
     in_namespace(|| {
         create_sets();
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-        for Rules { v6, table, rules } in ALL {
-            for rule in *rules {
+        for Rules { v6, table, lines } in ALL {
+            for rule in *lines {
                 let chain = rule.split(' ').nth(1).unwrap();
                 let want = legacy(*v6, table, chain, rule);
                 for expression in nft(*v6, table, chain, rule) {

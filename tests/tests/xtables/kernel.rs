@@ -2,6 +2,7 @@
 //! what became of them compared with what the evaluator says. It may say unknown; it must never be wrong.
 //! `SSHFIX_RULESETS=n` runs n rulesets (each family half), `SSHFIX_SEED=n` starts from another seed.
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -148,15 +149,15 @@ fn ruleset(dice: &mut Dice, v6: bool) -> String {
     text
 }
 
-/// What the evaluator says: `Some(true)` gets through, `Some(false)` does not, `None` unknown.
+/// What the evaluator says of a connection: `Some(true)` gets through, `Some(false)` does not, `None` unknown. The SYN must
+/// come in, and the ACK that completes the handshake.
 fn predict(state: &State, client: IpAddr, server: IpAddr) -> Option<bool> {
     let bits = |address: IpAddr| match address {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits(),
     };
-    let v6 = client.is_ipv6();
-    let mut view = View {
-        v6,
+    let syn = View {
+        v6: client.is_ipv6(),
         source: Span::one(bits(client)),
         destination: Span::one(bits(server)),
         destination_local: Some(true),
@@ -172,35 +173,57 @@ fn predict(state: &State, client: IpAddr, server: IpAddr) -> Option<bool> {
         dnat: Some(false),
         length: Span { low: 40, high: 0xffff },
     };
-    let mut unknown = false;
+    let (syn_passes, tracked) = pass(state, syn, Tracking::NEW);
+    let then = match tracked {
+        Tracking::NEW => Tracking::ESTABLISHED,
+        // Without the SYN, conntrack may take the ACK for the beginning, or for nothing.
+        _ => Tracking(Tracking::NEW.0 | Tracking::ESTABLISHED.0 | Tracking::INVALID.0),
+    };
+    let (ack_passes, _) = pass(state, View { tcp_flags: 0x10, ..syn }, then);
+    match (syn_passes, ack_passes) {
+        (Some(false), _) | (_, Some(false)) => Some(false),
+        (Some(true), Some(true)) => Some(true),
+        _ => None,
+    }
+}
+
+/// One packet through the tables on its way in; `tracked` is its state once conntrack has seen it, if no rule exempts it.
+fn pass(state: &State, packet: View<'static>, tracked: Tracking) -> (Option<bool>, Tracking) {
+    let mut view = packet;
+    let mut passes = Some(true);
     for (hook, table) in
         [(Hook::Prerouting, "raw"), (Hook::Prerouting, "mangle"), (Hook::Input, "mangle"), (Hook::Input, "filter")]
     {
-        let ran = run(state.table(v6, table).unwrap(), hook, view, &state.set_names);
-        match ran.certain() {
-            Some(End::Accept) | None if ran.outcomes.iter().all(|one| one.end == End::Accept) => {}
-            Some(End::Drop | End::Reject(_)) => return Some(false),
-            _ if ran.outcomes.iter().all(|one| matches!(one.end, End::Drop | End::Reject(_))) => return Some(false),
-            _ => unknown = true,
+        let ran = run(state.table(view.v6, table).unwrap(), hook, view, &state.set_names);
+        let refuses = |end: &End| matches!(end, End::Drop | End::Reject(_));
+        if ran.outcomes.iter().all(|one| refuses(&one.end)) {
+            return (Some(false), view.tracking);
+        }
+        if ran.outcomes.iter().any(|one| one.end != End::Accept) {
+            passes = None;
         }
         view = ran.view;
-        if table == "raw" && view.tracking == Tracking::INVALID {
-            view.tracking = Tracking::NEW;
-        } else if table == "raw" && view.tracking != Tracking::UNTRACKED {
-            view.tracking = Tracking(Tracking::NEW.0 | Tracking::UNTRACKED.0);
+        if table == "raw" {
+            let exempt = view.tracking.0 & Tracking::UNTRACKED.0;
+            let certain = view.tracking == Tracking::UNTRACKED;
+            view.tracking = if certain { view.tracking } else { Tracking(tracked.0 | exempt) };
         }
     }
-    (!unknown).then_some(true)
+    (passes, view.tracking)
+}
+
+/// Connects and waits for the byte that the server sends once it has the ACK.
+fn greeted(server: IpAddr, patience: Duration) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(server, 22), patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.read_exact(&mut [0])
 }
 
 /// Whether each address can connect, all tried at once from the namespace of the thread. The route to the n-th address of the
 /// server prefers the n-th address of the client.
 fn connect(servers: &[IpAddr], patience: Duration) -> Vec<bool> {
     std::thread::scope(|scope| {
-        let tries: Vec<_> = servers
-            .iter()
-            .map(|server| scope.spawn(move || TcpStream::connect_timeout(&SocketAddr::new(*server, 22), patience).is_ok()))
-            .collect();
+        let tries: Vec<_> = servers.iter().map(|server| scope.spawn(move || greeted(*server, patience).is_ok())).collect();
         tries.into_iter().map(|one| one.join().unwrap()).collect()
     })
 }
@@ -230,7 +253,11 @@ fn the_evaluator_is_never_wrong_about_a_real_connection() {
     }
     server.sh("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0");
     let listener: TcpListener = server.enter(|| TcpListener::bind("[::]:22").unwrap());
-    std::thread::spawn(move || while listener.accept().is_ok() {});
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.write_all(b"x");
+        }
+    });
     let addresses = |v6: bool, four: [&str; 3], six: [&str; 3]| -> Vec<IpAddr> {
         (if v6 { six } else { four }).iter().map(|address| address.parse().unwrap()).collect()
     };

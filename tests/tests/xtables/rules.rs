@@ -7,7 +7,7 @@ use super::{in_namespace, look, restore, run};
 pub struct Rules {
     pub v6: bool,
     pub table: &'static str,
-    pub rules: &'static [&'static str],
+    pub lines: &'static [&'static str],
 }
 
 /// The ipsets that the rules use.
@@ -21,7 +21,7 @@ pub const ALL: &[Rules] = &[
     Rules {
         v6: false,
         table: "filter",
-        rules: &[
+        lines: &[
             "-A INPUT",
             "-A INPUT -j ACCEPT",
             "-A INPUT -s 203.0.113.7 -j DROP",
@@ -133,7 +133,7 @@ pub const ALL: &[Rules] = &[
     Rules {
         v6: false,
         table: "mangle",
-        rules: &[
+        lines: &[
             "-A INPUT -j MARK --set-mark 5",
             "-A INPUT -j MARK --or-mark 0x10",
             "-A PREROUTING -j CONNMARK --set-mark 1",
@@ -151,7 +151,7 @@ pub const ALL: &[Rules] = &[
     Rules {
         v6: false,
         table: "raw",
-        rules: &[
+        lines: &[
             "-A PREROUTING -p tcp -m tcp --dport 22 -j NOTRACK",
             "-A PREROUTING -j CT --notrack",
             "-A PREROUTING -j CT --zone 5",
@@ -162,7 +162,7 @@ pub const ALL: &[Rules] = &[
     Rules {
         v6: false,
         table: "nat",
-        rules: &[
+        lines: &[
             "-A PREROUTING -p tcp -m tcp --dport 2222 -j REDIRECT --to-ports 22",
             "-A PREROUTING -p tcp -j REDIRECT --to-ports 1000-1010 --random",
             "-A PREROUTING -j REDIRECT",
@@ -179,7 +179,7 @@ pub const ALL: &[Rules] = &[
     Rules {
         v6: true,
         table: "filter",
-        rules: &[
+        lines: &[
             "-A INPUT",
             "-A INPUT -s 2001:db8::7 -j DROP",
             "-A INPUT ! -s 2001:db8::/32 ! -d ::1 -i eth0 ! -p tcp -j user",
@@ -213,7 +213,7 @@ pub const ALL: &[Rules] = &[
     Rules {
         v6: true,
         table: "nat",
-        rules: &[
+        lines: &[
             "-A PREROUTING -p tcp -m tcp --dport 2222 -j REDIRECT --to-ports 22",
             "-A PREROUTING -p tcp -m tcp --dport 22 -j DNAT --to-destination [2001:db8::5]:2222",
             "-A PREROUTING -j DNAT --to-destination 2001:db8::5",
@@ -228,8 +228,8 @@ fn rules_are_drawn_as_iptables_save_prints_them() {
     in_namespace(|| {
         create_sets();
         let mut wrong = String::new();
-        for Rules { v6, table, rules } in ALL {
-            for rule in *rules {
+        for Rules { v6, table, lines } in ALL {
+            for rule in *lines {
                 let chain = rule.split(' ').nth(1).unwrap();
                 restore(*v6, &format!("*{table}\n:user - [0:0]\n{rule}\nCOMMIT\n"));
                 let state = look();

@@ -258,7 +258,7 @@ fn raw(v6: bool, entries: &[u8], start: usize) -> Option<Raw<'_>> {
 }
 
 /// `struct xt_entry_match` and `xt_entry_target`: size, name[29], revision, then its own struct.
-fn element<'a>(body: Bytes<'a>, at: usize, end: usize) -> Option<(String, u32, Bytes<'a>, usize)> {
+fn element(body: Bytes<'_>, at: usize, end: usize) -> Option<(String, u32, Bytes<'_>, usize)> {
     let len = usize::from(body.u16(at)?);
     if len < 32 || at.checked_add(len)? > end {
         return None;

@@ -93,7 +93,7 @@ impl Flow<'_> {
 
 /// What holds of the packet whichever way it came.
 fn join<'a>(one: View<'a>, two: View<'a>) -> View<'a> {
-    fn same<T: PartialEq>(one: Option<T>, two: Option<T>) -> Option<T> {
+    fn same<T: PartialEq + Copy>(one: Option<T>, two: Option<T>) -> Option<T> {
         if one == two { one } else { None }
     }
     View {
@@ -271,9 +271,9 @@ enum Next<'a> {
     Ended,
 }
 
-fn change(mark: Option<u32>, mask: u32, value: u32) -> Option<u32> {
-    // A mask of all ones makes it known whatever it was.
-    if mask == u32::MAX { Some(value) } else { mark.map(|mark| mark & !mask ^ value) }
+fn change(mark: Option<u32>, cleared: u32, flipped: u32) -> Option<u32> {
+    // Clearing all makes it known whatever it was.
+    if cleared == u32::MAX { Some(flipped) } else { mark.map(|mark| mark & !cleared ^ flipped) }
 }
 
 /// Whether a whole rule matches.

@@ -3,10 +3,12 @@
 
 pub mod blob;
 pub mod bytes;
+mod decode;
 pub mod evaluate;
 pub mod holds;
 pub mod matches;
 pub mod render;
+mod render_target;
 pub mod save;
 pub mod step;
 pub mod targets;

@@ -383,7 +383,13 @@ pub fn effect(v6: bool, target: &Target) -> TargetEffect {
         Target::Verdict(StandardVerdict::Queue) => TargetEffect::Unknown("target QUEUE: a program decides".to_owned()),
         Target::Verdict(StandardVerdict::Jump(_)) => TargetEffect::Unknown("a jump outside its table".to_owned()),
         Target::Reject(with) => TargetEffect::Reject(reject_with(v6, *with)),
+        // IPSET_FLAG_MAP_SKBMARK 1 << 8
+        Target::Set { flags, map, .. } if map.index != u16::MAX && flags & 0x100 != 0 => TargetEffect::MarkUnknown,
+        // XT_CT_NOTRACK
+        Target::Ct { flags, .. } if flags & 1 != 0 => TargetEffect::Notrack,
         Target::Log { .. }
+        | Target::Ct { .. }
+        | Target::Set { .. }
         | Target::Nflog { .. }
         | Target::TcpMss(_)
         | Target::Tos { .. }
@@ -396,9 +402,6 @@ pub fn effect(v6: bool, target: &Target) -> TargetEffect {
         Target::Connmark { mark, ct_mask, mode: 0, shift: (_, 0), .. } => TargetEffect::Connmark { mask: *ct_mask, value: *mark },
         Target::Connmark { mode: 0 | 1, .. } => TargetEffect::ConnmarkUnknown,
         Target::Connmark { .. } => TargetEffect::MarkUnknown,
-        // XT_CT_NOTRACK
-        Target::Ct { flags, .. } if flags & 1 != 0 => TargetEffect::Notrack,
-        Target::Ct { .. } => TargetEffect::Continue,
         Target::Notrack => TargetEffect::Notrack,
         Target::Nat { kind, flags, addresses, ports, .. } => match kind {
             Nat::Snat | Nat::Masquerade => TargetEffect::SourceNat,
@@ -413,9 +416,6 @@ pub fn effect(v6: bool, target: &Target) -> TargetEffect {
             TargetEffect::Unknown(format!("target TPROXY: a program that listens on port {port} decides"))
         }
         Target::Nfqueue { queue, .. } => TargetEffect::Unknown(format!("target NFQUEUE: a program on queue {queue} decides")),
-        // IPSET_FLAG_MAP_SKBMARK 1 << 8
-        Target::Set { flags, map, .. } if map.index != u16::MAX && flags & 0x100 != 0 => TargetEffect::MarkUnknown,
-        Target::Set { .. } => TargetEffect::Continue,
         Target::Undecoded { name, revision } => {
             TargetEffect::Unknown(format!("target {name} revision {revision} is not understood"))
         }

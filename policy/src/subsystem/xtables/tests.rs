@@ -2,6 +2,7 @@
 //! neither as before nor as after is never taken for one of them. What the kernel says is in the workspace's `tests`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+#![allow(clippy::cast_possible_truncation)]
 
 use std::sync::Arc;
 
@@ -346,6 +347,41 @@ proptest! {
         prop_assert_eq!(&twice, &after);
         step.inverse().predict(&mut after).unwrap();
         prop_assert_eq!(&after, &first);
+    }
+
+    /// What is certain for a range is so for every address in it, and what one address meets is among what the range may meet.
+    #[test]
+    fn a_range_is_judged_as_its_addresses_are(
+        input in proptest::collection::vec((0_u8..6, 0_u8..6, any::<bool>()), 0..8),
+        user in proptest::collection::vec((0_u8..6, 0_u8..4, any::<bool>()), 0..5),
+        policy in any::<bool>(), last in 0_u8..8,
+    ) {
+        let build = |(source, action, invert): &(u8, u8, bool)| {
+            let sources = ["", "10.0.0.0/29", "10.0.0.0/30", "10.0.0.3", "10.0.0.4/31", "10.0.1.0/24"];
+            let action = match action {
+                0 => verdict(StandardVerdict::Accept),
+                1 => verdict(StandardVerdict::Drop),
+                2 => verdict(StandardVerdict::Return),
+                3 => target(Target::Mark { mask: u32::MAX, value: 1 }),
+                4 => Action::Jump("user".to_owned()),
+                _ => Action::Goto("user".to_owned()),
+            };
+            let mut one = Rule::clone(&rule(sources[usize::from(*source)], vec![], action));
+            if *invert && *source != 0 {
+                one.entry.invert = 8;
+            } else if *invert {
+                one.matches.push(Match::Mark(Masked { value: 1, mask: 1, invert: false }));
+            }
+            Arc::new(one)
+        };
+        let users = vec![("user", user.iter().map(build).collect())];
+        let table = table(policy, input.iter().map(build).collect(), users);
+        let places = |source: &str| run(&table, Hook::Input, syn(source), &SetNames::new()).outcomes;
+        let (whole, one) = (places("10.0.0.0/29"), places(&format!("10.0.0.{last}")));
+        prop_assert_eq!(one.len(), 1, "a single address is certain: {:?}", one);
+        prop_assert!(one[0].depends.is_none());
+        let met = |end: &End| whole.iter().any(|may| may.end == *end && may.place == one[0].place);
+        prop_assert!(met(&one[0].end), "{:?} is not among {:?}", one, whole);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What an xtables match may ask of a packet: a TCP packet to or from the SSH port whose fields are known, unknown, or lie in
-//! a range. Plain data; both evaluators (nf_tables for iptables-nft rules, this room's for iptables-legacy) fill it in.
+//! a range. Plain data; both evaluators (`nf_tables` for iptables-nft rules, this room's for iptables-legacy) fill it in.
 
 /// A number of which is known that it lies in this range, both ends included. One value when both are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
