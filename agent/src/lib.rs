@@ -13,6 +13,7 @@ pub mod logging;
 pub mod pipeline;
 pub mod random;
 pub mod report;
+pub mod run;
 pub mod serve;
 pub mod store;
 pub mod subsystem;

@@ -1,0 +1,154 @@
+//! `sshfix-agent run`: puts the agent together, takes up what a crash left behind, serves until it is told to stop.
+//! Decides nothing about requests.
+
+use std::future;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::audit::{AuditClosing, Outcome};
+use crate::config::{Config, ConfigError};
+use crate::identity::{Identity, IdentityError};
+use crate::listen::{self, ListenError};
+use crate::live::LiveHost;
+use crate::logging::{self, LogError};
+use crate::pipeline::{self, Agent};
+use crate::serve::serve;
+use crate::store::{Store, StoreError};
+use crate::{change, lease};
+
+/// How long the end waits for threads after the last connection is closed.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// Overrides `socket.path` of agent.toml.
+pub const SOCKET_VARIABLE: &str = "SSHFIX_SOCKET";
+
+/// Why the agent does not run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// agent.toml.
+    #[error("{0}; `sshfix-agent init` makes a missing one, `sshfix-agent check` shows all that is wrong")]
+    Config(#[from] ConfigError),
+    /// The log filter.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The agent's own key.
+    #[error("{0}; `sshfix-agent init` makes a missing one")]
+    Identity(#[from] IdentityError),
+    /// state.db.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Threads, signals.
+    #[error("the agent could not start to serve: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT; a change that is being made comes to its end first.
+pub fn run(agent_toml: &Path) -> Result<(), RunError> {
+    let mut config = Config::load(agent_toml)?;
+    if let Some(path) = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()) {
+        config.socket.path = path.into();
+    }
+    logging::start(&std::env::var(logging::VARIABLE).unwrap_or_else(|_| config.log.clone()))?;
+    let config = Arc::new(config);
+    let identity = Identity::load(&config.paths.identity)?;
+    let store = Store::open(&config.state)?;
+    let mut listening = listen::listen(&config.socket)?;
+    let host = Mutex::new(LiveHost::new(Arc::clone(&config)));
+    let agent = Arc::new(Agent { config, identity, store, host });
+    recover(&agent);
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let served = runtime.block_on(async {
+        let Some(listener) = listening.listener.take() else { return Ok(()) };
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            host = agent.identity.fingerprint(),
+            "listening on {}",
+            listening.place
+        );
+        notify(NotifyState::Ready);
+        let stop = async {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            tracing::info!("told to stop; what is being worked on comes to its end first");
+            notify(NotifyState::Stopping);
+        };
+        let limits = agent.config.limits.clone();
+        tokio::select! {
+            () = serve(listener, Arc::clone(&agent), limits, stop) => {}
+            () = end_leases(Arc::clone(&agent)) => {}
+            () = feed_watchdog() => {}
+        }
+        Ok(())
+    });
+    // What still runs on a thread is a lease that is being ended, or a request that serve gave up on.
+    runtime.shutdown_timeout(END_TIME);
+    served
+}
+
+/// What the last run left unfinished: a change is rolled back, and its audit record gets its end.
+fn recover(agent: &Agent) {
+    match change::recover(&mut *pipeline::lock(&agent.host), &agent.store) {
+        Ok(lines) => lines.iter().for_each(|line| tracing::warn!("{line}")),
+        Err(error) => {
+            tracing::error!(%error, "what the last run left unfinished could not be looked at; the next change tries again")
+        }
+    }
+    let closing = AuditClosing {
+        outcome: Outcome::Interrupted,
+        detail: "the agent ended before it could say what became of this".to_owned(),
+        plan: None,
+        change: None,
+    };
+    let closed = agent
+        .store
+        .audit_open_records()
+        .and_then(|open| open.into_iter().try_for_each(|seq| agent.store.audit_close(seq, &closing)));
+    if let Err(error) = closed {
+        tracing::error!(%error, "audit records of the last run could not be closed");
+    }
+}
+
+/// Ends leases on time, for ever; the first look is at once, for those that came due while nobody ran.
+async fn end_leases(agent: Arc<Agent>) {
+    let mut tick = interval(lease::INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let agent = Arc::clone(&agent);
+        if let Err(error) = tokio::task::spawn_blocking(move || lease::end_due(&agent)).await {
+            tracing::error!(%error, "ending leases failed inside the agent; it is tried again");
+        }
+    }
+}
+
+/// Tells systemd that we live, where its unit asks for it (`WatchdogSec=`); else waits for ever.
+async fn feed_watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
+        return future::pending().await;
+    };
+    let mut tick = interval(limit / 2);
+    loop {
+        tick.tick().await;
+        notify(NotifyState::Watchdog);
+    }
+}
+
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd could not be notified");
+    }
+}
