@@ -14,11 +14,11 @@ use sshfix_policy::public_key::PublicKey;
 use sshfix_policy::request::REQUEST_NAMESPACE;
 use sshfix_policy::sshsig::SshSig;
 
-use crate::bench::{Bench, NOW, zone};
+use crate::bench::{Bench, NOW, verifies, zone};
 
-/// One key, one certificate and one signature with each, for many lines of `allowed_signers`.
+/// One key, one certificate and one signature with each, for many lines of `allowed_signers`. Holds no directory: a static is
+/// never dropped, so it would stay behind.
 struct Signed {
-    bench: Bench,
     plain: String,
     authority: String,
     other: String,
@@ -33,7 +33,7 @@ static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
     bench.keygen(&["-s", "ca", "-I", "id", "-n", "alice,carol d", "-V", "20260301Z:20261001Z", "id.pub"]);
     let payload = b"payload";
     let blobs = [bench.sign("id", REQUEST_NAMESPACE, payload), bench.sign("id-cert.pub", REQUEST_NAMESPACE, payload)];
-    Signed { bench, plain, authority, other, blobs }
+    Signed { plain, authority, other, blobs }
 });
 
 /// What our parser says about the same line, time and principal: the part of `authenticate` that reads `allowed_signers`.
@@ -147,7 +147,7 @@ proptest! {
         line.push_str(tail);
         line.push('\n');
         let blob = &signed.blobs[with];
-        let theirs = signed.bench.verifies(&line, principal, REQUEST_NAMESPACE, time, blob, b"payload");
+        let theirs = verifies(&line, principal, REQUEST_NAMESPACE, time, blob, b"payload");
         let ours = allows(&line, principal, timestamp(time), blob);
         prop_assert_eq!(ours, theirs, "{} for {} at {} (certificate: {})", line, principal, time, with == 1);
     }
@@ -157,16 +157,14 @@ proptest! {
 fn the_same_file_finds_the_same_principals_as_ssh_keygen() {
     let signed = &*SIGNED;
     let line = format!("alice,carol {}\n", signed.plain);
-    std::fs::write(signed.bench.path("find.allowed"), &line).unwrap();
+    let bench = Bench::new();
+    std::fs::write(bench.path("find.allowed"), &line).unwrap();
     let base64 = STANDARD.encode(&signed.blobs[0]);
-    std::fs::write(
-        signed.bench.path("find.sig"),
-        format!("-----BEGIN SSH SIGNATURE-----\n{base64}\n-----END SSH SIGNATURE-----\n"),
-    )
-    .unwrap();
+    std::fs::write(bench.path("find.sig"), format!("-----BEGIN SSH SIGNATURE-----\n{base64}\n-----END SSH SIGNATURE-----\n"))
+        .unwrap();
     let output = Command::new("ssh-keygen")
         .args(["-Y", "find-principals", "-f", "find.allowed", "-s", "find.sig"])
-        .current_dir(signed.bench.dir.path())
+        .current_dir(bench.dir.path())
         .output()
         .unwrap();
     let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -55,27 +55,28 @@ impl Bench {
         self.keygen(&["-Y", "sign", "-n", namespace, "-f", key, "message"]);
         from_armor(&std::fs::read_to_string(self.path("message.sig")).unwrap()).unwrap()
     }
+}
 
-    /// What `ssh-keygen -Y verify` says.
-    pub fn verifies(&self, allowed: &str, principal: &str, namespace: &str, time: &str, blob: &[u8], payload: &[u8]) -> bool {
-        let base64 = STANDARD.encode(blob);
-        let lines: Vec<&str> = base64.as_bytes().chunks(70).map(|chunk| std::str::from_utf8(chunk).unwrap()).collect();
-        let armor = format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", lines.join("\n"));
-        std::fs::write(self.path("verify.sig"), armor).unwrap();
-        std::fs::write(self.path("verify.allowed"), allowed).unwrap();
-        std::fs::write(self.path("verify.message"), payload).unwrap();
-        Command::new("ssh-keygen")
-            .args(["-Y", "verify", "-f", "verify.allowed", "-I", principal, "-n", namespace, "-s", "verify.sig"])
-            .arg(format!("-Overify-time={time}"))
-            .env("TZ", ZONE)
-            .current_dir(self.dir.path())
-            .stdin(std::fs::File::open(self.path("verify.message")).unwrap())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap()
-            .success()
-    }
+/// What `ssh-keygen -Y verify` says.
+pub fn verifies(allowed: &str, principal: &str, namespace: &str, time: &str, blob: &[u8], payload: &[u8]) -> bool {
+    let bench = Bench::new();
+    let base64 = STANDARD.encode(blob);
+    let lines: Vec<&str> = base64.as_bytes().chunks(70).map(|chunk| std::str::from_utf8(chunk).unwrap()).collect();
+    let armor = format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", lines.join("\n"));
+    std::fs::write(bench.path("signature"), armor).unwrap();
+    std::fs::write(bench.path("allowed"), allowed).unwrap();
+    std::fs::write(bench.path("message"), payload).unwrap();
+    Command::new("ssh-keygen")
+        .args(["-Y", "verify", "-f", "allowed", "-I", principal, "-n", namespace, "-s", "signature"])
+        .arg(format!("-Overify-time={time}"))
+        .env("TZ", ZONE)
+        .current_dir(bench.dir.path())
+        .stdin(std::fs::File::open(bench.path("message")).unwrap())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
 }
 
 pub fn zone() -> TimeZone {

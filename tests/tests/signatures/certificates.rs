@@ -6,7 +6,7 @@ use sshfix_policy::authenticate::{AuthenticateError, AuthenticatedRequest};
 use sshfix_policy::certificate::CertificateError;
 use sshfix_policy::request::REQUEST_NAMESPACE;
 
-use crate::bench::{Bench, KINDS, NOW, check, check_at, payload};
+use crate::bench::{Bench, KINDS, NOW, check, check_at, payload, verifies};
 use crate::client::places;
 
 #[test]
@@ -83,6 +83,6 @@ fn every_kind_of_key_can_be_certified() {
         let blob = found[0].sign(REQUEST_NAMESPACE, &payload).unwrap();
         let allowed = format!("alice cert-authority {authority}");
         check(&allowed, &payload, &blob).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(bench.verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &blob, &payload), "{name}");
+        assert!(verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &blob, &payload), "{name}");
     }
 }

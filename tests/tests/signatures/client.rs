@@ -7,7 +7,7 @@ use std::time::Duration;
 use sshfix::identities::{self, Places};
 use sshfix_policy::request::REQUEST_NAMESPACE;
 
-use crate::bench::{Bench, KINDS, check, payload};
+use crate::bench::{Bench, KINDS, check, payload, verifies};
 
 #[test]
 fn what_the_client_signs_with_key_files_is_good_for_ssh_keygen_and_for_us() {
@@ -21,8 +21,8 @@ fn what_the_client_signs_with_key_files_is_good_for_ssh_keygen_and_for_us() {
         let blob = found[0].sign(REQUEST_NAMESPACE, &payload).unwrap_or_else(|error| panic!("{name}: {error}"));
         let allowed = format!("alice {public}\n");
         check(&allowed, &payload, &blob).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(bench.verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &blob, &payload), "{name}");
-        assert!(!bench.verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &blob, b"other"), "{name}");
+        assert!(verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &blob, &payload), "{name}");
+        assert!(!verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &blob, b"other"), "{name}");
     }
 }
 
@@ -105,7 +105,7 @@ fn keys_and_certificates_in_ssh_agent_sign() {
         let blob = identity.sign(REQUEST_NAMESPACE, &payload).unwrap_or_else(|error| panic!("{}: {error}", identity.name));
         let got = check(&allowed, &payload, &blob).unwrap_or_else(|error| panic!("{}: {error}", identity.name));
         assert_eq!(got.principal(), "alice");
-        assert!(bench.verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &blob, &payload), "{}", identity.name);
+        assert!(verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &blob, &payload), "{}", identity.name);
     }
     // A .pub file names a key in ssh-agent; a certificate file works with the plain key there.
     for file in ["ed25519.pub", "certified-cert.pub"] {

@@ -9,7 +9,7 @@ use sshfix_policy::request::{REPLY_NAMESPACE, REQUEST_NAMESPACE, Request};
 use sshfix_policy::sshsig::{self, Hash, SshSig, wrap};
 use sshfix_policy::wire::{Challenge, SignedRequest};
 
-use crate::bench::{Bench, HOST, KINDS, NOW, challenge, check, payload, request, zone};
+use crate::bench::{Bench, HOST, KINDS, NOW, challenge, check, payload, request, verifies, zone};
 
 #[test]
 fn what_ssh_keygen_signs_authenticates() {
@@ -34,7 +34,7 @@ fn a_reply_signed_by_the_agent_is_good_for_ssh_keygen() {
     let public = bench.key("agent", &["ed25519"]);
     let key = ssh_key::PrivateKey::read_openssh_file(&bench.path("agent")).unwrap();
     let blob = sshsig::sign(&key, REPLY_NAMESPACE, b"reply").unwrap();
-    assert!(bench.verifies(&format!("host {public}\n"), "host", REPLY_NAMESPACE, "20260601", &blob, b"reply"));
+    assert!(verifies(&format!("host {public}\n"), "host", REPLY_NAMESPACE, "20260601", &blob, b"reply"));
     let sshsig = SshSig::parse(&blob).unwrap();
     assert!(sshsig.verify(&PublicKey::from_line(&public).unwrap(), b"reply").is_ok());
     assert!(sshsig.verify(&PublicKey::from_line(&public).unwrap(), b"Reply").is_err());

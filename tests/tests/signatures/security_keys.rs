@@ -11,7 +11,7 @@ use sshfix_policy::public_key::VerifyError;
 use sshfix_policy::request::REQUEST_NAMESPACE;
 use sshfix_policy::sshsig::{Hash, signed_data, wrap};
 
-use crate::bench::{Bench, check, payload};
+use crate::bench::{Bench, check, payload, verifies};
 
 /// A security key in software: what the hardware would sign (PROTOCOL.u2f).
 enum SecurityKey {
@@ -96,7 +96,7 @@ fn security_keys_must_have_been_touched() {
 
         let touched = signed(&key.blob(), 0x01);
         // ssh-keygen agrees that this is how such a key signs.
-        assert!(bench.verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &touched, &payload), "{}", key.kind());
+        assert!(verifies(&allowed, "alice", REQUEST_NAMESPACE, "20260601", &touched, &payload), "{}", key.kind());
         assert_eq!(check(&allowed, &payload, &touched).unwrap().principal(), "alice");
         for flags in [0x00, 0x04] {
             let got = check(&allowed, &payload, &signed(&key.blob(), flags));
