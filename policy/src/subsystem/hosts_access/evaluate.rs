@@ -438,7 +438,7 @@ fn port_number(token: &[u8]) -> Option<u16> {
         return None;
     }
     // strtoul saturates at 64 bits; scanf keeps the low 32.
-    let value = digits.iter().fold(Some(0u64), |value, digit| value?.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
+    let value = digits.iter().try_fold(0u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
     let value = match (value, sign) {
         (None, _) => u64::MAX,
         (Some(value), true) => value.wrapping_neg(),

@@ -32,6 +32,11 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
         Lift::ByHand(by_hand) => by_hand.clone(),
     };
     let linked = matches!(state.libwrap, Libwrap::Linked(_));
+    // The edits of all blocks together are one step a file; they come with the first.
+    let again = match &lift {
+        Lift::Steps(_) => Lift::Steps(Vec::new()),
+        Lift::ByHand(by_hand) => Lift::ByHand(by_hand.clone()),
+    };
     let mut lifts = std::iter::once(lift);
     refusals
         .iter()
@@ -48,10 +53,7 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
                     fix: fix.clone(),
                 },
                 // The edits of all blocks together are one step a file; they come with the first.
-                lift: lifts.next().unwrap_or_else(|| match fix.starts_with("sshfix ctl unban ") {
-                    true => Lift::Steps(Vec::new()),
-                    false => Lift::ByHand(fix.clone()),
-                }),
+                lift: lifts.next().unwrap_or_else(|| again.clone()),
             }
         })
         .collect()
@@ -90,9 +92,10 @@ pub fn refusals(state: &State, tables: &Tables, request: &Request<'_>, source: S
             .filter(|client| !dropped.contains(&(place, *client)))
             .collect();
         let wide = named.is_empty();
-        match wide {
-            true => drop(without.insert(place)),
-            false => dropped.extend(named.iter().map(|client| (place, *client))),
+        if wide {
+            without.insert(place);
+        } else {
+            dropped.extend(named.iter().map(|client| (place, *client)));
         }
         let certain = hit.matches == Truth::Yes;
         match refusals.iter_mut().find(|refusal| refusal.place == place) {

@@ -212,11 +212,11 @@ fn unknown_detail(state: &State, trace: &Trace, at: &str) -> String {
             reasons.push(format!("{at} depends on {what}"));
         }
     }
-    match reasons.is_empty() {
+    if reasons.is_empty() {
         // Single addresses of a range can differ.
-        true => "the rules treat the addresses in it differently, or a fact is still missing".to_owned(),
-        false => reasons.join("; "),
+        return "the rules treat the addresses in it differently, or a fact is still missing".to_owned();
     }
+    reasons.join("; ")
 }
 
 /// Everything in the two files that keeps this connection out, and how to lift it. The first block carries the steps for all.

@@ -101,7 +101,7 @@ fn option(name: &str, last: bool, value: Option<&[u8]>) -> Result<Effect, String
     let value = value.unwrap_or_default();
     // %-expansions can outgrow libwrap's buffer of 8192 bytes; a name is 127 bytes at most (percent_x.c).
     let expands = matches!(name, "aclexec" | "spawn" | "twist" | "setenv");
-    if expands && value.len() + 256 * value.iter().filter(|byte| **byte == b'%').count() > 8000 {
+    if expands && value.len() + 256 * (value.split(|byte| *byte == b'%').count() - 1) > 8000 {
         return Ok(Effect::Untold(format!("`{name}` with more %-expansions than fit")));
     }
     match name {
@@ -110,9 +110,9 @@ fn option(name: &str, last: bool, value: Option<&[u8]>) -> Result<Effect, String
         "twist" => Ok(Effect::Ends(Outcome::Twist)),
         "aclexec" => Ok(Effect::Untold("the exit status of its `aclexec` command".into())),
         "user" | "group" => Ok(Effect::Untold(format!("its `{name}` option, which changes who sshd runs as"))),
-        "umask" if !octal(value).is_some_and(|mask| mask <= 0o777) => bad(),
-        "linger" if !decimal(value).is_some_and(|seconds| seconds >= 0) => bad(),
-        "rfc931" if !value.is_empty() && !decimal(value).is_some_and(|seconds| seconds > 0) => bad(),
+        "umask" if octal(value).is_none_or(|mask| mask > 0o777) => bad(),
+        "linger" if decimal(value).is_none_or(|seconds| seconds < 0) => bad(),
+        "rfc931" if !value.is_empty() && decimal(value).is_none_or(|seconds| seconds <= 0) => bad(),
         "nice" if !value.is_empty() && decimal(value).is_none() => bad(),
         "severity" if !severity(value) => bad(),
         "setenv" => {

@@ -265,7 +265,7 @@ fn is_wildcard(token: &[u8]) -> bool {
     token.contains(&b'*') || token.contains(&b'?')
 }
 
-/// `match_pattern_ylo` (Debian's 05_wildcard_matching). A `*` before `?` or `*` wants at least one character, as there.
+/// `match_pattern_ylo` (Debian's patch `05_wildcard_matching`). A `*` before `?` or `*` wants at least one character, as there.
 fn wildcard_matches(text: &[u8], pattern: &[u8]) -> bool {
     // Every set of (text left, pattern left) that can still match, so that no pattern takes exponential time.
     let mut failed = std::collections::BTreeSet::new();
