@@ -1,6 +1,6 @@
 //! The model of hosts.allow and hosts.deny against the real `tcpdmatch`, over thousands of generated file pairs: where the model
 //! gives a verdict, libwrap gives the same. Runs in its own mount and network namespace, so that names come from a file.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -35,7 +35,7 @@ impl Random {
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
+        usize::try_from(self.next() % u64::try_from(limit).unwrap()).unwrap()
     }
 
     fn one_in(&mut self, n: usize) -> bool {
@@ -267,7 +267,7 @@ fn client_token(random: &mut Random, folder: &str) -> String {
 
 fn list(random: &mut Random, most: usize, mut token: impl FnMut(&mut Random) -> String) -> String {
     let mut text = random.pick(&["", " ", " "]).to_owned();
-    for _ in 0..random.below(most) + 1 {
+    for _ in 0..=random.below(most) {
         text.push_str(&token(random));
         text.push_str(random.pick(&SEPARATORS));
     }
@@ -304,7 +304,7 @@ fn file(random: &mut Random, folder: &str) -> Vec<u8> {
                 let clients = list(random, 4, |random| client_token(random, folder));
                 let _ = write!(text, "{daemons}:{clients}");
                 if random.one_in(4) {
-                    for _ in 0..random.below(2) + 1 {
+                    for _ in 0..=random.below(2) {
                         let _ = write!(text, ":{}", random.pick(&OPTIONS));
                         if random.one_in(3) {
                             text.push(' ');
@@ -326,7 +326,7 @@ fn file(random: &mut Random, folder: &str) -> Vec<u8> {
         bytes.pop();
     }
     if random.one_in(8) {
-        for _ in 0..random.below(4) + 1 {
+        for _ in 0..=random.below(4) {
             let at = random.below(bytes.len() + 1);
             let odd = *b":\\\n#[]@/*?., EA7\0\xff\x0b\x0c\r%x".get(random.below(25)).unwrap_or(&b' ');
             match random.below(3) {

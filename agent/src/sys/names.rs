@@ -102,7 +102,7 @@ fn name_of(address: IpAddr) -> Option<String> {
             (v6.as_ptr(), v6.len())
         }
     };
-    let mut host = [0 as libc::c_char; 1025];
+    let mut host: [libc::c_char; 1025] = [0; 1025];
     // SAFETY: the address and its length belong together; the resolver writes at most `host.len()` bytes, NUL included.
     let failed = unsafe { libc::getnameinfo(at, length, host.as_mut_ptr(), 1025, std::ptr::null_mut(), 0, libc::NI_NAMEREQD) };
     if failed != 0 {

@@ -1,7 +1,7 @@
 //! What in the two files keeps a source out, and the smallest edits that let it in: clients that name it are dropped, and where
 //! a wider rule refuses it, one line of hosts.allow lets in this source and no other. The edited model is evaluated again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::document::{Document, Kind, Line, Rule};
@@ -14,8 +14,10 @@ use crate::host::Needs;
 use crate::step;
 use crate::verdict::{Block, Cause, Connection, Finding, Lift, Verdict};
 
-/// How many other sources an edit is checked against.
+/// How many other sources an edit is checked against, and how many lines are run for that at most.
 const OTHERS: usize = 64;
+/// See [`OTHERS`].
+const LINES: usize = 400_000;
 
 /// See [`super::blocks`].
 pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
@@ -38,10 +40,11 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
         Lift::ByHand(by_hand) => Lift::ByHand(by_hand.clone()),
     };
     let mut lifts = std::iter::once(lift);
+    let marks = sshguard_marks(&tables);
     refusals
         .iter()
         .map(|refusal| {
-            let (owner, cause) = owner_and_cause(&tables, refusal.place);
+            let (owner, cause) = owner_and_cause(&tables, refusal.place, &marks);
             Block {
                 finding: Finding {
                     cause,
@@ -76,34 +79,38 @@ pub fn refusals(state: &State, tables: &Tables, request: &Request<'_>, source: S
     let mut refusals: Vec<Refusal> = Vec::new();
     let mut dropped = BTreeSet::<Client>::new();
     let mut without = BTreeSet::<Place>::new();
+    let mut known = BTreeMap::<Place, usize>::new();
     // Every turn takes a line or clients away, so it ends.
     loop {
         let mut trace = tables.trace(request, &state.facts, &without, &dropped);
         if trace.verdict() == Verdict::Unknown {
             needs.append(&mut trace.needs);
         }
-        let Some((place, hit)) = trace.hits.iter().find_map(|hit| refusing(hit, source).map(|place| (place, hit))) else {
+        let refusing: Vec<_> =
+            trace.hits.iter().filter_map(|hit| Some((refusing(hit, source)?, hit.matches == Truth::Yes))).collect();
+        if refusing.is_empty() {
             return refusals;
-        };
-        let named: Vec<_> = rule_at(tables, place)
-            .map(|rule| clients_within(rule, source))
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|client| !dropped.contains(&(place, *client)))
-            .collect();
-        let wide = named.is_empty();
-        if wide {
-            without.insert(place);
-        } else {
-            dropped.extend(named.iter().map(|client| (place, *client)));
         }
-        let certain = hit.matches == Truth::Yes;
-        match refusals.iter_mut().find(|refusal| refusal.place == place) {
-            Some(known) => {
-                known.wide |= wide;
-                known.certain |= certain;
+        for (place, certain) in refusing {
+            let named: Vec<_> = rule_at(tables, place)
+                .map(|rule| clients_within(rule, source))
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|client| !dropped.contains(&(place, *client)))
+                .collect();
+            let wide = named.is_empty();
+            if wide {
+                without.insert(place);
+            } else {
+                dropped.extend(named.iter().map(|client| (place, *client)));
             }
-            None => refusals.push(Refusal { place, named, certain, wide }),
+            if let Some(refusal) = known.get(&place).and_then(|at: &usize| refusals.get_mut(*at)) {
+                refusal.wide |= wide;
+                refusal.certain |= certain;
+            } else {
+                known.insert(place, refusals.len());
+                refusals.push(Refusal { place, named, certain, wide });
+            }
         }
     }
 }
@@ -208,7 +215,7 @@ pub fn without_clients(document: &Document, which: Which, dropped: &BTreeSet<Cli
     let mut bytes = Vec::new();
     for (index, line) in document.lines.iter().enumerate() {
         let place = Place { which, line: index };
-        let drop: Vec<_> = dropped.iter().filter(|(at, _)| *at == place).map(|(_, client)| *client).collect();
+        let drop: Vec<_> = dropped.range((place, 0)..=(place, usize::MAX)).map(|(_, client)| *client).collect();
         match &line.kind {
             Kind::Rule(rule) if !drop.is_empty() => bytes.extend(rule.without_clients(&line.raw, &drop).unwrap_or_default()),
             _ => bytes.extend(&line.raw),
@@ -235,11 +242,13 @@ pub fn insert(state: &mut State, which: Which, line: &str, request: &Request<'_>
 /// Whether any other source that the files name, or that lies beside this one, gets in by the edit.
 pub fn opens_others(before: &State, after: &State, request: &Request<'_>, source: Source) -> bool {
     let (tables, edited) = (before.tables(), after.tables());
-    let mut others: BTreeSet<Source> = [before.tables(), after.tables()]
-        .iter()
+    let lines = [Which::Allow, Which::Deny].map(|which| tables.get(which).map_or(0, |document| document.lines.len()));
+    let lines = lines.iter().sum::<usize>().max(1);
+    let mut others: BTreeSet<Source> = [&tables, &edited]
+        .into_iter()
         .flat_map(|tables| [Which::Allow, Which::Deny].map(|which| tables.get(which).map(named_sources).unwrap_or_default()))
         .flatten()
-        .take(OTHERS)
+        .take((LINES / lines).min(OTHERS))
         .collect();
     others.extend(beside(source));
     others.extend(["192.0.2.1", "8.8.8.8", "2001:db8::1", "2a00::1"].iter().filter_map(|text| text.parse::<Source>().ok()));
@@ -279,12 +288,10 @@ fn beside(source: Source) -> Vec<Source> {
 }
 
 /// Who wrote a line, where the file itself proves it; and the cause it stands for.
-fn owner_and_cause(tables: &Tables, place: Place) -> (String, Cause) {
+fn owner_and_cause(tables: &Tables, place: Place, marks: &[Place]) -> (String, Cause) {
     let lines = tables.get(place.which).map(|document| document.lines.as_slice()).unwrap_or_default();
     let before = lines.get(..place.line).unwrap_or_default();
-    // sshguard keeps its rules between two such lines (its hosts backend).
-    let marks = before.iter().filter(|line| line.raw.trim_ascii() == b"###sshguard###").count();
-    if marks % 2 == 1 {
+    if marks.iter().filter(|mark| mark.which == place.which && mark.line < place.line).count() % 2 == 1 {
         return ("sshguard".to_owned(), Cause::SshguardBlock);
     }
     // DenyHosts writes `# DenyHosts: DATE | RULE` above every rule (its deny_hosts.py).
@@ -294,6 +301,17 @@ fn owner_and_cause(tables: &Tables, place: Place) -> (String, Cause) {
     let owner = if denyhosts { "DenyHosts" } else { "nobody" };
     let cause = if restricts(tables, place) { Cause::HostsAllowRestrict } else { Cause::HostsDeny };
     (owner.to_owned(), cause)
+}
+
+/// sshguard keeps its rules between two such lines (its hosts backend).
+fn sshguard_marks(tables: &Tables) -> Vec<Place> {
+    let mut marks = Vec::new();
+    for which in [Which::Allow, Which::Deny] {
+        let lines = tables.get(which).map(|document| document.lines.as_slice()).unwrap_or_default();
+        let marked = lines.iter().enumerate().filter(|(_, line)| line.raw.trim_ascii() == b"###sshguard###");
+        marks.extend(marked.map(|(line, _)| Place { which, line }));
+    }
+    marks
 }
 
 /// Whether this is a rule of hosts.deny against all, beside rules of hosts.allow that let some in.

@@ -327,6 +327,15 @@ fn the_owner_is_named_only_where_the_file_proves_it() {
 }
 
 #[test]
+fn a_file_with_many_bans_is_freed_of_a_range_in_one_go() {
+    let bans: Vec<_> = (0..3000u32).map(|at| format!("ALL: 10.{}.{}.7\n", at / 250, at % 250)).collect();
+    let deny = bans.concat();
+    let (after, blocks) = unban(&host(None, Some(&deny)), "10.0.0.0/9");
+    assert_eq!(blocks.len(), 3000);
+    assert_eq!(text(&after, Which::Deny).unwrap(), "");
+}
+
+#[test]
 fn hosts_allow_writes_one_line_and_nothing_the_second_time() {
     let host = host(Some("# mine\n"), Some("ALL: ALL\n"));
     let steps = plan_allow(&host, source("203.0.113.7"), None).unwrap();
