@@ -28,7 +28,7 @@ fn inside() {
     let [leader, port, everybody, answer] = arguments.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let question = Question { sources: BTreeSet::new(), port: port.parse().unwrap(), everybody: everybody == "true" };
     let namespaces = ["net", "mnt"].map(|kind| File::open(format!("/proc/{leader}/ns/{kind}")).unwrap());
-    let part = std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_FS).unwrap();
         for namespace in namespaces {
             setns(namespace, CloneFlags::empty()).unwrap();
@@ -36,7 +36,7 @@ fn inside() {
         std::env::set_current_dir("/").unwrap();
         observe(&question)
     });
-    fs::write(answer, serde_json::to_vec(&part.join().unwrap()).unwrap()).unwrap();
+    fs::write(answer, serde_json::to_vec(&reader.join().unwrap()).unwrap()).unwrap();
 }
 
 /// What the agent reads on this server.

@@ -22,7 +22,7 @@ const TIMED_UP_TO: u64 = 250_000;
 /// What one ticket adds to the time an observation may take: twice what a busy fail2ban 1.0.2 was measured to need.
 const PER_TICKET: Duration = Duration::from_micros(20);
 /// A kept list is read again after this time, whatever the counts say: they do not tell that a ban was prolonged.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+const KEPT_FOR: Duration = Duration::from_mins(1);
 
 /// The lists of the large jails.
 #[derive(Default)]
@@ -132,4 +132,38 @@ fn ticket(printed: &Printed, zone: &TimeZone) -> Ticket {
     let seconds = printed.times.and_then(|times| times.seconds);
     let until = since.zip(seconds).and_then(|(since, seconds)| since.checked_add(jiff::SignedDuration::from_secs(seconds)).ok());
     Ticket { source: printed.source, since, until, text: printed.text.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use sshfix_policy::subsystem::fail2ban::protocol::Times;
+
+    use super::*;
+
+    fn ticket_at(since: &str, seconds: Option<i64>) -> Ticket {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let times = Some(Times { since: since.parse().unwrap(), seconds });
+        ticket(&Printed { source: "203.0.113.7".parse().unwrap(), times, text: String::new() }, &berlin)
+    }
+
+    #[test]
+    fn local_times_become_instants_in_winter_in_summer_and_over_a_change_of_the_clock() {
+        for (since, seconds, want) in [
+            ("2026-01-10 12:00:00", Some(600), ("2026-01-10T11:00:00Z", Some("2026-01-10T11:10:00Z"))),
+            ("2026-07-10 12:00:00", Some(600), ("2026-07-10T10:00:00Z", Some("2026-07-10T10:10:00Z"))),
+            // 01:30 summer time, two hours later it is 02:30 winter time
+            ("2026-10-25 01:30:00", Some(7200), ("2026-10-24T23:30:00Z", Some("2026-10-25T01:30:00Z"))),
+            // This hour happens twice: the first one.
+            ("2026-10-25 02:30:00", Some(60), ("2026-10-25T00:30:00Z", Some("2026-10-25T00:31:00Z"))),
+            ("2026-01-10 12:00:00", None, ("2026-01-10T11:00:00Z", None)),
+            // Longer than time goes: no end that can be told.
+            ("2026-01-10 12:00:00", Some(i64::MAX), ("2026-01-10T11:00:00Z", None)),
+        ] {
+            let ticket = ticket_at(since, seconds);
+            assert_eq!(ticket.since.unwrap().to_string(), want.0);
+            assert_eq!(ticket.until.map(|until| until.to_string()).as_deref(), want.1);
+        }
+    }
 }

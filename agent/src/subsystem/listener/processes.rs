@@ -32,7 +32,7 @@ pub fn holders(wanted: &BTreeSet<u32>) -> Holders {
     let mut others = Vec::new();
     for pid in pids() {
         match process(pid) {
-            Some(process) if pid == 1 || speaks_ssh(&process) => add(&mut found, process, None),
+            Some(process) if pid == 1 || speaks_ssh(&process) => add(&mut found, &process, None),
             Some(process) => others.push(process),
             None => {}
         }
@@ -42,13 +42,13 @@ pub fn holders(wanted: &BTreeSet<u32>) -> Holders {
         if left.is_empty() || Instant::now() > deadline {
             break;
         }
-        add(&mut found, process, Some(&left));
+        add(&mut found, &process, Some(&left));
     }
     found
 }
 
 /// Adds the sockets a process holds, or those of them that are asked for.
-fn add(found: &mut Holders, process: Process, only: Option<&BTreeSet<u32>>) {
+fn add(found: &mut Holders, process: &Process, only: Option<&BTreeSet<u32>>) {
     let inodes: Vec<u32> =
         sockets(process.pid).into_iter().filter(|inode| only.is_none_or(|only| only.contains(inode))).collect();
     if inodes.is_empty() {

@@ -1,4 +1,4 @@
-//! TCP sockets as the kernel lists them (sock_diag(7)): all that listen, and the established ones of given local ports, which the
+//! TCP sockets as the kernel lists them (`sock_diag(7)`): all that listen, and the established ones of given local ports, which the
 //! kernel filters. Read only.
 
 use std::io;
@@ -36,15 +36,15 @@ pub struct TcpSocket {
 
 /// The listening sockets of both families.
 pub fn listening() -> io::Result<Vec<TcpSocket>> {
-    dump(StateFlags::LISTEN, 0)
+    dump(&StateFlags::LISTEN, 0)
 }
 
 /// The established sockets with this local port.
 pub fn established(port: u16) -> io::Result<Vec<TcpSocket>> {
-    dump(StateFlags::ESTABLISHED, port)
+    dump(&StateFlags::ESTABLISHED, port)
 }
 
-fn dump(states: StateFlags, port: u16) -> io::Result<Vec<TcpSocket>> {
+fn dump(states: &StateFlags, port: u16) -> io::Result<Vec<TcpSocket>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;

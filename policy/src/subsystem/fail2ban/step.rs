@@ -71,13 +71,10 @@ impl Step {
     pub fn diff(&self) -> String {
         match self {
             Step::Ticket { jail, before, after, .. } => {
-                let mut diff = format!("fail2ban jail {jail}\n");
-                for (mark, ticket) in [('-', before), ('+', after)] {
-                    if let Some(ticket) = ticket {
-                        diff.push_str(&format!("{mark} {}\n", ticket.text));
-                    }
-                }
-                diff
+                let line = |mark: char, ticket: &Option<Ticket>| {
+                    ticket.as_ref().map_or_else(String::new, |ticket| format!("{mark} {}\n", ticket.text))
+                };
+                format!("fail2ban jail {jail}\n{}{}", line('-', before), line('+', after))
             }
             Step::Ignore { jail, entry, after, .. } => {
                 let mark = if *after { '+' } else { '-' };

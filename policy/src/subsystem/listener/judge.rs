@@ -109,7 +109,7 @@ fn missed_addresses(state: &State, ssh: &[&Listener], connection: &Connection) -
         .collect()
 }
 
-/// fe80::/10: never the address a remote client is given.
+/// `fe80::/10`: never the address a remote client is given.
 fn link_local(address: &IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }

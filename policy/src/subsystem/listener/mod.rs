@@ -121,12 +121,10 @@ impl State {
     /// Version and one line for `status`.
     pub fn describe(&self) -> (Option<String>, String) {
         let ssh: Vec<String> = self.ssh_listeners().map(|listener| listener.local.to_string()).collect();
-        let mut detail =
+        let sockets =
             if ssh.is_empty() { "no SSH server listens".to_owned() } else { format!("listens on {}", ssh.join(" and ")) };
-        for unit in self.units.iter().flatten().filter(|unit| unit.load != "not-found") {
-            detail.push_str(&format!("; {unit}"));
-        }
-        (self.version.clone(), detail)
+        let units = self.units.iter().flatten().filter(|unit| unit.load != "not-found").map(Unit::to_string);
+        (self.version.clone(), [sockets].into_iter().chain(units).collect::<Vec<_>>().join("; "))
     }
 
     /// Whether an SSH server takes connections on this socket: its own process, or systemd for an active socket unit.
