@@ -2,7 +2,7 @@
 //! Header bytes carry a mask of the bits that are known, so that one packet can stand for every address of a range.
 //!
 //! What is taken for granted: an ordinary SYN, unfragmented, without IP options, extension headers or ECN bits, from another
-//! host (a loopback source comes in by `lo`), of a connection that conntrack does not know yet, with packet and connection
+//! host (a loopback source comes in by `lo`), from a port of 32768 or above, of a connection that conntrack does not know yet, with packet and connection
 //! mark 0 (only tc and XDP programs could set one before netfilter does). Everything else about it is unknown.
 
 use std::net::IpAddr;
@@ -244,6 +244,8 @@ impl Packet {
             original_port: port.clone(),
         };
         packet.set_source(&Bits::of(connection.source));
+        // The ports that every client's system picks from are 32768 and above.
+        packet.transport.set_part(0, &Bits::masked(&[0x80, 0], &[0x80, 0]));
         packet.transport.set_part(2, &port);
         packet
     }
@@ -502,7 +504,8 @@ mod tests {
         let answer = syn("2001:db8::7").answer();
         assert_eq!(answer.destination().exact().map(<[u8]>::len), Some(16));
         assert_eq!(answer.source_port().equals(&[0, 22]), Tri::Yes);
-        assert_eq!(answer.destination_port().equals(&[0, 22]), Tri::Maybe);
+        assert_eq!(answer.destination_port().equals(&[0, 22]), Tri::No);
+        assert_eq!(answer.destination_port().equals(&[0xc0, 22]), Tri::Maybe);
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! The netfilter stage: nf_tables and iptables-legacy together, base chains of both in the kernel's order.
 
-mod pending;
+mod block;
+mod list;
+mod reference;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use crate::host::{HostState, Needs, Part};
 use crate::subsystem::nf_tables::{Doubt, State, render};
 use crate::subsystem::xtables;
-use crate::verdict::{Block, Connection, Evidence, Stage, StageReport, Verdict};
-#[allow(unused_imports)]
-pub use pending::*;
+use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
+pub use block::{blocks, plan_accept};
+pub use list::{bans, firewall_list, plan_remove};
+pub use reference::{Reference, ReferenceError};
 use walk::{Culprit, Pass, Refusal, walk};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
@@ -117,10 +122,4 @@ fn legacy_evidence(state: &xtables::State, place: &xtables::Place) -> Vec<Eviden
         |rule| rule.line(&chain.name, place.v6, &state.set_names),
     );
     vec![Evidence::new(place.to_string(), text)]
-}
-
-/// Every rule, element and policy that keeps this connection out, found by lifting one after the other on the model;
-/// entries that belong to fail2ban are `fail2ban-ban-stale` here, and `diagnose` joins them with their tickets.
-pub fn blocks(_host: &HostState, _connection: &Connection, _needs: &mut Needs) -> Vec<Block> {
-    Vec::new()
 }

@@ -368,6 +368,17 @@ impl<'a> Walker<'a, '_> {
     }
 }
 
+/// Whether this is a base chain that a packet on its way in to this host may pass.
+pub fn on_the_way_in(state: &State, index: usize) -> bool {
+    let Some(chain) = state.chains.get(index) else { return false };
+    let dormant = state.tables.iter().any(|table| table.dormant && table.family == chain.family && table.name == chain.table);
+    let hooks = [Hook::Ingress, Hook::Prerouting, Hook::Input];
+    let called = |base: &BaseChain| {
+        [false, true].into_iter().any(|v6| hooks.iter().any(|hook| sees(chain, base, *hook, v6).is_some()))
+    };
+    !dormant && chain.base.as_ref().is_some_and(called)
+}
+
 /// Whether a base chain is called at this hook: `None` is no; the text says on what it depends.
 fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool) -> Option<Option<String>> {
     let device = || {

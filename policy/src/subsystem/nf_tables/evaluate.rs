@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::run::{Doubt, End, Found};
-use super::{Family, Set, SetKey, State};
+use super::{Chain, Family, Rule, Set, SetKey, State};
 use crate::host::Needs;
 use crate::packet::Packet;
 use crate::subsystem::xtables::SetNames;
@@ -76,7 +76,7 @@ pub struct Evaluator<'a> {
 impl<'a> Evaluator<'a> {
     /// `whole_sets` allows it to ask for whole sets, which is right only when the question is about a range.
     pub fn new(state: &'a State, whole_sets: bool, needs: &'a mut Needs) -> Self {
-        let name = |(index, chain): (usize, &'a std::sync::Arc<super::Chain>)| {
+        let name = |(index, chain): (usize, &'a std::sync::Arc<Chain>)| {
             ((chain.family, chain.table.as_str(), chain.name.as_str()), index)
         };
         Self {
@@ -116,6 +116,12 @@ impl<'a> Evaluator<'a> {
             self.path.pop();
         }
         Outcome { events: std::mem::take(&mut self.events), packet: self.accepted.take() }
+    }
+
+    /// Whether a rule may hold for a packet and lead anywhere but to the next rule.
+    pub fn may_decide(&mut self, chain: &Chain, rule: &Rule, packet: &Packet) -> bool {
+        let mut packet = packet.clone();
+        self.run(chain, rule, &mut packet).is_some_and(|run| run.ends.iter().any(|end| *end != End::Next))
     }
 
     /// Walks a chain. False when no packet comes back to the caller; else the packet is as it comes back.

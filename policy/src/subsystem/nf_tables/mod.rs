@@ -1,11 +1,15 @@
 //! nf_tables: the ruleset as read by netlink (iptables-nft included), its verdict by running the rules' own expressions,
 //! and the steps on elements and rules. Never reads a set to answer about one address.
 
+#[cfg(any(test, feature = "fake"))]
+pub mod build;
 pub mod condition;
 pub mod evaluate;
 pub mod expression;
+pub mod lift;
 mod load;
 mod lookup;
+pub mod owner;
 mod registers;
 pub mod render;
 mod run;

@@ -39,6 +39,8 @@ pub struct Found {
     pub set: SetKey,
     /// Which.
     pub element: Element,
+    /// Whether it certainly holds the key.
+    pub certain: bool,
 }
 
 /// Where a rule leads when it holds.
@@ -190,17 +192,17 @@ impl Evaluator<'_> {
                         (Hit::Found(_), _) if *invert => return None,
                         (Hit::Miss, _) => true,
                         (Hit::Found(elements), None) => {
-                            at.run.found.extend(one(&key, elements));
+                            at.run.found.extend(found(&key, elements, true));
                             true
                         }
                         (Hit::Found(elements), Some(0)) => {
                             at.run.ends = elements.iter().map(verdict_of).collect();
-                            at.run.found.extend(one(&key, elements));
+                            at.run.found.extend(found(&key, elements, true));
                             return Some(at.run);
                         }
                         (Hit::Found(elements), Some(dreg)) => {
                             at.registers.store(*dreg, &data_of(&elements));
-                            at.run.found.extend(one(&key, elements));
+                            at.run.found.extend(found(&key, elements, true));
                             true
                         }
                         (Hit::Maybe(elements), dreg) => {
@@ -210,12 +212,14 @@ impl Evaluator<'_> {
                                     return at.end(End::Anything(format!("what {} says", named(&key))));
                                 }
                                 Some(0) => {
-                                    at.run.ends = elements.iter().map(verdict_of).collect();
+                                    at.run.ends = elements.iter().map(verdict_of).chain([End::Next]).collect();
+                                    at.run.found.extend(found(&key, elements, false));
                                     return Some(at.run);
                                 }
                                 Some(dreg) if elements.is_empty() => at.registers.store_unknown(*dreg, 16),
                                 Some(dreg) => at.registers.store(*dreg, &data_of(&elements)),
-                                None => {}
+                                None if *invert => {}
+                                None => at.run.found.extend(found(&key, elements, false)),
                             }
                             true
                         }
@@ -330,8 +334,9 @@ fn named(key: &SetKey) -> String {
     if key.set.starts_with("__") { "a list of the rule".to_owned() } else { format!("set {}", key.set) }
 }
 
-fn one(set: &SetKey, elements: Vec<Element>) -> Vec<Found> {
-    elements.into_iter().map(|element| Found { set: set.clone(), element }).collect()
+fn found(set: &SetKey, elements: Vec<Element>, certain: bool) -> Vec<Found> {
+    let certain = certain && elements.len() == 1;
+    elements.into_iter().map(|element| Found { set: set.clone(), element, certain }).collect()
 }
 
 /// The value of a map, or what its possible values have in common.

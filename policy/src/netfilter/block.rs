@@ -1,0 +1,411 @@
+//! What keeps a connection out and how each block is lifted: refusals are lifted one after the other on the model and the
+//! connection is evaluated again, so that every simultaneous block is found. A lift that changes nothing is not offered.
+
+use jiff::SignedDuration;
+
+use super::walk::{Culprit, Pass, Refusal, Walk, walk};
+use super::{evidence, how, what};
+use crate::address::Source;
+use crate::host::{HostState, Needs, Part};
+use crate::step::Step;
+use crate::subsystem::nf_tables::evaluate::Event;
+use crate::subsystem::nf_tables::expression::{Expression, Verdict};
+use crate::subsystem::nf_tables::lift::{Side, accept, delete_element, delete_rule, found_sources, rule_source};
+use crate::subsystem::nf_tables::owner::{self, Owner};
+use crate::subsystem::nf_tables::{self, Chain, Found, State, render};
+use crate::subsystem::xtables::{self, Action, SetNames};
+use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift};
+
+/// Blocks listed for one connection; more are found once these are lifted.
+const MOST_BLOCKS: usize = 64;
+
+/// Every rule, element and policy that keeps this connection out. What may refuse for its rate is listed too, as not blocking and
+/// with nothing to do; what may refuse for other reasons is only part of the stage.
+pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+    let mut model = filters_of(host);
+    let mut blocks = Vec::new();
+    let mut walked = walk(&model, connection, needs);
+    while blocks.len() < MOST_BLOCKS {
+        let Some(refusal) = next(&model, connection, &walked) else { break };
+        let attempts = attempts(&model, connection, &refusal, needs);
+        let lifted = first_that_works(&model, connection, &refusal, attempts, needs);
+        let cause = cause(&model, &refusal.culprit);
+        let Some((attempt, after, again)) = lifted else {
+            let advice = format!("no single step of sshfix opens this for {}; change it by hand", connection.source.short());
+            blocks.push(block(&model, connection, &refusal, cause, Lift::ByHand(advice)));
+            break;
+        };
+        // Nothing to predict on: what else refuses is found once a person has done it.
+        let last = attempt.steps.is_empty();
+        let lift = match attempt.by_hand {
+            Some(advice) => Lift::ByHand(advice),
+            None => Lift::Steps(attempt.steps),
+        };
+        blocks.push(block(&model, connection, &refusal, cause, lift));
+        (model, walked) = (after, again);
+        if last {
+            break;
+        }
+    }
+    for refusal in walked.refusals.iter().filter(|refusal| refusal.doubts.iter().any(|doubt| doubt.rate)) {
+        let mut listed = block(&model, connection, refusal, Cause::IptablesRatelimit, Lift::Steps(Vec::new()));
+        listed.finding.blocking = false;
+        listed.finding.fix = format!("wait, or raise the limit: it depends on {}", super::doubts(refusal));
+        if !blocks.iter().any(|block| block.finding.evidence == listed.finding.evidence) {
+            blocks.push(listed);
+        }
+    }
+    blocks
+}
+
+/// The accepts, and nothing else, that let a source reach the port; empty when it does already.
+pub fn plan_accept(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Vec<Step>, String> {
+    let connection = Connection { source, port, user: None };
+    let mut model = filters_of(host);
+    let mut steps = Vec::new();
+    let mut walked = walk(&model, &connection, needs);
+    while steps.len() < MOST_BLOCKS {
+        let Some(refusal) = walked.decided().or(walked.refusals.first()).cloned() else { return Ok(steps) };
+        let quoted = evidence(&model, &refusal.culprit).first().map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
+        let attempts = match &refusal.culprit {
+            Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
+            Culprit::NfTables(event) => nft_accept(&model, &connection, event, refusal.pass),
+            Culprit::Legacy(outcome) => legacy_accept(&model, &connection, &outcome.place, refusal.pass).into_iter().collect(),
+        };
+        if let Some(advice) = attempts.iter().find_map(|attempt| attempt.by_hand.as_ref()) {
+            return Err(format!("{quoted}: this is not changed behind the back of its owner; run: {advice}"));
+        }
+        let Some((attempt, after, again)) = first_that_works(&model, &connection, &refusal, attempts, needs) else {
+            return Err(format!("an accept before {quoted} would not open the path; change it by hand"));
+        };
+        steps.extend(attempt.steps);
+        (model, walked) = (after, again);
+    }
+    Err(format!("more than {MOST_BLOCKS} rules refuse {}; nothing was planned", source.short()))
+}
+
+/// The first attempt that lifts the refusal on the model, with the model and the walk after it.
+fn first_that_works(
+    model: &HostState,
+    connection: &Connection,
+    refusal: &Refusal,
+    attempts: Vec<Attempt>,
+    needs: &mut Needs,
+) -> Option<(Attempt, HostState, Walk)> {
+    attempts.into_iter().find_map(|attempt| {
+        let mut after = model.clone();
+        if !attempt.steps.iter().all(|step| step.predict(&mut after).is_ok()) {
+            return None;
+        }
+        let again = walk(&after, connection, needs);
+        attempt.works((model, refusal), (&after, &again)).then_some((attempt, after, again))
+    })
+}
+
+/// Only the packet filters of a host: what is predicted on here.
+fn filters_of(host: &HostState) -> HostState {
+    let absent = || "not part of this question".to_owned();
+    HostState {
+        at: host.at,
+        fail2ban: Part::Absent(absent()),
+        hosts_access: Part::Absent(absent()),
+        nf_tables: host.nf_tables.clone(),
+        xtables: host.xtables.clone(),
+        listener: Part::Absent(absent()),
+    }
+}
+
+/// The refusal to lift next: the one that decides; for a range also one that refuses a part of it.
+fn next(host: &HostState, connection: &Connection, walked: &Walk) -> Option<Refusal> {
+    if let Some(decided) = walked.decided() {
+        return Some(decided.clone());
+    }
+    if connection.source.single().is_some() {
+        return None;
+    }
+    walked.refusals.iter().find(|refusal| refuses_part(host, connection, refusal)).cloned()
+}
+
+/// Whether what it depends on is only which address of the range it is.
+fn refuses_part(host: &HostState, connection: &Connection, refusal: &Refusal) -> bool {
+    let v6 = !connection.source.is_ipv4();
+    match &refusal.culprit {
+        Culprit::NfTables(_) => {
+            let label = match (v6, side(refusal.pass)) {
+                (false, Side::Source) => "ip saddr",
+                (false, Side::Destination) => "ip daddr",
+                (true, Side::Source) => "ip6 saddr",
+                (true, Side::Destination) => "ip6 daddr",
+            };
+            !refusal.doubts.is_empty() && refusal.doubts.iter().all(|doubt| doubt.text.starts_with(label))
+        }
+        Culprit::Legacy(outcome) => legacy_rule(host, &outcome.place)
+            .and_then(|rule| rule.source(v6))
+            .is_some_and(|named| named.overlaps(connection.source) && outcome.depends.as_ref().is_none_or(|text| text.contains("-s "))),
+        Culprit::Unread(_) => false,
+    }
+}
+
+fn side(pass: Pass) -> Side {
+    match pass {
+        Pass::Syn | Pass::Ack => Side::Source,
+        Pass::Answer => Side::Destination,
+    }
+}
+
+/// A way to lift a refusal, to be tried on the model.
+struct Attempt {
+    steps: Vec<Step>,
+    /// Said instead of doing the steps, where a manager owns the place.
+    by_hand: Option<String>,
+    /// What must not refuse any more for the attempt to have worked.
+    gone: Gone,
+}
+
+enum Gone {
+    /// This very rule, policy or element.
+    Decider,
+    /// Anything in the same base chain: the attempt is on a rule that led to the one that decided.
+    BaseChain,
+    /// Nothing: the rule itself is gone, and the next one may look the same.
+    Rule,
+}
+
+impl Attempt {
+    fn works(&self, (model, before): (&HostState, &Refusal), (predicted, after): (&HostState, &Walk)) -> bool {
+        // What is uncertain before may stay so for other reasons; what is certain must not be so any more.
+        let mut left = after.refusals.iter().filter(|refusal| refusal.certain || !before.certain);
+        match (&before.culprit, &self.gone) {
+            (_, Gone::Rule) | (Culprit::Unread(_), _) => true,
+            (Culprit::NfTables(old), Gone::BaseChain) => {
+                let base = |event: &Event| event.frames.first().map(|frame| frame.chain);
+                !left.any(|refusal| matches!(&refusal.culprit, Culprit::NfTables(new) if base(new) == base(old)))
+            }
+            (Culprit::NfTables(old), Gone::Decider) => !left.any(|refusal| {
+                refusal.pass == before.pass
+                    && matches!(&refusal.culprit, Culprit::NfTables(new) if decider(predicted, new) == decider(model, old))
+            }),
+            (Culprit::Legacy(old), Gone::Decider | Gone::BaseChain) => !left.any(|refusal| {
+                // An accept was put in its place, so it stands one further.
+                let place = xtables::Place { position: old.place.position + 1, ..old.place.clone() };
+                matches!(&refusal.culprit, Culprit::Legacy(new) if new.place == place && refusal.pass == before.pass)
+            }),
+        }
+    }
+}
+
+/// What tells one decision from another: the base chain, the chain, the rule's handle, and the elements found.
+type Decider<'a> = (Option<usize>, Option<usize>, Option<u64>, &'a [Found]);
+
+fn decider<'a>(host: &HostState, event: &'a Event) -> Decider<'a> {
+    let last = event.frames.last();
+    let handle = last.and_then(|frame| {
+        let chain = host.nf_tables.present()?.chains.get(frame.chain)?;
+        Some(chain.rules.get(frame.rule?)?.handle)
+    });
+    let found = last.map_or(&[][..], |frame| frame.found.as_slice());
+    (event.frames.first().map(|frame| frame.chain), last.map(|frame| frame.chain), handle, found)
+}
+
+/// The ways to lift a refusal, most exact first.
+fn attempts(host: &HostState, connection: &Connection, refusal: &Refusal, needs: &mut Needs) -> Vec<Attempt> {
+    match &refusal.culprit {
+        Culprit::NfTables(event) => nft_attempts(host, connection, event, refusal.pass, needs),
+        Culprit::Legacy(outcome) => legacy_attempts(host, connection, &outcome.place, refusal.pass),
+        Culprit::Unread(_) => Vec::new(),
+    }
+}
+
+fn nft_attempts(host: &HostState, connection: &Connection, event: &Event, pass: Pass, needs: &mut Needs) -> Vec<Attempt> {
+    let Some(state) = host.nf_tables.present() else { return Vec::new() };
+    let none = SetNames::new();
+    let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+    let (v6, side) = (!connection.source.is_ipv4(), side(pass));
+    let by_hand = nft_owner(state, event).by_hand(connection.source, connection.port);
+    let mut attempts = Vec::new();
+    for (depth, frame) in event.frames.iter().rev().enumerate() {
+        let Some(chain) = state.chains.get(frame.chain) else { continue };
+        let Some((index, rule)) = frame.rule.and_then(|index| Some((index, chain.rules.get(index)?))) else { continue };
+        let gone = || if depth == 0 { Gone::Decider } else { Gone::BaseChain };
+        // Elements that stand for no address outside of what was asked.
+        let mut steps = Vec::new();
+        for found in &frame.found {
+            let sources = found_sources(state, chain, rule, &found.set, &found.element, v6, side);
+            if !sources.is_empty() && sources.iter().all(|source| connection.source.contains(*source)) {
+                let step = delete_element(state, &found.set, &found.element, Some(sources));
+                steps.extend(step.into_iter().map(|step| {
+                    needs.extend(missing(state, &step));
+                    Step::NfTables(step)
+                }));
+            }
+        }
+        if !steps.is_empty() {
+            attempts.push(Attempt { steps, by_hand: by_hand.clone(), gone: gone() });
+        }
+        // A rule that names no address outside of what was asked, and no set.
+        if frame.found.is_empty()
+            && let Some(named) = rule_source(state, chain, rule, v6, side)
+            && connection.source.contains(named)
+            && let Some(step) = delete_rule(state, chain, index, Some(vec![named]), ipsets)
+        {
+            let gone = if depth == 0 { Gone::Rule } else { Gone::BaseChain };
+            attempts.push(Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone });
+        }
+    }
+    attempts.extend(nft_accept(host, connection, event, pass));
+    attempts
+}
+
+/// The lookups that a step's prediction needs, where they were not made yet (an element found by reading the whole set).
+fn missing(state: &State, step: &nf_tables::Step) -> Needs {
+    let known = |need: &crate::host::Need| match need {
+        crate::host::Need::Element(key) => state.elements.contains_key(key) || state.dumps.contains_key(&key.set),
+        _ => true,
+    };
+    step.needs().into_iter().filter(|need| !known(need)).collect()
+}
+
+/// An accept before the rule that decides, or at the end of the chain whose policy does; else, where an earlier rule leads past
+/// that end, at the head of the base chain.
+fn nft_accept(host: &HostState, connection: &Connection, event: &Event, pass: Pass) -> Vec<Attempt> {
+    let Some(state) = host.nf_tables.present() else { return Vec::new() };
+    let decider = event.frames.last().map(|frame| (frame.chain, frame.rule));
+    let head = event.frames.first().map(|frame| (frame.chain, Some(0)));
+    let owner = nft_owner(state, event);
+    // An accept in a table of fail2ban or sshguard would go with the table.
+    let by_hand = match owner {
+        Owner::Fail2ban(_) | Owner::Sshguard | Owner::Nobody => None,
+        owner => owner.by_hand(connection.source, connection.port),
+    };
+    let step = |(chain, index): (usize, Option<usize>)| {
+        let chain = state.chains.get(chain)?;
+        accept(state, chain, index, connection.source, connection.port, side(pass))
+    };
+    let steps = decider.into_iter().chain(head).filter_map(step);
+    steps.map(|step| Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone: Gone::Decider }).collect()
+}
+
+/// Who made the rule or element that decides.
+fn nft_owner(state: &State, event: &Event) -> Owner {
+    for frame in event.frames.iter().rev() {
+        let Some(chain) = state.chains.get(frame.chain) else { continue };
+        let sets = frame.found.iter().map(|found| Some(found.set.set.as_str())).chain([None]);
+        for set in sets {
+            let owner = owner::of(&chain.table, &chain.name, set, jumps(chain));
+            let decides = frame.rule.is_none() || frame == event.frames.last().unwrap_or(frame);
+            if owner != Owner::Nobody && (decides || !matches!(owner, Owner::Ufw | Owner::Firewalld)) {
+                return owner;
+            }
+        }
+    }
+    Owner::Nobody
+}
+
+fn jumps(chain: &Chain) -> impl Iterator<Item = &str> {
+    chain.rules.iter().flat_map(|rule| &rule.expressions).filter_map(|expression| match expression {
+        Expression::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => Some(to.as_str()),
+        _ => None,
+    })
+}
+
+fn legacy_rule<'h>(host: &'h HostState, place: &xtables::Place) -> Option<&'h xtables::Rule> {
+    let chain = host.xtables.present()?.table(place.v6, &place.table)?.chain(&place.chain)?;
+    chain.rules.get(place.position.checked_sub(1)?).map(AsRef::as_ref)
+}
+
+fn legacy_owner(host: &HostState, place: &xtables::Place) -> Owner {
+    let chain = host.xtables.present().and_then(|state| state.table(place.v6, &place.table)).and_then(|table| table.chain(&place.chain));
+    let jumps = chain.iter().flat_map(|chain| &chain.rules).filter_map(|rule| match &rule.action {
+        Action::Jump(to) | Action::Goto(to) => Some(to.as_str()),
+        Action::Count | Action::Target(_) => None,
+    });
+    owner::of(&place.table, &place.chain, None, jumps)
+}
+
+fn legacy_attempts(host: &HostState, connection: &Connection, place: &xtables::Place, pass: Pass) -> Vec<Attempt> {
+    let Some(state) = host.xtables.present() else { return Vec::new() };
+    let mut attempts = Vec::new();
+    let by_hand = legacy_by_hand(host, connection, place);
+    if let Some(rule) = legacy_rule(host, place)
+        && pass != Pass::Answer
+        && let Some(named) = rule.source(place.v6)
+        && connection.source.contains(named)
+        && let Some(step) = xtables::Step::delete(state, place, Some(vec![named]))
+    {
+        attempts.push(Attempt { steps: vec![Step::Xtables(step)], by_hand, gone: Gone::Rule });
+    }
+    attempts.extend(legacy_accept(host, connection, place, pass));
+    attempts
+}
+
+fn legacy_by_hand(host: &HostState, connection: &Connection, place: &xtables::Place) -> Option<String> {
+    let readonly = host.xtables.present().and_then(|state| state.table(place.v6, &place.table)).and_then(|table| table.readonly.clone());
+    legacy_owner(host, place).by_hand(connection.source, connection.port).or_else(|| {
+        let command = format!(
+            "{} -I {} -s {} -p tcp --dport {} -j ACCEPT",
+            xtables::program(place.v6),
+            place.chain,
+            connection.source,
+            connection.port
+        );
+        readonly.map(|why| format!("{command} (sshfix cannot: {why})"))
+    })
+}
+
+fn legacy_accept(host: &HostState, connection: &Connection, place: &xtables::Place, pass: Pass) -> Option<Attempt> {
+    let state = host.xtables.present()?;
+    if pass == Pass::Answer {
+        // What goes out is opened by a person: sshfix builds accepts for what comes in only.
+        let command = format!(
+            "{} -I {} {} -d {} -p tcp --sport {} -j ACCEPT",
+            xtables::program(place.v6),
+            place.chain,
+            place.position,
+            connection.source,
+            connection.port
+        );
+        return Some(Attempt { steps: Vec::new(), by_hand: Some(command), gone: Gone::Rule });
+    }
+    let step = xtables::Step::accept(state, place, connection.source, connection.port)?;
+    let by_hand = legacy_by_hand(host, connection, place);
+    Some(Attempt { steps: vec![Step::Xtables(step)], by_hand, gone: Gone::Decider })
+}
+
+/// The catalogue id of what refuses.
+fn cause(host: &HostState, culprit: &Culprit) -> Cause {
+    match culprit {
+        Culprit::NfTables(event) => {
+            let Some(state) = host.nf_tables.present() else { return Cause::NftRule };
+            let chain = event.frames.last().and_then(|frame| state.chains.get(frame.chain));
+            let compat = chain.is_some_and(|chain| render::compat(state, chain));
+            nft_owner(state, event).cause(if compat { Cause::IptablesRule } else { Cause::NftRule })
+        }
+        Culprit::Legacy(outcome) => legacy_owner(host, &outcome.place).cause(Cause::IptablesRule),
+        Culprit::Unread(_) => Cause::NftRule,
+    }
+}
+
+fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Cause, lift: Lift) -> Block {
+    let owner = match &refusal.culprit {
+        Culprit::NfTables(event) => host.nf_tables.present().map_or(Owner::Nobody, |state| nft_owner(state, event)),
+        Culprit::Legacy(outcome) => legacy_owner(host, &outcome.place),
+        Culprit::Unread(_) => Owner::Nobody,
+    };
+    let until = match &refusal.culprit {
+        Culprit::NfTables(event) => event.frames.iter().flat_map(|frame| &frame.found).find_map(|found| {
+            let left = i64::try_from(found.element.expires_ms?).ok()?;
+            host.at.checked_add(SignedDuration::from_millis(left)).ok()
+        }),
+        Culprit::Legacy(_) | Culprit::Unread(_) => None,
+    };
+    let fix = match &lift {
+        Lift::Steps(_) => format!("sshfix ctl unban {}", connection.source.short()),
+        Lift::ByHand(advice) => advice.clone(),
+    };
+    let mut evidence = evidence(host, &refusal.culprit);
+    if evidence.is_empty() {
+        evidence.push(Evidence::new("netfilter", format!("{} {}", what(refusal.pass), how(refusal))));
+    }
+    let finding = Finding { cause, blocking: true, owner: owner.name(), since: None, until, evidence, fix };
+    Block { finding, lift }
+}

@@ -1,0 +1,380 @@
+//! What of the packet filters concerns the SSH port: for `firewall list`, `firewall remove` and `banned`. These are questions
+//! about everybody; `bans` is the only one that reads whole sets.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::reference::Reference;
+use super::walk;
+use crate::address::Source;
+use crate::host::{HostState, Need, Needs, Part};
+use crate::packet::{Packet, Tracking};
+use crate::reply::{Ban, Firewall, FirewallEntry, FirewallSchema};
+use crate::step::Step;
+use crate::subsystem::nf_tables::evaluate::Evaluator;
+use crate::subsystem::nf_tables::expression::{Expression, Verdict};
+use crate::subsystem::nf_tables::lift::{Side, delete_element, delete_rule, found_sources, has_anonymous_set, rule_source};
+use crate::subsystem::nf_tables::owner::{self, Owner};
+use crate::subsystem::nf_tables::{Chain, Element, ElementData, ElementKey, Rule, SetKey, State, render};
+use crate::subsystem::xtables::evaluate::matches_rule;
+use crate::subsystem::xtables::holds::Matched;
+use crate::subsystem::xtables::targets::{StandardVerdict, Target, TargetEffect, target};
+use crate::subsystem::xtables::{self, Action, SetNames};
+use crate::verdict::Connection;
+
+/// Everybody of one family, at the SSH port.
+fn everybody(v6: bool, port: u16) -> Option<Packet> {
+    let source: Source = if v6 { "::/0" } else { "0.0.0.0/0" }.parse().ok()?;
+    let mut packet = Packet::syn(&Connection { source, port, user: None });
+    packet.tracking = Tracking::NEW;
+    Some(packet)
+}
+
+/// The chains that a SYN to the port can come through: base chains on the way in and what they lead to, as indexes.
+fn chains_on_path(state: &State) -> Vec<usize> {
+    let mut found: BTreeSet<usize> = BTreeSet::new();
+    let mut todo: Vec<usize> = (0..state.chains.len()).filter(|index| walk::on_the_way_in(state, *index)).collect();
+    while let Some(index) = todo.pop() {
+        let Some(chain) = state.chains.get(index).filter(|_| found.insert(index)) else { continue };
+        for name in chain.rules.iter().flat_map(|rule| leads_to(state, chain, rule)) {
+            let same_table = |other: &Chain| other.family == chain.family && other.table == chain.table && other.name == name;
+            todo.extend(state.chains.iter().position(|other| same_table(other)));
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// The chains that a rule jumps or goes to, through a map that was read too.
+fn leads_to(state: &State, chain: &Chain, rule: &Rule) -> Vec<String> {
+    let name = |verdict: &Verdict| match verdict {
+        Verdict::Jump(name) | Verdict::Goto(name) => Some(name.clone()),
+        _ => None,
+    };
+    let mut names = Vec::new();
+    for expression in &rule.expressions {
+        match expression {
+            Expression::Verdict(verdict) => names.extend(name(verdict)),
+            Expression::Lookup { set, dreg: Some(0), .. } => {
+                let key = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
+                for element in state.dumps.get(&key).into_iter().flatten() {
+                    if let Some(ElementData::Verdict(verdict)) = &element.data {
+                        names.extend(name(verdict));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// Rules that a SYN of somebody to the port may match and that do something with it.
+fn rules<'s>(state: &'s State, port: u16, ipsets: &SetNames) -> Vec<(&'s Chain, usize, &'s Rule)> {
+    let mut found = Vec::new();
+    let packets: Vec<Packet> = [false, true].into_iter().filter_map(|v6| everybody(v6, port)).collect();
+    for chain in chains_on_path(state).into_iter().filter_map(|index| state.chains.get(index)) {
+        for (index, rule) in chain.rules.iter().enumerate() {
+            let concerns = packets.iter().any(|packet| {
+                // What is not known only makes more rules concern the port.
+                let mut needs = Needs::new();
+                let mut evaluator = Evaluator::new(state, false, &mut needs);
+                evaluator.ipsets.clone_from(ipsets);
+                evaluator.may_decide(chain, rule, packet)
+            });
+            if concerns {
+                found.push((chain.as_ref(), index, rule.as_ref()));
+            }
+        }
+    }
+    found
+}
+
+/// Rules and sets on the way to the SSH port, each with its reference.
+pub fn firewall_list(host: &HostState, port: u16, _needs: &mut Needs) -> Firewall {
+    let mut firewall = Firewall { schema: FirewallSchema::V1, entries: Vec::new(), notes: Vec::new() };
+    let none = SetNames::new();
+    let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+    match &host.nf_tables {
+        Part::Unreadable(why) => firewall.notes.push(format!("nftables could not be read: {why}")),
+        Part::Absent(_) => {}
+        Part::Present(state) => {
+            let mut sets = Vec::new();
+            for (chain, _, rule) in rules(state, port, ipsets) {
+                let reference = Reference::Rule {
+                    family: chain.family,
+                    table: chain.table.clone(),
+                    chain: chain.name.clone(),
+                    handle: rule.handle,
+                };
+                let owner = owner_of(chain, None);
+                let text = render::rule(state, chain, rule, ipsets);
+                firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner: owner.name(), text });
+                for set in named_sets(chain, rule) {
+                    if !sets.contains(&set) {
+                        let owner = owner_of(chain, Some(&set)).name();
+                        let reference = Reference::Set { set: set.clone(), element: None }.to_string();
+                        firewall.entries.push(FirewallEntry { reference, owner, text: format!("set {}", set.set) });
+                        sets.push(set);
+                    }
+                }
+            }
+        }
+    }
+    match &host.xtables {
+        Part::Unreadable(why) => firewall.notes.push(format!("iptables-legacy could not be read: {why}")),
+        Part::Absent(_) => {}
+        Part::Present(state) => {
+            for (place, chain, rule) in legacy_rules(state, port) {
+                let owner = owner::of(&place.table, &place.chain, None, std::iter::empty()).name();
+                let text = rule.line(&chain.name, place.v6, &state.set_names);
+                firewall.entries.push(FirewallEntry { reference: Reference::Legacy(place).to_string(), owner, text });
+            }
+        }
+    }
+    firewall
+}
+
+fn owner_of(chain: &Chain, set: Option<&SetKey>) -> Owner {
+    owner::of(&chain.table, &chain.name, set.map(|set| set.set.as_str()), std::iter::empty())
+}
+
+fn named_sets(chain: &Chain, rule: &Rule) -> Vec<SetKey> {
+    let sets = rule.expressions.iter().filter_map(|expression| match expression {
+        Expression::Lookup { set, .. } if !set.starts_with("__") => Some(set.clone()),
+        _ => None,
+    });
+    sets.map(|set| SetKey { family: chain.family, table: chain.table.clone(), set }).collect()
+}
+
+/// Legacy rules that a SYN to the port may match, in the built-in chains on the way in and the chains they lead to.
+fn legacy_rules(state: &xtables::State, port: u16) -> Vec<(xtables::Place, &xtables::Chain, &xtables::Rule)> {
+    let mut found = Vec::new();
+    for v6 in [false, true] {
+        let Some(packet) = everybody(v6, port) else { continue };
+        let view = packet.view();
+        for table in state.tables(v6) {
+            let mut todo: Vec<&xtables::Chain> = [xtables::Hook::Prerouting, xtables::Hook::Input]
+                .into_iter()
+                .filter_map(|hook| table.at(hook).map(AsRef::as_ref))
+                .collect();
+            let mut seen: BTreeSet<&str> = BTreeSet::new();
+            while let Some(chain) = todo.pop() {
+                if !seen.insert(&chain.name) {
+                    continue;
+                }
+                for (index, rule) in chain.rules.iter().enumerate() {
+                    if matches_rule(rule, &view, v6, &state.set_names) == Matched::No {
+                        continue;
+                    }
+                    if let Action::Jump(name) | Action::Goto(name) = &rule.action {
+                        todo.extend(table.chain(name).map(AsRef::as_ref));
+                    }
+                    let place = xtables::Place { v6, table: table.name.clone(), chain: chain.name.clone(), position: index + 1 };
+                    found.push((place, chain, rule.as_ref()));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Who is blocked by sets and rules on the way to the SSH port. Reads the sets that refuse; nothing is said about policies.
+pub fn bans(host: &HostState, port: u16, needs: &mut Needs) -> Vec<Ban> {
+    let mut bans = Vec::new();
+    let none = SetNames::new();
+    let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+    if let Some(state) = host.nf_tables.present() {
+        for (chain, _, rule) in rules(state, port, ipsets) {
+            nft_bans(host.at, state, chain, rule, needs, &mut bans);
+        }
+    }
+    if let Some(state) = host.xtables.present() {
+        for (place, _, rule) in legacy_rules(state, port) {
+            let refuses = match &rule.action {
+                Action::Target(Target::Verdict(StandardVerdict::Drop) | Target::Reject(_)) => true,
+                Action::Target(_) | Action::Count | Action::Jump(_) | Action::Goto(_) => false,
+            };
+            if let (true, Some(source)) = (refuses, rule.source(place.v6)) {
+                let owner = owner::of(&place.table, &place.chain, None, std::iter::empty());
+                bans.push(Ban { source, by: by(&owner, &place.to_string()), since: None, until: None });
+            }
+        }
+    }
+    bans
+}
+
+fn by(owner: &Owner, place: &str) -> String {
+    if *owner == Owner::Nobody { place.to_owned() } else { format!("{} ({place})", owner.name()) }
+}
+
+fn nft_bans(at: Timestamp, state: &State, chain: &Chain, rule: &Rule, needs: &mut Needs, bans: &mut Vec<Ban>) {
+    let refuses = rule.expressions.iter().any(|expression| refuses(state, chain, expression));
+    for v6 in [false, true] {
+        if refuses
+            && let Some(source) = rule_source(state, chain, rule, v6, Side::Source)
+            && source.is_ipv4() != v6
+        {
+            let place = format!("nft {} {} {} handle {}", chain.family, chain.table, chain.name, rule.handle);
+            bans.push(Ban { source, by: by(&owner_of(chain, None), &place), since: None, until: None });
+        }
+    }
+    for expression in &rule.expressions {
+        let Expression::Lookup { set, dreg: dreg @ (None | Some(0)), invert: false, .. } = expression else { continue };
+        if dreg.is_none() && !refuses {
+            continue;
+        }
+        let set = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
+        let Some(elements) = state.dumps.get(&set) else {
+            needs.insert(Need::SetElements(set));
+            continue;
+        };
+        let by = by(&owner_of(chain, Some(&set)), &format!("nft set {set}"));
+        for element in elements {
+            if dreg.is_some() && element.data != Some(ElementData::Verdict(Verdict::Drop)) {
+                continue;
+            }
+            for v6 in [false, true] {
+                for source in found_sources(state, chain, rule, &set, element, v6, Side::Source) {
+                    bans.push(Ban { source, by: by.clone(), since: None, until: ends(at, element) });
+                }
+            }
+        }
+    }
+}
+
+/// Whether the rule ends in a drop or reject, itself or in a chain that does nothing else.
+fn refuses(state: &State, chain: &Chain, expression: &Expression) -> bool {
+    match expression {
+        Expression::Verdict(Verdict::Drop) | Expression::Reject { .. } => true,
+        Expression::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) => {
+            let same = |other: &&std::sync::Arc<Chain>| {
+                other.family == chain.family && other.table == chain.table && other.name == *name
+            };
+            let always = |one: &Expression| {
+                matches!(
+                    one,
+                    Expression::Verdict(Verdict::Drop) | Expression::Reject { .. } | Expression::Counter { .. } | Expression::Log { .. }
+                )
+            };
+            state.chains.iter().find(same).is_some_and(|target| {
+                !target.rules.is_empty() && target.rules.iter().all(|rule| rule.expressions.iter().all(always))
+            })
+        }
+        Expression::Target { name, revision, info } => {
+            let v6 = chain.family == crate::subsystem::nf_tables::Family::Ip6;
+            matches!(target(v6, name, *revision, info), TargetEffect::Drop | TargetEffect::Reject(_))
+        }
+        _ => false,
+    }
+}
+
+fn ends(at: Timestamp, element: &Element) -> Option<Timestamp> {
+    let left = i64::try_from(element.expires_ms?).ok()?;
+    at.checked_add(SignedDuration::from_millis(left)).ok()
+}
+
+/// Removes one rule or element by its reference. Refuses what a manager owns, what could not be put back, and what is not there.
+pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Result<Vec<Step>, String> {
+    let parsed: Reference = reference.parse().map_err(|error: super::reference::ReferenceError| error.to_string())?;
+    let gone = || format!("there is no {reference} on this host (any more); nothing was planned");
+    match &parsed {
+        Reference::Legacy(place) => {
+            let state = read(&host.xtables, "iptables-legacy")?;
+            let table = state.table(place.v6, &place.table).ok_or_else(gone)?;
+            if let Some(why) = &table.readonly {
+                return Err(format!("rules of this table are not changed by sshfix: {why}"));
+            }
+            managed(&owner::of(&place.table, &place.chain, None, std::iter::empty()), reference)?;
+            let source = table
+                .chain(&place.chain)
+                .and_then(|chain| chain.rules.get(place.position.checked_sub(1)?))
+                .ok_or_else(gone)?
+                .source(place.v6);
+            let step = xtables::Step::delete(state, place, source.map(|source| vec![source])).ok_or_else(gone)?;
+            Ok(vec![Step::Xtables(step)])
+        }
+        Reference::Rule { family, table, chain, handle } => {
+            let state = read(&host.nf_tables, "nftables")?;
+            let same = |one: &&std::sync::Arc<Chain>| one.family == *family && one.table == *table && one.name == *chain;
+            let chain = state.chains.iter().find(same).ok_or_else(gone)?;
+            let index = chain.rules.iter().position(|rule| rule.handle == *handle).ok_or_else(gone)?;
+            let rule = chain.rules.get(index).ok_or_else(gone)?;
+            managed(&owner_of(chain, None), reference)?;
+            if has_anonymous_set(rule) {
+                return Err(format!(
+                    "{reference} holds a list of its own, which could not be put back; nothing was planned. By hand: nft delete rule \
+                     {family} {table} {} handle {handle}",
+                    chain.name
+                ));
+            }
+            let side = Side::Source;
+            let touches = [false, true].into_iter().filter_map(|v6| {
+                rule_source(state, chain, rule, v6, side).filter(|source| source.is_ipv4() != v6)
+            });
+            let touches: Vec<Source> = touches.collect();
+            let none = SetNames::new();
+            let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+            let touches = (!touches.is_empty()).then_some(touches);
+            let step = delete_rule(state, chain, index, touches, ipsets).ok_or_else(gone)?;
+            Ok(vec![Step::NfTables(step)])
+        }
+        Reference::Set { set, element: None } => {
+            Err(format!("{reference} is a whole set; name one element, such as {reference}/203.0.113.7. nft {set}"))
+        }
+        Reference::Set { set, element: Some(text) } => remove_element(host, set, text, reference, needs),
+    }
+}
+
+fn remove_element(host: &HostState, set: &SetKey, text: &str, reference: &str, needs: &mut Needs) -> Result<Vec<Step>, String> {
+    let state = read(&host.nf_tables, "nftables")?;
+    let gone = || format!("there is no {reference} on this host (any more); nothing was planned");
+    let known = state.sets.iter().find(|one| one.key == *set).ok_or_else(gone)?;
+    managed(&owner::of(&set.table, "", Some(&set.set), std::iter::empty()), reference)?;
+    let source: Option<Source> = text.parse().ok();
+    let key = source.map(|source| match source.first() {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    });
+    let fits = |element: &&Element| render::element(state, set, element) == *text;
+    let found = match (state.dumps.get(set), key) {
+        (Some(elements), _) => elements.iter().find(fits).cloned(),
+        // A plain set of addresses is asked for the one element.
+        (None, Some(key)) if u32::try_from(key.len()) == Ok(known.key_len) => {
+            let wanted = ElementKey { set: set.clone(), key };
+            match state.elements.get(&wanted) {
+                Some(found) => found.as_ref().filter(fits).cloned(),
+                None => {
+                    needs.insert(Need::Element(wanted));
+                    return Ok(Vec::new());
+                }
+            }
+        }
+        (None, _) => {
+            needs.insert(Need::SetElements(set.clone()));
+            return Ok(Vec::new());
+        }
+    };
+    let element = found.ok_or_else(gone)?;
+    let step = delete_element(state, set, &element, source.map(|source| vec![source]));
+    let step = step.ok_or_else(|| format!("the elements of {reference} cannot be changed; nothing was planned"))?;
+    Ok(vec![Step::NfTables(step)])
+}
+
+fn read<'h, T>(part: &'h Part<T>, name: &str) -> Result<&'h T, String> {
+    match part {
+        Part::Present(state) => Ok(state),
+        Part::Absent(why) => Err(format!("{name} is not on this host: {why}")),
+        Part::Unreadable(why) => Err(format!("{name} could not be read: {why}")),
+    }
+}
+
+/// What a manager owns is not removed behind its back.
+fn managed(owner: &Owner, reference: &str) -> Result<(), String> {
+    match owner {
+        Owner::Nobody | Owner::Fail2ban(_) | Owner::Sshguard => Ok(()),
+        Owner::Firewalld | Owner::Ufw | Owner::Docker | Owner::Crowdsec | Owner::Libvirt => {
+            Err(format!("{reference} belongs to {}, which writes it again; remove it there. Nothing was planned", owner.name()))
+        }
+    }
+}
