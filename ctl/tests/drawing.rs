@@ -39,14 +39,14 @@ fn blocked() -> serde_json::Value {
             {"stage": "sshd_access", "verdict": "unknown", "detail": "not looked at by this version", "evidence": []},
         ],
         "findings": [
+            {"cause": "ipset-entry", "blocking": false, "owner": "nobody", "since": null, "until": null,
+             "fix": "ipset del old 203.0.113.7", "evidence": [{"source": "ipset old", "text": "203.0.113.7"}]},
             {"cause": "fail2ban-ban", "blocking": true, "owner": "fail2ban jail sshd", "since": "2026-11-21T05:00:00Z",
              "until": "2026-11-21T06:00:00Z", "fix": "sshfix ctl unban 203.0.113.7", "evidence": [
                 {"source": "nft inet f2b-table f2b-chain handle 4", "text": "tcp dport 22 ip saddr @addr-set-sshd reject"}]},
             {"cause": "hosts-deny", "blocking": true, "owner": "nobody", "since": null, "until": null,
              "fix": "sshfix ctl unban 203.0.113.7", "evidence": [
                 {"source": "/etc/hosts.deny line 3", "text": "sshd: 203.0.113.7"}]},
-            {"cause": "ipset-entry", "blocking": false, "owner": "nobody", "since": null, "until": null,
-             "fix": "ipset del old 203.0.113.7", "evidence": [{"source": "ipset old", "text": "203.0.113.7"}]},
         ],
         "notes": ["xtables: iptables-legacy is not installed"],
     })

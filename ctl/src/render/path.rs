@@ -108,7 +108,9 @@ fn quote(out: &mut Page, bar: &str, evidence: &Evidence) {
 /// Each fix once, with the causes it lifts.
 fn fixes(out: &mut Page, findings: &[Finding]) {
     let mut fixes: Vec<(&str, Vec<String>)> = Vec::new();
-    for finding in findings.iter().filter(|finding| !finding.fix.is_empty()) {
+    // What blocks now comes first.
+    let (blocking, besides): (Vec<_>, Vec<_>) = findings.iter().partition(|finding| finding.blocking);
+    for finding in blocking.into_iter().chain(besides).filter(|finding| !finding.fix.is_empty()) {
         let cause = finding.cause.to_string();
         match fixes.iter_mut().find(|(fix, _)| *fix == finding.fix) {
             Some((_, causes)) if causes.contains(&cause) => {}
