@@ -94,13 +94,13 @@ pub fn init(directory: &Path, tell: &mut impl FnMut(Line)) -> Result<(), InitErr
     Ok(())
 }
 
-/// The line of allowed_signers that lets this key sign requests as root.
+/// The line of `allowed_signers` that lets this key sign requests as root.
 fn signer_line(key: &PrivateKey) -> Result<String, IdentityError> {
     let public = key.public_key().to_openssh().map_err(IdentityError::Encode)?;
     Ok(format!("root namespaces=\"{REQUEST_NAMESPACE}\" {public}"))
 }
 
-/// Whether a line of this allowed_signers file names the key.
+/// Whether a line of this `allowed_signers` file names the key.
 pub fn names(allowed_signers: &Path, key: &PrivateKey) -> Result<bool, InitError> {
     let signers = AllowedSigners::parse(&config::read_trusted(allowed_signers)?, &TimeZone::system());
     let blob = key.public_key().to_bytes().map_err(IdentityError::Encode)?;
@@ -182,36 +182,33 @@ actions = [\"*\"]
 ";
 
 fn agent_toml_text(directory: &Path) -> String {
-    let shown = directory.display();
-    let mut text = String::from(
-        "# sshfix-agent. Every value may be left out; what is commented out is the default.\n\
-         # `sshfix-agent check` says what is wrong, with line and column.\n\n",
-    );
-    if directory == Path::new(DEFAULT_DIRECTORY) {
-        text.push_str(
-            "#state = \"/var/lib/sshfix/state.db\"\n#ssh_port = 22\n#log = \"info\"\n\n\
-             #[socket]\n#path = \"/run/sshfix/agent.sock\"\n#group = \"sshfix\"\n\n\
-             #[paths]\n#allowed_signers = \"/etc/sshfix/allowed_signers\"\n#policy = \"/etc/sshfix/policy.toml\"\n\
-             #identity = \"/etc/sshfix/agent_ed25519\"\n",
-        );
+    let inside = |name: &str| quoted(&format!("{}/{name}", directory.display()));
+    let places = if directory == Path::new(DEFAULT_DIRECTORY) {
+        "#state = \"/var/lib/sshfix/state.db\"\n#ssh_port = 22\n#log = \"info\"\n\n\
+         #[socket]\n#path = \"/run/sshfix/agent.sock\"\n#group = \"sshfix\"\n\n\
+         #[paths]\n#allowed_signers = \"/etc/sshfix/allowed_signers\"\n#policy = \"/etc/sshfix/policy.toml\"\n\
+         #identity = \"/etc/sshfix/agent_ed25519\"\n"
+            .to_owned()
     } else {
-        text.push_str(&format!(
+        format!(
             "state = {}\n#ssh_port = 22\n#log = \"info\"\n\n[socket]\npath = {}\n#group = \"sshfix\"\n\n\
              [paths]\nallowed_signers = {}\npolicy = {}\nidentity = {}\n",
-            quoted(&format!("{shown}/state/state.db")),
-            quoted(&format!("{shown}/run/agent.sock")),
-            quoted(&format!("{shown}/allowed_signers")),
-            quoted(&format!("{shown}/policy.toml")),
-            quoted(&format!("{shown}/agent_ed25519")),
-        ));
-    }
-    text.push_str(
-        "#fail2ban_socket = \"/run/fail2ban/fail2ban.sock\"\n#hosts_allow = \"/etc/hosts.allow\"\n\
+            inside("state/state.db"),
+            inside("run/agent.sock"),
+            inside("allowed_signers"),
+            inside("policy.toml"),
+            inside("agent_ed25519"),
+        )
+    };
+    format!(
+        "# sshfix-agent. Every value may be left out; what is commented out is the default.\n\
+         # `sshfix-agent check` says what is wrong, with line and column.\n\n\
+         {places}\
+         #fail2ban_socket = \"/run/fail2ban/fail2ban.sock\"\n#hosts_allow = \"/etc/hosts.allow\"\n\
          #hosts_deny = \"/etc/hosts.deny\"\n\n\
          # Ways in that no change may close.\n#[[keep]]\n#address = \"198.51.100.0/24\"\n#user = \"admin\"\n#port = 22\n\n\
-         #[limits]\n#connections = 128\n#requests = 8\n#idle_seconds = 60\n#request_seconds = 10\n#reply_seconds = 10\n",
-    );
-    text
+         #[limits]\n#connections = 128\n#requests = 8\n#idle_seconds = 60\n#request_seconds = 10\n#reply_seconds = 10\n"
+    )
 }
 
 /// As TOML writes a string.
@@ -282,8 +279,7 @@ mod tests {
             .lines()
             .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c != ' ')).unwrap_or(line))
             .filter(|line| !line.starts_with("Ways in"))
-            .map(|line| format!("{line}\n"))
-            .collect();
+            .fold(String::new(), |text, line| text + line + "\n");
         let mut config = Config::parse(&spelled, Path::new("agent.toml")).unwrap_or_else(|e| panic!("{e}\n{spelled}"));
         assert_eq!(config.keep.len(), 1, "the example");
         config.keep.clear();

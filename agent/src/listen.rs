@@ -50,7 +50,8 @@ pub struct Listening {
     pub listener: Option<UnixListener>,
     /// For the log.
     pub place: String,
-    _made: Option<Made>,
+    #[allow(dead_code, reason = "its drop removes the file")]
+    file: Option<Made>,
 }
 
 /// The socket file we made, by its inode.
@@ -71,7 +72,7 @@ impl Drop for Made {
 /// Takes systemd's socket, else makes our own.
 pub fn listen(config: &SocketConfig) -> Result<Listening, ListenError> {
     if let Some(listener) = activation::listener().map_err(ListenError::Activation)? {
-        return Ok(Listening { listener: Some(listener), place: "the socket that systemd passed".to_owned(), _made: None });
+        return Ok(Listening { listener: Some(listener), place: "the socket that systemd passed".to_owned(), file: None });
     }
     bind(config)
 }
@@ -83,7 +84,7 @@ pub fn bind(config: &SocketConfig) -> Result<Listening, ListenError> {
     directory(path)?;
     clear_stale(path)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let made = Made { path: path.clone(), inode: fs::symlink_metadata(path).map_err(failed)?.ino() };
+    let file = Made { path: path.clone(), inode: fs::symlink_metadata(path).map_err(failed)?.ino() };
     let group = Group::from_name(&config.group).map_err(|e| failed(e.into()))?;
     let mode = if let Some(group) = &group {
         chown(path, None, Some(group.gid.as_raw())).map_err(failed)?;
@@ -93,7 +94,7 @@ pub fn bind(config: &SocketConfig) -> Result<Listening, ListenError> {
         0o600
     };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
-    Ok(Listening { listener: Some(listener), place: path.display().to_string(), _made: Some(made) })
+    Ok(Listening { listener: Some(listener), place: path.display().to_string(), file: Some(file) })
 }
 
 /// The socket's directory, 0755 and ours: who can write there could put another socket in place.
@@ -150,9 +151,9 @@ mod tests {
         assert!(matches!(bind(&config(path.clone())), Err(ListenError::InUse(_))));
         // As after kill -9: the listener is closed, the file stays.
         let inode = fs::metadata(&path).unwrap().ino();
-        let Listening { listener, _made, .. } = first;
+        let Listening { listener, file, .. } = first;
         drop(listener);
-        std::mem::forget(_made);
+        std::mem::forget(file);
         assert!(path.exists());
         let second = bind(&config(path.clone())).unwrap();
         UnixStream::connect(&path).unwrap();

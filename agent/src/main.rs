@@ -22,7 +22,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve on the unix socket until SIGTERM; SSHFIX_SOCKET moves the socket, SSHFIX_LOG sets the log filter
+    /// Serve on the unix socket until SIGTERM; `SSHFIX_SOCKET` moves the socket, `SSHFIX_LOG` sets the log filter
     Run {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]

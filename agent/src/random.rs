@@ -16,7 +16,7 @@ pub fn bytes<const N: usize>() -> Result<[u8; N], NoRandomness> {
 
 /// `N` random bytes as 2 × `N` hex digits: 16 bytes for what must not be guessed, 5 for an id that people type.
 pub fn hex<const N: usize>() -> Result<String, NoRandomness> {
-    Ok(bytes::<N>()?.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(bytes::<N>()?.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ fn recover(agent: &Agent) {
     match change::recover(&mut *pipeline::lock(&agent.host), &agent.store) {
         Ok(lines) => lines.iter().for_each(|line| tracing::warn!("{line}")),
         Err(error) => {
-            tracing::error!(%error, "what the last run left unfinished could not be looked at; the next change tries again")
+            tracing::error!(%error, "what the last run left unfinished could not be looked at; the next change tries again");
         }
     }
     let closing = AuditClosing {

@@ -18,7 +18,7 @@ use crate::config::Limits;
 use crate::random::{self, NoRandomness};
 
 /// How long a stop waits for the requests that are being worked on. What is cut off then is recovered at the next start.
-const STOP_TIME: Duration = Duration::from_secs(60);
+const STOP_TIME: Duration = Duration::from_mins(1);
 /// How long what a peer still sends after its reply is thrown away, so that the reply reaches it before the close.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 

@@ -261,7 +261,11 @@ async fn a_peer_that_does_not_take_its_reply_is_cut_off() {
         lazy.push(stream);
     }
     server.goes_on().await;
-    sleep(Duration::from_millis(1500)).await;
+    while server.service.answered.load(Ordering::SeqCst) < 9 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    // One second for the reply, and some for a busy machine.
+    sleep(Duration::from_secs(3)).await;
     for stream in lazy {
         let (_, rest) = until_closed(stream).await;
         assert!(rest.len() < 8 * 1024 * 1024, "the reply was not buffered whole for it: {}", rest.len());

@@ -132,10 +132,9 @@ impl StepEvent {
         match self {
             StepEvent::Planned => &[(Started, Applying)],
             Started => &[(DoneChanged, Applying), (DoneAlready, Applying), (Failed, Applying), (UndoStarted, RollingBack)],
-            DoneChanged | Failed => &[(UndoStarted, RollingBack)],
+            DoneChanged | Failed | UndoFailed => &[(UndoStarted, RollingBack)],
             // Again after a crash in the middle of it.
             UndoStarted => &[(Undone, RollingBack), (UndoFailed, RollingBack), (UndoStarted, RollingBack)],
-            UndoFailed => &[(UndoStarted, RollingBack)],
             DoneAlready | Undone => &[],
         }
     }

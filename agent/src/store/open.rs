@@ -20,7 +20,7 @@ pub(super) type Lock = Flock<File>;
 /// The schema, version by version: entry N brings version N to N + 1. Never edit an entry that was released; add one.
 const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
 
-fn unusable(path: &Path, why: impl ToString) -> StoreError {
+fn unusable(path: &Path, why: impl std::fmt::Display) -> StoreError {
     StoreError::Unusable { path: path.to_owned(), why: why.to_string() }
 }
 

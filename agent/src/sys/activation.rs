@@ -1,4 +1,4 @@
-//! The socket that systemd hands over (sd_listen_fds(3)), and nothing else.
+//! The socket that systemd hands over (`sd_listen_fds(3)`), and nothing else.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -14,7 +14,7 @@ pub fn listener() -> io::Result<Option<UnixListener>> {
     if passed.next().is_some() {
         return Err(wrong("more than one socket was passed; sshfix-agent.socket must have one ListenStream="));
     }
-    // SAFETY: by sd_listen_fds(3) this descriptor is open and ours alone; nothing else in this process takes it, as this is
+    // SAFETY: by `sd_listen_fds(3)` this descriptor is open and ours alone; nothing else in this process takes it, as this is
     // called once.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let family = getsockname::<SockaddrStorage>(std::os::fd::AsRawFd::as_raw_fd(&fd)).ok().and_then(|address| address.family());
