@@ -432,10 +432,12 @@ cd {0}/cases
 for d in *; do
   cd $d
   read -r server client < arguments
-  tcpdmatch -d \"$server\" \"$client\" > output 2>&1 || echo \"exit $?\" >> output
+  {1} -d \"$server\" \"$client\" > output 2>&1 || echo \"exit $?\" >> output
   cd ..
 done",
-        folder.display()
+        folder.display(),
+        // Another release's: `LD.SO --library-path DIR /IMAGE/usr/sbin/tcpdmatch`.
+        std::env::var("SSHFIX_TCPDMATCH").unwrap_or_else(|_| "tcpdmatch".into())
     );
     let status = Command::new("/usr/bin/unshare")
         .args(["--mount", "--net", "--", "/bin/bash", "-c", &script])
