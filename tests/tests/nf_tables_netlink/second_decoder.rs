@@ -83,12 +83,11 @@ fn in_our_words(expression: &Expressions) -> Option<Expression> {
             };
             let offset = pick!(list, Payload::Offset(offset) => *offset)?;
             let len = pick!(list, Payload::Len(len) => *len)?;
-            match pick!(list, Payload::SourceRegister(register) => u32::from(*register)) {
-                Some(sreg) => Expression::PayloadSet { sreg, base, offset, len },
-                None => {
-                    let dreg = pick!(list, Payload::DestinationRegister(register) => u32::from(*register))?;
-                    Expression::Payload { dreg, base, offset, len }
-                }
+            if let Some(sreg) = pick!(list, Payload::SourceRegister(register) => u32::from(*register)) {
+                Expression::PayloadSet { sreg, base, offset, len }
+            } else {
+                let dreg = pick!(list, Payload::DestinationRegister(register) => u32::from(*register))?;
+                Expression::Payload { dreg, base, offset, len }
             }
         }
         Expressions::Meta(list) => {

@@ -17,7 +17,7 @@ fn listing() -> String {
         let without_time = |element: &str| element.split(" expires ").next().unwrap().trim().to_owned();
         let mut elements: Vec<String> = elements.split(',').map(without_time).collect();
         elements.sort();
-        still.push_str(&format!("{before}elements = {{ {} }}\n", elements.join(", ")));
+        still.extend([before, "elements = { ", &elements.join(", "), " }\n"]);
         rest = after;
     }
     still.push_str(rest);
@@ -134,7 +134,7 @@ const SETS: &str = "table inet f {
     set hash { type ipv4_addr; elements = { 203.0.113.7 comment \"x\", 203.0.113.70 } }
     set six { type ipv6_addr; flags interval; elements = { 2001:db8::/32, fe80::1, fff0::/12, ::/96 } }
     set ranges { type ipv4_addr; flags interval; elements = { 0.0.0.0/8, 10.0.0.0/24, 10.0.1.0/24, 10.0.2.0/24 comment \"c\",
-        10.0.3.5, 203.0.113.0-203.0.113.99, 250.0.0.0/8, 255.255.0.0/16 } }
+        10.0.3.5, 10.0.5.4, 10.0.5.5, 10.0.5.6, 203.0.113.0-203.0.113.99, 250.0.0.0/8, 255.255.0.0/16 } }
     set merged { type ipv4_addr; flags interval; auto-merge; elements = { 10.0.0.0/24, 10.0.1.0/24, 203.0.113.7 } }
     set timed { type ipv4_addr; flags timeout; elements = { 203.0.113.7 timeout 1h, 203.0.113.70 } }
     set defaulttime { type ipv4_addr; flags timeout; timeout 2h; elements = { 203.0.113.7 timeout 1h, 203.0.113.70 } }
@@ -170,7 +170,7 @@ fn every_kind_of_element_is_deleted_and_put_back() {
                 count += 1;
             }
         }
-        assert_eq!(count, 48);
+        assert_eq!(count, 51);
     });
 }
 
@@ -435,7 +435,7 @@ fn a_step_is_done_once_while_somebody_keeps_changing_the_ruleset() {
                     // It too is disturbed by the test, and then tries again.
                     let _ = other.apply(&step);
                     let _ = other.apply(&step.inverse());
-                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    std::thread::sleep(std::time::Duration::from_millis(10));
                 }
             });
             // Also when the test panics, or the scope would wait for ever.
@@ -444,12 +444,12 @@ fn a_step_is_done_once_while_somebody_keeps_changing_the_ruleset() {
             let banned = find(&mut ruleset, &set("f", "s"), &[203, 0, 113, 7]).unwrap();
             let step = element_step(&set("f", "s"), Some(&banned), None);
             let mut drifted = 0;
-            for _ in 0..200 {
+            for _ in 0..50 {
                 for step in [&step, &step.inverse()] {
                     loop {
                         match ruleset.apply(step) {
                             Ok(Done::Changed) => break,
-                            Err(StepError::Drifted(_)) if drifted < 40 => drifted += 1,
+                            Err(StepError::Drifted(_)) if drifted < 200 => drifted += 1,
                             other => panic!("{other:?}, {drifted} drifted"),
                         }
                     }

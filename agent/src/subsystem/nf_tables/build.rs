@@ -39,15 +39,15 @@ pub fn rule(table: &str, chain: &str, rule: &Rule, next: Option<u64>) -> Option<
     attrs = if rule.raw_expressions.is_empty() {
         let mut list = Attrs::new();
         for expression in &rule.expressions {
-            list = list.nest(LIST_ELEMENT, expression_attrs(expression)?);
+            list = list.nest(LIST_ELEMENT, &expression_attrs(expression)?);
         }
-        attrs.nest(EXPRESSIONS, list)
+        attrs.nest(EXPRESSIONS, &list)
     } else {
-        attrs.nest(EXPRESSIONS, Attrs::new().raw(&rule.raw_expressions))
+        attrs.nest(EXPRESSIONS, &Attrs::new().raw(&rule.raw_expressions))
     };
     if let Some((protocol, flags)) = rule.compat.or_else(|| compat(&rule.expressions)) {
         let compat = Attrs::new().be32(COMPAT_PROTOCOL, protocol).be32(COMPAT_FLAGS, flags);
-        attrs = attrs.nest(COMPAT, compat);
+        attrs = attrs.nest(COMPAT, &compat);
     }
     if let Some(next) = next {
         attrs = attrs.be64(POSITION, next);
@@ -113,16 +113,16 @@ fn expression_attrs(expression: &Expression) -> Option<Attrs> {
                 CmpOp::Gt => 4,
                 CmpOp::Gte => 5,
             };
-            ("cmp", none().be32(1, *sreg).be32(2, op).nest(3, value(data)))
+            ("cmp", none().be32(1, *sreg).be32(2, op).nest(3, &value(data)))
         }
         // NFTA_RANGE_SREG, _OP, _FROM_DATA, _TO_DATA
         Expression::Range { sreg, negated, from, to } => {
-            ("range", none().be32(1, *sreg).be32(2, u32::from(*negated)).nest(3, value(from)).nest(4, value(to)))
+            ("range", none().be32(1, *sreg).be32(2, u32::from(*negated)).nest(3, &value(from)).nest(4, &value(to)))
         }
         // NFTA_BITWISE_SREG, _DREG, _LEN, _MASK, _XOR; _OP 0 is left out for kernels before 5.6
         Expression::Bitwise { sreg, dreg, len, op: BitwiseOp::MaskXor { mask, xor } } => {
             let registers = none().be32(1, *sreg).be32(2, *dreg).be32(3, *len);
-            ("bitwise", registers.nest(4, value(mask)).nest(5, value(xor)))
+            ("bitwise", registers.nest(4, &value(mask)).nest(5, &value(xor)))
         }
         // NFTA_LOOKUP_SET, _SREG, _DREG, _FLAGS
         Expression::Lookup { set, sreg, dreg, invert } => {
@@ -136,15 +136,15 @@ fn expression_attrs(expression: &Expression) -> Option<Attrs> {
             ("lookup", data)
         }
         // NFTA_IMMEDIATE_DREG, _DATA
-        Expression::Immediate { dreg, data } => ("immediate", none().be32(1, *dreg).nest(2, value(data))),
-        Expression::Verdict(verdict) => ("immediate", none().be32(1, 0).nest(2, elements::verdict_attrs(verdict_code(verdict)))),
+        Expression::Immediate { dreg, data } => ("immediate", none().be32(1, *dreg).nest(2, &value(data))),
+        Expression::Verdict(verdict) => ("immediate", none().be32(1, 0).nest(2, &elements::verdict_attrs(verdict_code(verdict)))),
         // NFTA_COUNTER_BYTES, _PACKETS
         Expression::Counter { packets, bytes } => ("counter", none().be64(1, *bytes).be64(2, *packets)),
         // NFTA_REJECT_TYPE, _ICMP_CODE
         Expression::Reject { kind, code } => ("reject", none().be32(1, *kind).put(2, &[*code])),
         _ => return None,
     };
-    Some(Attrs::new().text(NAME, name).nest(DATA, data))
+    Some(Attrs::new().text(NAME, name).nest(DATA, &data))
 }
 
 /// An element, to add it; both ends of a range.
@@ -152,8 +152,8 @@ pub fn new_element(set: &Set, element: &Element) -> Attrs {
     let mut attrs = element_key(set, element);
     attrs = match &element.data {
         None => attrs,
-        Some(ElementData::Value(value)) => attrs.nest(elements::DATA, elements::value(value)),
-        Some(ElementData::Verdict(verdict)) => attrs.nest(elements::DATA, elements::verdict_attrs(verdict_code(verdict))),
+        Some(ElementData::Value(value)) => attrs.nest(elements::DATA, &elements::value(value)),
+        Some(ElementData::Verdict(verdict)) => attrs.nest(elements::DATA, &elements::verdict_attrs(verdict_code(verdict))),
     };
     if let Some(timeout) = element.timeout_ms {
         attrs = attrs.be64(elements::TIMEOUT, timeout);
@@ -167,43 +167,43 @@ pub fn new_element(set: &Set, element: &Element) -> Attrs {
     if let Some(object) = &element.object {
         attrs = attrs.text(elements::OBJECT, object);
     }
-    with_end(set, element, attrs.raw(&element.raw_expressions))
+    with_end(set, element, &attrs.raw(&element.raw_expressions))
 }
 
 /// The end of a range that stands at this key, to see whether there is one.
 pub fn old_end(set: &Set, key: &[u8]) -> Attrs {
-    elements::list(&set.key).nest(elements::LIST_ELEMENTS, Attrs::new().nest(LIST_ELEMENT, end(key)))
+    elements::list(&set.key).nest(elements::LIST_ELEMENTS, &Attrs::new().nest(LIST_ELEMENT, &end(key)))
 }
 
 fn end(key: &[u8]) -> Attrs {
-    Attrs::new().nest(elements::KEY, elements::value(key)).be32(elements::FLAGS, elements::INTERVAL_END)
+    Attrs::new().nest(elements::KEY, &elements::value(key)).be32(elements::FLAGS, elements::INTERVAL_END)
 }
 
 /// An element, to delete it; both ends of a range.
 pub fn old_element(set: &Set, element: &Element) -> Attrs {
-    with_end(set, element, element_key(set, element))
+    with_end(set, element, &element_key(set, element))
 }
 
 fn element_key(set: &Set, element: &Element) -> Attrs {
     if element.catchall {
         return Attrs::new().be32(elements::FLAGS, elements::CATCHALL);
     }
-    let key = Attrs::new().nest(elements::KEY, elements::value(&element.key));
+    let key = Attrs::new().nest(elements::KEY, &elements::value(&element.key));
     if set.interval() && set.concat() {
         let last = element.key_end.as_ref().unwrap_or(&element.key);
-        return key.nest(elements::KEY_END, elements::value(last));
+        return key.nest(elements::KEY_END, &elements::value(last));
     }
     key
 }
 
 /// The list of this element and, where the set keeps ends apart and the range does not go on to the highest key, of its end.
-fn with_end(set: &Set, element: &Element, attrs: Attrs) -> Attrs {
+fn with_end(set: &Set, element: &Element, attrs: &Attrs) -> Attrs {
     let mut list = Attrs::new().nest(LIST_ELEMENT, attrs);
     if split_ends(set)
         && !element.catchall
         && let Some(after) = successor(element.key_end.as_ref().unwrap_or(&element.key))
     {
-        list = list.nest(LIST_ELEMENT, end(&after));
+        list = list.nest(LIST_ELEMENT, &end(&after));
     }
-    elements::list(&set.key).nest(elements::LIST_ELEMENTS, list)
+    elements::list(&set.key).nest(elements::LIST_ELEMENTS, &list)
 }

@@ -58,7 +58,7 @@ pub fn one_by_one(raw_expressions: &[u8]) -> Vec<Expression> {
     let elements = message::Attributes(raw_expressions).filter(|(kind, _)| *kind == LIST_ELEMENT);
     let decode = |element: &[u8]| {
         let list = Attrs::new().put(LIST_ELEMENT, element);
-        let attrs = Attrs::new().nest(RULE_EXPRESSIONS, list);
+        let attrs = Attrs::new().nest(RULE_EXPRESSIONS, &list);
         let alone = Messages::new().add(Kind::Nft(nft::NEW_RULE), 1, 0, 0, &attrs).finish();
         let parsed = alone.and_then(|message| Rule::parse(&message));
         parsed.and_then(|parsed| rule(&parsed).pop()).unwrap_or_else(|| {

@@ -97,7 +97,7 @@ fn holding(netlink: &mut Netlink, set: &Set, key: &[u8]) -> Result<Option<Elemen
 /// The element that stands for all keys no other element matches.
 pub fn catchall(netlink: &mut Netlink, set: &SetKey) -> Result<Option<Element>, NetlinkError> {
     let wanted = Attrs::new().be32(FLAGS, CATCHALL);
-    match one(netlink, set, wanted) {
+    match one(netlink, set, &wanted) {
         // Kernels before 5.13 know no catchall elements.
         Err(NetlinkError::Kernel { errno: Errno::EINVAL | Errno::EOPNOTSUPP, .. }) => Ok(None),
         found => Ok(found?.map(|raw| raw.element)),
@@ -153,20 +153,20 @@ fn starts_at(netlink: &mut Netlink, set: &Set, key: &[u8], start: &Raw) -> Resul
 }
 
 fn get(netlink: &mut Netlink, set: &SetKey, key: &[u8], flags: u32) -> Result<Option<Raw>, NetlinkError> {
-    let mut wanted = Attrs::new().nest(KEY, value(key));
+    let mut wanted = Attrs::new().nest(KEY, &value(key));
     if flags != 0 {
         wanted = wanted.be32(FLAGS, flags);
     }
-    one(netlink, set, wanted)
+    one(netlink, set, &wanted)
 }
 
 /// Asks for one element; `None` for ENOENT. (A set that is gone is ENOENT too; the generation id shows that.)
-fn one(netlink: &mut Netlink, set: &SetKey, wanted: Attrs) -> Result<Option<Raw>, NetlinkError> {
-    let attrs = list(set).nest(LIST_ELEMENTS, Attrs::new().nest(LIST_ELEMENT, wanted));
+fn one(netlink: &mut Netlink, set: &SetKey, wanted: &Attrs) -> Result<Option<Raw>, NetlinkError> {
+    let attrs = list(set).nest(LIST_ELEMENTS, &Attrs::new().nest(LIST_ELEMENT, wanted));
     let mut found = None;
     let asked = netlink.request(nft::GET_ELEMENT, set.family.number(), &attrs, "an element", |message| {
         if message.kind == Kind::Nft(nft::NEW_ELEMENT) && found.is_none() {
-            found = elements(message.attributes())?.pop();
+            found = elements(&message.attributes())?.pop();
         }
         Ok(())
     });
@@ -183,7 +183,7 @@ pub fn dump(netlink: &mut Netlink, set: &Set) -> Result<Vec<Element>, NetlinkErr
         let mut raw = Vec::new();
         let dumped = netlink.dump(nft::GET_ELEMENT, set.key.family.number(), &list(&set.key), "a set", |message| {
             if message.kind == Kind::Nft(nft::NEW_ELEMENT) && raw.len() <= MOST_ELEMENTS {
-                raw.extend(elements(message.attributes())?);
+                raw.extend(elements(&message.attributes())?);
             }
             Ok(())
         });
@@ -258,7 +258,7 @@ pub fn verdict_attrs((code, chain): (u32, Option<&str>)) -> Attrs {
     if let Some(chain) = chain {
         verdict = verdict.text(CHAIN, chain);
     }
-    Attrs::new().nest(VERDICT, verdict)
+    Attrs::new().nest(VERDICT, &verdict)
 }
 
 /// Names the set.
@@ -266,12 +266,12 @@ pub fn list(set: &SetKey) -> Attrs {
     Attrs::new().text(LIST_TABLE, &set.table).text(LIST_SET, &set.set)
 }
 
-fn elements(attributes: Attributes<'_>) -> Result<Vec<Raw>, NetlinkError> {
+fn elements(attributes: &Attributes<'_>) -> Result<Vec<Raw>, NetlinkError> {
     let Some(list) = attributes.nested(LIST_ELEMENTS) else { return Ok(Vec::new()) };
-    list.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, payload)| element(Attributes(payload))).collect()
+    list.filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, payload)| element(&Attributes(payload))).collect()
 }
 
-fn element(attributes: Attributes<'_>) -> Result<Raw, NetlinkError> {
+fn element(attributes: &Attributes<'_>) -> Result<Raw, NetlinkError> {
     let bytes = |kind| attributes.nested(kind).and_then(|data| data.get(VALUE)).map(<[u8]>::to_vec);
     let flags = attributes.be32(FLAGS).unwrap_or(0);
     let catchall = flags & CATCHALL != 0;
@@ -291,7 +291,7 @@ fn element(attributes: Attributes<'_>) -> Result<Raw, NetlinkError> {
             (None, None) => return Err(NetlinkError::Malformed("the data of an element".to_owned())),
         }),
     };
-    let expressions = attributes.filter(|(kind, _)| matches!(*kind, EXPRESSION | EXPRESSIONS));
+    let expressions = attributes.clone().filter(|(kind, _)| matches!(*kind, EXPRESSION | EXPRESSIONS));
     let userdata = attributes.get(USERDATA).unwrap_or_default().to_vec();
     Ok(Raw {
         flags,
@@ -308,4 +308,44 @@ fn element(attributes: Attributes<'_>) -> Result<Raw, NetlinkError> {
             userdata,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(key: u8, flags: u32) -> Raw {
+        Raw { element: Element { key: vec![key], ..Element::default() }, flags }
+    }
+
+    fn ranges(raw: Vec<Raw>) -> Vec<(u8, u8)> {
+        let ends = |element: &Element| {
+            let first = element.key.first().copied().unwrap_or_default();
+            (first, element.key_end.as_ref().and_then(|end| end.first().copied()).unwrap_or(first))
+        };
+        fold(raw, 1).iter().map(ends).collect()
+    }
+
+    #[test]
+    fn starts_and_ends_become_inclusive_ranges_in_whatever_order_they_come() {
+        // nft's end at zero, 10-19, 20-29 and the single 40.
+        let dumped = [(41, 1), (40, 0), (30, 1), (20, 0), (20, 1), (10, 0), (0, 1)];
+        let dumped = dumped.map(|(key, flags)| raw(key, flags)).to_vec();
+        assert_eq!(ranges(dumped), [(10, 19), (20, 29), (40, 40)]);
+    }
+
+    #[test]
+    fn a_range_without_an_end_goes_on_to_the_next_start_or_to_the_highest_key() {
+        assert_eq!(ranges(vec![raw(0, 0), raw(10, 0), raw(20, 1), raw(250, 0)]), [(0, 9), (10, 19), (250, 255)]);
+    }
+
+    #[test]
+    fn keys_count_as_big_endian_numbers_and_never_wrap() {
+        assert_eq!(successor(&[10, 0, 0, 255]), Some(vec![10, 0, 1, 0]));
+        assert_eq!(successor(&[255; 4]), None);
+        assert_eq!(successor(&[255; 16]), None);
+        assert_eq!(predecessor(&[10, 0, 1, 0]), Some(vec![10, 0, 0, 255]));
+        assert_eq!(predecessor(&[0; 16]), None);
+        assert_eq!(successor(&[0; 17]), None);
+    }
 }

@@ -83,9 +83,9 @@ unsafe fn c_string(data: *const c_void) -> Option<String> {
 fn number(bytes: &[u8]) -> Option<u64> {
     Some(match *bytes {
         [one] => u64::from(one),
-        [a, b] => u64::from(u16::from_ne_bytes([a, b])),
-        [a, b, c, d] => u64::from(u32::from_ne_bytes([a, b, c, d])),
-        [a, b, c, d, e, f, g, h] => u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        [_, _] => u64::from(u16::from_ne_bytes(*bytes.first_chunk()?)),
+        [_, _, _, _] => u64::from(u32::from_ne_bytes(*bytes.first_chunk()?)),
+        [_, _, _, _, _, _, _, _] => u64::from_ne_bytes(*bytes.first_chunk()?),
         _ => return None,
     })
 }

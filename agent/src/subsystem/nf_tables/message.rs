@@ -133,7 +133,7 @@ impl<'a> Received<'a> {
 }
 
 /// Walks the messages of one datagram; ends at the first one that does not fit.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Datagram<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Datagram<'a> {
@@ -149,7 +149,7 @@ impl<'a> Iterator for Datagram<'a> {
 }
 
 /// Walks attributes: the type without its flags, and the payload. Ends at the first one that does not fit.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Attributes<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
@@ -167,27 +167,27 @@ impl<'a> Iterator for Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     /// The payload of the first attribute of this type.
-    pub fn get(mut self, kind: u16) -> Option<&'a [u8]> {
-        self.find(|(found, _)| *found == kind).map(|(_, payload)| payload)
+    pub fn get(&self, kind: u16) -> Option<&'a [u8]> {
+        self.clone().find(|(found, _)| *found == kind).map(|(_, payload)| payload)
     }
 
     /// The same, as attributes.
-    pub fn nested(self, kind: u16) -> Option<Attributes<'a>> {
+    pub fn nested(&self, kind: u16) -> Option<Attributes<'a>> {
         self.get(kind).map(Attributes)
     }
 
     /// The same, as a big-endian number.
-    pub fn be32(self, kind: u16) -> Option<u32> {
+    pub fn be32(&self, kind: u16) -> Option<u32> {
         self.get(kind)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
     }
 
     /// The same, as a big-endian number.
-    pub fn be64(self, kind: u16) -> Option<u64> {
+    pub fn be64(&self, kind: u16) -> Option<u64> {
         self.get(kind)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
     }
 
     /// The same, as text up to its NUL.
-    pub fn text(self, kind: u16) -> Option<String> {
+    pub fn text(&self, kind: u16) -> Option<String> {
         self.get(kind).map(text)
     }
 }
@@ -229,7 +229,7 @@ impl Attrs {
 
     /// Appends an attribute that holds attributes.
     #[must_use]
-    pub fn nest(mut self, kind: u16, inner: Attrs) -> Self {
+    pub fn nest(mut self, kind: u16, inner: &Attrs) -> Self {
         self.too_long |= inner.too_long;
         self.put(kind | NESTED, &inner.bytes)
     }
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn what_was_built_is_what_is_read() {
         let inner = Attrs::new().put(1, &[1, 2, 3]);
-        let attrs = Attrs::new().text(1, "filter").be32(2, 7).nest(3, inner).be64(4, 9);
+        let attrs = Attrs::new().text(1, "filter").be32(2, 7).nest(3, &inner).be64(4, 9);
         let bytes = Messages::new().add(Kind::Nft(nft::GET_RULE), 2, ACK, 77, &attrs).finish().unwrap_or_default();
         let Some(read) = Received::parse(&bytes) else { panic!("too short") };
         assert_eq!((read.kind, read.sequence, read.family(), read.flags), (Kind::Nft(nft::GET_RULE), 77, 2, ACK | REQUEST));
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn an_attribute_over_64_kib_is_never_sent() {
-        let attrs = Attrs::new().nest(1, Attrs::new().put(1, &[0; 70_000]));
+        let attrs = Attrs::new().nest(1, &Attrs::new().put(1, &vec![0; 70_000]));
         assert!(Messages::new().add(Kind::Nft(0), 0, 0, 1, &attrs).finish().is_none());
     }
 }

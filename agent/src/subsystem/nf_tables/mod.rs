@@ -106,7 +106,7 @@ impl Ruleset {
         match answer {
             Err(NetlinkError::Socket(..) | NetlinkError::TimedOut(_) | NetlinkError::Malformed(_)) => {}
             Ok(_) | Err(NetlinkError::Kernel { .. } | NetlinkError::Interrupted | NetlinkError::Refused(_)) => {
-                self.netlink = Some(netlink)
+                self.netlink = Some(netlink);
             }
         }
         answer

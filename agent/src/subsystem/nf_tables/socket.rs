@@ -17,7 +17,7 @@ use super::message::{ACK, Attrs, DUMP, DUMP_INTERRUPTED, Datagram, Kind, Message
 /// The longest wait for the kernel to say anything.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest a whole answer may take, so that a huge dump ends too.
-const WHOLE: Duration = Duration::from_secs(4);
+const WHOLE: Duration = Duration::from_secs(10);
 /// Asked for with `SO_RCVBUFFORCE`: acks and echoes of a batch arrive before the first one is read.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// `NFNL_BATCH_GENID`.

@@ -114,7 +114,7 @@ fn still(expression: &Expression) -> Expression {
 
 /// `NFT_REG32_00` (8), `04`, `08` and `12` are `NFT_REG_1` to `4` to the kernel (`nft_dump_register`).
 fn register(number: u32) -> u32 {
-    if (8..24).contains(&number) && number % 4 == 0 { number / 4 - 1 } else { number }
+    if (8..24).contains(&number) && number.is_multiple_of(4) { number / 4 - 1 } else { number }
 }
 
 /// The expressions of a rule as (name, data), without counters, used quota and the time of last use.
