@@ -2,7 +2,7 @@
 //! Decides nothing about a packet: that is `run`'s work, which runs the expressions themselves.
 
 use super::expression::{BitwiseOp, CmpOp, Expression, PayloadBase};
-use super::{Chain, Rule, SetKey, State};
+use super::{Chain, Family, Rule, SetKey, State};
 
 /// A field of the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +153,57 @@ pub fn items<'r>(state: &State, chain: &Chain, rule: &'r Rule) -> Vec<Item<'r>> 
             other => items.push(Item::Statement(other)),
         }
     }
-    items
+    ranges(items)
+}
+
+/// nft writes a range as two comparisons of the same field; here it is one.
+fn ranges(items: Vec<Item<'_>>) -> Vec<Item<'_>> {
+    let mut joined: Vec<Item<'_>> = Vec::with_capacity(items.len());
+    for item in items {
+        if let Item::Condition(field, Test::Compare(CmpOp::Lte, to)) = &item
+            && let Some(Item::Condition(before, Test::Compare(CmpOp::Gte, from))) = joined.last()
+            && before == field
+        {
+            let range = Test::Range { negated: false, from: from.clone(), to: to.clone() };
+            joined.pop();
+            joined.push(Item::Condition(field.clone(), range));
+        } else {
+            joined.push(item);
+        }
+    }
+    joined
+}
+
+/// The family that a rule's packets have: the table's, or what the rule itself asks for first in tables of several families.
+pub fn family(chain: &Chain, items: &[Item<'_>]) -> Family {
+    if matches!(chain.family, Family::Ip | Family::Ip6) {
+        return chain.family;
+    }
+    let asked = items.iter().find_map(|item| match item {
+        Item::Condition(Field::Meta(15), Test::Compare(CmpOp::Eq, value)) if value.as_slice() == [2] => Some(Family::Ip),
+        Item::Condition(Field::Meta(15), Test::Compare(CmpOp::Eq, value)) if value.as_slice() == [10] => Some(Family::Ip6),
+        Item::Condition(Field::Meta(1), Test::Compare(CmpOp::Eq, value)) if value.as_slice() == [0x08, 0x00] => Some(Family::Ip),
+        Item::Condition(Field::Meta(1), Test::Compare(CmpOp::Eq, value)) if value.as_slice() == [0x86, 0xdd] => Some(Family::Ip6),
+        Item::Condition(..) | Item::Statement(_) => None,
+    });
+    asked.unwrap_or(chain.family)
+}
+
+/// The transport protocol that a rule asks for: `tcp`, `udp`, or `th` for any.
+pub fn transport(items: &[Item<'_>]) -> &'static str {
+    let asked = items.iter().find_map(|item| match item {
+        Item::Condition(
+            Field::Meta(16) | Field::Payload { base: PayloadBase::Network, offset: 6 | 9, len: 1 },
+            Test::Compare(CmpOp::Eq, value),
+        ) => value.first().copied(),
+        Item::Condition(..) | Item::Statement(_) => None,
+    });
+    match asked {
+        Some(6) => "tcp",
+        Some(17) => "udp",
+        Some(132) => "sctp",
+        Some(_) | None => "th",
+    }
 }
 
 fn load(loads: &mut Vec<Load>, register: u32, len: u32, field: Field) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::{Ipv4Subnets, Ipv6Subnets};
 
-use super::condition::{Field, Item, Test, items};
+use super::condition::{self, Field, Item, Test, items};
 use super::expression::{BitwiseOp, CmpOp, Expression, PayloadBase, Verdict};
 use super::render::{self, compat, mask_len};
 use super::same::others;
@@ -60,10 +60,12 @@ fn prefix(bytes: &[u8], len: u32, v6: bool) -> Option<Source> {
 /// The client addresses that a rule names by itself, where that is one range; rules that use a set or exclude do not.
 pub fn rule_source(state: &State, chain: &Chain, rule: &Rule, v6: bool, side: Side) -> Option<Source> {
     let mut named = None;
-    for item in items(state, chain, rule) {
+    let items = items(state, chain, rule);
+    let family = condition::family(chain, &items);
+    for item in items {
         let Item::Condition(field, test) = item else { continue };
-        if !is_address(&field, chain.family, v6, side) {
-            if matches!(&field, Field::Concatenation(fields) if fields.iter().any(|one| is_address(one, chain.family, v6, side))) {
+        if !is_address(&field, family, v6, side) {
+            if matches!(&field, Field::Concatenation(fields) if fields.iter().any(|one| is_address(one, family, v6, side))) {
                 return None;
             }
             continue;
@@ -115,7 +117,9 @@ fn element_sources(element: &Element, place: usize, len: usize) -> Vec<Source> {
 /// Where the client's address stands in the keys of a set that a rule looks up: bytes into the key, and its length.
 fn address_in_key(state: &State, chain: &Chain, rule: &Rule, set: &SetKey, v6: bool, side: Side) -> Option<(usize, usize)> {
     let full = if v6 { 16 } else { 4 };
-    items(state, chain, rule).into_iter().find_map(|item| {
+    let items = items(state, chain, rule);
+    let family = condition::family(chain, &items);
+    items.into_iter().find_map(|item| {
         let Item::Condition(field, Test::Set { set: used, invert: false, .. }) = item else { return None };
         if used != *set {
             return None;
@@ -128,7 +132,7 @@ fn address_in_key(state: &State, chain: &Chain, rule: &Rule, set: &SetKey, v6: b
         for field in fields {
             let Field::Payload { len, .. } = field else { return None };
             let len = usize::try_from(len).ok()?;
-            if is_address(&field, chain.family, v6, side) && len == full {
+            if is_address(&field, family, v6, side) && len == full {
                 return Some((place, full));
             }
             place += len.next_multiple_of(4);

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::condition::{Field, Item, Test, items};
+use super::condition::{self, Field, Item, Test, items};
 use super::expression::{CmpOp, Expression, NatKind, PayloadBase, Verdict};
 use super::{Chain, Element, ElementData, Family, Rule, SetKey, State};
 use crate::subsystem::xtables::SetNames;
@@ -240,7 +240,7 @@ enum Kind {
     Number,
 }
 
-fn field(field: &Field, family: Family) -> (String, Kind) {
+fn field(field: &Field, family: Family, transport: &str) -> (String, Kind) {
     let known = |text: &str, kind| (text.to_owned(), kind);
     let v6 = family == Family::Ip6;
     match field {
@@ -248,12 +248,12 @@ fn field(field: &Field, family: Family) -> (String, Kind) {
         Field::Payload { base: PayloadBase::Network, offset: 16, len: 1..=4 } if !v6 => known("ip daddr", Kind::Address),
         Field::Payload { base: PayloadBase::Network, offset: 9, len: 1 } if !v6 => known("ip protocol", Kind::Protocol),
         Field::Payload { base: PayloadBase::Network, offset: 8, len: 5..=16 } => known("ip6 saddr", Kind::Address),
-        Field::Payload { base: PayloadBase::Network, offset: 8, len: 2..=4 } if v6 => known("ip6 saddr", Kind::Address),
+        Field::Payload { base: PayloadBase::Network, offset: 8, len: 1..=4 } if v6 => known("ip6 saddr", Kind::Address),
         Field::Payload { base: PayloadBase::Network, offset: 24, len: 1..=16 } => known("ip6 daddr", Kind::Address),
         Field::Payload { base: PayloadBase::Network, offset: 6, len: 1 } if v6 => known("ip6 nexthdr", Kind::Protocol),
-        Field::Payload { base: PayloadBase::Transport, offset: 0, len: 2 } => known("tcp sport", Kind::Port),
-        Field::Payload { base: PayloadBase::Transport, offset: 2, len: 2 } => known("tcp dport", Kind::Port),
-        Field::Payload { base: PayloadBase::Transport, offset: 13, len: 1 } => known("tcp flags", Kind::TcpFlags),
+        Field::Payload { base: PayloadBase::Transport, offset: 0, len: 2 } => (format!("{transport} sport"), Kind::Port),
+        Field::Payload { base: PayloadBase::Transport, offset: 2, len: 2 } => (format!("{transport} dport"), Kind::Port),
+        Field::Payload { base: PayloadBase::Transport, offset: 13, len: 1 } if transport == "tcp" => known("tcp flags", Kind::TcpFlags),
         Field::Payload { base, offset, len } => {
             let base = match base {
                 PayloadBase::LinkLayer => "ll",
@@ -289,7 +289,7 @@ fn field(field: &Field, family: Family) -> (String, Kind) {
         }
         Field::Fib(result, flags) => (format!("[fib result {result} flags {flags}]"), Kind::Number),
         Field::Concatenation(fields) => {
-            let names: Vec<String> = fields.iter().map(|one| self::field(one, family).0).collect();
+            let names: Vec<String> = fields.iter().map(|one| self::field(one, family, transport).0).collect();
             (names.join(" . "), Kind::Number)
         }
         Field::Unknown => known("[a computed value]", Kind::Number),
@@ -372,8 +372,8 @@ fn v6_field(field: &Field) -> bool {
     matches!(field, Field::Payload { base: PayloadBase::Network, offset: 8 | 24, .. })
 }
 
-fn condition(state: &State, family: Family, tested: &Field, test: &Test) -> String {
-    let (name, kind) = field(tested, family);
+fn condition(state: &State, family: Family, transport: &str, tested: &Field, test: &Test) -> String {
+    let (name, kind) = field(tested, family, transport);
     match test {
         Test::Compare(op, bytes) => {
             let address_len = if v6_field(tested) { 16 } else { 4 };
@@ -449,12 +449,13 @@ fn anonymous(state: &State, set: &SetKey, elements: &[Element], kind: Kind) -> S
 /// A rule as `nft -s list chain` prints it.
 fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
     let items = items(state, chain, rule);
+    let (family, transport) = (condition::family(chain, &items), condition::transport(&items));
     let mut words = Vec::new();
     for (index, item) in items.iter().enumerate() {
         match item {
             Item::Condition(tested, test) if implied(tested, test, items.get(index + 1..).unwrap_or_default()) => {}
-            Item::Condition(tested, test) => words.push(condition(state, chain.family, tested, test)),
-            Item::Statement(expression) => words.extend(statement(chain, expression, ipsets)),
+            Item::Condition(tested, test) => words.push(condition(state, family, transport, tested, test)),
+            Item::Statement(expression) => words.extend(statement(chain, family, expression, ipsets)),
         }
     }
     if let Some(comment) = &rule.comment {
@@ -467,7 +468,9 @@ fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
 fn implied(tested: &Field, test: &Test, later: &[Item<'_>]) -> bool {
     let Test::Compare(CmpOp::Eq, value) = test else { return false };
     let base = match (tested, value.as_slice()) {
-        (Field::Meta(16) | Field::Payload { base: PayloadBase::Network, offset: 6 | 9, len: 1 }, [6]) => PayloadBase::Transport,
+        (Field::Meta(16) | Field::Payload { base: PayloadBase::Network, offset: 6 | 9, len: 1 }, [6 | 17 | 132]) => {
+            PayloadBase::Transport
+        }
         (Field::Meta(15), [2 | 10]) | (Field::Meta(1), [0x08, 0] | [0x86, 0xdd]) => PayloadBase::Network,
         _ => return false,
     };
@@ -479,8 +482,8 @@ fn implied(tested: &Field, test: &Test, later: &[Item<'_>]) -> bool {
     })
 }
 
-fn statement(chain: &Chain, expression: &Expression, ipsets: &SetNames) -> Option<String> {
-    let v6 = chain.family == Family::Ip6;
+fn statement(chain: &Chain, family: Family, expression: &Expression, ipsets: &SetNames) -> Option<String> {
+    let v6 = family == Family::Ip6;
     Some(match expression {
         Expression::Verdict(what) => verdict(what),
         Expression::Counter { .. } => "counter".to_owned(),
@@ -497,7 +500,8 @@ fn statement(chain: &Chain, expression: &Expression, ipsets: &SetNames) -> Optio
                 _ => "[unit]",
             };
             let (what, word) = if *kind == 0 { ("", "packets") } else { (" bytes", "bytes") };
-            let burst = if *burst == 0 { String::new() } else { format!(" burst {burst} {word}") };
+            // 5 packets are the default, which nft leaves out.
+            let burst = if *burst == 0 || *kind == 0 && *burst == 5 { String::new() } else { format!(" burst {burst} {word}") };
             format!("limit rate {over}{rate}{what}/{unit}{burst}")
         }
         Expression::Reject { kind: 1, .. } => "reject with tcp reset".to_owned(),
@@ -512,16 +516,19 @@ fn statement(chain: &Chain, expression: &Expression, ipsets: &SetNames) -> Optio
             0 => "reject with icmpv6 no-route".to_owned(),
             1 => "reject with icmpv6 admin-prohibited".to_owned(),
             3 => "reject with icmpv6 addr-unreachable".to_owned(),
-            4 => "reject".to_owned(),
+            // Only in tables of one family is it the default, which nft leaves out.
+            4 if chain.family == Family::Ip6 => "reject".to_owned(),
+            4 => "reject with icmpv6 port-unreachable".to_owned(),
             5 => "reject with icmpv6 policy-fail".to_owned(),
             6 => "reject with icmpv6 reject-route".to_owned(),
             other => format!("reject with icmpv6 {other}"),
         },
-        Expression::Reject { code, .. } if chain.family == Family::Ip => match code {
+        Expression::Reject { code, .. } if family == Family::Ip => match code {
             0 => "reject with icmp net-unreachable".to_owned(),
             1 => "reject with icmp host-unreachable".to_owned(),
             2 => "reject with icmp prot-unreachable".to_owned(),
-            3 => "reject".to_owned(),
+            3 if chain.family == Family::Ip => "reject".to_owned(),
+            3 => "reject with icmp port-unreachable".to_owned(),
             9 => "reject with icmp net-prohibited".to_owned(),
             10 => "reject with icmp host-prohibited".to_owned(),
             13 => "reject with icmp admin-prohibited".to_owned(),
@@ -583,16 +590,18 @@ fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> Str
     // -s, -d, -i, -o, -p come in this order, whatever the order of the expressions.
     let mut head: [Option<String>; 5] = [None, None, None, None, None];
     let mut words = Vec::new();
-    for item in items(state, chain, rule) {
+    let items = items(state, chain, rule);
+    let transport = condition::transport(&items);
+    for item in items {
         match item {
-            Item::Condition(tested, test) => match option(&tested, &test, v6) {
+            Item::Condition(tested, test) => match option(&tested, &test, v6, transport) {
                 Some((Some(place), text)) => {
                     if let Some(slot) = head.get_mut(place) {
                         *slot = Some(text);
                     }
                 }
                 Some((None, text)) => words.push(text),
-                None => words.push(format!("[{}]", condition(state, chain.family, &tested, &test))),
+                None => words.push(format!("[{}]", condition(state, chain.family, transport, &tested, &test))),
             },
             Item::Statement(expression) => match expression {
                 Expression::Match { name, revision, info } => words.push(render_match(v6, name, *revision, info, ipsets)),
@@ -603,7 +612,17 @@ fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> Str
                 Expression::Verdict(Verdict::Jump(to)) => words.push(format!("-j {to}")),
                 Expression::Verdict(Verdict::Goto(to)) => words.push(format!("-g {to}")),
                 Expression::Counter { .. } => {}
-                other => words.extend(statement(chain, other, ipsets).map(|text| format!("[{text}]"))),
+                Expression::Limit { rate, unit, burst, kind: 0, over: false } if matches!(unit, 1 | 60 | 3600 | 86_400) => {
+                    let unit = match unit {
+                        1 => "sec",
+                        60 => "min",
+                        3600 => "hour",
+                        _ => "day",
+                    };
+                    let burst = if *burst == 5 { String::new() } else { format!(" --limit-burst {burst}") };
+                    words.push(format!("-m limit --limit {rate}/{unit}{burst}"));
+                }
+                other => words.extend(statement(chain, chain.family, other, ipsets).map(|text| format!("[{text}]"))),
             },
         }
     }
@@ -618,13 +637,13 @@ fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> Str
 }
 
 /// A condition as an option: where it stands, and its text.
-fn option(tested: &Field, test: &Test, v6: bool) -> Option<(Option<usize>, String)> {
+fn option(tested: &Field, test: &Test, v6: bool, transport: &str) -> Option<(Option<usize>, String)> {
     let not = |op: CmpOp| match op {
         CmpOp::Eq => Some(""),
         CmpOp::Neq => Some("! "),
         CmpOp::Lt | CmpOp::Lte | CmpOp::Gt | CmpOp::Gte => None,
     };
-    let (kind, _) = (field(tested, if v6 { Family::Ip6 } else { Family::Ip }).0, ());
+    let kind = field(tested, if v6 { Family::Ip6 } else { Family::Ip }, transport).0;
     match (kind.as_str(), test) {
         ("ip saddr" | "ip6 saddr" | "ip daddr" | "ip6 daddr", test) => {
             let (op, bytes, len) = match test {
@@ -640,8 +659,12 @@ fn option(tested: &Field, test: &Test, v6: bool) -> Option<(Option<usize>, Strin
         ("meta l4proto" | "ip protocol" | "ip6 nexthdr", Test::Compare(op, bytes)) => {
             Some((Some(4), format!("{}-p {}", not(*op)?, protocol(bytes))))
         }
-        ("tcp dport", Test::Compare(op, bytes)) => Some((None, format!("-m tcp {}--dport {}", not(*op)?, port(bytes)))),
-        ("tcp sport", Test::Compare(op, bytes)) => Some((None, format!("-m tcp {}--sport {}", not(*op)?, port(bytes)))),
+        ("tcp dport" | "udp dport", Test::Compare(op, bytes)) => {
+            Some((None, format!("-m {transport} {}--dport {}", not(*op)?, port(bytes))))
+        }
+        ("tcp sport" | "udp sport", Test::Compare(op, bytes)) => {
+            Some((None, format!("-m {transport} {}--sport {}", not(*op)?, port(bytes))))
+        }
         _ => None,
     }
 }
