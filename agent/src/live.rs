@@ -8,6 +8,7 @@ use std::thread;
 use jiff::Timestamp;
 use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, StepError};
 use sshfix_policy::step::Step;
+use sshfix_policy::subsystem::fail2ban as fail2ban_model;
 
 use crate::config::Config;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, xtables};
@@ -77,8 +78,34 @@ impl Host for LiveHost {
     fn apply(&mut self, step: &Step) -> Result<Done, StepError> {
         #[cfg(debug_assertions)]
         injected_failure(step)?;
+        self.apply_step(step)
+    }
+}
+
+impl LiveHost {
+    /// Takes away what fail2ban left in the kernel after an unban, which is mostly nothing.
+    fn remove_leftovers(&mut self, unban: &fail2ban_model::Step, mut done: Done) -> Result<Done, StepError> {
+        for leftover in unban.leftovers() {
+            match self.apply_step(leftover) {
+                Ok(Done::Changed) => done = Done::Changed,
+                Ok(Done::Already) => {}
+                Err(error) => {
+                    let what = leftover.summary();
+                    return Err(StepError::Failed(format!(
+                        "fail2ban dropped the ban and left its rule, and could not {what}: {error}"
+                    )));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    fn apply_step(&mut self, step: &Step) -> Result<Done, StepError> {
         match step {
-            Step::Fail2ban(step) => self.fail2ban.apply(step),
+            Step::Fail2ban(step) => {
+                let done = self.fail2ban.apply(step)?;
+                self.remove_leftovers(step, done)
+            }
             Step::HostsAccess(step) => hosts_access::apply(&self.config, step),
             Step::NfTables(step) => self.ruleset.apply(step),
             Step::Xtables(step) => xtables::apply(step),

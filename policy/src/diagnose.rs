@@ -4,6 +4,7 @@
 use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
+use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access, listener};
 use crate::verdict::{Block, Cause, Connection, Lift, StageReport, Verdict};
 
@@ -86,13 +87,18 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
 /// Adds a kernel entry to the ticket that made it: its evidence, and its removal in case fail2ban leaves it behind.
 fn join(ticket: &mut Block, kernel: Block) {
     ticket.finding.evidence.extend(kernel.finding.evidence);
-    ticket.lift = match (std::mem::replace(&mut ticket.lift, Lift::Steps(Vec::new())), kernel.lift) {
-        (Lift::Steps(mut first), Lift::Steps(second)) => {
-            first.extend(second);
-            Lift::Steps(first)
+    match (&mut ticket.lift, kernel.lift) {
+        (Lift::Steps(unban), Lift::Steps(removal)) => {
+            if let Some(Step::Fail2ban(fail2ban::Step::Ticket { leftovers, .. })) = unban.last_mut() {
+                leftovers.extend(removal);
+            } else {
+                // The ticket of a wider range stays, so this opens the one address beside it.
+                unban.extend(removal);
+            }
         }
-        (Lift::ByHand(advice), _) | (_, Lift::ByHand(advice)) => Lift::ByHand(advice),
-    };
+        (Lift::ByHand(_), _) => {}
+        (lift @ Lift::Steps(_), by_hand @ Lift::ByHand(_)) => *lift = by_hand,
+    }
 }
 
 /// What could not be read, one line each; what is merely not installed is no news.

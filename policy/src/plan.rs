@@ -13,7 +13,7 @@ use crate::netfilter;
 use crate::reply::{Confirm, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
 use crate::step::{Mismatch, Step};
-use crate::subsystem::{fail2ban, hosts_access, listener};
+use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables};
 use crate::verdict::{Connection, Lift, Verdict};
 
 /// What is done to the host, not yet proven safe.
@@ -107,6 +107,8 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
             return Err(PlanError::Impossible(format!("`{}` changes nothing, so it has no plan", operation.action())));
         }
     };
+    needs.extend(steps.iter().flat_map(Step::needs));
+    let steps = nf_tables::order::undoable(host, steps)?;
     notes.extend(diagnose::notes(host));
     let (opens, closes) = difference(operation, &steps, host, port, needs)?;
     Ok(Plan { operation: operation.clone(), steps, opens, closes, lease, notes })

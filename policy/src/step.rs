@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::address::Source;
-use crate::host::HostState;
+use crate::host::{HostState, Needs};
 use crate::subsystem::{fail2ban, hosts_access, nf_tables, xtables};
 
 /// One reversible change of one subsystem.
@@ -79,6 +79,15 @@ impl Step {
     /// The source addresses whose verdict this step can change; `None` means it could be anybody's.
     pub fn touches(&self) -> Option<Vec<Source>> {
         each!(self, step => step.touches())
+    }
+
+    /// The facts that [`Step::predict`] and [`Step::holds`] look at and that are only read on demand.
+    pub fn needs(&self) -> Needs {
+        match self {
+            Step::Fail2ban(step) => step.leftovers().iter().flat_map(Step::needs).collect(),
+            Step::NfTables(step) => step.needs(),
+            Step::HostsAccess(_) | Step::Xtables(_) => Needs::new(),
+        }
     }
 
     /// The same step on the model: `before` becomes `after`. A state that is already `after` stays as it is.

@@ -5,6 +5,7 @@ use crate::host::{HostState, Needs};
 use crate::lockout::SafePlan;
 use crate::plan;
 use crate::request::Operation;
+use crate::step::Step;
 use crate::verdict::{Block, Connection, Lift};
 
 /// What differs from the prediction, one line each; empty means verified. `read` is the host the plan was made on, `observed` the
@@ -13,6 +14,7 @@ use crate::verdict::{Block, Connection, Lift};
 /// Checked: every touched part is as predicted; and after an `unban`, nothing that a plan could lift still refuses the source
 /// ("unbanned" is never said while a rule for it is in the kernel).
 pub fn differences(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<String> {
+    needs.extend(plan.steps().iter().flat_map(Step::needs));
     let predicted = match plan::predict(read, plan.steps()) {
         Ok(predicted) => predicted,
         Err(mismatch) => return vec![mismatch.0],

@@ -52,11 +52,15 @@ fn block_everywhere(server: &Server, cast: &Cast) {
         nft add rule inet hand input {nft} saddr @hash tcp dport 22 drop
         nft add rule inet hand input {nft} saddr @ranges drop
         nft add rule inet hand input {nft} saddr {blocked} counter drop comment '\"by hand\"'
+        nft add rule inet hand input {nft} saddr {blocked} counter drop comment '\"by hand\"'
+        nft add rule inet hand input {nft} saddr {blocked} tcp dport 22 reject
         nft add rule inet hand input {nft} saddr {near} counter drop
         {iptables}-nft -A INPUT -s {near} -p tcp --dport 22 -j DROP
         {iptables}-nft -A INPUT -s {blocked} -p tcp --dport 22 -j DROP
+        {iptables}-nft -A INPUT -s {blocked} -p tcp --dport 22 -j DROP
         {iptables}-legacy -A INPUT -s {far} -j REJECT
         {iptables}-legacy -A INPUT -s {blocked} -j REJECT
+        {iptables}-legacy -A INPUT -s {blocked} -p tcp -j DROP
         "
     );
     server.sh(&commands).expect_ok();
@@ -109,7 +113,7 @@ fn one_unban_lifts_every_block(release: Release, cast: &Cast) {
     assert_eq!(diagnosis["schema"], "sshfix.diagnosis/1");
     assert_eq!(diagnosis["verdict"], "refuse");
     let found = causes(&diagnosis);
-    for (cause, at_least) in [("fail2ban-ban", 1), ("hosts-deny", 1), ("nft-rule", 3), ("iptables-rule", 2)] {
+    for (cause, at_least) in [("fail2ban-ban", 1), ("hosts-deny", 1), ("nft-rule", 5), ("iptables-rule", 4)] {
         let count = found.iter().filter(|c| **c == cause).count();
         assert!(count >= at_least, "{cause}: {count} of {at_least} in {found:?}\n{diagnosis:#}");
     }

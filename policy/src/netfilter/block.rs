@@ -66,7 +66,8 @@ pub fn plan_accept(host: &HostState, source: Source, port: u16, needs: &mut Need
     let mut walked = walk(&model, &connection, needs);
     while steps.len() < MOST_BLOCKS {
         let Some(refusal) = walked.decided().or(walked.refusals.first()).cloned() else { return Ok(steps) };
-        let quoted = evidence(&model, &refusal.culprit).first().map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
+        let quoted =
+            evidence(&model, &refusal.culprit).first().map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
         let attempts = match &refusal.culprit {
             Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
             Culprit::NfTables(event) => nft_accept(&model, &connection, event, refusal.pass),
@@ -139,9 +140,9 @@ fn refuses_part(host: &HostState, connection: &Connection, refusal: &Refusal) ->
             };
             !refusal.doubts.is_empty() && refusal.doubts.iter().all(|doubt| doubt.text.starts_with(label))
         }
-        Culprit::Legacy(outcome) => legacy_rule(host, &outcome.place)
-            .and_then(|rule| rule.source(v6))
-            .is_some_and(|named| named.overlaps(connection.source) && outcome.depends.as_ref().is_none_or(|text| text.contains("-s "))),
+        Culprit::Legacy(outcome) => legacy_rule(host, &outcome.place).and_then(|rule| rule.source(v6)).is_some_and(|named| {
+            named.overlaps(connection.source) && outcome.depends.as_ref().is_none_or(|text| text.contains("-s "))
+        }),
         Culprit::Unread(_) => false,
     }
 }
@@ -314,7 +315,8 @@ fn legacy_rule<'h>(host: &'h HostState, place: &xtables::Place) -> Option<&'h xt
 }
 
 fn legacy_owner(host: &HostState, place: &xtables::Place) -> Owner {
-    let chain = host.xtables.present().and_then(|state| state.table(place.v6, &place.table)).and_then(|table| table.chain(&place.chain));
+    let chain =
+        host.xtables.present().and_then(|state| state.table(place.v6, &place.table)).and_then(|table| table.chain(&place.chain));
     let jumps = chain.iter().flat_map(|chain| &chain.rules).filter_map(|rule| match &rule.action {
         Action::Jump(to) | Action::Goto(to) => Some(to.as_str()),
         Action::Count | Action::Target(_) => None,
@@ -339,7 +341,8 @@ fn legacy_attempts(host: &HostState, connection: &Connection, place: &xtables::P
 }
 
 fn legacy_by_hand(host: &HostState, connection: &Connection, place: &xtables::Place) -> Option<String> {
-    let readonly = host.xtables.present().and_then(|state| state.table(place.v6, &place.table)).and_then(|table| table.readonly.clone());
+    let readonly =
+        host.xtables.present().and_then(|state| state.table(place.v6, &place.table)).and_then(|table| table.readonly.clone());
     legacy_owner(host, place).by_hand(connection.source, connection.port).or_else(|| {
         let command = format!(
             "{} -I {} -s {} -p tcp --dport {} -j ACCEPT",

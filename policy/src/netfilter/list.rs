@@ -254,7 +254,10 @@ fn refuses(state: &State, chain: &Chain, expression: &Expression) -> bool {
             let always = |one: &Expression| {
                 matches!(
                     one,
-                    Expression::Verdict(Verdict::Drop) | Expression::Reject { .. } | Expression::Counter { .. } | Expression::Log { .. }
+                    Expression::Verdict(Verdict::Drop)
+                        | Expression::Reject { .. }
+                        | Expression::Counter { .. }
+                        | Expression::Log { .. }
                 )
             };
             state.chains.iter().find(same).is_some_and(|target| {
@@ -309,9 +312,9 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
                 ));
             }
             let side = Side::Source;
-            let touches = [false, true].into_iter().filter_map(|v6| {
-                rule_source(state, chain, rule, v6, side).filter(|source| source.is_ipv4() != v6)
-            });
+            let touches = [false, true]
+                .into_iter()
+                .filter_map(|v6| rule_source(state, chain, rule, v6, side).filter(|source| source.is_ipv4() != v6));
             let touches: Vec<Source> = touches.collect();
             let none = SetNames::new();
             let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);

@@ -146,7 +146,8 @@ fn accept_ends_its_own_base_chain_only() {
 
 #[test]
 fn a_stateful_server_firewall_lets_ssh_in_and_the_rest_out() {
-    let rules = |input: Ruleset| input.rule(&[ct_state(6), accept()]).rule(&[ct_state(1), drop()]).rule(&[iifname("lo"), accept()]);
+    let rules =
+        |input: Ruleset| input.rule(&[ct_state(6), accept()]).rule(&[ct_state(1), drop()]).rule(&[iifname("lo"), accept()]);
     let open = rules(Ruleset::new().input(Family::Inet, false)).rule(&[dport(22), accept()]).build();
     assert_eq!(verdict(&open, ME), Verdict::Accept);
     assert_eq!(verdict(&open, "2001:db8::7"), Verdict::Accept);
@@ -167,7 +168,10 @@ fn an_answer_that_cannot_leave_is_a_block_too() {
     let report = asked(&shut, |host, needs| evaluate(host, &from(ME), needs)).0;
     assert_eq!((report.verdict, report.detail.as_str()), (Verdict::Refuse, "the answer to the SYN is dropped by the policy"));
     let steps = lifted(&shut, ME, OTHERS);
-    assert_eq!(steps, ["insert a rule in inet filter output: ip daddr 203.0.113.7 tcp sport 22 accept comment \"sshfix accept\""]);
+    assert_eq!(
+        steps,
+        ["insert a rule in inet filter output: ip daddr 203.0.113.7 tcp sport 22 accept comment \"sshfix accept\""]
+    );
 }
 
 #[test]
@@ -470,7 +474,9 @@ fn the_firewall_list_shows_what_concerns_the_port_and_each_reference_can_be_remo
     let summaries = |reference: &str| remove(reference).unwrap().iter().map(Step::summary).collect::<Vec<_>>();
     assert_eq!(summaries("nft/inet/filter/@blocked/203.0.113.8"), ["remove 203.0.113.8 from set inet filter blocked"]);
     assert_eq!(summaries("nft/inet/filter/input/handle/5"), ["delete rule 5 of inet filter input: ip saddr 203.0.113.9 drop"]);
-    for wrong in ["nft/inet/filter/@blocked/203.0.113.80", "nft/inet/filter/input/handle/77", "nft/inet/filter/@blocked", "rubbish"] {
+    for wrong in
+        ["nft/inet/filter/@blocked/203.0.113.80", "nft/inet/filter/input/handle/77", "nft/inet/filter/@blocked", "rubbish"]
+    {
         assert!(remove(wrong).is_err(), "{wrong}");
     }
 }

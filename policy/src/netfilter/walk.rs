@@ -373,9 +373,8 @@ pub fn on_the_way_in(state: &State, index: usize) -> bool {
     let Some(chain) = state.chains.get(index) else { return false };
     let dormant = state.tables.iter().any(|table| table.dormant && table.family == chain.family && table.name == chain.table);
     let hooks = [Hook::Ingress, Hook::Prerouting, Hook::Input];
-    let called = |base: &BaseChain| {
-        [false, true].into_iter().any(|v6| hooks.iter().any(|hook| sees(chain, base, *hook, v6).is_some()))
-    };
+    let called =
+        |base: &BaseChain| [false, true].into_iter().any(|v6| hooks.iter().any(|hook| sees(chain, base, *hook, v6).is_some()));
     !dormant && chain.base.as_ref().is_some_and(called)
 }
 

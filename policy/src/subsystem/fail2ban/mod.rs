@@ -120,6 +120,7 @@ fn block(jail: &str, ticket: &Ticket, asked: Source) -> Block {
             source: ticket.source,
             before: Some(ticket.clone()),
             after: None,
+            leftovers: Vec::new(),
         })
     };
     Block {

@@ -42,7 +42,13 @@ pub fn plan_ban(host: &HostState, source: Source, jail: &str) -> Result<Vec<AnyS
     if jail.tickets.iter().any(|ticket| ticket.source.contains(source)) {
         return Ok(Vec::new());
     }
-    Ok(vec![AnyStep::Fail2ban(Step::Ticket { jail: jail.name.clone(), source, before: None, after: Some(Ticket::new(source)) })])
+    Ok(vec![AnyStep::Fail2ban(Step::Ticket {
+        jail: jail.name.clone(),
+        source,
+        before: None,
+        after: Some(Ticket::new(source)),
+        leftovers: Vec::new(),
+    })])
 }
 
 /// Takes the tickets of a source, and of addresses and ranges inside it, out of one jail.
@@ -56,6 +62,7 @@ pub fn plan_unban_in(host: &HostState, source: Source, jail: &str) -> Result<Vec
                 source: ticket.source,
                 before: Some(ticket.clone()),
                 after: None,
+                leftovers: Vec::new(),
             })
         })
         .collect())

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Jail, Ticket};
 use crate::address::Source;
 use crate::host::{HostState, Part};
-use crate::step::Mismatch;
+use crate::step::{Mismatch, Step as AnyStep};
 
 /// One change of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,11 @@ pub enum Step {
         before: Option<Ticket>,
         /// As it will be.
         after: Option<Ticket>,
+        /// Of an unban: what removes the rules and elements that the jail's actions made for this source, as they were read. Done
+        /// after fail2ban, which mostly did it itself; it answers "unbanned" even when its action failed. Not part of undo:
+        /// fail2ban makes them again with the ban.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        leftovers: Vec<AnyStep>,
     },
     /// An ignoreip entry of the running server; its configuration files stay as they are.
     Ignore {
@@ -57,6 +62,14 @@ impl Step {
         }
     }
 
+    /// What is to be gone from the kernel after this step.
+    pub fn leftovers(&self) -> &[AnyStep] {
+        match self {
+            Step::Ticket { after: None, leftovers, .. } => leftovers,
+            Step::Ticket { after: Some(_), .. } | Step::Ignore { .. } => &[],
+        }
+    }
+
     /// See [`crate::step::Step::summary`].
     pub fn summary(&self) -> String {
         match self {
@@ -74,7 +87,9 @@ impl Step {
                 let line = |mark: char, ticket: &Option<Ticket>| {
                     ticket.as_ref().map_or_else(String::new, |ticket| format!("{mark} {}\n", ticket.text))
                 };
-                format!("fail2ban jail {jail}\n{}{}", line('-', before), line('+', after))
+                let mut diff = format!("fail2ban jail {jail}\n{}{}", line('-', before), line('+', after));
+                diff.extend(self.leftovers().iter().map(AnyStep::diff));
+                diff
             }
             Step::Ignore { jail, entry, after, .. } => {
                 let mark = if *after { '+' } else { '-' };
@@ -87,7 +102,10 @@ impl Step {
     pub fn undo(&self) -> String {
         match self {
             Step::Ticket { jail, source, after: None, .. } => {
-                format!("ban {} in jail {jail} again; its ban time starts anew", source.short())
+                format!(
+                    "ban {} in jail {jail} again; fail2ban makes its rules again, and the ban time starts anew",
+                    source.short()
+                )
             }
             Step::Ticket { .. } | Step::Ignore { .. } => self.inverse().summary(),
         }
@@ -96,13 +114,24 @@ impl Step {
     /// See [`crate::step::Step::touches`]. An ignoreip entry lets nobody in and keeps nobody out now.
     pub fn touches(&self) -> Option<Vec<Source>> {
         match self {
-            Step::Ticket { source, .. } => Some(vec![*source]),
+            Step::Ticket { source, leftovers, .. } => {
+                let mut touched = vec![*source];
+                for leftover in leftovers {
+                    touched.extend(leftover.touches()?);
+                }
+                Some(touched)
+            }
             Step::Ignore { .. } => Some(Vec::new()),
         }
     }
 
-    /// See [`crate::step::Step::predict`]. The rules that the jail's actions add to or take from the kernel are netfilter's part.
+    /// See [`crate::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
+        if let Step::Ticket { after, leftovers, .. } = self {
+            for leftover in leftovers {
+                if after.is_none() { leftover.predict(state)? } else { leftover.inverse().predict(state)? }
+            }
+        }
         let jail = jail_mut(state, self.jail())?;
         match self {
             Step::Ticket { source, after, .. } => {
@@ -136,7 +165,7 @@ impl Step {
             Step::Ticket { source, after, jail: name, .. } => match (jail.ticket(*source), after) {
                 (Some(ticket), None) => Err(Mismatch(format!("jail {name} still bans {}", ticket.text))),
                 (None, Some(_)) => Err(Mismatch(format!("jail {name} does not ban {}", source.short()))),
-                (Some(_), Some(_)) | (None, None) => Ok(()),
+                (Some(_), Some(_)) | (None, None) => self.leftovers().iter().try_for_each(|leftover| leftover.holds(state)),
             },
             Step::Ignore { entry, after, jail: name, .. } => match (jail.ignore.contains(entry), after) {
                 (true, false) => Err(Mismatch(format!("jail {name} still ignores {entry}"))),

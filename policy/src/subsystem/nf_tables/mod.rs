@@ -9,6 +9,7 @@ pub mod expression;
 pub mod lift;
 mod load;
 mod lookup;
+pub mod order;
 pub mod owner;
 mod registers;
 pub mod render;

@@ -130,7 +130,9 @@ impl Owner {
             Owner::Docker => Some(format!(
                 "the rule belongs to Docker, which writes it again; publish no port {port}, or allow {who} in the chain DOCKER-USER"
             )),
-            Owner::Libvirt => Some(format!("the rule belongs to libvirt, which writes it again; change the network, to let {who} in")),
+            Owner::Libvirt => {
+                Some(format!("the rule belongs to libvirt, which writes it again; change the network, to let {who} in"))
+            }
         }
     }
 }
