@@ -93,7 +93,10 @@ fn matches(dice: &mut Dice, family: &str, out: bool) -> String {
             _ => any[dice.roll(any.len())].clone(),
         };
         // nft refuses addresses of both families, and a second header of the same field.
-        if one.contains("ip6 ") && text.contains("ip ") || one.contains("ip ") && text.contains("ip6 ") || text.contains("meta nfproto") {
+        if one.contains("ip6 ") && text.contains("ip ")
+            || one.contains("ip ") && text.contains("ip6 ")
+            || text.contains("meta nfproto")
+        {
             continue;
         }
         if one.contains("meta nfproto") && !text.is_empty() || family != "inet" && one.contains("nfproto") {
@@ -135,7 +138,11 @@ fn nft_table(dice: &mut Dice, number: usize) -> String {
     }
     text += "}\nchain c1 {\n";
     for _ in 0..dice.roll(3) {
-        text += &format!("{}{}\n", matches(dice, family, false), dice.one(&["accept", "drop", "reject", "return", "goto c2", "jump c2"]));
+        text += &format!(
+            "{}{}\n",
+            matches(dice, family, false),
+            dice.one(&["accept", "drop", "reject", "return", "goto c2", "jump c2"])
+        );
     }
     text += &format!("}}\nmap verdicts {{\ntype ipv4_addr : verdict\n{verdicts}}}\n");
     for base in 0..1 + dice.roll(2) {
@@ -166,8 +173,10 @@ fn nft_table(dice: &mut Dice, number: usize) -> String {
 
 /// A filter table for iptables-restore: both backends take it.
 fn iptables(dice: &mut Dice, v6: bool) -> String {
-    let (one, two, net) = if v6 { ("2001:db8::7", "2001:db8::8", "2001:db8::/64") } else { ("203.0.113.7", "203.0.113.8", "203.0.113.0/24") };
-    let mut text = format!("*filter\n:INPUT {} [0:0]\n:OUTPUT ACCEPT [0:0]\n:f2b-sshd - [0:0]\n", dice.one(&["ACCEPT", "ACCEPT", "DROP"]));
+    let (one, two, net) =
+        if v6 { ("2001:db8::7", "2001:db8::8", "2001:db8::/64") } else { ("203.0.113.7", "203.0.113.8", "203.0.113.0/24") };
+    let mut text =
+        format!("*filter\n:INPUT {} [0:0]\n:OUTPUT ACCEPT [0:0]\n:f2b-sshd - [0:0]\n", dice.one(&["ACCEPT", "ACCEPT", "DROP"]));
     if v6 {
         text += "-A INPUT -p ipv6-icmp -j ACCEPT\n";
     }
@@ -182,7 +191,13 @@ fn iptables(dice: &mut Dice, v6: bool) -> String {
             3 => format!("-s {net}"),
             _ => String::new(),
         };
-        let more = dice.one(&["", "-p tcp -m tcp --dport 22", "-p tcp -m multiport --dports 22,80", "-p tcp -m tcp --dport 80", "-p udp"]);
+        let more = dice.one(&[
+            "",
+            "-p tcp -m tcp --dport 22",
+            "-p tcp -m multiport --dports 22,80",
+            "-p tcp -m tcp --dport 80",
+            "-p udp",
+        ]);
         let end = if chain == "INPUT" {
             dice.one(&["ACCEPT", "DROP", "REJECT", "f2b-sshd", "RETURN"])
         } else {
@@ -272,7 +287,8 @@ fn the_verdict_is_never_wrong_about_a_real_connection_and_every_lift_works() {
             let _ = stream.write_all(b"x");
         }
     });
-    let both = |four: [&str; 3], six: [&str; 3]| -> Vec<IpAddr> { four.iter().chain(&six).map(|one| one.parse().unwrap()).collect() };
+    let both =
+        |four: [&str; 3], six: [&str; 3]| -> Vec<IpAddr> { four.iter().chain(&six).map(|one| one.parse().unwrap()).collect() };
     let (clients, servers) = (both(CLIENTS4, CLIENTS6), both(SERVERS4, SERVERS6));
     assert_eq!(client.enter(|| connect(&servers, Duration::from_secs(4))), [true; 6], "not reachable without any rule");
     // Neighbour discovery must not be filtered: random rules for ICMPv6 are not what is tested.
@@ -312,7 +328,10 @@ fn the_verdict_is_never_wrong_about_a_real_connection_and_every_lift_works() {
                 (Verdict::Accept, true) => accepted += 1,
                 (Verdict::Refuse, false) => refused += 1,
                 (Verdict::Accept, false) | (Verdict::Refuse, true) => {
-                    wrong += &format!("seed {seed} ruleset {number} {address}: kernel open={open}, verdict {says}: {why}\n{}\n", shown());
+                    wrong += &format!(
+                        "seed {seed} ruleset {number} {address}: kernel open={open}, verdict {says}: {why}\n{}\n",
+                        shown()
+                    );
                 }
             }
         }
@@ -347,7 +366,11 @@ fn the_verdict_is_never_wrong_about_a_real_connection_and_every_lift_works() {
         let after = tried(if now.0 == Verdict::Accept { 300 } else { 60 });
         // A rule about the server's own address, which is not known, may leave it unknown.
         if now.0 == Verdict::Refuse || now.0 == Verdict::Accept && !after[which] {
-            wrong += &format!("seed {seed} ruleset {number}: {} still refused after {summaries:?}: {now:?}\n{}\n", clients[which], shown());
+            wrong += &format!(
+                "seed {seed} ruleset {number}: {} still refused after {summaries:?}: {now:?}\n{}\n",
+                clients[which],
+                shown()
+            );
         }
         for (other, address) in clients.iter().enumerate() {
             if other != which && said[other].0 == Verdict::Refuse && after[other] {
@@ -356,8 +379,13 @@ fn the_verdict_is_never_wrong_about_a_real_connection_and_every_lift_works() {
         }
         lifted += 1;
     }
-    println!("{rulesets} rulesets: {accepted} accepted, {refused} refused, {unknown} unknown; {lifted} lifted, {by_hand} by hand");
+    println!(
+        "{rulesets} rulesets: {accepted} accepted, {refused} refused, {unknown} unknown; {lifted} lifted, {by_hand} by hand"
+    );
     assert!(wrong.is_empty(), "{wrong}");
     // It would be easy to be never wrong by never knowing.
-    assert!(accepted > 0 && refused > 0 && lifted > 0 && unknown * 20 < accepted + refused, "{accepted} {refused} {unknown} {lifted}");
+    assert!(
+        accepted > 0 && refused > 0 && lifted > 0 && unknown * 20 < accepted + refused,
+        "{accepted} {refused} {unknown} {lifted}"
+    );
 }

@@ -142,7 +142,15 @@ fn address_in_key(state: &State, chain: &Chain, rule: &Rule, set: &SetKey, v6: b
 }
 
 /// The client addresses of an element that a rule looks up; empty when it is not about the client's address.
-pub fn found_sources(state: &State, chain: &Chain, rule: &Rule, set: &SetKey, element: &Element, v6: bool, side: Side) -> Vec<Source> {
+pub fn found_sources(
+    state: &State,
+    chain: &Chain,
+    rule: &Rule,
+    set: &SetKey,
+    element: &Element,
+    v6: bool,
+    side: Side,
+) -> Vec<Source> {
     address_in_key(state, chain, rule, set, v6, side).map_or_else(Vec::new, |(at, len)| element_sources(element, at, len))
 }
 

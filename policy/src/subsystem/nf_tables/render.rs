@@ -253,7 +253,9 @@ fn field(field: &Field, family: Family, transport: &str) -> (String, Kind) {
         Field::Payload { base: PayloadBase::Network, offset: 6, len: 1 } if v6 => known("ip6 nexthdr", Kind::Protocol),
         Field::Payload { base: PayloadBase::Transport, offset: 0, len: 2 } => (format!("{transport} sport"), Kind::Port),
         Field::Payload { base: PayloadBase::Transport, offset: 2, len: 2 } => (format!("{transport} dport"), Kind::Port),
-        Field::Payload { base: PayloadBase::Transport, offset: 13, len: 1 } if transport == "tcp" => known("tcp flags", Kind::TcpFlags),
+        Field::Payload { base: PayloadBase::Transport, offset: 13, len: 1 } if transport == "tcp" => {
+            known("tcp flags", Kind::TcpFlags)
+        }
         Field::Payload { base, offset, len } => {
             let base = match base {
                 PayloadBase::LinkLayer => "ll",
