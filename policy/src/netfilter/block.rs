@@ -32,7 +32,7 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         let cause = cause(&model, &refusal.culprit);
         let Some((attempt, after, again)) = lifted else {
             let advice = format!("no single step of sshfix opens this for {}; change it by hand", connection.source.short());
-            blocks.push(block(&model, connection, &refusal, cause, Lift::ByHand(advice)));
+            blocks.push(block(&model, connection, &refusal, cause, Lift::ByHand(advice), needs));
             break;
         };
         // Nothing to predict on: what else refuses is found once a person has done it.
@@ -41,14 +41,14 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
             Some(advice) => Lift::ByHand(advice),
             None => Lift::Steps(attempt.steps),
         };
-        blocks.push(block(&model, connection, &refusal, cause, lift));
+        blocks.push(block(&model, connection, &refusal, cause, lift, needs));
         (model, walked) = (after, again);
         if last {
             break;
         }
     }
     for refusal in walked.refusals.iter().filter(|refusal| refusal.doubts.iter().any(|doubt| doubt.rate)) {
-        let mut listed = block(&model, connection, refusal, Cause::IptablesRatelimit, Lift::Steps(Vec::new()));
+        let mut listed = block(&model, connection, refusal, Cause::IptablesRatelimit, Lift::Steps(Vec::new()), needs);
         listed.finding.blocking = false;
         listed.finding.fix = format!("wait, or raise the limit: it depends on {}", super::doubts(refusal));
         if !blocks.iter().any(|block| block.finding.evidence == listed.finding.evidence) {
@@ -66,8 +66,9 @@ pub fn plan_accept(host: &HostState, source: Source, port: u16, needs: &mut Need
     let mut walked = walk(&model, &connection, needs);
     while steps.len() < MOST_BLOCKS {
         let Some(refusal) = walked.decided().or(walked.refusals.first()).cloned() else { return Ok(steps) };
-        let quoted =
-            evidence(&model, &refusal.culprit).first().map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
+        let quoted = evidence(&model, &refusal.culprit, needs)
+            .first()
+            .map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
         let attempts = match &refusal.culprit {
             Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
             Culprit::NfTables(event) => nft_accept(&model, &connection, event, refusal.pass),
@@ -388,7 +389,7 @@ fn cause(host: &HostState, culprit: &Culprit) -> Cause {
     }
 }
 
-fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Cause, lift: Lift) -> Block {
+fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Cause, lift: Lift, needs: &mut Needs) -> Block {
     let owner = match &refusal.culprit {
         Culprit::NfTables(event) => host.nf_tables.present().map_or(Owner::Nobody, |state| nft_owner(state, event)),
         Culprit::Legacy(outcome) => legacy_owner(host, &outcome.place),
@@ -396,8 +397,8 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
     };
     let until = match &refusal.culprit {
         Culprit::NfTables(event) => event.frames.iter().flat_map(|frame| &frame.found).find_map(|found| {
-            let left = i64::try_from(found.element.expires_ms?).ok()?;
-            host.at.checked_add(SignedDuration::from_millis(left)).ok()
+            let remaining = i64::try_from(found.element.expires_ms?).ok()?;
+            host.at.checked_add(SignedDuration::from_millis(remaining)).ok()
         }),
         Culprit::Legacy(_) | Culprit::Unread(_) => None,
     };
@@ -405,7 +406,7 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
         Lift::Steps(_) => format!("sshfix ctl unban {}", connection.source.short()),
         Lift::ByHand(advice) => advice.clone(),
     };
-    let mut evidence = evidence(host, &refusal.culprit);
+    let mut evidence = evidence(host, &refusal.culprit, needs);
     if evidence.is_empty() {
         evidence.push(Evidence::new("netfilter", format!("{} {}", what(refusal.pass), how(refusal))));
     }

@@ -71,27 +71,29 @@ fn leads_to(state: &State, chain: &Chain, rule: &Rule) -> Vec<String> {
 
 /// Rules that a SYN of somebody to the port may match and that do something with it.
 fn rules<'s>(state: &'s State, port: u16, ipsets: &SetNames) -> Vec<(&'s Chain, usize, &'s Rule)> {
-    let mut found = Vec::new();
-    let packets: Vec<Packet> = [false, true].into_iter().filter_map(|v6| everybody(v6, port)).collect();
-    for chain in chains_on_path(state).into_iter().filter_map(|index| state.chains.get(index)) {
-        for (index, rule) in chain.rules.iter().enumerate() {
-            let concerns = packets.iter().any(|packet| {
-                // What is not known only makes more rules concern the port.
-                let mut needs = Needs::new();
-                let mut evaluator = Evaluator::new(state, false, &mut needs);
-                evaluator.ipsets.clone_from(ipsets);
-                evaluator.may_decide(chain, rule, packet)
-            });
-            if concerns {
-                found.push((chain.as_ref(), index, rule.as_ref()));
-            }
+    let chains = chains_on_path(state);
+    let mut concerned: BTreeSet<(usize, usize)> = BTreeSet::new();
+    for packet in [false, true].into_iter().filter_map(|v6| everybody(v6, port)) {
+        // What is not known only makes more rules concern the port.
+        let mut needs = Needs::new();
+        let mut evaluator = Evaluator::new(state, false, &mut needs);
+        evaluator.ipsets.clone_from(ipsets);
+        for index in &chains {
+            let Some(chain) = state.chains.get(*index) else { continue };
+            let rules = chain.rules.iter().enumerate();
+            concerned
+                .extend(rules.filter(|(_, rule)| evaluator.may_decide(chain, rule, &packet)).map(|(rule, _)| (*index, rule)));
         }
     }
-    found
+    let rule = |(chain, index): (usize, usize)| {
+        let chain = state.chains.get(chain)?;
+        Some((chain.as_ref(), index, chain.rules.get(index)?.as_ref()))
+    };
+    concerned.into_iter().filter_map(rule).collect()
 }
 
 /// Rules and sets on the way to the SSH port, each with its reference.
-pub fn firewall_list(host: &HostState, port: u16, _needs: &mut Needs) -> Firewall {
+pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall {
     let mut firewall = Firewall { schema: FirewallSchema::V1, entries: Vec::new(), notes: Vec::new() };
     let none = SetNames::new();
     let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
@@ -108,6 +110,7 @@ pub fn firewall_list(host: &HostState, port: u16, _needs: &mut Needs) -> Firewal
                     handle: rule.handle,
                 };
                 let owner = owner_of(chain, None);
+                needs.extend(render::needs(state, chain, rule));
                 let text = render::rule(state, chain, rule, ipsets);
                 firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner: owner.name(), text });
                 for set in named_sets(chain, rule) {
@@ -345,12 +348,11 @@ fn remove_element(host: &HostState, set: &SetKey, text: &str, reference: &str, n
         // A plain set of addresses is asked for the one element.
         (None, Some(key)) if u32::try_from(key.len()) == Ok(known.key_len) => {
             let wanted = ElementKey { set: set.clone(), key };
-            match state.elements.get(&wanted) {
-                Some(found) => found.as_ref().filter(fits).cloned(),
-                None => {
-                    needs.insert(Need::Element(wanted));
-                    return Ok(Vec::new());
-                }
+            if let Some(found) = state.elements.get(&wanted) {
+                found.as_ref().filter(fits).cloned()
+            } else {
+                needs.insert(Need::Element(wanted));
+                return Ok(Vec::new());
             }
         }
         (None, _) => {

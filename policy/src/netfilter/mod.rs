@@ -1,4 +1,4 @@
-//! The netfilter stage: nf_tables and iptables-legacy together, base chains of both in the kernel's order.
+//! The netfilter stage: `nf_tables` and iptables-legacy together, base chains of both in the kernel's order.
 
 mod block;
 mod list;
@@ -8,6 +8,7 @@ mod tests;
 mod walk;
 
 use crate::host::{HostState, Needs, Part};
+use crate::subsystem::nf_tables::evaluate::{Event, Exit};
 use crate::subsystem::nf_tables::{Doubt, State, render};
 use crate::subsystem::xtables;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
@@ -22,7 +23,7 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
     let report = |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence };
     if let Some(refusal) = walked.decided() {
         let detail = format!("{} {}", what(refusal.pass), how(refusal));
-        return report(Verdict::Refuse, detail, evidence(host, &refusal.culprit));
+        return report(Verdict::Refuse, detail, evidence(host, &refusal.culprit, needs));
     }
     if let Some(first) = walked.refusals.first() {
         let detail = match &first.culprit {
@@ -33,7 +34,7 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
         };
         let mut quoted: Vec<Evidence> = Vec::new();
         for refusal in &walked.refusals {
-            let new: Vec<_> = evidence(host, &refusal.culprit).into_iter().filter(|one| !quoted.contains(one)).collect();
+            let new: Vec<_> = evidence(host, &refusal.culprit, needs).into_iter().filter(|one| !quoted.contains(one)).collect();
             quoted.extend(new);
         }
         return report(Verdict::Unknown, detail, quoted);
@@ -56,7 +57,6 @@ fn what(pass: Pass) -> &'static str {
 
 /// `is dropped`, `is rejected with ...`
 fn how(refusal: &Refusal) -> String {
-    use crate::subsystem::nf_tables::evaluate::Exit;
     use crate::subsystem::xtables::evaluate::End;
     match &refusal.culprit {
         Culprit::NfTables(event) => match &event.exit {
@@ -85,15 +85,17 @@ fn doubt(text: &str) -> Doubt {
 }
 
 /// The rules and elements that decide, quoted.
-fn evidence(host: &HostState, culprit: &Culprit) -> Vec<Evidence> {
+fn evidence(host: &HostState, culprit: &Culprit, needs: &mut Needs) -> Vec<Evidence> {
     match culprit {
-        Culprit::NfTables(event) => host.nf_tables.present().map_or_else(Vec::new, |state| event_evidence(host, state, event)),
+        Culprit::NfTables(event) => {
+            host.nf_tables.present().map_or_else(Vec::new, |state| event_evidence(host, state, event, needs))
+        }
         Culprit::Legacy(outcome) => host.xtables.present().map_or_else(Vec::new, |state| legacy_evidence(state, &outcome.place)),
         Culprit::Unread(_) => Vec::new(),
     }
 }
 
-fn event_evidence(host: &HostState, state: &State, event: &crate::subsystem::nf_tables::evaluate::Event) -> Vec<Evidence> {
+fn event_evidence(host: &HostState, state: &State, event: &Event, needs: &mut Needs) -> Vec<Evidence> {
     let none = xtables::SetNames::new();
     let sets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
     let mut evidence = Vec::new();
@@ -102,6 +104,7 @@ fn event_evidence(host: &HostState, state: &State, event: &crate::subsystem::nf_
         let place = format!("nft {} {} {}", chain.family, chain.table, chain.name);
         match frame.rule.and_then(|index| chain.rules.get(index)) {
             Some(rule) => {
+                needs.extend(render::needs(state, chain, rule));
                 evidence.push(Evidence::new(format!("{place} handle {}", rule.handle), render::rule(state, chain, rule, sets)));
             }
             None => evidence.push(Evidence::new(format!("{place} policy"), render::policy(chain))),

@@ -29,7 +29,7 @@ fn from(source: &str) -> Connection {
 
 /// Asks as the agent does: sets are not read, what is needed is looked up.
 fn asked<T>(kernel: &State, mut question: impl FnMut(&HostState, &mut Needs) -> T) -> (T, HostState, Needs) {
-    let mut state = State { dumps: Default::default(), ..kernel.clone() };
+    let mut state = State { dumps: std::collections::BTreeMap::default(), ..kernel.clone() };
     let mut all = Needs::new();
     for _ in 0..20 {
         let mut needs = Needs::new();
@@ -57,7 +57,7 @@ fn lift(kernel: &State, source: &str) -> (Vec<String>, HostState) {
     let (blocks, mut host) = found(kernel, source);
     let mut summaries = Vec::new();
     for block in blocks {
-        let Lift::Steps(steps) = block.lift else { panic!("{:?}", block) };
+        let Lift::Steps(steps) = block.lift else { panic!("{block:?}") };
         for step in steps {
             summaries.push(step.summary());
             step.predict(&mut host).unwrap();

@@ -1,4 +1,4 @@
-//! Takes the packets of a handshake through the host's hooks: nf_tables' base chains and iptables-legacy's tables together, in
+//! Takes the packets of a handshake through the host's hooks: `nf_tables`' base chains and iptables-legacy's tables together, in
 //! the kernel's order (`nf_hook_slow`), with connection tracking and address translation at their points. Judges nothing itself.
 
 use crate::host::{HostState, Needs, Part};
@@ -22,7 +22,7 @@ pub enum Pass {
 /// Who refuses, or may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Culprit {
-    /// A rule or policy of nf_tables.
+    /// A rule or policy of `nf_tables`.
     NfTables(Event),
     /// A rule or policy of iptables-legacy.
     Legacy(legacy::Outcome),
@@ -73,7 +73,7 @@ enum Hook {
 /// What is called at a hook.
 #[derive(Clone, Debug)]
 enum Called<'a> {
-    /// An nf_tables base chain; the text says on what it depends that it sees the packet at all.
+    /// An `nf_tables` base chain; the text says on what it depends that it sees the packet at all.
     Chain(usize, Option<String>),
     /// A legacy table.
     Table(&'a xtables::Table),
@@ -165,18 +165,18 @@ impl<'a> Walker<'a, '_> {
                 // What runs at the same priority does so in the order of registration, which cannot be read.
                 let same = rest.iter().take_while(|((other, _), _)| other == priority).count();
                 let (group, later) = rest.split_at(same);
-                packet = self.group(*hook, group, packet)?;
+                packet = self.group(*hook, group, &packet)?;
                 rest = later;
             }
         }
         Some(packet)
     }
 
-    fn group(&mut self, hook: Hook, group: &[((i32, i32), Called<'a>)], packet: Packet) -> Option<Packet> {
+    fn group(&mut self, hook: Hook, group: &[((i32, i32), Called<'a>)], packet: &Packet) -> Option<Packet> {
         let ordered = group.len() == 1 || *group.first().map(|((priority, _), _)| priority)? == NAT_DESTINATION;
         let before = self.refusals.len();
         let after = self.in_order(hook, group, packet.clone())?;
-        if ordered || after == packet {
+        if ordered || after == *packet {
             return Some(after);
         }
         // Some of them change the packet, so each may see it changed or not.
@@ -328,7 +328,9 @@ impl<'a> Walker<'a, '_> {
             if self.dormant(chain) {
                 continue;
             }
-            if let Some(perhaps) = sees(chain, base, hook, v6) {
+            let seen = sees(chain, base, hook, v6);
+            if seen != Sees::No {
+                let perhaps = if let Sees::Perhaps(on) = seen { Some(on) } else { None };
                 let priority = match (base.kind.as_str(), hook) {
                     ("nat", Hook::Prerouting | Hook::Output) => NAT_DESTINATION,
                     ("nat", Hook::Input | Hook::Postrouting) => NAT_SOURCE,
@@ -374,33 +376,42 @@ pub fn on_the_way_in(state: &State, index: usize) -> bool {
     let dormant = state.tables.iter().any(|table| table.dormant && table.family == chain.family && table.name == chain.table);
     let hooks = [Hook::Ingress, Hook::Prerouting, Hook::Input];
     let called =
-        |base: &BaseChain| [false, true].into_iter().any(|v6| hooks.iter().any(|hook| sees(chain, base, *hook, v6).is_some()));
+        |base: &BaseChain| [false, true].into_iter().any(|v6| hooks.iter().any(|hook| sees(chain, base, *hook, v6) != Sees::No));
     !dormant && chain.base.as_ref().is_some_and(called)
 }
 
-/// Whether a base chain is called at this hook: `None` is no; the text says on what it depends.
-fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool) -> Option<Option<String>> {
+/// Whether a base chain is called for a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sees {
+    Yes,
+    No,
+    /// The text says on what it depends.
+    Perhaps(String),
+}
+
+/// Whether a base chain is called at this hook.
+fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool) -> Sees {
     let device = || {
         let only_loopback = !base.devices.is_empty() && base.devices.iter().all(|device| device == "lo");
-        (!only_loopback).then(|| Some(format!("whether it passes {}", base.devices.join(" or "))))
+        if only_loopback { Sees::No } else { Sees::Perhaps(format!("whether it passes {}", base.devices.join(" or "))) }
     };
     match chain.family {
-        Family::Ip if v6 => None,
-        Family::Ip6 if !v6 => None,
-        Family::Arp => None,
+        Family::Ip if v6 => Sees::No,
+        Family::Ip6 if !v6 => Sees::No,
+        Family::Arp => Sees::No,
         Family::Ip | Family::Ip6 | Family::Inet => match (base.hook, hook) {
-            (0, Hook::Prerouting) | (1, Hook::Input) | (3, Hook::Output) | (4, Hook::Postrouting) => Some(None),
+            (0, Hook::Prerouting) | (1, Hook::Input) | (3, Hook::Output) | (4, Hook::Postrouting) => Sees::Yes,
             (5, Hook::Ingress) if chain.family == Family::Inet => device(),
-            _ => None,
+            _ => Sees::No,
         },
         Family::Netdev => match (base.hook, hook) {
             (0, Hook::Ingress) | (1, Hook::Egress) => device(),
-            _ => None,
+            _ => Sees::No,
         },
         Family::Bridge => match (base.hook, hook) {
             // Ahead of the IP hooks on the way in, behind them on the way out.
-            (0 | 1, Hook::Ingress) | (3 | 4, Hook::Egress) => Some(Some("whether it passes a bridge".to_owned())),
-            _ => None,
+            (0 | 1, Hook::Ingress) | (3 | 4, Hook::Egress) => Sees::Perhaps("whether it passes a bridge".to_owned()),
+            _ => Sees::No,
         },
     }
 }

@@ -136,17 +136,13 @@ pub fn items<'r>(state: &State, chain: &Chain, rule: &'r Rule) -> Vec<Item<'r>> 
                 let field = fields(&loads, *sreg, len);
                 items.push(Item::Condition(field, Test::Set { set: key, invert: *invert, verdict: dreg.is_some() }));
             }
-            Expression::Lookup { dreg: Some(dreg), .. } => {
-                load(&mut loads, *dreg, 16, Field::Unknown);
-                items.push(Item::Statement(expression));
-            }
             Expression::Opaque { dreg, .. } => {
                 if let Some(dreg) = dreg {
                     load(&mut loads, *dreg, 16, Field::Unknown);
                 }
                 items.push(Item::Statement(expression));
             }
-            Expression::Immediate { dreg, .. } => {
+            Expression::Lookup { dreg: Some(dreg), .. } | Expression::Immediate { dreg, .. } => {
                 load(&mut loads, *dreg, 16, Field::Unknown);
                 items.push(Item::Statement(expression));
             }
@@ -255,7 +251,7 @@ fn ct_len(key: u32) -> u32 {
         1 | 7 | 10 => 1,
         11 | 12 => 2,
         13 | 21 | 22 => 16,
-        14 | 15 | 16 => 8,
+        14..=16 => 8,
         _ => 4,
     }
 }

@@ -180,13 +180,12 @@ impl<'a> Evaluator<'a> {
             }
             self.path.pop();
             self.doubts.truncate(doubts);
-            match on {
-                Some(next) => *packet = next,
-                None => {
-                    let Some(back) = returned else { return false };
-                    *packet = back;
-                    return true;
-                }
+            if let Some(next) = on {
+                *packet = next
+            } else {
+                let Some(back) = returned else { return false };
+                *packet = back;
+                return true;
             }
             if self.budget == 0 {
                 break;

@@ -1,4 +1,4 @@
-//! nf_tables expressions as the kernel has them (`linux/netfilter/nf_tables.h`), decoded by the agent, run by the evaluator.
+//! `nf_tables` expressions as the kernel has them (`linux/netfilter/nf_tables.h`), decoded by the agent, run by the evaluator.
 //! Registers are the kernel's numbers: 0 verdict, 1-4 (16 bytes each), 8-23 (4 bytes each). Holds no logic.
 
 use serde::{Deserialize, Serialize};

@@ -151,7 +151,7 @@ pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
     if key == 0 {
         let possible = packet.tracking.0;
         let value = u32::from(possible);
-        let known = if possible.count_ones() == 1 { u32::MAX } else { !value };
+        let known = if possible.is_power_of_two() { u32::MAX } else { !value };
         return Loaded::new("ct state", Bits::masked(&value.to_ne_bytes(), &known.to_ne_bytes()));
     }
     let breaks = packet.tracking.entry().invert(true);

@@ -1,4 +1,4 @@
-//! nf_tables: the ruleset as read by netlink (iptables-nft included), its verdict by running the rules' own expressions,
+//! `nf_tables`: the ruleset as read by netlink (iptables-nft included), its verdict by running the rules' own expressions,
 //! and the steps on elements and rules. Never reads a set to answer about one address.
 
 #[cfg(any(test, feature = "fake"))]

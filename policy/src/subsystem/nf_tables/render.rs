@@ -7,12 +7,23 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::condition::{self, Field, Item, Test, items};
 use super::expression::{CmpOp, Expression, NatKind, PayloadBase, Verdict};
 use super::{Chain, Element, ElementData, Family, Rule, SetKey, State};
+use crate::host::{Need, Needs};
 use crate::subsystem::xtables::SetNames;
 use crate::subsystem::xtables::render::{quoted, render_match, render_target};
 
 /// A rule as its own tool prints it.
 pub fn rule(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
     if compat(state, chain) { iptables(state, chain, rule, ipsets) } else { nft(state, chain, rule, ipsets) }
+}
+
+/// What must be read to print a rule in full: the lists that belong to it alone (`{ 22, 2222 }`).
+pub fn needs(state: &State, chain: &Chain, rule: &Rule) -> Needs {
+    let lists = rule.expressions.iter().filter_map(|expression| match expression {
+        Expression::Lookup { set, .. } if set.starts_with("__") => Some(set.clone()),
+        _ => None,
+    });
+    let keys = lists.map(|set| SetKey { family: chain.family, table: chain.table.clone(), set });
+    keys.filter(|key| !state.dumps.contains_key(key)).map(Need::SetElements).collect()
 }
 
 /// Whether a table is one that iptables-nft made: its name, and a base chain named as iptables names them.
@@ -395,9 +406,8 @@ fn condition(state: &State, family: Family, transport: &str, tested: &Field, tes
                     let len = mask_len(mask).unwrap_or(0);
                     format!("{name} {}{}/{len}", operator(*op), address(&widen(compared, v6_field(tested))))
                 }
-                (Kind::CtState | Kind::CtStatus, CmpOp::Neq) if zero => format!("{name} {}", value(kind, mask)),
+                (Kind::CtState | Kind::CtStatus | Kind::TcpFlags, CmpOp::Neq) if zero => format!("{name} {}", value(kind, mask)),
                 (Kind::CtState | Kind::CtStatus, CmpOp::Eq) if zero => format!("{name} ! {}", value(kind, mask)),
-                (Kind::TcpFlags, CmpOp::Neq) if zero => format!("{name} {}", value(kind, mask)),
                 (Kind::TcpFlags, CmpOp::Eq | CmpOp::Neq) => {
                     let op = if *op == CmpOp::Eq { "==" } else { "!=" };
                     format!("{name} & ({}) {op} {}", value(kind, mask), value(kind, compared))
@@ -410,12 +420,12 @@ fn condition(state: &State, family: Family, transport: &str, tested: &Field, tes
         }
         Test::Masked { op, value: compared, .. } => format!("[{name}, computed] {}{}", operator(*op), hex(compared)),
         Test::Range { negated, from, to } => {
-            let text = match kind {
+            let range = match kind {
                 Kind::Address => prefix_of(from, to)
                     .map_or_else(|| format!("{}-{}", address(from), address(to)), |len| format!("{}/{len}", address(from))),
                 _ => format!("{}-{}", value(kind, from), value(kind, to)),
             };
-            format!("{name} {}{text}", if *negated { "!= " } else { "" })
+            format!("{name} {}{range}", if *negated { "!= " } else { "" })
         }
         Test::Set { set, invert, verdict } => {
             let list = if set.set.starts_with("__") {
@@ -597,12 +607,12 @@ fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> Str
     for item in items {
         match item {
             Item::Condition(tested, test) => match option(&tested, &test, v6, transport) {
-                Some((Some(place), text)) => {
+                Some((Some(place), word)) => {
                     if let Some(slot) = head.get_mut(place) {
-                        *slot = Some(text);
+                        *slot = Some(word);
                     }
                 }
-                Some((None, text)) => words.push(text),
+                Some((None, word)) => words.push(word),
                 None => words.push(format!("[{}]", condition(state, chain.family, transport, &tested, &test))),
             },
             Item::Statement(expression) => match expression {

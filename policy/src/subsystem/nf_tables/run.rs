@@ -113,9 +113,9 @@ impl Running<'_> {
         Doubt::on(self.label)
     }
 
-    fn end(mut self, end: End) -> Option<Run> {
+    fn end(mut self, end: End) -> Run {
         self.run.ends.push(end);
-        Some(self.run)
+        self.run
     }
 }
 
@@ -209,7 +209,7 @@ impl Evaluator<'_> {
                             at.run.doubts.push(Doubt::on(format!("{label} in {}", named(&key))));
                             match dreg {
                                 Some(0) if elements.is_empty() => {
-                                    return at.end(End::Anything(format!("what {} says", named(&key))));
+                                    return Some(at.end(End::Anything(format!("what {} says", named(&key)))));
                                 }
                                 Some(0) => {
                                     at.run.ends = elements.iter().map(verdict_of).chain([End::Next]).collect();
@@ -228,7 +228,7 @@ impl Evaluator<'_> {
                 Expression::Verdict(verdict) => match end_of(verdict) {
                     None => return None,
                     Some(End::Next) => true,
-                    Some(end) => return at.end(end),
+                    Some(end) => return Some(at.end(end)),
                 },
                 Expression::Counter { .. } | Expression::Log { .. } | Expression::Dup => true,
                 Expression::Limit { rate, unit, over, .. } => {
@@ -263,7 +263,7 @@ impl Evaluator<'_> {
                             2 => "quota",
                             4 => "limit",
                             5 => "ct count",
-                            10 => return at.end(End::Anything(format!("synproxy {name}"))),
+                            10 => return Some(at.end(End::Anything(format!("synproxy {name}")))),
                             _ => "object",
                         };
                         at.holds(Tri::Maybe, || Doubt::rate(format!("{kind} {name}")))
@@ -275,7 +275,7 @@ impl Evaluator<'_> {
                 }
                 Expression::Nat { kind, address_register, port_register } => {
                     let end = translate(&at, *kind, *address_register, *port_register);
-                    return at.end(end);
+                    return Some(at.end(end));
                 }
                 Expression::Notrack => {
                     at.change(untrack);
@@ -283,11 +283,11 @@ impl Evaluator<'_> {
                 }
                 Expression::Reject { kind, .. } => {
                     let how = if *kind == 1 { "rejected with a TCP reset" } else { "rejected with an ICMP error" };
-                    return at.end(End::Refuse(how.to_owned()));
+                    return Some(at.end(End::Refuse(how.to_owned())));
                 }
-                Expression::Queue => return at.end(End::Anything("a program on a queue".to_owned())),
-                Expression::Synproxy => return at.end(End::Anything("synproxy".to_owned())),
-                Expression::Fwd => return at.end(End::Refuse("sent to another device".to_owned())),
+                Expression::Queue => return Some(at.end(End::Anything("a program on a queue".to_owned()))),
+                Expression::Synproxy => return Some(at.end(End::Anything("synproxy".to_owned()))),
+                Expression::Fwd => return Some(at.end(End::Refuse("sent to another device".to_owned()))),
                 Expression::Match { name, revision, info } => {
                     let condition = matches(name, *revision, info, &at.packet.view(), &self.ipsets);
                     match condition {
@@ -299,7 +299,7 @@ impl Evaluator<'_> {
                 Expression::Target { name, revision, info } => {
                     match target_end(&mut at, chain.family == Family::Ip6, name, *revision, info) {
                         None => true,
-                        Some(end) => return at.end(end),
+                        Some(end) => return Some(at.end(end)),
                     }
                 }
                 Expression::Opaque { name, dreg } => {
@@ -309,14 +309,14 @@ impl Evaluator<'_> {
                     at.holds(Tri::Maybe, || Doubt::on(format!("`{name}`")))
                 }
                 Expression::Unknown { name, text } => {
-                    return at.end(End::Anything(format!("the expression `{name}`, which sshfix does not know ({text})")));
+                    return Some(at.end(End::Anything(format!("the expression `{name}`, which sshfix does not know ({text})"))));
                 }
             };
             if !goes_on {
                 return None;
             }
         }
-        at.end(End::Next)
+        Some(at.end(End::Next))
     }
 
     fn find(&mut self, key: &SetKey, registers: &Registers, sreg: u32) -> Hit {
@@ -429,9 +429,9 @@ fn shift(bytes: &[u8], by: u32, left: bool, fill: bool) -> Vec<u8> {
         }
     };
     if left {
-        words.iter_mut().rev().for_each(&mut step)
+        words.iter_mut().rev().for_each(&mut step);
     } else {
-        words.iter_mut().for_each(&mut step)
+        words.iter_mut().for_each(&mut step);
     }
     words.into_iter().flat_map(u32::to_ne_bytes).take(bytes.len()).collect()
 }

@@ -1,5 +1,6 @@
-//! Steps on nf_tables: one element or one rule, with what stands there before and after. As data; the agent does them.
+//! Steps on `nf_tables`: one element or one rule, with what stands there before and after. As data; the agent does them.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -107,12 +108,13 @@ impl Step {
                 (format!("# nft {}{place}", self.chain_name()), text, before.is_some(), after.is_some())
             }
         };
+        // Writing to a String cannot fail.
         let mut diff = format!("{header}\n");
         if before {
-            diff.push_str(&format!("- {text}\n"));
+            let _ = writeln!(diff, "- {text}");
         }
         if after {
-            diff.push_str(&format!("+ {text}\n"));
+            let _ = writeln!(diff, "+ {text}");
         }
         diff
     }
