@@ -68,6 +68,13 @@ impl Server {
         self.copy(&packaging.join("systemd/sshfix.sysusers"), "/usr/lib/sysusers.d/sshfix.conf", 0o644);
     }
 
+    /// Only the programs, into one directory.
+    pub fn copy_programs(&self, directory: &str) {
+        for program in ["sshfix", "sshfix-agent"] {
+            self.copy(&binaries().join(program), &format!("{directory}/{program}"), 0o755);
+        }
+    }
+
     /// `sshfix ctl ARGUMENTS` as root in the server.
     #[track_caller]
     pub fn ctl(&self, arguments: &[&str]) -> CtlResult {
