@@ -6,7 +6,7 @@ use sshfix_policy::reply::{
     Bans, BansSchema, Body, ChangeState, ErrorCode, Firewall, FirewallSchema, LeaseDocument, PlanDocument, Status, StatusSchema,
     SubsystemStatus,
 };
-use sshfix_policy::subsystem::hosts_access::Libwrap;
+use sshfix_policy::subsystem::hosts_access::{Content, Libwrap};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, xtables};
 use sshfix_policy::{diagnose, netfilter};
 
@@ -81,7 +81,12 @@ fn enforced(state: &hosts_access::State) -> (Option<String>, String) {
         Libwrap::NotLinked(how) => format!("not obeyed by this sshd: {how}"),
         Libwrap::Unknown(why) => format!("cannot be told whether this sshd obeys them: {why}"),
     };
-    (None, how)
+    let files = [&state.allow, &state.deny].into_iter().filter_map(|file| match &file.content {
+        Content::Bytes(_) => None,
+        Content::Missing => Some(format!("; there is no {}", file.path)),
+        Content::Unreadable(why) => Some(format!("; {} cannot be read: {why}", file.path)),
+    });
+    (None, std::iter::once(how).chain(files).collect())
 }
 
 fn subsystem<T>(name: &str, part: &Part<T>, describe: impl Fn(&T) -> (Option<String>, String)) -> SubsystemStatus {
