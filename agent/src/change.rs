@@ -34,7 +34,7 @@ impl Applied {
     }
 
     /// What is to be undone: the steps that changed something.
-    fn to_undo(self) -> Vec<(usize, Step)> {
+    fn into_undo(self) -> Vec<(usize, Step)> {
         let steps = self.steps.into_iter().zip(self.done).enumerate();
         steps.filter(|(_, (_, done))| *done == Done::Changed).map(|(index, (step, _))| (index, step)).collect()
     }
@@ -101,7 +101,7 @@ fn fail(
     message: String,
 ) -> Failed {
     let id = applied.id.clone();
-    let mut steps = applied.to_undo();
+    let mut steps = applied.into_undo();
     steps.extend(half_done);
     let (rolled_back, stuck) = undo(host, store, &id, steps, &message);
     Failed(Failure { step, summary: summary.to_owned(), message, rolled_back, stuck })

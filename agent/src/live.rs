@@ -118,14 +118,11 @@ impl LiveHost {
 fn injected_failure(step: &Step) -> Result<(), StepError> {
     const FILE: &str = "/run/sshfix/fail-step";
     let Ok(text) = std::fs::read_to_string(FILE) else { return Ok(()) };
-    match text.trim().parse::<usize>() {
-        Ok(left @ 2..) => {
-            let _ = std::fs::write(FILE, (left - 1).to_string());
-            Ok(())
-        }
-        _ => {
-            let _ = std::fs::remove_file(FILE);
-            Err(StepError::Failed(format!("injected failure: {}", step.summary())))
-        }
+    if let Ok(left @ 2..) = text.trim().parse::<usize>() {
+        let _ = std::fs::write(FILE, (left - 1).to_string());
+        Ok(())
+    } else {
+        let _ = std::fs::remove_file(FILE);
+        Err(StepError::Failed(format!("injected failure: {}", step.summary())))
     }
 }

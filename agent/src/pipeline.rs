@@ -2,6 +2,7 @@
 //! Each stage takes the type that only the stage before can make. Must not hold rules of its own: those are in `policy`.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -201,7 +202,7 @@ fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal>
         Operation::FirewallList => {
             Ok(Body::Firewall(observed(host, &question, |state, needs| report::firewall(state, port, needs)).1))
         }
-        Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(failed)?)),
+        Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
         Operation::Status => Ok(Body::Status(report::status(agent, &host.observe(&question)))),
         Operation::Unban { .. }
         | Operation::Ban { .. }
@@ -237,12 +238,12 @@ fn change(
     safe: &SafePlan,
 ) -> Result<Body, Refusal> {
     let store = &agent.store;
-    for line in change::recover(host, store).map_err(|error| failed(error.to_string()))? {
+    for line in change::recover(host, store).map_err(|error| failed(&error))? {
         tracing::warn!("{line}");
     }
     let mut notes = safe.plan().notes.clone();
-    notes.extend(change::retry_stuck(host, store).map_err(|error| failed(error.to_string()))?);
-    let id = random::hex::<5>().map_err(|error| failed(error.to_string()))?;
+    notes.extend(change::retry_stuck(host, store).map_err(|error| failed(&error))?);
+    let id = random::hex::<5>().map_err(|error| failed(&error))?;
     let now = Timestamp::now();
     let lease = safe.plan().lease.as_ref().map(|lease| new_lease(&id, lease, now)).transpose()?;
     let begin = NewChange {
@@ -255,7 +256,7 @@ fn change(
         deadline: None,
         lease,
     };
-    store.change_begin(&begin).map_err(|error| failed(error.to_string()))?;
+    store.change_begin(&begin).map_err(|error| busy_or_failed(&error))?;
     let outcome = change::apply(host, store, &id, safe).and_then(|applied| {
         let port = agent.config.ssh_port;
         let (_, differences) = observed(host, question, |state, needs| verify::differences(safe, read, state, port, needs));
@@ -277,7 +278,7 @@ fn change(
 
 fn new_lease(change: &str, lease: &plan::Lease, now: Timestamp) -> Result<NewLease, Refusal> {
     let seconds = i64::try_from(lease.seconds).ok().and_then(|s| now.checked_add(jiff::SignedDuration::from_secs(s)).ok());
-    let ends_at = seconds.ok_or_else(|| failed(format!("{} seconds is too long", lease.seconds)))?;
+    let ends_at = seconds.ok_or_else(|| failed(&format!("{} seconds is too long", lease.seconds)))?;
     Ok(NewLease {
         id: change.to_owned(),
         summary: lease.steps.iter().map(Step::summary).collect::<Vec<_>>().join("; "),
@@ -401,9 +402,14 @@ fn plan_changed(safe: &SafePlan) -> ErrorDocument {
     document
 }
 
-fn failed(why: String) -> Refusal {
+fn failed(why: &impl Display) -> Refusal {
     ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
         .into()
+}
+
+fn busy_or_failed(error: &StoreError) -> Refusal {
+    let code = if matches!(error, StoreError::Busy { .. }) { ErrorCode::Busy } else { ErrorCode::Failed };
+    ErrorDocument::new(code, format!("{error}; nothing was changed"), "`sshfix ctl status` shows the pending change").into()
 }
 
 /// The one writer's lock. A request that panicked left at worst an unfinished change, which the next one recovers.

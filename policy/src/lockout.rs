@@ -1,6 +1,8 @@
 //! The no-lockout proof: no access path that is open now is closed by any prefix of a plan's steps.
 //! Unknown counts as closed. The only maker of a [`SafePlan`], so nothing unproven can be applied.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use crate::diagnose::admission;
@@ -21,28 +23,37 @@ pub struct SafePlan {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Lockout {
     /// Somebody who may get in now would not any more.
-    #[error(
-        "would lock out: after step {step} ({summary}), {user}{source_text} ({origin}) would be {verdict} by {why}; nothing was changed"
-    )]
-    Witness {
-        /// From 1.
-        step: usize,
-        /// The step's summary.
-        summary: String,
-        /// `alice from `, or nothing.
-        user: String,
-        /// From where.
-        source_text: String,
-        /// Why it is a way in.
-        origin: String,
-        /// `refused`, or `not known to be let in`.
-        verdict: String,
-        /// The rule, line or ticket.
-        why: String,
-    },
+    #[error("would lock out: {0}; nothing was changed")]
+    Witness(Box<Witness>),
     /// A step does not fit the model, so nothing can be proven.
     #[error("cannot prove that nobody is locked out: {0}; nothing was changed")]
     Model(#[from] Mismatch),
+}
+
+/// Who would be locked out, by which step and which rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// From 1.
+    pub step: usize,
+    /// The step's summary.
+    pub summary: String,
+    /// Who would be cut off.
+    pub path: AccessPath,
+    /// What would become of them: refuse or unknown.
+    pub verdict: Verdict,
+    /// The rule, line or ticket.
+    pub why: String,
+}
+
+/// `after step 2 (...), alice from 198.51.100.7 (a live session) would be refused by inet filter input handle 9`
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, summary, path, verdict, why } = self;
+        let user = path.user.as_ref().map_or_else(String::new, |user| format!("{user} from "));
+        let verdict = if *verdict == Verdict::Refuse { "refused" } else { "not known to be let in" };
+        let origin = origin(path.origin);
+        write!(f, "after step {step} ({summary}), {user}{} ({origin}) would be {verdict} by {why}", path.source.short())
+    }
 }
 
 impl SafePlan {
@@ -79,20 +90,18 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
             let (now, why) = verdict(&state, path, needs);
             *after = now;
             let worse = match (before, now) {
-                (Verdict::Accept, Verdict::Accept) | (Verdict::Refuse, _) | (Verdict::Unknown, Verdict::Accept) => false,
-                (Verdict::Accept | Verdict::Unknown, Verdict::Refuse) | (Verdict::Accept, Verdict::Unknown) => true,
+                (Verdict::Refuse, _) | (_, Verdict::Accept) => false,
+                (_, Verdict::Refuse) | (Verdict::Accept, Verdict::Unknown) => true,
                 (Verdict::Unknown, Verdict::Unknown) => !plan.closes.is_empty() && step_concerns(step, path),
             };
             if worse {
-                return Err(Lockout::Witness {
+                return Err(Lockout::Witness(Box::new(Witness {
                     step: index + 1,
                     summary: step.summary(),
-                    user: path.user.as_ref().map_or_else(String::new, |user| format!("{user} from ")),
-                    source_text: path.source.short(),
-                    origin: origin(path.origin).to_owned(),
-                    verdict: if now == Verdict::Refuse { "refused" } else { "not known to be let in" }.to_owned(),
+                    path: path.clone(),
+                    verdict: now,
                     why,
-                });
+                })));
             }
         }
     }

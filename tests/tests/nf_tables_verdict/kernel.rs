@@ -62,7 +62,7 @@ fn matches(dice: &mut Dice, family: &str, out: bool) -> String {
         format!("ip6 {address} @nets6"),
     ];
     let any = [
-        "".to_owned(),
+        String::new(),
         format!("tcp {port} 22"),
         format!("tcp {port} {{ 22, 2222 }}"),
         format!("tcp {port} 1-100"),
@@ -85,6 +85,7 @@ fn matches(dice: &mut Dice, family: &str, out: bool) -> String {
     ];
     let mut text = String::new();
     for _ in 0..=dice.roll(2) {
+        #[allow(clippy::match_same_arms, reason = "each arm rolls at its own time, and the seeds are kept")]
         let one = match (family, dice.roll(2)) {
             ("ip", 0) => v4[dice.roll(v4.len())].clone(),
             ("ip6", 0) => v6[dice.roll(v6.len())].clone(),
@@ -145,7 +146,7 @@ fn nft_table(dice: &mut Dice, number: usize) -> String {
         );
     }
     text += &format!("}}\nmap verdicts {{\ntype ipv4_addr : verdict\n{verdicts}}}\n");
-    for base in 0..1 + dice.roll(2) {
+    for base in 0..=dice.roll(2) {
         let hook = dice.one(&["input", "input", "input", "prerouting", "output"]);
         let priority = dice.one(&["-301", "-150", "-1", "0", "0", "10"]);
         let policy = dice.one(&["accept", "accept", "drop"]);

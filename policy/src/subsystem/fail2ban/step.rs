@@ -12,6 +12,8 @@ use crate::step::{Mismatch, Step as AnyStep};
 /// One change of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+// A plan has a handful of steps: what a box would save is not worth reading it.
+#[allow(clippy::large_enum_variant)]
 pub enum Step {
     /// A ticket: ban where `after` is there, unban where it is not. Which source is banned counts, not since when: fail2ban
     /// gives every new ticket new times.

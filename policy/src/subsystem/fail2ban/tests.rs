@@ -136,7 +136,10 @@ fn ignore_goes_to_every_jail_or_to_the_one_named() {
 #[test]
 fn undo_says_that_the_ban_time_starts_anew() {
     let unban = plan_unban_in(&lab(), source("203.0.113.7"), "sshd").unwrap();
-    assert_eq!(unban[0].undo(), "ban 203.0.113.7 in jail sshd again; fail2ban makes its rules again, and the ban time starts anew");
+    assert_eq!(
+        unban[0].undo(),
+        "ban 203.0.113.7 in jail sshd again; fail2ban makes its rules again, and the ban time starts anew"
+    );
     assert_eq!(unban[0].diff(), "fail2ban jail sshd\n- 203.0.113.7 2026-11-21 05:29:33 + 600 = 2026-11-21 05:39:33\n");
 }
 

@@ -181,7 +181,7 @@ impl<'a> Evaluator<'a> {
             self.path.pop();
             self.doubts.truncate(doubts);
             if let Some(next) = on {
-                *packet = next
+                *packet = next;
             } else {
                 let Some(back) = returned else { return false };
                 *packet = back;
