@@ -39,7 +39,7 @@ impl Agent {
         self.server.run(&["systemctl", "show", "-P", "MainPID", "sshfix-agent"]).expect_ok()
     }
 
-    /// proc_pid_status(5): VmRSS, in KiB.
+    /// `VmRSS` of `proc_pid_status(5)`, in KiB.
     fn resident(&self) -> u64 {
         let status = self.server.read(&format!("/proc/{}/status", self.pid()));
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -89,11 +89,8 @@ fn causes(diagnosis: &Value) -> Vec<&str> {
 
 fn evidence(diagnosis: &Value) -> String {
     let findings = diagnosis["findings"].as_array().unwrap();
-    findings
-        .iter()
-        .flat_map(|f| f["evidence"].as_array().unwrap())
-        .map(|e| format!("{} | {}\n", e["source"], e["text"]))
-        .collect()
+    let quoted = findings.iter().flat_map(|finding| finding["evidence"].as_array().unwrap());
+    quoted.map(|one| format!("{} | {}", one["source"], one["text"])).collect::<Vec<_>>().join("\n")
 }
 
 fn one_unban_lifts_every_block(release: Release, cast: &Cast) {
