@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+use crate::public_key::printable;
+
 /// Most nodes a reply may have: a million bans need two million.
 const MOST_NODES: usize = 4_000_000;
 /// Most values of the finished tree, shared ones counted each time.
@@ -91,7 +93,8 @@ pub fn decode(bytes: &[u8]) -> Result<Value, PickleError> {
     if machine.at != bytes.len() {
         return Err(Malformed("bytes after its end"));
     }
-    let mut budget = MOST_VALUES;
+    // A value takes a byte at least; what is shared is counted again, so a little more is allowed.
+    let mut budget = bytes.len().saturating_mul(4).min(MOST_VALUES);
     machine.value(root, DEEPEST, &mut budget)
 }
 
@@ -415,11 +418,11 @@ fn class(module: &str, name: &str) -> Result<String, PickleError> {
     let module = match module {
         "builtins" | "__builtin__" | "exceptions" => "builtins",
         "fail2ban.exceptions" => "fail2ban.exceptions",
-        _ => return Err(PickleError::Global(format!("{module}.{name}").chars().take(200).collect())),
+        _ => return Err(PickleError::Global(printable(&format!("{module}.{name}")))),
     };
     let name = if module == "builtins" && name == "unicode" { "str" } else { name };
     if name.is_empty() || name.len() > 100 || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(PickleError::Global(format!("{module}.{name}").chars().take(200).collect()));
+        return Err(PickleError::Global(printable(&format!("{module}.{name}"))));
     }
     Ok(format!("{module}.{name}"))
 }

@@ -44,6 +44,12 @@ fn code_is_refused_by_name_and_never_run() {
 }
 
 #[test]
+fn a_name_that_is_refused_moves_no_terminal() {
+    let error = decode(b"\x80\x04\x8c\x05po\x1b[2\x8c\x06sys\ntm\x93.").unwrap_err();
+    assert_eq!(error.to_string(), "the reply names `po\\u{1b}[2.sys\\ntm`, which is not allowed");
+}
+
+#[test]
 fn a_list_that_holds_itself_is_refused() {
     // x = []; x.append(x)
     assert_eq!(decode(b"\x80\x04]\x94h\x00a."), Err(TooMuch));
@@ -62,6 +68,10 @@ fn a_memo_bomb_is_refused_before_it_grows() {
     }
     bomb.push(b'.');
     assert_eq!(decode(&bomb), Err(TooMuch));
+    // Five levels are fewer values than a big reply has, but 125 bytes cannot honestly hold 100,000.
+    let mut small = bomb.get(..4 + 5 * 24).unwrap().to_vec();
+    small.push(b'.');
+    assert_eq!(decode(&small), Err(TooMuch));
 }
 
 #[test]
