@@ -304,9 +304,9 @@ pub fn xtables_table(bytes: &[u8]) {
     }
     let mut state = xtables::State { set_names: sets, ..xtables::State::default() };
     if v6 {
-        state.v6.push(table)
+        state.v6.push(table);
     } else {
-        state.v4.push(table)
+        state.v4.push(table);
     }
     judge(&HostState { xtables: Part::Present(state), ..host() });
 }
@@ -380,7 +380,9 @@ pub fn xtables_save(bytes: &[u8]) {
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
-    let _ = table.chains.iter().flat_map(|chain| &chain.rules).map(|rule| rule.draw(v6, &SetNames::new())).count();
+    for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
+        let _ = rule.draw(v6, &SetNames::new());
+    }
 }
 
 /// The expressions of one rule as the journal keeps them, JSON, run and shown in a chain at the input hook.
