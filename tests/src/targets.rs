@@ -433,8 +433,8 @@ pub fn address(bytes: &[u8]) {
             assert_eq!(source.short().parse(), Ok(source));
             assert_eq!(protocol::lenient(text), Some(source));
             assert!(source.contains(source) && source.overlaps(source));
-            assert_eq!((canonical(source.first()), canonical(source.last())), (source.first(), source.last()));
-            assert!(source.single().is_none_or(|one| Source::from(one) == source));
+            // The end of an IPv6 range may look mapped (::/80); a single address never does.
+            assert!(source.single().is_none_or(|one| Source::from(one) == source && canonical(one) == one));
         }
         Err(AddressError::HostBits { host, network, .. }) => {
             assert!(network.contains(&host));
