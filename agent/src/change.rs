@@ -113,7 +113,7 @@ fn undo(host: &mut impl Host, store: &Store, id: &str, steps: Vec<(usize, Step)>
     let (mut rolled_back, mut stuck) = (Vec::new(), Vec::new());
     let journalled = |result: Result<(), StoreError>| {
         if let Err(error) = result {
-            tracing::error!(change = id, %error, "the journal could not be written during a rollback");
+            tracing::error!(change = id, "the journal could not be written during a rollback: {error}");
         }
     };
     journalled(store.change_state(id, ChangeStage::RollingBack, why));

@@ -17,7 +17,7 @@ pub fn end_due(agent: &Agent) {
     let due = match agent.store.leases_due(Timestamp::now()) {
         Ok(due) => due,
         Err(error) => {
-            tracing::error!(%error, "the leases could not be read; none was ended");
+            tracing::error!("the leases could not be read; none was ended: {error}");
             return;
         }
     };
@@ -30,12 +30,11 @@ pub fn end_due(agent: &Agent) {
                 Err(StepError::Drifted(why)) => {
                     tracing::warn!(
                         lease = lease.id,
-                        why,
-                        "what the lease added is not there any more as it was added; left as it is"
+                        "what the lease added is not there any more as it was added; left as it is: {why}"
                     );
                 }
                 Err(error) => {
-                    tracing::error!(lease = lease.id, %error, "the lease could not be ended; it is tried again");
+                    tracing::error!(lease = lease.id, "the lease could not be ended; it is tried again: {error}");
                     ended = false;
                 }
             }
@@ -43,7 +42,7 @@ pub fn end_due(agent: &Agent) {
         if ended {
             match agent.store.lease_end(&lease.id, Timestamp::now()) {
                 Ok(()) => tracing::info!(lease = lease.id, "lease ended: {}", lease.summary),
-                Err(error) => tracing::error!(lease = lease.id, %error, "the end of the lease could not be recorded"),
+                Err(error) => tracing::error!(lease = lease.id, "the end of the lease could not be recorded: {error}"),
             }
         }
     }

@@ -83,7 +83,7 @@ fn reply(agent: &Agent, challenge: &Challenge, request: String, body: Body) -> V
 
 /// No bytes: the connection is closed without a reply.
 fn unanswered(error: &IdentityError) -> Vec<u8> {
-    tracing::error!(%error, "a message could not be signed; the connection is closed without it");
+    tracing::error!("a message could not be signed; the connection is closed without it: {error}");
     Vec::new()
 }
 
@@ -107,7 +107,7 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
     let sequence = match agent.store.audit_open(&opening) {
         Ok(sequence) => sequence,
         Err(error) => {
-            tracing::error!(%error, "the audit record could not be opened; the request was refused");
+            tracing::error!("the audit record could not be opened; the request was refused: {error}");
             return (id, Body::Error(unaudited(&error)));
         }
     };
@@ -119,7 +119,7 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
             (body, closing)
         }
         Err(Refusal::Refused(reason)) => {
-            tracing::warn!(reason, uid = peer.uid, pid = peer.pid, "request refused");
+            tracing::warn!(uid = peer.uid, pid = peer.pid, "request refused: {reason}");
             (Body::Error(refused()), AuditClosing { outcome: Outcome::Refused, detail: reason, plan: None, change: None })
         }
         Err(Refusal::Error(document)) => {
@@ -129,7 +129,7 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
         }
     };
     if let Err(error) = agent.store.audit_close(sequence, &closing) {
-        tracing::error!(%error, sequence, "the audit record could not be closed");
+        tracing::error!(sequence, "the audit record could not be closed: {error}");
     }
     (id, body)
 }
@@ -217,7 +217,7 @@ fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal>
                 let plan = plan::plan(&request.operation, state, port, needs)?;
                 Ok(lockout::prove(plan, state, &access_paths(agent, request, state, port), needs)?)
             });
-            let safe: SafePlan = safe.map_err(refused_plan)?;
+            let safe: SafePlan = safe.map_err(|error| refused_plan(&request.operation, error))?;
             match &request.mode {
                 Mode::DryRun => Ok(Body::Plan(safe.document())),
                 Mode::Apply { plan: Some(shown) } if *shown != safe.plan().digest() => Err(plan_changed(&safe).into()),
@@ -259,7 +259,10 @@ fn change(
     store.change_begin(&begin).map_err(|error| busy_or_failed(&error))?;
     let outcome = change::apply(host, store, &id, safe).and_then(|applied| {
         let port = agent.config.ssh_port;
-        let (_, differences) = observed(host, question, |state, needs| verify::differences(safe, read, state, port, needs));
+        let (_, (differences, besides)) = observed(host, question, |state, needs| {
+            (verify::differences(safe, read, state, port, needs), verify::notes(safe, state, port, needs))
+        });
+        notes.extend(besides);
         if differences.is_empty() { Ok(applied) } else { Err(change::roll_back(host, store, applied, differences.join("; "))) }
     });
     let (state, changed, failure) = match outcome {
@@ -371,7 +374,7 @@ enum NoSafePlan {
     Lockout(#[from] lockout::Lockout),
 }
 
-fn refused_plan(error: NoSafePlan) -> Refusal {
+fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
     match error {
         NoSafePlan::Lockout(why) => ErrorDocument::new(
             ErrorCode::Lockout,
@@ -386,7 +389,18 @@ fn refused_plan(error: NoSafePlan) -> Refusal {
         NoSafePlan::Plan(error) => ErrorDocument::new(
             ErrorCode::Failed,
             format!("{error}; nothing was changed"),
-            "`sshfix ctl status` shows what was found",
+            match operation {
+                Operation::FirewallAccept { .. } | Operation::FirewallRemove { .. } => {
+                    "`sshfix ctl firewall list` shows what there is"
+                }
+                Operation::HostsAllow { .. } | Operation::HostsDeny { .. } | Operation::HostsRemove { .. } => {
+                    "`sshfix ctl hosts list` shows what there is"
+                }
+                Operation::Ban { .. } | Operation::Fail2banIgnore { .. } | Operation::Fail2banUnignore { .. } => {
+                    "`sshfix ctl fail2ban jails` shows what there is"
+                }
+                _ => "`sshfix ctl status` shows what was found",
+            },
         ),
     }
     .into()

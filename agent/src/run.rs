@@ -104,7 +104,7 @@ fn recover(agent: &Agent) {
     match change::recover(&mut *pipeline::lock(&agent.host), &agent.store) {
         Ok(lines) => lines.iter().for_each(|line| tracing::warn!("{line}")),
         Err(error) => {
-            tracing::error!(%error, "what the last run left unfinished could not be looked at; the next change tries again");
+            tracing::error!("what the last run left unfinished could not be looked at; the next change tries again: {error}");
         }
     }
     let closing = AuditClosing {
@@ -118,7 +118,7 @@ fn recover(agent: &Agent) {
         .audit_open_records()
         .and_then(|open| open.into_iter().try_for_each(|seq| agent.store.audit_close(seq, &closing)));
     if let Err(error) = closed {
-        tracing::error!(%error, "audit records of the last run could not be closed");
+        tracing::error!("audit records of the last run could not be closed: {error}");
     }
 }
 
@@ -130,7 +130,7 @@ async fn end_leases(agent: Arc<Agent>) {
         tick.tick().await;
         let agent = Arc::clone(&agent);
         if let Err(error) = tokio::task::spawn_blocking(move || lease::end_due(&agent)).await {
-            tracing::error!(%error, "ending leases failed inside the agent; it is tried again");
+            tracing::error!("ending leases failed inside the agent; it is tried again: {error}");
         }
     }
 }
@@ -149,6 +149,6 @@ async fn feed_watchdog() {
 
 fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd could not be notified");
+        tracing::warn!("systemd could not be notified: {error}");
     }
 }

@@ -89,7 +89,7 @@ pub async fn serve(listener: UnixListener, service: Arc<impl Answer>, limits: Li
                 }
                 Err(error) => {
                     // Out of descriptors or memory: both come back when a connection ends.
-                    tracing::error!(%error, "a connection could not be accepted");
+                    tracing::error!("a connection could not be accepted: {error}");
                     sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -131,12 +131,12 @@ enum NoRequest {
 async fn connection(mut stream: UnixStream, service: Arc<impl Answer>, room: Arc<Room>) {
     let peer = match peer_of(&stream) {
         Ok(peer) => peer,
-        Err(error) => return tracing::warn!(%error, "a peer without credentials was turned away"),
+        Err(error) => return tracing::warn!("a peer without credentials was turned away: {error}"),
     };
     let (id, mut evicted) = room.idle.enter(peer.uid);
     let challenge = match Challenge::new() {
         Ok(challenge) => challenge,
-        Err(error) => return tracing::error!(%error, "no challenge could be made, so a connection was closed"),
+        Err(error) => return tracing::error!("no challenge could be made, so a connection was closed: {error}"),
     };
     let came = tokio::select! {
         biased;
@@ -158,7 +158,7 @@ async fn connection(mut stream: UnixStream, service: Arc<impl Answer>, room: Arc
                 NoRequest::Short => ("the request ended before its announced length".to_owned(), "send the whole frame"),
                 NoRequest::TooLong(error) => (format!("this is not a request of sshfix: {error}"), "use `sshfix ctl`"),
             };
-            tracing::debug!(uid = peer.uid, pid = peer.pid, message, "no request");
+            tracing::debug!(uid = peer.uid, pid = peer.pid, "no request: {message}");
             let message = format!("{message}; nothing was changed");
             service.error(&challenge, ErrorDocument::new(ErrorCode::Usage, message, advice))
         }
@@ -172,7 +172,7 @@ async fn connection(mut stream: UnixStream, service: Arc<impl Answer>, room: Arc
     });
     match written.await {
         Ok(Ok(())) => drain(&mut stream).await,
-        Ok(Err(error)) => tracing::debug!(uid = peer.uid, pid = peer.pid, %error, "the peer left before its reply"),
+        Ok(Err(error)) => tracing::debug!(uid = peer.uid, pid = peer.pid, "the peer left before its reply: {error}"),
         Err(_) => tracing::warn!(uid = peer.uid, pid = peer.pid, "the peer did not take its reply in time; it was cut off"),
     }
 }
@@ -226,7 +226,7 @@ async fn worked_on(body: Vec<u8>, peer: Peer, challenge: Challenge, service: Arc
     match tokio::task::spawn_blocking(move || working.answer(&peer, &challenge, &body)).await {
         Ok(reply) => reply,
         Err(error) => {
-            tracing::error!(%error, uid = peer.uid, pid = peer.pid, "a request failed inside the agent");
+            tracing::error!(uid = peer.uid, pid = peer.pid, "a request failed inside the agent: {error}");
             let error = ErrorDocument::new(
                 ErrorCode::Failed,
                 "the request failed inside the agent; a change that it had begun is rolled back before the next one",

@@ -96,9 +96,10 @@ impl ClientError {
                 ErrorCode::Unreachable,
                 "`sudo sshfix-agent init` makes the key; SSHFIX_AGENT_KEY names another file. Without it an impostor could answer.",
             ),
-            ClientError::Unreachable { why, .. } if why.kind() == ErrorKind::PermissionDenied => {
-                unchanged(ErrorCode::Unreachable, "Use sudo, or join the group that owns the socket.")
-            }
+            ClientError::Unreachable { why, .. } if why.kind() == ErrorKind::PermissionDenied => unchanged(
+                ErrorCode::Unreachable,
+                "Use sudo, or join the group that owns the socket (sshfix by default) and log in again.",
+            ),
             ClientError::Unreachable { .. } => unchanged(
                 ErrorCode::Unreachable,
                 "Is it running? `systemctl status sshfix-agent`; without systemd: `sudo sshfix-agent run`.",

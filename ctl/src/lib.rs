@@ -61,11 +61,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// Help and version go to stdout with status 0; what is wrong to stderr with status 2, or as a document where that is wanted.
 fn usage(error: &clap::Error, json: bool) -> u8 {
+    let text = error.render().to_string();
+    // clap quotes what was typed whole.
+    let shown = text.trim_end().lines().map(text::short).collect::<Vec<_>>().join("\n");
     if json && error.use_stderr() {
-        let text = error.render().to_string();
-        let message = text.trim().trim_start_matches("error: ");
+        let message = shown.trim().trim_start_matches("error: ");
         let document = ErrorDocument::new(ErrorCode::Usage, message, "`sshfix ctl --help` shows what can be asked.");
         println!("{}", serde_json::to_string(&document).unwrap_or_default());
+    } else if error.use_stderr() && shown != text.trim_end() {
+        eprintln!("{shown}");
     } else {
         let _ = error.print();
     }
@@ -128,7 +132,7 @@ fn is_refusal(answer: &Answer) -> bool {
 
 fn refusal(answer: &Answer, tried: &[String], found: usize, notes: &[String]) -> ErrorDocument {
     let Body::Error(error) = &answer.body else { return no_identity(notes) };
-    let mut parts = vec![error.message.clone(), format!("Identities tried: {}.", tried.join(", "))];
+    let mut parts = vec![format!("{}.", error.message.trim_end_matches('.')), format!("Identities tried: {}.", tried.join(", "))];
     if found > IDENTITIES_MAX {
         parts.push(format!("{} more were not tried.", found - IDENTITIES_MAX));
     }

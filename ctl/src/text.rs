@@ -22,6 +22,18 @@ pub fn line(text: &str) -> String {
     out
 }
 
+/// The same of a line that may be endless: its beginning and its end.
+pub fn short(text: &str) -> String {
+    const KEPT: usize = 200;
+    let characters = text.chars().count();
+    if characters <= 2 * KEPT {
+        return line(text);
+    }
+    let begin: String = text.chars().take(KEPT).collect();
+    let end: String = text.chars().skip(characters - KEPT).collect();
+    format!("{} [...] {}", line(&begin), line(&end))
+}
+
 /// Several lines, each as [`line`] makes it.
 pub fn lines(text: &str) -> impl Iterator<Item = String> + '_ {
     text.lines().map(line)

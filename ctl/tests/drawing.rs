@@ -238,7 +238,8 @@ SOURCE           BY                      SINCE                                 U
     same(
         &draw(json!({"schema": "sshfix.bans/1", "bans": [], "notes": ["fail2ban does not answer"]})),
         "
-Nobody is blocked.
+No ban or rule names such an address.
+What refuses everybody is not listed here: `sshfix ctl diagnose ADDRESS` judges one address.
 
 note: fail2ban does not answer
 ",
@@ -256,10 +257,10 @@ SOURCE       SINCE                                 UNTIL
 ",
     );
     same(
-        &draw(json!({"schema": "sshfix.hosts/1", "enforced": "sshd is linked with libwrap", "rules": [
+        &draw(json!({"schema": "sshfix.hosts/1", "enforced": "yes: sshd is linked with libwrap", "rules": [
             {"file": "/etc/hosts.deny", "line": 3, "text": "sshd: 203.0.113.7", "concerns_sshd": true}], "notes": []})),
         "
-sshd is linked with libwrap
+sshd obeys these files: yes: sshd is linked with libwrap
 
 FILE             LINE  FOR   RULE
 /etc/hosts.deny  3     sshd  sshd: 203.0.113.7

@@ -98,7 +98,7 @@ pub enum NotAllowed {
         namespace: String,
     },
     /// Before `valid-after` or after `valid-before`.
-    #[error("line {line} is not valid at this time")]
+    #[error("line {line} is not valid at this time (valid-after, valid-before)")]
     Time {
         /// Of the file.
         line: usize,

@@ -67,12 +67,12 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
     let mut lease = None;
     let steps = match operation {
         Operation::Unban { source, jail: Some(jail), ignore_for } => {
-            let mut steps = ignore(host, *source, Some(jail), *ignore_for, &mut lease)?;
+            let mut steps = ignore(host, *source, Some(jail), *ignore_for, &mut lease, &mut notes)?;
             steps.extend(unban_in_jail(host, *source, jail, port, needs)?);
             steps
         }
         Operation::Unban { source, jail: None, ignore_for } => {
-            let mut steps = ignore(host, *source, None, *ignore_for, &mut lease)?;
+            let mut steps = ignore(host, *source, None, *ignore_for, &mut lease, &mut notes)?;
             steps.extend(unban(host, *source, port, &mut notes, needs)?);
             steps
         }
@@ -164,10 +164,16 @@ fn ignore(
     jail: Option<&str>,
     seconds: Option<u64>,
     lease: &mut Option<Lease>,
+    notes: &mut Vec<String>,
 ) -> Result<Vec<Step>, PlanError> {
     let Some(seconds) = seconds else { return Ok(Vec::new()) };
     let steps = fail2ban::plan_ignore(host, source, jail).map_err(PlanError::Impossible)?;
-    if !steps.is_empty() {
+    if steps.is_empty() {
+        notes.push(format!(
+            "{} is ignored already: --ignore-for adds nothing, and a lease that runs keeps its end",
+            source.short()
+        ));
+    } else {
         *lease = Some(Lease { seconds, steps: steps.clone() });
     }
     Ok(steps)

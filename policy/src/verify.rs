@@ -1,12 +1,12 @@
 //! Verification: whether the host, read again, is as the plan said it would be. Never trusts what a tool printed.
 
-use crate::diagnose::blocks;
+use crate::diagnose::{admission, blocks};
 use crate::host::{HostState, Needs};
 use crate::lockout::SafePlan;
 use crate::plan;
 use crate::request::Operation;
 use crate::step::Step;
-use crate::verdict::{Block, Connection, Lift};
+use crate::verdict::{Block, Connection, Lift, Verdict};
 
 /// What differs from the prediction, one line each; empty means verified. `read` is the host the plan was made on, `observed` the
 /// host after the last step. Facts that are missing are added to `needs`.
@@ -33,6 +33,21 @@ pub fn differences(plan: &SafePlan, read: &HostState, observed: &HostState, port
         }));
     }
     differences
+}
+
+/// What is as predicted and still not what was asked for, one line each. A ban that lets the source in all the same is left to a
+/// person: whether the jail's action failed or is about another port cannot be told from here.
+pub fn notes(plan: &SafePlan, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<String> {
+    let Operation::Ban { source, jail } = &plan.plan().operation else { return Vec::new() };
+    let connection = Connection { source: *source, port, user: None };
+    match admission(observed, observed, &connection, needs).0 {
+        Verdict::Accept => vec![format!(
+            "fail2ban took the ban, but {} still gets in to port {port}: the action of jail {jail} failed, which fail2ban's log \
+             tells (some cannot ban ranges), or is about other ports",
+            source.short()
+        )],
+        Verdict::Refuse | Verdict::Unknown => Vec::new(),
+    }
 }
 
 /// Blocks that remain on purpose (a wider ban that was stepped around) have no steps.

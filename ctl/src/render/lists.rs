@@ -34,7 +34,8 @@ fn ban_rows(bans: &[Ban], view: &View) -> Vec<[String; 4]> {
 pub fn bans(bans: &Bans, view: &View) -> String {
     let mut out = Page::default();
     if bans.bans.is_empty() {
-        out.line("Nobody is blocked.");
+        out.line("No ban or rule names such an address.");
+        out.line("What refuses everybody is not listed here: `sshfix ctl diagnose ADDRESS` judges one address.");
     } else {
         table(&mut out, ["SOURCE", "BY", "SINCE", "UNTIL"], ban_rows(&bans.bans, view));
     }
@@ -45,7 +46,7 @@ pub fn bans(bans: &Bans, view: &View) -> String {
 /// `hosts list`
 pub fn hosts(hosts: &Hosts) -> String {
     let mut out = Page::default();
-    out.line(&text::line(&hosts.enforced));
+    out.line(&format!("sshd obeys these files: {}", text::line(&hosts.enforced)));
     out.gap();
     if hosts.rules.is_empty() {
         out.line("No rules in hosts.allow and hosts.deny.");
@@ -68,6 +69,10 @@ pub fn firewall(firewall: &Firewall) -> String {
     } else {
         let rows = firewall.entries.iter().map(|entry| [entry.reference.clone(), entry.owner.clone(), entry.text.clone()]);
         table(&mut out, ["REFERENCE", "OWNER", "RULE"], rows);
+        if let Some(set) = firewall.entries.iter().find(|entry| entry.reference.contains("/@")) {
+            out.gap();
+            out.line(&format!("One element of a set is {}/ADDRESS.", text::line(&set.reference)));
+        }
     }
     out.notes(&firewall.notes);
     out.text

@@ -102,6 +102,12 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
         Part::Absent(_) => {}
         Part::Present(state) => {
             let mut sets = Vec::new();
+            for chain in chains_on_path(state).into_iter().filter_map(|index| state.chains.get(index)) {
+                if chain.base.as_ref().is_some_and(|base| !base.policy_accept) {
+                    let place = format!("nft {} {} {}", chain.family, chain.table, chain.name);
+                    firewall.notes.push(format!("{place} drops what none of its rules decides: {}", render::policy(chain)));
+                }
+            }
             for (chain, _, rule) in rules(state, port, ipsets) {
                 let reference = Reference::Rule {
                     family: chain.family,
@@ -109,7 +115,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                     chain: chain.name.clone(),
                     handle: rule.handle,
                 };
-                let owner = owner_of(chain, None);
+                let owner = owner_of_rule(state, chain, rule);
                 needs.extend(render::needs(state, chain, rule));
                 let text = render::rule(state, chain, rule, ipsets);
                 firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner: owner.name(), text });
@@ -128,8 +134,17 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
         Part::Unreadable(why) => firewall.notes.push(format!("iptables-legacy could not be read: {why}")),
         Part::Absent(_) => {}
         Part::Present(state) => {
+            for v6 in [false, true] {
+                for table in state.tables(v6) {
+                    let input = table.at(xtables::Hook::Input).filter(|chain| !chain.policy_accept);
+                    firewall.notes.extend(input.map(|chain| {
+                        let tool = if v6 { "ip6tables-legacy" } else { "iptables-legacy" };
+                        format!("{tool} -t {} drops what none of its rules decides: -P {} DROP", table.name, chain.name)
+                    }));
+                }
+            }
             for (place, chain, rule) in legacy_rules(state, port) {
-                let owner = owner::of(&place.table, &place.chain, None, std::iter::empty()).name();
+                let owner = owner_of_legacy(&place, rule).name();
                 let text = rule.line(&chain.name, place.v6, &state.set_names);
                 firewall.entries.push(FirewallEntry { reference: Reference::Legacy(place).to_string(), owner, text });
             }
@@ -140,6 +155,23 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
 
 fn owner_of(chain: &Chain, set: Option<&SetKey>) -> Owner {
     owner::of(&chain.table, &chain.name, set.map(|set| set.set.as_str()), std::iter::empty())
+}
+
+/// A rule in nobody's chain that leads to a manager's chain is that manager's: `-A INPUT ... -j f2b-sshd`.
+fn owner_of_rule(state: &State, chain: &Chain, rule: &Rule) -> Owner {
+    let mut owners = leads_to(state, chain, rule).into_iter().map(|name| owner::of("", &name, None, std::iter::empty()));
+    match owner_of(chain, None) {
+        Owner::Nobody => owners.find(|owner| *owner != Owner::Nobody).unwrap_or(Owner::Nobody),
+        owner => owner,
+    }
+}
+
+/// The same of iptables-legacy.
+fn owner_of_legacy(place: &xtables::Place, rule: &xtables::Rule) -> Owner {
+    match (owner::of(&place.table, &place.chain, None, std::iter::empty()), &rule.action) {
+        (Owner::Nobody, Action::Jump(name) | Action::Goto(name)) => owner::of("", name, None, std::iter::empty()),
+        (owner, _) => owner,
+    }
 }
 
 fn named_sets(chain: &Chain, rule: &Rule) -> Vec<SetKey> {
@@ -283,7 +315,7 @@ fn ends(at: Timestamp, element: &Element) -> Option<Timestamp> {
 /// Removes one rule or element by its reference. Refuses what a manager owns, what could not be put back, and what is not there.
 pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Result<Vec<Step>, String> {
     let parsed: Reference = reference.parse().map_err(|error: super::reference::ReferenceError| error.to_string())?;
-    let gone = || format!("there is no {reference} on this host (any more); nothing was planned");
+    let gone = || format!("there is no {reference} on this host (any more)");
     match &parsed {
         Reference::Legacy(place) => {
             let state = read(&host.xtables, "iptables-legacy")?;
@@ -291,12 +323,10 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
             if let Some(why) = &table.readonly {
                 return Err(format!("rules of this table are not changed by sshfix: {why}"));
             }
-            managed(&owner::of(&place.table, &place.chain, None, std::iter::empty()), reference)?;
-            let source = table
-                .chain(&place.chain)
-                .and_then(|chain| chain.rules.get(place.position.checked_sub(1)?))
-                .ok_or_else(gone)?
-                .source(place.v6);
+            let rule =
+                table.chain(&place.chain).and_then(|chain| chain.rules.get(place.position.checked_sub(1)?)).ok_or_else(gone)?;
+            managed(&owner_of_legacy(place, rule), reference)?;
+            let source = rule.source(place.v6);
             let step = xtables::Step::delete(state, place, source.map(|source| vec![source])).ok_or_else(gone)?;
             Ok(vec![Step::Xtables(step)])
         }
@@ -306,10 +336,10 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
             let chain = state.chains.iter().find(same).ok_or_else(gone)?;
             let index = chain.rules.iter().position(|rule| rule.handle == *handle).ok_or_else(gone)?;
             let rule = chain.rules.get(index).ok_or_else(gone)?;
-            managed(&owner_of(chain, None), reference)?;
+            managed(&owner_of_rule(state, chain, rule), reference)?;
             if has_anonymous_set(rule) {
                 return Err(format!(
-                    "{reference} holds a list of its own, which could not be put back; nothing was planned. By hand: nft delete rule \
+                    "{reference} holds a list of its own, which could not be put back. By hand: nft delete rule \
                      {family} {table} {} handle {handle}",
                     chain.name
                 ));
@@ -334,7 +364,7 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
 
 fn remove_element(host: &HostState, set: &SetKey, text: &str, reference: &str, needs: &mut Needs) -> Result<Vec<Step>, String> {
     let state = read(&host.nf_tables, "nftables")?;
-    let gone = || format!("there is no {reference} on this host (any more); nothing was planned");
+    let gone = || format!("there is no {reference} on this host (any more)");
     let known = state.sets.iter().find(|one| one.key == *set).ok_or_else(gone)?;
     managed(&owner::of(&set.table, "", Some(&set.set), std::iter::empty()), reference)?;
     let source: Option<Source> = text.parse().ok();
@@ -362,7 +392,7 @@ fn remove_element(host: &HostState, set: &SetKey, text: &str, reference: &str, n
     };
     let element = found.ok_or_else(gone)?;
     let step = delete_element(state, set, &element, source.map(|source| vec![source]));
-    let step = step.ok_or_else(|| format!("the elements of {reference} cannot be changed; nothing was planned"))?;
+    let step = step.ok_or_else(|| format!("the elements of {reference} cannot be changed"))?;
     Ok(vec![Step::NfTables(step)])
 }
 
@@ -377,9 +407,13 @@ fn read<'h, T>(part: &'h Part<T>, name: &str) -> Result<&'h T, String> {
 /// What a manager owns is not removed behind its back.
 fn managed(owner: &Owner, reference: &str) -> Result<(), String> {
     match owner {
-        Owner::Nobody | Owner::Fail2ban(_) | Owner::Sshguard => Ok(()),
+        Owner::Nobody | Owner::Sshguard => Ok(()),
+        Owner::Fail2ban(_) => Err(format!(
+            "{reference} belongs to {}, which would not know of it; `sshfix ctl unban ADDRESS` takes a ban out of both",
+            owner.name()
+        )),
         Owner::Firewalld | Owner::Ufw | Owner::Docker | Owner::Crowdsec | Owner::Libvirt => {
-            Err(format!("{reference} belongs to {}, which writes it again; remove it there. Nothing was planned", owner.name()))
+            Err(format!("{reference} belongs to {}, which writes it again; remove it there", owner.name()))
         }
     }
 }

@@ -20,6 +20,7 @@ pub fn require_jail<'a>(host: &'a HostState, name: &str) -> Result<&'a Jail, Str
     let state = present(host)?;
     state.jail(name).ok_or_else(|| {
         let names: Vec<&str> = state.jails.iter().map(|jail| jail.name.as_str()).collect();
+        let name: String = name.chars().take(100).collect();
         if names.is_empty() {
             format!("fail2ban has no jail `{name}`; it has none at all")
         } else {
