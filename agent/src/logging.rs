@@ -31,7 +31,8 @@ pub fn filter(text: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(text).map_err(|e| LogError::Filter { filter: text.to_owned(), why: e.to_string() })
 }
 
-/// Starts the log with this filter. What a person needs must be in the message itself: `journalctl` does not print fields. A person at a terminal sees it too.
+/// Starts the log with this filter. A person at a terminal sees it too. What a person needs must be in the message itself:
+/// `journalctl` does not print fields.
 pub fn start(text: &str) -> Result<(), LogError> {
     let journal = tracing_journald::layer()
         .ok()
