@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::tz::TimeZone;
-use ssh_key::PrivateKey;
+use ssh_key::{Algorithm, PrivateKey};
 use sshfix_policy::allowed_signers::{AllowedSigners, Credential};
 use sshfix_policy::certificate::Certificate;
 use sshfix_policy::public_key::PublicKey;
@@ -144,20 +144,24 @@ fn stands_in(signers: &AllowedSigners, identity: &Identity) -> bool {
 /// The identities of a private key file: with a certificate beside it, that first, as ssh does.
 fn from_private(path: &Path, text: &str) -> Vec<Identity> {
     let name = path.display().to_string();
-    let Ok(key) = PrivateKey::from_openssh(text) else {
-        return vec![Identity { name, public: None, method: Method::SshKeygen(path.to_owned()) }];
+    let ssh_keygen = Method::SshKeygen(path.to_owned());
+    let (plain, method) = if let Ok(key) = PrivateKey::from_openssh(text) {
+        let security_key = matches!(key.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256);
+        let plain = key.public_key().to_bytes().ok();
+        (plain, if security_key { ssh_keygen } else { Method::Key(Box::new(key)) })
+    } else {
+        // Other formats, and every fourth P-521 key: ssh-key 0.6.7 does not read a secret number that is shorter than the
+        // curve, which a number with leading zeros is (RFC 4251 section 5, mpint). The public half may lie beside it.
+        let public = read(&PathBuf::from(format!("{}.pub", path.display()))).ok();
+        (public.and_then(|text| public_blob(&text)), ssh_keygen)
     };
-    let plain = key.public_key().to_bytes().ok();
-    let kind = key.algorithm();
-    let security_key = matches!(kind, ssh_key::Algorithm::SkEd25519 | ssh_key::Algorithm::SkEcdsaSha2NistP256);
-    let method = || if security_key { Method::SshKeygen(path.to_owned()) } else { Method::Key(Box::new(key.clone())) };
     let mut found = Vec::new();
     let beside = PathBuf::from(format!("{}-cert.pub", path.display()));
     let certificate = read(&beside).ok().and_then(|text| public_blob(&text));
     if let Some(certificate) = certificate.filter(|blob| plain.as_ref().is_some_and(|plain| same_key(plain, blob))) {
-        found.push(Identity { name: beside.display().to_string(), public: Some(certificate), method: method() });
+        found.push(Identity { name: beside.display().to_string(), public: Some(certificate), method: method.clone() });
     }
-    found.push(Identity { name, public: plain, method: method() });
+    found.push(Identity { name, public: plain, method });
     found
 }
 

@@ -67,7 +67,7 @@ pub struct Identity {
 }
 
 /// How an identity signs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Method {
     /// Through the ssh-agent.
     SshAgent {
@@ -78,7 +78,7 @@ pub enum Method {
     },
     /// With this key, decrypted first where need be.
     Key(Box<PrivateKey>),
-    /// By `ssh-keygen -Y sign -f FILE`: security keys, and key files in the old PEM format.
+    /// By `ssh-keygen -Y sign -f FILE`: security keys, and key files that ssh-key cannot read (the old PEM format).
     SshKeygen(PathBuf),
 }
 
