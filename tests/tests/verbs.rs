@@ -78,7 +78,9 @@ fn expect_out(server: &Server, addresses: &[&str]) {
 /// A login that is given up sooner than [`Server::ssh`]'s; one that works takes a tenth of this.
 fn knock(server: &Server, from: &str) -> bool {
     let mut command = server.ssh_command(from);
-    command.iter_mut().filter(|word| word.starts_with("ConnectTimeout=")).for_each(|word| *word = "ConnectTimeout=3".to_owned());
+    for word in command.iter_mut().filter(|word| word.starts_with("ConnectTimeout=")) {
+        "ConnectTimeout=3".clone_into(word);
+    }
     command.push("true".to_owned());
     sshfix_tests::lab::run(&command.iter().map(String::as_str).collect::<Vec<_>>()).ok()
 }
