@@ -48,6 +48,7 @@ fn blocked() -> HostState {
         }),
         nf_tables: Part::Absent("test".to_owned()),
         xtables: Part::Absent("test".to_owned()),
+        ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent("test".to_owned()),
     }
 }

@@ -8,10 +8,10 @@ use std::thread;
 use jiff::Timestamp;
 use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, StepError};
 use sshfix_policy::step::Step;
-use sshfix_policy::subsystem::fail2ban as fail2ban_model;
+use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model};
 
 use crate::config::Config;
-use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, xtables};
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {
@@ -48,6 +48,7 @@ impl Host for LiveHost {
                 hosts_access: joined("hosts.allow and hosts.deny", hosts_access),
                 nf_tables,
                 xtables: joined("iptables-legacy", xtables),
+                ipset: ipset_model::State::new(),
                 listener: joined("the listener", listener),
             }
         })
@@ -55,10 +56,13 @@ impl Host for LiveHost {
 
     fn lookup(&mut self, state: &mut HostState, needs: &Needs) {
         let (mut keys, mut sets, mut hosts) = (BTreeSet::new(), BTreeSet::new(), Needs::new());
+        let (mut ipsets, mut entries) = (BTreeSet::new(), BTreeSet::new());
         for need in needs {
             match need {
                 Need::Element(key) => _ = keys.insert(key.clone()),
                 Need::SetElements(set) => _ = sets.insert(set.clone()),
+                Need::Ipset(index) => _ = ipsets.insert(*index),
+                Need::IpsetEntry(query) => _ = entries.insert(query.clone()),
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
             }
         }
@@ -67,6 +71,9 @@ impl Host for LiveHost {
             && let Err(error) = self.ruleset.lookup_elements(ruleset, &keys, &sets)
         {
             state.nf_tables = Part::Unreadable(error.to_string());
+        }
+        if !(ipsets.is_empty() && entries.is_empty()) {
+            ipset::lookup(&mut state.ipset, &ipsets, &entries);
         }
         if !hosts.is_empty()
             && let Part::Present(files) = &mut state.hosts_access
@@ -109,6 +116,7 @@ impl LiveHost {
             Step::HostsAccess(step) => hosts_access::apply(&self.config, step),
             Step::NfTables(step) => self.ruleset.apply(step),
             Step::Xtables(step) => xtables::apply(step),
+            Step::Ipset(step) => ipset::apply(step),
         }
     }
 }

@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::step::Step;
-use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, xtables};
+use crate::subsystem::xtables::SetNames;
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, xtables};
 
 /// One subsystem as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +55,18 @@ pub struct HostState {
     pub nf_tables: Part<nf_tables::State>,
     /// iptables-legacy.
     pub xtables: Part<xtables::State>,
+    /// What was asked of the ipsets that rules of either use.
+    pub ipset: ipset::State,
     /// The SSH port and its sessions.
     pub listener: Part<listener::State>,
+}
+
+impl HostState {
+    /// The names of the ipsets that rules use, as far as they are known.
+    pub fn set_names(&self) -> SetNames {
+        let legacy = self.xtables.present().map(|state| &state.set_names);
+        legacy.into_iter().flatten().chain(&self.ipset.names).map(|(index, name)| (*index, name.clone())).collect()
+    }
 }
 
 /// What an observation is for; it bounds what is read.
@@ -76,6 +87,10 @@ pub enum Need {
     Element(nf_tables::ElementKey),
     /// All elements of a set: only for questions about everybody, and for anonymous sets of a rule that is deleted.
     SetElements(nf_tables::SetKey),
+    /// The ipset with this index: its name, type and family.
+    Ipset(u16),
+    /// Whether an ipset holds a key.
+    IpsetEntry(ipset::Query),
     /// The verified host name of an address (`hosts_access(5)` name patterns).
     HostName(IpAddr),
     /// The contents of a file that a hosts.allow or hosts.deny pattern names.

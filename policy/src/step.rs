@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::host::{HostState, Needs};
-use crate::subsystem::{fail2ban, hosts_access, nf_tables, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, nf_tables, xtables};
 
 /// One reversible change of one subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub enum Step {
     NfTables(nf_tables::Step),
     /// A rule of iptables-legacy.
     Xtables(xtables::Step),
+    /// An element of an ipset.
+    Ipset(ipset::Step),
 }
 
 /// The model cannot take this step: the touched part is neither `before` nor `after`, or was not read.
@@ -34,6 +36,7 @@ macro_rules! each {
             Step::HostsAccess($step) => $body,
             Step::NfTables($step) => $body,
             Step::Xtables($step) => $body,
+            Step::Ipset($step) => $body,
         }
     };
 }
@@ -47,6 +50,7 @@ impl Step {
             Step::HostsAccess(step) => Step::HostsAccess(step.inverse()),
             Step::NfTables(step) => Step::NfTables(step.inverse()),
             Step::Xtables(step) => Step::Xtables(step.inverse()),
+            Step::Ipset(step) => Step::Ipset(step.inverse()),
         }
     }
 
@@ -57,6 +61,7 @@ impl Step {
             Step::HostsAccess(_) => "hosts_access",
             Step::NfTables(_) => "nf_tables",
             Step::Xtables(_) => "xtables",
+            Step::Ipset(_) => "ipset",
         }
     }
 
@@ -86,6 +91,7 @@ impl Step {
         match self {
             Step::Fail2ban(step) => step.leftovers().iter().flat_map(Step::needs).collect(),
             Step::NfTables(step) => step.needs(),
+            Step::Ipset(step) => step.needs(),
             Step::HostsAccess(_) | Step::Xtables(_) => Needs::new(),
         }
     }

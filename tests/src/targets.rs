@@ -20,6 +20,7 @@ use sshfix_policy::sshsig::{SshSig, from_armor, wrap};
 use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::fail2ban::{pickle, protocol};
 use sshfix_policy::subsystem::hosts_access::{self, Content, Document, Facts, File, Libwrap};
+use sshfix_policy::subsystem::ipset;
 use sshfix_policy::subsystem::nf_tables::expression::Expression;
 use sshfix_policy::subsystem::nf_tables::{self, BaseChain, Chain, Family, Rule};
 use sshfix_policy::subsystem::xtables::{self, SetNames, Table, blob, holds, matches, render, save, targets, view};
@@ -91,6 +92,7 @@ fn host() -> HostState {
         hosts_access: Part::Absent(absent()),
         nf_tables: Part::Absent(absent()),
         xtables: Part::Absent(absent()),
+        ipset: ipset::State::new(),
         listener: Part::Absent(absent()),
     }
 }
@@ -360,7 +362,8 @@ pub fn xtables_element(bytes: &[u8]) {
         dnat: Some(false),
         length: view::Span { low: 40, high: 0xffff },
     };
-    let _ = holds::holds(&one, &view, &sets);
+    let known = ipset::State { names: sets.clone(), ..ipset::State::new() };
+    let _ = holds::holds(&one, &view, &known);
     let one = targets::decode(v6, name, revision, info);
     let text = render::target_text(&one, v6, &sets);
     assert!(text.starts_with("-j "), "{text}");

@@ -57,6 +57,7 @@ fn ask(config: &Config, address: &str) -> (HostState, Verdict, Vec<Block>) {
         hosts_access: agent::observe(config, &question),
         nf_tables: Part::Absent(absent.clone()),
         xtables: Part::Absent(absent.clone()),
+        ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent),
     };
     loop {

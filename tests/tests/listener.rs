@@ -63,6 +63,7 @@ fn host(state: State) -> HostState {
         hosts_access: Part::Absent(absent()),
         nf_tables: Part::Absent(absent()),
         xtables: Part::Absent(absent()),
+        ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Present(state),
     }
 }

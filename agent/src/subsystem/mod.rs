@@ -2,6 +2,7 @@
 
 pub mod fail2ban;
 pub mod hosts_access;
+pub mod ipset;
 pub mod listener;
 pub mod nf_tables;
 pub mod xtables;

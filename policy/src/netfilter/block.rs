@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 
 use super::walk::{Culprit, Pass, Refusal, Walk, walk};
-use super::{evidence, how, what};
+use super::{evidence, how, ipset, what};
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
 use crate::step::Step;
@@ -13,7 +13,7 @@ use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, accept, delete_element, delete_rule, found_sources, rule_source};
 use crate::subsystem::nf_tables::owner::{self, Owner};
 use crate::subsystem::nf_tables::{self, Chain, Found, State, render};
-use crate::subsystem::xtables::{self, Action, SetNames};
+use crate::subsystem::xtables::{self, Action};
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift};
 
 /// Blocks listed for one connection; more are found once these are lifted.
@@ -29,7 +29,7 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         let Some(refusal) = next(&model, connection, &walked) else { break };
         let attempts = attempts(&model, connection, &refusal, needs);
         let lifted = first_that_works(&model, connection, &refusal, attempts, needs);
-        let cause = cause(&model, &refusal.culprit);
+        let cause = cause(&model, connection, &refusal);
         let Some((attempt, after, again)) = lifted else {
             let advice = format!("no single step of sshfix opens this for {}; change it by hand", connection.source.short());
             blocks.push(block(&model, connection, &refusal, cause, Lift::ByHand(advice), needs));
@@ -66,13 +66,13 @@ pub fn plan_accept(host: &HostState, source: Source, port: u16, needs: &mut Need
     let mut walked = walk(&model, &connection, needs);
     while steps.len() < MOST_BLOCKS {
         let Some(refusal) = walked.decided().or(walked.refusals.first()).cloned() else { return Ok(steps) };
-        let quoted = evidence(&model, &refusal.culprit, needs)
+        let quoted = evidence(&model, &connection, &refusal, needs)
             .first()
             .map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
         let attempts = match &refusal.culprit {
             Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
-            Culprit::NfTables(event) => nft_accept(&model, &connection, event, refusal.pass),
-            Culprit::Legacy(outcome) => legacy_accept(&model, &connection, &outcome.place, refusal.pass).into_iter().collect(),
+            Culprit::NfTables(event) => nft_accept(&model, &connection, &refusal, event),
+            Culprit::Legacy(outcome) => legacy_accept(&model, &connection, &refusal, &outcome.place).into_iter().collect(),
         };
         if let Some(advice) = attempts.iter().find_map(|attempt| attempt.by_hand.as_ref()) {
             return Err(format!("{quoted}: this is not changed behind the back of its owner; run: {advice}"));
@@ -113,6 +113,7 @@ fn filters_of(host: &HostState) -> HostState {
         hosts_access: Part::Absent(absent()),
         nf_tables: host.nf_tables.clone(),
         xtables: host.xtables.clone(),
+        ipset: host.ipset.clone(),
         listener: Part::Absent(absent()),
     }
 }
@@ -169,6 +170,8 @@ enum Gone {
     Decider,
     /// Anything in the same base chain: the attempt is on a rule that led to the one that decided.
     BaseChain,
+    /// This very rule, in its place: an element of a set it uses is gone.
+    Element,
     /// Nothing: the rule itself is gone, and the next one may look the same.
     Rule,
 }
@@ -183,9 +186,12 @@ impl Attempt {
                 let base = |event: &Event| event.frames.first().map(|frame| frame.chain);
                 !left.any(|refusal| matches!(&refusal.culprit, Culprit::NfTables(new) if base(new) == base(old)))
             }
-            (Culprit::NfTables(old), Gone::Decider) => !left.any(|refusal| {
+            (Culprit::NfTables(old), Gone::Decider | Gone::Element) => !left.any(|refusal| {
                 refusal.pass == before.pass
                     && matches!(&refusal.culprit, Culprit::NfTables(new) if decider(predicted, new) == decider(model, old))
+            }),
+            (Culprit::Legacy(old), Gone::Element) => !left.any(|refusal| {
+                matches!(&refusal.culprit, Culprit::Legacy(new) if new.place == old.place && refusal.pass == before.pass)
             }),
             (Culprit::Legacy(old), Gone::Decider | Gone::BaseChain) => !left.any(|refusal| {
                 // An accept was put in its place, so it stands one further.
@@ -212,18 +218,18 @@ fn decider<'a>(host: &HostState, event: &'a Event) -> Decider<'a> {
 /// The ways to lift a refusal, most exact first.
 fn attempts(host: &HostState, connection: &Connection, refusal: &Refusal, needs: &mut Needs) -> Vec<Attempt> {
     match &refusal.culprit {
-        Culprit::NfTables(event) => nft_attempts(host, connection, event, refusal.pass, needs),
-        Culprit::Legacy(outcome) => legacy_attempts(host, connection, &outcome.place, refusal.pass),
+        Culprit::NfTables(event) => nft_attempts(host, connection, refusal, event, needs),
+        Culprit::Legacy(outcome) => legacy_attempts(host, connection, refusal, &outcome.place),
         Culprit::Unread(_) => Vec::new(),
     }
 }
 
-fn nft_attempts(host: &HostState, connection: &Connection, event: &Event, pass: Pass, needs: &mut Needs) -> Vec<Attempt> {
+fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, event: &Event, needs: &mut Needs) -> Vec<Attempt> {
     let Some(state) = host.nf_tables.present() else { return Vec::new() };
-    let none = SetNames::new();
-    let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+    let ipsets = host.set_names();
+    let pass = refusal.pass;
     let (v6, side) = (!connection.source.is_ipv4(), side(pass));
-    let by_hand = nft_owner(state, event).by_hand(connection.source, connection.port);
+    let by_hand = refusal_owner(host, connection, refusal).by_hand(connection.source, connection.port);
     let mut attempts = Vec::new();
     for (depth, frame) in event.frames.iter().rev().enumerate() {
         let Some(chain) = state.chains.get(frame.chain) else { continue };
@@ -241,6 +247,7 @@ fn nft_attempts(host: &HostState, connection: &Connection, event: &Event, pass: 
                 }));
             }
         }
+        steps.extend(ipset::in_frame(host, connection, pass, frame).iter().filter_map(|held| held.delete(connection)));
         if !steps.is_empty() {
             attempts.push(Attempt { steps, by_hand: by_hand.clone(), gone: gone() });
         }
@@ -248,13 +255,13 @@ fn nft_attempts(host: &HostState, connection: &Connection, event: &Event, pass: 
         if frame.found.is_empty()
             && let Some(named) = rule_source(state, chain, rule, v6, side)
             && connection.source.contains(named)
-            && let Some(step) = delete_rule(state, chain, index, Some(vec![named]), ipsets)
+            && let Some(step) = delete_rule(state, chain, index, Some(vec![named]), &ipsets)
         {
             let gone = if depth == 0 { Gone::Rule } else { Gone::BaseChain };
             attempts.push(Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone });
         }
     }
-    attempts.extend(nft_accept(host, connection, event, pass));
+    attempts.extend(nft_accept(host, connection, refusal, event));
     attempts
 }
 
@@ -269,11 +276,11 @@ fn missing(state: &State, step: &nf_tables::Step) -> Needs {
 
 /// An accept before the rule that decides, or at the end of the chain whose policy does; else, where an earlier rule leads past
 /// that end, at the head of the base chain.
-fn nft_accept(host: &HostState, connection: &Connection, event: &Event, pass: Pass) -> Vec<Attempt> {
+fn nft_accept(host: &HostState, connection: &Connection, refusal: &Refusal, event: &Event) -> Vec<Attempt> {
     let Some(state) = host.nf_tables.present() else { return Vec::new() };
     let decider = event.frames.last().map(|frame| (frame.chain, frame.rule));
     let head = event.frames.first().map(|frame| (frame.chain, Some(0)));
-    let owner = nft_owner(state, event);
+    let owner = refusal_owner(host, connection, refusal);
     // An accept in a table of fail2ban or sshguard would go with the table.
     let by_hand = match owner {
         Owner::Fail2ban(_) | Owner::Sshguard | Owner::Nobody => None,
@@ -281,10 +288,25 @@ fn nft_accept(host: &HostState, connection: &Connection, event: &Event, pass: Pa
     };
     let step = |(chain, index): (usize, Option<usize>)| {
         let chain = state.chains.get(chain)?;
-        accept(state, chain, index, connection.source, connection.port, side(pass))
+        accept(state, chain, index, connection.source, connection.port, side(refusal.pass))
     };
     let steps = decider.into_iter().chain(head).filter_map(step);
     steps.map(|step| Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone: Gone::Decider }).collect()
+}
+
+/// Who made what refuses: whose ipset it is, else whose rule.
+fn refusal_owner(host: &HostState, connection: &Connection, refusal: &Refusal) -> Owner {
+    for held in ipset::decides(host, connection, refusal) {
+        let owner = owner::of("", "", Some(held.owner_name()), std::iter::empty());
+        if owner != Owner::Nobody {
+            return owner;
+        }
+    }
+    match &refusal.culprit {
+        Culprit::NfTables(event) => host.nf_tables.present().map_or(Owner::Nobody, |state| nft_owner(state, event)),
+        Culprit::Legacy(outcome) => legacy_owner(host, &outcome.place),
+        Culprit::Unread(_) => Owner::Nobody,
+    }
 }
 
 /// Who made the rule or element that decides.
@@ -325,10 +347,17 @@ fn legacy_owner(host: &HostState, place: &xtables::Place) -> Owner {
     owner::of(&place.table, &place.chain, None, jumps)
 }
 
-fn legacy_attempts(host: &HostState, connection: &Connection, place: &xtables::Place, pass: Pass) -> Vec<Attempt> {
+fn legacy_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, place: &xtables::Place) -> Vec<Attempt> {
     let Some(state) = host.xtables.present() else { return Vec::new() };
     let mut attempts = Vec::new();
-    let by_hand = legacy_by_hand(host, connection, place);
+    let pass = refusal.pass;
+    let by_hand = legacy_by_hand(host, connection, refusal, place);
+    let elements = ipset::in_place(host, connection, pass, place);
+    let steps: Vec<Step> = elements.iter().filter_map(|held| held.delete(connection)).collect();
+    if !steps.is_empty() {
+        let by_hand = refusal_owner(host, connection, refusal).by_hand(connection.source, connection.port);
+        attempts.push(Attempt { steps, by_hand, gone: Gone::Element });
+    }
     if let Some(rule) = legacy_rule(host, place)
         && pass != Pass::Answer
         && let Some(named) = rule.source(place.v6)
@@ -337,14 +366,14 @@ fn legacy_attempts(host: &HostState, connection: &Connection, place: &xtables::P
     {
         attempts.push(Attempt { steps: vec![Step::Xtables(step)], by_hand, gone: Gone::Rule });
     }
-    attempts.extend(legacy_accept(host, connection, place, pass));
+    attempts.extend(legacy_accept(host, connection, refusal, place));
     attempts
 }
 
-fn legacy_by_hand(host: &HostState, connection: &Connection, place: &xtables::Place) -> Option<String> {
+fn legacy_by_hand(host: &HostState, connection: &Connection, refusal: &Refusal, place: &xtables::Place) -> Option<String> {
     let readonly =
         host.xtables.present().and_then(|state| state.table(place.v6, &place.table)).and_then(|table| table.readonly.clone());
-    legacy_owner(host, place).by_hand(connection.source, connection.port).or_else(|| {
+    refusal_owner(host, connection, refusal).by_hand(connection.source, connection.port).or_else(|| {
         let command = format!(
             "{} -I {} -s {} -p tcp --dport {} -j ACCEPT",
             xtables::program(place.v6),
@@ -356,9 +385,9 @@ fn legacy_by_hand(host: &HostState, connection: &Connection, place: &xtables::Pl
     })
 }
 
-fn legacy_accept(host: &HostState, connection: &Connection, place: &xtables::Place, pass: Pass) -> Option<Attempt> {
+fn legacy_accept(host: &HostState, connection: &Connection, refusal: &Refusal, place: &xtables::Place) -> Option<Attempt> {
     let state = host.xtables.present()?;
-    if pass == Pass::Answer {
+    if refusal.pass == Pass::Answer {
         // What goes out is opened by a person: sshfix builds accepts for what comes in only.
         let command = format!(
             "{} -I {} {} -d {} -p tcp --sport {} -j ACCEPT",
@@ -371,30 +400,30 @@ fn legacy_accept(host: &HostState, connection: &Connection, place: &xtables::Pla
         return Some(Attempt { steps: Vec::new(), by_hand: Some(command), gone: Gone::Rule });
     }
     let step = xtables::Step::accept(state, place, connection.source, connection.port)?;
-    let by_hand = legacy_by_hand(host, connection, place);
+    let by_hand = legacy_by_hand(host, connection, refusal, place);
     Some(Attempt { steps: vec![Step::Xtables(step)], by_hand, gone: Gone::Decider })
 }
 
 /// The catalogue id of what refuses.
-fn cause(host: &HostState, culprit: &Culprit) -> Cause {
-    match culprit {
+fn cause(host: &HostState, connection: &Connection, refusal: &Refusal) -> Cause {
+    let owner = refusal_owner(host, connection, refusal);
+    if !ipset::decides(host, connection, refusal).is_empty() {
+        return owner.cause(Cause::IpsetEntry);
+    }
+    match &refusal.culprit {
         Culprit::NfTables(event) => {
             let Some(state) = host.nf_tables.present() else { return Cause::NftRule };
             let chain = event.frames.last().and_then(|frame| state.chains.get(frame.chain));
             let compat = chain.is_some_and(|chain| render::compat(state, chain));
-            nft_owner(state, event).cause(if compat { Cause::IptablesRule } else { Cause::NftRule })
+            owner.cause(if compat { Cause::IptablesRule } else { Cause::NftRule })
         }
-        Culprit::Legacy(outcome) => legacy_owner(host, &outcome.place).cause(Cause::IptablesRule),
+        Culprit::Legacy(_) => owner.cause(Cause::IptablesRule),
         Culprit::Unread(_) => Cause::NftRule,
     }
 }
 
 fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Cause, lift: Lift, needs: &mut Needs) -> Block {
-    let owner = match &refusal.culprit {
-        Culprit::NfTables(event) => host.nf_tables.present().map_or(Owner::Nobody, |state| nft_owner(state, event)),
-        Culprit::Legacy(outcome) => legacy_owner(host, &outcome.place),
-        Culprit::Unread(_) => Owner::Nobody,
-    };
+    let owner = refusal_owner(host, connection, refusal);
     let until = match &refusal.culprit {
         Culprit::NfTables(event) => event.frames.iter().flat_map(|frame| &frame.found).find_map(|found| {
             let remaining = i64::try_from(found.element.expires_ms?).ok()?;
@@ -406,7 +435,7 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
         Lift::Steps(_) => format!("sshfix ctl unban {}", connection.source.short()),
         Lift::ByHand(advice) => advice.clone(),
     };
-    let mut evidence = evidence(host, &refusal.culprit, needs);
+    let mut evidence = evidence(host, connection, refusal, needs);
     if evidence.is_empty() {
         evidence.push(Evidence::new("netfilter", format!("{} {}", what(refusal.pass), how(refusal))));
     }

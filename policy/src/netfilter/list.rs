@@ -12,6 +12,7 @@ use crate::host::{HostState, Need, Needs, Part};
 use crate::packet::{Packet, Tracking};
 use crate::reply::{Ban, Firewall, FirewallEntry, FirewallSchema};
 use crate::step::Step;
+use crate::subsystem::ipset;
 use crate::subsystem::nf_tables::evaluate::Evaluator;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, delete_element, delete_rule, found_sources, has_anonymous_set, rule_source};
@@ -20,7 +21,7 @@ use crate::subsystem::nf_tables::{Chain, Element, ElementData, ElementKey, Rule,
 use crate::subsystem::xtables::evaluate::matches_rule;
 use crate::subsystem::xtables::holds::Matched;
 use crate::subsystem::xtables::targets::{StandardVerdict, Target, TargetEffect, target};
-use crate::subsystem::xtables::{self, Action, SetNames};
+use crate::subsystem::xtables::{self, Action};
 use crate::verdict::Connection;
 
 /// Everybody of one family, at the SSH port.
@@ -70,20 +71,22 @@ fn leads_to(state: &State, chain: &Chain, rule: &Rule) -> Vec<String> {
 }
 
 /// Rules that a SYN of somebody to the port may match and that do something with it.
-fn rules<'s>(state: &'s State, port: u16, ipsets: &SetNames) -> Vec<(&'s Chain, usize, &'s Rule)> {
+fn rules<'s>(state: &'s State, port: u16, ipsets: &'s ipset::State, wanted: &mut Needs) -> Vec<(&'s Chain, usize, &'s Rule)> {
     let chains = chains_on_path(state);
     let mut concerned: BTreeSet<(usize, usize)> = BTreeSet::new();
     for packet in [false, true].into_iter().filter_map(|v6| everybody(v6, port)) {
         // What is not known only makes more rules concern the port.
         let mut needs = Needs::new();
         let mut evaluator = Evaluator::new(state, false, &mut needs);
-        evaluator.ipsets.clone_from(ipsets);
+        evaluator.ipsets = ipsets;
         for index in &chains {
             let Some(chain) = state.chains.get(*index) else { continue };
             let rules = chain.rules.iter().enumerate();
             concerned
                 .extend(rules.filter(|(_, rule)| evaluator.may_decide(chain, rule, &packet)).map(|(rule, _)| (*index, rule)));
         }
+        // Their names are shown.
+        wanted.extend(needs.into_iter().filter(|need| matches!(need, Need::Ipset(_))));
     }
     let rule = |(chain, index): (usize, usize)| {
         let chain = state.chains.get(chain)?;
@@ -95,8 +98,7 @@ fn rules<'s>(state: &'s State, port: u16, ipsets: &SetNames) -> Vec<(&'s Chain, 
 /// Rules and sets on the way to the SSH port, each with its reference.
 pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall {
     let mut firewall = Firewall { schema: FirewallSchema::V1, entries: Vec::new(), notes: Vec::new() };
-    let none = SetNames::new();
-    let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+    let ipsets = super::ipset::facts(host);
     match &host.nf_tables {
         Part::Unreadable(why) => firewall.notes.push(format!("nftables could not be read: {why}")),
         Part::Absent(_) => {}
@@ -108,7 +110,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                     firewall.notes.push(format!("{place} drops what none of its rules decides: {}", render::policy(chain)));
                 }
             }
-            for (chain, _, rule) in rules(state, port, ipsets) {
+            for (chain, _, rule) in rules(state, port, &ipsets, needs) {
                 let reference = Reference::Rule {
                     family: chain.family,
                     table: chain.table.clone(),
@@ -117,7 +119,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                 };
                 let owner = owner_of_rule(state, chain, rule);
                 needs.extend(render::needs(state, chain, rule));
-                let text = render::rule(state, chain, rule, ipsets);
+                let text = render::rule(state, chain, rule, &ipsets.names);
                 firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner: owner.name(), text });
                 for set in named_sets(chain, rule) {
                     if !sets.contains(&set) {
@@ -143,9 +145,9 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                     }));
                 }
             }
-            for (place, chain, rule) in legacy_rules(state, port) {
+            for (place, chain, rule) in legacy_rules(state, port, &ipsets) {
                 let owner = owner_of_legacy(&place, rule).name();
-                let text = rule.line(&chain.name, place.v6, &state.set_names);
+                let text = rule.line(&chain.name, place.v6, &ipsets.names);
                 firewall.entries.push(FirewallEntry { reference: Reference::Legacy(place).to_string(), owner, text });
             }
         }
@@ -183,7 +185,11 @@ fn named_sets(chain: &Chain, rule: &Rule) -> Vec<SetKey> {
 }
 
 /// Legacy rules that a SYN to the port may match, in the built-in chains on the way in and the chains they lead to.
-fn legacy_rules(state: &xtables::State, port: u16) -> Vec<(xtables::Place, &xtables::Chain, &xtables::Rule)> {
+fn legacy_rules<'s>(
+    state: &'s xtables::State,
+    port: u16,
+    ipsets: &ipset::State,
+) -> Vec<(xtables::Place, &'s xtables::Chain, &'s xtables::Rule)> {
     let mut found = Vec::new();
     for v6 in [false, true] {
         let Some(packet) = everybody(v6, port) else { continue };
@@ -199,7 +205,7 @@ fn legacy_rules(state: &xtables::State, port: u16) -> Vec<(xtables::Place, &xtab
                     continue;
                 }
                 for (index, rule) in chain.rules.iter().enumerate() {
-                    if matches_rule(rule, &view, v6, &state.set_names) == Matched::No {
+                    if matches_rule(rule, &view, v6, ipsets) == Matched::No {
                         continue;
                     }
                     if let Action::Jump(name) | Action::Goto(name) = &rule.action {
@@ -217,15 +223,14 @@ fn legacy_rules(state: &xtables::State, port: u16) -> Vec<(xtables::Place, &xtab
 /// Who is blocked by sets and rules on the way to the SSH port. Reads the sets that refuse; nothing is said about policies.
 pub fn bans(host: &HostState, port: u16, needs: &mut Needs) -> Vec<Ban> {
     let mut bans = Vec::new();
-    let none = SetNames::new();
-    let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+    let ipsets = super::ipset::facts(host);
     if let Some(state) = host.nf_tables.present() {
-        for (chain, _, rule) in rules(state, port, ipsets) {
+        for (chain, _, rule) in rules(state, port, &ipsets, needs) {
             nft_bans(host.at, state, chain, rule, needs, &mut bans);
         }
     }
     if let Some(state) = host.xtables.present() {
-        for (place, _, rule) in legacy_rules(state, port) {
+        for (place, _, rule) in legacy_rules(state, port, &ipsets) {
             let refuses = match &rule.action {
                 Action::Target(Target::Verdict(StandardVerdict::Drop) | Target::Reject(_)) => true,
                 Action::Target(_) | Action::Count | Action::Jump(_) | Action::Goto(_) => false,
@@ -349,10 +354,8 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
                 .into_iter()
                 .filter_map(|v6| rule_source(state, chain, rule, v6, side).filter(|source| source.is_ipv4() != v6));
             let touches: Vec<Source> = touches.collect();
-            let none = SetNames::new();
-            let ipsets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
             let touches = (!touches.is_empty()).then_some(touches);
-            let step = delete_rule(state, chain, index, touches, ipsets).ok_or_else(gone)?;
+            let step = delete_rule(state, chain, index, touches, &host.set_names()).ok_or_else(gone)?;
             Ok(vec![Step::NfTables(step)])
         }
         Reference::Set { set, element: None } => {

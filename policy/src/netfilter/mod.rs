@@ -1,6 +1,7 @@
 //! The netfilter stage: `nf_tables` and iptables-legacy together, base chains of both in the kernel's order.
 
 mod block;
+mod ipset;
 mod list;
 mod reference;
 #[cfg(test)]
@@ -23,7 +24,7 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
     let report = |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence };
     if let Some(refusal) = walked.decided() {
         let detail = format!("{} {}", what(refusal.pass), how(refusal));
-        return report(Verdict::Refuse, detail, evidence(host, &refusal.culprit, needs));
+        return report(Verdict::Refuse, detail, evidence(host, connection, refusal, needs));
     }
     if let Some(first) = walked.refusals.first() {
         let detail = match &first.culprit {
@@ -34,7 +35,8 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
         };
         let mut quoted: Vec<Evidence> = Vec::new();
         for refusal in &walked.refusals {
-            let new: Vec<_> = evidence(host, &refusal.culprit, needs).into_iter().filter(|one| !quoted.contains(one)).collect();
+            let new: Vec<_> =
+                evidence(host, connection, refusal, needs).into_iter().filter(|one| !quoted.contains(one)).collect();
             quoted.extend(new);
         }
         return report(Verdict::Unknown, detail, quoted);
@@ -85,19 +87,22 @@ fn doubt(text: &str) -> Doubt {
 }
 
 /// The rules and elements that decide, quoted.
-fn evidence(host: &HostState, culprit: &Culprit, needs: &mut Needs) -> Vec<Evidence> {
-    match culprit {
+fn evidence(host: &HostState, connection: &Connection, refusal: &Refusal, needs: &mut Needs) -> Vec<Evidence> {
+    let mut evidence = match &refusal.culprit {
         Culprit::NfTables(event) => {
             host.nf_tables.present().map_or_else(Vec::new, |state| event_evidence(host, state, event, needs))
         }
-        Culprit::Legacy(outcome) => host.xtables.present().map_or_else(Vec::new, |state| legacy_evidence(state, &outcome.place)),
+        Culprit::Legacy(outcome) => {
+            host.xtables.present().map_or_else(Vec::new, |state| legacy_evidence(host, state, &outcome.place))
+        }
         Culprit::Unread(_) => Vec::new(),
-    }
+    };
+    evidence.extend(ipset::decides(host, connection, refusal).iter().map(ipset::Held::evidence));
+    evidence
 }
 
 fn event_evidence(host: &HostState, state: &State, event: &Event, needs: &mut Needs) -> Vec<Evidence> {
-    let none = xtables::SetNames::new();
-    let sets = host.xtables.present().map_or(&none, |legacy| &legacy.set_names);
+    let sets = host.set_names();
     let mut evidence = Vec::new();
     for frame in event.frames.iter().rev() {
         let Some(chain) = state.chains.get(frame.chain) else { continue };
@@ -105,7 +110,7 @@ fn event_evidence(host: &HostState, state: &State, event: &Event, needs: &mut Ne
         match frame.rule.and_then(|index| chain.rules.get(index)) {
             Some(rule) => {
                 needs.extend(render::needs(state, chain, rule));
-                evidence.push(Evidence::new(format!("{place} handle {}", rule.handle), render::rule(state, chain, rule, sets)));
+                evidence.push(Evidence::new(format!("{place} handle {}", rule.handle), render::rule(state, chain, rule, &sets)));
             }
             None => evidence.push(Evidence::new(format!("{place} policy"), render::policy(chain))),
         }
@@ -117,12 +122,12 @@ fn event_evidence(host: &HostState, state: &State, event: &Event, needs: &mut Ne
     evidence
 }
 
-fn legacy_evidence(state: &xtables::State, place: &xtables::Place) -> Vec<Evidence> {
+fn legacy_evidence(host: &HostState, state: &xtables::State, place: &xtables::Place) -> Vec<Evidence> {
     let Some(chain) = state.table(place.v6, &place.table).and_then(|table| table.chain(&place.chain)) else { return Vec::new() };
     let rule = place.position.checked_sub(1).and_then(|index| chain.rules.get(index));
     let text = rule.map_or_else(
         || format!("-P {} {}", chain.name, if chain.policy_accept { "ACCEPT" } else { "DROP" }),
-        |rule| rule.line(&chain.name, place.v6, &state.set_names),
+        |rule| rule.line(&chain.name, place.v6, &host.set_names()),
     );
     vec![Evidence::new(place.to_string(), text)]
 }

@@ -19,6 +19,7 @@ fn host(state: State) -> HostState {
         hosts_access: Part::Absent(absent()),
         nf_tables: Part::Present(state),
         xtables: Part::Absent(absent()),
+        ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
     }
 }

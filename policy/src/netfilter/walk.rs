@@ -3,6 +3,7 @@
 
 use crate::host::{HostState, Needs, Part};
 use crate::packet::{Packet, Tracking, Tri};
+use crate::subsystem::ipset;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit};
 use crate::subsystem::nf_tables::{BaseChain, Chain, Doubt, Family, State};
 use crate::subsystem::xtables::{self, evaluate as legacy};
@@ -93,6 +94,7 @@ const NAT_SOURCE: i32 = 100;
 /// Takes the handshake through every hook.
 pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
     let empty = State::default();
+    let ipsets = super::ipset::facts(host);
     let mut walk = Walk::default();
     for (name, unreadable) in [("nftables", unreadable(&host.nf_tables)), ("iptables-legacy", unreadable(&host.xtables))] {
         if let Some(why) = unreadable {
@@ -107,6 +109,7 @@ pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Wal
     let mut walker = Walker {
         state: host.nf_tables.present().unwrap_or(&empty),
         legacy: host.xtables.present(),
+        ipsets: &ipsets,
         // Only a question about a range can need whole sets; what an address meets is asked for element by element.
         whole_sets: connection.source.single().is_none(),
         needs,
@@ -145,6 +148,7 @@ fn unreadable<T>(part: &Part<T>) -> Option<&str> {
 struct Walker<'a, 'n> {
     state: &'a State,
     legacy: Option<&'a xtables::State>,
+    ipsets: &'a ipset::State,
     whole_sets: bool,
     needs: &'n mut Needs,
     pass: Pass,
@@ -246,9 +250,7 @@ impl<'a> Walker<'a, '_> {
             }
         }
         let mut evaluator = Evaluator::new(self.state, self.whole_sets, self.needs);
-        if let Some(legacy) = self.legacy {
-            evaluator.ipsets.clone_from(&legacy.set_names);
-        }
+        evaluator.ipsets = self.ipsets;
         let outcome = evaluator.base_chain(index, &packet);
         let refusals = outcome.events.iter().filter(|event| matches!(event.exit, Exit::Refuse(_)));
         if outcome.packet.is_none() && perhaps.is_none() {
@@ -270,8 +272,6 @@ impl<'a> Walker<'a, '_> {
     }
 
     fn table(&mut self, hook: Hook, table: &xtables::Table, packet: Packet) -> Option<Packet> {
-        let empty = xtables::SetNames::new();
-        let sets = self.legacy.map_or(&empty, |state| &state.set_names);
         let hook = match hook {
             Hook::Prerouting => xtables::Hook::Prerouting,
             Hook::Input => xtables::Hook::Input,
@@ -284,7 +284,8 @@ impl<'a> Walker<'a, '_> {
         if seen == Tri::No || nat && hook == xtables::Hook::Prerouting && packet.dnat == Tri::Yes {
             return Some(packet);
         }
-        let run = legacy::run(table, hook, packet.view(), sets);
+        let run = legacy::run(table, hook, packet.view(), self.ipsets);
+        self.needs.extend(run.needs);
         let refuses = |outcome: &&legacy::Outcome| matches!(outcome.end, legacy::End::Drop | legacy::End::Reject(_));
         if seen == Tri::Yes && !run.outcomes.is_empty() && run.outcomes.iter().all(|outcome| refuses(&outcome)) {
             let decided = run.outcomes.iter().find(|outcome| outcome.depends.is_none()).or(run.outcomes.last())?;

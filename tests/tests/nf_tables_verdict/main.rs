@@ -46,6 +46,7 @@ fn observe(ruleset: &mut Ruleset) -> HostState {
         hosts_access: Part::Absent(absent()),
         nf_tables: ruleset.observe(),
         xtables: sshfix_agent::subsystem::xtables::observe(),
+        ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
     }
 }

@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use sshfix_policy::subsystem::ipset;
 use sshfix_policy::subsystem::xtables::evaluate::{End, run};
 use sshfix_policy::subsystem::xtables::view::{Interface, Span, Tracking, View};
 use sshfix_policy::subsystem::xtables::{Hook, State};
@@ -189,12 +190,13 @@ fn predict(state: &State, client: IpAddr, server: IpAddr) -> Option<bool> {
 
 /// One packet through the tables on its way in; `tracked` is its state once conntrack has seen it, if no rule exempts it.
 fn pass(state: &State, packet: View<'static>, tracked: Tracking) -> (Option<bool>, Tracking) {
+    let sets = ipset::State { names: state.set_names.clone(), ..ipset::State::new() };
     let mut view = packet;
     let mut passes = Some(true);
     for (hook, table) in
         [(Hook::Prerouting, "raw"), (Hook::Prerouting, "mangle"), (Hook::Input, "mangle"), (Hook::Input, "filter")]
     {
-        let ran = run(state.table(view.v6, table).unwrap(), hook, view, &state.set_names);
+        let ran = run(state.table(view.v6, table).unwrap(), hook, view, &sets);
         let refuses = |end: &End| matches!(end, End::Drop | End::Reject(_));
         if ran.outcomes.iter().all(|one| refuses(&one.end)) {
             return (Some(false), view.tracking);

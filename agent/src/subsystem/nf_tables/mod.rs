@@ -5,7 +5,7 @@ mod build;
 mod decode;
 mod elements;
 mod libnftnl;
-mod message;
+pub(super) mod message;
 mod read;
 mod socket;
 mod write;

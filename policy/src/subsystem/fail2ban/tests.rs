@@ -35,6 +35,7 @@ fn host(jails: Vec<Jail>) -> HostState {
         hosts_access: Part::Absent(absent()),
         nf_tables: Part::Absent(absent()),
         xtables: Part::Absent(absent()),
+        ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
     }
 }

@@ -36,6 +36,7 @@ fn host_of(state: State) -> HostState {
         hosts_access: Part::Present(state),
         nf_tables: Part::Absent("no".into()),
         xtables: Part::Absent("no".into()),
+        ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent("no".into()),
     }
 }

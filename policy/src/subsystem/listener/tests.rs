@@ -48,6 +48,7 @@ fn host(listeners: Vec<Listener>, units: Option<Vec<Unit>>) -> HostState {
         hosts_access: Part::Absent(absent()),
         nf_tables: Part::Absent(absent()),
         xtables: Part::Absent(absent()),
+        ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Present(State { listeners, units, addresses, ..State::default() }),
     }
 }

@@ -258,7 +258,10 @@ pub fn answer(kernel: &State, state: &mut State, needs: &crate::host::Needs) {
             crate::host::Need::SetElements(set) => {
                 state.dumps.insert(set.clone(), kernel.dumps.get(set).cloned().unwrap_or_default());
             }
-            crate::host::Need::HostName(_) | crate::host::Need::PatternFile(_) => {}
+            crate::host::Need::HostName(_)
+            | crate::host::Need::PatternFile(_)
+            | crate::host::Need::Ipset(_)
+            | crate::host::Need::IpsetEntry(_) => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use super::run::{Doubt, End, Found};
 use super::{Chain, Family, Rule, Set, SetKey, State};
 use crate::host::Needs;
 use crate::packet::Packet;
-use crate::subsystem::xtables::SetNames;
+use crate::subsystem::ipset;
 
 /// `NFT_JUMP_STACK_SIZE`
 const DEEPEST: usize = 16;
@@ -15,6 +15,9 @@ const DEEPEST: usize = 16;
 const BUDGET: usize = 2_000_000;
 /// Uncertain events kept for one base chain; the first of each kind always is.
 const MOST_EVENTS: usize = 1000;
+
+/// Nothing is known of ipsets.
+static NO_SETS: ipset::State = ipset::State::new();
 
 /// A rule that decided, or led to the chain that did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +65,8 @@ pub struct Evaluator<'a> {
     pub(super) whole_sets: bool,
     pub(super) needs: &'a mut Needs,
     pub(super) changed_sets: BTreeSet<SetKey>,
-    /// The names of ipsets, for what a doubt says.
-    pub ipsets: SetNames,
+    /// What is known of ipsets.
+    pub ipsets: &'a ipset::State,
     chains: BTreeMap<(Family, &'a str, &'a str), usize>,
     sets: BTreeMap<&'a SetKey, &'a Set>,
     budget: usize,
@@ -84,7 +87,7 @@ impl<'a> Evaluator<'a> {
             whole_sets,
             needs,
             changed_sets: BTreeSet::new(),
-            ipsets: SetNames::new(),
+            ipsets: &NO_SETS,
             chains: state.chains.iter().enumerate().map(name).collect(),
             sets: state.sets.iter().map(|set| (&set.key, set.as_ref())).collect(),
             budget: BUDGET,

@@ -289,11 +289,15 @@ impl Evaluator<'_> {
                 Expression::Synproxy => return Some(at.end(End::Anything("synproxy".to_owned()))),
                 Expression::Fwd => return Some(at.end(End::Refuse("sent to another device".to_owned()))),
                 Expression::Match { name, revision, info } => {
-                    let condition = matches(name, *revision, info, &at.packet.view(), &self.ipsets);
+                    let condition = matches(name, *revision, info, &at.packet.view(), self.ipsets);
                     match condition {
                         Matched::Yes => true,
                         Matched::No => false,
                         Matched::Maybe(text) => at.holds(Tri::Maybe, || xt_doubt(name, text)),
+                        Matched::Ask(need, text) => {
+                            self.needs.insert(need);
+                            at.holds(Tri::Maybe, || xt_doubt(name, text))
+                        }
                     }
                 }
                 Expression::Target { name, revision, info } => {

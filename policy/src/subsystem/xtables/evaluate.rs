@@ -5,7 +5,9 @@ use super::holds::{Matched, holds, interface};
 use super::render;
 use super::targets::{TargetEffect, effect};
 use super::view::{Span, Tracking, Tri, View};
-use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, Table};
+use super::{Action, Chain, Entry, Hook, Place, Rule, Table};
+use crate::host::Needs;
+use crate::subsystem::ipset;
 
 /// Rules looked at before giving up; the kernel's own limit is the number of jumps, which a real table never comes near.
 const BUDGET: usize = 2_000_000;
@@ -52,6 +54,8 @@ pub struct Run<'a> {
     pub view: View<'a>,
     /// The rules that matched or may have, in order.
     pub hits: Vec<Hit>,
+    /// Facts that are missing.
+    pub needs: Needs,
 }
 
 impl Run<'_> {
@@ -64,8 +68,9 @@ impl Run<'_> {
 
 /// Runs the table's chain at a hook. A table without a chain there lets everything through, with no outcome at all.
 /// The caller leaves the nat table out for packets that are not the first of their connection.
-pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &SetNames) -> Run<'a> {
-    let mut runner = Runner { table, sets, outcomes: Vec::new(), after: None, hits: Vec::new(), left: BUDGET };
+pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &ipset::State) -> Run<'a> {
+    let mut runner =
+        Runner { table, sets, outcomes: Vec::new(), after: None, hits: Vec::new(), needs: Needs::new(), left: BUDGET };
     if let Some(chain) = table.at(hook) {
         let start = Flow { view, depends: None };
         if let Some(end) = runner.chain(chain, start, 0) {
@@ -74,7 +79,7 @@ pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &SetNames) -> Ru
             runner.end(verdict, place, end);
         }
     }
-    Run { outcomes: runner.outcomes, view: runner.after.unwrap_or(view), hits: runner.hits }
+    Run { outcomes: runner.outcomes, view: runner.after.unwrap_or(view), hits: runner.hits, needs: runner.needs }
 }
 
 /// The packet on its way, and what it depends on that it got there.
@@ -110,10 +115,11 @@ fn join<'a>(one: View<'a>, two: View<'a>) -> View<'a> {
 
 struct Runner<'t, 'a> {
     table: &'t Table,
-    sets: &'t SetNames,
+    sets: &'t ipset::State,
     outcomes: Vec<Outcome>,
     after: Option<View<'a>>,
     hits: Vec<Hit>,
+    needs: Needs,
     left: usize,
 }
 
@@ -152,6 +158,10 @@ impl<'a> Runner<'_, 'a> {
                 Matched::No => continue,
                 Matched::Yes => None,
                 Matched::Maybe(reason) => Some(reason),
+                Matched::Ask(need, reason) => {
+                    self.needs.insert(need);
+                    Some(reason)
+                }
             };
             self.hits.push(Hit { place: self.place(chain, index), depends: depends.clone() });
             let passed = depends.is_some().then(|| flow.clone());
@@ -277,11 +287,12 @@ fn change(mark: Option<u32>, cleared: u32, flipped: u32) -> Option<u32> {
 }
 
 /// Whether a whole rule matches.
-pub fn matches_rule(rule: &Rule, view: &View<'_>, v6: bool, sets: &SetNames) -> Matched {
+pub fn matches_rule(rule: &Rule, view: &View<'_>, v6: bool, sets: &ipset::State) -> Matched {
+    let mut ask = None;
     let mut reason = match entry_matches(&rule.entry, view, v6) {
         Matched::No => return Matched::No,
         Matched::Yes => None,
-        Matched::Maybe(reason) => Some(reason),
+        Matched::Maybe(reason) | Matched::Ask(_, reason) => Some(reason),
     };
     for one in &rule.matches {
         match holds(one, view, sets) {
@@ -290,9 +301,17 @@ pub fn matches_rule(rule: &Rule, view: &View<'_>, v6: bool, sets: &SetNames) -> 
             Matched::Maybe(why) => {
                 reason.get_or_insert(why);
             }
+            Matched::Ask(need, why) => {
+                reason.get_or_insert(why);
+                ask = Some(need);
+            }
         }
     }
-    reason.map_or(Matched::Yes, Matched::Maybe)
+    match (reason, ask) {
+        (None, _) => Matched::Yes,
+        (Some(why), None) => Matched::Maybe(why),
+        (Some(why), Some(need)) => Matched::Ask(need, why),
+    }
 }
 
 /// `ip_packet_match`, `ip6_packet_match`

@@ -1,10 +1,12 @@
 //! Whether a decoded match holds for a packet: yes, no, or maybe with the reason. What depends on history (limits, recent
-//! lists, ipsets) is maybe and named. Changes nothing.
+//! lists) is maybe and named; ipsets are asked. Changes nothing.
 
 use super::matches::{Conntrack, InterfaceName, Match, PortSide, decode};
+use super::render;
 use super::targets::SetReference;
 use super::view::{Interface, Span, Tracking, Tri, View};
-use super::{SetNames, render};
+use crate::host::Need;
+use crate::subsystem::ipset::{self, Judged};
 
 /// Whether a match holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,19 +17,29 @@ pub enum Matched {
     No,
     /// It cannot be told; the text says what it depends on.
     Maybe(String),
+    /// It cannot be told before this fact is fetched; the text says what it depends on.
+    Ask(Need, String),
 }
 
 /// Whether the raw match holds for the packet: decoding and judging in one.
-pub fn matches(name: &str, revision: u32, info: &[u8], view: &View<'_>, sets: &SetNames) -> Matched {
+pub fn matches(name: &str, revision: u32, info: &[u8], view: &View<'_>, sets: &ipset::State) -> Matched {
     holds(&decode(view.v6, name, revision, info), view, sets)
 }
 
 /// Whether a decoded match holds for the packet.
-pub fn holds(rule_match: &Match, view: &View<'_>, sets: &SetNames) -> Matched {
-    match judge(rule_match, view) {
+pub fn holds(rule_match: &Match, view: &View<'_>, sets: &ipset::State) -> Matched {
+    let text = || render::match_text(rule_match, view.v6, &sets.names);
+    let held = match rule_match {
+        Match::Set { set, counters } => match sets.judge(*set, counters.as_ref(), view) {
+            Judged::Known(held) => held,
+            Judged::Ask(need) => return Matched::Ask(need, text()),
+        },
+        other => judge(other, view),
+    };
+    match held {
         Tri::Yes => Matched::Yes,
         Tri::No => Matched::No,
-        Tri::Maybe => Matched::Maybe(render::match_text(rule_match, view.v6, sets)),
+        Tri::Maybe => Matched::Maybe(text()),
     }
 }
 

@@ -17,7 +17,8 @@ use super::targets::{Nat, StandardVerdict, Target};
 use super::view::{Interface, Span, Tracking, Tri, View};
 use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, State, Table, blob, render, save, targets};
 use crate::address::Source;
-use crate::host::{HostState, Part};
+use crate::host::{HostState, Need, Part};
+use crate::subsystem::ipset;
 
 const NAMES: [&str; 36] = [
     "tcp",
@@ -145,7 +146,7 @@ fn table(policy_accept: bool, input: Vec<Arc<Rule>>, users: Vec<(&str, Vec<Arc<R
 
 /// The ends of a table and the positions that decide, `?` where they depend on something.
 fn ends(table: &Table, source: &str) -> String {
-    let ran = run(table, Hook::Input, syn(source), &SetNames::new());
+    let ran = run(table, Hook::Input, syn(source), &ipset::State::new());
     let one = |outcome: &super::evaluate::Outcome| {
         let end = match &outcome.end {
             End::Accept => "accept",
@@ -246,11 +247,11 @@ fn a_redirect_moves_the_destination_and_says_so() {
     let redirect = Target::Nat { kind: Nat::Redirect, flags: 2, addresses: (0, 0), ports: (2222, 2222), base_port: 0 };
     let mut nat = table(true, vec![rule("10.0.0.1", vec![], target(redirect))], vec![]);
     nat.name = "nat".to_owned();
-    let ran = run(&nat, Hook::Input, syn("10.0.0.1"), &SetNames::new());
+    let ran = run(&nat, Hook::Input, syn("10.0.0.1"), &ipset::State::new());
     assert_eq!((ran.view.destination_port, ran.view.dnat), (Span::one(2222_u16), Some(true)));
-    let ran = run(&nat, Hook::Input, syn("10.0.0.2"), &SetNames::new());
+    let ran = run(&nat, Hook::Input, syn("10.0.0.2"), &ipset::State::new());
     assert_eq!((ran.view.destination_port, ran.view.dnat), (Span::one(22_u16), Some(false)));
-    let ran = run(&nat, Hook::Input, syn("10.0.0.0/31"), &SetNames::new());
+    let ran = run(&nat, Hook::Input, syn("10.0.0.0/31"), &ipset::State::new());
     assert_eq!((ran.view.destination_port, ran.view.dnat), (Span { low: 22, high: 2222 }, None));
 }
 
@@ -265,11 +266,12 @@ fn what_depends_on_history_is_a_maybe_that_names_it() {
         invert: false,
         mask: None,
     };
-    let why = holds(&recent, &syn("10.0.0.1"), &SetNames::new());
+    let why = holds(&recent, &syn("10.0.0.1"), &ipset::State::new());
     assert_eq!(why, Matched::Maybe("-m recent --update --seconds 60 --hitcount 4 --name SSH --rsource".to_owned()));
     let set = Match::Set { set: targets::SetReference { index: 3, dimensions: 1, flags: 2 }, counters: None };
-    let names = SetNames::from([(3, "f2b-sshd".to_owned())]);
-    assert_eq!(holds(&set, &syn("10.0.0.1"), &names), Matched::Maybe("-m set --match-set f2b-sshd src".to_owned()));
+    let sets = ipset::State { names: SetNames::from([(3, "f2b-sshd".to_owned())]), ..ipset::State::new() };
+    let text = "-m set --match-set f2b-sshd src".to_owned();
+    assert_eq!(holds(&set, &syn("10.0.0.1"), &sets), Matched::Ask(Need::Ipset(3), text));
 }
 
 #[test]
@@ -308,6 +310,7 @@ fn host(table: Table) -> HostState {
         hosts_access: Part::Absent(String::new()),
         nf_tables: Part::Absent(String::new()),
         xtables: Part::Present(State { v4: vec![table], ..State::default() }),
+        ipset: ipset::State::new(),
         listener: Part::Absent(String::new()),
     }
 }
@@ -376,7 +379,7 @@ proptest! {
         };
         let users = vec![("user", user.iter().map(build).collect())];
         let table = table(policy, input.iter().map(build).collect(), users);
-        let places = |source: &str| run(&table, Hook::Input, syn(source), &SetNames::new()).outcomes;
+        let places = |source: &str| run(&table, Hook::Input, syn(source), &ipset::State::new()).outcomes;
         let (whole, one) = (places("10.0.0.0/29"), places(&format!("10.0.0.{last}")));
         prop_assert_eq!(one.len(), 1, "a single address is certain: {:?}", one);
         prop_assert!(one[0].depends.is_none());
@@ -393,7 +396,7 @@ proptest! {
             let one = decode(v6, name, revision, &info);
             let text = render::match_text(&one, v6, &SetNames::new());
             prop_assert!(text.starts_with("-m "), "{}", text);
-            holds(&one, &view, &SetNames::new());
+            holds(&one, &view, &ipset::State::new());
         }
         for name in TARGETS {
             let one = targets::decode(v6, name, revision, &info);

@@ -1,0 +1,260 @@
+//! ipsets on the real host, by netlink (`linux/netfilter/ipset/ip_set.h`): tells what a set is, asks it for single keys, adds and
+//! deletes single elements. Reads no set whole, runs no program, decides nothing.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sshfix_policy::host::{Done, StepError};
+use sshfix_policy::subsystem::ipset::{Entry, Query, Set, State, Step};
+use thiserror::Error;
+
+use super::nf_tables::message::{ACK, Attributes, Attrs, DUMP, Datagram, EXCLUSIVE, Kind, Messages};
+use super::xtables;
+
+/// `NFNL_SUBSYS_IPSET`
+const SUBSYSTEM: u16 = 6;
+/// `IPSET_CMD_*`
+const LIST: u16 = 7;
+const ADD: u16 = 9;
+const DELETE: u16 = 10;
+const TEST: u16 = 11;
+/// `IPSET_PROTOCOL_MIN`, which every kernel of today takes.
+const PROTOCOL: u8 = 6;
+/// `IPSET_FLAG_LIST_HEADER`
+const ONLY_HEADER: u32 = 1 << 2;
+/// `NLA_F_NET_BYTEORDER`
+const BIG_ENDIAN: u16 = 0x4000;
+/// `IPSET_ERR_EXIST`: the element is not there (TEST, DEL), or is there already (ADD).
+const EXIST: i32 = 4103;
+/// `IPSET_ERR_BITMAP_RANGE`: a bitmap does not reach so far.
+const RANGE: i32 = 4352;
+/// `IPPROTO_TCP`
+const TCP: u8 = 6;
+/// The kernel answers at once; this is for one that does not.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a set gave no answer.
+#[derive(Debug, Error)]
+pub enum IpsetError {
+    /// The socket failed.
+    #[error("netlink: {0}")]
+    Socket(#[from] io::Error),
+    /// The kernel's error number: those from 4096 are ipset's own (`enum ipset_errno`).
+    #[error("{}", explain(*.0))]
+    Kernel(i32),
+    /// What came is not what was asked.
+    #[error("the kernel's answer could not be understood")]
+    Malformed,
+}
+
+fn explain(code: i32) -> String {
+    match code {
+        libc::ENOENT => "there is no such ipset".to_owned(),
+        4096.. => format!("the kernel answered with ipset error {code}"),
+        _ => format!("the kernel answered: {}", io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// Fetches sets by their index, and what sets hold. What cannot be had is noted as such in the state.
+pub fn lookup(state: &mut State, indices: &BTreeSet<u16>, queries: &BTreeSet<Query>) {
+    state.names.extend(xtables::ipset_names(indices));
+    let mut netlink = match Netlink::open() {
+        Ok(netlink) => netlink,
+        Err(error) => {
+            state.sets.extend(indices.iter().map(|index| (*index, Err(error.to_string()))));
+            state.entries.extend(queries.iter().map(|query| (query.clone(), Entry::Unknown(error.to_string()))));
+            return;
+        }
+    };
+    for index in indices {
+        let set = match state.names.get(index) {
+            Some(name) => netlink.header(name).map_err(|error| format!("ipset {name}: {error}")),
+            None => Err(format!("there is no ipset number {index}")),
+        };
+        state.sets.insert(*index, set);
+    }
+    for query in queries {
+        let entry = netlink.entry(query).unwrap_or_else(|error| Entry::Unknown(error.to_string()));
+        state.entries.insert(query.clone(), entry);
+    }
+}
+
+/// Does one step, and asks the set again.
+pub fn apply(step: &Step) -> Result<Done, StepError> {
+    let set = &step.query.set;
+    let failed = |error: IpsetError| StepError::Failed(format!("ipset {set}: {error}; nothing was changed"));
+    let mut netlink = Netlink::open().map_err(failed)?;
+    let entry = netlink.entry(&step.query).map_err(failed)?;
+    let now = step.look(&entry).map_err(|mismatch| StepError::Drifted(mismatch.0))?;
+    if now == step.after {
+        return Ok(Done::Already);
+    }
+    if now != step.before {
+        return Err(StepError::Drifted(format!("{} in ipset {set}", step.query.key)));
+    }
+    let command = if step.after { ADD } else { DELETE };
+    match netlink.ask(command, EXCLUSIVE, &about(&step.query, None), |_| {}) {
+        // Somebody else was quicker.
+        Ok(()) | Err(IpsetError::Kernel(EXIST)) => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let after = netlink.entry(&step.query).map(|entry| step.look(&entry));
+    match after {
+        Ok(Ok(there)) if there == step.after => Ok(Done::Changed),
+        Ok(_) => Err(StepError::Failed(format!("could not {}: somebody else changes the set at the same time", step.summary()))),
+        Err(error) => Err(StepError::Failed(format!("ipset {set}: {error}; whether it was changed cannot be told"))),
+    }
+}
+
+/// `IPSET_ATTR_PROTOCOL`, `IPSET_ATTR_SETNAME`
+fn set_named(name: &str) -> Attrs {
+    Attrs::new().put(1, &[PROTOCOL]).text(2, name)
+}
+
+/// The set and one element, which is a network where a prefix length is given.
+fn about(query: &Query, length: Option<u8>) -> Attrs {
+    let mut data = Attrs::new();
+    if let Some(address) = query.key.address {
+        // IPSET_ATTR_IP, of IPSET_ATTR_IPADDR_IPV4 or _IPV6
+        data = data.nest(
+            1,
+            &match address {
+                IpAddr::V4(v4) => Attrs::new().put(1 | BIG_ENDIAN, &v4.octets()),
+                IpAddr::V6(v6) => Attrs::new().put(2 | BIG_ENDIAN, &v6.octets()),
+            },
+        );
+    }
+    if let Some(length) = length {
+        // IPSET_ATTR_CIDR
+        data = data.put(3, &[length]);
+    }
+    if let Some(port) = query.key.port {
+        // IPSET_ATTR_PORT
+        data = data.put(4 | BIG_ENDIAN, &port.to_be_bytes());
+        if query.key.address.is_some() {
+            // IPSET_ATTR_PROTO
+            data = data.put(7, &[TCP]);
+        }
+    }
+    // IPSET_ATTR_DATA
+    set_named(&query.set).nest(7, &data)
+}
+
+/// A socket in this thread's network namespace.
+struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    fn open() -> Result<Self, IpsetError> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// What a set is, without its elements.
+    fn header(&mut self, name: &str) -> Result<Set, IpsetError> {
+        let mut found = None;
+        // IPSET_ATTR_FLAGS
+        let attrs = set_named(name).put(6 | BIG_ENDIAN, &ONLY_HEADER.to_be_bytes());
+        self.ask(LIST, DUMP, &attrs, |attributes| found = set(&attributes).or(found.take()))?;
+        found.filter(|set| set.name == name).ok_or(IpsetError::Malformed)
+    }
+
+    /// Whether a set holds a key, and by what.
+    ///
+    /// Asked for an address, a set of networks answers for every network around it; asked for a network, for that very network
+    /// (`ip_set_hash_gen.h`, `mtype_test`). So the address itself is an element, and nothing else is, when no network is.
+    fn entry(&mut self, query: &Query) -> Result<Entry, IpsetError> {
+        if !self.test(query, None)? {
+            return Ok(Entry::Absent);
+        }
+        let networks = query.kind.split_once(':').is_some_and(|(_, fields)| fields.split(',').any(|field| field == "net"));
+        let longest = match query.key.address {
+            Some(IpAddr::V4(_)) if networks => 31,
+            Some(IpAddr::V6(_)) if networks => 127,
+            _ => 0,
+        };
+        let mut wider = Vec::new();
+        for length in 1..=longest {
+            if self.test(query, Some(length))? {
+                wider.push(length);
+            }
+        }
+        Ok(if wider.is_empty() { Entry::Exact } else { Entry::Wider(wider) })
+    }
+
+    fn test(&mut self, query: &Query, length: Option<u8>) -> Result<bool, IpsetError> {
+        match self.ask(TEST, EXCLUSIVE, &about(query, length), |_| {}) {
+            Ok(()) => Ok(true),
+            Err(IpsetError::Kernel(EXIST)) => Ok(false),
+            Err(IpsetError::Kernel(RANGE)) if query.kind.starts_with("bitmap:") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends one request and reads its answer to the end.
+    fn ask(&mut self, command: u16, flags: u16, attrs: &Attrs, mut each: impl FnMut(Attributes<'_>)) -> Result<(), IpsetError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let message = Messages::new().add(Kind::Other(SUBSYSTEM << 8 | command), 0, flags | ACK, self.sequence, attrs);
+        self.socket.send(&message.finish().ok_or(IpsetError::Malformed)?, 0)?;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            self.wait(deadline)?;
+            let (datagram, _) = match self.socket.recv_from_full() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                other => other?,
+            };
+            for message in Datagram(&datagram).filter(|message| message.sequence == self.sequence) {
+                match (message.kind, message.errno()) {
+                    (Kind::Error | Kind::Done, 0) => return Ok(()),
+                    (Kind::Error | Kind::Done, code) => return Err(IpsetError::Kernel(code)),
+                    _ => each(message.attributes()),
+                }
+            }
+        }
+    }
+
+    fn wait(&self, deadline: Instant) -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer in time");
+        if left.is_zero() {
+            return Err(timed_out());
+        }
+        let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
+        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(millis)) {
+            Ok(0) => Err(timed_out()),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// A set's description: `IPSET_ATTR_SETNAME` 2, `TYPENAME` 3, `FAMILY` 5, `DATA` 7.
+fn set(attributes: &Attributes<'_>) -> Option<Set> {
+    let data = attributes.nested(7)?;
+    let v6 = match attributes.get(5)?.first()? {
+        2 => Some(false),
+        10 => Some(true),
+        _ => None,
+    };
+    // IPSET_ATTR_NETMASK 20, BITMASK 12; TIMEOUT 6; CADT_FLAGS 8 with COUNTERS 8, COMMENT 16, SKBINFO 64
+    let flags = data.be32(8).unwrap_or(0);
+    Some(Set {
+        name: attributes.text(2)?,
+        kind: attributes.text(3)?,
+        v6,
+        masked: data.get(20).or(data.get(12)).is_some(),
+        extras: data.get(6).is_some() || flags & (8 | 16 | 64) != 0,
+    })
+}

@@ -1,0 +1,126 @@
+//! What a match means by what its set answered, and the laws of the step. What the kernel says is in the workspace's `tests`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
+
+use std::net::IpAddr;
+
+use super::{Asked, Entry, Judged, Key, Set, State, Step};
+use crate::host::Need;
+use crate::packet::Packet;
+use crate::subsystem::xtables::matches::SetCounters;
+use crate::subsystem::xtables::targets::SetReference;
+use crate::subsystem::xtables::view::{Tri, View};
+use crate::verdict::Connection;
+
+/// `src`, then `dst`.
+const SRC_DST: SetReference = SetReference { index: 3, dimensions: 2, flags: 2 };
+const SRC: SetReference = SetReference { index: 3, dimensions: 1, flags: 2 };
+
+fn set(kind: &str) -> Set {
+    Set { name: "bad".to_owned(), kind: kind.to_owned(), v6: Some(false), masked: false, extras: false }
+}
+
+fn syn(source: &str) -> View<'static> {
+    Packet::syn(&Connection { source: source.parse().unwrap(), port: 22, user: None }).view()
+}
+
+fn key(address: &str, port: Option<u16>) -> Key {
+    Key { address: Some(address.parse::<IpAddr>().unwrap()), port }
+}
+
+fn state(set: &Set, key: &Key, entry: Entry) -> State {
+    State { sets: [(3, Ok(set.clone()))].into(), entries: [(set.query(key.clone()), entry)].into(), ..State::new() }
+}
+
+#[test]
+fn a_set_is_asked_for_the_fields_its_type_has() {
+    let view = syn("203.0.113.7");
+    assert_eq!(set("hash:ip").asks(SRC, &view), Asked::Key(key("203.0.113.7", None)));
+    assert_eq!(set("hash:net,port").asks(SRC_DST, &view), Asked::Key(key("203.0.113.7", Some(22))));
+    assert_eq!(set("hash:net,port").asks(SRC_DST, &view).clone(), set("hash:ip,port").asks(SRC_DST, &view));
+    for kind in ["hash:ip,mark", "hash:net,iface", "bitmap:ip,mac", "hash:net,net", "list:set", "hash:ip,port,ip"] {
+        let reference = SetReference { dimensions: 3, ..SRC_DST };
+        assert_eq!(set(kind).asks(reference, &view), Asked::Unknown, "{kind}");
+    }
+    // The source port of a client, and one address of a range, are not known.
+    assert_eq!(set("hash:ip,port").asks(SetReference { flags: 6, ..SRC_DST }, &view), Asked::Unknown);
+    assert_eq!(set("hash:ip").asks(SRC, &syn("203.0.113.0/24")), Asked::Unknown);
+}
+
+#[test]
+fn a_set_of_the_other_family_or_of_more_fields_cannot_match() {
+    assert_eq!(set("hash:ip").asks(SRC, &syn("2001:db8::7")), Asked::Nothing);
+    assert_eq!(set("hash:ip,port").asks(SRC, &syn("203.0.113.7")), Asked::Nothing);
+    let inverted = SetReference { flags: 3, ..SRC };
+    let state = state(&set("hash:ip"), &key("203.0.113.7", None), Entry::Exact);
+    assert_eq!(state.judge(inverted, None, &syn("2001:db8::7")), Judged::Known(Tri::Yes));
+}
+
+#[test]
+fn facts_are_asked_for_one_by_one_and_then_decide() {
+    let (view, set, key) = (syn("203.0.113.7"), set("hash:ip"), key("203.0.113.7", None));
+    assert_eq!(State::new().judge(SRC, None, &view), Judged::Ask(Need::Ipset(3)));
+    let mut known = state(&set, &key, Entry::Exact);
+    assert_eq!(known.judge(SRC, None, &view), Judged::Known(Tri::Yes));
+    assert_eq!(known.judge(SetReference { flags: 3, ..SRC }, None, &view), Judged::Known(Tri::No));
+    assert_eq!(state(&set, &key, Entry::Wider(vec![24])).judge(SRC, None, &view), Judged::Known(Tri::Yes));
+    assert_eq!(state(&set, &key, Entry::Absent).judge(SRC, None, &view), Judged::Known(Tri::No));
+    assert_eq!(state(&set, &key, Entry::Unknown(String::new())).judge(SRC, None, &view), Judged::Known(Tri::Maybe));
+    known.entries.clear();
+    assert_eq!(known.judge(SRC, None, &view), Judged::Ask(Need::IpsetEntry(set.query(key))));
+    known.sets.insert(3, Err("gone".to_owned()));
+    assert_eq!(known.judge(SRC, None, &view), Judged::Known(Tri::Maybe));
+}
+
+#[test]
+fn a_set_that_rules_change_and_counters_stay_open_only_where_they_matter() {
+    let (view, set, key) = (syn("203.0.113.7"), set("hash:ip"), key("203.0.113.7", None));
+    let judged = |entry: Entry, grow: bool, shrink: bool, counters: Option<SetCounters>| {
+        let mut state = state(&set, &key, entry);
+        state.grow.extend(grow.then_some(3));
+        state.shrink.extend(shrink.then_some(3));
+        state.judge(SRC, counters.as_ref(), &view)
+    };
+    assert_eq!(judged(Entry::Absent, true, false, None), Judged::Known(Tri::Maybe));
+    assert_eq!(judged(Entry::Exact, true, false, None), Judged::Known(Tri::Yes));
+    assert_eq!(judged(Entry::Exact, false, true, None), Judged::Known(Tri::Maybe));
+    assert_eq!(judged(Entry::Absent, false, true, None), Judged::Known(Tri::No));
+    let counters = SetCounters { packets: (4, 10), bytes: (0, 0), flags: 0 };
+    assert_eq!(judged(Entry::Exact, false, false, Some(counters)), Judged::Known(Tri::Maybe));
+    assert_eq!(judged(Entry::Absent, false, false, Some(counters)), Judged::Known(Tri::No));
+    let nomatch = SetCounters { packets: (0, 0), bytes: (0, 0), flags: 1 << 7 };
+    assert_eq!(judged(Entry::Absent, false, false, Some(nomatch)), Judged::Known(Tri::Maybe));
+}
+
+#[test]
+fn only_an_element_of_exactly_the_address_is_deleted() {
+    let key = key("203.0.113.7", None);
+    assert!(Step::delete(&set("hash:net"), key.clone(), &Entry::Wider(vec![24])).is_none());
+    assert!(Step::delete(&Set { masked: true, ..set("hash:ip") }, key.clone(), &Entry::Exact).is_none());
+    let ports = Key { address: None, port: Some(22) };
+    assert!(Step::delete(&set("bitmap:port"), ports, &Entry::Exact).is_none());
+    let step = Step::delete(&set("hash:ip"), key, &Entry::Exact).unwrap();
+    assert_eq!(step.summary(), "delete 203.0.113.7 from ipset bad");
+    assert_eq!(step.diff(), "# ipset bad (hash:ip)\n- 203.0.113.7\n");
+    assert_eq!(step.undo(), "add 203.0.113.7 to ipset bad");
+    assert_eq!(step.touches().unwrap(), ["203.0.113.7".parse().unwrap()]);
+}
+
+#[test]
+fn a_step_is_the_inverse_of_its_inverse_and_survives_the_journal() {
+    let step = Step::delete(&Set { extras: true, ..set("hash:net,port") }, key("2001:db8::7", Some(22)), &Entry::Exact).unwrap();
+    assert_eq!(step.inverse().inverse(), step);
+    assert_ne!(step.inverse(), step);
+    assert!(step.undo().contains("default timeout"), "{}", step.undo());
+    let json = serde_json::to_string(&step).unwrap();
+    assert_eq!(serde_json::from_str::<Step>(&json).unwrap(), step);
+}
+
+#[test]
+fn a_step_drifts_when_a_wider_element_appeared() {
+    let step = Step::delete(&set("hash:net"), key("203.0.113.7", None), &Entry::Exact).unwrap();
+    assert_eq!(step.look(&Entry::Exact), Ok(true));
+    assert_eq!(step.look(&Entry::Absent), Ok(false));
+    assert!(step.look(&Entry::Wider(vec![24])).is_err());
+    assert!(step.look(&Entry::Unknown("gone".to_owned())).is_err());
+}

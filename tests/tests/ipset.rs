@@ -1,0 +1,201 @@
+//! ipset rules on real servers of both releases, through iptables-nft and iptables-legacy: the element that blocks is named and
+//! deleted when it is exactly the source, a network around it stays and only the one address is let in.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, missing_docs)]
+
+use serde_json::Value;
+use sshfix_tests::lab::{Release, Server, root_or_skip};
+
+/// The programs an ipset rule is made with.
+const STACKS: [&str; 2] = ["nft", "legacy"];
+
+fn diagnosed(server: &Server, address: &str) -> Value {
+    let diagnosis = server.ctl(&["diagnose", address, "--json"]).expect_status(8).json();
+    assert_eq!(diagnosis["verdict"], "refuse", "{diagnosis:#}");
+    diagnosis
+}
+
+/// `ipset IPSET-ARGUMENTS`, and a rule for it in a fresh INPUT chain of the stack.
+fn block(server: &Server, stack: &str, v6: bool, sets: &str, rule: &str) {
+    let iptables = if v6 { "ip6tables" } else { "iptables" };
+    let commands = format!(
+        "set -e
+        iptables-nft -F INPUT; ip6tables-nft -F INPUT; iptables-legacy -F INPUT; ip6tables-legacy -F INPUT
+        ipset destroy
+        printf '%s\\n' '{sets}' | tr ';' '\\n' | ipset restore
+        {iptables}-{stack} -A INPUT {rule}"
+    );
+    server.sh(&commands).expect_ok();
+}
+
+fn boot(release: Release) -> Server {
+    let server = Server::boot(release);
+    server.install_sshfix();
+    server
+}
+
+#[test]
+fn an_ipset_entry_is_named_and_deleted_and_its_neighbour_stays_out() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = boot(release);
+        for stack in STACKS {
+            for (v6, blocked, near) in [(false, "203.0.113.7", "203.0.113.8"), (true, "2001:db8::7", "2001:db8::8")] {
+                let family = if v6 { "inet6" } else { "inet" };
+                let sets = format!("create bad hash:ip family {family};add bad {blocked};add bad {near}");
+                block(&server, stack, v6, &sets, "-p tcp --dport 22 -m set --match-set bad src -j DROP");
+                assert!(!server.ssh(blocked).ok);
+                let diagnosis = diagnosed(&server, blocked);
+                let finding = &diagnosis["findings"][0];
+                assert_eq!((&finding["cause"], &finding["owner"]), (&"ipset-entry".into(), &"nobody".into()), "{diagnosis:#}");
+                let evidence = finding["evidence"].to_string();
+                assert!(evidence.contains("--match-set bad src"), "{evidence}");
+                assert!(evidence.contains(&format!("{blocked} (hash:ip)")), "{evidence}");
+
+                let plan = server.ctl(&["unban", blocked, "--dry-run", "--json"]).expect_status(0).json();
+                assert_eq!(plan["steps"][0]["summary"], format!("delete {blocked} from ipset bad"), "{plan:#}");
+                assert_eq!(plan["steps"].as_array().unwrap().len(), 1, "{plan:#}");
+                assert_eq!(plan["opens"], serde_json::json!([format!("{blocked}/{}", if v6 { 128 } else { 32 })]), "{plan:#}");
+                server.ctl(&["unban", blocked]).expect_status(0);
+                assert!(server.ssh(blocked).ok, "{release} {stack} {blocked}");
+                assert!(!server.ssh(near).ok);
+                server.ctl(&["diagnose", blocked]).expect_status(0);
+                let again = server.ctl(&["unban", blocked, "--json"]).expect_status(0).json();
+                assert_eq!(again["changed"], false, "{again:#}");
+                assert!(server.sh("ipset list bad").expect_ok().contains(near));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_network_in_an_ipset_stays_and_only_the_one_address_is_let_in() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = boot(release);
+        for stack in STACKS {
+            for (v6, blocked, near, net) in
+                [(false, "203.0.113.7", "203.0.113.8", "203.0.113.0/28"), (true, "2001:db8::7", "2001:db8::8", "2001:db8::/124")]
+            {
+                let family = if v6 { "inet6" } else { "inet" };
+                // The address is an element besides: deleting it alone would open nothing. TCP only: IPv6 needs ICMPv6 to get there.
+                let sets = format!("create nets hash:net family {family};add nets {net};add nets {blocked}");
+                block(&server, stack, v6, &sets, "-p tcp -m set --match-set nets src -j REJECT");
+                let before = server.sh("ipset save").expect_ok();
+                assert!(!server.ssh(blocked).ok);
+                let diagnosis = diagnosed(&server, blocked);
+                assert_eq!(diagnosis["findings"][0]["cause"], "ipset-entry", "{diagnosis:#}");
+                let evidence = diagnosis["findings"][0]["evidence"].to_string();
+                assert!(evidence.contains(&format!("{blocked} (in {net}) (hash:net)")), "{evidence}");
+                server.ctl(&["unban", blocked]).expect_status(0);
+                assert!(server.ssh(blocked).ok, "{release} {stack} {blocked}");
+                assert!(!server.ssh(near).ok);
+                assert_eq!(before, server.sh("ipset save").expect_ok());
+            }
+            // An element for exactly the address in a set of networks is deleted like any other.
+            block(
+                &server,
+                stack,
+                false,
+                "create nets hash:net;add nets 203.0.113.7;add nets 203.0.113.8/31;add nets 198.51.100.0/24",
+                "-m set --match-set nets src -j DROP",
+            );
+            server.ctl(&["unban", "203.0.113.7"]).expect_status(0);
+            assert!(server.ssh("203.0.113.7").ok);
+            assert!(!server.ssh("203.0.113.8").ok);
+            let left = server.sh("ipset save nets").expect_ok();
+            assert!(left.contains("203.0.113.8/31") && !left.contains("203.0.113.7"), "{left}");
+        }
+    }
+}
+
+/// What each type and option means to the kernel, and to us, for an address that is in and one that is not.
+#[test]
+fn every_type_that_a_connection_can_key_is_judged_as_the_kernel_judges_it() {
+    if !root_or_skip() {
+        return;
+    }
+    let (blocked, other) = ("203.0.113.7", "203.0.113.8");
+    let cases = [
+        ("create s hash:ip,port;add s 203.0.113.7,tcp:22", "-m set --match-set s src,dst -j REJECT"),
+        ("create s hash:net,port;add s 203.0.113.7/32,22", "-m set --match-set s src,dst -j REJECT"),
+        ("create s bitmap:ip range 203.0.113.0-203.0.113.31;add s 203.0.113.7", "-m set --match-set s src -j REJECT"),
+        ("create s hash:ip;add s 203.0.113.8", "-p tcp --dport 22 -s 203.0.113.0/27 -m set ! --match-set s src -j REJECT"),
+        ("create s hash:net;add s 203.0.113.0/28;add s 203.0.113.8/29 nomatch", "-m set --match-set s src -j REJECT"),
+        ("create s hash:ip timeout 600 comment;add s 203.0.113.7 comment \"by hand\"", "-m set --match-set s src -j REJECT"),
+        ("create s hash:ip netmask 29;add s 203.0.113.7", "-m set --match-set s src -j REJECT"),
+    ];
+    for release in Release::ALL {
+        let server = boot(release);
+        for stack in STACKS {
+            for (sets, rule) in cases {
+                block(&server, stack, false, sets, rule);
+                assert!(!server.ssh(blocked).ok, "{sets}");
+                assert!(server.ssh(other).ok, "{sets}");
+                diagnosed(&server, blocked);
+                server.ctl(&["diagnose", other]).expect_status(0);
+                server.ctl(&["unban", blocked]).expect_status(0);
+                assert!(server.ssh(blocked).ok, "{release} {stack} {sets}");
+                assert!(server.ssh(other).ok, "{sets}");
+            }
+            // What depends on a field that is not known stays open, and is named.
+            block(
+                &server,
+                stack,
+                false,
+                "create s hash:ip,port;add s 203.0.113.7,tcp:40000",
+                "-m set --match-set s src,src -j DROP",
+            );
+            let unknown = server.ctl(&["diagnose", blocked, "--json"]).json();
+            assert_eq!(unknown["verdict"], "unknown", "{unknown:#}");
+            assert!(unknown["stages"][0]["detail"].as_str().unwrap().contains("--match-set s src,src"), "{unknown:#}");
+        }
+    }
+}
+
+/// A step that fails takes the deletion back.
+#[test]
+fn an_element_that_was_deleted_comes_back_when_a_later_step_fails() {
+    if !root_or_skip() {
+        return;
+    }
+    let server = boot(Release::Trixie);
+    block(&server, "nft", false, "create bad hash:ip;add bad 203.0.113.7", "-m set --match-set bad src -j DROP");
+    server.sh("iptables-nft -A INPUT -s 203.0.113.7 -j DROP").expect_ok();
+    server.write("/run/sshfix/fail-step", "2");
+    let change = server.ctl(&["unban", "203.0.113.7", "--json"]).expect_status(6).json();
+    assert_eq!(change["state"], "rolled-back", "{change:#}");
+    assert!(server.sh("ipset test bad 203.0.113.7").ok());
+    assert!(!server.ssh("203.0.113.7").ok);
+}
+
+/// Bans of fail2ban that its ipset action put into the kernel belong to the jail.
+#[test]
+fn an_entry_of_fail2bans_ipset_action_is_the_jails_and_is_lifted_through_it() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = Server::boot(release);
+        server.wait_for_fail2ban();
+        server.install_sshfix();
+        server.write("/etc/fail2ban/jail.d/zz-ipset.local", "[sshd]\nbanaction = iptables-ipset-proto6\n");
+        server.sh("test -e /etc/fail2ban/action.d/iptables-ipset-proto6.conf || sed -i s/-proto6// /etc/fail2ban/jail.d/zz-ipset.local").expect_ok();
+        server.sh("systemctl restart fail2ban").expect_ok();
+        server.wait_for_fail2ban();
+        server.sh("fail2ban-client set sshd banip 203.0.113.7 203.0.113.8").expect_ok();
+        assert!(server.sh("ipset test f2b-sshd 203.0.113.7").ok());
+        assert!(!server.ssh("203.0.113.7").ok);
+        let diagnosis = diagnosed(&server, "203.0.113.7");
+        assert_eq!(diagnosis["findings"].as_array().unwrap().len(), 1, "{diagnosis:#}");
+        assert_eq!(diagnosis["findings"][0]["cause"], "fail2ban-ban", "{diagnosis:#}");
+        assert_eq!(diagnosis["findings"][0]["owner"], "fail2ban jail sshd");
+        assert!(diagnosis["findings"][0]["evidence"].to_string().contains("ipset f2b-sshd"), "{diagnosis:#}");
+        server.ctl(&["unban", "203.0.113.7"]).expect_status(0);
+        assert!(server.ssh("203.0.113.7").ok);
+        assert!(!server.ssh("203.0.113.8").ok);
+    }
+}
