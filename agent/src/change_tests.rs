@@ -50,6 +50,7 @@ fn blocked() -> HostState {
         xtables: Part::Absent("test".to_owned()),
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent("test".to_owned()),
+        route: Part::Absent(String::new()),
     }
 }
 

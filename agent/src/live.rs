@@ -8,10 +8,10 @@ use std::thread;
 use jiff::Timestamp;
 use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, StepError};
 use sshfix_policy::step::Step;
-use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model};
+use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model};
 
 use crate::config::Config;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, xtables};
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {
@@ -50,6 +50,8 @@ impl Host for LiveHost {
                 xtables: joined("iptables-legacy", xtables),
                 ipset: ipset_model::State::new(),
                 listener: joined("the listener", listener),
+                // Asked for one by one: `Need::Route`.
+                route: Part::Present(route_model::State::default()),
             }
         })
     }
@@ -57,6 +59,7 @@ impl Host for LiveHost {
     fn lookup(&mut self, state: &mut HostState, needs: &Needs) {
         let (mut keys, mut sets, mut hosts) = (BTreeSet::new(), BTreeSet::new(), Needs::new());
         let (mut ipsets, mut entries) = (BTreeSet::new(), BTreeSet::new());
+        let mut routes = BTreeSet::new();
         for need in needs {
             match need {
                 Need::Element(key) => _ = keys.insert(key.clone()),
@@ -64,6 +67,7 @@ impl Host for LiveHost {
                 Need::Ipset(index) => _ = ipsets.insert(*index),
                 Need::IpsetEntry(query) => _ = entries.insert(query.clone()),
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
+                Need::Route(source) => _ = routes.insert(*source),
             }
         }
         if !(keys.is_empty() && sets.is_empty())
@@ -79,6 +83,12 @@ impl Host for LiveHost {
             && let Part::Present(files) = &mut state.hosts_access
         {
             hosts_access::lookup(files, &hosts);
+        }
+        if !routes.is_empty()
+            && let Part::Present(read) = &mut state.route
+            && let Err(error) = route::lookup(read, &routes)
+        {
+            state.route = Part::Unreadable(format!("the kernel did not answer a route lookup: {error}"));
         }
     }
 
@@ -117,6 +127,7 @@ impl LiveHost {
             Step::NfTables(step) => self.ruleset.apply(step),
             Step::Xtables(step) => xtables::apply(step),
             Step::Ipset(step) => ipset::apply(step),
+            Step::Route(step) => route::apply(step),
         }
     }
 }

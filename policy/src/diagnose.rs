@@ -5,7 +5,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::step::Step;
-use crate::subsystem::{fail2ban, hosts_access, listener};
+use crate::subsystem::{fail2ban, hosts_access, listener, route};
 use crate::verdict::{Block, Cause, Connection, Lift, StageReport, Verdict};
 
 /// The path of a new connection, stage by stage, and everything that blocks it.
@@ -22,13 +22,14 @@ pub fn diagnose(host: &HostState, subject: &Subject, needs: &mut Needs) -> Diagn
 /// All stages this version evaluates, in the order a connection meets them.
 fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<StageReport> {
     vec![
+        route::evaluate(host, connection, needs),
         netfilter::evaluate(host, connection, needs),
         listener::evaluate(host, connection),
         hosts_access::evaluate(host, connection, needs),
     ]
 }
 
-/// What packet filters and hosts files together do to a connection: the part of the path that plans can change.
+/// What routes, packet filters and hosts files together do to a connection: the part of the path that plans can change.
 ///
 /// `read` is the host as it was read, `now` the same with some steps predicted. The kernel shows what the tickets that were
 /// read really do; a ticket that a step would make refuses, because the model has no rule for it yet.
@@ -40,15 +41,16 @@ pub fn admission(read: &HostState, now: &HostState, connection: &Connection, nee
     if let Some(ban) = new {
         return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), ban.by));
     }
+    let route = route::evaluate(now, connection, needs);
     let netfilter = netfilter::evaluate(now, connection, needs);
     let hosts = hosts_access::evaluate(now, connection, needs);
-    let verdict = netfilter.verdict.and(hosts.verdict);
-    let decided = if netfilter.verdict == verdict { netfilter } else { hosts };
+    let verdict = route.verdict.and(netfilter.verdict).and(hosts.verdict);
+    let decided = [netfilter, hosts].into_iter().find(|stage| stage.verdict == verdict).unwrap_or(route);
     let why = decided.evidence.first().map_or(decided.detail.clone(), |e| format!("{}: {}", e.source, e.text));
     (verdict, why)
 }
 
-/// Everything a plan could lift that refuses this connection: fail2ban first, then netfilter, then hosts files.
+/// Everything a plan could lift that refuses this connection: fail2ban first, then netfilter, routes and hosts files.
 pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
     let mut blocks = fail2ban::blocks(host, connection);
     let tickets = blocks.len();
@@ -73,6 +75,18 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         }
         blocks.push(kernel);
     }
+    for mut refusal in route::blocks(host, connection, needs) {
+        // fail2ban's `route` action makes a route for exactly the address it bans and takes it away with the ban. Somebody else may
+        // have made this one, so it stays a step of its own: where fail2ban did the work, there is nothing left to do.
+        let maker = blocks.iter().take(tickets).position(|ticket| bans_what_it_routes(ticket, &refusal));
+        if let Some(index) = maker
+            && let (Some(ticket), Some(flag)) = (blocks.get(index), enforced.get_mut(index))
+        {
+            *flag = true;
+            refusal.finding.owner.clone_from(&ticket.finding.owner);
+        }
+        blocks.push(refusal);
+    }
     let hosts = hosts_access::blocks(host, connection, needs);
     if netfilter::evaluate(host, connection, needs).verdict == Verdict::Accept {
         for (ticket, enforced) in blocks.iter_mut().zip(&enforced) {
@@ -82,6 +96,16 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
     }
     blocks.extend(hosts);
     blocks
+}
+
+/// Whether a ticket and a route that refuses are about the same address.
+fn bans_what_it_routes(ticket: &Block, refusal: &Block) -> bool {
+    let (Lift::Steps(unban), Lift::Steps(removal)) = (&ticket.lift, &refusal.lift) else { return false };
+    let banned = unban.iter().find_map(|step| match step {
+        Step::Fail2ban(fail2ban::Step::Ticket { source, .. }) => Some(*source),
+        _ => None,
+    });
+    banned.is_some_and(|source| removal.iter().any(|step| step.touches() == Some(vec![source])))
 }
 
 /// Adds a kernel entry to the ticket that made it: its evidence, and its removal in case fail2ban leaves it behind.
@@ -107,6 +131,9 @@ pub fn notes(host: &HostState) -> Vec<String> {
     let mut notes = Vec::new();
     if let Part::Unreadable(why) = &host.fail2ban {
         notes.push(unreadable("fail2ban", why));
+    }
+    if let Part::Unreadable(why) = &host.route {
+        notes.push(unreadable("the routes", why));
     }
     if let Part::Unreadable(why) = &host.nf_tables {
         notes.push(unreadable("nftables", why));

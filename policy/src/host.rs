@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::address::Source;
 use crate::step::Step;
 use crate::subsystem::xtables::SetNames;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, xtables};
 
 /// One subsystem as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ pub struct HostState {
     pub ipset: ipset::State,
     /// The SSH port and its sessions.
     pub listener: Part<listener::State>,
+    /// Routes to the clients asked about.
+    pub route: Part<route::State>,
 }
 
 impl HostState {
@@ -95,6 +97,8 @@ pub enum Need {
     HostName(IpAddr),
     /// The contents of a file that a hosts.allow or hosts.deny pattern names.
     PatternFile(String),
+    /// The route to an address, or the routes that refuse within a range.
+    Route(Source),
 }
 
 /// Facts asked for and not yet known.

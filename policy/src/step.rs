@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::host::{HostState, Needs};
-use crate::subsystem::{fail2ban, hosts_access, ipset, nf_tables, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, nf_tables, route, xtables};
 
 /// One reversible change of one subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub enum Step {
     Xtables(xtables::Step),
     /// An element of an ipset.
     Ipset(ipset::Step),
+    /// A route that refuses.
+    Route(route::Step),
 }
 
 /// The model cannot take this step: the touched part is neither `before` nor `after`, or was not read.
@@ -37,6 +39,7 @@ macro_rules! each {
             Step::NfTables($step) => $body,
             Step::Xtables($step) => $body,
             Step::Ipset($step) => $body,
+            Step::Route($step) => $body,
         }
     };
 }
@@ -51,6 +54,7 @@ impl Step {
             Step::NfTables(step) => Step::NfTables(step.inverse()),
             Step::Xtables(step) => Step::Xtables(step.inverse()),
             Step::Ipset(step) => Step::Ipset(step.inverse()),
+            Step::Route(step) => Step::Route(step.inverse()),
         }
     }
 
@@ -62,6 +66,7 @@ impl Step {
             Step::NfTables(_) => "nf_tables",
             Step::Xtables(_) => "xtables",
             Step::Ipset(_) => "ipset",
+            Step::Route(_) => "route",
         }
     }
 
@@ -92,6 +97,7 @@ impl Step {
             Step::Fail2ban(step) => step.leftovers().iter().flat_map(Step::needs).collect(),
             Step::NfTables(step) => step.needs(),
             Step::Ipset(step) => step.needs(),
+            Step::Route(step) => step.needs(),
             Step::HostsAccess(_) | Step::Xtables(_) => Needs::new(),
         }
     }

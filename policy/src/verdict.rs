@@ -138,6 +138,8 @@ pub enum Cause {
     UfwDeny,
     /// A firewalld zone or rich rule.
     FirewalldDeny,
+    /// A blackhole, unreachable or prohibit route to the client, or no route at all.
+    RouteBlackhole,
     /// hosts.deny matches.
     HostsDeny,
     /// hosts.allow lets only others in and hosts.deny denies the rest.
@@ -165,6 +167,7 @@ impl fmt::Display for Cause {
             Cause::IpsetEntry => "ipset-entry",
             Cause::UfwDeny => "ufw-deny",
             Cause::FirewalldDeny => "firewalld-deny",
+            Cause::RouteBlackhole => "route-blackhole",
             Cause::HostsDeny => "hosts-deny",
             Cause::HostsAllowRestrict => "hosts-allow-restrict",
             Cause::SshguardBlock => "sshguard-block",

@@ -94,6 +94,7 @@ fn host() -> HostState {
         xtables: Part::Absent(absent()),
         ipset: ipset::State::new(),
         listener: Part::Absent(absent()),
+        route: Part::Absent(absent()),
     }
 }
 

@@ -50,6 +50,7 @@ fn host(state: State) -> HostState {
         xtables: Part::Absent(absent()),
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
+        route: Part::Absent(absent()),
     }
 }
 

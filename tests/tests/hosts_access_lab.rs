@@ -59,6 +59,7 @@ fn ask(config: &Config, address: &str) -> (HostState, Verdict, Vec<Block>) {
         xtables: Part::Absent(absent.clone()),
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent),
+        route: Part::Absent(String::new()),
     };
     loop {
         let mut needs = Needs::new();

@@ -21,6 +21,7 @@ fn stage_of(cause: Cause) -> Stage {
         | Cause::FirewalldDeny
         | Cause::SshguardBlock
         | Cause::CrowdsecDecision => Stage::Netfilter,
+        Cause::RouteBlackhole => Stage::Route,
         Cause::HostsDeny | Cause::HostsAllowRestrict => Stage::HostsAccess,
         Cause::SshdListen | Cause::SshdDown | Cause::PortNotSsh => Stage::Listener,
     }

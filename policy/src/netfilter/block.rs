@@ -115,6 +115,7 @@ fn filters_of(host: &HostState) -> HostState {
         xtables: host.xtables.clone(),
         ipset: host.ipset.clone(),
         listener: Part::Absent(absent()),
+        route: Part::Absent(absent()),
     }
 }
 

@@ -21,6 +21,7 @@ fn host(state: State) -> HostState {
         xtables: Part::Absent(absent()),
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
+        route: Part::Absent(absent()),
     }
 }
 

@@ -5,4 +5,5 @@ pub mod hosts_access;
 pub mod ipset;
 pub mod listener;
 pub mod nf_tables;
+pub mod route;
 pub mod xtables;

@@ -48,6 +48,7 @@ fn observe(ruleset: &mut Ruleset) -> HostState {
         xtables: sshfix_agent::subsystem::xtables::observe(),
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
+        route: Part::Absent(absent()),
     }
 }
 

@@ -37,6 +37,7 @@ fn host(jails: Vec<Jail>) -> HostState {
         xtables: Part::Absent(absent()),
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
+        route: Part::Absent(absent()),
     }
 }
 

@@ -38,6 +38,7 @@ fn host_of(state: State) -> HostState {
         xtables: Part::Absent("no".into()),
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent("no".into()),
+        route: Part::Absent(String::new()),
     }
 }
 

@@ -50,6 +50,7 @@ fn host(listeners: Vec<Listener>, units: Option<Vec<Unit>>) -> HostState {
         xtables: Part::Absent(absent()),
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Present(State { listeners, units, addresses, ..State::default() }),
+        route: Part::Absent(absent()),
     }
 }
 

@@ -312,6 +312,7 @@ fn host(table: Table) -> HostState {
         xtables: Part::Present(State { v4: vec![table], ..State::default() }),
         ipset: ipset::State::new(),
         listener: Part::Absent(String::new()),
+        route: Part::Absent(String::new()),
     }
 }
 

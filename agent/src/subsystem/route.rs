@@ -1,0 +1,390 @@
+//! Routes on the real host, by rtnetlink(7): one lookup for each of the host's own addresses that an answer may come from, and the
+//! routes behind a refusal. Deletes or makes one route and reads it back. Lists no table while nothing refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
+};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sshfix_policy::address::{Source, canonical};
+use sshfix_policy::host::{Done, StepError};
+use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Route, State, Step};
+
+use super::listener;
+
+/// The longest a whole answer may take.
+const LIMIT: Duration = Duration::from_secs(3);
+/// A table that changes while it is listed is listed again so many times.
+const ATTEMPTS: usize = 5;
+/// More routes than this are not listed: a router with the whole Internet's.
+const MOST_ROUTES: usize = 300_000;
+/// The length of `struct rtmsg`.
+const HEADER: usize = 12;
+/// `RTA_CACHEINFO`: ages and use counts, which move by themselves.
+const CACHE_INFO: u16 = 12;
+/// `RTA_PREF`
+const PREFERENCE: u16 = 20;
+/// The types that refuse, and `throw`; 0 asks for all.
+const REFUSING: [u8; 4] = [libc::RTN_BLACKHOLE, libc::RTN_UNREACHABLE, libc::RTN_PROHIBIT, libc::RTN_THROW];
+
+/// Asks the kernel about these sources.
+pub fn lookup(state: &mut State, sources: &BTreeSet<Source>) -> io::Result<()> {
+    let own = listener::addresses()?;
+    let socket = open(false)?;
+    let mut answers = BTreeMap::new();
+    for source in sources {
+        answers.insert(*source, answer(&socket, source.first(), &own)?);
+    }
+    let refused = |source: &Source, answer: &Answer| match answer {
+        Answer::Refused(_) | Answer::NoRoute => Some(vec![0]),
+        // Something else in a range may be refused.
+        Answer::Goes(_) | Answer::Unknown(_) => source.single().is_none().then(|| REFUSING.to_vec()),
+    };
+    let mut lists: BTreeMap<(bool, Vec<u8>), Result<Vec<Route>, String>> = BTreeMap::new();
+    for (source, answer) in answers {
+        let mut fact = Fact { answer, routes: Vec::new() };
+        if let Some(kinds) = refused(&source, &fact.answer) {
+            let concerned = |route: &Route| sources.iter().any(|one| one.overlaps(route.destination));
+            let list = lists
+                .entry((source.is_ipv4(), kinds.clone()))
+                .or_insert_with(|| list(source.is_ipv4(), &kinds, concerned).map_err(|error| error.to_string()));
+            match list {
+                Ok(routes) => fact.routes = routes.iter().filter(|route| route.destination.overlaps(source)).cloned().collect(),
+                Err(error) => fact.answer = Answer::Unknown(format!("the kernel did not list its routes: {error}")),
+            }
+        }
+        state.facts.insert(source, fact);
+    }
+    Ok(())
+}
+
+/// Deletes or makes one route, and reads it back.
+pub fn apply(step: &Step) -> Result<Done, StepError> {
+    let (route, wanted) = match (&step.before, &step.after) {
+        (Some(route), None) => (route, false),
+        (None, Some(route)) => (route, true),
+        _ => return Err(StepError::Failed("a step on routes deletes one or adds one; nothing was changed".to_owned())),
+    };
+    let unread = |error: io::Error| StepError::Failed(format!("the kernel did not list its routes: {error}"));
+    let find = || {
+        let same = |one: &Route| {
+            (one.destination, one.table, one.metric, one.tos) == (route.destination, route.table, route.metric, route.tos)
+        };
+        list(route.destination.is_ipv4(), &REFUSING, same)
+    };
+    let there = find().map_err(unread)?;
+    if there.contains(route) == wanted && (wanted || there.is_empty()) {
+        return Ok(Done::Already);
+    }
+    if let Some(other) = there.iter().find(|one| *one != route) {
+        return Err(StepError::Drifted(format!("there is another route: {other}; nothing was changed")));
+    }
+    let (kind, flags) =
+        if wanted { (libc::RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) } else { (libc::RTM_DELROUTE, NLM_F_ACK) };
+    let done = open(false).and_then(|socket| ask(&socket, kind, flags, &route.message, |_| Ok(())));
+    let there = find().map_err(unread)?;
+    match done {
+        _ if there.contains(route) == wanted => Ok(Done::Changed),
+        Ok(()) => Err(StepError::Failed(format!("the kernel said it did, and did not {}", step.summary()))),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            Err(StepError::Drifted(format!("there is another route to {}; nothing was changed", route.destination.short())))
+        }
+        Err(error) => Err(StepError::Failed(format!("could not {}: {error}; nothing was changed", step.summary()))),
+    }
+}
+
+/// What becomes of an answer to this address. Policy rules may tell by the source, so every own address is tried; rules by port or
+/// mark are not seen.
+fn answer(socket: &Socket, to: IpAddr, own: &[IpAddr]) -> io::Result<Answer> {
+    let usable = |from: &&IpAddr| match from {
+        IpAddr::V4(from) => to.is_ipv4() && !from.is_loopback() && !from.is_link_local(),
+        IpAddr::V6(from) => to.is_ipv6() && !from.is_loopback() && !from.is_unicast_link_local(),
+    };
+    let mut from: Vec<Option<IpAddr>> = own.iter().filter(usable).map(|from| Some(*from)).collect();
+    if from.is_empty() {
+        from.push(None);
+    }
+    let mut first: Option<(Option<IpAddr>, Answer)> = None;
+    for from in from {
+        let next = lookup_one(socket, to, from)?;
+        match &first {
+            None => first = Some((from, next)),
+            Some((_, Answer::Goes(_))) if matches!(next, Answer::Goes(_)) => {}
+            Some((_, old)) if *old == next => {}
+            Some((other, _)) => {
+                let name = |from: Option<IpAddr>| from.map_or_else(String::new, |from| from.to_string());
+                return Ok(Answer::Unknown(format!(
+                    "policy rules send answers from {} and from {} different ways, and not all arrive",
+                    name(*other),
+                    name(from)
+                )));
+            }
+        }
+    }
+    Ok(first.map_or_else(|| Answer::Unknown("no route lookup was made".to_owned()), |(_, answer)| answer))
+}
+
+fn lookup_one(socket: &Socket, to: IpAddr, from: Option<IpAddr>) -> io::Result<Answer> {
+    let (to_bytes, bits) = octets(to);
+    let mut attributes = vec![DefaultNla::new(libc::RTA_DST, to_bytes)];
+    let mut from_bits = 0;
+    if let Some(from) = from {
+        let (bytes, bits) = octets(from);
+        attributes.push(DefaultNla::new(libc::RTA_SRC, bytes));
+        from_bits = bits;
+    }
+    let request = message([family(to.is_ipv4()), bits, from_bits, 0, 0, 0, 0, 0, 0, 0, 0, 0], &attributes);
+    let mut text = None;
+    let asked = ask(socket, libc::RTM_GETROUTE, 0, &request, |bytes| {
+        text = Some(as_get_prints(to, &parse(bytes)?));
+        Ok(())
+    });
+    match asked {
+        Ok(()) => Ok(text.map_or_else(|| Answer::Unknown("the kernel's answer names no route".to_owned()), Answer::Goes)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINVAL) => Ok(Answer::Refused(Kind::Blackhole)),
+            Some(libc::EHOSTUNREACH) => Ok(Answer::Refused(Kind::Unreachable)),
+            Some(libc::EACCES) => Ok(Answer::Refused(Kind::Prohibit)),
+            Some(libc::ENETUNREACH) => Ok(Answer::NoRoute),
+            _ => Err(error),
+        },
+    }
+}
+
+/// `203.0.113.7 via 192.0.2.1 dev eth0`
+fn as_get_prints(to: IpAddr, route: &Route) -> String {
+    let via = route.via.map_or_else(String::new, |via| format!(" via {via}"));
+    let device = route.device.as_ref().map_or_else(String::new, |device| format!(" dev {device}"));
+    format!("{to}{via}{device}")
+}
+
+/// The routes of one family and these types (0: all) that `wanted` picks. The kernel filters by type (Linux 4.20).
+fn list(v4: bool, kinds: &[u8], wanted: impl Fn(&Route) -> bool) -> io::Result<Vec<Route>> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match list_once(v4, kinds, &wanted) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && attempts < ATTEMPTS => {}
+            other => return other,
+        }
+    }
+}
+
+fn list_once(v4: bool, kinds: &[u8], wanted: impl Fn(&Route) -> bool) -> io::Result<Vec<Route>> {
+    let socket = open(true)?;
+    let (mut routes, mut count) = (Vec::new(), 0_usize);
+    for kind in kinds {
+        let request = message([family(v4), 0, 0, 0, 0, 0, 0, *kind, 0, 0, 0, 0], &[]);
+        let listed = ask(&socket, libc::RTM_GETROUTE, NLM_F_DUMP, &request, |bytes| {
+            count += 1;
+            if count > MOST_ROUTES {
+                return Err(io::Error::other(format!("there are more than {MOST_ROUTES}")));
+            }
+            if of_a_table(bytes) {
+                routes.extend(Some(parse(bytes)?).filter(&wanted));
+            }
+            Ok(())
+        });
+        match listed {
+            // A type of which the kernel has no table at all.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            other => other?,
+        }
+    }
+    Ok(routes)
+}
+
+/// One message of `NETLINK_ROUTE`, not taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Raw {
+    kind: u16,
+    bytes: Vec<u8>,
+}
+
+impl NetlinkSerializable for Raw {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.bytes);
+    }
+}
+
+impl NetlinkDeserializable for Raw {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { kind: header.message_type, bytes: payload.to_vec() })
+    }
+}
+
+/// A socket in this thread's network namespace. Only a strict one lets the kernel filter lists; it also takes fewer lookups.
+fn open(strict: bool) -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.set_non_blocking(true)?;
+    if strict {
+        socket.set_netlink_get_strict_chk(true)?;
+    }
+    Ok(socket)
+}
+
+/// Sends one request and hands each route of the answer to `on_route`. The kernel's refusal is the error.
+fn ask(
+    socket: &Socket,
+    kind: u16,
+    flags: u16,
+    bytes: &[u8],
+    mut on_route: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(Raw { kind, bytes: bytes.to_vec() }));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let many = flags & NLM_F_DUMP == NLM_F_DUMP;
+    let deadline = Instant::now() + LIMIT;
+    let mut interrupted = false;
+    loop {
+        wait(socket, deadline)?;
+        let (datagram, _) = match socket.recv_from_full() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            other => other?,
+        };
+        let mut rest = datagram.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<Raw>::deserialize(rest).map_err(io::Error::other)?;
+            interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+            match message.payload {
+                NetlinkPayload::InnerMessage(raw) if raw.kind == libc::RTM_NEWROUTE => {
+                    on_route(&raw.bytes)?;
+                    if !many {
+                        return Ok(());
+                    }
+                }
+                NetlinkPayload::Done(_) if interrupted => {
+                    return Err(io::Error::new(io::ErrorKind::Interrupted, "the routes changed while they were listed"));
+                }
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            let length = usize::try_from(message.header.length).unwrap_or(0).max(1).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}
+
+fn wait(socket: &Socket, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+    if left.is_zero() {
+        return Err(timed_out());
+    }
+    let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
+    match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(millis)) {
+        Ok(0) => Err(timed_out()),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// `struct rtmsg` and attributes.
+fn message(header: [u8; HEADER], attributes: &[DefaultNla]) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER + attributes.buffer_len()];
+    let (head, body) = bytes.split_at_mut(HEADER);
+    head.copy_from_slice(&header);
+    attributes.emit(body);
+    bytes
+}
+
+/// Takes a route apart: `struct rtmsg` is family, `dst_len`, `src_len`, tos, table, protocol, scope, type, flags.
+fn parse(bytes: &[u8]) -> io::Result<Route> {
+    let short = || io::Error::other("a route message that is cut short");
+    let (header, rest) = bytes.split_first_chunk::<HEADER>().ok_or_else(short)?;
+    let [family, length, source_length, tos, short_table, protocol, scope, kind, ..] = *header;
+    let v4 = i32::from(family) == libc::AF_INET;
+    let mut values = BTreeMap::new();
+    for attribute in NlasIterator::new(rest) {
+        let attribute = attribute.map_err(io::Error::other)?;
+        if attribute.kind() != CACHE_INFO {
+            values.insert(attribute.kind(), attribute.value().to_vec());
+        }
+    }
+    let value = |kind: u16| values.get(&kind).map(Vec::as_slice);
+    let number = |kind: u16| value(kind).and_then(|value| value.try_into().ok()).map(u32::from_ne_bytes);
+    let destination = match value(libc::RTA_DST) {
+        Some(bytes) => address(bytes).ok_or_else(short)?,
+        None if v4 => IpAddr::from([0_u8; 4]),
+        None => IpAddr::from([0_u8; 16]),
+    };
+    let destination = IpNet::new(destination, length).map_err(io::Error::other)?;
+    let kind_of = match kind {
+        libc::RTN_BLACKHOLE => Kind::Blackhole,
+        libc::RTN_UNREACHABLE => Kind::Unreachable,
+        libc::RTN_PROHIBIT => Kind::Prohibit,
+        libc::RTN_THROW => Kind::Throw,
+        _ => Kind::Delivers,
+    };
+    // The flags tell what the kernel made of it (offloaded, dead); a route that refuses has none of its own.
+    let header = [family, length, source_length, tos, short_table, protocol, scope, kind, 0, 0, 0, 0];
+    let attributes: Vec<_> = values.iter().map(|(kind, value)| DefaultNla::new(*kind, value.clone())).collect();
+    Ok(Route {
+        destination: Source::new(destination),
+        kind: kind_of,
+        table: number(libc::RTA_TABLE).unwrap_or(u32::from(short_table)),
+        metric: number(libc::RTA_PRIORITY).unwrap_or(0),
+        tos,
+        protocol,
+        via: value(libc::RTA_GATEWAY).and_then(address),
+        device: number(libc::RTA_OIF).and_then(|index| nix::net::if_::if_indextoname(index).ok()?.into_string().ok()),
+        preference: value(PREFERENCE).and_then(|value| value.first().copied()),
+        message: message(header, &attributes),
+    })
+}
+
+/// Whether a listed route is one that somebody made for all sources, and no exception that the kernel learned.
+fn of_a_table(bytes: &[u8]) -> bool {
+    /// `RTM_F_CLONED`
+    const CLONED: u32 = 0x200;
+    bytes.first_chunk::<HEADER>().is_none_or(|[_, _, source_length, _, _, _, _, _, flags @ ..]| {
+        u32::from_ne_bytes(*flags) & CLONED == 0 && *source_length == 0
+    })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// The bytes of an address, and their number of bits.
+fn octets(address: IpAddr) -> (Vec<u8>, u8) {
+    match canonical(address) {
+        IpAddr::V4(v4) => (v4.octets().to_vec(), 32),
+        IpAddr::V6(v6) => (v6.octets().to_vec(), 128),
+    }
+}
+
+/// `AF_INET` or `AF_INET6`.
+fn family(v4: bool) -> u8 {
+    u8::try_from(if v4 { libc::AF_INET } else { libc::AF_INET6 }).unwrap_or_default()
+}

@@ -1,0 +1,463 @@
+//! route: whether the host's answer finds its way back to the client, by what the kernel says to a route lookup, and the routes
+//! that refuse it (blackhole, unreachable, prohibit, throw). Knows nothing of packet filters; must not guess a gateway.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::Source;
+use crate::host::{HostState, Need, Needs, Part};
+use crate::step::{Mismatch, Step as AnyStep};
+use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
+
+/// The tables that every host looks in, in this order (ip-rule(8)): local, main, default. Others need a policy rule.
+const TABLES: [u32; 3] = [255, MAIN, 253];
+/// `RT_TABLE_MAIN`
+const MAIN: u32 = 254;
+
+/// What was asked of the kernel so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// By the address or range asked about.
+    pub facts: BTreeMap<Source, Fact>,
+}
+
+/// What the kernel does with packets to one address, or to a range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// Of a route lookup; of a range, for its first address.
+    pub answer: Answer,
+    /// The routes that share addresses with it. Read only where something may refuse: empty where a single address has a way. Of a
+    /// range whose first address has a way, only the routes that refuse.
+    pub routes: Vec<Route>,
+}
+
+/// The kernel's answer to a route lookup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It goes out; the route as `ip route get` prints it.
+    Goes(String),
+    /// A route or a policy rule of this kind takes it: `EINVAL`, `EHOSTUNREACH`, `EACCES` (`fib_props` in
+    /// `net/ipv4/fib_semantics.c`; `ip6_rt_type_to_error` in `net/ipv6/route.c`).
+    Refused(Kind),
+    /// No route leads there: `ENETUNREACH`.
+    NoRoute,
+    /// It cannot be told; the text says why.
+    Unknown(String),
+}
+
+/// What a route does with a packet (`rtm_type`, rtnetlink(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Delivers it: unicast, local, broadcast and the like.
+    Delivers,
+    /// Drops it silently.
+    Blackhole,
+    /// Drops it and says "host unreachable".
+    Unreachable,
+    /// Drops it and says "administratively prohibited".
+    Prohibit,
+    /// Ends the lookup in this table.
+    Throw,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Delivers => "unicast",
+            Kind::Blackhole => "blackhole",
+            Kind::Unreachable => "unreachable",
+            Kind::Prohibit => "prohibit",
+            Kind::Throw => "throw",
+        })
+    }
+}
+
+/// One route of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// To whom.
+    pub destination: Source,
+    /// What it does.
+    pub kind: Kind,
+    /// Its table's number.
+    pub table: u32,
+    /// Lower wins among routes to the same destination.
+    pub metric: u32,
+    /// Type of service; a packet of a login has 0 when its route is chosen.
+    pub tos: u8,
+    /// Who made it (`rtm_protocol`): 3 is `ip route add`.
+    pub protocol: u8,
+    /// The gateway of a route that delivers.
+    pub via: Option<IpAddr>,
+    /// The interface.
+    pub device: Option<String>,
+    /// Router preference (RFC 4191) of an IPv6 route.
+    pub preference: Option<u8>,
+    /// The netlink message it is made and deleted with (`struct rtmsg` and attributes), without what moves by itself.
+    pub message: Vec<u8>,
+}
+
+impl Route {
+    /// Whether it is the kernel's key of the other: a table holds one route of it.
+    fn same(&self, other: &Route) -> bool {
+        (self.destination, self.kind, self.table, self.metric, self.tos)
+            == (other.destination, other.kind, other.table, other.metric, other.tos)
+    }
+
+    fn refuses(&self) -> bool {
+        matches!(self.kind, Kind::Blackhole | Kind::Unreachable | Kind::Prohibit)
+    }
+}
+
+/// As `ip route` prints it; a table other than main is named.
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind != Kind::Delivers {
+            write!(f, "{} ", self.kind)?;
+        }
+        if self.destination.net().prefix_len() == 0 { f.write_str("default") } else { f.write_str(&self.destination.short()) }?;
+        if self.tos != 0 {
+            write!(f, " tos {:#04x}", self.tos)?;
+        }
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        if let Some(device) = &self.device {
+            write!(f, " dev {device}")?;
+        }
+        if self.table != MAIN {
+            write!(f, " table {}", self.table)?;
+        }
+        // /etc/iproute2/rt_protos; `ip` leaves `boot` out.
+        match self.protocol {
+            3 => Ok(()),
+            2 => f.write_str(" proto kernel"),
+            4 => f.write_str(" proto static"),
+            9 => f.write_str(" proto ra"),
+            11 => f.write_str(" proto zebra"),
+            12 => f.write_str(" proto bird"),
+            16 => f.write_str(" proto dhcp"),
+            186 => f.write_str(" proto bgp"),
+            other => write!(f, " proto {other}"),
+        }?;
+        if self.metric != 0 {
+            write!(f, " metric {}", self.metric)?;
+        }
+        match self.preference {
+            None => Ok(()),
+            Some(0) => f.write_str(" pref medium"),
+            Some(1) => f.write_str(" pref high"),
+            Some(3) => f.write_str(" pref low"),
+            Some(other) => write!(f, " pref {other}"),
+        }
+    }
+}
+
+/// The route that takes packets to this address: in each table the longest prefix, then the lowest metric; a `throw` goes on with the
+/// next table.
+fn best(routes: &[Route], address: Source) -> Option<&Route> {
+    let find = |table| {
+        let candidates =
+            routes.iter().filter(|route| route.table == table && route.tos == 0 && route.destination.contains(address));
+        candidates.max_by_key(|route| (route.destination.net().prefix_len(), Reverse(route.metric)))
+    };
+    TABLES.into_iter().filter_map(find).find(|route| route.kind != Kind::Throw)
+}
+
+impl Fact {
+    /// The route that makes the kernel refuse this address. None where it goes, or where a policy rule or the want of a route does.
+    fn decider(&self, source: Source) -> Option<&Route> {
+        let kind = match self.answer {
+            Answer::Refused(kind) => kind,
+            Answer::NoRoute => Kind::Throw,
+            Answer::Goes(_) | Answer::Unknown(_) => return None,
+        };
+        let first = Source::from(source.first());
+        best(&self.routes, first).filter(|route| route.kind == kind).or_else(|| {
+            let candidates = self.routes.iter().filter(|route| route.kind == kind && route.destination.contains(first));
+            candidates.max_by_key(|route| (route.destination.net().prefix_len(), Reverse(route.metric)))
+        })
+    }
+
+    /// The routes within a source that refuse, where every lookup finds them.
+    fn within(&self, source: Source) -> impl Iterator<Item = &Route> {
+        let found = move |route: &&Route| route.refuses() && TABLES.contains(&route.table) && source.contains(route.destination);
+        self.routes.iter().filter(found)
+    }
+
+    fn verdict(&self, source: Source) -> (Verdict, String, Vec<Evidence>) {
+        let single = source.single().is_some();
+        let partly = || {
+            let evidence: Vec<_> = self.within(source).map(evidence).collect();
+            (Verdict::Unknown, format!("answers to a part of {} are refused by a route", source.short()), evidence)
+        };
+        match &self.answer {
+            Answer::Unknown(why) => (Verdict::Unknown, why.clone(), Vec::new()),
+            Answer::Goes(_) if self.within(source).next().is_some() => partly(),
+            Answer::Goes(route) => {
+                (Verdict::Accept, "answers have a route".to_owned(), vec![Evidence::new("ip route get", route.clone())])
+            }
+            Answer::Refused(kind) => match self.decider(source) {
+                Some(route)
+                    if single
+                        || route.destination.contains(source)
+                            && !self.routes.iter().any(|one| one.kind == Kind::Delivers && source.contains(one.destination)) =>
+                {
+                    (Verdict::Refuse, format!("answers are not sent: {}", why(*kind)), vec![evidence(route)])
+                }
+                Some(_) => partly(),
+                // EINVAL has other meanings.
+                None if *kind == Kind::Blackhole || !single => (
+                    Verdict::Unknown,
+                    "the kernel refuses a route to it, and no such route was found (see `ip rule`)".to_owned(),
+                    Vec::new(),
+                ),
+                None => (
+                    Verdict::Refuse,
+                    format!("answers are not sent: {}, by a policy rule (see `ip rule`)", why(*kind)),
+                    Vec::new(),
+                ),
+            },
+            Answer::NoRoute if single => {
+                let evidence = self.decider(source).map(evidence).into_iter().collect();
+                (Verdict::Refuse, "answers are not sent: this host has no route to it".to_owned(), evidence)
+            }
+            Answer::NoRoute => {
+                (Verdict::Unknown, format!("this host has no route to a part of {} at least", source.short()), Vec::new())
+            }
+        }
+    }
+}
+
+fn why(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Delivers => "the route delivers elsewhere",
+        Kind::Blackhole => "a blackhole route drops them",
+        Kind::Unreachable => "a route declares the address unreachable",
+        Kind::Prohibit => "a route prohibits it",
+        Kind::Throw => "no route is left",
+    }
+}
+
+/// `ip route`, or `ip -6 route`, as the source.
+fn evidence(route: &Route) -> Evidence {
+    Evidence::new(program(route.destination), route.to_string())
+}
+
+fn program(source: Source) -> &'static str {
+    if source.is_ipv4() { "ip route" } else { "ip -6 route" }
+}
+
+/// The fact about a source; where it was not read yet, it is asked for.
+fn fact<'a>(state: &'a State, source: Source, needs: &mut Needs) -> Option<&'a Fact> {
+    let fact = state.facts.get(&source);
+    if fact.is_none() {
+        needs.insert(Need::Route(source));
+    }
+    fact
+}
+
+/// What routes do to the host's answers.
+pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
+    let report = |verdict, detail, evidence| StageReport { stage: Stage::Route, verdict, detail, evidence };
+    match &host.route {
+        Part::Absent(why) => report(Verdict::Accept, why.clone(), Vec::new()),
+        Part::Unreadable(why) => report(Verdict::Unknown, why.clone(), Vec::new()),
+        Part::Present(state) => match fact(state, connection.source, needs) {
+            None => report(Verdict::Unknown, "the route to it was not read".to_owned(), Vec::new()),
+            Some(fact) => {
+                let (verdict, detail, evidence) = fact.verdict(connection.source);
+                report(verdict, detail, evidence)
+            }
+        },
+    }
+}
+
+/// The routes that refuse the source, each with its removal where it is about nobody else.
+pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+    let Part::Present(state) = &host.route else { return Vec::new() };
+    let source = connection.source;
+    let Some(fact) = fact(state, source, needs) else { return Vec::new() };
+    let refused = matches!(fact.answer, Answer::Refused(_) | Answer::NoRoute);
+    if source.single().is_some() && !refused {
+        return Vec::new();
+    }
+    let decider = fact.decider(source);
+    let mut removed: Vec<&Route> = fact.within(source).collect();
+    removed.extend(decider.filter(|route| source.contains(route.destination) && !removed.contains(route)));
+    let rest: Vec<Route> = fact.routes.iter().filter(|route| !removed.contains(route)).cloned().collect();
+    let mut blocks: Vec<Block> = removed.iter().map(|route| block(source, route, &rest)).collect();
+    let first = Source::from(source.first());
+    match best(&rest, first) {
+        // The next one in line: taking away what is before it would not help.
+        Some(route) if refused && route.refuses() => blocks.push(block(source, route, &rest)),
+        _ => match decider {
+            Some(route) if !removed.contains(&route) => blocks.push(block(source, route, &rest)),
+            None if refused && blocks.is_empty() => blocks.push(without_route(fact, source)),
+            _ => {}
+        },
+    }
+    blocks
+}
+
+fn block(source: Source, route: &Route, rest: &[Route]) -> Block {
+    let (fix, lift) = if source.contains(route.destination) {
+        let step = AnyStep::Route(Step { before: Some(route.clone()), after: None });
+        (format!("sshfix ctl unban {}", source.short()), Lift::Steps(vec![step]))
+    } else {
+        let others: Vec<Route> = rest.iter().filter(|one| !one.refuses()).cloned().collect();
+        let next = best(&others, Source::from(source.first()))
+            .map_or_else(String::new, |next| format!("; without the route, `{next}` would apply"));
+        let advice = format!(
+            "the route `{route}` refuses more than {source}; delete it (`{program} del {kind} {destination}`), or add a route for {source} \
+             alone over the right gateway (`{program} add {source} via GATEWAY`){next}",
+            program = program(source),
+            source = source.short(),
+            kind = route.kind,
+            destination = route.destination.short(),
+        );
+        (advice.clone(), Lift::ByHand(advice))
+    };
+    Block { finding: finding(vec![evidence(route)], fix), lift }
+}
+
+/// Refused, and no route to delete.
+fn without_route(fact: &Fact, source: Source) -> Block {
+    let (text, advice) = match &fact.answer {
+        Answer::NoRoute => (
+            "no route".to_owned(),
+            format!(
+                "this host has no route to {source}: add one (`{program} add ...`)",
+                source = source.short(),
+                program = program(source)
+            ),
+        ),
+        Answer::Refused(kind) => (
+            format!("{kind} {}", source.short()),
+            format!("no route refuses {}, so a policy rule does: see `ip rule` and delete it there", source.short()),
+        ),
+        Answer::Goes(route) | Answer::Unknown(route) => (route.clone(), String::new()),
+    };
+    let finding = finding(vec![Evidence::new(format!("{} get {}", program(source), source.short()), text)], advice.clone());
+    Block { finding, lift: Lift::ByHand(advice) }
+}
+
+fn finding(evidence: Vec<Evidence>, fix: String) -> Finding {
+    Finding { cause: Cause::RouteBlackhole, blocking: true, owner: "nobody".to_owned(), since: None, until: None, evidence, fix }
+}
+
+/// A route that is deleted, or made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// As it is.
+    pub before: Option<Route>,
+    /// As it will be.
+    pub after: Option<Route>,
+}
+
+impl Step {
+    /// See [`AnyStep::inverse`].
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        Self { before: self.after.clone(), after: self.before.clone() }
+    }
+
+    fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.before.iter().chain(&self.after)
+    }
+
+    /// See [`AnyStep::summary`].
+    pub fn summary(&self) -> String {
+        let said = |verb: &str, route: &Route| format!("{verb} the route `{route}`");
+        match (&self.before, &self.after) {
+            (_, Some(after)) => said("add", after),
+            (Some(before), None) => said("delete", before),
+            (None, None) => "change no route".to_owned(),
+        }
+    }
+
+    /// See [`AnyStep::diff`].
+    pub fn diff(&self) -> String {
+        let program = self.routes().next().map_or("ip route", |route| program(route.destination));
+        let line =
+            |mark: char, route: &Option<Route>| route.as_ref().map_or_else(String::new, |route| format!("{mark} {route}\n"));
+        format!("{program}\n{}{}", line('-', &self.before), line('+', &self.after))
+    }
+
+    /// See [`AnyStep::undo`].
+    pub fn undo(&self) -> String {
+        self.inverse().summary()
+    }
+
+    /// See [`AnyStep::touches`].
+    pub fn touches(&self) -> Option<Vec<Source>> {
+        Some(self.routes().map(|route| route.destination).collect())
+    }
+
+    /// See [`AnyStep::needs`].
+    pub fn needs(&self) -> Needs {
+        self.routes().map(|route| Need::Route(route.destination)).collect()
+    }
+
+    /// See [`AnyStep::predict`]. What takes the place of a deleted route is told by the routes that were read with it.
+    pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
+        let state = match &mut state.route {
+            Part::Present(state) => state,
+            Part::Absent(why) | Part::Unreadable(why) => return Err(Mismatch(format!("routes: {why}"))),
+        };
+        for (source, fact) in &mut state.facts {
+            let count = fact.routes.len();
+            if let Some(before) = &self.before {
+                fact.routes.retain(|route| !route.same(before));
+            }
+            if let Some(after) = &self.after
+                && after.destination.overlaps(*source)
+                && !fact.routes.iter().any(|route| route.same(after))
+            {
+                fact.routes.push(after.clone());
+            }
+            let changed = fact.routes.len() != count;
+            let goes = matches!(fact.answer, Answer::Goes(_));
+            if !changed || (goes && self.after.is_none()) {
+                continue;
+            }
+            fact.answer = match best(&fact.routes, Source::from(source.first())) {
+                _ if fact.routes.iter().any(|route| !TABLES.contains(&route.table)) => {
+                    Answer::Unknown("policy rules choose among several routing tables".to_owned())
+                }
+                Some(route) if route.refuses() => Answer::Refused(route.kind),
+                // The routes that deliver are not read where one does.
+                _ if goes => continue,
+                Some(route) => Answer::Goes(route.to_string()),
+                None => Answer::NoRoute,
+            };
+        }
+        Ok(())
+    }
+
+    /// See [`AnyStep::holds`].
+    pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
+        let state = match &state.route {
+            Part::Present(state) => state,
+            Part::Absent(why) | Part::Unreadable(why) => return Err(Mismatch(format!("routes: {why}"))),
+        };
+        let there = |route: &Route| match state.facts.get(&route.destination) {
+            None => Err(Mismatch(format!("the routes to {} were not read", route.destination.short()))),
+            Some(Fact { answer: Answer::Unknown(why), .. }) => Err(Mismatch(why.clone())),
+            Some(fact) => Ok(fact.routes.iter().any(|one| one.same(route))),
+        };
+        match (&self.before, &self.after) {
+            (_, Some(after)) if !there(after)? => Err(Mismatch(format!("there is no route `{after}`"))),
+            (Some(before), None) if there(before)? => Err(Mismatch(format!("the route `{before}` is still there"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
