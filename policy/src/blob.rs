@@ -84,6 +84,13 @@ pub fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend(bytes.iter().take(usize::try_from(length).unwrap_or(usize::MAX)));
 }
 
+/// Appends a natural number, big-endian, as an `mpint`: no leading zeros but the one that keeps it from looking negative.
+pub fn put_mpint(out: &mut Vec<u8>, number: &[u8]) {
+    let digits = number.iter().position(|byte| *byte != 0).and_then(|first| number.get(first..)).unwrap_or_default();
+    let sign = digits.first().is_some_and(|byte| byte & 0x80 != 0);
+    put_string(out, &[if sign { &[0][..] } else { &[] }, digits].concat());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +109,21 @@ mod tests {
         }
         assert_eq!(Reader::new(b"\xff\xff\xff\xffabc").string("x"), Err(BlobError::Short("x")));
         assert_eq!(Reader::new(b"a").end(), Err(BlobError::Trailing(1)));
+    }
+
+    #[test]
+    fn numbers_are_written_as_rfc_4251_section_5_shows() {
+        for (number, want) in [
+            (&b""[..], &b"\0\0\0\0"[..]),
+            (b"\0\0", b"\0\0\0\0"),
+            (b"\x09\xa3\x78\xf9\xb2\xe3\x32\xa7", b"\0\0\0\x08\x09\xa3\x78\xf9\xb2\xe3\x32\xa7"),
+            (b"\x80", b"\0\0\0\x02\0\x80"),
+            (b"\0\0\x80", b"\0\0\0\x02\0\x80"),
+            (b"\0\x7f", b"\0\0\0\x01\x7f"),
+        ] {
+            let mut out = Vec::new();
+            put_mpint(&mut out, number);
+            assert_eq!(out, want);
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access_proof;
 pub mod address;
 pub mod allowed_signers;
 pub mod authenticate;

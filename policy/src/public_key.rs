@@ -16,6 +16,8 @@ use crate::blob::{BlobError, Reader};
 
 /// RSA keys must have at least this many bits (NIST SP 800-57 part 1: 128 bits of strength).
 pub const RSA_BITS_MIN: usize = 3072;
+/// Host keys may be as short as many servers still have them (OpenSSH's own default until 7.9 was 2,048).
+pub const HOST_RSA_BITS_MIN: usize = 2048;
 /// What ring can verify.
 pub const RSA_BITS_MAX: usize = 8192;
 
@@ -34,8 +36,13 @@ pub enum KeyError {
     #[error("keys of type `{0}` are not accepted (ed25519, ecdsa, rsa, sk-ed25519 and sk-ecdsa are)")]
     Type(String),
     /// Too short or too long.
-    #[error("an RSA key of {0} bits is not accepted ({RSA_BITS_MIN} to {RSA_BITS_MAX} are)")]
-    RsaBits(usize),
+    #[error("an RSA key of {bits} bits is not accepted ({min} to {RSA_BITS_MAX} are)")]
+    RsaBits {
+        /// As it is.
+        bits: usize,
+        /// As it must be at least.
+        min: usize,
+    },
 }
 
 impl From<BlobError> for KeyError {
@@ -83,6 +90,15 @@ pub struct PublicKey {
 impl PublicKey {
     /// From the bytes that a `.pub` file holds as base64 (RFC 4253 section 6.6).
     pub fn from_blob(blob: &[u8]) -> Result<Self, KeyError> {
+        Self::parse(blob, RSA_BITS_MIN)
+    }
+
+    /// The same for the key of an SSH server, which may be shorter.
+    pub fn from_host_blob(blob: &[u8]) -> Result<Self, KeyError> {
+        Self::parse(blob, HOST_RSA_BITS_MIN)
+    }
+
+    fn parse(blob: &[u8], min: usize) -> Result<Self, KeyError> {
         let kind = Reader::new(blob).text("the key type")?;
         let key = ssh_key::PublicKey::from_bytes(blob).map_err(|error| match error {
             ssh_key::Error::AlgorithmUnknown => KeyError::Type(printable(kind)),
@@ -95,8 +111,8 @@ impl PublicKey {
                 let modulus = rsa.n.as_positive_bytes().unwrap_or_default();
                 let leading = modulus.first().map_or(0, |byte| byte.leading_zeros());
                 let bits = (modulus.len() * 8).saturating_sub(usize::try_from(leading).unwrap_or(0));
-                if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
-                    return Err(KeyError::RsaBits(bits));
+                if !(min..=RSA_BITS_MAX).contains(&bits) {
+                    return Err(KeyError::RsaBits { bits, min });
                 }
             }
             _ => return Err(KeyError::Type(printable(kind))),
@@ -106,21 +122,19 @@ impl PublicKey {
 
     /// From its type and base64, as in a `.pub` file; both must agree.
     pub fn from_text(kind: &str, base64: &str) -> Result<Self, KeyError> {
-        let blob = STANDARD.decode(base64).map_err(|error| KeyError::Malformed(format!("base64: {error}")))?;
-        let inside = Reader::new(&blob).text("the key type")?;
-        if inside != kind {
-            return Err(KeyError::Malformed(format!("it says `{}` but is `{}`", printable(kind), printable(inside))));
-        }
-        Self::from_blob(&blob)
+        Self::from_blob(&decode(kind, base64)?)
     }
 
     /// From a line of a `.pub` file: type, base64, comment.
     pub fn from_line(line: &str) -> Result<Self, KeyError> {
-        let mut words = line.split_ascii_whitespace();
-        match (words.next(), words.next()) {
-            (Some(kind), Some(base64)) => Self::from_text(kind, base64),
-            _ => Err(KeyError::Malformed("it should be `TYPE BASE64 [COMMENT]`".to_owned())),
-        }
+        let (kind, base64) = words(line)?;
+        Self::from_text(kind, base64)
+    }
+
+    /// The same for the key of an SSH server.
+    pub fn from_host_line(line: &str) -> Result<Self, KeyError> {
+        let (kind, base64) = words(line)?;
+        Self::from_host_blob(&decode(kind, base64)?)
     }
 
     /// Its bytes.
@@ -136,6 +150,15 @@ impl PublicKey {
     /// `SHA256:...`, as `ssh-keygen -l` prints it.
     pub fn fingerprint(&self) -> String {
         fingerprint(&self.blob)
+    }
+
+    /// The same, and by exactly this algorithm, where one was negotiated: an RSA key signs by two.
+    pub fn verify_as(&self, algorithm: &str, data: &[u8], signature: &[u8]) -> Result<Proof, VerifyError> {
+        let given = Reader::new(signature).text("the signature type").map_err(|e| VerifyError::Malformed(e.to_string()))?;
+        if given != algorithm {
+            return Err(VerifyError::Algorithm { key: self.kind(), signature: printable(given) });
+        }
+        self.verify(data, signature)
     }
 
     /// Whether a signature blob (RFC 4253 section 6.6) by this key over `data` holds.
@@ -194,6 +217,23 @@ impl PublicKey {
         let signature = Signature::new(algorithm, signature).map_err(|error| VerifyError::Malformed(error.to_string()))?;
         self.key.verify(data, &signature).map_err(|_| VerifyError::Mismatch)
     }
+}
+
+/// Type and base64 of a line of a `.pub` file.
+fn words(line: &str) -> Result<(&str, &str), KeyError> {
+    let mut words = line.split_ascii_whitespace();
+    let both = words.next().zip(words.next());
+    both.ok_or_else(|| KeyError::Malformed("it should be `TYPE BASE64 [COMMENT]`".to_owned()))
+}
+
+/// The blob, if it is of this type.
+fn decode(kind: &str, base64: &str) -> Result<Vec<u8>, KeyError> {
+    let blob = STANDARD.decode(base64).map_err(|error| KeyError::Malformed(format!("base64: {error}")))?;
+    let inside = Reader::new(&blob).text("the key type")?;
+    if inside != kind {
+        return Err(KeyError::Malformed(format!("it says `{}` but is `{}`", printable(kind), printable(inside))));
+    }
+    Ok(blob)
 }
 
 impl fmt::Debug for PublicKey {

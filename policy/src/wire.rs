@@ -75,6 +75,11 @@ impl Challenge {
         Self(bytes)
     }
 
+    /// The bytes themselves.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Whether a request carries exactly this challenge; takes as long for a near miss as for a far one.
     pub fn is(&self, text: &str) -> bool {
         let own = self.to_string();

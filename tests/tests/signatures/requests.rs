@@ -46,7 +46,10 @@ fn weak_and_foreign_keys_are_refused() {
     let payload = payload(None);
     let weak = bench.key("weak", &["rsa", "-b", "2048"]);
     let blob = bench.sign("weak", REQUEST_NAMESPACE, &payload);
-    assert_eq!(check(&format!("alice {weak}"), &payload, &blob), Err(AuthenticateError::Key(KeyError::RsaBits(2048))));
+    assert_eq!(
+        check(&format!("alice {weak}"), &payload, &blob),
+        Err(AuthenticateError::Key(KeyError::RsaBits { bits: 2048, min: 3072 }))
+    );
     let errors = AllowedSigners::parse(&format!("alice {weak}"), &zone()).errors().to_vec();
     assert!(errors[0].to_string().starts_with("line 1, column 7: an RSA key of 2048 bits"), "{}", errors[0]);
 
