@@ -19,6 +19,7 @@ use crate::sign::Identity;
 pub mod cli;
 pub mod client;
 pub mod identities;
+pub mod kex;
 pub mod origin;
 mod progress;
 pub mod render;

@@ -1,6 +1,6 @@
 //! From where the person came who asks: the client address of their SSH session. A hint for the proof, never an authority.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use nix::unistd::{Uid, User};
 use sshfix_policy::address::canonical;
@@ -12,10 +12,22 @@ const PARENTS_MAX: usize = 16;
 
 /// As the environment says, or that of the processes that started this one: sudo drops `SSH_CONNECTION`.
 pub fn origin() -> Origin {
-    let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
-    let address = variable("SSH_CONNECTION").and_then(|value| client_address(&value)).or_else(address_of_a_parent);
     let real = || User::from_uid(Uid::current()).ok().flatten().map(|user| user.name);
-    Origin { address, user: variable("SUDO_USER").or_else(real) }
+    Origin { address: connection(client_address), user: variable("SUDO_USER").or_else(real) }
+}
+
+/// The address and port of the SSH server the person came in by.
+pub fn ssh_server() -> Option<SocketAddr> {
+    connection(server_address)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What `part` finds in `SSH_CONNECTION`, be it this process's or that of one which started it.
+fn connection<T>(part: fn(&str) -> Option<T>) -> Option<T> {
+    variable("SSH_CONNECTION").and_then(|value| part(&value)).or_else(|| of_a_parent(part))
 }
 
 /// `SSH_CONNECTION` is "client address, client port, server address, server port" (ssh(1), ENVIRONMENT).
@@ -26,26 +38,33 @@ fn client_address(value: &str) -> Option<IpAddr> {
     address.parse().ok().map(canonical)
 }
 
-fn address_of_a_parent() -> Option<IpAddr> {
+/// Its second half. A link-local address cannot be used without its interface.
+fn server_address(value: &str) -> Option<SocketAddr> {
+    let mut words = value.split(' ').skip(2);
+    let address = words.next()?.parse().ok().map(canonical)?;
+    Some(SocketAddr::new(address, words.next()?.parse().ok()?))
+}
+
+fn of_a_parent<T>(part: fn(&str) -> Option<T>) -> Option<T> {
     let mut pid = std::os::unix::process::parent_id();
     for _ in 0..PARENTS_MAX {
         if pid <= 1 {
             return None;
         }
         if let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ"))
-            && let Some(address) = connection_in(&environment)
+            && let Some(found) = connection_in(&environment).and_then(part)
         {
-            return Some(address);
+            return Some(found);
         }
         pid = parent_of(pid)?;
     }
     None
 }
 
-fn connection_in(environment: &[u8]) -> Option<IpAddr> {
+fn connection_in(environment: &[u8]) -> Option<&str> {
     let mut variables = environment.split(|byte| *byte == 0);
     let value = variables.find_map(|variable| variable.strip_prefix(b"SSH_CONNECTION="))?;
-    client_address(std::str::from_utf8(value).ok()?)
+    std::str::from_utf8(value).ok()
 }
 
 /// The line `PPid:` of `proc_pid_status(5)`.
@@ -69,9 +88,20 @@ mod tests {
     }
 
     #[test]
+    fn the_server_is_the_second_half() {
+        let server = |text: &str| server_address(text).map(|server| server.to_string());
+        assert_eq!(server("203.0.113.7 51234 192.0.2.1 2222").as_deref(), Some("192.0.2.1:2222"));
+        assert_eq!(server("2001:db8::7 51234 2001:db8::1 22").as_deref(), Some("[2001:db8::1]:22"));
+        assert_eq!(server("::ffff:203.0.113.7 1 ::ffff:192.0.2.1 22").as_deref(), Some("192.0.2.1:22"));
+        assert_eq!(server("fe80::1%eth0 1 fe80::2%eth0 22"), None);
+        assert_eq!(server("203.0.113.7 51234"), None);
+        assert_eq!(server("UNKNOWN 65535 UNKNOWN 65535"), None);
+    }
+
+    #[test]
     fn a_parents_environment_is_searched_by_whole_names() {
         let found = connection_in(b"A=1\0SSH_CONNECTION=203.0.113.7 1 192.0.2.1 22\0B=2\0");
-        assert_eq!(found.map(|address| address.to_string()).as_deref(), Some("203.0.113.7"));
+        assert_eq!(found, Some("203.0.113.7 1 192.0.2.1 22"));
         assert_eq!(connection_in(b"MY_SSH_CONNECTION=203.0.113.7 1\0"), None);
         assert_eq!(connection_in(b""), None);
     }
