@@ -6,4 +6,5 @@ pub mod ipset;
 pub mod listener;
 pub mod nf_tables;
 pub mod route;
+pub mod sshd;
 pub mod xtables;
