@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sshfix_agent::config::{Config, ConfigError};
+use sshfix_policy::access_proof::{self, AccessProof, KexInit};
 use sshfix_policy::address::{AddressError, Source, canonical};
 use sshfix_policy::allowed_signers::AllowedSigners;
 use sshfix_policy::authenticate::{AuthenticatedRequest, Context, authenticate};
@@ -32,7 +33,8 @@ use sshfix_policy::{netfilter, reply};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
+    ("access_proof", access_proof),
     ("wire", wire),
     ("hello", hello),
     ("request", request),
@@ -63,6 +65,15 @@ const SIGNED: [&[u8]; 3] = [
     include_bytes!("../fuzz/corpus/wire/ed25519"),
     include_bytes!("../fuzz/corpus/wire/rsa"),
     include_bytes!("../fuzz/corpus/wire/certificate"),
+];
+/// Exchanges with sshds of the lab, one for each type of host key.
+const PROVEN: [&[u8]; 6] = [
+    include_bytes!("../fuzz/corpus/access_proof/ed25519"),
+    include_bytes!("../fuzz/corpus/access_proof/nistp256"),
+    include_bytes!("../fuzz/corpus/access_proof/nistp384"),
+    include_bytes!("../fuzz/corpus/access_proof/nistp521"),
+    include_bytes!("../fuzz/corpus/access_proof/rsa-sha2-256"),
+    include_bytes!("../fuzz/corpus/access_proof/rsa-sha2-512"),
 ];
 const HOST: &str = "SHA256:host";
 /// What the sources in the seeds are about.
@@ -108,6 +119,25 @@ fn authenticated(body: &[u8]) -> Option<AuthenticatedRequest> {
     let challenge = Challenge::new([9; 32]);
     let context = Context { host: HOST, challenge: &challenge, age: Duration::from_secs(1), now: now() };
     authenticate(&signed, &ALLOWED, &context).ok()
+}
+
+/// A proof of access as JSON, and the same bytes as a KEXINIT. Only what a real sshd signed is proven.
+pub fn access_proof(bytes: &[u8]) {
+    if let Ok(kexinit) = KexInit::parse(bytes) {
+        let _ = KexInit::negotiate(&kexinit, &kexinit);
+    }
+    let Ok(proof) = serde_json::from_slice::<AccessProof>(bytes) else { return };
+    let json = serde_json::to_vec(&proof).unwrap();
+    assert_eq!(serde_json::from_slice::<AccessProof>(&json).unwrap(), proof);
+    let cookie = access_proof::cookie("4f2a", &Challenge::new([1; 32]));
+    if access_proof::check(&proof, &cookie).is_ok() {
+        // ECDSA and padded RSA have more than one signature for the same bytes (SEC 1 section 4.1.4; ssh-rsa.c).
+        let signed = PROVEN.iter().any(|seed| {
+            let seed: AccessProof = serde_json::from_slice(seed).unwrap();
+            AccessProof { signature: proof.signature.clone(), ..seed } == proof
+        });
+        assert!(signed, "an exchange is proven that nobody signed");
+    }
 }
 
 /// The body of a request frame. What decodes is the same bytes again, and only what was signed authenticates.
