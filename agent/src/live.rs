@@ -59,7 +59,7 @@ impl Host for LiveHost {
     fn lookup(&mut self, state: &mut HostState, needs: &Needs) {
         let (mut keys, mut sets, mut hosts) = (BTreeSet::new(), BTreeSet::new(), Needs::new());
         let (mut ipsets, mut entries) = (BTreeSet::new(), BTreeSet::new());
-        let mut routes = BTreeSet::new();
+        let (mut routes, mut links) = (BTreeSet::new(), false);
         for need in needs {
             match need {
                 Need::Element(key) => _ = keys.insert(key.clone()),
@@ -68,6 +68,7 @@ impl Host for LiveHost {
                 Need::IpsetEntry(query) => _ = entries.insert(query.clone()),
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
                 Need::Route(source) => _ = routes.insert(*source),
+                Need::Links => links = true,
             }
         }
         if !(keys.is_empty() && sets.is_empty())
@@ -84,7 +85,7 @@ impl Host for LiveHost {
         {
             hosts_access::lookup(files, &hosts);
         }
-        if !routes.is_empty()
+        if (links || !routes.is_empty())
             && let Part::Present(read) = &mut state.route
             && let Err(error) = route::lookup(read, &routes)
         {

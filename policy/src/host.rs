@@ -97,8 +97,10 @@ pub enum Need {
     HostName(IpAddr),
     /// The contents of a file that a hosts.allow or hosts.deny pattern names.
     PatternFile(String),
-    /// The route to an address, or the routes that refuse within a range.
+    /// The route to an address, or the routes that refuse within a range; the host's interfaces with it.
     Route(Source),
+    /// The host's interfaces and own addresses.
+    Links,
 }
 
 /// Facts asked for and not yet known.

@@ -14,6 +14,7 @@ pub mod diagnose;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod host;
+pub mod link;
 pub mod lockout;
 pub mod netfilter;
 pub mod packet;

@@ -3,13 +3,16 @@
 //!
 //! What is taken for granted: an ordinary SYN, unfragmented, without IP options, extension headers or ECN bits, from another
 //! host (a loopback source comes in by `lo`), from a port of 32768 or above, of a connection that conntrack does not know yet, with packet and connection
-//! mark 0 (only tc and XDP programs could set one before netfilter does). Everything else about it is unknown.
+//! mark 0 (only tc and XDP programs could set one before netfilter does). Everything else about it is unknown; where it comes in
+//! and to which of the host's addresses is for the caller to try (`Packet::arriving`).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::address::Source;
+use crate::link::{Link, Links};
 pub use crate::subsystem::xtables::view::Tri;
-use crate::subsystem::xtables::view::{self, Span, View};
+use crate::subsystem::xtables::view::{Span, View};
 use crate::verdict::Connection;
 
 /// Bytes of which some bits are known. Bits that are not known are zero in `value`.
@@ -90,6 +93,13 @@ impl Bits {
         self.known.iter().all(|known| *known == 0xff).then_some(self.value.as_slice())
     }
 
+    /// The one address it is: 4 or 16 bytes.
+    pub fn address(&self) -> Option<IpAddr> {
+        let exact = self.exact()?;
+        let v4 = <[u8; 4]>::try_from(exact).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(exact).map(IpAddr::from)).ok()
+    }
+
     /// The lowest and the highest possible value.
     pub fn ends(&self) -> (Vec<u8>, Vec<u8>) {
         let high = self.value.iter().zip(&self.known).map(|(value, known)| value | !known).collect();
@@ -135,17 +145,24 @@ impl Bits {
 }
 
 /// What is known of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interface {
-    /// There is none at this hook.
+    /// There is none at this hook; xtables compares with an empty name (`ip_tables.c`, `nulldevname`).
     None,
-    /// `lo`, which has index 1 in every network namespace.
-    Loopback,
+    /// This one.
+    Known(Arc<Link>),
     /// Some interface that is not `lo`.
     NotLoopback,
 }
 
-/// Possible states of connection tracking, as bits: the same bits that nft's `ct state` loads.
+impl Interface {
+    /// Whether it is `lo`.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self, Interface::Known(link) if link.is_loopback())
+    }
+}
+
+/// Possible states of connection tracking, as bits: the same bits that nft's `ct state` loads, and `XT_STATE_*` of `-m state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracking(pub u8);
 
@@ -213,6 +230,8 @@ pub struct Packet {
     pub snat: Tri,
     /// The destination port the client used, as conntrack keeps it; 2 bytes.
     pub original_port: Bits,
+    /// The host's interfaces and own addresses, where they were read.
+    pub links: Option<Arc<Links>>,
 }
 
 /// Where the fields of the IPv4 and IPv6 header stand: offset and length.
@@ -232,7 +251,7 @@ impl Packet {
             reply: false,
             network: network(v6),
             transport: transport(0x02),
-            input: if loopback { Interface::Loopback } else { Interface::NotLoopback },
+            input: if loopback { Interface::Known(Arc::new(Link::loopback())) } else { Interface::NotLoopback },
             output: Interface::None,
             mark: Bits::exactly(&[0; 4]),
             ct_mark: Bits::exactly(&[0; 4]),
@@ -242,12 +261,26 @@ impl Packet {
             dnat: Tri::No,
             snat: Tri::No,
             original_port: port.clone(),
+            links: None,
         };
         packet.set_source(&Bits::of(connection.source));
         // The ports that every client's system picks from are 32768 and above.
         packet.transport.set_part(0, &Bits::masked(&[0x80, 0], &[0x80, 0]));
         packet.transport.set_part(2, &port);
         packet
+    }
+
+    /// The same packet, as it comes in by this interface to this address of the host.
+    #[must_use]
+    pub fn arriving(mut self, link: Option<&Arc<Link>>, to: Option<IpAddr>, links: Option<&Arc<Links>>) -> Self {
+        if let Some(link) = link {
+            self.input = Interface::Known(link.clone());
+        }
+        if let Some(to) = to {
+            self.set_destination(&Bits::of(Source::from(to)));
+        }
+        self.links = links.cloned();
+        self
     }
 
     /// The answer of this host to a SYN that arrived as this one did.
@@ -257,9 +290,9 @@ impl Packet {
             network: network(self.v6),
             transport: transport(0x12),
             reply: true,
-            local: Tri::from(self.input == Interface::Loopback),
+            local: Tri::from(self.input.is_loopback()),
             input: Interface::None,
-            output: self.input,
+            output: self.input.clone(),
             // The answer takes the mark of the SYN only if net.ipv4.tcp_fwmark_accept says so.
             mark: self.mark.join(&Bits::exactly(&[0; 4])),
             tracking: Tracking::INVALID,
@@ -309,6 +342,37 @@ impl Packet {
         self.network.set_part(offset, address);
     }
 
+    /// Whether the destination is one of this host's own addresses, by the addresses that were read.
+    pub fn own_destination(&self) -> Tri {
+        let destination = self.destination();
+        let loopback: &[u8] = &std::net::Ipv6Addr::LOCALHOST.octets();
+        let loopback = if self.v6 { destination.equals(loopback) } else { destination.part(0, 1).equals(&[127]) };
+        match (loopback, &self.links, destination.address()) {
+            (Tri::Yes, ..) => Tri::Yes,
+            (_, Some(links), Some(address)) => Tri::from(links.own(address)),
+            _ => Tri::Maybe,
+        }
+    }
+
+    /// Where `redirect` sends a packet that comes in: to the first address of its interface (`nf_nat_redirect_ipv4`), of IPv6 to one of
+    /// the same scope (`nf_nat_redirect_ipv6`). Unknown where it is not certain which one that is.
+    pub fn redirected(&self) -> Bits {
+        let unknown = || Bits::unknown(if self.v6 { 16 } else { 4 });
+        let of_family = |link: &Link| -> Vec<IpAddr> {
+            let near = |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+            let own = link.addresses.iter().map(ipnet::IpNet::addr);
+            own.filter(|own| own.is_ipv6() == self.v6 && !near(own)).collect()
+        };
+        match (&self.input, self.v6) {
+            (Interface::Known(link), v6) => match of_family(link).as_slice() {
+                [one] => Bits::of(Source::from(*one)),
+                [first, ..] if !v6 => Bits::of(Source::from(*first)),
+                _ => unknown(),
+            },
+            (Interface::None | Interface::NotLoopback, _) => unknown(),
+        }
+    }
+
     /// The source port: 2 bytes.
     pub fn source_port(&self) -> Bits {
         self.transport.part(0, 2)
@@ -325,22 +389,13 @@ impl Packet {
     }
 
     /// The packet as xtables matches and targets look at it.
-    pub fn view(&self) -> View<'static> {
-        let interface = |interface: Interface| match interface {
-            Interface::None => view::Interface::None,
-            Interface::Loopback => view::Interface::Named("lo"),
-            Interface::NotLoopback => view::Interface::NotLoopback,
-        };
+    pub fn view(&self) -> View<'_> {
         let number = |bits: &Bits| bits.exact().and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
         let known = |tri: Tri| match tri {
             Tri::Yes => Some(true),
             Tri::No => Some(false),
             Tri::Maybe => None,
         };
-        let mut tracking = self.tracking.0 & 0xf;
-        if self.tracking.0 & Tracking::UNTRACKED.0 != 0 {
-            tracking |= view::Tracking::UNTRACKED.0;
-        }
         View {
             v6: self.v6,
             source: span(&self.source()),
@@ -349,9 +404,9 @@ impl Packet {
             source_port: span(&self.source_port()),
             destination_port: span(&self.destination_port()),
             tcp_flags: self.transport.value().get(13).copied().unwrap_or(0),
-            input: interface(self.input),
-            output: interface(self.output),
-            tracking: view::Tracking(tracking),
+            input: &self.input,
+            output: &self.output,
+            tracking: self.tracking,
             reply: self.reply,
             mark: number(&self.mark),
             connmark: number(&self.ct_mark),
@@ -362,7 +417,8 @@ impl Packet {
 
     /// Takes over what an xtables table changed of the packet it looked at.
     pub fn take(&mut self, view: &View<'_>) {
-        let before = self.view();
+        let original = self.clone();
+        let before = original.view();
         let tri = |known: Option<bool>| known.map_or(Tri::Maybe, Tri::from);
         let mark = |known: Option<u32>| known.map_or_else(|| Bits::unknown(4), |mark| Bits::exactly(&mark.to_ne_bytes()));
         if view.mark != before.mark {
@@ -371,18 +427,21 @@ impl Packet {
         if view.connmark != before.connmark {
             self.ct_mark = mark(view.connmark);
         }
-        if view.tracking != before.tracking {
-            let exempt = view.tracking.0 & view::Tracking::UNTRACKED.0 != 0;
-            self.tracking = Tracking(view.tracking.0 & 0xf | if exempt { Tracking::UNTRACKED.0 } else { 0 });
-        }
+        self.tracking = view.tracking;
         self.dnat = tri(view.dnat);
         self.local = tri(view.destination_local);
+        let redirected = view.destination_local == Some(true) && view.destination != before.destination;
         if view.source != before.source {
             self.snat = Tri::Maybe;
             self.set_source(&number(view.source, before.v6));
         }
         if view.destination != before.destination {
             self.set_destination(&number(view.destination, before.v6));
+        }
+        if redirected {
+            self.set_destination(&original.redirected());
+        } else if self.local == Tri::Maybe {
+            self.local = self.own_destination();
         }
         if view.source_port != before.source_port {
             self.transport.set_part(0, &port(view.source_port));
@@ -401,8 +460,8 @@ impl Packet {
             reply: self.reply,
             network: self.network.join(&other.network),
             transport: self.transport.join(&other.transport),
-            input: self.input,
-            output: self.output,
+            input: self.input.clone(),
+            output: self.output.clone(),
             mark: self.mark.join(&other.mark),
             ct_mark: self.ct_mark.join(&other.ct_mark),
             tracking: self.tracking.join(other.tracking),
@@ -410,6 +469,7 @@ impl Packet {
             dnat: either(self.dnat, other.dnat),
             snat: either(self.snat, other.snat),
             original_port: self.original_port.join(&other.original_port),
+            links: self.links.clone(),
         }
     }
 

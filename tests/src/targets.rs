@@ -15,6 +15,7 @@ use sshfix_policy::authenticate::{AuthenticatedRequest, Context, authenticate};
 use sshfix_policy::authorize::{Grants, authorize};
 use sshfix_policy::certificate::Certificate;
 use sshfix_policy::host::{HostState, Needs, Part};
+use sshfix_policy::packet::{Interface, Tracking};
 use sshfix_policy::public_key::{Proof, PublicKey};
 use sshfix_policy::request::{REQUEST_NAMESPACE, Request};
 use sshfix_policy::sshsig::{SshSig, from_armor, wrap};
@@ -384,9 +385,9 @@ pub fn xtables_element(bytes: &[u8]) {
         source_port: view::Span { low: 1024, high: 0xffff },
         destination_port: view::Span::one(22_u16),
         tcp_flags: 2,
-        input: view::Interface::NotLoopback,
-        output: view::Interface::None,
-        tracking: view::Tracking::NEW,
+        input: &Interface::NotLoopback,
+        output: &Interface::None,
+        tracking: Tracking::NEW,
         reply: false,
         mark: Some(0),
         connmark: None,

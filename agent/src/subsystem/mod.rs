@@ -3,6 +3,7 @@
 pub mod fail2ban;
 pub mod hosts_access;
 pub mod ipset;
+pub mod link;
 pub mod listener;
 pub mod nf_tables;
 pub mod route;

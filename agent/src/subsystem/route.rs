@@ -4,26 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST,
-    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
-};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NlasIterator};
+use netlink_sys::Socket;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sshfix_policy::address::{Source, canonical};
 use sshfix_policy::host::{Done, StepError};
-use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Route, State, Step};
+use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Route, State, Step, Way};
 
-use super::listener;
+use super::link;
+use crate::sys::rtnetlink::{ask, open};
 
-/// The longest a whole answer may take.
-const LIMIT: Duration = Duration::from_secs(3);
 /// A table that changes while it is listed is listed again so many times.
 const ATTEMPTS: usize = 5;
 /// More routes than this are not listed: a router with the whole Internet's.
@@ -39,7 +32,9 @@ const REFUSING: [u8; 4] = [libc::RTN_BLACKHOLE, libc::RTN_UNREACHABLE, libc::RTN
 
 /// Asks the kernel about these sources.
 pub fn lookup(state: &mut State, sources: &BTreeSet<Source>) -> io::Result<()> {
-    let own = listener::addresses()?;
+    let links = link::observe()?;
+    let own: BTreeSet<IpAddr> = links.addresses().map(|(_, net)| canonical(net.addr())).collect();
+    state.links = Some(Arc::new(links));
     let socket = open(false)?;
     let mut answers = BTreeMap::new();
     for source in sources {
@@ -51,8 +46,8 @@ pub fn lookup(state: &mut State, sources: &BTreeSet<Source>) -> io::Result<()> {
         Answer::Goes(_) | Answer::Unknown(_) => source.single().is_none().then(|| REFUSING.to_vec()),
     };
     let mut lists: BTreeMap<(bool, Vec<u8>), Result<Vec<Route>, String>> = BTreeMap::new();
-    for (source, answer) in answers {
-        let mut fact = Fact { answer, routes: Vec::new() };
+    for (source, (answer, ways)) in answers {
+        let mut fact = Fact { answer, routes: Vec::new(), ways };
         if let Some(kinds) = refused(&source, &fact.answer) {
             let concerned = |route: &Route| sources.iter().any(|one| one.overlaps(route.destination));
             let list = lists
@@ -105,7 +100,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
 
 /// What becomes of an answer to this address. Policy rules may tell by the source, so every own address is tried; rules by port or
 /// mark are not seen.
-fn answer(socket: &Socket, to: IpAddr, own: &[IpAddr]) -> io::Result<Answer> {
+fn answer(socket: &Socket, to: IpAddr, own: &BTreeSet<IpAddr>) -> io::Result<(Answer, Vec<Way>)> {
     let usable = |from: &&IpAddr| match from {
         IpAddr::V4(from) => to.is_ipv4() && !from.is_loopback() && !from.is_link_local(),
         IpAddr::V6(from) => to.is_ipv6() && !from.is_loopback() && !from.is_unicast_link_local(),
@@ -115,26 +110,30 @@ fn answer(socket: &Socket, to: IpAddr, own: &[IpAddr]) -> io::Result<Answer> {
         from.push(None);
     }
     let mut first: Option<(Option<IpAddr>, Answer)> = None;
+    let mut ways = Vec::new();
     for from in from {
-        let next = lookup_one(socket, to, from)?;
+        let (next, way) = lookup_one(socket, to, from)?;
+        ways.extend(way);
         match &first {
             None => first = Some((from, next)),
             Some((_, Answer::Goes(_))) if matches!(next, Answer::Goes(_)) => {}
             Some((_, old)) if *old == next => {}
             Some((other, _)) => {
                 let name = |from: Option<IpAddr>| from.map_or_else(String::new, |from| from.to_string());
-                return Ok(Answer::Unknown(format!(
+                let answer = Answer::Unknown(format!(
                     "policy rules send answers from {} and from {} different ways, and not all arrive",
                     name(*other),
                     name(from)
-                )));
+                ));
+                // Those who come to an address without a way back are not served at all.
+                return Ok((answer, Vec::new()));
             }
         }
     }
-    Ok(first.map_or_else(|| Answer::Unknown("no route lookup was made".to_owned()), |(_, answer)| answer))
+    Ok((first.map_or_else(|| Answer::Unknown("no route lookup was made".to_owned()), |(_, answer)| answer), ways))
 }
 
-fn lookup_one(socket: &Socket, to: IpAddr, from: Option<IpAddr>) -> io::Result<Answer> {
+fn lookup_one(socket: &Socket, to: IpAddr, from: Option<IpAddr>) -> io::Result<(Answer, Option<Way>)> {
     let (to_bytes, bits) = octets(to);
     let mut attributes = vec![DefaultNla::new(libc::RTA_DST, to_bytes)];
     let mut from_bits = 0;
@@ -144,21 +143,24 @@ fn lookup_one(socket: &Socket, to: IpAddr, from: Option<IpAddr>) -> io::Result<A
         from_bits = bits;
     }
     let request = message([family(to.is_ipv4()), bits, from_bits, 0, 0, 0, 0, 0, 0, 0, 0, 0], &attributes);
-    let mut text = None;
+    let (mut text, mut way) = (None, None);
     let asked = ask(socket, libc::RTM_GETROUTE, 0, &request, |bytes| {
-        text = Some(as_get_prints(to, &parse(bytes)?));
+        let (route, device) = parse(bytes)?;
+        text = Some(as_get_prints(to, &route));
+        way = device.map(|device| Way { from, device, via: route.via });
         Ok(())
     });
-    match asked {
-        Ok(()) => Ok(text.map_or_else(|| Answer::Unknown("the kernel's answer names no route".to_owned()), Answer::Goes)),
+    let answer = match asked {
+        Ok(()) => text.map_or_else(|| Answer::Unknown("the kernel's answer names no route".to_owned()), Answer::Goes),
         Err(error) => match error.raw_os_error() {
-            Some(libc::EINVAL) => Ok(Answer::Refused(Kind::Blackhole)),
-            Some(libc::EHOSTUNREACH) => Ok(Answer::Refused(Kind::Unreachable)),
-            Some(libc::EACCES) => Ok(Answer::Refused(Kind::Prohibit)),
-            Some(libc::ENETUNREACH) => Ok(Answer::NoRoute),
-            _ => Err(error),
+            Some(libc::EINVAL) => Answer::Refused(Kind::Blackhole),
+            Some(libc::EHOSTUNREACH) => Answer::Refused(Kind::Unreachable),
+            Some(libc::EACCES) => Answer::Refused(Kind::Prohibit),
+            Some(libc::ENETUNREACH) => Answer::NoRoute,
+            _ => return Err(error),
         },
-    }
+    };
+    Ok((answer, way))
 }
 
 /// `203.0.113.7 via 192.0.2.1 dev eth0`
@@ -191,7 +193,7 @@ fn list_once(v4: bool, kinds: &[u8], wanted: impl Fn(&Route) -> bool) -> io::Res
                 return Err(io::Error::other(format!("there are more than {MOST_ROUTES}")));
             }
             if of_a_table(bytes) {
-                routes.extend(Some(parse(bytes)?).filter(&wanted));
+                routes.extend(Some(parse(bytes)?.0).filter(&wanted));
             }
             Ok(())
         });
@@ -204,110 +206,6 @@ fn list_once(v4: bool, kinds: &[u8], wanted: impl Fn(&Route) -> bool) -> io::Res
     Ok(routes)
 }
 
-/// One message of `NETLINK_ROUTE`, not taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Raw {
-    kind: u16,
-    bytes: Vec<u8>,
-}
-
-impl NetlinkSerializable for Raw {
-    fn message_type(&self) -> u16 {
-        self.kind
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.bytes);
-    }
-}
-
-impl NetlinkDeserializable for Raw {
-    type Error = DecodeError;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self { kind: header.message_type, bytes: payload.to_vec() })
-    }
-}
-
-/// A socket in this thread's network namespace. Only a strict one lets the kernel filter lists; it also takes fewer lookups.
-fn open(strict: bool) -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.set_non_blocking(true)?;
-    if strict {
-        socket.set_netlink_get_strict_chk(true)?;
-    }
-    Ok(socket)
-}
-
-/// Sends one request and hands each route of the answer to `on_route`. The kernel's refusal is the error.
-fn ask(
-    socket: &Socket,
-    kind: u16,
-    flags: u16,
-    bytes: &[u8],
-    mut on_route: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(Raw { kind, bytes: bytes.to_vec() }));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let many = flags & NLM_F_DUMP == NLM_F_DUMP;
-    let deadline = Instant::now() + LIMIT;
-    let mut interrupted = false;
-    loop {
-        wait(socket, deadline)?;
-        let (datagram, _) = match socket.recv_from_full() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            other => other?,
-        };
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<Raw>::deserialize(rest).map_err(io::Error::other)?;
-            interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
-            match message.payload {
-                NetlinkPayload::InnerMessage(raw) if raw.kind == libc::RTM_NEWROUTE => {
-                    on_route(&raw.bytes)?;
-                    if !many {
-                        return Ok(());
-                    }
-                }
-                NetlinkPayload::Done(_) if interrupted => {
-                    return Err(io::Error::new(io::ErrorKind::Interrupted, "the routes changed while they were listed"));
-                }
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => {}
-            }
-            let length = usize::try_from(message.header.length).unwrap_or(0).max(1).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-        }
-    }
-}
-
-fn wait(socket: &Socket, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-    if left.is_zero() {
-        return Err(timed_out());
-    }
-    let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
-    match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(millis)) {
-        Ok(0) => Err(timed_out()),
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 /// `struct rtmsg` and attributes.
 fn message(header: [u8; HEADER], attributes: &[DefaultNla]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER + attributes.buffer_len()];
@@ -317,8 +215,8 @@ fn message(header: [u8; HEADER], attributes: &[DefaultNla]) -> Vec<u8> {
     bytes
 }
 
-/// Takes a route apart: `struct rtmsg` is family, `dst_len`, `src_len`, tos, table, protocol, scope, type, flags.
-fn parse(bytes: &[u8]) -> io::Result<Route> {
+/// Takes a route apart, and gives the number of its interface besides: `struct rtmsg` is family, `dst_len`, `src_len`, tos, table, protocol, scope, type, flags.
+fn parse(bytes: &[u8]) -> io::Result<(Route, Option<u32>)> {
     let short = || io::Error::other("a route message that is cut short");
     let (header, rest) = bytes.split_first_chunk::<HEADER>().ok_or_else(short)?;
     let [family, length, source_length, tos, short_table, protocol, scope, kind, ..] = *header;
@@ -348,7 +246,8 @@ fn parse(bytes: &[u8]) -> io::Result<Route> {
     // The flags tell what the kernel made of it (offloaded, dead); a route that refuses has none of its own.
     let header = [family, length, source_length, tos, short_table, protocol, scope, kind, 0, 0, 0, 0];
     let attributes: Vec<_> = values.iter().map(|(kind, value)| DefaultNla::new(*kind, value.clone())).collect();
-    Ok(Route {
+    let device = number(libc::RTA_OIF);
+    let route = Route {
         destination: Source::new(destination),
         kind: kind_of,
         table: number(libc::RTA_TABLE).unwrap_or(u32::from(short_table)),
@@ -356,10 +255,11 @@ fn parse(bytes: &[u8]) -> io::Result<Route> {
         tos,
         protocol,
         via: value(libc::RTA_GATEWAY).and_then(address),
-        device: number(libc::RTA_OIF).and_then(|index| nix::net::if_::if_indextoname(index).ok()?.into_string().ok()),
+        device: device.and_then(|index| nix::net::if_::if_indextoname(index).ok()?.into_string().ok()),
         preference: value(PREFERENCE).and_then(|value| value.first().copied()),
         message: message(header, &attributes),
-    })
+    };
+    Ok((route, device))
 }
 
 /// Whether a listed route is one that somebody made for all sources, and no exception that the kernel learned.

@@ -5,4 +5,5 @@ pub mod child;
 pub mod dbus;
 pub mod files;
 pub mod names;
+pub mod rtnetlink;
 pub mod xt_sockets;

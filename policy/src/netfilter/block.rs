@@ -114,8 +114,9 @@ fn filters_of(host: &HostState) -> HostState {
         nf_tables: host.nf_tables.clone(),
         xtables: host.xtables.clone(),
         ipset: host.ipset.clone(),
-        listener: Part::Absent(absent()),
-        route: Part::Absent(absent()),
+        // Where a connection comes in, and to which address.
+        listener: host.listener.clone(),
+        route: host.route.clone(),
     }
 }
 
@@ -123,6 +124,11 @@ fn filters_of(host: &HostState) -> HostState {
 fn next(host: &HostState, connection: &Connection, walked: &Walk) -> Option<Refusal> {
     if let Some(decided) = walked.decided() {
         return Some(decided.clone());
+    }
+    // Certain to those who come in one way: the others are lifted too.
+    let by_arrival = |refusal: &&Refusal| matches!(refusal.doubts.as_slice(), [doubt] if doubt.arrival);
+    if let Some(refused) = walked.refusals.iter().find(by_arrival) {
+        return Some(refused.clone());
     }
     if connection.source.single().is_some() {
         return None;

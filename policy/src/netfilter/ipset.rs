@@ -11,7 +11,6 @@ use crate::subsystem::nf_tables::evaluate::Frame;
 use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::xtables::matches::{Match, decode};
 use crate::subsystem::xtables::targets::{SetReference, Target, decode as decode_target};
-use crate::subsystem::xtables::view::View;
 use crate::subsystem::xtables::{self, Action};
 use crate::verdict::{Connection, Evidence};
 
@@ -121,10 +120,11 @@ fn reference(one: &Match) -> Option<SetReference> {
 
 fn held<'h>(host: &'h HostState, connection: &Connection, pass: Pass, references: Vec<SetReference>) -> Vec<Held<'h>> {
     let syn = Packet::syn(connection);
-    let view: View<'_> = match pass {
-        Pass::Syn | Pass::Ack => syn.view(),
-        Pass::Answer => syn.answer().view(),
+    let packet = match pass {
+        Pass::Syn | Pass::Ack => syn,
+        Pass::Answer => syn.answer(),
     };
+    let view = packet.view();
     let one = |reference| host.ipset.held(reference, &view).map(|(set, key, entry)| Held { set, key, entry });
     references.into_iter().filter_map(one).collect()
 }

@@ -1,5 +1,8 @@
 //! The netfilter stage: `nf_tables` and iptables-legacy together, base chains of both in the kernel's order.
 
+mod arrival;
+#[cfg(test)]
+mod arrival_tests;
 mod block;
 mod ipset;
 mod list;
@@ -16,14 +19,14 @@ use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 pub use block::{blocks, plan_accept};
 pub use list::{bans, firewall_list, plan_remove};
 pub use reference::{Reference, ReferenceError};
-use walk::{Culprit, Pass, Refusal, walk};
+use walk::{Culprit, Pass, Refusal, Walk, walk};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
     let walked = walk(host, connection, needs);
     let report = |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence };
     if let Some(refusal) = walked.decided() {
-        let detail = format!("{} {}", what(refusal.pass), how(refusal));
+        let detail = format!("{} {}{}", what(refusal.pass), how(refusal), taken(&walked));
         return report(Verdict::Refuse, detail, evidence(host, connection, refusal, needs));
     }
     if let Some(first) = walked.refusals.first() {
@@ -43,10 +46,15 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
     }
     let detail = match (&host.nf_tables, &host.xtables, walked.delivered_to) {
         (Part::Absent(_), Part::Absent(_), _) => "no packet filter on this host".to_owned(),
-        (_, _, Some(port)) => format!("accepted, and delivered to port {port}"),
-        (_, _, None) => "accepted".to_owned(),
+        (_, _, Some(port)) => format!("accepted, and delivered to port {port}{}", taken(&walked)),
+        (_, _, None) => format!("accepted{}", taken(&walked)),
     };
     report(Verdict::Accept, detail, Vec::new())
+}
+
+/// How the connection was taken to come in, where the verdict depends on it.
+fn taken(walked: &Walk) -> String {
+    walked.arrival.as_ref().map_or_else(String::new, |by| format!(" (coming in {by}, where answers to it leave)"))
 }
 
 fn what(pass: Pass) -> &'static str {
@@ -69,6 +77,7 @@ fn how(refusal: &Refusal) -> String {
             End::Accept => "is accepted".to_owned(),
             End::Drop => "is dropped".to_owned(),
             End::Reject(with) => format!("is rejected with {with}"),
+            End::Elsewhere => "is sent to another host".to_owned(),
             End::Unknown(_) => "is refused".to_owned(),
         },
         Culprit::Unread(_) => "is refused".to_owned(),
@@ -83,7 +92,7 @@ fn doubts(refusal: &Refusal) -> String {
 
 fn doubt(text: &str) -> Doubt {
     let rate = ["-m limit", "-m hashlimit", "-m recent", "-m connlimit", "-m quota", "-m statistic"];
-    Doubt { rate: rate.iter().any(|word| text.starts_with(word)), text: text.to_owned() }
+    if rate.iter().any(|word| text.starts_with(word)) { Doubt::rate(text) } else { Doubt::on(text) }
 }
 
 /// The rules and elements that decide, quoted.

@@ -11,7 +11,7 @@ use crate::subsystem::nf_tables::expression::{CmpOp, Expression, Verdict as V};
 use crate::subsystem::nf_tables::{Family, State};
 use crate::verdict::{Block, Connection, Lift, Verdict};
 
-fn host(state: State) -> HostState {
+pub(super) fn host(state: State) -> HostState {
     let absent = || "not in this test".to_owned();
     HostState {
         at: jiff::Timestamp::UNIX_EPOCH,
@@ -25,7 +25,7 @@ fn host(state: State) -> HostState {
     }
 }
 
-fn from(source: &str) -> Connection {
+pub(super) fn from(source: &str) -> Connection {
     Connection { source: source.parse().unwrap(), port: 22, user: None }
 }
 

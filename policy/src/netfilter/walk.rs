@@ -1,8 +1,10 @@
 //! Takes the packets of a handshake through the host's hooks: `nf_tables`' base chains and iptables-legacy's tables together, in
 //! the kernel's order (`nf_hook_slow`), with connection tracking and address translation at their points. Judges nothing itself.
 
+use super::arrival::{Arrival, arrivals};
 use crate::host::{HostState, Needs, Part};
-use crate::packet::{Packet, Tracking, Tri};
+use crate::link::Link;
+use crate::packet::{Interface, Packet, Tracking, Tri};
 use crate::subsystem::ipset;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit};
 use crate::subsystem::nf_tables::{BaseChain, Chain, Doubt, Family, State};
@@ -51,9 +53,18 @@ pub struct Walk {
     pub refusals: Vec<Refusal>,
     /// The port that the SYN was delivered to, where it is not the one asked for and known.
     pub delivered_to: Option<u16>,
+    /// How the connection was taken to come in, where the outcome depends on it: `by eth0 to 192.0.2.1`.
+    pub arrival: Option<String>,
+    /// Whether some rule on the way could not be told, even if that changes nothing.
+    open: bool,
 }
 
 impl Walk {
+    /// Whether it gets through; `None` where that cannot be told.
+    fn verdict(&self) -> Option<bool> {
+        if self.decided().is_some() { Some(false) } else { self.refusals.is_empty().then_some(true) }
+    }
+
     /// The refusal that decides, if there is one.
     pub fn decided(&self) -> Option<&Refusal> {
         self.refusals.iter().find(|refusal| refusal.certain)
@@ -91,8 +102,59 @@ const NAT_DESTINATION: i32 = -100;
 /// `NF_IP_PRI_NAT_SRC`
 const NAT_SOURCE: i32 = 100;
 
-/// Takes the handshake through every hook.
+/// Takes the handshake through every hook: once without knowing where it comes in, and where that leaves something open, once for
+/// every interface and address of the host it may come to. Where these differ, it is unknown.
 pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
+    let anyhow = one(host, connection, None, needs);
+    if !anyhow.open {
+        return anyhow;
+    }
+    let arrivals = arrivals(host, connection, needs);
+    if arrivals.is_empty() {
+        return anyhow;
+    }
+    let walks = arrivals.iter().map(|arrival| (arrival, one(host, connection, Some(arrival), needs))).collect();
+    join(walks, anyhow.verdict())
+}
+
+/// What holds of all ways to come in. `known` is the verdict without knowing the way.
+fn join(walks: Vec<(&Arrival, Walk)>, known: Option<bool>) -> Walk {
+    let verdicts: Vec<Option<bool>> = walks.iter().map(|(_, walk)| walk.verdict()).collect();
+    let Some(first) = verdicts.first().copied() else { return Walk::default() };
+    let same = verdicts.iter().all(|verdict| *verdict == first);
+    if same && first.is_some() {
+        let ports_differ = walks.windows(2).any(|pair| matches!(pair, [(_, a), (_, b)] if a.delivered_to != b.delivered_to));
+        let mut walks = walks.into_iter();
+        let Some((arrival, mut walk)) = walks.next() else { return Walk::default() };
+        let by_all = walks.all(|(other, _)| other.link == arrival.link);
+        walk.arrival = match (&arrival.link, by_all) {
+            _ if known == first => None,
+            (Some(link), true) => Some(format!("by {}", link.name)),
+            (_, _) => None,
+        };
+        if ports_differ {
+            walk.delivered_to = None;
+        }
+        return walk;
+    }
+    let several = walks.len() > 1;
+    let mut all = Walk { open: true, ..Walk::default() };
+    for (arrival, walk) in walks {
+        for mut refusal in walk.refusals {
+            if refusal.certain && several && !same {
+                refusal.certain = false;
+                refusal.doubts.push(Doubt::arrival(format!("where it comes in: {}", arrival.text())));
+            }
+            if !all.refusals.contains(&refusal) {
+                all.refusals.push(refusal);
+            }
+        }
+    }
+    all
+}
+
+/// Takes the handshake through every hook, coming in like this.
+fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, needs: &mut Needs) -> Walk {
     let empty = State::default();
     let ipsets = super::ipset::facts(host);
     let mut walk = Walk::default();
@@ -106,7 +168,9 @@ pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Wal
             });
         }
     }
+    let uncertain = !walk.refusals.is_empty();
     let mut walker = Walker {
+        open: uncertain,
         state: host.nf_tables.present().unwrap_or(&empty),
         legacy: host.xtables.present(),
         ipsets: &ipsets,
@@ -118,7 +182,7 @@ pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Wal
         entry: Tri::Maybe,
         delivered: None,
     };
-    let syn = Packet::syn(connection);
+    let syn = arrival.map_or_else(|| Packet::syn(connection), |arrival| arrival.syn(connection));
     if let Some(delivered) = walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], syn.clone()) {
         let port = delivered.destination_port();
         if let Some(&[high, low]) = port.exact()
@@ -134,6 +198,7 @@ pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Wal
             walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], syn.follower(&delivered));
         }
     }
+    walk.open = walker.open;
     walk.refusals = walker.refusals;
     walk
 }
@@ -146,6 +211,8 @@ fn unreadable<T>(part: &Part<T>) -> Option<&str> {
 }
 
 struct Walker<'a, 'n> {
+    /// See [`Walk::open`].
+    open: bool,
     state: &'a State,
     legacy: Option<&'a xtables::State>,
     ipsets: &'a ipset::State,
@@ -163,7 +230,7 @@ impl<'a> Walker<'a, '_> {
     /// Takes a packet through hooks. `None` when it certainly does not get through.
     fn through(&mut self, hooks: &[Hook], mut packet: Packet) -> Option<Packet> {
         for hook in hooks {
-            let calls = self.calls(*hook, packet.v6);
+            let calls = self.calls(*hook, &packet);
             let mut rest = calls.as_slice();
             while let Some(((priority, _), _)) = rest.first() {
                 // What runs at the same priority does so in the order of registration, which cannot be read.
@@ -252,6 +319,7 @@ impl<'a> Walker<'a, '_> {
         let mut evaluator = Evaluator::new(self.state, self.whole_sets, self.needs);
         evaluator.ipsets = self.ipsets;
         let outcome = evaluator.base_chain(index, &packet);
+        self.open |= perhaps.is_some() || outcome.events.iter().any(|event| !event.doubts.is_empty());
         let refusals = outcome.events.iter().filter(|event| matches!(event.exit, Exit::Refuse(_)));
         if outcome.packet.is_none() && perhaps.is_none() {
             // Nothing else is possible, so the last word is that of the first rule that needs no condition.
@@ -261,7 +329,7 @@ impl<'a> Walker<'a, '_> {
         }
         for event in refusals {
             let mut doubts = event.doubts.clone();
-            doubts.extend(perhaps.iter().map(|text| Doubt { rate: false, text: text.clone() }));
+            doubts.extend(perhaps.iter().map(|text| Doubt::on(text.as_str())));
             self.refuse(Culprit::NfTables(event.clone()), false, doubts);
         }
         match (outcome.packet, perhaps) {
@@ -286,6 +354,7 @@ impl<'a> Walker<'a, '_> {
         }
         let run = legacy::run(table, hook, packet.view(), self.ipsets);
         self.needs.extend(run.needs);
+        self.open |= seen == Tri::Maybe || run.outcomes.iter().any(|outcome| outcome.depends.is_some()) || run.outcomes.len() > 1;
         let refuses = |outcome: &&legacy::Outcome| matches!(outcome.end, legacy::End::Drop | legacy::End::Reject(_));
         if seen == Tri::Yes && !run.outcomes.is_empty() && run.outcomes.iter().all(|outcome| refuses(&outcome)) {
             let decided = run.outcomes.iter().find(|outcome| outcome.depends.is_none()).or(run.outcomes.last())?;
@@ -306,6 +375,12 @@ impl<'a> Walker<'a, '_> {
         if seen == Tri::Maybe {
             after = after.join(&packet);
         }
+        if after.local == Tri::No && packet.local == Tri::Yes && !after.reply && seen == Tri::Yes {
+            let outcome = run.outcomes.into_iter().next()?;
+            let end = legacy::End::Elsewhere;
+            self.refuse(Culprit::Legacy(legacy::Outcome { end, ..outcome }), true, Vec::new());
+            return None;
+        }
         if after.local != Tri::Yes && !after.reply && packet.local == Tri::Yes {
             let depends = "whether the new destination is this host".to_owned();
             let end = legacy::End::Unknown(depends.clone());
@@ -322,14 +397,15 @@ impl<'a> Walker<'a, '_> {
     }
 
     /// What is called at a hook for a packet of this family: by priority, and nat chains by their own among themselves.
-    fn calls(&self, hook: Hook, v6: bool) -> Vec<((i32, i32), Called<'a>)> {
+    fn calls(&self, hook: Hook, packet: &Packet) -> Vec<((i32, i32), Called<'a>)> {
+        let v6 = packet.v6;
         let mut calls = Vec::new();
         for (index, chain) in self.state.chains.iter().enumerate() {
             let Some(base) = &chain.base else { continue };
             if self.dormant(chain) {
                 continue;
             }
-            let seen = sees(chain, base, hook, v6);
+            let seen = sees(chain, base, hook, v6, &devices(hook, packet));
             if seen != Sees::No {
                 let perhaps = if let Sees::Perhaps(on) = seen { Some(on) } else { None };
                 let priority = match (base.kind.as_str(), hook) {
@@ -376,8 +452,10 @@ pub fn on_the_way_in(state: &State, index: usize) -> bool {
     let Some(chain) = state.chains.get(index) else { return false };
     let dormant = state.tables.iter().any(|table| table.dormant && table.family == chain.family && table.name == chain.table);
     let hooks = [Hook::Ingress, Hook::Prerouting, Hook::Input];
-    let called =
-        |base: &BaseChain| [false, true].into_iter().any(|v6| hooks.iter().any(|hook| sees(chain, base, *hook, v6) != Sees::No));
+    let called = |base: &BaseChain| {
+        let by = |v6| hooks.iter().any(|hook| sees(chain, base, *hook, v6, &Devices::Unknown) != Sees::No);
+        by(false) || by(true)
+    };
     !dormant && chain.base.as_ref().is_some_and(called)
 }
 
@@ -390,11 +468,38 @@ enum Sees {
     Perhaps(String),
 }
 
+/// The devices a packet passes at this hook.
+enum Devices<'a> {
+    /// Some that are not `lo`, and perhaps a bridge.
+    Unknown,
+    /// This one, and perhaps these below it.
+    Known(&'a Link, Vec<&'a Link>),
+}
+
+fn devices(hook: Hook, packet: &Packet) -> Devices<'_> {
+    let interface = match hook {
+        Hook::Ingress | Hook::Prerouting | Hook::Input => &packet.input,
+        Hook::Output | Hook::Postrouting | Hook::Egress => &packet.output,
+    };
+    match (interface, &packet.links) {
+        (Interface::Known(link), Some(links)) => Devices::Known(link, links.below(link).into_iter().map(AsRef::as_ref).collect()),
+        (Interface::Known(link), None) if link.is_loopback() => Devices::Known(link, Vec::new()),
+        (Interface::Known(_) | Interface::NotLoopback | Interface::None, _) => Devices::Unknown,
+    }
+}
+
 /// Whether a base chain is called at this hook.
-fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool) -> Sees {
-    let device = || {
-        let only_loopback = !base.devices.is_empty() && base.devices.iter().all(|device| device == "lo");
-        if only_loopback { Sees::No } else { Sees::Perhaps(format!("whether it passes {}", base.devices.join(" or "))) }
+fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool, devices: &Devices<'_>) -> Sees {
+    let names = |link: &Link| base.devices.contains(&link.name);
+    let device = || match devices {
+        Devices::Known(link, _) if names(link) => Sees::Yes,
+        Devices::Known(_, below) if !below.iter().any(|link| names(link)) => Sees::No,
+        Devices::Unknown if !base.devices.is_empty() && base.devices.iter().all(|device| device == "lo") => Sees::No,
+        Devices::Known(..) | Devices::Unknown => Sees::Perhaps(format!("whether it passes {}", base.devices.join(" or "))),
+    };
+    let bridge = || match devices {
+        Devices::Known(link, below) if link.driver != "bridge" && below.iter().all(|link| link.driver != "bridge") => Sees::No,
+        Devices::Known(..) | Devices::Unknown => Sees::Perhaps("whether it passes a bridge".to_owned()),
     };
     match chain.family {
         Family::Ip if v6 => Sees::No,
@@ -411,7 +516,7 @@ fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool) -> Sees {
         },
         Family::Bridge => match (base.hook, hook) {
             // Ahead of the IP hooks on the way in, behind them on the way out.
-            (0 | 1, Hook::Ingress) | (3 | 4, Hook::Egress) => Sees::Perhaps("whether it passes a bridge".to_owned()),
+            (0 | 1, Hook::Ingress) | (3 | 4, Hook::Egress) => bridge(),
             _ => Sees::No,
         },
     }

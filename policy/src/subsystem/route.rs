@@ -5,11 +5,13 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
+use crate::link::Links;
 use crate::step::{Mismatch, Step as AnyStep};
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
 
@@ -23,6 +25,9 @@ const MAIN: u32 = 254;
 pub struct State {
     /// By the address or range asked about.
     pub facts: BTreeMap<Source, Fact>,
+    /// The host's interfaces and own addresses, once they were asked for.
+    #[serde(default)]
+    pub links: Option<Arc<Links>>,
 }
 
 /// What the kernel does with packets to one address, or to a range.
@@ -33,6 +38,20 @@ pub struct Fact {
     /// The routes that share addresses with it. Read only where something may refuse: empty where a single address has a way. Of a
     /// range whose first address has a way, only the routes that refuse.
     pub routes: Vec<Route>,
+    /// The ways that answers from each of the host's own addresses take, to the address or the first one of the range.
+    #[serde(default)]
+    pub ways: Vec<Way>,
+}
+
+/// The way of an answer from one of the host's own addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// The own address; `None` where the host has none that could be asked about.
+    pub from: Option<IpAddr>,
+    /// The number of the interface it leaves by.
+    pub device: u32,
+    /// The gateway, where there is one.
+    pub via: Option<IpAddr>,
 }
 
 /// The kernel's answer to a route lookup.

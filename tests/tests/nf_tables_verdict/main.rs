@@ -48,7 +48,7 @@ fn observe(ruleset: &mut Ruleset) -> HostState {
         xtables: sshfix_agent::subsystem::xtables::observe(),
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
-        route: Part::Absent(absent()),
+        route: Part::Present(sshfix_policy::subsystem::route::State::default()),
     }
 }
 
@@ -66,6 +66,9 @@ fn asked<T>(ruleset: &mut Ruleset, host: &mut HostState, mut question: impl FnMu
         let sets = needs.iter().filter_map(|need| if let Need::SetElements(key) = need { Some(key.clone()) } else { None });
         let Part::Present(state) = &mut host.nf_tables else { panic!("{:?}", host.nf_tables) };
         ruleset.lookup_elements(state, &elements.collect(), &sets.collect()).unwrap();
+        let sources = needs.iter().filter_map(|need| if let Need::Route(source) = need { Some(*source) } else { None }).collect();
+        let Part::Present(routes) = &mut host.route else { panic!("{:?}", host.route) };
+        sshfix_agent::subsystem::route::lookup(routes, &sources).unwrap();
         all.extend(needs);
     }
     panic!("the question is never answered");

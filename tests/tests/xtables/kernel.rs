@@ -6,9 +6,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use sshfix_policy::packet::{Interface, Tracking};
 use sshfix_policy::subsystem::ipset;
 use sshfix_policy::subsystem::xtables::evaluate::{End, run};
-use sshfix_policy::subsystem::xtables::view::{Interface, Span, Tracking, View};
+use sshfix_policy::subsystem::xtables::view::{Span, View};
 use sshfix_policy::subsystem::xtables::{Hook, State};
 use sshfix_tests::lab::Netns;
 
@@ -165,8 +166,8 @@ fn predict(state: &State, client: IpAddr, server: IpAddr) -> Option<bool> {
         source_port: Span { low: 1024, high: 0xffff },
         destination_port: Span::one(22_u16),
         tcp_flags: 0x02,
-        input: Interface::NotLoopback,
-        output: Interface::None,
+        input: &Interface::NotLoopback,
+        output: &Interface::None,
         tracking: Tracking::INVALID,
         reply: false,
         mark: Some(0),

@@ -82,7 +82,7 @@ fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
 }
 
 /// The addresses of all interfaces, each once.
-pub(super) fn addresses() -> io::Result<Vec<IpAddr>> {
+fn addresses() -> io::Result<Vec<IpAddr>> {
     let mut addresses: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| {
             let address = interface.address?;

@@ -21,7 +21,7 @@ fn set(kind: &str) -> Set {
 }
 
 fn syn(source: &str) -> View<'static> {
-    Packet::syn(&Connection { source: source.parse().unwrap(), port: 22, user: None }).view()
+    Box::leak(Box::new(Packet::syn(&Connection { source: source.parse().unwrap(), port: 22, user: None }))).view()
 }
 
 fn key(address: &str, port: Option<u16>) -> Key {

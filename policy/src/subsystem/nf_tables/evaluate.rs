@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::run::{Doubt, End, Found};
 use super::{Chain, Family, Rule, Set, SetKey, State};
 use crate::host::Needs;
-use crate::packet::Packet;
+use crate::packet::{Packet, Tri};
 use crate::subsystem::ipset;
 
 /// `NFT_JUMP_STACK_SIZE`
@@ -228,13 +228,18 @@ impl<'a> Evaluator<'a> {
 
     /// Accepted, with a new destination perhaps: what is not certainly this host's may be answered by another.
     fn leave_translated(&mut self, packet: Packet) {
-        let elsewhere = packet.local != crate::packet::Tri::Yes && packet.dnat != crate::packet::Tri::No && !packet.reply;
-        if elsewhere {
-            self.doubts.push(Doubt::on("whether the new destination is this host"));
-            self.leave(Exit::Refuse("sent to another host".to_owned()), None);
-            self.doubts.pop();
+        let elsewhere = if packet.dnat == Tri::No || packet.reply { Tri::No } else { packet.local.invert(true) };
+        let sent = || Exit::Refuse("sent to another host".to_owned());
+        match elsewhere {
+            Tri::No => self.leave(Exit::Accept, Some(packet)),
+            Tri::Yes => self.leave(sent(), None),
+            Tri::Maybe => {
+                self.doubts.push(Doubt::on("whether the new destination is this host"));
+                self.leave(sent(), None);
+                self.doubts.pop();
+                self.leave(Exit::Accept, Some(packet));
+            }
         }
-        self.leave(Exit::Accept, Some(packet));
     }
 
     fn leave(&mut self, exit: Exit, packet: Option<Packet>) {

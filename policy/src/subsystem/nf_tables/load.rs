@@ -1,6 +1,8 @@
 //! What `payload`, `meta`, `ct` and `fib` load for a packet, three-valued. Follows `nft_payload.c`, `nft_meta.c`, `nft_ct.c` and
 //! `nft_fib*.c` of Linux 6.x. Compares nothing.
 
+use std::net::IpAddr;
+
 use super::expression::PayloadBase;
 use crate::packet::{Bits, Interface, Packet, Tracking, Tri};
 
@@ -74,33 +76,48 @@ fn name(name: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn interface_name(label: &'static str, interface: Interface) -> Loaded {
+fn interface_name(label: &'static str, interface: &Interface) -> Loaded {
     match interface {
         Interface::None => Loaded::new(label, Bits::exactly(&[0; 16])),
-        Interface::Loopback => Loaded::new(label, Bits::exactly(&name(b"lo"))),
+        Interface::Known(link) => Loaded::new(label, Bits::exactly(&name(link.name.as_bytes()))),
         Interface::NotLoopback => Loaded { excluded: Some(name(b"lo")), ..Loaded::unknown(label, 16) },
     }
 }
 
-fn interface_index(label: &'static str, interface: Interface) -> Loaded {
+fn interface_index(label: &'static str, interface: &Interface) -> Loaded {
     match interface {
         Interface::None => Loaded::new(label, Bits::exactly(&[0; 4])),
-        Interface::Loopback => Loaded::new(label, Bits::exactly(&1_u32.to_ne_bytes())),
+        Interface::Known(link) => Loaded::new(label, Bits::exactly(&link.index.to_ne_bytes())),
         Interface::NotLoopback => Loaded { excluded: Some(1_u32.to_ne_bytes().to_vec()), ..Loaded::unknown(label, 4) },
     }
 }
 
 /// `ARPHRD_LOOPBACK` 772; without a device the rule ends.
-fn interface_type(label: &'static str, interface: Interface) -> Loaded {
+fn interface_type(label: &'static str, interface: &Interface) -> Loaded {
     match interface {
         Interface::None => Loaded::unknown(label, 2).breaking(Tri::Yes),
-        Interface::Loopback => Loaded::new(label, Bits::exactly(&772_u16.to_ne_bytes())),
+        Interface::Known(link) => Loaded::new(label, Bits::exactly(&link.kind.to_ne_bytes())),
         Interface::NotLoopback => Loaded { excluded: Some(772_u16.to_ne_bytes().to_vec()), ..Loaded::unknown(label, 2) },
     }
 }
 
-fn of_device(label: &'static str, interface: Interface, len: usize) -> Loaded {
-    Loaded::unknown(label, len).breaking(Tri::from(interface == Interface::None))
+fn interface_group(label: &'static str, interface: &Interface) -> Loaded {
+    match interface {
+        Interface::None => Loaded::unknown(label, 4).breaking(Tri::Yes),
+        Interface::Known(link) => {
+            Loaded::new(label, link.group.map_or_else(|| Bits::unknown(4), |group| Bits::exactly(&group.to_ne_bytes())))
+        }
+        Interface::NotLoopback => Loaded::unknown(label, 4),
+    }
+}
+
+/// The driver's kind; empty for a device without one.
+fn interface_kind(label: &'static str, interface: &Interface) -> Loaded {
+    match interface {
+        Interface::None => Loaded::unknown(label, 16).breaking(Tri::Yes),
+        Interface::Known(link) => Loaded::new(label, Bits::exactly(&name(link.driver.as_bytes()))),
+        Interface::NotLoopback => Loaded::unknown(label, 16),
+    }
 }
 
 /// `meta`, by `enum nft_meta_keys`.
@@ -113,12 +130,12 @@ pub fn meta(packet: &Packet, key: u32) -> Loaded {
         }
         2 => Loaded::unknown("meta priority", 4),
         3 => Loaded::new("meta mark", packet.mark.clone()),
-        4 => interface_index("iif", packet.input),
-        5 => interface_index("oif", packet.output),
-        6 => interface_name("iifname", packet.input),
-        7 => interface_name("oifname", packet.output),
-        8 => interface_type("iiftype", packet.input),
-        9 => interface_type("oiftype", packet.output),
+        4 => interface_index("iif", &packet.input),
+        5 => interface_index("oif", &packet.output),
+        6 => interface_name("iifname", &packet.input),
+        7 => interface_name("oifname", &packet.output),
+        8 => interface_type("iiftype", &packet.input),
+        9 => interface_type("oiftype", &packet.output),
         // A SYN has no socket yet; its answer has that of the listener.
         10 => Loaded::unknown("meta skuid", 4).breaking(if packet.reply { Tri::Maybe } else { Tri::Yes }),
         11 => Loaded::unknown("meta skgid", 4).breaking(if packet.reply { Tri::Maybe } else { Tri::Yes }),
@@ -130,13 +147,13 @@ pub fn meta(packet: &Packet, key: u32) -> Loaded {
         19 if !packet.reply => Loaded::new("meta pkttype", Bits::exactly(&[0])),
         19 => Loaded::unknown("meta pkttype", 1),
         20 => Loaded::unknown("meta cpu", 4),
-        21 => of_device("iifgroup", packet.input, 4),
-        22 => of_device("oifgroup", packet.output, 4),
+        21 => interface_group("iifgroup", &packet.input),
+        22 => interface_group("oifgroup", &packet.output),
         23 => Loaded::unknown("meta cgroup", 4).breaking(Tri::Maybe),
         24 => Loaded::unknown("meta random", 4),
         25 => Loaded::unknown("meta ipsec", 1),
-        26 => of_device("meta iifkind", packet.input, 16),
-        27 => of_device("meta oifkind", packet.output, 16),
+        26 => interface_kind("meta iifkind", &packet.input),
+        27 => interface_kind("meta oifkind", &packet.output),
         30 => Loaded::unknown("meta time", 8),
         31 => Loaded::unknown("meta day", 1),
         32 => Loaded::unknown("meta hour", 4),
@@ -201,27 +218,79 @@ fn status(packet: &Packet) -> Bits {
     Bits::masked(&value.to_ne_bytes(), &known.to_ne_bytes())
 }
 
-/// `fib`: results are 1 oif, 2 oifname, 3 address type; flags 1 saddr, 2 daddr. Only the type of this host's own address is
-/// known: `RTN_LOCAL` 2. A lookup limited to one interface (flags 8, 16) can differ.
+/// `fib`: results are 1 oif, 2 oifname, 3 address type; flags `NFTA_FIB_F_*`: 1 saddr, 2 daddr, 4 mark, 8 iif, 16 oif, 32 present.
 pub fn fib(packet: &Packet, result: u32, flags: u32) -> Loaded {
     let (label, len) = match result {
-        1 => ("fib oif", 4),
-        2 => ("fib oifname", 16),
+        1 => ("fib oif", if flags & 32 == 0 { 4 } else { 1 }),
+        2 => ("fib oifname", if flags & 32 == 0 { 16 } else { 1 }),
         3 => ("fib type", 4),
         _ => ("fib", 16),
     };
-    let local = match flags & !4 {
-        2 => packet.local,
-        1 if packet.reply => Tri::Yes,
-        _ => Tri::Maybe,
-    };
-    let mut loaded = Loaded::unknown(label, len);
-    if result == 3 {
-        match local {
-            Tri::Yes => loaded.bits = Bits::exactly(&2_u32.to_ne_bytes()),
-            Tri::No => loaded.excluded = Some(2_u32.to_ne_bytes().to_vec()),
-            Tri::Maybe => {}
-        }
+    match result {
+        1 | 2 => fib_device(packet, label, len, result, flags),
+        3 => fib_type(packet, label, flags),
+        _ => Loaded::unknown(label, len),
     }
-    loaded
+}
+
+/// The interface a packet to this packet's source would leave by (`nft_fib4_eval`, `nft_fib6_eval`): that is how this one came in, by
+/// what is taken for granted, and so `fib saddr . iif oif` finds it too.
+fn fib_device(packet: &Packet, label: &'static str, len: usize, result: u32, flags: u32) -> Loaded {
+    let Interface::Known(link) = &packet.input else { return Loaded::unknown(label, len) };
+    if flags & 3 != 1 || packet.reply || flags & 16 != 0 {
+        return Loaded::unknown(label, len);
+    }
+    let present = flags & 32 != 0;
+    Loaded::new(
+        label,
+        match result {
+            _ if present => Bits::exactly(&[1]),
+            1 => Bits::exactly(&link.index.to_ne_bytes()),
+            _ => Bits::exactly(&name(link.name.as_bytes())),
+        },
+    )
+}
+
+/// `RTN_LOCAL` 2 for this host's own addresses; of others it is known that they are not, and what else they may be only for IPv4
+/// (`inet_addr_type`): `RTN_UNICAST` 1 unless a broadcast or multicast address. Limited to one interface (flags 8, 16), an own
+/// address is local only on its own (`inet_dev_addr_type`, `nft_fib6_eval_type`).
+fn fib_type(packet: &Packet, label: &'static str, flags: u32) -> Loaded {
+    const LOCAL: [u8; 4] = 2_u32.to_ne_bytes();
+    const UNICAST: [u8; 4] = 1_u32.to_ne_bytes();
+    let unknown = || Loaded::unknown(label, 4);
+    let (address, local) = match flags & 3 {
+        1 => (packet.source(), if packet.reply { Tri::Yes } else { Tri::Maybe }),
+        2 => (packet.destination(), packet.local),
+        _ => return unknown(),
+    };
+    let address = address.address();
+    let links = packet.links.as_ref();
+    let local = match (local, links, address) {
+        (Tri::Maybe, Some(links), Some(address)) => Tri::from(links.own(address)),
+        (local, ..) => local,
+    };
+    let device = match (flags & 8 != 0, flags & 16 != 0) {
+        (false, false) => None,
+        (true, _) => Some(&packet.input),
+        (false, true) => Some(&packet.output),
+    };
+    let local = match (local, device, links, address) {
+        (Tri::Yes, Some(Interface::Known(link)), Some(links), Some(address)) => {
+            if links.own_on(link, address) {
+                Tri::Yes
+            } else {
+                Tri::No
+            }
+        }
+        (Tri::Yes, Some(_), ..) => Tri::Maybe,
+        (local, ..) => local,
+    };
+    match (local, address, links) {
+        (Tri::Yes, ..) => Loaded::new(label, Bits::exactly(&LOCAL)),
+        (Tri::No, Some(IpAddr::V4(address)), Some(links)) if !address.is_multicast() && !links.broadcast(address) => {
+            Loaded::new(label, Bits::exactly(&UNICAST))
+        }
+        (Tri::No, ..) => Loaded { excluded: Some(LOCAL.to_vec()), ..unknown() },
+        (Tri::Maybe, ..) => unknown(),
+    }
 }

@@ -16,6 +16,8 @@ use crate::subsystem::xtables::targets::{TargetEffect, target};
 pub struct Doubt {
     /// Whether it depends on how often or how much (limit, quota, connection count, recent).
     pub rate: bool,
+    /// Whether it depends on where the connection comes in, and on nothing else.
+    pub arrival: bool,
     /// What it depends on.
     pub text: String,
 }
@@ -23,12 +25,17 @@ pub struct Doubt {
 impl Doubt {
     /// It depends on this.
     pub fn on(text: impl Into<String>) -> Self {
-        Self { rate: false, text: text.into() }
+        Self { rate: false, arrival: false, text: text.into() }
     }
 
     /// It depends on this, which counts packets, bytes or connections.
     pub fn rate(text: impl Into<String>) -> Self {
-        Self { rate: true, text: text.into() }
+        Self { rate: true, arrival: false, text: text.into() }
+    }
+
+    /// It depends on this way to come in.
+    pub fn arrival(text: impl Into<String>) -> Self {
+        Self { rate: false, arrival: true, text: text.into() }
     }
 }
 
@@ -462,7 +469,7 @@ fn write(packet: &mut Packet, base: PayloadBase, offset: u32, data: &Bits) {
         PayloadBase::LinkLayer | PayloadBase::Inner | PayloadBase::Tunnel => {}
     }
     if packet.destination() != destination {
-        packet.local = Tri::Maybe;
+        packet.local = packet.own_destination();
     }
     if packet.destination_port() != port {
         packet.original_port = Bits::unknown(2);
@@ -487,10 +494,14 @@ fn translate(at: &Running<'_>, kind: NatKind, address_register: Option<u32>, por
         NatKind::Dnat | NatKind::Redirect => {
             let address = match (kind, address_register) {
                 (NatKind::Dnat, Some(register)) => Some(at.registers.load(register, if packet.v6 { 16 } else { 4 })),
+                (NatKind::Redirect, _) => Some(packet.redirected()),
                 _ => None,
             };
             let port = port_register.map(|register| at.registers.load(register, 2));
             translate_destination(&mut packet, address.as_ref(), port.as_ref());
+            if kind == NatKind::Redirect {
+                packet.local = Tri::Yes;
+            }
         }
     }
     End::Accept(Some(Box::new(packet)))
@@ -503,15 +514,12 @@ fn translate_source(packet: &mut Packet) {
     packet.transport.set_part(0, &Bits::unknown(2));
 }
 
-/// A new destination. An address that is not given is one of this host's own; a given one may be another host's, unless it is
-/// a loopback address.
+/// A new destination; what is not given stays.
 fn translate_destination(packet: &mut Packet, address: Option<&Bits>, port: Option<&Bits>) {
     packet.dnat = Tri::Yes;
     if let Some(address) = address {
         packet.set_destination(address);
-        let loopback: &[u8] = &std::net::Ipv6Addr::LOCALHOST.octets();
-        let local = if packet.v6 { address.equals(loopback) } else { address.part(0, 1).equals(&[127]) };
-        packet.local = if local == Tri::Yes { Tri::Yes } else { Tri::Maybe };
+        packet.local = packet.own_destination();
     }
     if let Some(port) = port {
         packet.set_destination_port(port);
@@ -537,11 +545,15 @@ fn target_end(at: &mut Running<'_>, v6: bool, name: &str, revision: u32, info: &
         }
         TargetEffect::ConnmarkUnknown => at.change(|packet| packet.ct_mark = Bits::unknown(4)),
         TargetEffect::Notrack => at.change(untrack),
-        TargetEffect::Destination { address, port, .. } => {
+        TargetEffect::Destination { address, port, local } => {
             let mut packet = at.packet.clone();
-            let address = address.map(|(low, high)| address_bits(packet.v6, low, high));
+            let redirected = local.then(|| packet.redirected());
+            let address = address.map(|(low, high)| address_bits(packet.v6, low, high)).or(redirected);
             let port = port.map(|(low, high)| if low == high { Bits::exactly(&low.to_be_bytes()) } else { Bits::unknown(2) });
             translate_destination(&mut packet, address.as_ref(), port.as_ref());
+            if local {
+                packet.local = Tri::Yes;
+            }
             return Some(End::Accept(Some(Box::new(packet))));
         }
         TargetEffect::SourceNat => {
@@ -564,7 +576,7 @@ fn address_bits(v6: bool, low: u128, high: u128) -> Bits {
 
 fn xt_doubt(name: &str, text: String) -> Doubt {
     let rate = matches!(name, "limit" | "hashlimit" | "connlimit" | "recent" | "quota" | "rateest" | "statistic");
-    Doubt { rate, text }
+    if rate { Doubt::rate(text) } else { Doubt::on(text) }
 }
 
 fn time_unit(seconds: u64) -> String {

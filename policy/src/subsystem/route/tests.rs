@@ -26,8 +26,9 @@ fn default_route() -> Route {
 }
 
 fn host(facts: &[(&str, Answer, Vec<Route>)]) -> HostState {
-    let facts =
-        facts.iter().map(|(text, answer, routes)| (source(text), Fact { answer: answer.clone(), routes: routes.clone() }));
+    let facts = facts
+        .iter()
+        .map(|(text, answer, routes)| (source(text), Fact { answer: answer.clone(), routes: routes.clone(), ways: Vec::new() }));
     HostState {
         at: jiff::Timestamp::UNIX_EPOCH,
         fail2ban: Part::Absent("test".to_owned()),
@@ -36,7 +37,7 @@ fn host(facts: &[(&str, Answer, Vec<Route>)]) -> HostState {
         xtables: Part::Absent("test".to_owned()),
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent("test".to_owned()),
-        route: Part::Present(State { facts: facts.collect() }),
+        route: Part::Present(State { facts: facts.collect(), links: None }),
     }
 }
 

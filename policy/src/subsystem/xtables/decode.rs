@@ -4,6 +4,7 @@
 use super::bytes::Bytes;
 use super::matches::{Conntrack, Hashlimit, InterfaceName, Masked, Match, PortSide, SetCounters, Time};
 use super::targets::SetReference;
+use crate::packet::Tracking;
 
 /// Decodes a match. Never fails: what is not understood is [`Match::Undecoded`].
 pub fn decode(v6: bool, name: &str, revision: u32, info: &[u8]) -> Match {
@@ -158,10 +159,10 @@ fn multiport(revision: u32, info: Bytes<'_>) -> Option<Match> {
     Some(Match::Multiport { side, ports, invert: revision == 1 && info.u8(47)? != 0 })
 }
 
-/// The bits of [`super::view::Tracking`] for a kernel state mask with its own bit for untracked packets.
+/// The bits of [`crate::packet::Tracking`] for a kernel state mask with its own bit for untracked packets.
 fn states(mask: u32, untracked_bit: u32) -> Option<u8> {
     let low = u8::try_from(mask & 0xf).ok()?;
-    Some(low | if mask >> untracked_bit & 1 != 0 { 16 } else { 0 })
+    Some(low | if mask >> untracked_bit & 1 != 0 { Tracking::UNTRACKED.0 } else { 0 })
 }
 
 fn conntrack(v6: bool, revision: u32, info: Bytes<'_>) -> Option<Conntrack> {

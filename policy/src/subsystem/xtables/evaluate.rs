@@ -4,9 +4,10 @@
 use super::holds::{Matched, holds, interface};
 use super::render;
 use super::targets::{TargetEffect, effect};
-use super::view::{Span, Tracking, Tri, View};
+use super::view::{Span, Tri, View};
 use super::{Action, Chain, Entry, Hook, Place, Rule, Table};
 use crate::host::Needs;
+use crate::packet::Tracking;
 use crate::subsystem::ipset;
 
 /// Rules looked at before giving up; the kernel's own limit is the number of jumps, which a real table never comes near.
@@ -21,6 +22,8 @@ pub enum End {
     Drop,
     /// It is refused with this answer, as `--reject-with` names it.
     Reject(String),
+    /// It goes on to another host: its destination was translated. The walk over the hooks says so, no table does.
+    Elsewhere,
     /// Cannot be told; why.
     Unknown(String),
 }

@@ -4,8 +4,9 @@
 use super::matches::{Conntrack, InterfaceName, Match, PortSide, decode};
 use super::render;
 use super::targets::SetReference;
-use super::view::{Interface, Span, Tracking, Tri, View};
+use super::view::{Span, Tri, View};
 use crate::host::Need;
+use crate::packet::{Interface, Tracking};
 use crate::subsystem::ipset::{self, Judged};
 
 /// Whether a match holds.
@@ -215,14 +216,14 @@ fn judge_conntrack(want: &Conntrack, view: &View<'_>) -> Tri {
 }
 
 /// Whether an interface has the name a rule wants (`ip_tables.c`, `ip_packet_match`).
-pub fn interface(want: &InterfaceName, seen: Interface<'_>) -> Tri {
+pub fn interface(want: &InterfaceName, seen: &Interface) -> Tri {
     let fits = |name: &str| if want.prefix { name.starts_with(&want.name) } else { name == want.name };
     match seen {
         Interface::None => Tri::from(fits("")),
-        Interface::Named(name) => Tri::from(fits(name)),
-        Interface::NotLoopback | Interface::Unknown if want.any() => Tri::Yes,
+        Interface::Known(link) => Tri::from(fits(&link.name)),
+        Interface::NotLoopback if want.any() => Tri::Yes,
         Interface::NotLoopback if !want.prefix && want.name == "lo" => Tri::No,
-        Interface::NotLoopback | Interface::Unknown => Tri::Maybe,
+        Interface::NotLoopback => Tri::Maybe,
     }
 }
 

@@ -52,7 +52,7 @@ pub enum Match {
     },
     /// `conntrack`
     Conntrack(Box<Conntrack>),
-    /// `state`, with the bits of [`super::view::Tracking`].
+    /// `state`, with the bits of [`crate::packet::Tracking`].
     State(u8),
     /// `set`
     Set {

@@ -8,6 +8,7 @@ use super::SetNames;
 use super::holds::set_fields;
 use super::matches::{Conntrack, Hashlimit, InterfaceName, Masked, Match, PortSide, Time, decode};
 use super::targets::SetReference;
+use crate::packet::Tracking;
 
 pub use super::render_target::{render_target, target_text};
 
@@ -76,7 +77,7 @@ pub fn match_text(rule_match: &Match, v6: bool, sets: &SetNames) -> String {
         }
         Match::Conntrack(conntrack) => conntrack_text(conntrack, v6),
         Match::State(states) => {
-            let bits = u16::from(states & 0xf) | if states & 16 != 0 { 256 } else { 0 };
+            let bits = u16::from(states & 0xf) | if states & Tracking::UNTRACKED.0 != 0 { 256 } else { 0 };
             Line::new("-m state").word("--state").word(state_names(bits))
         }
         Match::Set { set, counters } => {

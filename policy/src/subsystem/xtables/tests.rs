@@ -14,10 +14,12 @@ use super::holds::{Matched, holds};
 use super::matches::{InterfaceName, Masked, Match, decode};
 use super::step::{Step, Todo};
 use super::targets::{Nat, StandardVerdict, Target};
-use super::view::{Interface, Span, Tracking, Tri, View};
+use super::view::{Span, Tri, View};
 use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, State, Table, blob, render, save, targets};
 use crate::address::Source;
 use crate::host::{HostState, Need, Part};
+use crate::link::Link;
+use crate::packet::{Interface, Tracking};
 use crate::subsystem::ipset;
 
 const NAMES: [&str; 36] = [
@@ -100,8 +102,8 @@ fn syn(source: &str) -> View<'static> {
         source_port: Span { low: 1024, high: 0xffff },
         destination_port: Span::one(22_u16),
         tcp_flags: 2,
-        input: Interface::NotLoopback,
-        output: Interface::None,
+        input: &Interface::NotLoopback,
+        output: &Interface::None,
         tracking: Tracking::NEW,
         reply: false,
         mark: Some(0),
@@ -152,6 +154,7 @@ fn ends(table: &Table, source: &str) -> String {
             End::Accept => "accept",
             End::Drop => "drop",
             End::Reject(_) => "reject",
+            End::Elsewhere => "elsewhere",
             End::Unknown(_) => "unknown",
         };
         let place = format!("{}/{}", outcome.place.chain, outcome.place.position);
@@ -277,17 +280,17 @@ fn what_depends_on_history_is_a_maybe_that_names_it() {
 #[test]
 fn an_interface_that_is_not_loopback_is_not_lo_and_may_be_any_other() {
     let name = |name: &str, prefix| InterfaceName { name: name.to_owned(), prefix };
+    let eth12 = Interface::Known(Arc::new(Link { name: "eth12".to_owned(), ..Link::default() }));
     for (want, seen, answer) in [
         (name("lo", false), Interface::NotLoopback, Tri::No),
-        (name("lo", false), Interface::Unknown, Tri::Maybe),
         (name("eth0", false), Interface::NotLoopback, Tri::Maybe),
         (name("l", true), Interface::NotLoopback, Tri::Maybe),
         (name("", true), Interface::NotLoopback, Tri::Yes),
-        (name("eth", true), Interface::Named("eth12"), Tri::Yes),
-        (name("eth1", false), Interface::Named("eth12"), Tri::No),
+        (name("eth", true), eth12.clone(), Tri::Yes),
+        (name("eth1", false), eth12, Tri::No),
         (name("eth0", false), Interface::None, Tri::No),
     ] {
-        assert_eq!(super::holds::interface(&want, seen), answer, "{want:?} {seen:?}");
+        assert_eq!(super::holds::interface(&want, &seen), answer, "{want:?} {seen:?}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! What an xtables match may ask of a packet: a TCP packet to or from the SSH port whose fields are known, unknown, or lie in
 //! a range. Plain data; both evaluators (`nf_tables` for iptables-nft rules, this room's for iptables-legacy) fill it in.
 
+use crate::packet::{Interface, Tracking};
+
 /// A number of which is known that it lies in this range, both ends included. One value when both are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -101,47 +103,6 @@ impl From<bool> for Tri {
     }
 }
 
-/// What is known of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interface<'a> {
-    /// There is none at this hook: xtables compares with an empty name (`ip_tables.c`, `nulldevname`).
-    None,
-    /// This one.
-    Named(&'a str),
-    /// Some interface that is not `lo`.
-    NotLoopback,
-    /// Any.
-    Unknown,
-}
-
-/// Connection tracking states, as bits of what is possible.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tracking(pub u8);
-
-impl Tracking {
-    /// No entry: invalid, or before connection tracking ran.
-    pub const INVALID: Tracking = Tracking(1);
-    /// Seen in both directions.
-    pub const ESTABLISHED: Tracking = Tracking(2);
-    /// Expected by another connection.
-    pub const RELATED: Tracking = Tracking(4);
-    /// The first packet.
-    pub const NEW: Tracking = Tracking(8);
-    /// Exempt (`NOTRACK`).
-    pub const UNTRACKED: Tracking = Tracking(16);
-    /// Cannot be told.
-    pub const ANY: Tracking = Tracking(31);
-
-    /// Whether the state is one of `states`.
-    pub fn among(self, states: u8) -> Tri {
-        match (self.0 & states != 0, self.0 & !states != 0) {
-            (true, false) => Tri::Yes,
-            (false, _) => Tri::No,
-            (true, true) => Tri::Maybe,
-        }
-    }
-}
-
 /// A TCP packet of the connection asked about, at one hook. IPv4 addresses are the low 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View<'a> {
@@ -160,9 +121,9 @@ pub struct View<'a> {
     /// TCP flags as in byte 13 of the header: 0x02 for a SYN, 0x12 for its answer.
     pub tcp_flags: u8,
     /// Interface it came in by.
-    pub input: Interface<'a>,
+    pub input: &'a Interface,
     /// Interface it leaves by.
-    pub output: Interface<'a>,
+    pub output: &'a Interface,
     /// Its connection tracking state.
     pub tracking: Tracking,
     /// Whether it travels in the reply direction of its connection.

@@ -1,0 +1,98 @@
+//! Rules on interfaces and on the host's own addresses: which way in a connection takes, and what holds of all of them.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::sync::Arc;
+
+use super::evaluate;
+use super::tests::{from, host};
+use crate::host::{HostState, Need, Needs, Part};
+use crate::link::{Link, Links};
+use crate::subsystem::nf_tables::build::*;
+use crate::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase};
+use crate::subsystem::nf_tables::{Family, State};
+use crate::subsystem::route::{self, Answer, Fact, Way};
+use crate::verdict::{StageReport, Verdict};
+
+fn link(index: u32, name: &str, address: &str) -> Arc<Link> {
+    let addresses = vec![address.parse().unwrap()];
+    Arc::new(Link { index, name: name.to_owned(), kind: 1, group: Some(0), up: true, addresses, ..Link::default() })
+}
+
+/// Two interfaces; answers from either address to 203.0.113.7 leave by this one.
+fn routed(kernel: State, by: u32) -> HostState {
+    let own = ["192.0.2.1", "198.51.100.1"];
+    let ways = own.map(|from| Way { from: Some(from.parse().unwrap()), device: by, via: None });
+    let fact = Fact { answer: Answer::Goes(String::new()), routes: Vec::new(), ways: ways.to_vec() };
+    let all = vec![Arc::new(Link::loopback()), link(2, "eth0", "192.0.2.1/24"), link(3, "eth1", "198.51.100.1/24")];
+    HostState {
+        route: Part::Present(route::State {
+            facts: [("203.0.113.7".parse().unwrap(), fact)].into(),
+            links: Some(Arc::new(Links { all })),
+        }),
+        ..host(kernel)
+    }
+}
+
+fn report(host: &HostState, source: &str) -> StageReport {
+    let mut needs = Needs::new();
+    let report = evaluate(host, &from(source), &mut needs);
+    assert!(needs.is_empty(), "{needs:?}");
+    report
+}
+
+fn only_by_eth0() -> State {
+    Ruleset::new().input(Family::Inet, false).rule(&[iifname("eth0"), dport(22), accept()]).build()
+}
+
+/// `ip daddr ADDRESS`
+fn daddr(address: [u8; 4]) -> Statement {
+    vec![
+        Expression::Payload { dreg: 1, base: PayloadBase::Network, offset: 16, len: 4 },
+        Expression::Cmp { sreg: 1, op: CmpOp::Eq, data: address.to_vec() },
+    ]
+}
+
+#[test]
+fn a_syn_comes_in_where_answers_to_it_leave_and_the_detail_says_so() {
+    let open = report(&routed(only_by_eth0(), 2), "203.0.113.7");
+    assert_eq!(open.verdict, Verdict::Accept);
+    assert_eq!(open.detail, "accepted (coming in by eth0, where answers to it leave)");
+    let closed = report(&routed(only_by_eth0(), 3), "203.0.113.7");
+    assert_eq!(closed.verdict, Verdict::Refuse);
+    assert!(closed.detail.contains("by eth1"), "{}", closed.detail);
+}
+
+#[test]
+fn a_range_may_come_in_anywhere_so_a_rule_for_one_interface_leaves_it_unknown() {
+    let range = report(&routed(only_by_eth0(), 2), "203.0.113.0/24");
+    assert_eq!(range.verdict, Verdict::Unknown);
+    assert!(range.detail.contains("where it comes in: by eth1"), "{}", range.detail);
+}
+
+#[test]
+fn a_rule_for_one_of_the_hosts_addresses_leaves_open_to_which_the_connection_goes() {
+    let one = Ruleset::new().input(Family::Inet, false).rule(&[daddr([192, 0, 2, 1]), dport(22), accept()]).build();
+    let some = report(&routed(one, 2), "203.0.113.7");
+    assert_eq!(some.verdict, Verdict::Unknown);
+    assert!(some.detail.contains("to 198.51.100.1"), "{}", some.detail);
+    let both = Ruleset::new().input(Family::Inet, false).rule(&[daddr([192, 0, 2, 1]), accept()]);
+    let both = both.rule(&[daddr([198, 51, 100, 1]), accept()]).build();
+    assert_eq!(report(&routed(both, 2), "203.0.113.7").verdict, Verdict::Accept);
+    let foreign = Ruleset::new().input(Family::Inet, true).rule(&[daddr([192, 0, 2, 99]), drop()]).build();
+    assert_eq!(report(&routed(foreign, 2), "203.0.113.7").verdict, Verdict::Accept);
+}
+
+#[test]
+fn interfaces_are_asked_for_only_where_a_rule_looks_at_them() {
+    let ask = |state: State, source: &str| {
+        let mut needs = Needs::new();
+        let host = HostState { route: Part::Present(route::State::default()), ..host(state) };
+        evaluate(&host, &from(source), &mut needs);
+        needs
+    };
+    let plain = || Ruleset::new().input(Family::Inet, false).rule(&[dport(22), accept()]).build();
+    assert_eq!(ask(plain(), "203.0.113.7"), Needs::new());
+    let source = "203.0.113.7".parse().unwrap();
+    assert_eq!(ask(only_by_eth0(), "203.0.113.7"), [Need::Route(source)].into());
+    assert_eq!(ask(only_by_eth0(), "203.0.113.0/24"), [Need::Links].into());
+}
