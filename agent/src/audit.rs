@@ -273,7 +273,12 @@ mod tests {
             peer_pid: 42,
             from: Some("2001:db8::7".parse().unwrap()),
             request: Some(format!("{n:032x}")),
-            operation: Some(Operation::Diagnose { address: "203.0.113.7".parse().unwrap(), user: None, port: None }),
+            operation: Some(Operation::Diagnose {
+                address: "203.0.113.7".parse().unwrap(),
+                user: None,
+                port: None,
+                explain: false,
+            }),
             mode: Some(Mode::Apply { plan: Some("sha256:00".to_owned()) }),
             reason: Some("locked out".to_owned()),
         }

@@ -191,9 +191,9 @@ fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal>
     let question = question(agent, request, port);
     let host = &mut *host;
     match &request.operation {
-        Operation::Diagnose { address, user, .. } => {
+        Operation::Diagnose { address, user, explain, .. } => {
             let subject = Subject { address: sshfix_policy::address::canonical(*address), user: user.clone(), port };
-            Ok(Body::Diagnosis(observed(host, &question, |state, needs| diagnose::diagnose(state, &subject, needs)).1))
+            Ok(Body::Diagnosis(observed(host, &question, |state, needs| diagnose::diagnose(state, &subject, *explain, needs)).1))
         }
         Operation::Banned { source } => {
             Ok(Body::Bans(observed(host, &question, |state, needs| report::bans(state, *source, port, needs)).1))

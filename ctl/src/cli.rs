@@ -114,6 +114,9 @@ pub enum Verb {
         /// To which port [default: the SSH port]
         #[arg(long)]
         port: Option<u16>,
+        /// Everything it meets on its way: each rule that matches with its counter and owner, each line considered
+        #[arg(long)]
+        explain: bool,
     },
     /// Lift every block of an address or range, in every subsystem
     Unban {
@@ -258,7 +261,7 @@ impl Verb {
     /// What it asks the agent.
     pub fn ask(self) -> Ask {
         let (operation, change) = match self {
-            Verb::Diagnose { address, user, port } => (Operation::Diagnose { address, user, port }, None),
+            Verb::Diagnose { address, user, port, explain } => (Operation::Diagnose { address, user, port, explain }, None),
             Verb::Unban { source, jail, ignore_for, change } => {
                 (Operation::Unban { source, jail, ignore_for: ignore_for.map(|time| time.as_secs()) }, Some(change))
             }
@@ -302,10 +305,10 @@ pub fn command_line(operation: &Operation) -> String {
         flag.extend(value.map(|value| format!("--{name} {}", shell_word(&value))));
     };
     let verb = match operation {
-        Operation::Diagnose { address, user, port } => {
+        Operation::Diagnose { address, user, port, explain } => {
             option("user", user.clone());
             option("port", port.map(|port| port.to_string()));
-            format!("diagnose {address}")
+            format!("diagnose {address}{}", if *explain { " --explain" } else { "" })
         }
         Operation::Unban { source, jail, ignore_for } => {
             option("jail", jail.clone());

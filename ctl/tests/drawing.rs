@@ -118,6 +118,80 @@ OPEN every stage lets it through
     );
 }
 
+fn explained() -> serde_json::Value {
+    let at = |packet: &str, priority: i32| json!({"packet": packet, "hook": "input", "priority": priority});
+    json!({
+        "schema": "sshfix.diagnosis/1", "subject": {"address": "203.0.113.7", "user": null, "port": 22}, "verdict": "refuse",
+        "stages": [
+            {"stage": "route", "verdict": "accept", "detail": "answers have a route", "evidence": [], "trace": [
+                {"depth": 0, "source": "ip route get 203.0.113.7", "text": "203.0.113.7 dev host0", "effect": "answers leave this way",
+                 "decides": true}]},
+            {"stage": "netfilter", "verdict": "refuse", "detail": "the SYN is dropped", "evidence": [], "trace": [
+                {"at": at("syn", -1), "depth": 0, "source": "nft inet f2b-table f2b-chain policy",
+                 "text": "type filter hook input priority -1; policy accept;", "effect": "accept"},
+                {"at": at("syn", 0), "depth": 0, "source": "nft inet filter input handle 4", "text": "limit rate 10/minute accept",
+                 "effect": "accept", "depends": ["limit rate 10/minute"], "owner": "nobody"},
+                {"at": at("syn", 0), "depth": 0, "source": "nft inet filter input handle 7", "text": "tcp dport 22 jump ssh",
+                 "effect": "jump ssh", "owner": "nobody"},
+                {"at": at("syn", 0), "depth": 1, "source": "nft inet filter ssh handle 9", "text": "ip saddr @bad counter drop",
+                 "place": {"tool": "nft", "family": "inet", "table": "filter", "chain": "ssh", "handle": 9,
+                           "reference": "nft/inet/filter/ssh/handle/9"},
+                 "effect": "dropped", "counter": {"packets": 3, "bytes": 180}, "owner": "nobody", "decides": true,
+                 "elements": [{"source": "nft set inet filter bad", "text": "203.0.113.7 timeout 10m expires 9m12s"}]}]}],
+        "findings": [], "notes": [],
+    })
+}
+
+#[test]
+fn an_explained_path_shows_everything_that_was_met_indented_like_the_jumps() {
+    same(
+        &draw(explained()),
+        "
+SSH from 203.0.113.7 to port 22
+
+  ✓ route           answers have a route
+  │   203.0.113.7 dev host0  → answers leave this way
+  │     ip route get 203.0.113.7
+  ✗ netfilter       the SYN is dropped
+  ┊   SYN at input, priority -1
+  ┊     type filter hook input priority -1; policy accept;  → accept
+  ┊       nft inet f2b-table f2b-chain policy
+  ┊   SYN at input, priority 0
+  ┊     limit rate 10/minute accept  → perhaps accept
+  ┊       nft inet filter input handle 4, owner nobody
+  ┊       it depends on limit rate 10/minute
+  ┊     tcp dport 22 jump ssh  → jump ssh
+  ┊       nft inet filter input handle 7, owner nobody
+  ┊       ip saddr @bad counter drop  → dropped
+  ┊         nft inet filter ssh handle 9, 3 packets 180 bytes, owner nobody
+  ┊         nft set inet filter bad: 203.0.113.7 timeout 10m expires 9m12s
+
+BLOCKED by netfilter
+",
+    );
+}
+
+#[test]
+fn what_fail2ban_does_is_drawn_under_the_stage_that_does_it() {
+    for (stage, source) in [("route", "ip route"), ("netfilter", "ipset f2b-sshd"), ("hosts_access", "/etc/hosts.deny line 3")] {
+        let stages = ["route", "netfilter", "hosts_access"].map(|one| {
+            let verdict = if one == stage { "refuse" } else { "accept" };
+            json!({"stage": one, "verdict": verdict, "detail": "D", "evidence": []})
+        });
+        let drawn = draw(json!({
+            "schema": "sshfix.diagnosis/1", "subject": {"address": "203.0.113.7", "user": null, "port": 22}, "verdict": "refuse",
+            "stages": stages,
+            "findings": [{"cause": "fail2ban-ban", "blocking": true, "owner": "fail2ban jail sshd", "since": null, "until": null,
+                "fix": "F", "evidence": [{"source": "fail2ban jail sshd", "text": "T"}, {"source": source, "text": "X"}]}],
+            "notes": [],
+        }));
+        let under = drawn.lines().skip_while(|line| !line.contains("fail2ban-ban")).collect::<Vec<_>>();
+        assert!(!under.is_empty() && !drawn.contains("Found besides"), "{drawn}");
+        let before = drawn.lines().take_while(|line| !line.contains("fail2ban-ban")).last().unwrap();
+        assert!(before.starts_with(&format!("  ✗ {stage}")), "{drawn}");
+    }
+}
+
 fn plan() -> serde_json::Value {
     json!({
         "schema": "sshfix.plan/1", "digest": format!("sha256:{}", "ab".repeat(32)),
@@ -329,6 +403,7 @@ fn nothing_from_the_host_reaches_the_terminal_unfiltered() {
     let failure = json!({"failure": {"step": 1, "summary": "S", "message": "M", "rolled_back": ["R"], "stuck": ["T"]}});
     let documents = [
         blocked(),
+        explained(),
         plan(),
         change("confirmed", true, &json!({"notes": ["N"]})),
         change("rolled-back", false, &failure),

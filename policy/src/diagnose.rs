@@ -6,15 +6,23 @@ use crate::netfilter;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access, listener, route};
-use crate::verdict::{Block, Cause, Connection, Lift, StageReport, Verdict};
+use crate::trace::TraceLine;
+use crate::verdict::{Block, Cause, Connection, Lift, Stage, StageReport, Verdict};
 
-/// The path of a new connection, stage by stage, and everything that blocks it.
+/// The path of a new connection, stage by stage, and everything that blocks it; with `explain` also everything it meets.
 /// Facts that are missing are added to `needs`; the answer is final only when none is.
-pub fn diagnose(host: &HostState, subject: &Subject, needs: &mut Needs) -> Diagnosis {
+pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut Needs) -> Diagnosis {
     let connection = Connection { source: subject.address.into(), port: subject.port, user: subject.user.clone() };
-    let stages = stages(host, &connection, needs);
+    let mut stages = stages(host, &connection, needs);
+    if explain {
+        for report in &mut stages {
+            report.trace = trace(host, report.stage, &connection, needs);
+        }
+    }
     let verdict = stages.iter().fold(Verdict::Accept, |all, stage| all.and(stage.verdict));
-    let mut findings: Vec<_> = blocks(host, &connection, needs).into_iter().map(|block| block.finding).collect();
+    let filtered = stages.iter().find(|stage| stage.stage == Stage::Netfilter).map_or(Verdict::Unknown, |stage| stage.verdict);
+    let blocks = blocks_behind(host, &connection, filtered, needs);
+    let mut findings: Vec<_> = blocks.into_iter().map(|block| block.finding).collect();
     findings.extend(listener::blocks(host, &connection).into_iter().map(|block| block.finding));
     Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
 }
@@ -27,6 +35,17 @@ fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<S
         listener::evaluate(host, connection),
         hosts_access::evaluate(host, connection, needs),
     ]
+}
+
+/// Everything the connection meets in one stage.
+fn trace(host: &HostState, stage: Stage, connection: &Connection, needs: &mut Needs) -> Vec<TraceLine> {
+    match stage {
+        Stage::Route => route::trace(host, connection, needs),
+        Stage::Netfilter => netfilter::trace(host, connection, needs),
+        Stage::Listener => listener::trace(host, connection),
+        Stage::HostsAccess => hosts_access::trace(host, connection, needs),
+        Stage::SshdAdmission | Stage::SshdAccess | Stage::Account => Vec::new(),
+    }
 }
 
 /// What routes, packet filters and hosts files together do to a connection: the part of the path that plans can change.
@@ -52,6 +71,12 @@ pub fn admission(read: &HostState, now: &HostState, connection: &Connection, nee
 
 /// Everything a plan could lift that refuses this connection: fail2ban first, then netfilter, routes and hosts files.
 pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+    let filtered = netfilter::evaluate(host, connection, needs).verdict;
+    blocks_behind(host, connection, filtered, needs)
+}
+
+/// The same, where it is known what the packet filters do.
+fn blocks_behind(host: &HostState, connection: &Connection, filtered: Verdict, needs: &mut Needs) -> Vec<Block> {
     let mut blocks = fail2ban::blocks(host, connection);
     let tickets = blocks.len();
     let mut enforced = vec![false; tickets];
@@ -88,7 +113,7 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         blocks.push(refusal);
     }
     let hosts = hosts_access::blocks(host, connection, needs);
-    if netfilter::evaluate(host, connection, needs).verdict == Verdict::Accept {
+    if filtered == Verdict::Accept {
         for (ticket, enforced) in blocks.iter_mut().zip(&enforced) {
             // The ticket exists, but no packet filter refuses; only a hosts file could be enforcing it.
             ticket.finding.blocking = *enforced || hosts.iter().any(|h| h.finding.owner.starts_with("fail2ban"));
@@ -146,6 +171,9 @@ pub fn notes(host: &HostState) -> Vec<String> {
     }
     if let Part::Unreadable(why) = &host.hosts_access {
         notes.push(unreadable("hosts.allow and hosts.deny", why));
+    }
+    for (name, why) in host.ipset.unreadable() {
+        notes.push(unreadable(&name, &why));
     }
     if let Part::Absent(why) = &host.fail2ban {
         notes.push(format!("fail2ban: {why}"));

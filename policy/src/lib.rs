@@ -26,6 +26,7 @@ pub mod request;
 pub mod sshsig;
 pub mod step;
 pub mod subsystem;
+pub mod trace;
 pub mod verdict;
 pub mod verify;
 pub mod wire;

@@ -78,6 +78,9 @@ pub enum Operation {
         /// To which port; the SSH port when not given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
+        /// With everything it meets on its way, not only what decides.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        explain: bool,
     },
     /// Lift every block of a source in every subsystem.
     Unban {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
 use crate::step::Step;
+use crate::trace::TraceLine;
 
 /// What the host does to a new connection. Unknown is never "open".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +117,9 @@ pub struct StageReport {
     pub detail: String,
     /// What decided, quoted.
     pub evidence: Vec<Evidence>,
+    /// Everything the connection met in this stage, in order; only where it was asked for (`--explain`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trace: Vec<TraceLine>,
 }
 
 /// The catalogue of causes (shared/causes.md). The ids are stable; those not found by this version are not listed.

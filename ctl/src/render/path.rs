@@ -3,17 +3,29 @@
 
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::Diagnosis;
+use sshfix_policy::trace::{Handshake, Point, TraceLine};
 use sshfix_policy::verdict::{Cause, Evidence, Finding, Stage, StageReport, Verdict};
 
 use super::{Page, View, mark};
 use crate::text;
 
-/// Where a cause acts, so that its finding is drawn under that stage.
-fn stage_of(cause: Cause) -> Stage {
-    match cause {
-        Cause::Fail2banBan
-        | Cause::Fail2banBanStale
-        | Cause::NftRule
+/// Where a finding acts, so that it is drawn under that stage. What fail2ban does it does by some other subsystem, which the evidence
+/// behind its ticket names.
+fn stage_of(finding: &Finding) -> Stage {
+    match finding.cause {
+        Cause::Fail2banBan | Cause::Fail2banBanStale => {
+            let by = |start: &str| finding.evidence.iter().any(|evidence| evidence.source.starts_with(start));
+            if by("nft ") || by("iptables") || by("ip6tables") || by("ipset ") {
+                Stage::Netfilter
+            } else if by("ip route") || by("ip -6 route") {
+                Stage::Route
+            } else if by("/") {
+                Stage::HostsAccess
+            } else {
+                Stage::Netfilter
+            }
+        }
+        Cause::NftRule
         | Cause::IptablesRule
         | Cause::IptablesRatelimit
         | Cause::IpsetEntry
@@ -40,8 +52,7 @@ pub fn diagnosis(diagnosis: &Diagnosis, view: &View) -> String {
         dotted |= stage.verdict == Verdict::Refuse;
         draw_stage(&mut out, stage, &diagnosis.findings, dotted, view);
     }
-    let drawn =
-        |finding: &&Finding| finding.blocking && diagnosis.stages.iter().any(|stage| stage.stage == stage_of(finding.cause));
+    let drawn = |finding: &&Finding| finding.blocking && diagnosis.stages.iter().any(|stage| stage.stage == stage_of(finding));
     let rest: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| !drawn(finding)).collect();
 
     out.gap();
@@ -73,8 +84,8 @@ fn draw_stage(out: &mut Page, report: &StageReport, findings: &[Finding], dotted
     let name = format!("{:<15}", report.stage.to_string());
     out.line(&format!("  {} {} {}", mark(report.verdict), name.bold(), text::line(&report.detail)));
 
-    let here: Vec<&Finding> =
-        findings.iter().filter(|finding| finding.blocking && stage_of(finding.cause) == report.stage).collect();
+    draw_trace(out, &bar, &report.trace);
+    let here: Vec<&Finding> = findings.iter().filter(|finding| finding.blocking && stage_of(finding) == report.stage).collect();
     for finding in &here {
         draw_finding(out, &bar, finding, view);
     }
@@ -84,6 +95,48 @@ fn draw_stage(out: &mut Page, report: &StageReport, findings: &[Finding], dotted
             quote(out, &bar, evidence);
         }
     }
+}
+
+/// Everything that was met, in order: one line for what it is and what it does, then where it stands and whose it is. Jumps are
+/// indented as deep as the kernel follows them.
+fn draw_trace(out: &mut Page, bar: &str, trace: &[TraceLine]) {
+    let mut before = None;
+    for line in trace {
+        if line.at != before {
+            before.clone_from(&line.at);
+            out.line(&format!("{bar}{}", line.at.as_ref().map_or_else(String::new, point)));
+        }
+        let indent = "  ".repeat(line.depth.min(16) + usize::from(line.at.is_some()));
+        let may = if line.depends.is_empty() { "" } else { "perhaps " };
+        let effect = format!("{} {may}{}", "→".dimmed(), text::line(&line.effect));
+        let effect = if line.decides { effect.bold().to_string() } else { effect };
+        let mut lines = text::lines(&line.text);
+        out.line(&format!("{bar}{indent}{}  {effect}", lines.next().unwrap_or_default()));
+        for rest in lines {
+            out.line(&format!("{bar}{indent}{rest}"));
+        }
+        let mut about = vec![text::line(&line.source).cyan().to_string()];
+        about.extend(line.counter.map(|counter| format!("{} packets {} bytes", counter.packets, counter.bytes)));
+        about.extend(line.owner.iter().map(|owner| format!("owner {}", text::line(owner))));
+        out.line(&format!("{bar}{indent}  {}", about.join(", ")));
+        for element in &line.elements {
+            out.line(&format!("{bar}{indent}  {}: {}", text::line(&element.source).cyan(), text::line(&element.text)));
+        }
+        for depends in &line.depends {
+            out.line(&format!("{bar}{indent}  {} {}", "it depends on".yellow(), text::line(depends)));
+        }
+    }
+}
+
+/// `SYN at input, priority 0`
+fn point(at: &Point) -> String {
+    let packet = match at.packet {
+        Handshake::Syn => "SYN",
+        Handshake::Answer => "answer",
+        Handshake::Ack => "ACK",
+    };
+    let arrival = at.arrival.as_ref().map_or_else(String::new, |arrival| format!(" {}", text::line(arrival)));
+    format!("{packet}{arrival} at {}, priority {}", text::line(&at.hook), at.priority).dimmed().to_string()
 }
 
 fn draw_finding(out: &mut Page, bar: &str, finding: &Finding, view: &View) {

@@ -160,7 +160,7 @@ fn owner_of(chain: &Chain, set: Option<&SetKey>) -> Owner {
 }
 
 /// A rule in nobody's chain that leads to a manager's chain is that manager's: `-A INPUT ... -j f2b-sshd`.
-fn owner_of_rule(state: &State, chain: &Chain, rule: &Rule) -> Owner {
+pub(super) fn owner_of_rule(state: &State, chain: &Chain, rule: &Rule) -> Owner {
     let mut owners = leads_to(state, chain, rule).into_iter().map(|name| owner::of("", &name, None, std::iter::empty()));
     match owner_of(chain, None) {
         Owner::Nobody => owners.find(|owner| *owner != Owner::Nobody).unwrap_or(Owner::Nobody),
@@ -169,7 +169,7 @@ fn owner_of_rule(state: &State, chain: &Chain, rule: &Rule) -> Owner {
 }
 
 /// The same of iptables-legacy.
-fn owner_of_legacy(place: &xtables::Place, rule: &xtables::Rule) -> Owner {
+pub(super) fn owner_of_legacy(place: &xtables::Place, rule: &xtables::Rule) -> Owner {
     match (owner::of(&place.table, &place.chain, None, std::iter::empty()), &rule.action) {
         (Owner::Nobody, Action::Jump(name) | Action::Goto(name)) => owner::of("", name, None, std::iter::empty()),
         (owner, _) => owner,

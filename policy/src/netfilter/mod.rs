@@ -4,11 +4,13 @@ mod arrival;
 #[cfg(test)]
 mod arrival_tests;
 mod block;
+mod conntrack;
 mod ipset;
 mod list;
 mod reference;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod walk;
 
 use crate::host::{HostState, Needs, Part};
@@ -19,12 +21,14 @@ use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 pub use block::{blocks, plan_accept};
 pub use list::{bans, firewall_list, plan_remove};
 pub use reference::{Reference, ReferenceError};
+pub use trace::trace;
 use walk::{Culprit, Pass, Refusal, Walk, walk};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
     let walked = walk(host, connection, needs);
-    let report = |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence };
+    let report =
+        |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence, trace: Vec::new() };
     if let Some(refusal) = walked.decided() {
         let detail = format!("{} {}{}", what(refusal.pass), how(refusal), taken(&walked));
         return report(Verdict::Refuse, detail, evidence(host, connection, refusal, needs));

@@ -30,7 +30,7 @@ pub(super) fn from(source: &str) -> Connection {
 }
 
 /// Asks as the agent does: sets are not read, what is needed is looked up.
-fn asked<T>(kernel: &State, mut question: impl FnMut(&HostState, &mut Needs) -> T) -> (T, HostState, Needs) {
+pub(super) fn asked<T>(kernel: &State, mut question: impl FnMut(&HostState, &mut Needs) -> T) -> (T, HostState, Needs) {
     let mut state = State { dumps: std::collections::BTreeMap::default(), ..kernel.clone() };
     let mut all = Needs::new();
     for _ in 0..20 {

@@ -6,7 +6,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::link::Link;
 use crate::packet::{Interface, Packet, Tracking, Tri};
 use crate::subsystem::ipset;
-use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit};
+use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
 use crate::subsystem::nf_tables::{BaseChain, Chain, Doubt, Family, State};
 use crate::subsystem::xtables::{self, evaluate as legacy};
 use crate::verdict::Connection;
@@ -46,9 +46,39 @@ pub struct Refusal {
     pub doubts: Vec<Doubt>,
 }
 
+/// What a packet met at one point of a hook, for the trace.
+#[derive(Clone, Debug)]
+pub struct Met {
+    /// Which packet.
+    pub pass: Pass,
+    /// At which hook.
+    pub hook: Hook,
+    /// At which priority.
+    pub priority: i32,
+    /// By which way in, where they differ.
+    pub arrival: Option<String>,
+    /// What becomes of the connection on that way.
+    ends: Option<bool>,
+    /// What.
+    pub what: What,
+}
+
+/// What can be met.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// An `nf_tables` base chain, with what matched in it and on what it depends that it sees the packet at all.
+    NfTables(Vec<Hit>, Option<String>),
+    /// A legacy table.
+    Legacy(Vec<legacy::Hit>),
+    /// Connection tracking, which found this.
+    Conntrack(Tracking),
+}
+
 /// What the packet filters do to a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Walk {
+    /// Everything that was met, where that was asked for.
+    pub met: Vec<Met>,
     /// Every refusal that is possible; a certain one is the last.
     pub refusals: Vec<Refusal>,
     /// The port that the SYN was delivered to, where it is not the one asked for and known.
@@ -73,7 +103,7 @@ impl Walk {
 
 /// A hook on the way. `Ingress` and `Egress` belong to devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hook {
+pub enum Hook {
     Ingress,
     Prerouting,
     Input,
@@ -105,7 +135,16 @@ const NAT_SOURCE: i32 = 100;
 /// Takes the handshake through every hook: once without knowing where it comes in, and where that leaves something open, once for
 /// every interface and address of the host it may come to. Where these differ, it is unknown.
 pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
-    let anyhow = one(host, connection, None, needs);
+    walk_on(host, connection, false, needs)
+}
+
+/// The same, and notes everything that was met.
+pub fn traced(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
+    walk_on(host, connection, true, needs)
+}
+
+fn walk_on(host: &HostState, connection: &Connection, noted: bool, needs: &mut Needs) -> Walk {
+    let anyhow = one(host, connection, None, noted, needs);
     if !anyhow.open {
         return anyhow;
     }
@@ -113,7 +152,7 @@ pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Wal
     if arrivals.is_empty() {
         return anyhow;
     }
-    let walks = arrivals.iter().map(|arrival| (arrival, one(host, connection, Some(arrival), needs))).collect();
+    let walks = arrivals.iter().map(|arrival| (arrival, one(host, connection, Some(arrival), noted, needs))).collect();
     join(walks, anyhow.verdict())
 }
 
@@ -140,6 +179,11 @@ fn join(walks: Vec<(&Arrival, Walk)>, known: Option<bool>) -> Walk {
     let several = walks.len() > 1;
     let mut all = Walk { open: true, ..Walk::default() };
     for (arrival, walk) in walks {
+        // Two ways in on which the same becomes of it need not be shown twice.
+        let shown = all.met.iter().any(|met| met.ends == walk.verdict());
+        let ends = walk.verdict();
+        let by = Some(arrival.text()).filter(|_| several);
+        all.met.extend(walk.met.into_iter().filter(|_| !shown).map(|met| Met { arrival: by.clone(), ends, ..met }));
         for mut refusal in walk.refusals {
             if refusal.certain && several && !same {
                 refusal.certain = false;
@@ -154,7 +198,7 @@ fn join(walks: Vec<(&Arrival, Walk)>, known: Option<bool>) -> Walk {
 }
 
 /// Takes the handshake through every hook, coming in like this.
-fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, needs: &mut Needs) -> Walk {
+fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, noted: bool, needs: &mut Needs) -> Walk {
     let empty = State::default();
     let ipsets = super::ipset::facts(host);
     let mut walk = Walk::default();
@@ -178,6 +222,7 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, nee
         whole_sets: connection.source.single().is_none(),
         needs,
         pass: Pass::Syn,
+        met: noted.then(Vec::new),
         refusals: walk.refusals,
         entry: Tri::Maybe,
         delivered: None,
@@ -200,6 +245,7 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, nee
     }
     walk.open = walker.open;
     walk.refusals = walker.refusals;
+    walk.met = walker.met.unwrap_or_default();
     walk
 }
 
@@ -219,6 +265,7 @@ struct Walker<'a, 'n> {
     whole_sets: bool,
     needs: &'n mut Needs,
     pass: Pass,
+    met: Option<Vec<Met>>,
     refusals: Vec<Refusal>,
     /// Whether conntrack has an entry for the connection once the SYN was delivered.
     entry: Tri,
@@ -246,12 +293,14 @@ impl<'a> Walker<'a, '_> {
     fn group(&mut self, hook: Hook, group: &[((i32, i32), Called<'a>)], packet: &Packet) -> Option<Packet> {
         let ordered = group.len() == 1 || *group.first().map(|((priority, _), _)| priority)? == NAT_DESTINATION;
         let before = self.refusals.len();
+        let met = self.met.as_ref().map_or(0, Vec::len);
         let after = self.in_order(hook, group, packet.clone())?;
         if ordered || after == *packet {
             return Some(after);
         }
         // Some of them change the packet, so each may see it changed or not.
         self.refusals.truncate(before);
+        self.met.iter_mut().for_each(|all| all.truncate(met));
         self.in_order(hook, group, packet.join(&after))
     }
 
@@ -260,7 +309,11 @@ impl<'a> Walker<'a, '_> {
             packet = match called {
                 Called::Chain(index, perhaps) => self.chain(hook, *index, perhaps.as_deref(), packet)?,
                 Called::Table(table) => self.table(hook, table, packet)?,
-                Called::Conntrack => self.track(packet),
+                Called::Conntrack => {
+                    let tracked = self.track(packet);
+                    self.meet(hook, CONNTRACK, What::Conntrack(tracked.tracking));
+                    tracked
+                }
                 Called::Translate => self.translate(packet),
             };
         }
@@ -318,7 +371,10 @@ impl<'a> Walker<'a, '_> {
         }
         let mut evaluator = Evaluator::new(self.state, self.whole_sets, self.needs);
         evaluator.ipsets = self.ipsets;
+        evaluator.hits = self.met.is_some().then(Vec::new);
         let outcome = evaluator.base_chain(index, &packet);
+        let hits = evaluator.hits.unwrap_or_default();
+        self.meet(hook, base.priority, What::NfTables(hits, perhaps.clone()));
         self.open |= perhaps.is_some() || outcome.events.iter().any(|event| !event.doubts.is_empty());
         let refusals = outcome.events.iter().filter(|event| matches!(event.exit, Exit::Refuse(_)));
         if outcome.packet.is_none() && perhaps.is_none() {
@@ -339,8 +395,8 @@ impl<'a> Walker<'a, '_> {
         }
     }
 
-    fn table(&mut self, hook: Hook, table: &xtables::Table, packet: Packet) -> Option<Packet> {
-        let hook = match hook {
+    fn table(&mut self, at: Hook, table: &xtables::Table, packet: Packet) -> Option<Packet> {
+        let hook = match at {
             Hook::Prerouting => xtables::Hook::Prerouting,
             Hook::Input => xtables::Hook::Input,
             Hook::Output => xtables::Hook::Output,
@@ -354,6 +410,7 @@ impl<'a> Walker<'a, '_> {
         }
         let run = legacy::run(table, hook, packet.view(), self.ipsets);
         self.needs.extend(run.needs);
+        self.meet(at, xtables::priority(&table.name, hook).unwrap_or_default(), What::Legacy(run.hits));
         self.open |= seen == Tri::Maybe || run.outcomes.iter().any(|outcome| outcome.depends.is_some()) || run.outcomes.len() > 1;
         let refuses = |outcome: &&legacy::Outcome| matches!(outcome.end, legacy::End::Drop | legacy::End::Reject(_));
         if seen == Tri::Yes && !run.outcomes.is_empty() && run.outcomes.iter().all(|outcome| refuses(&outcome)) {
@@ -390,6 +447,12 @@ impl<'a> Walker<'a, '_> {
             }
         }
         Some(after)
+    }
+
+    fn meet(&mut self, hook: Hook, priority: i32, what: What) {
+        if let Some(met) = &mut self.met {
+            met.push(Met { pass: self.pass, hook, priority, arrival: None, ends: None, what });
+        }
     }
 
     fn refuse(&mut self, culprit: Culprit, certain: bool, doubts: Vec<Doubt>) {

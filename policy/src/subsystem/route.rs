@@ -13,12 +13,15 @@ use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Links;
 use crate::step::{Mismatch, Step as AnyStep};
+use crate::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
 
 /// The tables that every host looks in, in this order (ip-rule(8)): local, main, default. Others need a policy rule.
 const TABLES: [u32; 3] = [255, MAIN, 253];
 /// `RT_TABLE_MAIN`
 const MAIN: u32 = 254;
+/// Routes listed in a trace.
+const MOST_TRACED: usize = 50;
 
 /// What was asked of the kernel so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,7 +286,7 @@ fn fact<'a>(state: &'a State, source: Source, needs: &mut Needs) -> Option<&'a F
 
 /// What routes do to the host's answers.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
-    let report = |verdict, detail, evidence| StageReport { stage: Stage::Route, verdict, detail, evidence };
+    let report = |verdict, detail, evidence| StageReport { stage: Stage::Route, verdict, detail, evidence, trace: Vec::new() };
     match &host.route {
         Part::Absent(why) => report(Verdict::Accept, why.clone(), Vec::new()),
         Part::Unreadable(why) => report(Verdict::Unknown, why.clone(), Vec::new()),
@@ -295,6 +298,48 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
             }
         },
     }
+}
+
+/// The kernel's answer to the lookup, and the routes that were looked at for it, in the order the kernel prefers them.
+pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<TraceLine> {
+    let Part::Present(state) = &host.route else { return Vec::new() };
+    let source = connection.source;
+    let Some(fact) = fact(state, source, needs) else { return Vec::new() };
+    let asked = format!("{} get {}", program(source), source.first());
+    let refusing = fact.decider(source);
+    let mut lines = vec![match &fact.answer {
+        Answer::Goes(route) => TraceLine::new(asked, route.clone(), "answers leave this way"),
+        Answer::Refused(kind) => TraceLine::new(asked, kind.to_string(), format!("answers are not sent: {}", why(*kind))),
+        Answer::NoRoute => TraceLine::new(asked, "no route", "answers are not sent"),
+        Answer::Unknown(why) => TraceLine::new(asked, why.clone(), "unknown"),
+    }];
+    let mut routes: Vec<&Route> = fact.routes.iter().collect();
+    routes.sort_by_key(|route| {
+        let table = TABLES.iter().position(|table| *table == route.table).unwrap_or(TABLES.len());
+        (table, Reverse(route.destination.net().prefix_len()), route.metric)
+    });
+    let (shown, rest) = routes.split_at(routes.len().min(MOST_TRACED));
+    for route in shown {
+        let decides = refusing == Some(*route);
+        let effect = match (decides, route.kind) {
+            (true, kind) => format!("takes it: {}", why(kind)),
+            (false, Kind::Delivers) => "delivers, if no other route comes first".to_owned(),
+            (false, kind) => format!("is a {kind} route, and another one comes first"),
+        };
+        let Evidence { source, text } = evidence(route);
+        let mut line = TraceLine::new(source, text, effect);
+        line.decides = decides;
+        lines.push(line);
+    }
+    if !rest.is_empty() {
+        lines.push(TraceLine::new(program(source), format!("{} more routes share addresses with it", rest.len()), "not shown"));
+    }
+    if lines.iter().all(|line| !line.decides)
+        && let Some(first) = lines.first_mut()
+    {
+        first.decides = true;
+    }
+    lines
 }
 
 /// The routes that refuse the source, each with its removal where it is about nobody else.

@@ -1,6 +1,7 @@
 //! hosts.allow and hosts.deny: `hosts_access(5)` and `hosts_options(5)` as libwrap reads them, what they do to a connection, and
 //! the edits that let a source in or keep it out. Every byte that an edit does not show stays. Must not touch a file.
 
+mod considered;
 mod document;
 mod evaluate;
 mod lift;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::{HostState, Needs, Part};
 use crate::verdict::{Block, Connection, Evidence, Stage, StageReport, Verdict};
 
+pub use considered::trace;
 pub use document::{Document, Kind, Line, Rule};
 pub use evaluate::{Facts, HostName, PatternFile, Place, Port, Request, Tables, Trace};
 pub use options::Outcome;
@@ -153,7 +155,13 @@ impl State {
 
 /// What hosts.allow and hosts.deny do to this connection. Facts that are missing go to `needs` and make it unknown meanwhile.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
-    let report = |verdict, detail: String, evidence| StageReport { stage: Stage::HostsAccess, verdict, detail, evidence };
+    let report = |verdict, detail: String, evidence| StageReport {
+        stage: Stage::HostsAccess,
+        verdict,
+        detail,
+        evidence,
+        trace: Vec::new(),
+    };
     let state = match &host.hosts_access {
         Part::Present(state) => state,
         Part::Absent(why) => return report(Verdict::Accept, why.clone(), Vec::new()),

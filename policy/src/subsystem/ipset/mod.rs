@@ -128,6 +128,17 @@ impl State {
         }
     }
 
+    /// The sets that could not be read or asked, each with the reason.
+    pub fn unreadable(&self) -> Vec<(String, String)> {
+        let name = |index: &u16| self.names.get(index).map_or_else(|| format!("ipset {index}"), |name| format!("ipset {name}"));
+        let sets = self.sets.iter().filter_map(|(index, set)| Some((name(index), set.as_ref().err()?.clone())));
+        let entries = self.entries.iter().filter_map(|(query, entry)| match entry {
+            Entry::Unknown(why) => Some((format!("{} in ipset {}", query.key, query.set), why.clone())),
+            Entry::Absent | Entry::Exact | Entry::Wider(_) => None,
+        });
+        sets.chain(entries).collect()
+    }
+
     /// Whether `-m set` matches a packet (`set_match_v4`, `ip_set_test`).
     pub fn judge(&self, reference: SetReference, counters: Option<&SetCounters>, view: &View<'_>) -> Judged {
         // IPSET_INV_MATCH

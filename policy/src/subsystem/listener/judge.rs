@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::{Listener, State, Unit};
 use crate::host::{HostState, Part};
+use crate::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
 
 /// What was found for one connection.
@@ -27,7 +28,37 @@ pub fn evaluate(host: &HostState, connection: &Connection) -> StageReport {
             finding: None,
         },
     };
-    StageReport { stage: Stage::Listener, verdict: judgement.verdict, detail: judgement.detail, evidence: judgement.evidence }
+    let Judgement { verdict, detail, evidence, .. } = judgement;
+    StageReport { stage: Stage::Listener, verdict, detail, evidence, trace: Vec::new() }
+}
+
+/// Every socket on the port, with whether it can take this connection, SSH servers elsewhere, and the units.
+pub fn trace(host: &HostState, connection: &Connection) -> Vec<TraceLine> {
+    let Part::Present(state) = &host.listener else { return Vec::new() };
+    let loopback = connection.source.first().is_loopback();
+    let mut lines: Vec<TraceLine> = Vec::new();
+    for listener in &state.listeners {
+        let effect = if listener.local.port() != connection.port {
+            "is on another port"
+        } else if !takes_family(listener, connection) {
+            "takes no connection of this family"
+        } else if !loopback && listener.local.ip().is_loopback() {
+            "takes connections of this host only"
+        } else if listener.holders.is_empty() {
+            "takes it; who holds the socket cannot be seen"
+        } else if state.is_ssh(listener) {
+            "takes it, and an SSH server answers"
+        } else {
+            "takes it, and no SSH server answers"
+        };
+        let Evidence { source, text } = listener.evidence();
+        let mut line = TraceLine::new(source, text, effect);
+        line.owner = listener.holders.iter().find_map(|holder| holder.unit.clone());
+        line.decides = effect.starts_with("takes it");
+        lines.push(line);
+    }
+    lines.extend(unit_evidence(state).map(|unit| TraceLine::new(unit.source, unit.text, "as systemd has it")));
+    lines
 }
 
 /// What keeps connections out at this stage. Starting a server or moving it is not done by `unban`: each block says by which

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::{AccessPath, HostState, Part, PathOrigin};
 use crate::verdict::Evidence;
 
-pub use judge::{blocks, evaluate};
+pub use judge::{blocks, evaluate, trace};
 pub use title::{Title, session_title};
 
 /// The units an SSH server is run by: `ssh` on Debian, `sshd` elsewhere, either of them by socket activation.

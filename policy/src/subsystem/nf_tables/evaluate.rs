@@ -15,6 +15,8 @@ const DEEPEST: usize = 16;
 const BUDGET: usize = 2_000_000;
 /// Uncertain events kept for one base chain; the first of each kind always is.
 const MOST_EVENTS: usize = 1000;
+/// Lines of the trace kept for one packet at one base chain.
+pub const MOST_HITS: usize = 1000;
 
 /// Nothing is known of ipsets.
 static NO_SETS: ipset::State = ipset::State::new();
@@ -50,6 +52,19 @@ pub struct Event {
     pub doubts: Vec<Doubt>,
 }
 
+/// A rule that matched or may have, or the end of a chain: one line of the trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// How many jumps deep.
+    pub depth: usize,
+    /// Which rule, with what its lookups found; without one it is the chain's end.
+    pub frame: Frame,
+    /// On what it depends; empty when it certainly matched.
+    pub doubts: Vec<Doubt>,
+    /// Where it leads: one of these.
+    pub ends: Vec<End>,
+}
+
 /// What a base chain does to a packet.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -67,6 +82,8 @@ pub struct Evaluator<'a> {
     pub(super) changed_sets: BTreeSet<SetKey>,
     /// What is known of ipsets.
     pub ipsets: &'a ipset::State,
+    /// Everything that matched so far, in order, where that is wanted; at most [`MOST_HITS`].
+    pub hits: Option<Vec<Hit>>,
     chains: BTreeMap<(Family, &'a str, &'a str), usize>,
     sets: BTreeMap<&'a SetKey, &'a Set>,
     budget: usize,
@@ -88,6 +105,7 @@ impl<'a> Evaluator<'a> {
             needs,
             changed_sets: BTreeSet::new(),
             ipsets: &NO_SETS,
+            hits: None,
             chains: state.chains.iter().enumerate().map(name).collect(),
             sets: state.sets.iter().map(|set| (&set.key, set.as_ref())).collect(),
             budget: BUDGET,
@@ -108,13 +126,16 @@ impl<'a> Evaluator<'a> {
         self.accepted = None;
         let mut packet = packet.clone();
         if self.chain(index, &mut packet, 0) {
-            self.path.push(Frame { chain: index, rule: None, found: Vec::new() });
+            let end = Frame { chain: index, rule: None, found: Vec::new() };
+            self.path.push(end.clone());
             let policy_accept =
                 self.state.chains.get(index).and_then(|chain| chain.base.as_ref()).is_some_and(|b| b.policy_accept);
+            let refused = "dropped by the policy".to_owned();
+            self.note(0, end, if policy_accept { End::Accept(None) } else { End::Refuse(refused.clone()) });
             if policy_accept {
                 self.leave(Exit::Accept, Some(packet));
             } else {
-                self.leave(Exit::Refuse("dropped by the policy".to_owned()), None);
+                self.leave(Exit::Refuse(refused), None);
             }
             self.path.pop();
         }
@@ -141,6 +162,10 @@ impl<'a> Evaluator<'a> {
                 self.run(chain, rule, packet)
             };
             let Some(run) = run else { continue };
+            if let Some(hits) = self.hits.as_mut().filter(|hits| hits.len() < MOST_HITS) {
+                let frame = Frame { chain: index, rule: Some(number), found: run.found.clone() };
+                hits.push(Hit { depth, frame, doubts: run.doubts.clone(), ends: run.ends.clone() });
+            }
             if run.ends == [End::Next] {
                 continue;
             }
@@ -194,10 +219,20 @@ impl<'a> Evaluator<'a> {
                 break;
             }
         }
+        if depth > 0 {
+            self.note(depth, Frame { chain: index, rule: None, found: Vec::new() }, End::Return);
+        }
         if let Some(back) = returned {
             *packet = packet.join(&back);
         }
         true
+    }
+
+    /// Adds a line to the trace, where one is wanted.
+    fn note(&mut self, depth: usize, frame: Frame, end: End) {
+        if let Some(hits) = self.hits.as_mut().filter(|hits| hits.len() < MOST_HITS) {
+            hits.push(Hit { depth, frame, doubts: Vec::new(), ends: vec![end] });
+        }
     }
 
     /// Follows a jump or goto.

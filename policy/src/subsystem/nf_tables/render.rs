@@ -82,6 +82,37 @@ pub fn element(state: &State, set: &SetKey, element: &Element) -> String {
     text
 }
 
+/// The same with the time it was given, the time it has left and its comment: `203.0.113.7 timeout 10m expires 9m12s`.
+pub fn whole_element(state: &State, set: &SetKey, element: &Element) -> String {
+    let whole = self::element(state, set, element);
+    // What a map gives stands behind the options.
+    let mut text = self::element(state, set, &Element { data: None, object: None, ..element.clone() });
+    let given = whole.get(text.len()..).unwrap_or_default();
+    for (name, time) in [("timeout", element.timeout_ms), ("expires", element.expires_ms)] {
+        if let Some(time) = time {
+            let _ = write!(text, " {name} {}", duration(time));
+        }
+    }
+    if let Some(comment) = &element.comment {
+        let _ = write!(text, " comment {}", string(comment));
+    }
+    text + given
+}
+
+/// As nft prints a time: `1d2h3m4s5ms` (`time_print` in `src/datatype.c`).
+fn duration(milliseconds: u64) -> String {
+    let mut rest = milliseconds;
+    let mut text = String::new();
+    for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        let count = rest / length;
+        rest %= length;
+        if count > 0 {
+            let _ = write!(text, "{count}{unit}");
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 /// nft's own type numbers (`include/datatype.h`).
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;

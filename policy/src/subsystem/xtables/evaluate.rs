@@ -12,6 +12,8 @@ use crate::subsystem::ipset;
 
 /// Rules looked at before giving up; the kernel's own limit is the number of jumps, which a real table never comes near.
 const BUDGET: usize = 2_000_000;
+/// Lines of the trace kept for one packet in one table.
+pub const MOST_HITS: usize = 1000;
 
 /// How the table can end for the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,10 +41,12 @@ pub struct Outcome {
     pub depends: Option<String>,
 }
 
-/// A rule that matched, or may have.
+/// A rule that matched or may have, or the end of a chain: one line of the trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
-    /// Which rule.
+    /// How many jumps deep.
+    pub depth: usize,
+    /// Which rule; one past the last is the chain's end.
     pub place: Place,
     /// What its match depends on, where it is not certain.
     pub depends: Option<String>,
@@ -55,7 +59,7 @@ pub struct Run<'a> {
     pub outcomes: Vec<Outcome>,
     /// What is known of the packet afterwards, if it goes on: marks, destination and tracking may have changed.
     pub view: View<'a>,
-    /// The rules that matched or may have, in order.
+    /// The rules that matched or may have, in order; at most [`MOST_HITS`].
     pub hits: Vec<Hit>,
     /// Facts that are missing.
     pub needs: Needs,
@@ -79,6 +83,7 @@ pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &ipset::State) -
         if let Some(end) = runner.chain(chain, start, 0) {
             let verdict = if chain.policy_accept { End::Accept } else { End::Drop };
             let place = runner.place(chain, chain.rules.len());
+            runner.note(0, place.clone(), None);
             runner.end(verdict, place, end);
         }
     }
@@ -166,7 +171,7 @@ impl<'a> Runner<'_, 'a> {
                     Some(reason)
                 }
             };
-            self.hits.push(Hit { place: self.place(chain, index), depends: depends.clone() });
+            self.note(depth, self.place(chain, index), depends.clone());
             let passed = depends.is_some().then(|| flow.clone());
             let ends_before = self.outcomes.len();
             let taken = Flow { view: flow.view, depends: flow.depends.or(depends.clone()) };
@@ -195,10 +200,20 @@ impl<'a> Runner<'_, 'a> {
                 (None, Some(passed)) => Flow { depends: passed.depends.or(depends), ..passed },
             };
         }
+        if depth > 0 {
+            self.note(depth, self.place(chain, chain.rules.len()), None);
+        }
         Some(match returned {
             Some(before) => flow.join(before),
             None => flow,
         })
+    }
+
+    /// Adds a line to the trace.
+    fn note(&mut self, depth: usize, place: Place, depends: Option<String>) {
+        if self.hits.len() < MOST_HITS {
+            self.hits.push(Hit { depth, place, depends });
+        }
     }
 
     fn act(&mut self, chain: &Chain, index: usize, rule: &Rule, flow: Flow<'a>, depth: usize) -> Next<'a> {
