@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use sshfix_policy::allowed_signers::AllowedSigners;
 use sshfix_policy::authorize::Grants;
 
+use crate::audit::{self, Given};
 use crate::config::{self, Config};
 use crate::identity::{self, Identity};
 use crate::init::{self, ROOT_KEY};
@@ -44,7 +45,7 @@ pub fn check(agent_toml: &Path) -> Report {
     if let Some(directory) = agent_toml.parent() {
         root_key(&directory.join(ROOT_KEY), &config.paths.allowed_signers, &mut report);
     }
-    state(&config.state, &mut report);
+    state(&config, &mut report);
     report
 }
 
@@ -132,7 +133,8 @@ fn root_key(path: &Path, allowed_signers: &Path, report: &mut Report) {
     }
 }
 
-fn state(path: &Path, report: &mut Report) {
+fn state(config: &Config, report: &mut Report) {
+    let path = config.state.as_path();
     let shown = path.display();
     if let Some(directory) = path.parent()
         && let Ok(found) = fs::symlink_metadata(directory)
@@ -148,8 +150,13 @@ fn state(path: &Path, report: &mut Report) {
         Ok(store) => store,
         Err(error) => return report.wrong.push(error.to_string()),
     };
-    match store.audit_verify(None) {
-        Ok(head) => report.fine.push(format!("{shown}: the chain of {} audit rows is whole", head.seq)),
+    // An identity that cannot be read was reported above.
+    let key = Identity::load(&config.paths.identity).and_then(|identity| identity.public_key()).ok();
+    match audit::verify(path, key.as_ref(), Given::default()) {
+        Ok(found) if found.intact => report.fine.push(format!("{shown}: the chain of {} audit records is whole", found.records)),
+        Ok(found) => {
+            report.wrong.extend(found.problems.iter().map(|problem| format!("{shown}: audit {}", problem.problem)));
+        }
         Err(error) => report.wrong.push(format!("{shown}: {error}")),
     }
     match store.stuck_changes() {
@@ -184,10 +191,10 @@ mod tests {
     fn what_init_made_is_right() {
         let (_dir, directory) = fresh();
         assert_eq!(wrong(&directory), Vec::<String>::new());
-        Store::open(&directory.join("state/state.db")).unwrap().audit_open(&crate::audit::AuditOpening::default()).unwrap();
+        Store::open(&directory.join("state/state.db")).unwrap().audit_open(&audit::AuditOpening::default()).unwrap();
         let report = check(&directory.join("agent.toml"));
         assert_eq!(report.wrong, Vec::<String>::new());
-        assert!(report.fine.iter().any(|line| line.contains("chain of 1 audit rows")), "{:?}", report.fine);
+        assert!(report.fine.iter().any(|line| line.contains("chain of 1 audit records")), "{:?}", report.fine);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
+use sshfix_policy::audit::{CHECKPOINT_NAMESPACE, Checkpoint};
+use sshfix_policy::public_key::PublicKey;
 use sshfix_policy::reply::Reply;
 use sshfix_policy::request::{PROTOCOL, REPLY_NAMESPACE};
 use sshfix_policy::sshsig::{self, SshSigError};
@@ -43,6 +45,9 @@ pub enum IdentityError {
         /// Why.
         why: String,
     },
+    /// Of a type or length that nothing verifies.
+    #[error("the host key cannot be verified with: {0}")]
+    Unfit(String),
     /// No random bytes.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -102,6 +107,17 @@ impl Identity {
         let signature = sshsig::sign(&self.key, REPLY_NAMESPACE, &payload)?;
         Ok(SignedReply::new(payload, signature).encode()?)
     }
+
+    /// The public key, to verify with.
+    pub fn public_key(&self) -> Result<PublicKey, IdentityError> {
+        let blob = self.key.public_key().to_bytes().map_err(IdentityError::Encode)?;
+        PublicKey::from_blob(&blob).map_err(|error| IdentityError::Unfit(error.to_string()))
+    }
+
+    /// Signs a head of the audit records.
+    pub fn sign_checkpoint(&self, checkpoint: &Checkpoint) -> Result<Vec<u8>, IdentityError> {
+        Ok(sshsig::sign(&self.key, CHECKPOINT_NAMESPACE, checkpoint.payload().as_bytes())?)
+    }
 }
 
 /// Reads a private key that nobody but root can read or write.
@@ -156,7 +172,6 @@ pub fn save_public(path: &Path, key: &PrivateKey) -> Result<(), IdentityError> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
     use super::*;
-    use sshfix_policy::public_key::PublicKey;
     use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
     use sshfix_policy::sshsig::SshSig;
     use sshfix_policy::wire::PREFIX;

@@ -40,8 +40,10 @@ pub fn start(text: &str) -> Result<(), LogError> {
     let is_terminal = io::stderr().is_terminal();
     let stderr = (journal.is_none() || is_terminal)
         .then(|| tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(is_terminal).with_target(false));
+    // Audit records are no log: they reach the journal whatever is logged besides.
+    let audit = "sshfix_audit=info".parse().map_err(|e| LogError::Started(format!("{e}")))?;
     tracing_subscriber::registry()
-        .with(filter(text)?)
+        .with(filter(text)?.add_directive(audit))
         .with(journal)
         .with(stderr)
         .try_init()

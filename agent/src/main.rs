@@ -2,15 +2,17 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
-use sshfix_agent::config::{DEFAULT_CONFIG, DEFAULT_DIRECTORY};
-use sshfix_agent::{check, init, run};
+use sshfix_agent::config::{Config, DEFAULT_CONFIG, DEFAULT_DIRECTORY};
+use sshfix_agent::identity::Identity;
+use sshfix_agent::{audit, check, init, run};
+use sshfix_policy::public_key::PublicKey;
 
 /// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.
 #[derive(Parser)]
@@ -34,6 +36,22 @@ enum Command {
         #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_DIRECTORY)]
         directory: PathBuf,
     },
+    /// Follow the chain of audit records without an agent, also on a copy of state.db on another machine; exit status 1 when a
+    /// record was altered, removed, put elsewhere or cut off
+    AuditVerify {
+        /// The configuration, for the places of the database and the key
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with_all = ["state", "key"])]
+        config: PathBuf,
+        /// The database
+        #[arg(long, value_name = "FILE", requires = "key")]
+        state: Option<PathBuf>,
+        /// The public key of the host that wrote it: its `/etc/sshfix/agent_ed25519.pub`
+        #[arg(long, value_name = "FILE", requires = "state")]
+        key: Option<PathBuf>,
+        /// A signed head that was kept elsewhere (`sshfix ctl audit checkpoint`); may be given again
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
+    },
     /// Read everything the agent trusts and say what is wrong, with line and column
     Check {
         /// The configuration
@@ -53,7 +71,8 @@ fn main() -> ExitCode {
 }
 
 fn go(command: Command) -> Result<ExitCode> {
-    if !geteuid().is_root() {
+    // A copy on another machine is anybody's to look at.
+    if !geteuid().is_root() && !matches!(command, Command::AuditVerify { state: Some(_), .. }) {
         bail!("this must run as root: it reads and changes what only root may. Nothing was done");
     }
     // What is made is nobody else's until it is given to them.
@@ -67,6 +86,7 @@ fn go(command: Command) -> Result<ExitCode> {
             init::init(&directory, &mut |line| say(&line))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::AuditVerify { config, state, key, checkpoint } => audit_verify(&config, state.zip(key), &checkpoint),
         Command::Check { config } => {
             let report = check::check(&config);
             report.fine.iter().for_each(|line| say(&format_args!("ok     {line}")));
@@ -74,6 +94,20 @@ fn go(command: Command) -> Result<ExitCode> {
             Ok(if report.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+fn audit_verify(config: &Path, copy: Option<(PathBuf, PathBuf)>, kept: &[PathBuf]) -> Result<ExitCode> {
+    let (state, key) = if let Some((state, key)) = copy {
+        (state, PublicKey::from_line(&std::fs::read_to_string(key)?)?)
+    } else {
+        let config = Config::load(config)?;
+        (config.state, Identity::load(&config.paths.identity)?.public_key()?)
+    };
+    let found = audit::verify_offline(&state, &key, kept).map_err(anyhow::Error::msg)?;
+    found.problems.iter().for_each(|problem| say(&format_args!("BROKEN {}", problem.problem)));
+    found.notes.iter().for_each(|note| say(&format_args!("note   {note}")));
+    say(&format_args!("{} records, {} signed heads hold, head {}", found.records, found.checkpoints, found.head));
+    Ok(if found.intact { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A line on stdout. Where nobody reads it any more the work goes on.

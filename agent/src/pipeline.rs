@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use sshfix_policy::address::Source;
@@ -20,7 +21,7 @@ use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
 use sshfix_policy::wire::SignedRequest;
 use sshfix_policy::{diagnose, verify};
 
-use crate::audit::{AuditClosing, AuditOpening, Outcome};
+use crate::audit::{AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
 use crate::change;
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
@@ -38,6 +39,8 @@ pub struct Agent {
     pub identity: Identity,
     /// Requests seen, audit records, journal, leases.
     pub store: Store,
+    /// Keeps the audit records.
+    pub auditor: Auditor,
     /// The host. Whoever holds the lock is the one writer.
     pub host: Mutex<LiveHost>,
 }
@@ -103,17 +106,20 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
         operation: request.map(|request| request.operation.clone()),
         mode: request.map(|request| request.mode.clone()),
         reason: request.and_then(|request| request.reason.clone()),
+        of_itself: None,
     };
-    let sequence = match agent.store.audit_open(&opening) {
+    let authorized = authenticated.and_then(|authenticated| authorize(agent, authenticated));
+    if matches!(authorized, Err(Refusal::Refused(_))) && !agent.auditor.refusals.has_own_record(peer.uid, Instant::now()) {
+        return (id, Body::Error(refused()));
+    }
+    let sequence = match agent.auditor.open(&agent.store, &opening) {
         Ok(sequence) => sequence,
         Err(error) => {
             tracing::error!("the audit record could not be opened; the request was refused: {error}");
             return (id, Body::Error(unaudited(&error)));
         }
     };
-    let result =
-        authenticated.and_then(|authenticated| authorize(agent, authenticated)).and_then(|authorized| serve(agent, &authorized));
-    let (body, closing) = match result {
+    let (body, closing) = match authorized.and_then(|authorized| serve(agent, &authorized)) {
         Ok(body) => {
             let closing = report::closing(&body);
             (body, closing)
@@ -128,9 +134,7 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
             (body, closing)
         }
     };
-    if let Err(error) = agent.store.audit_close(sequence, &closing) {
-        tracing::error!(sequence, "the audit record could not be closed: {error}");
-    }
+    agent.auditor.close(&agent.store, &agent.identity, &opening, sequence, closing);
     (id, body)
 }
 
@@ -183,6 +187,10 @@ fn authorize(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<Autho
 /// Observe, then answer or plan, prove, apply and verify.
 fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal> {
     let request = authorized.request();
+    // What does not look at the host does not wait for it.
+    if let Some(answer) = about_the_records(agent, &request.operation) {
+        return answer;
+    }
     let mut host = lock(&agent.host);
     let port = match &request.operation {
         Operation::Diagnose { port: Some(port), .. } => *port,
@@ -204,6 +212,9 @@ fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal>
         }
         Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
         Operation::Status => Ok(Body::Status(report::status(agent, &host.observe(&question)))),
+        Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => {
+            Err(failed(&"this was answered before"))
+        }
         Operation::Unban { .. }
         | Operation::Ban { .. }
         | Operation::HostsAllow { .. }
@@ -226,6 +237,18 @@ fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal>
             }
         }
     }
+}
+
+/// The answer to what is asked about the audit records.
+fn about_the_records(agent: &Agent, operation: &Operation) -> Option<Result<Body, Refusal>> {
+    let Agent { auditor, store, identity, .. } = agent;
+    let body = match operation {
+        Operation::AuditShow { filter } => store.audit_search(filter).map(Body::Audit).map_err(AuditError::from),
+        Operation::AuditVerify { checkpoint } => auditor.verify(store, identity, checkpoint.as_deref()).map(Body::Verification),
+        Operation::AuditCheckpoint => auditor.checkpoint(store, identity).map(Body::Checkpoint),
+        _ => return None,
+    };
+    Some(body.map_err(|error| failed(&error)))
 }
 
 /// Applies, verifies, and says what became of it.

@@ -130,8 +130,17 @@ pub fn closing(body: &Body) -> AuditClosing {
             };
             closing(outcome, &error.message, error.plan.as_deref(), None)
         }
-        Body::Diagnosis(_) | Body::Bans(_) | Body::Hosts(_) | Body::Firewall(_) | Body::Jails(_) | Body::Status(_) => {
-            closing(Outcome::Answered, "", None, None)
+        Body::Verification(found) => {
+            let detail = found.problems.first().map_or("intact", |problem| problem.problem.as_str());
+            closing(Outcome::Answered, detail, None, None)
         }
+        Body::Diagnosis(_)
+        | Body::Bans(_)
+        | Body::Hosts(_)
+        | Body::Firewall(_)
+        | Body::Jails(_)
+        | Body::Status(_)
+        | Body::Audit(_)
+        | Body::Checkpoint(_) => closing(Outcome::Answered, "", None, None),
     }
 }

@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::audit::{AuditClosing, Outcome};
+use crate::audit::{self, AuditClosing, AuditOpening, Auditor, Outcome};
 use crate::config::{Config, ConfigError};
 use crate::identity::{Identity, IdentityError};
 use crate::listen::{self, ListenError};
@@ -65,7 +65,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     let store = Store::open(&config.state)?;
     let mut listening = listen::listen(&config.socket)?;
     let host = Mutex::new(LiveHost::new(Arc::clone(&config)));
-    let agent = Arc::new(Agent { config, identity, store, host });
+    let agent = Arc::new(Agent { config, identity, store, auditor: Auditor::default(), host });
     recover(&agent);
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -90,12 +90,14 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
         tokio::select! {
             () = serve(listener, Arc::clone(&agent), limits, stop) => {}
             () = end_leases(Arc::clone(&agent)) => {}
+            () = keep_audit(Arc::clone(&agent)) => {}
             () = feed_watchdog() => {}
         }
         Ok(())
     });
     // What still runs on a thread is a lease that is being ended, or a request that serve gave up on.
     runtime.shutdown_timeout(END_TIME);
+    agent.auditor.end(&agent.store, &agent.identity);
     served
 }
 
@@ -113,12 +115,26 @@ fn recover(agent: &Agent) {
         plan: None,
         change: None,
     };
-    let closed = agent
-        .store
-        .audit_open_records()
-        .and_then(|open| open.into_iter().try_for_each(|seq| agent.store.audit_close(seq, &closing)));
+    let closed = agent.store.audit_open_records().map(|open| {
+        for seq in open {
+            agent.auditor.close(&agent.store, &agent.identity, &AuditOpening::default(), seq, closing.clone());
+        }
+    });
     if let Err(error) = closed {
         tracing::error!("audit records of the last run could not be closed: {error}");
+    }
+}
+
+/// Writes down refusals that were only counted and signs the audit records now and then, for ever.
+async fn keep_audit(agent: Arc<Agent>) {
+    let mut tick = interval(audit::INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let agent = Arc::clone(&agent);
+        if let Err(error) = tokio::task::spawn_blocking(move || agent.auditor.upkeep(&agent.store, &agent.identity)).await {
+            tracing::error!("keeping the audit records failed inside the agent; it is tried again: {error}");
+        }
     }
 }
 

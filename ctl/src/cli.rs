@@ -11,10 +11,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sshfix_policy::address::Source;
 use sshfix_policy::request::{Mode, Operation};
 
+mod audit;
+
+pub use audit::{AuditVerb, FilterArgs};
+
 const EXIT_STATUS: &str = "\
 Exit status:
   0   done, nothing to do, or the path is open
-  1   failed, host unchanged
+  1   failed, host unchanged; audit verify: a record was tampered with
   2   usage
   3   refused (signature, freshness or policy)
   4   would lock somebody out
@@ -160,6 +164,9 @@ pub enum Verb {
     /// Jails of fail2ban and the addresses they ignore
     #[command(subcommand, name = "fail2ban")]
     Fail2ban(Fail2banVerb),
+    /// Who asked what and what became of it; whether any record of it was tampered with
+    #[command(subcommand)]
+    Audit(AuditVerb),
     /// Agent version, host, subsystems found, live sessions
     Status,
 }
@@ -287,6 +294,7 @@ impl Verb {
             Verb::Fail2ban(Fail2banVerb::Unignore { source, jail, change }) => {
                 (Operation::Fail2banUnignore { source, jail }, Some(change))
             }
+            Verb::Audit(verb) => (verb.operation(), None),
             Verb::Status => (Operation::Status, None),
         };
         let Some(ChangeArgs { dry_run, plan, reason }) = change else {
@@ -346,6 +354,10 @@ pub fn command_line(operation: &Operation) -> String {
             option("jail", jail.clone());
             format!("fail2ban unignore {}", source.short())
         }
+        Operation::AuditShow { filter } => audit::show_line(filter),
+        Operation::AuditVerify { checkpoint: None } => "audit verify".to_owned(),
+        Operation::AuditVerify { checkpoint: Some(_) } => "audit verify --checkpoint FILE".to_owned(),
+        Operation::AuditCheckpoint => "audit checkpoint".to_owned(),
         Operation::Status => "status".to_owned(),
     };
     words.push(verb);
@@ -448,6 +460,11 @@ mod tests {
             "sshfix ctl fail2ban jails",
             "sshfix ctl fail2ban ignore 203.0.113.7 --jail sshd",
             "sshfix ctl fail2ban unignore 203.0.113.7",
+            "sshfix ctl audit show",
+            "sshfix ctl audit show --since 2026-11-21T06:30:00Z --until 2026-11-22T06:30:00Z --principal alice --action unban \
+             --change 6d05d3c4d0 --outcome rolled-back --address 203.0.113.0/24 --limit 3",
+            "sshfix ctl audit verify",
+            "sshfix ctl audit checkpoint",
             "sshfix ctl status",
         ] {
             let first = ask(line).unwrap().operation;

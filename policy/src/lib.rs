@@ -6,6 +6,7 @@
 pub mod access_proof;
 pub mod address;
 pub mod allowed_signers;
+pub mod audit;
 pub mod authenticate;
 pub mod authorize;
 pub mod blob;

@@ -103,6 +103,9 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
         | Operation::HostsList
         | Operation::FirewallList
         | Operation::Fail2banJails
+        | Operation::AuditShow { .. }
+        | Operation::AuditVerify { .. }
+        | Operation::AuditCheckpoint
         | Operation::Status => {
             return Err(PlanError::Impossible(format!("`{}` changes nothing, so it has no plan", operation.action())));
         }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
+use crate::audit;
 use crate::request::Operation;
 use crate::verdict::{Finding, StageReport, Verdict};
 
@@ -42,6 +43,12 @@ pub enum Body {
     Jails(Jails),
     /// `sshfix.status/1`
     Status(Status),
+    /// `sshfix.audit/1`
+    Audit(audit::Audit),
+    /// `sshfix.audit-verification/1`
+    Verification(audit::Verification),
+    /// `sshfix.audit-checkpoint/1`
+    Checkpoint(audit::CheckpointDocument),
     /// `sshfix.error/1`
     Error(ErrorDocument),
 }
@@ -59,6 +66,8 @@ macro_rules! schema {
         }
     };
 }
+
+pub(crate) use schema;
 
 schema!(DiagnosisSchema, "sshfix.diagnosis/1");
 schema!(PlanSchema, "sshfix.plan/1");
@@ -417,7 +426,15 @@ impl Body {
                 ChangeState::RolledBack => 6,
                 ChangeState::Stuck => 7,
             },
-            Body::Plan(_) | Body::Bans(_) | Body::Hosts(_) | Body::Firewall(_) | Body::Jails(_) | Body::Status(_) => 0,
+            Body::Verification(verification) => u8::from(!verification.intact),
+            Body::Plan(_)
+            | Body::Bans(_)
+            | Body::Hosts(_)
+            | Body::Firewall(_)
+            | Body::Jails(_)
+            | Body::Status(_)
+            | Body::Audit(_)
+            | Body::Checkpoint(_) => 0,
             Body::Error(error) => match error.code {
                 ErrorCode::Failed | ErrorCode::Busy | ErrorCode::PlanChanged => 1,
                 ErrorCode::Usage => 2,

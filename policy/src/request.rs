@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
+use crate::audit;
 
 /// The protocol version inside a request.
 pub const PROTOCOL: u32 = 1;
@@ -165,6 +166,20 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         jail: Option<String>,
     },
+    /// Audit records.
+    AuditShow {
+        /// Which.
+        #[serde(default)]
+        filter: audit::Filter,
+    },
+    /// Follow the whole chain of audit records.
+    AuditVerify {
+        /// An older signed head to hold it against, as `audit checkpoint` printed it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checkpoint: Option<String>,
+    },
+    /// A signed head of the chain as it is now.
+    AuditCheckpoint,
     /// Agent, host, subsystems.
     Status,
 }
@@ -204,6 +219,8 @@ pub enum Action {
     /// `fail2ban unignore`
     #[serde(rename = "fail2ban-unignore")]
     Fail2banUnignore,
+    /// `audit show`, `audit verify` and `audit checkpoint`
+    Audit,
     /// `status`
     Status,
 }
@@ -225,6 +242,7 @@ impl fmt::Display for Action {
             Action::Fail2banJails => "fail2ban-jails",
             Action::Fail2banIgnore => "fail2ban-ignore",
             Action::Fail2banUnignore => "fail2ban-unignore",
+            Action::Audit => "audit",
             Action::Status => "status",
         })
     }
@@ -248,6 +266,7 @@ impl Operation {
             Operation::Fail2banJails => Action::Fail2banJails,
             Operation::Fail2banIgnore { .. } => Action::Fail2banIgnore,
             Operation::Fail2banUnignore { .. } => Action::Fail2banUnignore,
+            Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => Action::Audit,
             Operation::Status => Action::Status,
         }
     }
@@ -269,6 +288,9 @@ impl Operation {
             | Operation::FirewallList
             | Operation::FirewallRemove { .. }
             | Operation::Fail2banJails
+            | Operation::AuditShow { .. }
+            | Operation::AuditVerify { .. }
+            | Operation::AuditCheckpoint
             | Operation::Status => None,
         }
     }
@@ -290,6 +312,9 @@ impl Operation {
             | Operation::HostsList
             | Operation::FirewallList
             | Operation::Fail2banJails
+            | Operation::AuditShow { .. }
+            | Operation::AuditVerify { .. }
+            | Operation::AuditCheckpoint
             | Operation::Status => false,
         }
     }

@@ -141,6 +141,23 @@ pub fn sign(key: &PrivateKey, namespace: &str, payload: &[u8]) -> Result<Vec<u8>
         .map_err(|error| SshSigError::Sign(error.to_string()))
 }
 
+/// The armor that `ssh-keygen -Y verify` reads: base64 in lines of 70 characters (PROTOCOL.sshsig).
+pub fn to_armor(blob: &[u8]) -> String {
+    let mut text = format!("{ARMOR_BEGIN}\n");
+    let base64 = STANDARD.encode(blob);
+    let mut rest = base64.as_str();
+    while let Some((line, after)) = rest.split_at_checked(70) {
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
+    }
+    if !rest.is_empty() {
+        text.push_str(rest);
+        text.push('\n');
+    }
+    text + ARMOR_END + "\n"
+}
+
 /// The blob inside the armor that `ssh-keygen -Y sign` writes.
 pub fn from_armor(text: &str) -> Result<Vec<u8>, SshSigError> {
     let inside = text

@@ -9,6 +9,7 @@ use sshfix_policy::verdict::Verdict;
 
 use crate::text;
 
+mod audit;
 mod lists;
 mod path;
 mod plan;
@@ -35,6 +36,10 @@ pub fn body(body: &Body, view: &View) -> String {
         Body::Firewall(firewall) => lists::firewall(firewall),
         Body::Jails(jails) => lists::jails(jails, view),
         Body::Status(status) => lists::status(status, view),
+        Body::Audit(found) => audit::records(found, view),
+        Body::Verification(found) => audit::verification(found, view),
+        // To be kept in a file as it is.
+        Body::Checkpoint(checkpoint) => text::lines(&checkpoint.text).map(|line| line + "\n").collect(),
         Body::Error(document) => error(document),
     }
 }
