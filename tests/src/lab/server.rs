@@ -79,11 +79,7 @@ impl Server {
         for part in ["upper", "work", "root"] {
             fs::create_dir(dir.join(part)).expect("a directory for the overlay");
         }
-        let layers = format!(
-            "lowerdir={lower},upperdir={},workdir={}",
-            dir.join("upper").display(),
-            dir.join("work").display()
-        );
+        let layers = format!("lowerdir={lower},upperdir={},workdir={}", dir.join("upper").display(), dir.join("work").display());
         let root = dir.join("root").display().to_string();
         run(&["mount", "-t", "overlay", "-o", &layers, "sshfix-lab", &root]).expect_ok();
         place.make_netns();
