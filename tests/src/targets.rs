@@ -107,6 +107,7 @@ fn host() -> HostState {
         ipset: ipset::State::new(),
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
+        ufw: None,
     }
 }
 
