@@ -1,12 +1,14 @@
-//! The life of one change: every step journalled before and after it is done, rolled back in reverse order when one fails,
-//! recovered when it was interrupted. The only code that applies plans. Decides nothing about the steps themselves.
+//! The life of one change: every step journalled before and after it is done, taken back in reverse order when one fails, when
+//! nobody confirms in time, or when it was interrupted. The only code that applies plans. Decides nothing about the steps.
 
-use sshfix_policy::host::{Done, Host, StepError};
+use sshfix_policy::host::{Done, Host, Restored, StepError};
 use sshfix_policy::lockout::SafePlan;
 use sshfix_policy::reply::Failure;
 use sshfix_policy::step::Step;
 
-use crate::store::{ChangeStage, StepEvent, StepRecord, Store, StoreError};
+use crate::audit::Outcome;
+use crate::store::{ChangeRecord, ChangeStage, StepEvent, StepRecord, Store, StoreError};
+use crate::sys::clock::{Deadline, Moment};
 
 /// All steps are done and journalled; not yet verified.
 #[derive(Debug)]
@@ -18,12 +20,37 @@ pub struct Applied {
 
 /// The change did not happen. The failure and the outcome of the rollback travel together.
 #[derive(Debug)]
-pub struct Failed(pub Failure);
+pub struct Failed {
+    /// What a person is told.
+    pub failure: Failure,
+    /// Whether a step found the host changed by others since the plan was made.
+    pub drifted: bool,
+}
+
+/// How taking steps back went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakenBack {
+    /// What was taken back, newest first.
+    pub rolled_back: Vec<String>,
+    /// What others changed meanwhile and was left as they made it.
+    pub notes: Vec<String>,
+    /// What could not be taken back, and what to do about each.
+    pub stuck: Vec<String>,
+}
+
+/// What became of a change whose host was read back as predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It stays.
+    Confirmed,
+    /// It waits for its confirm.
+    Pending,
+}
 
 impl Failed {
     /// Whether the host is as it was before the change.
     pub fn clean(&self) -> bool {
-        self.0.stuck.is_empty()
+        self.failure.stuck.is_empty()
     }
 }
 
@@ -64,13 +91,13 @@ pub fn apply(host: &mut impl Host, store: &Store, id: &str, plan: &SafePlan) -> 
                 applied.done.push(done);
             }
             Err(error) => {
-                let half_done = match error {
+                let (half_done, drifted) = match error {
                     // It looked at the host and did nothing.
-                    StepError::Drifted(_) => None,
+                    StepError::Drifted(_) => (None, true),
                     // It may have done its work and then failed, so it is taken back like the others.
-                    StepError::Failed(_) | StepError::TimedOut(_) => Some((index, step.clone())),
+                    StepError::Failed(_) | StepError::TimedOut(_) => (Some((index, step.clone())), false),
                 };
-                return Err(fail(host, store, applied, half_done, number, &summary, detail));
+                return Err(Failed { drifted, ..fail(host, store, applied, half_done, number, &summary, detail) });
             }
         }
         if let Err(why) = journalled {
@@ -80,10 +107,35 @@ pub fn apply(host: &mut impl Host, store: &Store, id: &str, plan: &SafePlan) -> 
     Ok(applied)
 }
 
-/// Records that the host was read back as predicted and that the change stays.
-pub fn confirm(store: &Store, applied: &Applied) -> Result<(), StoreError> {
-    store.change_state(&applied.id, ChangeStage::Verified, "")?;
-    store.change_state(&applied.id, ChangeStage::Confirmed, "confirmed by its verification")
+/// What follows when the host was read back as predicted: a change with a deadline waits for its confirm, any other stays. One
+/// that took longer than it may wait is taken back, and so is one whose waiting cannot be recorded.
+pub fn settle(
+    host: &mut impl Host,
+    store: &Store,
+    applied: Applied,
+    deadline: Option<Deadline>,
+    now: &Moment,
+) -> Result<Settled, Failed> {
+    let id = applied.id.as_str();
+    let Some(deadline) = deadline else {
+        let recorded = store
+            .change_state(id, ChangeStage::Verified, "")
+            .and_then(|()| store.change_state(id, ChangeStage::Confirmed, "confirmed by its verification"));
+        return match recorded {
+            Ok(()) => Ok(Settled::Confirmed),
+            Err(why) => Err(roll_back(host, store, applied, format!("its end could not be recorded: {why}"))),
+        };
+    };
+    if deadline.is_over(now) {
+        return Err(roll_back(host, store, applied, "it took longer than it may wait for its confirm".to_owned()));
+    }
+    let recorded = store
+        .change_state(id, ChangeStage::Verified, "")
+        .and_then(|()| store.change_state(id, ChangeStage::Pending, "waits for its confirm"));
+    match recorded {
+        Ok(()) => Ok(Settled::Pending),
+        Err(why) => Err(roll_back(host, store, applied, format!("that it waits could not be recorded: {why}"))),
+    }
 }
 
 /// Takes a change back because its verification failed.
@@ -103,14 +155,16 @@ fn fail(
     let id = applied.id.clone();
     let mut steps = applied.into_undo();
     steps.extend(half_done);
-    let (rolled_back, stuck) = undo(host, store, &id, steps, &message);
-    Failed(Failure { step, summary: summary.to_owned(), message, rolled_back, stuck })
+    let TakenBack { mut rolled_back, notes, stuck } = undo(host, store, &id, steps, &message, false);
+    rolled_back.extend(notes);
+    let failure = Failure { step, summary: summary.to_owned(), message, rolled_back, stuck };
+    Failed { failure, drifted: false }
 }
 
 /// Undoes steps newest first. One that cannot be undone does not keep the others from it, and neither does a journal that
 /// cannot be written: the host comes first.
-fn undo(host: &mut impl Host, store: &Store, id: &str, steps: Vec<(usize, Step)>, why: &str) -> (Vec<String>, Vec<String>) {
-    let (mut rolled_back, mut stuck) = (Vec::new(), Vec::new());
+fn undo(host: &mut impl Host, store: &Store, id: &str, steps: Vec<(usize, Step)>, why: &str, rebooted: bool) -> TakenBack {
+    let mut taken = TakenBack::default();
     let journalled = |result: Result<(), StoreError>| {
         if let Err(error) = result {
             tracing::error!(change = id, "the journal could not be written during a rollback: {error}");
@@ -118,60 +172,123 @@ fn undo(host: &mut impl Host, store: &Store, id: &str, steps: Vec<(usize, Step)>
     };
     journalled(store.change_state(id, ChangeStage::RollingBack, why));
     for (index, step) in steps.into_iter().rev() {
-        let inverse = step.inverse();
+        let undone = step.inverse().summary();
         journalled(store.change_event(id, index, StepEvent::UndoStarted, ""));
-        match host.apply(&inverse) {
-            Ok(done) => {
-                journalled(store.change_event(id, index, StepEvent::Undone, ""));
+        match restore(host, &step, rebooted) {
+            Ok(Restored { done, note }) => {
+                journalled(store.change_event(id, index, StepEvent::Undone, note.as_deref().unwrap_or_default()));
                 if done == Done::Changed {
-                    rolled_back.push(inverse.summary());
+                    taken.rolled_back.push(undone);
                 }
+                taken.notes.extend(note);
             }
             Err(error) => {
                 journalled(store.change_event(id, index, StepEvent::UndoFailed, &error.to_string()));
-                stuck.push(format!("could not {}: {error}. By hand: {}", inverse.summary(), step.undo()));
+                taken.stuck.push(format!("could not {undone}: {error}. By hand: {}", step.undo()));
             }
         }
     }
-    let (end, detail) =
-        if stuck.is_empty() { (ChangeStage::RolledBack, String::new()) } else { (ChangeStage::Stuck, stuck.join("; ")) };
+    let (end, detail) = if taken.stuck.is_empty() {
+        let notes = std::iter::once(why).chain(taken.notes.iter().map(String::as_str));
+        (ChangeStage::RolledBack, notes.collect::<Vec<_>>().join("; "))
+    } else {
+        (ChangeStage::Stuck, taken.stuck.join("; "))
+    };
     journalled(store.change_state(id, end, &detail));
-    (rolled_back, stuck)
+    taken
 }
 
-/// Tries once more to roll back what is stuck. What still cannot be is handed over to a person: it is said, once, and does
-/// not keep the next change, which may be the one that lets somebody in again. Returns what is left to do.
-pub fn retry_stuck(host: &mut impl Host, store: &Store) -> Result<Vec<String>, StoreError> {
-    let mut left = Vec::new();
+/// Takes one step back, by looking. The kernel's part of a change ended with the boot it was made in: what that boot's kernel
+/// held is put back where it still has a place, and where it has none, nothing of the change is left.
+fn restore(host: &mut impl Host, step: &Step, rebooted: bool) -> Result<Restored, StepError> {
+    let forgotten = |note| Ok(Restored { done: Done::Already, note });
+    if !rebooted || step.survives_reboot() {
+        return host.restore(step);
+    }
+    if step.is_of_one_boot() {
+        return forgotten(None);
+    }
+    match host.restore(step) {
+        Err(StepError::Drifted(why)) => forgotten(Some(format!("ended with the reboot: {why}"))),
+        other => other,
+    }
+}
+
+/// Takes back a change that is pending, interrupted or stuck, for the reason that is given.
+pub fn take_back(host: &mut impl Host, store: &Store, change: ChangeRecord, why: &str, now: &Moment) -> TakenBack {
+    let rebooted = change.boot != now.boot;
+    undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted)
+}
+
+/// Tries once more to take back what is stuck. Returns what is stuck still.
+pub fn retry_stuck(host: &mut impl Host, store: &Store, now: &Moment) -> Result<Vec<ChangeRecord>, StoreError> {
     for change in store.stuck_changes()? {
-        let (_, stuck) = undo(host, store, &change.id, unfinished_steps(change.steps), "tried again");
-        if !stuck.is_empty() {
-            let detail = stuck.join("; ");
-            store.change_state(&change.id, ChangeStage::Abandoned, &detail)?;
-            left.push(format!("change {} could not be rolled back whole and is left to you: {detail}", change.id));
-        }
+        take_back(host, store, change, "tried again", now);
     }
-    Ok(left)
+    store.stuck_changes()
 }
 
-/// Rolls back a change that was interrupted: by the death of the agent, or by a failure of its journal. Called at start and,
-/// by the one writer, before each change. Returns one line for each change, for the log.
-pub fn recover(host: &mut impl Host, store: &Store) -> Result<Vec<String>, StoreError> {
-    let mut lines = Vec::new();
-    for change in store.unfinished_changes()? {
-        let (rolled_back, stuck) = if change.stage == ChangeStage::Begun {
-            store.change_state(&change.id, ChangeStage::RolledBack, "interrupted before its first step")?;
-            (Vec::new(), Vec::new())
-        } else {
-            undo(host, store, &change.id, unfinished_steps(change.steps), "interrupted")
-        };
-        lines.push(match (stuck.is_empty(), rolled_back.is_empty()) {
-            (true, true) => format!("change {} was interrupted; nothing was left of it", change.id),
-            (true, false) => format!("change {} was interrupted and rolled back: {}", change.id, rolled_back.join("; ")),
-            (false, _) => format!("change {} was interrupted and is stuck: {}", change.id, stuck.join("; ")),
-        });
+/// What recovery did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The change.
+    pub id: String,
+    /// Why it was taken back.
+    pub why: &'static str,
+    /// How it went.
+    pub taken: TakenBack,
+}
+
+impl Recovered {
+    /// For its audit record.
+    pub fn outcome(&self) -> Outcome {
+        if self.taken.stuck.is_empty() { Outcome::RolledBack } else { Outcome::Stuck }
     }
-    Ok(lines)
+}
+
+/// `change 1a2b3c: not confirmed in time; taken back: ...`
+impl std::fmt::Display for Recovered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, why, taken: TakenBack { rolled_back, notes, stuck } } = self;
+        write!(f, "change {id}: {why}; ")?;
+        match (stuck.is_empty(), rolled_back.is_empty()) {
+            (false, _) => write!(f, "it is stuck: {}", stuck.join("; "))?,
+            (true, true) => write!(f, "nothing was left of it")?,
+            (true, false) => write!(f, "taken back: {}", rolled_back.join("; "))?,
+        }
+        if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join("; ")) }
+    }
+}
+
+/// Why a change is to be taken back now; `None` while it waits for its confirm.
+///
+/// A change that nobody confirmed does not survive a reboot: what is left of it then is not what was planned and verified, and
+/// whoever it cut off may be the one who pulled the plug.
+pub fn overdue(change: &ChangeRecord, now: &Moment) -> Option<&'static str> {
+    match (change.stage, change.deadline) {
+        (ChangeStage::Pending, _) if change.boot != now.boot => Some("the host was rebooted before it was confirmed"),
+        (ChangeStage::Pending, Some(deadline)) if !deadline.is_over(now) => None,
+        (ChangeStage::Pending, _) => Some("not confirmed in time"),
+        _ => Some("interrupted"),
+    }
+}
+
+/// Takes back what was interrupted, by the death of the agent or by a failure of its journal, and what was not confirmed in time.
+/// Leaves a change that still waits. Called by the one writer only, so that no change it finds is being made.
+pub fn recover(host: &mut impl Host, store: &Store, now: &Moment) -> Result<Vec<Recovered>, StoreError> {
+    let mut recovered = Vec::new();
+    for change in store.unfinished_changes()? {
+        let Some(why) = overdue(&change, now) else { continue };
+        let id = change.id.clone();
+        let taken = if change.stage == ChangeStage::Begun {
+            store.change_state(&id, ChangeStage::RolledBack, "interrupted before its first step")?;
+            TakenBack::default()
+        } else {
+            take_back(host, store, change, why, now)
+        };
+        recovered.push(Recovered { id, why, taken });
+    }
+    Ok(recovered)
 }
 
 /// The steps that may have changed something and have not been undone.

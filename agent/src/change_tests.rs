@@ -4,6 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sshfix_policy::fake::{FakeHost, Fault};
@@ -15,8 +16,9 @@ use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::fail2ban::{self, Ticket};
 use sshfix_policy::subsystem::hosts_access::{self, Content, Facts, File, Libwrap};
 
-use crate::change::{apply, confirm, recover, retry_stuck};
-use crate::store::{ChangeStage, NewChange, Store};
+use crate::change::{Settled, apply, recover, retry_stuck, settle, take_back};
+use crate::store::{ChangeStage, NewChange, Store, StoreError};
+use crate::sys::clock::Moment;
 
 /// Banned in two jails and named by both hosts files.
 fn blocked() -> HostState {
@@ -51,7 +53,6 @@ fn blocked() -> HostState {
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent("test".to_owned()),
         route: Part::Absent(String::new()),
-        ufw: None,
     }
 }
 
@@ -63,18 +64,29 @@ fn planned(host: &HostState) -> SafePlan {
     lockout::prove(plan, host, &[], &mut needs).unwrap()
 }
 
-fn begin(store: &Store, id: &str, plan: &SafePlan) {
-    let change = NewChange {
+/// So many seconds after the beginning, in this boot of the host.
+fn at(seconds: u64, boot: &str) -> Moment {
+    let since_boot = Duration::from_secs(seconds);
+    Moment { wall: Timestamp::UNIX_EPOCH + since_boot, boot: boot.to_owned(), since_boot }
+}
+
+/// Begun at 0, with two minutes to be confirmed.
+fn new(id: &str, plan: &SafePlan) -> NewChange {
+    NewChange {
         id: id.to_owned(),
         principal: "root".to_owned(),
         operation: plan.plan().operation.clone(),
         digest: plan.plan().digest(),
+        plan: plan.document(),
         steps: plan.steps().to_vec(),
-        started_at: Timestamp::UNIX_EPOCH,
-        deadline: None,
+        started: at(0, "one"),
+        deadline: Some(at(0, "one").deadline(Duration::from_secs(120))),
         lease: None,
-    };
-    store.change_begin(&change).unwrap();
+    }
+}
+
+fn begin(store: &Store, id: &str, plan: &SafePlan) {
+    store.change_begin(&new(id, plan)).unwrap();
 }
 
 fn store(directory: &Path) -> Store {
@@ -102,7 +114,7 @@ fn a_fault_in_any_step_leaves_the_host_as_it_was_and_says_which_step_failed() {
             let mut host = FakeHost { fail_after: Some(at), fault, ..FakeHost::new(before.clone()) };
             let failed = apply(&mut host, &store, "c", &plan).unwrap_err();
             assert!(failed.clean(), "{failed:?}");
-            assert_eq!(failed.0.step, at + 1);
+            assert_eq!(failed.failure.step, at + 1);
             assert_eq!(host.state, before, "{fault:?} at step {at}");
             assert_eq!(store.change("c").unwrap().stage, ChangeStage::RolledBack);
             assert!(store.unfinished_changes().unwrap().is_empty(), "a failed change does not wedge the next");
@@ -120,10 +132,14 @@ fn a_rollback_that_fails_too_is_stuck_and_tried_again() {
     let mut host = FakeHost { fail_after: Some(2), fault: Fault::FailForEver, ..FakeHost::new(before.clone()) };
     let failed = apply(&mut host, &store, "c", &plan).unwrap_err();
     assert!(!failed.clean());
-    assert_eq!(failed.0.stuck.len(), 3, "the two that were done and the one that may have been: {failed:?}");
+    assert_eq!(failed.failure.stuck.len(), 3, "the two that were done and the one that may have been: {failed:?}");
     assert_ne!(host.state, before);
     host.fail_after = None;
-    assert_eq!(retry_stuck(&mut host, &store).unwrap(), Vec::<String>::new());
+    assert!(
+        matches!(store.change_begin(&new("next", &plan)), Err(StoreError::Stuck { .. })),
+        "nothing else is changed meanwhile"
+    );
+    assert_eq!(retry_stuck(&mut host, &store, &at(1, "one")).unwrap(), []);
     assert_eq!(host.state, before);
 }
 
@@ -166,10 +182,10 @@ fn killed_at_any_step_the_next_start_restores_the_state_before() {
             }
             let store = store(directory.path());
             let mut host = FakeHost::new(mortal.host.state);
-            let lines = recover(&mut host, &store).unwrap();
+            let lines = recover(&mut host, &store, &at(1, "one")).unwrap();
             assert_eq!(lines.len(), 1);
             assert_eq!(host.state, before, "killed at {dies_at}, after doing: {after_doing}: {lines:?}");
-            assert!(recover(&mut host, &store).unwrap().is_empty());
+            assert!(recover(&mut host, &store, &at(1, "one")).unwrap().is_empty());
         }
     }
 }
@@ -184,9 +200,88 @@ fn a_confirmed_change_is_never_recovered() {
     let mut host = FakeHost::new(before.clone());
     let applied = apply(&mut host, &store, "c", &plan).unwrap();
     assert!(applied.changed());
-    confirm(&store, &applied).unwrap();
+    assert_eq!(settle(&mut host, &store, applied, None, &at(1, "one")).unwrap(), Settled::Confirmed);
     let after = host.state.clone();
-    assert!(recover(&mut host, &store).unwrap().is_empty());
+    assert!(recover(&mut host, &store, &at(1, "one")).unwrap().is_empty());
     assert_eq!(host.state, after);
     assert_ne!(after, before);
+}
+
+/// Applied, verified and waiting since second 1.
+fn pending(directory: &Path) -> (HostState, SafePlan, Store, FakeHost) {
+    let before = blocked();
+    let plan = planned(&before);
+    let store = store(directory);
+    begin(&store, "c", &plan);
+    let mut host = FakeHost::new(before.clone());
+    let applied = apply(&mut host, &store, "c", &plan).unwrap();
+    let deadline = new("c", &plan).deadline;
+    assert_eq!(settle(&mut host, &store, applied, deadline, &at(1, "one")).unwrap(), Settled::Pending);
+    (before, plan, store, host)
+}
+
+#[test]
+fn a_pending_change_waits_until_its_deadline_and_is_taken_back_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let (before, plan, store, mut host) = pending(directory.path());
+    let after = host.state.clone();
+    // The agent was killed and started again meanwhile.
+    drop(store);
+    let store = Store::open(&directory.path().join("state.db")).unwrap();
+    assert_eq!(recover(&mut host, &store, &at(119, "one")).unwrap(), []);
+    assert_eq!(host.state, after);
+    assert!(matches!(store.change_begin(&new("next", &plan)), Err(StoreError::Busy { .. })));
+    let recovered = recover(&mut host, &store, &at(120, "one")).unwrap();
+    assert_eq!((recovered.len(), recovered[0].why), (1, "not confirmed in time"));
+    assert_eq!(host.state, before);
+    let change = store.change("c").unwrap();
+    assert_eq!((change.stage, change.detail.as_str()), (ChangeStage::RolledBack, "not confirmed in time"));
+    begin(&store, "next", &plan);
+}
+
+#[test]
+fn either_clock_ends_the_waiting() {
+    for (wall, since_boot) in [(120, 2), (1, 120)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (before, _, store, mut host) = pending(directory.path());
+        let wall = Timestamp::UNIX_EPOCH + Duration::from_secs(wall);
+        let now = Moment { wall, boot: "one".to_owned(), since_boot: Duration::from_secs(since_boot) };
+        assert_eq!(recover(&mut host, &store, &now).unwrap().len(), 1);
+        assert_eq!(host.state, before);
+    }
+}
+
+#[test]
+fn a_pending_change_does_not_survive_a_reboot() {
+    let directory = tempfile::tempdir().unwrap();
+    let (before, _, store, mut host) = pending(directory.path());
+    let recovered = recover(&mut host, &store, &at(2, "two")).unwrap();
+    assert_eq!(recovered[0].why, "the host was rebooted before it was confirmed");
+    assert_eq!(host.state, before);
+}
+
+#[test]
+fn a_change_that_took_longer_than_it_may_wait_is_taken_back_at_once() {
+    let before = blocked();
+    let plan = planned(&before);
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    begin(&store, "c", &plan);
+    let mut host = FakeHost::new(before.clone());
+    let applied = apply(&mut host, &store, "c", &plan).unwrap();
+    let failed = settle(&mut host, &store, applied, new("c", &plan).deadline, &at(120, "one")).unwrap_err();
+    assert!(failed.clean());
+    assert_eq!(host.state, before);
+    assert_eq!(store.change("c").unwrap().stage, ChangeStage::RolledBack);
+}
+
+#[test]
+fn taken_back_by_hand_it_is_as_before_and_the_reason_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (before, _, store, mut host) = pending(directory.path());
+    let change = store.change("c").unwrap();
+    let taken = take_back(&mut host, &store, change, "taken back by root", &at(3, "one"));
+    assert!(taken.stuck.is_empty() && taken.rolled_back.len() >= 4, "{taken:?}");
+    assert_eq!(host.state, before);
+    assert_eq!(store.change("c").unwrap().detail, "taken back by root");
 }

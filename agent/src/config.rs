@@ -60,6 +60,8 @@ pub struct Config {
     pub log: String,
     /// `[[keep]]`: ways in that no change may close.
     pub keep: Vec<Keep>,
+    /// `[confirm]`: how long a change that must be confirmed waits for it.
+    pub confirm: ConfirmTimes,
     /// `[paths]`: the other files.
     pub paths: Paths,
     /// `[limits]`: how much and how long.
@@ -88,6 +90,18 @@ pub struct Keep {
     /// To which port; `ssh_port` when not given.
     #[serde(default)]
     pub port: Option<u16>,
+}
+
+/// How long a change that must be confirmed waits for it, from before its first step.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfirmTimes {
+    /// Seconds, where `--confirm-within` says nothing else. Default 120.
+    pub default_seconds: u64,
+    /// The fewest that may be asked for: time to connect again and to answer. Default 10.
+    pub min_seconds: u64,
+    /// The most that may be asked for: as long may nobody else make a change. Default 3600.
+    pub max_seconds: u64,
 }
 
 /// The files the agent reads.
@@ -132,6 +146,7 @@ impl Default for Config {
             ssh_port: 22,
             log: "info".to_owned(),
             keep: Vec::new(),
+            confirm: ConfirmTimes::default(),
             paths: Paths::default(),
             limits: Limits::default(),
         }
@@ -141,6 +156,23 @@ impl Default for Config {
 impl Default for SocketConfig {
     fn default() -> Self {
         Self { path: "/run/sshfix/agent.sock".into(), group: "sshfix".to_owned() }
+    }
+}
+
+impl Default for ConfirmTimes {
+    fn default() -> Self {
+        Self { default_seconds: 120, min_seconds: 10, max_seconds: 3600 }
+    }
+}
+
+impl ConfirmTimes {
+    /// How long a change waits that asks for so many seconds; the error says what may be asked for.
+    pub fn within(&self, asked: Option<u64>) -> Result<Duration, String> {
+        let seconds = asked.unwrap_or(self.default_seconds);
+        if (self.min_seconds..=self.max_seconds).contains(&seconds) {
+            return Ok(Duration::from_secs(seconds));
+        }
+        Err(format!("a change waits {} to {} seconds for its confirm, not {seconds}", self.min_seconds, self.max_seconds))
     }
 }
 
@@ -222,6 +254,10 @@ impl Config {
         }
         if self.ssh_port == 0 || self.keep.iter().any(|keep| keep.port == Some(0)) {
             return Err("a port is 1 to 65535".to_owned());
+        }
+        let ConfirmTimes { default_seconds, min_seconds, max_seconds } = self.confirm;
+        if min_seconds == 0 || max_seconds > 86_400 || !(min_seconds..=max_seconds).contains(&default_seconds) {
+            return Err("confirm: min_seconds is at least 1, max_seconds at most 86400, default_seconds between them".to_owned());
         }
         let limits = &self.limits;
         if limits.connections == 0 || limits.connections > 10_000 {

@@ -95,10 +95,10 @@ impl Identity {
         &self.public
     }
 
-    /// The whole frame of the hello that gives this challenge.
-    pub fn hello(&self, challenge: Challenge) -> Result<Vec<u8>, IdentityError> {
+    /// The whole frame of the hello that gives this challenge, and tells where the agent looks for sshd.
+    pub fn hello(&self, challenge: Challenge, ssh_port: u16) -> Result<Vec<u8>, IdentityError> {
         let (host, key) = (self.fingerprint.clone(), self.public.clone());
-        Ok(Hello { protocol: PROTOCOL, host, key, challenge }.encode()?)
+        Ok(Hello { protocol: PROTOCOL, host, key, challenge, ssh_port }.encode()?)
     }
 
     /// The whole frame of a reply, signed.

@@ -207,6 +207,8 @@ fn agent_toml_text(directory: &Path) -> String {
          #fail2ban_socket = \"/run/fail2ban/fail2ban.sock\"\n#hosts_allow = \"/etc/hosts.allow\"\n\
          #hosts_deny = \"/etc/hosts.deny\"\n\n\
          # Ways in that no change may close.\n#[[keep]]\n#address = \"198.51.100.0/24\"\n#user = \"admin\"\n#port = 22\n\n\
+         # How long a change that must be confirmed waits for it.\n\
+         #[confirm]\n#default_seconds = 120\n#min_seconds = 10\n#max_seconds = 3600\n\n\
          #[limits]\n#connections = 128\n#requests = 8\n#idle_seconds = 60\n#request_seconds = 10\n#reply_seconds = 10\n"
     )
 }

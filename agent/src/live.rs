@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::thread;
 
 use jiff::Timestamp;
-use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, StepError};
+use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, Restored, StepError};
 use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model};
 
 use crate::config::Config;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, ufw, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, xtables};
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {
@@ -52,7 +52,6 @@ impl Host for LiveHost {
                 listener: joined("the listener", listener),
                 // Asked for one by one: `Need::Route`.
                 route: Part::Present(route_model::State::default()),
-                ufw: None,
             }
         })
     }
@@ -70,7 +69,6 @@ impl Host for LiveHost {
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
                 Need::Route(source) => _ = routes.insert(*source),
                 Need::Links => links = true,
-                Need::Ufw => state.ufw = Some(ufw::read()),
             }
         }
         if !(keys.is_empty() && sets.is_empty())
@@ -97,8 +95,41 @@ impl Host for LiveHost {
 
     fn apply(&mut self, step: &Step) -> Result<Done, StepError> {
         #[cfg(debug_assertions)]
-        injected_failure(step)?;
+        lab::pause(step);
+        #[cfg(debug_assertions)]
+        lab::fail(step)?;
         self.apply_step(step)
+    }
+
+    /// nftables by its generation, which every commit of anybody's raises; the hosts files by their content; the legacy tables by
+    /// their rules. What fail2ban and ipsets hold is looked at by the step that touches it.
+    fn unchanged(&mut self, read: &HostState) -> Result<(), StepError> {
+        #[cfg(debug_assertions)]
+        lab::pause_before_the_first();
+        let drifted = |what: &str| Err(StepError::Drifted(format!("{what} changed since the plan was made")));
+        if let Part::Present(planned) = &read.nf_tables
+            && !matches!(self.ruleset.observe(), Part::Present(now) if now.generation == planned.generation)
+        {
+            return drifted("the nftables ruleset");
+        }
+        if let Part::Present(planned) = &read.hosts_access
+            && hosts_access::files(&self.config) != (planned.allow.clone(), planned.deny.clone())
+        {
+            return drifted("hosts.allow or hosts.deny");
+        }
+        if let Part::Present(planned) = &read.xtables
+            && !matches!(xtables::observe(), Part::Present(now) if xtables::same_rules(planned, &now))
+        {
+            return drifted("an iptables-legacy table");
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, step: &Step) -> Result<Restored, StepError> {
+        match (self.apply(&step.inverse()), step) {
+            (Err(StepError::Drifted(_)), Step::HostsAccess(step)) => hosts_access::take_back(&self.config, step),
+            (answer, _) => answer.map(|done| Restored { done, note: None }),
+        }
     }
 }
 
@@ -135,16 +166,57 @@ impl LiveHost {
     }
 }
 
-/// Debug builds only, for the lab: `/run/sshfix/fail-step` holds the number of the step, from now, that is to fail once.
+/// Debug builds only: what the lab's tests need to fail, and to change the host, at the very step they mean.
 #[cfg(debug_assertions)]
-fn injected_failure(step: &Step) -> Result<(), StepError> {
-    const FILE: &str = "/run/sshfix/fail-step";
-    let Ok(text) = std::fs::read_to_string(FILE) else { return Ok(()) };
-    if let Ok(left @ 2..) = text.trim().parse::<usize>() {
-        let _ = std::fs::write(FILE, (left - 1).to_string());
-        Ok(())
-    } else {
-        let _ = std::fs::remove_file(FILE);
-        Err(StepError::Failed(format!("injected failure: {}", step.summary())))
+mod lab {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use sshfix_policy::host::StepError;
+    use sshfix_policy::step::Step;
+
+    /// Holds the number of the step, from now, that is to fail once.
+    const FAIL: &str = "/run/sshfix/fail-step";
+    /// Holds the number of the step, from now, before which the agent waits until the file is removed; 0 is before the last look
+    /// at the host. It is renamed to `PAUSED` while it waits.
+    const PAUSE: &str = "/run/sshfix/pause-step";
+    const PAUSED: &str = "/run/sshfix/paused";
+
+    pub(super) fn fail(step: &Step) -> Result<(), StepError> {
+        if counted_down(FAIL) { Err(StepError::Failed(format!("injected failure: {}", step.summary()))) } else { Ok(()) }
+    }
+
+    pub(super) fn pause(step: &Step) {
+        if std::fs::read_to_string(PAUSE).is_ok_and(|text| text.trim() != "0") && counted_down(PAUSE) {
+            wait(&step.summary());
+        }
+    }
+
+    pub(super) fn pause_before_the_first() {
+        if std::fs::read_to_string(PAUSE).is_ok_and(|text| text.trim() == "0") {
+            let _ = std::fs::remove_file(PAUSE);
+            wait("the last look");
+        }
+    }
+
+    /// Whether the number in the file came to its end; it is removed then.
+    fn counted_down(file: &str) -> bool {
+        let Ok(text) = std::fs::read_to_string(file) else { return false };
+        if let Ok(left @ 2..) = text.trim().parse::<usize>() {
+            let _ = std::fs::write(file, (left - 1).to_string());
+            return false;
+        }
+        let _ = std::fs::remove_file(file);
+        true
+    }
+
+    fn wait(what: &str) {
+        let _ = std::fs::write(PAUSED, what);
+        for _ in 0..3000 {
+            if !Path::new(PAUSED).exists() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

@@ -11,7 +11,8 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use sshfix_agent::config::{Config, DEFAULT_CONFIG, DEFAULT_DIRECTORY};
 use sshfix_agent::identity::Identity;
-use sshfix_agent::{audit, check, init, run};
+use sshfix_agent::recover::Recovery;
+use sshfix_agent::{audit, check, init, recover, run};
 use sshfix_policy::public_key::PublicKey;
 
 /// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.
@@ -27,6 +28,12 @@ enum Command {
     /// Serve on the unix socket until SIGTERM; `SSHFIX_SOCKET` moves the socket, `SSHFIX_LOG` sets the log filter
     Run {
         /// The configuration
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Take back what was left unfinished, once, without serving; run early at boot, before sshd
+    Recover {
+        /// The configuration; where it cannot be read, the defaults are used
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
@@ -82,6 +89,10 @@ fn go(command: Command) -> Result<ExitCode> {
             run::run(&config)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Recover { config } => Ok(match recover::recover(&config)? {
+            Recovery::Done => ExitCode::SUCCESS,
+            Recovery::Left => ExitCode::FAILURE,
+        }),
         Command::Init { directory } => {
             init::init(&directory, &mut |line| say(&line))?;
             Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sshfix_policy::address::Source;
@@ -14,7 +14,7 @@ use sshfix_policy::authorize::{self, AuthorizedRequest, Grants};
 use sshfix_policy::host::{AccessPath, Host, HostState, Needs, Part, PathOrigin, Question};
 use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan::{self, PlanError};
-use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, ErrorCode, ErrorDocument, Reply, Subject};
+use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject};
 use sshfix_policy::request::{Mode, Operation, Request};
 use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
@@ -22,14 +22,15 @@ use sshfix_policy::wire::SignedRequest;
 use sshfix_policy::{diagnose, verify};
 
 use crate::audit::{AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
-use crate::change;
+use crate::change::{self, Settled};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 use crate::live::LiveHost;
 use crate::report;
 use crate::serve::{Answer, Challenge, Peer};
 use crate::store::{NewChange, NewLease, Store, StoreError};
-use crate::{config, random};
+use crate::sys::clock::Moment;
+use crate::{config, decision, random};
 
 /// Everything a request needs of the agent.
 pub struct Agent {
@@ -41,15 +42,22 @@ pub struct Agent {
     pub store: Store,
     /// Keeps the audit records.
     pub auditor: Auditor,
-    /// The host. Whoever holds the lock is the one writer.
+    /// The host, to change it. Whoever holds the lock is the one writer.
     pub host: Mutex<LiveHost>,
+    /// The host, to look at it: questions never keep a change, nor its rollback, waiting.
+    pub reader: Mutex<LiveHost>,
 }
 
 /// How often facts are fetched before a question is given up: each round answers at least one more lookup of the ruleset.
 const MAX_ROUNDS: usize = 64;
+/// How often a change is planned again because others changed the host meanwhile.
+const MAX_PLANS: usize = 5;
+/// Debug builds only, for the lab: while this file is there, plans are made without the proof.
+#[cfg(debug_assertions)]
+const WITHOUT_PROOF: &str = "/run/sshfix/without-proof";
 
 /// Why a request is not answered with what it asked for. The host is unchanged.
-enum Refusal {
+pub(crate) enum Refusal {
     /// Not authenticated, not fresh, or not permitted: all alike to the peer; the reason is for the audit record.
     Refused(String),
     /// Anything the peer may know.
@@ -64,7 +72,7 @@ impl From<ErrorDocument> for Refusal {
 
 impl Answer for Agent {
     fn hello(&self, challenge: &Challenge) -> Vec<u8> {
-        self.identity.hello(challenge.value).unwrap_or_else(|error| unanswered(&error))
+        self.identity.hello(challenge.value, self.config.ssh_port).unwrap_or_else(|error| unanswered(&error))
     }
 
     fn answer(&self, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Vec<u8> {
@@ -119,7 +127,7 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
             return (id, Body::Error(unaudited(&error)));
         }
     };
-    let (body, closing) = match authorized.and_then(|authorized| serve(agent, &authorized)) {
+    let (body, closing) = match authorized.and_then(|authorized| serve(agent, challenge, &authorized)) {
         Ok(body) => {
             let closing = report::closing(&body);
             (body, closing)
@@ -185,18 +193,26 @@ fn authorize(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<Autho
 }
 
 /// Observe, then answer or plan, prove, apply and verify.
-fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal> {
+fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -> Result<Body, Refusal> {
     let request = authorized.request();
     // What does not look at the host does not wait for it.
     if let Some(answer) = about_the_records(agent, &request.operation) {
         return answer;
     }
-    let mut host = lock(&agent.host);
+    let applies = request.operation.mutates() && matches!(request.mode, Mode::Apply { .. });
     let port = match &request.operation {
         Operation::Diagnose { port: Some(port), .. } => *port,
         _ => agent.config.ssh_port,
     };
     let question = question(agent, request, port);
+    let mut host = match &request.operation {
+        // Only the record: it never waits for the host.
+        Operation::Confirm { id, proof } => return decision::confirm(agent, challenge, authorized, id, proof),
+        Operation::Changes { id } => return Ok(Body::Changes(report::changes(agent, id.as_deref()).map_err(|e| failed(&e))?)),
+        Operation::Rollback { .. } => lock(&agent.host),
+        _ if applies => lock(&agent.host),
+        _ => lock(&agent.reader),
+    };
     let host = &mut *host;
     match &request.operation {
         Operation::Diagnose { address, user, explain, .. } => {
@@ -211,6 +227,8 @@ fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal>
             Ok(Body::Firewall(observed(host, &question, |state, needs| report::firewall(state, port, needs)).1))
         }
         Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
+        Operation::Changes { .. } | Operation::Confirm { .. } => Err(failed(&"answered above")),
+        Operation::Rollback { id, abandon } => decision::roll_back(agent, host, authorized, id, *abandon),
         Operation::Status => Ok(Body::Status(report::status(agent, &host.observe(&question)))),
         Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => {
             Err(failed(&"this was answered before"))
@@ -223,20 +241,59 @@ fn serve(agent: &Agent, authorized: &AuthorizedRequest) -> Result<Body, Refusal>
         | Operation::FirewallAccept { .. }
         | Operation::FirewallRemove { .. }
         | Operation::Fail2banIgnore { .. }
-        | Operation::Fail2banUnignore { .. } => {
-            let (state, safe) = observed(host, &question, |state, needs| {
-                let plan = plan::plan(&request.operation, state, port, needs)?;
-                Ok(lockout::prove(plan, state, &access_paths(agent, request, state, port), needs)?)
-            });
-            let safe: SafePlan = safe.map_err(|error| refused_plan(&request.operation, error))?;
-            match &request.mode {
-                Mode::DryRun => Ok(Body::Plan(safe.document())),
-                Mode::Apply { plan: Some(shown) } if *shown != safe.plan().digest() => Err(plan_changed(&safe).into()),
-                Mode::Apply { .. } if safe.steps().is_empty() => nothing_to_do(&safe, &state),
-                Mode::Apply { .. } => change(agent, host, &question, &state, authorized, &safe),
+        | Operation::Fail2banUnignore { .. } => match &request.mode {
+            Mode::DryRun => Ok(Body::Plan(planned(agent, host, &question, request)?.1.document())),
+            Mode::Apply { plan, confirm_within } => {
+                let within = agent.config.confirm.within(*confirm_within).map_err(|why| out_of_bounds(&why))?;
+                decision::in_the_way(agent, host)?;
+                make(agent, host, &question, authorized, plan.as_deref(), within)
             }
+        },
+    }
+}
+
+/// Plans on the host as it is now, and proves that nobody is locked out.
+fn planned(agent: &Agent, host: &mut LiveHost, question: &Question, request: &Request) -> Result<(HostState, SafePlan), Refusal> {
+    let port = question.port;
+    let (state, safe) = observed(host, question, |state, needs| {
+        let plan = plan::plan(&request.operation, state, port, needs)?;
+        #[cfg(debug_assertions)]
+        if std::path::Path::new(WITHOUT_PROOF).exists() {
+            return Ok(SafePlan::unproven(plan));
+        }
+        Ok(lockout::prove(plan, state, &access_paths(agent, request, state, port), needs)?)
+    });
+    let safe = safe.map_err(|error| refused_plan(&request.operation, error))?;
+    Ok((state, safe))
+}
+
+/// Makes the change that is planned now, if it is the one that was shown. A host that others change between the plan and its
+/// first step is planned on again; the change is made only if the plan is still the same.
+fn make(
+    agent: &Agent,
+    host: &mut LiveHost,
+    question: &Question,
+    authorized: &AuthorizedRequest,
+    shown: Option<&str>,
+    within: Duration,
+) -> Result<Body, Refusal> {
+    let request = authorized.request();
+    let mut wanted = shown.map(str::to_owned);
+    for _ in 0..MAX_PLANS {
+        let (state, safe) = planned(agent, host, question, request)?;
+        let digest = safe.plan().digest();
+        if wanted.get_or_insert_with(|| digest.clone()) != &digest {
+            return Err(plan_changed(&safe, "the plan is not the one that was shown; nothing was changed").into());
+        }
+        if safe.steps().is_empty() {
+            return nothing_to_do(&safe, &state);
+        }
+        match host.unchanged(&state) {
+            Ok(()) => return change(agent, host, question, &state, authorized, &safe, within),
+            Err(why) => tracing::info!("planned again: {why}"),
         }
     }
+    Err(failed(&format!("the host was changed by others {MAX_PLANS} times while the change was planned")))
 }
 
 /// The answer to what is asked about the audit records.
@@ -259,47 +316,59 @@ fn change(
     read: &HostState,
     authorized: &AuthorizedRequest,
     safe: &SafePlan,
+    within: Duration,
 ) -> Result<Body, Refusal> {
     let store = &agent.store;
-    for line in change::recover(host, store).map_err(|error| failed(&error))? {
-        tracing::warn!("{line}");
-    }
     let mut notes = safe.plan().notes.clone();
-    notes.extend(change::retry_stuck(host, store).map_err(|error| failed(&error))?);
     let id = random::hex::<5>().map_err(|error| failed(&error))?;
-    let now = Timestamp::now();
-    let lease = safe.plan().lease.as_ref().map(|lease| new_lease(&id, lease, now)).transpose()?;
+    let now = Moment::now();
+    let deadline = match safe.plan().confirm {
+        Confirm::Required => Some(now.deadline(within)),
+        Confirm::NotNeeded => None,
+    };
+    let lease = safe.plan().lease.as_ref().map(|lease| new_lease(&id, lease, now.wall)).transpose()?;
     let begin = NewChange {
         id: id.clone(),
         principal: authorized.signer().principal().to_owned(),
         operation: authorized.request().operation.clone(),
         digest: safe.plan().digest(),
+        plan: safe.document(),
         steps: safe.steps().to_vec(),
-        started_at: now,
-        deadline: None,
+        started: now,
+        deadline,
         lease,
     };
-    store.change_begin(&begin).map_err(|error| busy_or_failed(&error))?;
+    store.change_begin(&begin).map_err(|error| failed(&error))?;
     let outcome = change::apply(host, store, &id, safe).and_then(|applied| {
         let port = agent.config.ssh_port;
         let (_, (differences, besides)) = observed(host, question, |state, needs| {
             (verify::differences(safe, read, state, port, needs), verify::notes(safe, state, port, needs))
         });
         notes.extend(besides);
-        if differences.is_empty() { Ok(applied) } else { Err(change::roll_back(host, store, applied, differences.join("; "))) }
+        if !differences.is_empty() {
+            return Err(change::roll_back(host, store, applied, differences.join("; ")));
+        }
+        let changed = applied.changed();
+        let settled = change::settle(host, store, applied, deadline, &Moment::now())?;
+        Ok((settled, changed))
     });
     let (state, changed, failure) = match outcome {
-        Ok(applied) => {
-            if let Err(error) = change::confirm(store, &applied) {
-                notes.push(format!("done and verified, but the journal could not be closed, so it may be rolled back: {error}"));
-            }
-            (ChangeState::Confirmed, applied.changed(), None)
+        Ok((Settled::Confirmed, changed)) => (ChangeState::Confirmed, changed, None),
+        Ok((Settled::Pending, changed)) => (ChangeState::Pending, changed, None),
+        Err(failed) if failed.clean() && failed.drifted => {
+            // The new dry run is shown, where there still is a plan.
+            let Ok((_, again)) = planned(agent, host, question, authorized.request()) else {
+                return Err(self::failed(&failed.failure.message));
+            };
+            let what = format!("{}; what had been done was taken back, so nothing was changed", failed.failure.message);
+            return Err(plan_changed(&again, &what).into());
         }
-        Err(failed) if failed.clean() => (ChangeState::RolledBack, false, Some(failed.0)),
-        Err(failed) => (ChangeState::Stuck, true, Some(failed.0)),
+        Err(failed) if failed.clean() => (ChangeState::RolledBack, false, Some(failed.failure)),
+        Err(failed) => (ChangeState::Stuck, true, Some(failed.failure)),
     };
+    let deadline = deadline.filter(|_| state == ChangeState::Pending).map(|deadline| deadline.wall);
     let plan = safe.document();
-    Ok(Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline: None, plan, failure, notes }))
+    Ok(Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline, plan, failure, notes }))
 }
 
 fn new_lease(change: &str, lease: &plan::Lease, now: Timestamp) -> Result<NewLease, Refusal> {
@@ -429,24 +498,20 @@ fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
     .into()
 }
 
-fn plan_changed(safe: &SafePlan) -> ErrorDocument {
-    let mut document = ErrorDocument::new(
-        ErrorCode::PlanChanged,
-        "the plan is not the one that was shown; nothing was changed",
-        "look at the new plan, then apply it with its digest",
-    );
+fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {
+    let mut document = ErrorDocument::new(ErrorCode::PlanChanged, what, "look at the new plan, then apply it with its digest");
     document.plan = Some(Box::new(safe.document()));
     document
 }
 
-fn failed(why: &impl Display) -> Refusal {
+pub(crate) fn failed(why: &impl Display) -> Refusal {
     ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
         .into()
 }
 
-fn busy_or_failed(error: &StoreError) -> Refusal {
-    let code = if matches!(error, StoreError::Busy { .. }) { ErrorCode::Busy } else { ErrorCode::Failed };
-    ErrorDocument::new(code, format!("{error}; nothing was changed"), "`sshfix ctl status` shows the pending change").into()
+fn out_of_bounds(why: &str) -> Refusal {
+    let message = format!("{why}; nothing was changed");
+    ErrorDocument::new(ErrorCode::Usage, message, "[confirm] in agent.toml sets the bounds of --confirm-within").into()
 }
 
 /// The one writer's lock. A request that panicked left at worst an unfinished change, which the next one recovers.

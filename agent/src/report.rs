@@ -3,7 +3,8 @@
 use sshfix_policy::address::Source;
 use sshfix_policy::host::{HostState, Needs, Part};
 use sshfix_policy::reply::{
-    Bans, BansSchema, Body, ChangeState, ErrorCode, Firewall, FirewallSchema, LeaseDocument, PlanDocument, Status, StatusSchema,
+    Bans, BansSchema, Body, ChangeBrief, ChangeDocument, ChangeEvent, ChangeState, ChangeStep, Changes, ChangesSchema, Confirm,
+    ErrorCode, Firewall, FirewallSchema, LeaseDocument, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument,
     SubsystemStatus,
 };
 use sshfix_policy::subsystem::hosts_access::{Content, Libwrap};
@@ -12,6 +13,11 @@ use sshfix_policy::{diagnose, netfilter};
 
 use crate::audit::{AuditClosing, Outcome};
 use crate::pipeline::Agent;
+use crate::store::{ChangeRecord, ChangeStage, StepEvent, StoreError};
+use crate::sys::clock::Moment;
+
+/// How many changes are listed.
+const CHANGES: usize = 50;
 
 /// Who is blocked, by every subsystem; with a source, only what concerns it.
 pub fn bans(host: &HostState, source: Option<Source>, port: u16, needs: &mut Needs) -> Bans {
@@ -39,6 +45,14 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
         notes.push(format!("the leases could not be read: {error}"));
         Vec::new()
     });
+    let mut waiting = Vec::new();
+    for found in [agent.store.unfinished_changes(), agent.store.stuck_changes()] {
+        match found {
+            Ok(changes) => waiting.extend(changes.iter().map(|change| brief(change, &Moment::now()))),
+            Err(error) => notes.push(format!("the changes could not be read: {error}")),
+        }
+    }
+    let pending = waiting.iter().find(|change| change.state != ChangeStage::Stuck.name()).map(|change| change.id.clone());
     let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     Status {
         schema: StatusSchema::V1,
@@ -59,7 +73,8 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
             .into_iter()
             .map(|path| path.user.map_or_else(|| path.source.short(), |user| format!("{user} from {}", path.source.short())))
             .collect(),
-        pending: None,
+        pending,
+        waiting,
         leases: leases
             .into_iter()
             .map(|lease| LeaseDocument { id: lease.id, summary: lease.summary, ends: lease.ends_at })
@@ -67,6 +82,92 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
         last_drill: None,
         notes,
     }
+}
+
+/// The newest changes, or one with its journal.
+pub fn changes(agent: &Agent, id: Option<&str>) -> Result<Changes, StoreError> {
+    let now = Moment::now();
+    let changes = match id {
+        None => agent.store.changes(CHANGES)?.iter().map(|change| change_document(change, &now)).collect(),
+        Some(id) => {
+            let mut change = change_document(&agent.store.change(id)?, &now);
+            let event = |(index, event, at, detail): (usize, StepEvent, _, _)| ChangeEvent {
+                at,
+                step: index + 1,
+                event: event.name().to_owned(),
+                detail,
+            };
+            change.events = agent.store.journal(id)?.into_iter().map(event).collect();
+            vec![change]
+        }
+    };
+    Ok(Changes { schema: ChangesSchema::V1, changes })
+}
+
+fn change_document(change: &ChangeRecord, now: &Moment) -> ChangeDocument {
+    let brief = brief(change, now);
+    ChangeDocument {
+        id: brief.id,
+        state: brief.state,
+        principal: brief.principal,
+        operation: change.operation.clone(),
+        digest: change.digest.clone(),
+        started: change.started_at,
+        deadline: change.deadline.map(|deadline| deadline.wall),
+        seconds_left: brief.seconds_left,
+        finished: change.finished_at,
+        detail: brief.detail,
+        steps: change
+            .steps
+            .iter()
+            .map(|record| ChangeStep {
+                subsystem: record.step.subsystem().to_owned(),
+                summary: record.step.summary(),
+                undo: record.step.undo(),
+                event: record.event.name().to_owned(),
+                detail: record.detail.clone(),
+            })
+            .collect(),
+        events: Vec::new(),
+    }
+}
+
+/// A change in one line, with the time it has left.
+pub fn brief(change: &ChangeRecord, now: &Moment) -> ChangeBrief {
+    // Only in the boot in which it was set does a deadline mean something.
+    let deadline = change.deadline.filter(|_| !change.stage.is_end() && change.stage != ChangeStage::Stuck);
+    ChangeBrief {
+        id: change.id.clone(),
+        principal: change.principal.clone(),
+        state: change.stage.name().to_owned(),
+        deadline: deadline.map(|deadline| deadline.wall),
+        seconds_left: deadline.filter(|_| change.boot == now.boot).map(|deadline| deadline.left(now).as_secs()),
+        detail: change.detail.clone(),
+    }
+}
+
+/// The plan of a change as it was shown, or what its steps say of it.
+pub fn plan_of(change: &ChangeRecord) -> PlanDocument {
+    change.plan.clone().unwrap_or_else(|| PlanDocument {
+        schema: PlanSchema::V1,
+        digest: change.digest.clone(),
+        operation: change.operation.clone(),
+        steps: change
+            .steps
+            .iter()
+            .map(|record| StepDocument {
+                subsystem: record.step.subsystem().to_owned(),
+                summary: record.step.summary(),
+                diff: record.step.diff(),
+                undo: record.step.undo(),
+            })
+            .collect(),
+        opens: Vec::new(),
+        closes: Vec::new(),
+        paths: Vec::new(),
+        confirm: if change.deadline.is_some() { Confirm::Required } else { Confirm::NotNeeded },
+        notes: Vec::new(),
+    })
 }
 
 fn legacy_tables(state: &xtables::State) -> (Option<String>, String) {
@@ -117,6 +218,7 @@ pub fn closing(body: &Body) -> AuditClosing {
                 ChangeState::RolledBack => Outcome::RolledBack,
                 ChangeState::Stuck => Outcome::Stuck,
                 ChangeState::Unchanged => Outcome::Unchanged,
+                ChangeState::Abandoned => Outcome::Abandoned,
             };
             let detail = change.failure.as_ref().map_or("", |failure| failure.message.as_str());
             closing(outcome, detail, Some(&change.plan), (!change.id.is_empty()).then_some(change.id.as_str()))
@@ -125,8 +227,10 @@ pub fn closing(body: &Body) -> AuditClosing {
         Body::Error(error) => {
             let outcome = match error.code {
                 ErrorCode::Refused => Outcome::Refused,
-                ErrorCode::Busy | ErrorCode::PlanChanged | ErrorCode::Lockout => Outcome::NotApplied,
-                ErrorCode::Failed | ErrorCode::Usage | ErrorCode::Stuck | ErrorCode::Unreachable => Outcome::Failed,
+                ErrorCode::Busy | ErrorCode::PlanChanged | ErrorCode::Lockout | ErrorCode::NotConfirmed | ErrorCode::Stuck => {
+                    Outcome::NotApplied
+                }
+                ErrorCode::Failed | ErrorCode::Usage | ErrorCode::Unreachable => Outcome::Failed,
             };
             closing(outcome, &error.message, error.plan.as_deref(), None)
         }
@@ -139,6 +243,7 @@ pub fn closing(body: &Body) -> AuditClosing {
         | Body::Hosts(_)
         | Body::Firewall(_)
         | Body::Jails(_)
+        | Body::Changes(_)
         | Body::Status(_)
         | Body::Audit(_)
         | Body::Checkpoint(_) => closing(Outcome::Answered, "", None, None),

@@ -15,14 +15,15 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::audit::{self, AuditClosing, AuditOpening, Auditor, Outcome};
 use crate::config::{Config, ConfigError};
+use crate::deadline::{self, Clock};
 use crate::identity::{Identity, IdentityError};
 use crate::listen::{self, ListenError};
 use crate::live::LiveHost;
 use crate::logging::{self, LogError};
-use crate::pipeline::{self, Agent};
+use crate::pipeline::Agent;
 use crate::serve::serve;
 use crate::store::{Store, StoreError};
-use crate::{change, lease};
+use crate::{lease, recover};
 
 /// How long the end waits for threads after the last connection is closed.
 const END_TIME: Duration = Duration::from_secs(5);
@@ -55,7 +56,15 @@ pub enum RunError {
 
 /// Runs until SIGTERM or SIGINT; a change that is being made comes to its end first.
 pub fn run(agent_toml: &Path) -> Result<(), RunError> {
-    let mut config = Config::load(agent_toml)?;
+    let mut config = match Config::load(agent_toml) {
+        Ok(config) => config,
+        // Nobody else would take back what is not confirmed in time: systemd starts us again and again, so each try does.
+        Err(error) => {
+            let recovered = recover::recover(agent_toml);
+            tracing::info!("the agent cannot start, but has looked for unfinished changes: {recovered:?}");
+            return Err(error.into());
+        }
+    };
     if let Some(path) = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()) {
         config.socket.path = path.into();
     }
@@ -64,9 +73,11 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     let identity = Identity::load(&config.paths.identity)?;
     let store = Store::open(&config.state)?;
     let mut listening = listen::listen(&config.socket)?;
-    let host = Mutex::new(LiveHost::new(Arc::clone(&config)));
-    let agent = Arc::new(Agent { config, identity, store, auditor: Auditor::default(), host });
+    let host = || Mutex::new(LiveHost::new(Arc::clone(&config)));
+    let (host, reader) = (host(), host());
+    let agent = Arc::new(Agent { config, identity, store, auditor: Auditor::default(), host, reader });
     recover(&agent);
+    let clock = Clock::start(Arc::clone(&agent))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(async {
@@ -97,18 +108,17 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     });
     // What still runs on a thread is a lease that is being ended, or a request that serve gave up on.
     runtime.shutdown_timeout(END_TIME);
+    drop(clock);
+    // Without an agent there is nobody to keep the deadline.
+    deadline::stop(&agent);
     agent.auditor.end(&agent.store, &agent.identity);
     served
 }
 
-/// What the last run left unfinished: a change is rolled back, and its audit record gets its end.
+/// What the last run left unfinished: a change that was interrupted or not confirmed in time is taken back, one that still waits
+/// goes on waiting, and audit records get their end.
 fn recover(agent: &Agent) {
-    match change::recover(&mut *pipeline::lock(&agent.host), &agent.store) {
-        Ok(lines) => lines.iter().for_each(|line| tracing::warn!("{line}")),
-        Err(error) => {
-            tracing::error!("what the last run left unfinished could not be looked at; the next change tries again: {error}");
-        }
-    }
+    deadline::recover(agent);
     let closing = AuditClosing {
         outcome: Outcome::Interrupted,
         detail: "the agent ended before it could say what became of this".to_owned(),

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Limits;
 use crate::random::{self, NoRandomness};
+use crate::sys::clock::Moment;
 
 /// How long a stop waits for the requests that are being worked on. What is cut off then is recovered at the next start.
 const STOP_TIME: Duration = Duration::from_mins(1);
@@ -42,12 +43,15 @@ pub struct Challenge {
     pub value: wire::Challenge,
     /// When they were given.
     pub given: Instant,
+    /// When, by `CLOCK_BOOTTIME`, as changes on disk are timed.
+    pub since_boot: Duration,
 }
 
 impl Challenge {
     /// A fresh one.
     pub fn new() -> Result<Self, NoRandomness> {
-        Ok(Self { value: wire::Challenge::new(random::bytes()?), given: Instant::now() })
+        let value = wire::Challenge::new(random::bytes()?);
+        Ok(Self { value, given: Instant::now(), since_boot: Moment::now().since_boot })
     }
 
     /// As requests and replies carry it.

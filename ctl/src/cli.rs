@@ -99,6 +99,9 @@ pub struct ChangeArgs {
     /// Apply only if the plan is still the one with this digest
     #[arg(long, value_name = "DIGEST", conflicts_with = "dry_run", value_parser = parse_digest)]
     pub plan: Option<String>,
+    /// How long a change that must be confirmed waits for it before it is taken back (30s, 5m) [default: 2m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub confirm_within: Option<Duration>,
     /// Kept in the audit record
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     pub reason: Option<String>,
@@ -167,6 +170,30 @@ pub enum Verb {
     /// Who asked what and what became of it; whether any record of it was tampered with
     #[command(subcommand)]
     Audit(AuditVerb),
+    /// Show changes and their state, newest first; one with its steps and journal
+    Changes {
+        /// Only this one
+        id: Option<String>,
+    },
+    /// Keep a pending change; makes a new connection to the SSH port and proves with it that it still answers
+    Confirm {
+        /// The change, as shown when it was applied
+        id: String,
+        /// Kept in the audit record
+        #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+        reason: Option<String>,
+    },
+    /// Take a pending or stuck change back at once
+    Rollback {
+        /// The change, as shown when it was applied
+        id: String,
+        /// Leave a stuck change as it is, so that others can be made again
+        #[arg(long)]
+        abandon: bool,
+        /// Kept in the audit record
+        #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
+        reason: Option<String>,
+    },
     /// Agent version, host, subsystems found, live sessions
     Status,
 }
@@ -264,11 +291,29 @@ pub struct Ask {
     pub reason: Option<String>,
 }
 
+/// What a command line wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// One question to the agent.
+    Ask(Ask),
+    /// A confirm, whose proof is made once the agent's challenge is known.
+    Confirm {
+        /// The change id.
+        id: String,
+        /// For the audit record.
+        reason: Option<String>,
+    },
+}
+
 impl Verb {
     /// What it asks the agent.
-    pub fn ask(self) -> Ask {
+    pub fn wish(self) -> Wish {
+        let plain = |operation, reason| Wish::Ask(Ask { operation, mode: Mode::DryRun, reason });
         let (operation, change) = match self {
             Verb::Diagnose { address, user, port, explain } => (Operation::Diagnose { address, user, port, explain }, None),
+            Verb::Confirm { id, reason } => return Wish::Confirm { id, reason },
+            Verb::Rollback { id, abandon, reason } => return plain(Operation::Rollback { id, abandon }, reason),
+            Verb::Changes { id } => (Operation::Changes { id }, None),
             Verb::Unban { source, jail, ignore_for, change } => {
                 (Operation::Unban { source, jail, ignore_for: ignore_for.map(|time| time.as_secs()) }, Some(change))
             }
@@ -297,11 +342,10 @@ impl Verb {
             Verb::Audit(verb) => (verb.operation(), None),
             Verb::Status => (Operation::Status, None),
         };
-        let Some(ChangeArgs { dry_run, plan, reason }) = change else {
-            return Ask { operation, mode: Mode::DryRun, reason: None };
-        };
-        let mode = if dry_run { Mode::DryRun } else { Mode::Apply { plan } };
-        Ask { operation, mode, reason }
+        let Some(ChangeArgs { dry_run, plan, confirm_within, reason }) = change else { return plain(operation, None) };
+        let confirm_within = confirm_within.map(|time| time.as_secs());
+        let mode = if dry_run { Mode::DryRun } else { Mode::Apply { plan, confirm_within } };
+        Wish::Ask(Ask { operation, mode, reason })
     }
 }
 
@@ -358,6 +402,13 @@ pub fn command_line(operation: &Operation) -> String {
         Operation::AuditVerify { checkpoint: None } => "audit verify".to_owned(),
         Operation::AuditVerify { checkpoint: Some(_) } => "audit verify --checkpoint FILE".to_owned(),
         Operation::AuditCheckpoint => "audit checkpoint".to_owned(),
+        Operation::Changes { id: None } => "changes".to_owned(),
+        Operation::Changes { id: Some(id) } => format!("changes {}", shell_word(id)),
+        Operation::Confirm { id, .. } => format!("confirm {}", shell_word(id)),
+        Operation::Rollback { id, abandon } => {
+            let flag = if *abandon { " --abandon" } else { "" };
+            format!("rollback {}{flag}", shell_word(id))
+        }
         Operation::Status => "status".to_owned(),
     };
     words.push(verb);
@@ -432,7 +483,10 @@ mod tests {
 
     fn ask(line: &str) -> Result<Ask, clap::Error> {
         let Program::Ctl(ctl) = Cli::try_parse_from(line.split(' '))?.program;
-        Ok(ctl.verb.ask())
+        match ctl.verb.wish() {
+            Wish::Ask(ask) => Ok(ask),
+            Wish::Confirm { .. } => panic!("a confirm is no question before its challenge"),
+        }
     }
 
     #[test]
@@ -465,6 +519,10 @@ mod tests {
              --change 6d05d3c4d0 --outcome rolled-back --address 203.0.113.0/24 --limit 3",
             "sshfix ctl audit verify",
             "sshfix ctl audit checkpoint",
+            "sshfix ctl changes",
+            "sshfix ctl changes 1a2b3c4d5e",
+            "sshfix ctl rollback 1a2b3c4d5e",
+            "sshfix ctl rollback 1a2b3c4d5e --abandon",
             "sshfix ctl status",
         ] {
             let first = ask(line).unwrap().operation;
@@ -475,10 +533,12 @@ mod tests {
     #[test]
     fn a_change_is_made_unless_a_dry_run_is_asked_for() {
         let digest = format!("sha256:{}", "a".repeat(64));
-        assert_eq!(ask("sshfix ctl unban 203.0.113.7").unwrap().mode, Mode::Apply { plan: None });
+        assert_eq!(ask("sshfix ctl unban 203.0.113.7").unwrap().mode, Mode::Apply { plan: None, confirm_within: None });
+        let within = ask("sshfix ctl unban 203.0.113.7 --confirm-within 5m").unwrap().mode;
+        assert_eq!(within, Mode::Apply { plan: None, confirm_within: Some(300) });
         assert_eq!(ask("sshfix ctl unban 203.0.113.7 --dry-run").unwrap().mode, Mode::DryRun);
         let with_plan = ask(&format!("sshfix ctl unban 203.0.113.7 --plan {digest}")).unwrap();
-        assert_eq!(with_plan.mode, Mode::Apply { plan: Some(digest.clone()) });
+        assert_eq!(with_plan.mode, Mode::Apply { plan: Some(digest.clone()), confirm_within: None });
         assert!(ask(&format!("sshfix ctl unban 203.0.113.7 --dry-run --plan {digest}")).is_err());
         assert!(ask("sshfix ctl unban 203.0.113.7 --plan abc").is_err());
     }
@@ -490,8 +550,9 @@ mod tests {
             "sshfix ctl diagnose example.org",
             "sshfix ctl unban 203.0.113.7/24",
             "sshfix ctl ban 203.0.113.7",
-            "sshfix ctl unban 203.0.113.7 --confirm-within 5m",
-            "sshfix ctl rollback 1",
+            "sshfix ctl unban 203.0.113.7 --confirm-within 5",
+            "sshfix ctl rollback",
+            "sshfix ctl confirm",
             "sshfix ctl",
             "sshfix",
         ] {

@@ -20,6 +20,7 @@ use sshfix_policy::wire::{HELLO_LIMIT, Hello, PREFIX, REPLY_LIMIT, SignedReply, 
 use thiserror::Error;
 
 use crate::cli::Ask;
+use crate::kex::KexError;
 use crate::sign::{Identity, SignError};
 
 /// Where the agent listens, unless `SSHFIX_SOCKET` says otherwise.
@@ -84,6 +85,9 @@ pub enum ClientError {
     /// No signature.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// The SSH port proved nothing, so there is nothing to confirm with.
+    #[error("the SSH port did not prove that it answers: {0}")]
+    Access(#[from] KexError),
 }
 
 impl ClientError {
@@ -129,6 +133,11 @@ impl ClientError {
             ),
             ClientError::Request(_) => unchanged(ErrorCode::Failed, "This is a bug in sshfix."),
             ClientError::Random(_) => unchanged(ErrorCode::Failed, "Try again when the system is up."),
+            ClientError::Access(_) => ErrorDocument::new(
+                ErrorCode::NotConfirmed,
+                format!("{message}. The change was not confirmed; it is taken back at its deadline."),
+                "`sshfix ctl rollback` takes it back now; or look whether sshd runs and try again.",
+            ),
             ClientError::Sign(_) => {
                 unchanged(ErrorCode::Failed, "Name another key with --identity FILE, or add one to ssh-agent.")
             }
@@ -181,11 +190,18 @@ impl Agent {
     }
 
     /// A signed question on a connection of its own, ready to be sent. Signing may wait for a person.
-    pub fn question(&self, ask: &Ask, origin: &Origin, identity: &Identity) -> Result<Question<'_>, ClientError> {
+    /// `ask` gets the hello of the connection: a confirm is about its challenge.
+    pub fn question(
+        &self,
+        ask: impl FnOnce(&Hello) -> Result<Ask, ClientError>,
+        origin: &Origin,
+        identity: &Identity,
+    ) -> Result<Question<'_>, ClientError> {
         let mut stream = self.connect()?;
         let deadline = Instant::now() + self.timeout;
         let hello = Hello::decode(&read_frame(&mut stream, deadline, HELLO_LIMIT, false)?)?;
         self.check_hello(&hello)?;
+        let ask = ask(&hello)?;
 
         let request = Request {
             protocol: PROTOCOL,
@@ -194,9 +210,9 @@ impl Agent {
             challenge: hello.challenge.to_string(),
             valid_for: VALID_FOR,
             principal: None,
-            operation: ask.operation.clone(),
-            mode: ask.mode.clone(),
-            reason: ask.reason.clone(),
+            operation: ask.operation,
+            mode: ask.mode,
+            reason: ask.reason,
             from: origin.address,
             from_user: origin.user.clone(),
         };

@@ -7,28 +7,25 @@ use std::io::Write;
 use clap::Parser;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
+use sshfix_policy::reply::{Body, ChangeState, ErrorCode, ErrorDocument};
 
-use crate::cli::{Ask, Cli, Color, Ctl, Globals, Program};
-use crate::client::{Agent, Answer, ClientError};
-use crate::identities::Places;
-use crate::progress::Progress;
+use crate::cli::{Cli, Color, Ctl, Globals, Program};
+use crate::client::Answer;
 use crate::render::View;
-use crate::sign::Identity;
+use crate::session::Session;
 
 pub mod cli;
 pub mod client;
 pub mod identities;
 pub mod kex;
 pub mod origin;
+mod pending;
 mod progress;
 pub mod render;
+mod session;
 pub mod sign;
 pub mod ssh_agent;
 pub mod text;
-
-/// How many identities are offered to the agent before giving up; each refusal is a record in its audit log.
-const IDENTITIES_MAX: usize = 8;
 
 /// Runs one command line and gives its exit status (interface.md).
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
@@ -44,20 +41,40 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
     .write_global();
 
-    let answer = ask(&verb.ask(), &globals).unwrap_or_else(|error| {
+    let wish = verb.wish();
+    let mut session = Session::open(&globals);
+    let answer = match &mut session {
+        Ok(session) => session.ask(&wish),
+        Err(error) => Err(error.clone()),
+    };
+    let answer = answer.unwrap_or_else(|error| {
         let json = serde_json::to_string(&error).unwrap_or_default();
         Answer { body: Body::Error(error), json }
     });
     let view = View { now: Timestamp::now(), zone: TimeZone::system(), verbose: globals.verbose };
+    show(&answer, &globals, &view);
+    if let (Body::Change(change), Ok(session)) = (&answer.body, &mut session)
+        && change.state == ChangeState::Pending
+        && !globals.json
+        && pending::can_ask()
+        && let Some(decided) = pending::offer(session, change)
+    {
+        let view = View { now: Timestamp::now(), ..view };
+        show(&decided, &globals, &view);
+        return pending::exit_status(&decided);
+    }
+    answer.body.exit_status()
+}
+
+fn show(answer: &Answer, globals: &Globals, view: &View) {
     // A closed pipe (`| head`) is no reason to fail: the answer is there.
     let _ = if globals.json {
         writeln!(anstream::stdout(), "{}", text::json_for_terminals(&answer.json))
     } else if let Body::Error(error) = &answer.body {
         write!(anstream::stderr(), "{}", render::error(error))
     } else {
-        write!(anstream::stdout(), "{}", render::body(&answer.body, &view))
+        write!(anstream::stdout(), "{}", render::body(&answer.body, view))
     };
-    answer.body.exit_status()
 }
 
 /// Help and version go to stdout with status 0; what is wrong to stderr with status 2, or as a document where that is wanted.
@@ -75,76 +92,4 @@ fn usage(error: &clap::Error, json: bool) -> u8 {
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).unwrap_or(2)
-}
-
-/// Tries one identity after the other until the agent takes one: its hello does not tell whose signatures it takes.
-fn ask(ask: &Ask, globals: &Globals) -> Result<Answer, ErrorDocument> {
-    let places = Places::from_env();
-    let mut notes = Vec::new();
-    let agent = Agent::from_env(globals.timeout).map_err(|error| error.document())?;
-    let identities = match &globals.identity {
-        Some(file) => identities::named(file, &places).map_err(|error| {
-            ErrorDocument::new(ErrorCode::Usage, format!("{error}. Nothing was changed."), "--identity names a key file.")
-        })?,
-        None => identities::all(&places, &mut notes),
-    };
-    let found = identities.len();
-    let origin = origin::origin();
-    let mut refused: Option<Answer> = None;
-    let mut failed: Option<ClientError> = None;
-    let mut tried = Vec::new();
-    for mut identity in identities.into_iter().take(IDENTITIES_MAX) {
-        match ask_with(&agent, ask, &origin, &mut identity) {
-            Ok(answer) if is_refusal(&answer) => {
-                tried.push(identity.describe());
-                refused = Some(answer);
-            }
-            Ok(answer) => {
-                if globals.verbose {
-                    eprintln!("signed with {}", text::line(&identity.describe()));
-                }
-                return Ok(answer);
-            }
-            // This identity cannot sign; another may.
-            Err(ClientError::Sign(error)) => {
-                notes.push(error.to_string());
-                failed = Some(ClientError::Sign(error));
-            }
-            Err(error) => return Err(error.document()),
-        }
-    }
-    match (refused, failed) {
-        (Some(answer), _) => Err(refusal(&answer, &tried, found, &notes)),
-        (None, Some(error)) if found == 1 => Err(error.document()),
-        (None, _) => Err(no_identity(&notes)),
-    }
-}
-
-fn ask_with(agent: &Agent, ask: &Ask, origin: &client::Origin, identity: &mut Identity) -> Result<Answer, ClientError> {
-    identity.unlock()?;
-    let question = agent.question(ask, origin, identity)?;
-    let _progress = Progress::start("waiting for the agent");
-    question.send()
-}
-
-fn is_refusal(answer: &Answer) -> bool {
-    matches!(&answer.body, Body::Error(error) if error.code == ErrorCode::Refused)
-}
-
-fn refusal(answer: &Answer, tried: &[String], found: usize, notes: &[String]) -> ErrorDocument {
-    let Body::Error(error) = &answer.body else { return no_identity(notes) };
-    let mut parts = vec![format!("{}.", error.message.trim_end_matches('.')), format!("Identities tried: {}.", tried.join(", "))];
-    if found > IDENTITIES_MAX {
-        parts.push(format!("{} more were not tried.", found - IDENTITIES_MAX));
-    }
-    parts.extend(notes.iter().map(|note| format!("Not tried: {note}.")));
-    ErrorDocument { message: parts.join(" "), ..error.clone() }
-}
-
-fn no_identity(notes: &[String]) -> ErrorDocument {
-    let mut parts = vec!["no key to sign the request with. Nothing was changed.".to_owned()];
-    parts.extend(notes.iter().map(|note| format!("({note})")));
-    let advice =
-        format!("Name a key with --identity FILE, add one to ssh-agent, or run as root, who has {}.", identities::ROOT_KEY);
-    ErrorDocument::new(ErrorCode::Failed, parts.join(" "), advice)
 }

@@ -45,6 +45,8 @@ pub enum Outcome {
     RolledBack,
     /// Could not be taken back whole.
     Stuck,
+    /// Was stuck, and left to who asked.
+    Abandoned,
     /// The agent died before it could say; written when it starts again.
     Interrupted,
 }
@@ -62,6 +64,7 @@ impl Outcome {
             Outcome::Pending => "pending",
             Outcome::RolledBack => "rolled-back",
             Outcome::Stuck => "stuck",
+            Outcome::Abandoned => "abandoned",
             Outcome::Interrupted => "interrupted",
         }
     }

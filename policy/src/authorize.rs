@@ -183,6 +183,7 @@ pub enum AuthorizeError {
 pub struct AuthorizedRequest {
     authenticated: AuthenticatedRequest,
     grant: usize,
+    others: bool,
 }
 
 impl AuthorizedRequest {
@@ -200,9 +201,17 @@ impl AuthorizedRequest {
     pub fn grant(&self) -> usize {
         self.grant
     }
+
+    /// Whether a `confirm` or `rollback` may be about a change of somebody else's (`confirm-any`, `rollback-any`).
+    pub fn others(&self) -> bool {
+        self.others
+    }
 }
 
 /// The one way to an [`AuthorizedRequest`]: the first grant that names the principal, the action and the source permits.
+///
+/// To confirm and to take back one's own changes needs no action: whoever has a grant may. Whose a change is, is looked at with
+/// the change itself; [`AuthorizedRequest::others`] tells whether it may be another's.
 pub fn authorize(authenticated: AuthenticatedRequest, grants: &Grants) -> Result<AuthorizedRequest, AuthorizeError> {
     let operation = &authenticated.request().operation;
     let (action, source) = (operation.action(), operation.source());
@@ -213,6 +222,15 @@ pub fn authorize(authenticated: AuthenticatedRequest, grants: &Grants) -> Result
     if named.is_empty() {
         return Err(AuthorizeError::Principal(principal.to_owned()));
     }
+    let any = match action {
+        Action::Confirm => Some(Action::ConfirmAny),
+        Action::Rollback => Some(Action::RollbackAny),
+        _ => None,
+    };
+    if let (Some(any), Some((first, _))) = (any, named.first()) {
+        let permitting = named.iter().find(|(_, grant)| grant.permits_action(any) && grant.covers(None)).map(|(index, _)| *index);
+        return Ok(AuthorizedRequest { authenticated, grant: permitting.unwrap_or(*first) + 1, others: permitting.is_some() });
+    }
     let able: Vec<(usize, &Grant)> = named.into_iter().filter(|(_, grant)| grant.permits_action(action)).collect();
     if able.is_empty() {
         return Err(AuthorizeError::Action { principal: principal.to_owned(), action });
@@ -221,7 +239,7 @@ pub fn authorize(authenticated: AuthenticatedRequest, grants: &Grants) -> Result
         let about = source.map_or_else(|| "everybody".to_owned(), Source::short);
         return Err(AuthorizeError::Network { principal: principal.to_owned(), action, about });
     };
-    Ok(AuthorizedRequest { authenticated, grant: index + 1 })
+    Ok(AuthorizedRequest { authenticated, grant: index + 1, others: false })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::address::Source;
 use crate::step::Step;
 use crate::subsystem::xtables::SetNames;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, ufw, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, xtables};
 
 /// One subsystem as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,8 +61,6 @@ pub struct HostState {
     pub listener: Part<listener::State>,
     /// Routes to the clients asked about.
     pub route: Part<route::State>,
-    /// ufw's own files, once they were asked for.
-    pub ufw: Option<Part<ufw::State>>,
 }
 
 impl HostState {
@@ -103,8 +101,6 @@ pub enum Need {
     Route(Source),
     /// The host's interfaces and own addresses.
     Links,
-    /// What ufw's own files say.
-    Ufw,
 }
 
 /// Facts asked for and not yet known.
@@ -158,6 +154,15 @@ pub enum StepError {
     TimedOut(String),
 }
 
+/// How a step was taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Whether there was something to take back.
+    pub done: Done,
+    /// What others changed meanwhile and what was left as they made it.
+    pub note: Option<String>,
+}
+
 /// The seam between deciding and doing: the real host in the agent, `FakeHost` in tests.
 pub trait Host {
     /// Reads every subsystem for this question. A part that fails says so in its [`Part`]; the rest is still read.
@@ -168,4 +173,15 @@ pub trait Host {
 
     /// Does one step: `before` becomes `after`, activation included.
     fn apply(&mut self, step: &Step) -> Result<Done, StepError>;
+
+    /// Whether the host still is as it was read, so that what was planned and proven on it holds. Asked just before the first
+    /// step; what each step touches is looked at again just before it.
+    fn unchanged(&mut self, _read: &HostState) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    /// Takes one step back: `after` becomes `before`. Where others changed the same part meanwhile, only ours is taken back.
+    fn restore(&mut self, step: &Step) -> Result<Restored, StepError> {
+        self.apply(&step.inverse()).map(|done| Restored { done, note: None })
+    }
 }

@@ -17,6 +17,7 @@ pub mod fake;
 pub mod host;
 pub mod link;
 pub mod lockout;
+pub mod merge;
 pub mod netfilter;
 pub mod packet;
 pub mod pattern;

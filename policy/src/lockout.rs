@@ -8,8 +8,8 @@ use thiserror::Error;
 use crate::diagnose::admission;
 use crate::host::{AccessPath, HostState, Needs, PathOrigin};
 use crate::plan::Plan;
-use crate::reply::{PathDocument, PlanDocument};
-use crate::step::{Mismatch, Step};
+use crate::reply::{Confirm, PathDocument, PlanDocument};
+use crate::step::{Mismatch, Reach, Step};
 use crate::verdict::{Connection, Verdict};
 
 /// A plan that the proof accepted.
@@ -57,6 +57,13 @@ impl fmt::Display for Witness {
 }
 
 impl SafePlan {
+    /// A plan that nothing was proven about, so that the lab can try the lockout itself. Not in any release.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    pub fn unproven(plan: Plan) -> Self {
+        Self { plan, paths: Vec::new() }
+    }
+
     /// The steps, in order.
     pub fn steps(&self) -> &[Step] {
         &self.plan.steps
@@ -76,7 +83,8 @@ impl SafePlan {
 /// Proves the plan for every access path and every intermediate state, or says who would be locked out by what.
 ///
 /// The rule is *no worse*: a path accepted now stays accepted after every step. A path that is unknown now may stay unknown
-/// only if no step that keeps anybody out touches it. Facts that are missing are added to `needs`.
+/// only while no step that could keep somebody out touches it, so that nothing can hide behind what is not known. Facts that are
+/// missing are added to `needs`.
 pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Result<SafePlan, Lockout> {
     let verdict = |state: &HostState, path: &AccessPath, needs: &mut Needs| {
         admission(host, state, &Connection { source: path.source, port: path.port, user: path.user.clone() }, needs)
@@ -92,7 +100,9 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
             let worse = match (before, now) {
                 (Verdict::Refuse, _) | (_, Verdict::Accept) => false,
                 (_, Verdict::Refuse) | (Verdict::Accept, Verdict::Unknown) => true,
-                (Verdict::Unknown, Verdict::Unknown) => !plan.closes.is_empty() && step_concerns(step, path),
+                (Verdict::Unknown, Verdict::Unknown) => {
+                    plan.confirm == Confirm::Required && step.reach() != Reach::Nobody && step_concerns(step, path)
+                }
             };
             if worse {
                 return Err(Lockout::Witness(Box::new(Witness {

@@ -12,7 +12,7 @@ use crate::host::{HostState, Needs};
 use crate::netfilter;
 use crate::reply::{Confirm, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
-use crate::step::{Mismatch, Step};
+use crate::step::{Mismatch, Reach, Step};
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables};
 use crate::verdict::{Connection, Lift, Verdict};
 
@@ -27,6 +27,8 @@ pub struct Plan {
     pub opens: Vec<Source>,
     /// Sources that got in, or perhaps did, and do not afterwards.
     pub closes: Vec<Source>,
+    /// Whether it must be confirmed before a deadline: unless it is known to keep nobody out.
+    pub confirm: Confirm,
     /// An allow that ends by itself, made by some of the steps.
     pub lease: Option<Lease>,
     /// What a person should know besides.
@@ -106,6 +108,9 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
         | Operation::AuditShow { .. }
         | Operation::AuditVerify { .. }
         | Operation::AuditCheckpoint
+        | Operation::Changes { .. }
+        | Operation::Confirm { .. }
+        | Operation::Rollback { .. }
         | Operation::Status => {
             return Err(PlanError::Impossible(format!("`{}` changes nothing, so it has no plan", operation.action())));
         }
@@ -113,8 +118,9 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
     needs.extend(steps.iter().flat_map(Step::needs));
     let steps = nf_tables::order::undoable(host, steps)?;
     notes.extend(diagnose::notes(host));
-    let (opens, closes) = difference(operation, &steps, host, port, needs)?;
-    Ok(Plan { operation: operation.clone(), steps, opens, closes, lease, notes })
+    let Difference { opens, closes, unshown } = difference(operation, &steps, host, port, needs)?;
+    let confirm = confirm(operation, &steps, &closes, &unshown);
+    Ok(Plan { operation: operation.clone(), steps, opens, closes, confirm, lease, notes })
 }
 
 /// A step for every subsystem that refuses the source.
@@ -182,6 +188,35 @@ fn ignore(
     Ok(steps)
 }
 
+/// A plan that only opens is confirmed by its verification. Every other one must be confirmed by a person who can still get in:
+/// one that closes something, whose purpose is to close, or whose steps the model cannot show to keep nobody out.
+fn confirm(operation: &Operation, steps: &[Step], closes: &[Source], unshown: &[Source]) -> Confirm {
+    // The model knows what hosts.allow and hosts.deny mean for sshd, not for other daemons.
+    let other_daemon = |daemon: &Option<String>| daemon.as_ref().is_some_and(|daemon| daemon != "sshd");
+    let to_close = match operation {
+        Operation::Ban { .. } | Operation::HostsDeny { .. } => true,
+        Operation::HostsRemove { daemon, .. } => other_daemon(daemon),
+        _ => false,
+    };
+    let shown = |step: &Step| match step.reach() {
+        Reach::Nobody => true,
+        Reach::Touched => step.touches().is_some_and(|touched| !touched.iter().any(|source| unshown.contains(source))),
+        Reach::Anybody => false,
+    };
+    let needless = steps.is_empty() || !to_close && closes.is_empty() && steps.iter().all(shown);
+    if needless { Confirm::NotNeeded } else { Confirm::Required }
+}
+
+/// What the steps do to the sources they touch.
+struct Difference {
+    /// Get in afterwards and did not, or perhaps not, before.
+    opens: Vec<Source>,
+    /// Got in, or perhaps did, and do not afterwards.
+    closes: Vec<Source>,
+    /// Cannot be told before nor after.
+    unshown: Vec<Source>,
+}
+
 /// Which of the touched sources the steps let in or keep out, by the model before and after.
 fn difference(
     operation: &Operation,
@@ -189,28 +224,29 @@ fn difference(
     host: &HostState,
     port: u16,
     needs: &mut Needs,
-) -> Result<(Vec<Source>, Vec<Source>), PlanError> {
+) -> Result<Difference, PlanError> {
     if steps.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok(Difference { opens: Vec::new(), closes: Vec::new(), unshown: Vec::new() });
     }
     let mut candidates: Vec<Source> = steps.iter().filter_map(Step::touches).flatten().collect();
     candidates.extend(operation.source());
     candidates.sort();
     candidates.dedup();
     let after = predict(host, steps)?;
-    let (mut opens, mut closes) = (Vec::new(), Vec::new());
+    let (mut opens, mut closes, mut unshown) = (Vec::new(), Vec::new(), Vec::new());
     for source in candidates {
         let connection = Connection { source, port, user: None };
-        let before = rank(admission(host, host, &connection, needs).0);
-        let after = rank(admission(host, &after, &connection, needs).0);
-        match after.cmp(&before) {
+        let before = admission(host, host, &connection, needs).0;
+        let after = admission(host, &after, &connection, needs).0;
+        match rank(after).cmp(&rank(before)) {
             std::cmp::Ordering::Greater => opens.push(source.net()),
             std::cmp::Ordering::Less => closes.push(source.net()),
+            std::cmp::Ordering::Equal if after == Verdict::Unknown => unshown.push(source),
             std::cmp::Ordering::Equal => {}
         }
     }
     let sources = |nets: Vec<ipnet::IpNet>| ipnet::IpNet::aggregate(&nets).into_iter().map(Source::new).collect();
-    Ok((sources(opens), sources(closes)))
+    Ok(Difference { opens: sources(opens), closes: sources(closes), unshown })
 }
 
 fn rank(verdict: Verdict) -> u8 {
@@ -271,7 +307,7 @@ impl Plan {
             opens: self.opens.clone(),
             closes: self.closes.clone(),
             paths,
-            confirm: Confirm::NotNeeded,
+            confirm: self.confirm,
             notes: self.notes.clone(),
         }
     }

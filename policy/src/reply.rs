@@ -41,6 +41,8 @@ pub enum Body {
     Firewall(Firewall),
     /// `sshfix.jails/1`
     Jails(Jails),
+    /// `sshfix.changes/1`
+    Changes(Changes),
     /// `sshfix.status/1`
     Status(Status),
     /// `sshfix.audit/1`
@@ -76,6 +78,7 @@ schema!(BansSchema, "sshfix.bans/1");
 schema!(HostsSchema, "sshfix.hosts/1");
 schema!(FirewallSchema, "sshfix.firewall/1");
 schema!(JailsSchema, "sshfix.jails/1");
+schema!(ChangesSchema, "sshfix.changes/1");
 schema!(StatusSchema, "sshfix.status/1");
 schema!(ErrorSchema, "sshfix.error/1");
 
@@ -196,10 +199,12 @@ pub enum ChangeState {
     Confirmed,
     /// Done, waiting for confirm.
     Pending,
-    /// Taken back; the host is as before.
+    /// Taken back, because it failed or because somebody asked for it; the host is as before.
     RolledBack,
     /// Could not be taken back whole.
     Stuck,
+    /// Was stuck, and left to a person.
+    Abandoned,
     /// Nothing to do.
     Unchanged,
 }
@@ -217,6 +222,91 @@ pub struct Failure {
     pub rolled_back: Vec<String>,
     /// Steps that could not be taken back, and what to do about each.
     pub stuck: Vec<String>,
+}
+
+/// Changes, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// `sshfix.changes/1`
+    pub schema: ChangesSchema,
+    /// The newest ones, or the one that was asked for.
+    pub changes: Vec<ChangeDocument>,
+}
+
+/// The life of one change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeDocument {
+    /// The change id.
+    pub id: String,
+    /// `begun`, `applying`, `verified`, `pending`, `confirmed`, `rolling-back`, `rolled-back`, `stuck` or `abandoned`.
+    pub state: String,
+    /// Who asked.
+    pub principal: String,
+    /// What was asked.
+    pub operation: Operation,
+    /// `sha256:...` of the plan.
+    pub digest: String,
+    /// When it was begun.
+    pub started: Timestamp,
+    /// When it rolls back unless confirmed; `None` where its verification confirmed it.
+    pub deadline: Option<Timestamp>,
+    /// Seconds until then, while it is pending.
+    pub seconds_left: Option<u64>,
+    /// When it came to its end.
+    pub finished: Option<Timestamp>,
+    /// What was said last: why it was rolled back, what is left to do by hand.
+    pub detail: String,
+    /// In the order they are applied.
+    pub steps: Vec<ChangeStep>,
+    /// What happened to the steps, oldest first; only where one change was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<ChangeEvent>,
+}
+
+/// One step of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeStep {
+    /// Which subsystem.
+    pub subsystem: String,
+    /// One line.
+    pub summary: String,
+    /// What rollback does, or did.
+    pub undo: String,
+    /// What last happened to it: `planned`, `started`, `done-changed`, `done-already`, `failed`, `undo-started`, `undone`,
+    /// `undo-failed`.
+    pub event: String,
+    /// What was said with it.
+    pub detail: String,
+}
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeEvent {
+    /// When.
+    pub at: Timestamp,
+    /// Which step, from 1.
+    pub step: usize,
+    /// What happened, as in [`ChangeStep::event`].
+    pub event: String,
+    /// What was said with it.
+    pub detail: String,
+}
+
+/// A change that keeps others waiting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeBrief {
+    /// The change id.
+    pub id: String,
+    /// Who made it.
+    pub principal: String,
+    /// As in [`ChangeDocument::state`].
+    pub state: String,
+    /// When it rolls back unless confirmed.
+    pub deadline: Option<Timestamp>,
+    /// Seconds until then.
+    pub seconds_left: Option<u64>,
+    /// What was said last; of a stuck change: what is left to do by hand.
+    pub detail: String,
 }
 
 /// Who is blocked.
@@ -332,8 +422,11 @@ pub struct Status {
     pub subsystems: Vec<SubsystemStatus>,
     /// Live SSH sessions: the ways in the proof keeps.
     pub paths: Vec<String>,
-    /// The pending change, if any.
+    /// The id of the pending change, if any.
     pub pending: Option<String>,
+    /// Changes that keep others waiting: the one that is pending or under way, and stuck ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<ChangeBrief>,
     /// Allows that end by themselves.
     pub leases: Vec<LeaseDocument>,
     /// When rollback was last drilled; `None` is never.
@@ -380,6 +473,9 @@ pub struct ErrorDocument {
     /// The new dry run, when the plan changed; the plan that was refused, when it would lock out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Box<PlanDocument>>,
+    /// The change that is in the way, of `busy` and `stuck`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Box<ChangeBrief>>,
 }
 
 /// Kinds of error, each with its exit status.
@@ -398,6 +494,8 @@ pub enum ErrorCode {
     Refused,
     /// Somebody would be locked out: 4.
     Lockout,
+    /// A confirm that was not taken, and why is said: 3.
+    NotConfirmed,
     /// An earlier change is stuck: 7.
     Stuck,
     /// No agent there: 10.
@@ -407,7 +505,7 @@ pub enum ErrorCode {
 impl ErrorDocument {
     /// Shorthand.
     pub fn new(code: ErrorCode, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { schema: ErrorSchema::V1, code, message: message.into(), advice: advice.into(), plan: None }
+        Self { schema: ErrorSchema::V1, code, message: message.into(), advice: advice.into(), plan: None, change: None }
     }
 }
 
@@ -421,8 +519,10 @@ impl Body {
                 Verdict::Unknown => 9,
             },
             Body::Change(change) => match change.state {
-                ChangeState::Confirmed | ChangeState::Unchanged => 0,
+                ChangeState::Confirmed | ChangeState::Unchanged | ChangeState::Abandoned => 0,
                 ChangeState::Pending => 5,
+                // Asked for, not fallen back to.
+                ChangeState::RolledBack if change.failure.is_none() => 0,
                 ChangeState::RolledBack => 6,
                 ChangeState::Stuck => 7,
             },
@@ -432,13 +532,14 @@ impl Body {
             | Body::Hosts(_)
             | Body::Firewall(_)
             | Body::Jails(_)
+            | Body::Changes(_)
             | Body::Status(_)
             | Body::Audit(_)
             | Body::Checkpoint(_) => 0,
             Body::Error(error) => match error.code {
                 ErrorCode::Failed | ErrorCode::Busy | ErrorCode::PlanChanged => 1,
                 ErrorCode::Usage => 2,
-                ErrorCode::Refused => 3,
+                ErrorCode::Refused | ErrorCode::NotConfirmed => 3,
                 ErrorCode::Lockout => 4,
                 ErrorCode::Stuck => 7,
                 ErrorCode::Unreachable => 10,

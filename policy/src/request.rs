@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access_proof::AccessProof;
 use crate::address::Source;
 use crate::audit;
 
@@ -62,6 +63,9 @@ pub enum Mode {
         /// `sha256:...` of the plan that was shown.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         plan: Option<String>,
+        /// Seconds in which a change that must be confirmed waits for it; the agent's default when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confirm_within: Option<u64>,
     },
 }
 
@@ -180,6 +184,27 @@ pub enum Operation {
     },
     /// A signed head of the chain as it is now.
     AuditCheckpoint,
+    /// Changes and their state, newest first; one with its steps and journal.
+    Changes {
+        /// Only this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
+    /// Keep a pending change. Only over a connection made after it was applied.
+    Confirm {
+        /// The change id.
+        id: String,
+        /// That the SSH port answers, shown for this change and the challenge of this connection.
+        proof: Box<AccessProof>,
+    },
+    /// Take a pending or stuck change back at once.
+    Rollback {
+        /// The change id.
+        id: String,
+        /// Leave a stuck change as it is: a person takes care of the rest.
+        #[serde(default)]
+        abandon: bool,
+    },
     /// Agent, host, subsystems.
     Status,
 }
@@ -221,6 +246,16 @@ pub enum Action {
     Fail2banUnignore,
     /// `audit show`, `audit verify` and `audit checkpoint`
     Audit,
+    /// `changes`
+    Changes,
+    /// `confirm`: one's own changes, which whoever has a grant may do.
+    Confirm,
+    /// `confirm` of changes that others made.
+    ConfirmAny,
+    /// `rollback`: one's own changes, which whoever has a grant may do.
+    Rollback,
+    /// `rollback` of changes that others made.
+    RollbackAny,
     /// `status`
     Status,
 }
@@ -243,6 +278,11 @@ impl fmt::Display for Action {
             Action::Fail2banIgnore => "fail2ban-ignore",
             Action::Fail2banUnignore => "fail2ban-unignore",
             Action::Audit => "audit",
+            Action::Changes => "changes",
+            Action::Confirm => "confirm",
+            Action::ConfirmAny => "confirm-any",
+            Action::Rollback => "rollback",
+            Action::RollbackAny => "rollback-any",
             Action::Status => "status",
         })
     }
@@ -267,6 +307,9 @@ impl Operation {
             Operation::Fail2banIgnore { .. } => Action::Fail2banIgnore,
             Operation::Fail2banUnignore { .. } => Action::Fail2banUnignore,
             Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => Action::Audit,
+            Operation::Changes { .. } => Action::Changes,
+            Operation::Confirm { .. } => Action::Confirm,
+            Operation::Rollback { .. } => Action::Rollback,
             Operation::Status => Action::Status,
         }
     }
@@ -291,11 +334,14 @@ impl Operation {
             | Operation::AuditShow { .. }
             | Operation::AuditVerify { .. }
             | Operation::AuditCheckpoint
+            | Operation::Changes { .. }
+            | Operation::Confirm { .. }
+            | Operation::Rollback { .. }
             | Operation::Status => None,
         }
     }
 
-    /// Whether it can change the host.
+    /// Whether it can change the host by a plan.
     pub fn mutates(&self) -> bool {
         match self {
             Operation::Unban { .. }
@@ -315,6 +361,9 @@ impl Operation {
             | Operation::AuditShow { .. }
             | Operation::AuditVerify { .. }
             | Operation::AuditCheckpoint
+            | Operation::Changes { .. }
+            | Operation::Confirm { .. }
+            | Operation::Rollback { .. }
             | Operation::Status => false,
         }
     }

@@ -26,6 +26,17 @@ pub enum Step {
     Route(route::Step),
 }
 
+/// Whom a step can keep out, by its kind alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Nobody: it takes away what refuses, or adds what accepts.
+    Nobody,
+    /// Whom it touches ([`Step::touches`]); the model tells whether it does.
+    Touched,
+    /// Anybody: it takes away what accepts, adds what refuses, or what it does is not known.
+    Anybody,
+}
+
 /// The model cannot take this step: the touched part is neither `before` nor `after`, or was not read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0}")]
@@ -89,6 +100,24 @@ impl Step {
     /// The source addresses whose verdict this step can change; `None` means it could be anybody's.
     pub fn touches(&self) -> Option<Vec<Source>> {
         each!(self, step => step.touches())
+    }
+
+    /// Whom it can keep out. Decides, with the model, whether a plan must be confirmed.
+    pub fn reach(&self) -> Reach {
+        each!(self, step => step.reach())
+    }
+
+    /// Whether a reboot leaves it in place: files and fail2ban's own database stay, the kernel's rules, sets and routes do not.
+    pub fn survives_reboot(&self) -> bool {
+        match self {
+            Step::Fail2ban(_) | Step::HostsAccess(_) => true,
+            Step::NfTables(_) | Step::Xtables(_) | Step::Ipset(_) | Step::Route(_) => false,
+        }
+    }
+
+    /// Whether it can be told in the ruleset of another boot: a rule's place is told by handles, which that boot gave anew.
+    pub fn is_of_one_boot(&self) -> bool {
+        matches!(self, Step::NfTables(nf_tables::Step::Rule { .. }))
     }
 
     /// The facts that [`Step::predict`] and [`Step::holds`] look at and that are only read on demand.

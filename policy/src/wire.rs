@@ -121,6 +121,13 @@ pub struct Hello {
     pub key: String,
     /// To be repeated in the request.
     pub challenge: Challenge,
+    /// The SSH port the agent looks at: where a confirm has to be proven. Checked by the agent with the proof.
+    #[serde(default = "usual_port")]
+    pub ssh_port: u16,
+}
+
+fn usual_port() -> u16 {
+    22
 }
 
 impl Hello {
@@ -251,6 +258,7 @@ mod tests {
             host: "SHA256:x".to_owned(),
             key: "ssh-ed25519 AAAA".to_owned(),
             challenge: Challenge::new([7; 32]),
+            ssh_port: 2222,
         };
         let bytes = hello.encode().unwrap();
         assert_eq!(Hello::decode(&bytes[PREFIX..]), Ok(hello));

@@ -21,6 +21,7 @@ fn with_clone(release: Release) -> Server {
         ("packaging/common.sh", 0o644),
         ("packaging/systemd/sshfix-agent.service", 0o644),
         ("packaging/systemd/sshfix-agent.socket", 0o644),
+        ("packaging/systemd/sshfix-recover.service", 0o644),
         ("packaging/systemd/sshfix.sysusers", 0o644),
     ] {
         server.copy(&clone.join(file), &format!("/root/clone/{file}"), mode);

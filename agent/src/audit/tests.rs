@@ -16,7 +16,7 @@ pub(super) fn opening(n: u32) -> AuditOpening {
         from: Some("2001:db8::7".parse().unwrap()),
         request: Some(format!("{n:032x}")),
         operation: Some(Operation::Diagnose { address: "203.0.113.7".parse().unwrap(), user: None, port: None, explain: false }),
-        mode: Some(Mode::Apply { plan: Some("sha256:00".to_owned()) }),
+        mode: Some(Mode::Apply { plan: Some("sha256:00".to_owned()), confirm_within: None }),
         reason: Some("locked out".to_owned()),
         of_itself: None,
     }

@@ -2,15 +2,19 @@
 //! written. Does not act: `change` does, and recovery reads this to know what happened.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, OptionalExtension, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sshfix_policy::reply::PlanDocument;
 use sshfix_policy::request::Operation;
 use sshfix_policy::step::Step;
 
 use super::{Doing, NewLease, Store, StoreError, leases, time};
+use crate::sys::clock::{Deadline, Moment};
 
 /// Where a change is in its life. `reply::ChangeState` is what the client is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,12 +175,14 @@ pub struct NewChange {
     pub operation: Operation,
     /// `sha256:...` of the plan.
     pub digest: String,
+    /// The plan as it was shown.
+    pub plan: PlanDocument,
     /// In the order they are applied; their inverses are the undo record.
     pub steps: Vec<Step>,
     /// Now.
-    pub started_at: Timestamp,
+    pub started: Moment,
     /// When it rolls back unless confirmed; `None` where its verification confirms it.
-    pub deadline: Option<Timestamp>,
+    pub deadline: Option<Deadline>,
     /// The allow that this change makes and that ends by itself. In force once the change is confirmed.
     pub lease: Option<NewLease>,
 }
@@ -194,10 +200,16 @@ pub struct ChangeRecord {
     pub digest: String,
     /// Where it is.
     pub stage: ChangeStage,
+    /// The plan as it was shown; `None` of a change that an earlier version of the agent made.
+    pub plan: Option<PlanDocument>,
     /// When it was begun.
     pub started_at: Timestamp,
+    /// In which boot of the host.
+    pub boot: String,
     /// When it rolls back unless confirmed.
-    pub deadline: Option<Timestamp>,
+    pub deadline: Option<Deadline>,
+    /// When it became pending, by `CLOCK_BOOTTIME`.
+    pub pending_since_boot: Option<Duration>,
     /// When it came to its end.
     pub finished_at: Option<Timestamp>,
     /// What was said with the last transition.
@@ -221,27 +233,33 @@ pub struct StepRecord {
 
 impl Store {
     /// Writes a change, all its steps and its lease in one transaction, before anything is done. [`StoreError::Busy`] while
-    /// another change is begun, applying, verified, pending or rolling back. A stuck one does not stop it: ask
-    /// [`Store::stuck_changes`].
+    /// another change is begun, applying, verified, pending or rolling back, [`StoreError::Stuck`] while one is stuck.
     pub fn change_begin(&self, change: &NewChange) -> Result<(), StoreError> {
         const DOING: &str = "begin the change";
         let operation = to_json(&change.operation)?;
+        let plan = to_json(&change.plan)?;
         let steps = change.steps.iter().map(to_json).collect::<Result<Vec<_>, _>>()?;
         self.write(DOING, |db| {
             if let Some(busy) = under_way(db)? {
                 return Err(busy);
             }
+            if let Some(stuck) = stuck(db)? {
+                return Err(stuck);
+            }
             db.execute(
-                "INSERT INTO changes (id, principal, operation, digest, state, started_at, deadline)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO changes (id, principal, operation, digest, state, started_at, deadline, boot, deadline_boottime, plan)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 (
                     &change.id,
                     &change.principal,
                     operation,
                     &change.digest,
                     ChangeStage::Begun.name(),
-                    change.started_at.as_microsecond(),
-                    change.deadline.map(Timestamp::as_microsecond),
+                    change.started.wall.as_microsecond(),
+                    change.deadline.map(|deadline| deadline.wall.as_microsecond()),
+                    &change.started.boot,
+                    change.deadline.map(|deadline| micros(deadline.since_boot)),
+                    plan,
                 ),
             )
             .doing(DOING)?;
@@ -301,10 +319,13 @@ impl Store {
             if let Some((step, event)) = contradiction(db, id, to)? {
                 return Err(StoreError::Contradiction { id: id.to_owned(), to, step, event });
             }
-            let now = Timestamp::now().as_microsecond();
+            let moment = Moment::now();
+            let now = moment.wall.as_microsecond();
+            let pending = (to == ChangeStage::Pending).then(|| micros(moment.since_boot));
             db.execute(
-                "UPDATE changes SET state = ?2, detail = ?3, finished_at = ?4 WHERE id = ?1",
-                (id, to.name(), detail, to.is_end().then_some(now)),
+                "UPDATE changes SET state = ?2, detail = ?3, finished_at = ?4, pending_boottime = coalesce(?5, pending_boottime)
+                 WHERE id = ?1",
+                (id, to.name(), detail, to.is_end().then_some(now), pending),
             )
             .doing(DOING)?;
             if to == ChangeStage::RolledBack {
@@ -327,6 +348,25 @@ impl Store {
     /// The newest changes, newest first.
     pub fn changes(&self, limit: usize) -> Result<Vec<ChangeRecord>, StoreError> {
         self.changes_where("true", limit)
+    }
+
+    /// Everything that happened to the steps of a change, oldest first: the step's index, the event, when, and what was said.
+    pub fn journal(&self, id: &str) -> Result<Vec<(usize, StepEvent, Timestamp, String)>, StoreError> {
+        const DOING: &str = "read the journal";
+        let db = self.connection();
+        let mut select =
+            db.prepare("SELECT step_index, event, at, detail FROM journal WHERE change_id = ?1 ORDER BY seq").doing(DOING)?;
+        let rows = select
+            .query_map([id], |row| {
+                let row: (usize, String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+                Ok(row)
+            })
+            .doing(DOING)?;
+        rows.map(|row| {
+            let (index, event, at, detail) = row.doing(DOING)?;
+            Ok((index, named(&StepEvent::ALL, StepEvent::name, &event)?, time(at)?, detail))
+        })
+        .collect()
     }
 
     /// One change.
@@ -385,6 +425,24 @@ fn under_way(db: &Connection) -> Result<Option<StoreError>, StoreError> {
     }
 }
 
+fn stuck(db: &Connection) -> Result<Option<StoreError>, StoreError> {
+    let found = db
+        .query_row("SELECT id, principal, detail FROM changes WHERE state = 'stuck' ORDER BY started_at LIMIT 1", [], |row| {
+            Ok(StoreError::Stuck { id: row.get(0)?, principal: row.get(1)?, detail: row.get(2)? })
+        })
+        .optional();
+    found.doing("read the changes")
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn since_boot(micros: i64) -> Result<Duration, StoreError> {
+    let micros = u64::try_from(micros).map_err(|_| StoreError::Damaged(format!("{micros} microseconds since boot")))?;
+    Ok(Duration::from_micros(micros))
+}
+
 fn stage_of(db: &Connection, id: &str) -> Result<ChangeStage, StoreError> {
     let name: Option<String> = db
         .query_row("SELECT state FROM changes WHERE id = ?1", [id], |row| row.get(0))
@@ -412,21 +470,6 @@ fn last_event(db: &Connection, id: &str, index: usize) -> Result<(StepEvent, Opt
 
 fn read(db: &Connection, id: &str) -> Result<ChangeRecord, StoreError> {
     const DOING: &str = "read the change";
-    type Row = (String, String, String, String, i64, Option<i64>, Option<i64>, String);
-    let row: Option<Row> = db
-        .query_row(
-            "SELECT principal, operation, digest, state, started_at, deadline, finished_at, detail FROM changes WHERE id = ?1",
-            [id],
-            |row| {
-                let first = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-                Ok((first.0, first.1, first.2, first.3, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
-            },
-        )
-        .optional()
-        .doing(DOING)?;
-    let (principal, operation, digest, stage, started_at, deadline, finished_at, detail) =
-        row.ok_or_else(|| StoreError::Missing { what: "change", id: id.to_owned() })?;
-
     let mut select = db.prepare("SELECT step FROM steps WHERE change_id = ?1 ORDER BY step_index").doing(DOING)?;
     let steps = select.query_map([id], |row| row.get::<_, String>(0)).doing(DOING)?;
     let steps = steps
@@ -436,16 +479,38 @@ fn read(db: &Connection, id: &str) -> Result<ChangeRecord, StoreError> {
             Ok(StepRecord { step: from_json(&step.doing(DOING)?)?, event, at: at.map(time).transpose()?, detail })
         })
         .collect::<Result<_, StoreError>>()?;
+
+    let record = db.query_row("SELECT * FROM changes WHERE id = ?1", [id], |row| Ok(record(row, id, steps))).optional();
+    record.doing(DOING)?.ok_or_else(|| StoreError::Missing { what: "change", id: id.to_owned() })?
+}
+
+fn record(row: &Row<'_>, id: &str, steps: Vec<StepRecord>) -> Result<ChangeRecord, StoreError> {
+    fn get<T: FromSql>(row: &Row<'_>, column: &'static str) -> Result<T, StoreError> {
+        row.get(column).doing("read the change")
+    }
+    let text = |column| get::<String>(row, column);
+    let number = |column| get::<Option<i64>>(row, column);
+    let deadline = match (number("deadline")?, number("deadline_boottime")?) {
+        (Some(wall), by_boot) => {
+            // Set by an earlier version: the wall clock alone.
+            let since_boot = by_boot.map_or(Ok(Duration::MAX), since_boot)?;
+            Some(Deadline { wall: time(wall)?, since_boot })
+        }
+        (None, _) => None,
+    };
     Ok(ChangeRecord {
         id: id.to_owned(),
-        principal,
-        operation: from_json(&operation)?,
-        digest,
-        stage: named(&ChangeStage::ALL, ChangeStage::name, &stage)?,
-        started_at: time(started_at)?,
-        deadline: deadline.map(time).transpose()?,
-        finished_at: finished_at.map(time).transpose()?,
-        detail,
+        principal: text("principal")?,
+        operation: from_json(&text("operation")?)?,
+        digest: text("digest")?,
+        plan: get::<Option<String>>(row, "plan")?.map(|plan| from_json(&plan)).transpose()?,
+        stage: named(&ChangeStage::ALL, ChangeStage::name, &text("state")?)?,
+        started_at: time(get(row, "started_at")?)?,
+        boot: text("boot")?,
+        deadline,
+        pending_since_boot: number("pending_boottime")?.map(since_boot).transpose()?,
+        finished_at: number("finished_at")?.map(time).transpose()?,
+        detail: text("detail")?,
         steps,
     })
 }

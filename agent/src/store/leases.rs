@@ -101,7 +101,7 @@ pub(super) fn add(db: &Transaction<'_>, change: &NewChange, lease: &NewLease) ->
             &change.principal,
             &lease.summary,
             steps,
-            change.started_at.as_microsecond(),
+            change.started.wall.as_microsecond(),
             lease.ends_at.as_microsecond(),
         ),
     )

@@ -96,6 +96,16 @@ pub enum StoreError {
         /// When it rolls back unless confirmed.
         deadline: Option<Timestamp>,
     },
+    /// A change could not be taken back whole, and nobody has taken it over yet.
+    #[error("change {id} of {principal} is stuck: {detail}")]
+    Stuck {
+        /// The change id.
+        id: String,
+        /// Who made it.
+        principal: String,
+        /// What is left to do by hand.
+        detail: String,
+    },
     /// No such record.
     #[error("there is no {what} {id}")]
     Missing {

@@ -211,6 +211,14 @@ fn read_table(v6: bool, name: &str, sets: &mut SetNames) -> Result<Option<Table>
     Err(ReadError::Restless { program: program(v6), table: name.to_owned() })
 }
 
+/// Whether two observations show the same rules, counters aside.
+pub fn same_rules(one: &State, two: &State) -> bool {
+    let tables = |one: &[Table], two: &[Table]| {
+        one.len() == two.len() && one.iter().zip(two).all(|(one, two)| one.name == two.name && same(one, two))
+    };
+    tables(&one.v4, &two.v4) && tables(&one.v6, &two.v6)
+}
+
 /// Whether two reads are the same table, counters aside.
 fn same(one: &Table, two: &Table) -> bool {
     let chains = |one: &Chain, two: &Chain| {

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod child;
+pub mod clock;
 pub mod dbus;
 pub mod files;
 pub mod names;

@@ -29,7 +29,9 @@ fn draw(out: &mut Page, record: &Record, view: &View) {
     let outcome = match record.outcome {
         None => "still open".yellow().to_string(),
         Some(outcome @ (Outcome::Answered | Outcome::Unchanged | Outcome::Confirmed)) => outcome.name().green().to_string(),
-        Some(outcome @ (Outcome::Pending | Outcome::NotApplied | Outcome::Interrupted)) => outcome.name().yellow().to_string(),
+        Some(outcome @ (Outcome::Pending | Outcome::NotApplied | Outcome::Interrupted | Outcome::Abandoned)) => {
+            outcome.name().yellow().to_string()
+        }
         Some(outcome @ (Outcome::Refused | Outcome::Failed | Outcome::RolledBack | Outcome::Stuck)) => {
             outcome.name().red().to_string()
         }

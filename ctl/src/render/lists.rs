@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::{Ban, Bans, Firewall, Hosts, Jails, Status};
 
-use super::{Page, View};
+use super::{Page, View, changes};
 use crate::text;
 
 /// Columns without lines, as `ss` and `systemctl` print them.
-fn table<const N: usize>(out: &mut Page, header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+pub(super) fn table<const N: usize>(out: &mut Page, header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
     for row in rows {
@@ -126,9 +126,11 @@ pub fn status(status: &Status, view: &View) -> String {
     for lease in &status.leases {
         out.line(&format!("lease {}: {}, ends {}", text::line(&lease.id), text::line(&lease.summary), view.time(lease.ends)));
     }
-    match &status.pending {
-        Some(change) => out.line(&format!("{} {}", "Pending change:".yellow().bold(), text::line(change))),
-        None => out.line("No change is pending."),
+    for change in &status.waiting {
+        out.line(&changes::waiting(change));
+    }
+    if status.waiting.is_empty() {
+        out.line("No change is pending.");
     }
     out.line(&format!("Rollback last drilled: {}", when(status.last_drill, view, "never")));
     out.notes(&status.notes);

@@ -10,6 +10,7 @@ use sshfix_policy::verdict::Verdict;
 use crate::text;
 
 mod audit;
+mod changes;
 mod lists;
 mod path;
 mod plan;
@@ -35,6 +36,7 @@ pub fn body(body: &Body, view: &View) -> String {
         Body::Hosts(hosts) => lists::hosts(hosts),
         Body::Firewall(firewall) => lists::firewall(firewall),
         Body::Jails(jails) => lists::jails(jails, view),
+        Body::Changes(found) => changes::changes(found, view),
         Body::Status(status) => lists::status(status, view),
         Body::Audit(found) => audit::records(found, view),
         Body::Verification(found) => audit::verification(found, view),

@@ -2,7 +2,7 @@
 
 use owo_colors::OwoColorize;
 use sshfix_policy::address::Source;
-use sshfix_policy::reply::{Change, ChangeState, Failure, PlanDocument, StepDocument};
+use sshfix_policy::reply::{Change, ChangeState, Confirm, Failure, PlanDocument, StepDocument};
 
 use super::{Page, View, verdict};
 use crate::cli::command_line;
@@ -39,6 +39,12 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
         let user = path.user.as_ref().map(|user| format!(" as {}", text::line(user))).unwrap_or_default();
         let who = format!("{}{user}", text::line(&path.source));
         out.line(&format!("{} {who}: {} now, {} afterwards", label("way in"), verdict(path.before), verdict(path.after)));
+    }
+    if plan.confirm == Confirm::Required {
+        out.line(&format!(
+            "{} needed: it is taken back by itself unless somebody who still gets in confirms it",
+            label("confirm")
+        ));
     }
     out.line(&format!("{} {}", label("digest"), text::line(&plan.digest).dimmed()));
     out.notes(&plan.notes);
@@ -87,8 +93,16 @@ pub fn change(change: &Change, view: &View) -> String {
             out.line(&format!("{} {asked}", "Applied, waiting for confirm:".yellow().bold()));
             done(&mut out, &change.plan);
             if let Some(deadline) = change.deadline {
-                out.line(&format!("Rolls back by itself at {} unless confirmed.", view.time(deadline)));
+                out.line(&format!("Taken back by itself at {} unless confirmed:", view.time(deadline)));
+                let confirm = format!("sshfix ctl confirm {}", text::line(&change.id));
+                out.line(&format!("  {}", confirm.green().bold()));
             }
+        }
+        ChangeState::RolledBack if change.failure.is_none() => {
+            out.line(&format!("{} {asked}. The host is as it was before.", "Taken back:".green().bold()));
+        }
+        ChangeState::Abandoned => {
+            out.line(&format!("{} {asked}. The rest is yours.", "Abandoned:".yellow().bold()));
         }
         ChangeState::RolledBack => {
             out.line(&format!("{} {asked}. The host is as it was before.", "Rolled back:".red().bold()));

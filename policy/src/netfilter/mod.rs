@@ -7,7 +7,6 @@ mod block;
 mod conntrack;
 mod ipset;
 mod list;
-mod managed;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,6 @@ pub(super) fn host(state: State) -> HostState {
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
-        ufw: None,
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Links;
-use crate::step::{Mismatch, Step as AnyStep};
+use crate::step::{Mismatch, Reach, Step as AnyStep};
 use crate::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
 
@@ -461,6 +461,13 @@ impl Step {
     /// See [`AnyStep::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         Some(self.routes().map(|route| route.destination).collect())
+    }
+
+    /// See [`AnyStep::reach`].
+    pub fn reach(&self) -> Reach {
+        let takes_away_a_way = self.before.as_ref().is_some_and(|route| !route.refuses());
+        let refuses = self.after.as_ref().is_some_and(Route::refuses);
+        if takes_away_a_way || refuses { Reach::Anybody } else { Reach::Nobody }
     }
 
     /// See [`AnyStep::needs`].

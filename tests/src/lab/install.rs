@@ -50,6 +50,7 @@ impl Server {
         self.run(&["systemd-sysusers"]).expect_ok();
         self.run(&["sshfix-agent", "init"]).expect_ok();
         self.run(&["systemctl", "daemon-reload"]).expect_ok();
+        self.run(&["systemctl", "enable", "sshfix-recover.service"]).expect_ok();
         let started = self.run(&["systemctl", "enable", "--now", "sshfix-agent.socket", "sshfix-agent.service"]);
         let journal = self.run(&["journalctl", "--no-pager", "-n", "30", "-u", "sshfix-agent"]).stdout;
         assert!(started.ok(), "sshfix-agent does not start: {}\n{journal}", started.stderr);
@@ -62,7 +63,7 @@ impl Server {
             self.copy(&binaries.join(program), to, 0o755);
         }
         let packaging = workspace().join("packaging");
-        for unit in ["sshfix-agent.service", "sshfix-agent.socket"] {
+        for unit in ["sshfix-agent.service", "sshfix-agent.socket", "sshfix-recover.service"] {
             self.copy(&packaging.join("systemd").join(unit), &format!("/etc/systemd/system/{unit}"), 0o644);
         }
         self.copy(&packaging.join("systemd/sshfix.sysusers"), "/usr/lib/sysusers.d/sshfix.conf", 0o644);
@@ -80,6 +81,14 @@ impl Server {
     pub fn ctl(&self, arguments: &[&str]) -> CtlResult {
         let Output { status, stdout, stderr, elapsed, .. } = self.run(&[&["/usr/local/bin/sshfix", "ctl"], arguments].concat());
         CtlResult { status, stdout, stderr, time: elapsed }
+    }
+
+    /// A change that must be confirmed: made, confirmed over a new connection, and the document of the confirm.
+    #[track_caller]
+    pub fn ctl_confirmed(&self, arguments: &[&str]) -> serde_json::Value {
+        let change = self.ctl(&[arguments, &["--json"]].concat()).expect_status(5).json();
+        let id = change["id"].as_str().unwrap_or_default().to_owned();
+        self.ctl(&["confirm", &id, "--json"]).expect_status(0).json()
     }
 
     /// Copies a file of this machine into the server.

@@ -6,7 +6,8 @@ mod libwrap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sshfix_policy::host::{Done, Need, Needs, Part, Question, StepError};
+use sshfix_policy::host::{Done, Need, Needs, Part, Question, Restored, StepError};
+use sshfix_policy::merge;
 use sshfix_policy::subsystem::hosts_access::{Content, Facts, File, HostName, PatternFile, State, Step, Which};
 
 use crate::config::Config;
@@ -28,6 +29,11 @@ pub fn observe(config: &Config, question: &Question) -> Part<State> {
         libwrap: libwrap::detect(question.port),
         facts: Facts::default(),
     })
+}
+
+/// Both files as they are now: hosts.allow and hosts.deny.
+pub fn files(config: &Config) -> (File, File) {
+    (read(&config.paths.hosts_allow), read(&config.paths.hosts_deny))
 }
 
 /// libwrap follows symbolic links and does not care who owns the files; writing them is another matter.
@@ -65,13 +71,7 @@ pub fn lookup(state: &mut State, needs: &Needs) {
                 };
                 state.facts.files.insert(path.clone(), file);
             }
-            Need::Element(_)
-            | Need::SetElements(_)
-            | Need::Ipset(_)
-            | Need::IpsetEntry(_)
-            | Need::Route(_)
-            | Need::Links
-            | Need::Ufw => {}
+            Need::Element(_) | Need::SetElements(_) | Need::Ipset(_) | Need::IpsetEntry(_) | Need::Route(_) | Need::Links => {}
         }
     }
 }
@@ -110,6 +110,25 @@ pub fn apply(config: &Config, step: &Step) -> Result<Done, StepError> {
         Err(error @ FileError::Drifted(_)) => Err(StepError::Drifted(error.to_string())),
         Err(error) => Err(StepError::Failed(error.to_string())),
     }
+}
+
+/// Takes a step back in a file that others edited since: our lines are undone, theirs stay.
+pub fn take_back(config: &Config, step: &Step) -> Result<Restored, StepError> {
+    let path = Path::new(&step.path);
+    let now = match files::read_checked(path, LONGEST) {
+        Ok(checked) => Some(checked.bytes),
+        Err(FileError::Missing(_)) => None,
+        Err(error) => return Err(StepError::Failed(error.to_string())),
+    };
+    let text = |content: &Option<Vec<u8>>| content.clone().unwrap_or_default();
+    let merged = merge::take_back(&text(&step.before), &text(&step.after), &text(&now));
+    let merged = merged.ok_or_else(|| {
+        StepError::Drifted(format!("others changed the very lines of {} that this change had changed", step.path))
+    })?;
+    let after = if merged.is_empty() && step.before.is_none() { None } else { Some(merged) };
+    let ours = Step { before: now, after, ..step.clone() };
+    let done = apply(config, &ours)?;
+    Ok(Restored { done, note: Some(format!("others had edited {} meanwhile; their lines were kept", step.path)) })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Jail, Ticket};
 use crate::address::Source;
 use crate::host::{HostState, Part};
-use crate::step::{Mismatch, Step as AnyStep};
+use crate::step::{Mismatch, Reach, Step as AnyStep};
 
 /// One change of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +124,15 @@ impl Step {
                 Some(touched)
             }
             Step::Ignore { .. } => Some(Vec::new()),
+        }
+    }
+
+    /// See [`crate::step::Step::reach`].
+    pub fn reach(&self) -> Reach {
+        match self {
+            Step::Ticket { after: Some(_), .. } => Reach::Anybody,
+            Step::Ticket { after: None, leftovers, .. } => leftovers.iter().map(AnyStep::reach).max().unwrap_or(Reach::Nobody),
+            Step::Ignore { .. } => Reach::Nobody,
         }
     }
 

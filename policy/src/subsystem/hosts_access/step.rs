@@ -8,7 +8,7 @@ use similar::TextDiff;
 use super::{Content, Which, document};
 use crate::address::Source;
 use crate::host::HostState;
-use crate::step::Mismatch;
+use crate::step::{Mismatch, Reach};
 
 /// One edit of one file. `None` is: there is no such file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,11 @@ impl Step {
     /// See [`crate::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         self.touches.clone()
+    }
+
+    /// See [`crate::step::Step::reach`].
+    pub fn reach(&self) -> Reach {
+        Reach::Touched
     }
 
     /// See [`crate::step::Step::predict`].

@@ -39,7 +39,6 @@ fn host_of(state: State) -> HostState {
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent("no".into()),
         route: Part::Absent(String::new()),
-        ufw: None,
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Entry, Key, Query, Set, State};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
-use crate::step::Mismatch;
+use crate::step::{Mismatch, Reach};
 
 /// One element of one set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,11 @@ impl Step {
     /// See [`crate::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         self.query.key.address.map(|address: IpAddr| vec![address.into()])
+    }
+
+    /// See [`crate::step::Step::reach`].
+    pub fn reach(&self) -> Reach {
+        Reach::Touched
     }
 
     /// See [`crate::step::Step::summary`].

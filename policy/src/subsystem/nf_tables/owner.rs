@@ -41,8 +41,7 @@ pub fn of<'a>(table: &str, chain: &str, set: Option<&str>, jumps: impl Iterator<
     }
     match table {
         "f2b-table" | "fail2ban" => return Owner::Fail2ban(None),
-        // The second is there in panic mode and while firewalld loads its rules.
-        "firewalld" | "firewalld_policy_drop" => return Owner::Firewalld,
+        "firewalld" => return Owner::Firewalld,
         "crowdsec" | "crowdsec6" => return Owner::Crowdsec,
         "sshguard" => return Owner::Sshguard,
         "libvirt_network" => return Owner::Libvirt,

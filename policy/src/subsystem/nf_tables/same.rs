@@ -3,7 +3,7 @@
 
 use std::borrow::Borrow;
 
-use super::expression::Expression;
+use super::expression::{Expression, Verdict};
 use super::{Element, Rule};
 
 /// `NFTA_LIST_ELEM`, `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`.
@@ -43,6 +43,51 @@ impl Rule {
             return self.expressions.iter().map(still).eq(other.expressions.iter().map(still));
         }
         still_bytes(&self.raw_expressions) == still_bytes(&other.raw_expressions)
+    }
+
+    /// Whether it refuses what it matches and does nothing besides that another rule could rely on.
+    pub fn only_refuses(&self) -> bool {
+        self.only(|expression| match expression {
+            Expression::Verdict(Verdict::Drop) | Expression::Reject { .. } => true,
+            Expression::Target { name, .. } => name == "DROP" || name == "REJECT",
+            _ => false,
+        })
+    }
+
+    /// Whether it accepts what it matches and does nothing besides.
+    pub fn only_accepts(&self) -> bool {
+        self.only(|expression| match expression {
+            Expression::Verdict(Verdict::Accept) => true,
+            Expression::Target { name, .. } => name == "ACCEPT",
+            _ => false,
+        })
+    }
+
+    /// Whether it ends as `end` says, and before that only compares and counts.
+    fn only(&self, end: impl Fn(&Expression) -> bool) -> bool {
+        let looks = |expression: &Expression| match expression {
+            Expression::Payload { .. }
+            | Expression::Meta { .. }
+            | Expression::Ct { .. }
+            | Expression::Cmp { .. }
+            | Expression::Range { .. }
+            | Expression::Bitwise { .. }
+            | Expression::Byteorder { .. }
+            | Expression::Lookup { dreg: None, .. }
+            | Expression::Counter { .. }
+            | Expression::Limit { .. }
+            | Expression::Log { .. }
+            | Expression::Quota { .. }
+            | Expression::Connlimit { .. }
+            | Expression::Fib { .. } => true,
+            // `recent` keeps a list that other rules look in.
+            Expression::Match { name, .. } => name != "recent",
+            _ => false,
+        };
+        match self.expressions.split_last() {
+            Some((last, before)) => end(last) && before.iter().all(looks),
+            None => false,
+        }
     }
 
     /// When it was made compared with other rules of its table: the kernel's handles only grow. A rule the kernel has not yet

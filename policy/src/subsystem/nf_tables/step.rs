@@ -11,7 +11,7 @@ use super::{Element, ElementKey, Family, Rule, SetKey, State};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
 use crate::packet::{Bits, Tri};
-use crate::step::Mismatch;
+use crate::step::{Mismatch, Reach};
 
 /// One change of the ruleset. `before` to `after`; `None` is absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,13 @@ impl Step {
         match self {
             Step::Element { touches, .. } | Step::Rule { touches, .. } => touches.clone(),
         }
+    }
+
+    /// See [`crate::step::Step::reach`]. What an element does depends on the rules that use its set.
+    pub fn reach(&self) -> Reach {
+        let Step::Rule { before, after, .. } = self else { return Reach::Touched };
+        let opens = before.as_ref().is_none_or(Rule::only_refuses) && after.as_ref().is_none_or(Rule::only_accepts);
+        if opens { Reach::Nobody } else { Reach::Anybody }
     }
 
     /// See [`crate::step::Step::summary`].

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, Place, Rule, SetNames, State, family, program};
+use super::matches::Match;
+use super::targets::{StandardVerdict, Target};
+use super::{Action, Chain, Place, Rule, SetNames, State, family, program};
 use crate::address::Source;
 use crate::host::HostState;
-use crate::step::Mismatch;
+use crate::step::{Mismatch, Reach};
 
 /// One change of one legacy table. `before` to `after`; `None` is absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +138,20 @@ impl Step {
     /// See [`crate::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         self.touches.clone()
+    }
+
+    /// See [`crate::step::Step::reach`].
+    pub fn reach(&self) -> Reach {
+        // `recent` keeps a list that other rules look in.
+        let looks = |rule: &Rule| !rule.matches.iter().any(|one| matches!(one, Match::Recent { .. }));
+        let refuses = |rule: &Rule| {
+            let end = matches!(&rule.action, Action::Target(Target::Verdict(StandardVerdict::Drop) | Target::Reject(_)));
+            end && looks(rule)
+        };
+        let accepts =
+            |rule: &Rule| matches!(&rule.action, Action::Target(Target::Verdict(StandardVerdict::Accept))) && looks(rule);
+        let opens = self.before.as_ref().is_none_or(refuses) && self.after.as_ref().is_none_or(accepts);
+        if opens { Reach::Nobody } else { Reach::Anybody }
     }
 
     /// What is left to do on the chain as it is now; a chain that is neither as before nor as after is a mismatch.

@@ -316,7 +316,6 @@ fn host(table: Table) -> HostState {
         ipset: ipset::State::new(),
         listener: Part::Absent(String::new()),
         route: Part::Absent(String::new()),
-        ufw: None,
     }
 }
 

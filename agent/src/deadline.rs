@@ -1,0 +1,139 @@
+//! The clock of pending changes: takes back what nobody confirms in time, and tries again what is stuck. On a thread of its own
+//! that waits for no connection and no request. Decides nothing about changes: `change` does.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::change::{self, Recovered};
+use crate::pipeline::{self, Agent};
+use crate::store::{ChangeRecord, ChangeStage, StoreError};
+use crate::sys::clock::Moment;
+
+/// How often the deadline is looked at. A look is one read of the database.
+const TICK: Duration = Duration::from_millis(250);
+/// What is stuck is tried again after so long at first, then after twice as long each time,
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// but at least so often.
+const LAST_RETRY: Duration = Duration::from_mins(5);
+
+/// Runs until it is dropped.
+#[derive(Debug)]
+pub struct Clock(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl Clock {
+    /// Begins; the first look is at once.
+    pub fn start(agent: Arc<Agent>) -> std::io::Result<Self> {
+        let (stop, stopped) = channel();
+        let thread = thread::Builder::new().name("deadline".to_owned()).spawn(move || run(&agent, &stopped))?;
+        Ok(Self(Some((stop, thread))))
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.0.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(agent: &Agent, stopped: &Receiver<()>) {
+    let mut retry = Retry { next: Instant::now(), wait: FIRST_RETRY };
+    loop {
+        // Whatever goes wrong in one look, the next one comes.
+        if catch_unwind(AssertUnwindSafe(|| look(agent, &mut retry))).is_err() {
+            tracing::error!("looking at the deadline failed inside the agent; it is tried again");
+        }
+        if stopped.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}
+
+/// When what is stuck is tried again.
+struct Retry {
+    next: Instant,
+    wait: Duration,
+}
+
+fn look(agent: &Agent, retry: &mut Retry) {
+    let store = &agent.store;
+    // A change that is being made is nobody's to recover; its request holds the host until it is settled.
+    let due = store.unfinished_changes().map(|changes| {
+        let now = Moment::now();
+        changes.iter().any(|change| change.stage == ChangeStage::Pending && change::overdue(change, &now).is_some())
+    });
+    match due {
+        Ok(false) => {}
+        Ok(true) => {
+            let mut host = pipeline::lock(&agent.host);
+            // Looked at again: it may have been confirmed while we waited for the host.
+            record(agent, change::recover(&mut *host, store, &Moment::now()));
+        }
+        Err(error) => tracing::error!("the deadline could not be looked at; it is tried again: {error}"),
+    }
+    if Instant::now() >= retry.next {
+        let stuck = try_again(agent);
+        retry.wait = if stuck { (retry.wait * 2).min(LAST_RETRY) } else { FIRST_RETRY };
+        retry.next = Instant::now() + retry.wait;
+    }
+}
+
+/// Whether something is stuck still.
+fn try_again(agent: &Agent) -> bool {
+    match agent.store.stuck_changes() {
+        Ok(stuck) if stuck.is_empty() => false,
+        Ok(stuck) => {
+            let mut host = pipeline::lock(&agent.host);
+            let left = change::retry_stuck(&mut *host, &agent.store, &Moment::now()).unwrap_or_else(|error| {
+                tracing::error!("what is stuck could not be tried again: {error}");
+                stuck
+            });
+            for change in &left {
+                tracing::warn!("change {} is still stuck: {}", change.id, change.detail);
+            }
+            !left.is_empty()
+        }
+        Err(error) => {
+            tracing::error!("whether something is stuck could not be read: {error}");
+            true
+        }
+    }
+}
+
+/// Takes back what the last run of the agent left unfinished, but what still waits.
+pub fn recover(agent: &Agent) {
+    record(agent, change::recover(&mut *pipeline::lock(&agent.host), &agent.store, &Moment::now()));
+}
+
+/// Takes back what still waits for its confirm, because nobody will be there to do it at its deadline.
+pub fn stop(agent: &Agent) {
+    const WHY: &str = "the agent was stopped before it was confirmed";
+    let mut host = pipeline::lock(&agent.host);
+    let taken = agent.store.unfinished_changes().map(|changes| {
+        let pending = changes.into_iter().filter(|change| change.stage == ChangeStage::Pending);
+        let take = |change: ChangeRecord| {
+            let id = change.id.clone();
+            Recovered { id, why: WHY, taken: change::take_back(&mut *host, &agent.store, change, WHY, &Moment::now()) }
+        };
+        pending.map(take).collect()
+    });
+    record(agent, taken);
+}
+
+/// Logs what was taken back, and gives each an audit record: it is no request of anybody's, but people want to know.
+fn record(agent: &Agent, recovered: Result<Vec<Recovered>, StoreError>) {
+    match recovered {
+        Ok(recovered) => {
+            for one in recovered {
+                tracing::warn!("{one}");
+                agent.auditor.note(&agent.store, &agent.identity, one.to_string(), one.outcome());
+            }
+        }
+        Err(error) => tracing::error!("what was left unfinished could not be looked at; it is tried again: {error}"),
+    }
+}

@@ -1,0 +1,178 @@
+//! What a person decides about a change: keep it (`confirm`) or take it back (`rollback`), and what keeps the next change waiting.
+//! A confirm counts only from who made the change, in time, over a connection made after it, and with a proof that the SSH port
+//! still answers. Must not plan or apply anything.
+
+use sshfix_policy::access_proof::{self, AccessProof};
+use sshfix_policy::authorize::AuthorizedRequest;
+use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState, ErrorCode, ErrorDocument};
+
+use crate::change;
+use crate::live::LiveHost;
+use crate::pipeline::{Agent, Refusal, failed};
+use crate::report;
+use crate::serve::Challenge;
+use crate::store::{ChangeRecord, ChangeStage, StoreError};
+use crate::subsystem::sshd;
+use crate::sys::clock::Moment;
+
+/// Keeps a pending change. Every reason against it is said: whoever asks is known and may ask.
+pub(crate) fn confirm(
+    agent: &Agent,
+    challenge: &Challenge,
+    authorized: &AuthorizedRequest,
+    id: &str,
+    proof: &AccessProof,
+) -> Result<Body, Refusal> {
+    let now = Moment::now();
+    let change = one(agent, id)?;
+    let refused = |why: String| Refusal::from(not_confirmed(&change, &now, &why));
+    mine(&change, authorized).map_err(refused)?;
+    if change.stage != ChangeStage::Pending {
+        return Err(refused(format!("it is {} and does not wait for a confirm", change.stage)));
+    }
+    if let Some(why) = change::overdue(&change, &now) {
+        return Err(refused(why.to_owned()));
+    }
+    // Who was connected before could be let in by a state that is gone.
+    if change.pending_since_boot.is_none_or(|pending| challenge.since_boot <= pending) {
+        return Err(refused("this connection was made before the change was applied; connect again".to_owned()));
+    }
+    let cookie = access_proof::cookie(id, &challenge.value);
+    let keys =
+        sshd::host_keys(agent.config.ssh_port).map_err(|why| refused(format!("the host keys of sshd are not known: {why}")))?;
+    let proven = access_proof::verify(proof, &cookie, &keys)
+        .map_err(|why| refused(format!("the proof of access does not hold: {why}")))?;
+    let detail = format!("confirmed by {}; {proven}", authorized.signer().principal());
+    match agent.store.change_state(id, ChangeStage::Confirmed, &detail) {
+        Ok(()) => {}
+        // Its deadline came in this very moment.
+        Err(StoreError::Transition { from, .. }) => return Err(refused(format!("it is {from} by now"))),
+        Err(error) => return Err(failed(&error)),
+    }
+    Ok(document(&change, ChangeState::Confirmed, true, Vec::new()))
+}
+
+/// Takes a pending or stuck change back at once; with `abandon`, leaves a stuck one to the person who asks.
+pub(crate) fn roll_back(
+    agent: &Agent,
+    host: &mut LiveHost,
+    authorized: &AuthorizedRequest,
+    id: &str,
+    abandon: bool,
+) -> Result<Body, Refusal> {
+    let now = Moment::now();
+    let change = one(agent, id)?;
+    mine(&change, authorized).map_err(|why| Refusal::from(not_rolled_back(&change, &why)))?;
+    let principal = authorized.signer().principal();
+    match (change.stage, abandon) {
+        (ChangeStage::Stuck, true) => {
+            let detail = format!("left to {principal}: {}", change.detail);
+            agent.store.change_state(id, ChangeStage::Abandoned, &detail).map_err(|error| failed(&error))?;
+            let notes = vec![format!("sshfix does nothing more about it. What is left to do: {}", change.detail)];
+            Ok(document(&change, ChangeState::Abandoned, true, notes))
+        }
+        (ChangeStage::Stuck | ChangeStage::Pending, false) => {
+            let why = format!("taken back by {principal}");
+            let taken = change::take_back(host, &agent.store, change.clone(), &why, &now);
+            let state = if taken.stuck.is_empty() { ChangeState::RolledBack } else { ChangeState::Stuck };
+            let notes = taken.notes.into_iter().chain(taken.stuck).collect();
+            Ok(document(&change, state, state == ChangeState::Stuck, notes))
+        }
+        (ChangeStage::Begun | ChangeStage::Applying | ChangeStage::Verified | ChangeStage::RollingBack, false) => {
+            change::recover(host, &agent.store, &now).map_err(|error| failed(&error))?;
+            let after = one(agent, id)?;
+            let state = if after.stage == ChangeStage::Stuck { ChangeState::Stuck } else { ChangeState::RolledBack };
+            Ok(document(&change, state, state == ChangeState::Stuck, vec![after.detail]))
+        }
+        (_, true) => Err(not_rolled_back(&change, "only a stuck change can be abandoned").into()),
+        (ChangeStage::Confirmed | ChangeStage::RolledBack | ChangeStage::Abandoned, false) => {
+            Err(not_rolled_back(&change, "it came to its end").into())
+        }
+    }
+}
+
+/// The change that keeps the next one waiting, as an error: the stuck one, or the one that waits for its confirm. What was
+/// interrupted is recovered, and what is stuck is tried once more, before anybody is turned away.
+pub(crate) fn in_the_way(agent: &Agent, host: &mut LiveHost) -> Result<(), Refusal> {
+    let now = Moment::now();
+    let recovered = change::recover(host, &agent.store, &now).map_err(|error| failed(&error))?;
+    recovered.iter().for_each(|line| tracing::warn!("{line}"));
+    if let Some(stuck) = change::retry_stuck(host, &agent.store, &now).map_err(|error| failed(&error))?.first() {
+        return Err(waiting(stuck, &now).into());
+    }
+    match agent.store.unfinished_changes().map_err(|error| failed(&error))?.first() {
+        Some(pending) => Err(waiting(pending, &now).into()),
+        None => Ok(()),
+    }
+}
+
+/// `busy` or `stuck`, naming the change that is in the way.
+pub(crate) fn waiting(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
+    let brief = report::brief(change, now);
+    let ChangeBrief { id, principal, seconds_left, detail, .. } = &brief;
+    let mut document = if change.stage == ChangeStage::Stuck {
+        ErrorDocument::new(
+            ErrorCode::Stuck,
+            format!("change {id} of {principal} is stuck, and nothing else is changed before it is dealt with: {detail}"),
+            format!(
+                "do what is said there, then `sshfix ctl rollback {id}`; or `sshfix ctl rollback {id} --abandon` leaves it as it is"
+            ),
+        )
+    } else {
+        let left = seconds_left.map_or(String::new(), |left| format!(" and ends by itself in {left} s"));
+        ErrorDocument::new(
+            ErrorCode::Busy,
+            format!("change {id} of {principal} is {}{left}; nothing was changed", change.stage),
+            format!("`sshfix ctl confirm {id}` keeps it, `sshfix ctl rollback {id}` takes it back; then try again"),
+        )
+    };
+    document.change = Some(Box::new(brief));
+    document
+}
+
+fn one(agent: &Agent, id: &str) -> Result<ChangeRecord, Refusal> {
+    agent.store.change(id).map_err(|error| match error {
+        StoreError::Missing { .. } => Refusal::from(ErrorDocument::new(
+            ErrorCode::Failed,
+            format!("there is no change {id}; nothing was changed"),
+            "`sshfix ctl changes` lists them",
+        )),
+        error => failed(&error),
+    })
+}
+
+/// Whether who asks made the change, or may decide about those of others.
+fn mine(change: &ChangeRecord, authorized: &AuthorizedRequest) -> Result<(), String> {
+    let principal = authorized.signer().principal();
+    if change.principal == principal || authorized.others() {
+        return Ok(());
+    }
+    Err(format!("it is {}'s, and no grant in policy.toml lets {principal} decide about it", change.principal))
+}
+
+fn not_confirmed(change: &ChangeRecord, now: &Moment, why: &str) -> ErrorDocument {
+    let brief = report::brief(change, now);
+    let left = brief.seconds_left.filter(|_| change.stage == ChangeStage::Pending);
+    let still = left.map_or(String::new(), |left| format!(" It waits {left} s more, then it is taken back."));
+    let mut document = ErrorDocument::new(
+        ErrorCode::NotConfirmed,
+        format!("change {} was not confirmed: {why}.{still}", change.id),
+        "who made it confirms it with `sshfix ctl confirm`, which makes the new connections itself",
+    );
+    document.change = Some(Box::new(brief));
+    document
+}
+
+fn not_rolled_back(change: &ChangeRecord, why: &str) -> ErrorDocument {
+    ErrorDocument::new(
+        ErrorCode::Failed,
+        format!("change {} is {} and was not taken back: {why}; nothing was changed", change.id, change.stage),
+        "`sshfix ctl changes` shows what became of each",
+    )
+}
+
+fn document(change: &ChangeRecord, state: ChangeState, changed: bool, notes: Vec<String>) -> Body {
+    let plan = report::plan_of(change);
+    let id = change.id.clone();
+    Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline: None, plan, failure: None, notes })
+}

@@ -1,0 +1,120 @@
+//! Offers to confirm a pending change: shows how long it still waits, and asks the person at the terminal. The agent keeps the
+//! deadline; this program may die at any moment, and the change is taken back all the same.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use owo_colors::OwoColorize;
+use sshfix_policy::reply::{Body, Change, ChangeState, ErrorCode};
+use sshfix_policy::request::{Mode, Operation};
+
+use crate::cli::{Ask, Wish};
+use crate::client::Answer;
+use crate::render;
+use crate::session::Session;
+
+const TICK: Duration = Duration::from_secs(1);
+/// The agent looks at the deadline several times a second; after this it has taken the change back.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Whether there is a person to ask.
+pub fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks until it is decided. Gives the answer that decided it; `None` when the person went away and left it pending.
+pub fn offer(session: &mut Session, change: &Change) -> Option<Answer> {
+    let left = change
+        .deadline
+        .map_or(Duration::ZERO, |deadline| Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default());
+    let until = Instant::now() + left;
+    let lines = typed();
+    let mut err = anstream::stderr();
+    let _ = writeln!(err, "\n{} {}", "Does everything still work?".bold(), "A new login, from where you are, is what counts.");
+    let _ = writeln!(err, "  {} keep it   {} take it back now", "y".green().bold(), "r".red().bold());
+    let _ = writeln!(err);
+    let _ = write!(err, "> ");
+    loop {
+        draw(&mut err, until.saturating_duration_since(Instant::now()));
+        let answer = match lines.recv_timeout(TICK) {
+            Err(RecvTimeoutError::Disconnected) => {
+                let _ = writeln!(err);
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) if Instant::now() >= until + GRACE => {
+                let _ = writeln!(err);
+                return session.ask(&changes(&change.id)).ok();
+            }
+            Err(RecvTimeoutError::Timeout) => continue,
+            Ok(line) => match line.trim() {
+                "y" | "yes" => session.ask(&Wish::Confirm { id: change.id.clone(), reason: None }),
+                "r" | "n" | "no" | "rollback" => session.ask(&rollback(&change.id)),
+                _ => {
+                    let _ = write!(err, "y or r\n\n> ");
+                    continue;
+                }
+            },
+        };
+        match answer {
+            Ok(answer) => match &answer.body {
+                // It still waits, so there may be a second try.
+                Body::Error(error) if error.code == ErrorCode::NotConfirmed && Instant::now() < until => {
+                    let _ = write!(err, "{}\n\n> ", render::error(error).trim_end());
+                }
+                _ => return Some(answer),
+            },
+            Err(error) => {
+                let _ = write!(err, "{}\n\n> ", render::error(&error).trim_end());
+            }
+        }
+    }
+}
+
+/// The line above the one that is typed on; the cursor goes there and back (ECMA-48 CPL; DECSC and DECRC).
+fn draw(err: &mut impl Write, left: Duration) {
+    let seconds = left.as_secs();
+    let text = format!("taken back by itself in {}:{:02}", seconds / 60, seconds % 60);
+    let _ = write!(err, "\u{1b}7\u{1b}[1F{}\u{1b}[K\u{1b}8", text.yellow());
+    let _ = err.flush();
+}
+
+/// Lines as they are typed; the channel ends with the input.
+fn typed() -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn rollback(id: &str) -> Wish {
+    let operation = Operation::Rollback { id: id.to_owned(), abandon: false };
+    Wish::Ask(Ask { operation, mode: Mode::DryRun, reason: None })
+}
+
+fn changes(id: &str) -> Wish {
+    Wish::Ask(Ask { operation: Operation::Changes { id: Some(id.to_owned()) }, mode: Mode::DryRun, reason: None })
+}
+
+/// The exit status of a change that was offered, by the answer that decided it (interface.md).
+pub fn exit_status(answer: &Answer) -> u8 {
+    match &answer.body {
+        Body::Changes(changes) => match changes.changes.first().map(|change| change.state.as_str()) {
+            Some("confirmed") => 0,
+            Some("rolled-back") => 6,
+            Some("stuck") => 7,
+            _ => 5,
+        },
+        // Asked for here, but the change that was wanted did not stay.
+        Body::Change(change) if change.state == ChangeState::RolledBack => 6,
+        body => body.exit_status(),
+    }
+}
