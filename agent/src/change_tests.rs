@@ -53,6 +53,7 @@ fn blocked() -> HostState {
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent("test".to_owned()),
         route: Part::Absent(String::new()),
+        ufw: None,
     }
 }
 

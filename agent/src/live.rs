@@ -11,7 +11,7 @@ use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model};
 
 use crate::config::Config;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, ufw, xtables};
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {
@@ -52,6 +52,7 @@ impl Host for LiveHost {
                 listener: joined("the listener", listener),
                 // Asked for one by one: `Need::Route`.
                 route: Part::Present(route_model::State::default()),
+                ufw: None,
             }
         })
     }
@@ -69,6 +70,7 @@ impl Host for LiveHost {
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
                 Need::Route(source) => _ = routes.insert(*source),
                 Need::Links => links = true,
+                Need::Ufw => state.ufw = Some(ufw::read()),
             }
         }
         if !(keys.is_empty() && sets.is_empty())

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::address::Source;
 use crate::step::Step;
 use crate::subsystem::xtables::SetNames;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, ufw, xtables};
 
 /// One subsystem as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,8 @@ pub struct HostState {
     pub listener: Part<listener::State>,
     /// Routes to the clients asked about.
     pub route: Part<route::State>,
+    /// ufw's own files, once they were asked for.
+    pub ufw: Option<Part<ufw::State>>,
 }
 
 impl HostState {
@@ -101,6 +103,8 @@ pub enum Need {
     Route(Source),
     /// The host's interfaces and own addresses.
     Links,
+    /// What ufw's own files say.
+    Ufw,
 }
 
 /// Facts asked for and not yet known.

@@ -41,7 +41,7 @@ impl PatternList {
 }
 
 /// `*` is any run of characters, `?` any one. Linear in the name for each `*`: on a mismatch only the last `*` takes one more.
-fn wildcard(pattern: &str, name: &str) -> bool {
+pub fn wildcard(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

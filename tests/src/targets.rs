@@ -1,6 +1,7 @@
 //! What every fuzz target does with one input: parse it, and hold the parser to its promises. `tests/fuzz` feeds these functions
 //! with what libFuzzer finds, `tests/tests/corpus.rs` with the seeds and changes of them. Must need no host and no root.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use sshfix_policy::subsystem::hosts_access::{self, Content, Document, Facts, Fil
 use sshfix_policy::subsystem::ipset;
 use sshfix_policy::subsystem::nf_tables::expression::Expression;
 use sshfix_policy::subsystem::nf_tables::{self, BaseChain, Chain, Family, Rule};
+use sshfix_policy::subsystem::sshd::config as sshd;
 use sshfix_policy::subsystem::xtables::{self, SetNames, Table, blob, holds, matches, render, save, targets, view};
 use sshfix_policy::verdict::Connection;
 use sshfix_policy::wire::{Challenge, Hello, PREFIX, REQUEST_LIMIT, SignedReply, SignedRequest, body_length};
@@ -34,8 +36,9 @@ use sshfix_policy::{netfilter, reply};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("access_proof", access_proof),
+    ("sshd_config", sshd_config),
     ("wire", wire),
     ("hello", hello),
     ("request", request),
@@ -107,6 +110,7 @@ fn host() -> HostState {
         ipset: ipset::State::new(),
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
+        ufw: None,
     }
 }
 
@@ -120,6 +124,36 @@ fn authenticated(body: &[u8]) -> Option<AuthenticatedRequest> {
     let challenge = Challenge::new([9; 32]);
     let context = Context { host: HOST, challenge: &challenge, age: Duration::from_secs(1), now: now() };
     authenticate(&signed, &ALLOWED, &context).ok()
+}
+
+/// A file of sshd's configuration. It comes back as it was, and an edit changes one line of it.
+pub fn sshd_config(bytes: &[u8]) {
+    const MAIN: &str = "/etc/ssh/sshd_config";
+    let document = sshd::Document::parse(bytes);
+    assert_eq!(document.bytes(), bytes);
+    let mut tree = sshd::Tree::new(MAIN);
+    tree.files.insert(MAIN.to_owned(), document);
+    // It includes itself, and nothing else is there.
+    for pattern in tree.missing().1 {
+        let named = if pattern == MAIN { vec![pattern.clone()] } else { Vec::new() };
+        tree.includes.insert(pattern, named);
+    }
+    let client = sshd::Client {
+        user: "alice".to_owned(),
+        groups: Some(vec!["wheel".to_owned()]),
+        host: "seven.example.net".to_owned(),
+        address: "203.0.113.7".parse().unwrap(),
+        local_address: None,
+        local_port: 22,
+    };
+    let _ = sshd::evaluate(&tree, &[], Some(&client));
+    if let Ok(edit) = sshd::set(&tree, &[], "Banner", &["/etc/my banner".to_owned()]) {
+        let (before, after) = (sshd::Document::parse(&edit.before), sshd::Document::parse(&edit.after));
+        let known: BTreeSet<&[u8]> = before.lines().map(|(_, line)| line.bytes()).collect();
+        // The new line, and the last one where it had no end yet.
+        assert!(after.lines().filter(|(_, line)| !known.contains(line.bytes())).count() <= 2);
+    }
+    let _ = sshd::unset(&tree, &[], "AllowUsers");
 }
 
 /// A proof of access as JSON, and the same bytes as a KEXINIT. Only what a real sshd signed is proven.

@@ -51,6 +51,7 @@ fn host(state: State) -> HostState {
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
+        ufw: None,
     }
 }
 

@@ -60,6 +60,7 @@ fn ask(config: &Config, address: &str) -> (HostState, Verdict, Vec<Block>) {
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent),
         route: Part::Absent(String::new()),
+        ufw: None,
     };
     loop {
         let mut needs = Needs::new();

@@ -65,6 +65,7 @@ fn host(state: State) -> HostState {
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Present(state),
         route: Part::Absent(absent()),
+        ufw: None,
     }
 }
 

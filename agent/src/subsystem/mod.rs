@@ -8,4 +8,5 @@ pub mod listener;
 pub mod nf_tables;
 pub mod route;
 pub mod sshd;
+pub mod ufw;
 pub mod xtables;

@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 
 use super::walk::{Culprit, Pass, Refusal, Walk, walk};
-use super::{evidence, how, ipset, what};
+use super::{evidence, how, ipset, managed, what};
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
 use crate::step::Step;
@@ -117,6 +117,8 @@ fn filters_of(host: &HostState) -> HostState {
         // Where a connection comes in, and to which address.
         listener: host.listener.clone(),
         route: host.route.clone(),
+        // Who made a rule, by ufw's own words.
+        ufw: host.ufw.clone(),
     }
 }
 
@@ -226,7 +228,7 @@ fn decider<'a>(host: &HostState, event: &'a Event) -> Decider<'a> {
 fn attempts(host: &HostState, connection: &Connection, refusal: &Refusal, needs: &mut Needs) -> Vec<Attempt> {
     match &refusal.culprit {
         Culprit::NfTables(event) => nft_attempts(host, connection, refusal, event, needs),
-        Culprit::Legacy(outcome) => legacy_attempts(host, connection, refusal, &outcome.place),
+        Culprit::Legacy(outcome) => legacy_attempts(host, connection, refusal, &outcome.place, needs),
         Culprit::Unread(_) => Vec::new(),
     }
 }
@@ -236,7 +238,7 @@ fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, ev
     let ipsets = host.set_names();
     let pass = refusal.pass;
     let (v6, side) = (!connection.source.is_ipv4(), side(pass));
-    let by_hand = refusal_owner(host, connection, refusal).by_hand(connection.source, connection.port);
+    let owner = refusal_owner(host, connection, refusal);
     let mut attempts = Vec::new();
     for (depth, frame) in event.frames.iter().rev().enumerate() {
         let Some(chain) = state.chains.get(frame.chain) else { continue };
@@ -256,7 +258,8 @@ fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, ev
         }
         steps.extend(ipset::in_frame(host, connection, pass, frame).iter().filter_map(|held| held.delete(connection)));
         if !steps.is_empty() {
-            attempts.push(Attempt { steps, by_hand: by_hand.clone(), gone: gone() });
+            let by_hand = managed::take_back(host, connection, refusal, &owner, depth, needs);
+            attempts.push(Attempt { steps, by_hand, gone: gone() });
         }
         // A rule that names no address outside of what was asked, and no set.
         if frame.found.is_empty()
@@ -265,7 +268,8 @@ fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, ev
             && let Some(step) = delete_rule(state, chain, index, Some(vec![named]), &ipsets)
         {
             let gone = if depth == 0 { Gone::Rule } else { Gone::BaseChain };
-            attempts.push(Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone });
+            let by_hand = managed::take_back(host, connection, refusal, &owner, depth, needs);
+            attempts.push(Attempt { steps: vec![Step::NfTables(step)], by_hand, gone });
         }
     }
     attempts.extend(nft_accept(host, connection, refusal, event));
@@ -291,7 +295,7 @@ fn nft_accept(host: &HostState, connection: &Connection, refusal: &Refusal, even
     // An accept in a table of fail2ban or sshguard would go with the table.
     let by_hand = match owner {
         Owner::Fail2ban(_) | Owner::Sshguard | Owner::Nobody => None,
-        owner => owner.by_hand(connection.source, connection.port),
+        owner => managed::let_in(host, connection, refusal, &owner),
     };
     let step = |(chain, index): (usize, Option<usize>)| {
         let chain = state.chains.get(chain)?;
@@ -354,15 +358,23 @@ fn legacy_owner(host: &HostState, place: &xtables::Place) -> Owner {
     owner::of(&place.table, &place.chain, None, jumps)
 }
 
-fn legacy_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, place: &xtables::Place) -> Vec<Attempt> {
+fn legacy_attempts(
+    host: &HostState,
+    connection: &Connection,
+    refusal: &Refusal,
+    place: &xtables::Place,
+    needs: &mut Needs,
+) -> Vec<Attempt> {
     let Some(state) = host.xtables.present() else { return Vec::new() };
     let mut attempts = Vec::new();
     let pass = refusal.pass;
-    let by_hand = legacy_by_hand(host, connection, refusal, place);
+    let owner = refusal_owner(host, connection, refusal);
+    let by_hand = managed::take_back(host, connection, refusal, &owner, 0, needs)
+        .or_else(|| legacy_by_hand(host, connection, refusal, place));
     let elements = ipset::in_place(host, connection, pass, place);
     let steps: Vec<Step> = elements.iter().filter_map(|held| held.delete(connection)).collect();
     if !steps.is_empty() {
-        let by_hand = refusal_owner(host, connection, refusal).by_hand(connection.source, connection.port);
+        let by_hand = managed::take_back(host, connection, refusal, &owner, 0, needs);
         attempts.push(Attempt { steps, by_hand, gone: Gone::Element });
     }
     if let Some(rule) = legacy_rule(host, place)
@@ -446,6 +458,7 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
     if evidence.is_empty() {
         evidence.push(Evidence::new("netfilter", format!("{} {}", what(refusal.pass), how(refusal))));
     }
-    let finding = Finding { cause, blocking: true, owner: owner.name(), since: None, until, evidence, fix };
+    let owner = managed::name(host, connection, refusal, &owner, needs);
+    let finding = Finding { cause, blocking: true, owner, since: None, until, evidence, fix };
     Block { finding, lift }
 }

@@ -7,6 +7,7 @@ mod block;
 mod conntrack;
 mod ipset;
 mod list;
+mod managed;
 mod reference;
 #[cfg(test)]
 mod tests;

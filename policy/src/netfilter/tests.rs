@@ -22,6 +22,7 @@ pub(super) fn host(state: State) -> HostState {
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
+        ufw: None,
     }
 }
 

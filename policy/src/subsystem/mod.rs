@@ -7,4 +7,5 @@ pub mod listener;
 pub mod nf_tables;
 pub mod route;
 pub mod sshd;
+pub mod ufw;
 pub mod xtables;

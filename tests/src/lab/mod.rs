@@ -61,6 +61,11 @@ impl Release {
     pub fn image(self) -> PathBuf {
         PathBuf::from("/var/cache/sshfix-lab").join(self.to_string())
     }
+
+    /// The layer on it with the programs that manage firewalls, made by `tests/lab-images` and `tests/lab-managers`.
+    pub fn managers(self) -> PathBuf {
+        PathBuf::from("/var/cache/sshfix-lab").join(format!("{self}-managers"))
+    }
 }
 
 impl fmt::Display for Release {

@@ -43,16 +43,35 @@ impl Server {
         server
     }
 
+    /// The same with the programs that manage firewalls installed and off: ufw, firewalld, sshguard, `CrowdSec` and its bouncer.
+    #[track_caller]
+    pub fn boot_with_managers(release: Release) -> Self {
+        let mut server = Server::lay(release, true);
+        server.start();
+        server.wait_for_fail2ban();
+        server
+    }
+
     /// A server that is still off: change files below [`Server::root`], then [`Server::start`] it.
     #[track_caller]
     pub fn prepare(release: Release) -> Self {
-        let image = release.image();
-        let stamp = fs::read_to_string(image.join("etc/sshfix-lab-packages")).unwrap_or_default();
-        assert!(
-            stamp == include_str!("../../lab-packages"),
-            "the lab has no current image {}. Make it with: sudo tests/lab-images",
-            image.display()
-        );
+        Server::lay(release, false)
+    }
+
+    /// An overlay on the image, or on the image and the layer of managers.
+    #[track_caller]
+    fn lay(release: Release, managers: bool) -> Self {
+        let current = |image: PathBuf, stamp: &str, recipe: &str| {
+            let stamp = fs::read_to_string(image.join("etc").join(stamp)).unwrap_or_default();
+            let image = image.display().to_string();
+            assert!(stamp == recipe, "the lab has no current image {image}. Make it with: sudo tests/lab-images");
+            image
+        };
+        let mut lower = current(release.image(), "sshfix-lab-packages", include_str!("../../lab-packages"));
+        if managers {
+            let layer = current(release.managers(), "sshfix-lab-managers", include_str!("../../lab-managers"));
+            lower = format!("{layer}:{lower}");
+        }
         let place = Place::take();
         let dir = place.dir();
         fs::create_dir_all(&dir).expect("a directory for the server");
@@ -60,12 +79,7 @@ impl Server {
         for part in ["upper", "work", "root"] {
             fs::create_dir(dir.join(part)).expect("a directory for the overlay");
         }
-        let layers = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            image.display(),
-            dir.join("upper").display(),
-            dir.join("work").display()
-        );
+        let layers = format!("lowerdir={lower},upperdir={},workdir={}", dir.join("upper").display(), dir.join("work").display());
         let root = dir.join("root").display().to_string();
         run(&["mount", "-t", "overlay", "-o", &layers, "sshfix-lab", &root]).expect_ok();
         place.make_netns();

@@ -49,6 +49,7 @@ fn observe(ruleset: &mut Ruleset) -> HostState {
         ipset: sshfix_policy::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
         route: Part::Present(sshfix_policy::subsystem::route::State::default()),
+        ufw: None,
     }
 }
 

@@ -94,10 +94,28 @@ fn rule(dice: &mut Dice, v6: bool, table: &str, chain: &str, chains: &[&str]) ->
             "-m connmark ! --mark 0",
             "-m comment --comment words",
             "-m length --length 0:20",
+            "-m pkttype --pkt-type unicast",
+            "-m pkttype ! --pkt-type unicast",
+            "-m pkttype --pkt-type broadcast",
             "-m limit --limit 1/hour --limit-burst 1",
         ]);
         format!(" {one}").replace("SOURCE", sources[dice.roll(sources.len())]).replace("RANGE", range)
     });
+    if v6 {
+        text += &dice.perhaps(6, |dice| {
+            let one = dice.one(&[
+                "-m rt --rt-type 0",
+                "-m rt ! --rt-type 0",
+                "-m ipv6header --header prot --soft",
+                "-m ipv6header ! --header prot",
+                "-m ipv6header --header hop,prot",
+                "-m ipv6header ! --header route --soft",
+                "-m frag --fragfirst",
+                "-m hbh",
+            ]);
+            format!(" {one}")
+        });
+    }
     let target = match dice.roll(12) {
         0..=2 => "-j ACCEPT".to_owned(),
         3 | 4 => "-j DROP".to_owned(),

@@ -180,6 +180,10 @@ pub const ALL: &[Rules] = &[
         v6: true,
         table: "filter",
         lines: &[
+            "-A INPUT -m rt --rt-type 0 -j DROP",
+            "-A INPUT -m rt --rt-type 2 ! --rt-segsleft 1:3 --rt-len 12 -j DROP",
+            "-A INPUT -m ipv6header --header prot --soft -j DROP",
+            "-A INPUT -m ipv6header ! --header hop,dst,route,frag,auth,esp,none -j DROP",
             "-A INPUT",
             "-A INPUT -s 2001:db8::7 -j DROP",
             "-A INPUT ! -s 2001:db8::/32 ! -d ::1 -i eth0 ! -p tcp -j user",

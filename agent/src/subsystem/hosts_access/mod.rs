@@ -71,7 +71,13 @@ pub fn lookup(state: &mut State, needs: &Needs) {
                 };
                 state.facts.files.insert(path.clone(), file);
             }
-            Need::Element(_) | Need::SetElements(_) | Need::Ipset(_) | Need::IpsetEntry(_) | Need::Route(_) | Need::Links => {}
+            Need::Element(_)
+            | Need::SetElements(_)
+            | Need::Ipset(_)
+            | Need::IpsetEntry(_)
+            | Need::Route(_)
+            | Need::Links
+            | Need::Ufw => {}
         }
     }
 }

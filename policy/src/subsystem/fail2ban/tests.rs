@@ -38,6 +38,7 @@ fn host(jails: Vec<Jail>) -> HostState {
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
+        ufw: None,
     }
 }
 

@@ -39,6 +39,7 @@ fn host_of(state: State) -> HostState {
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent("no".into()),
         route: Part::Absent(String::new()),
+        ufw: None,
     }
 }
 

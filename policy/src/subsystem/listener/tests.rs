@@ -51,6 +51,7 @@ fn host(listeners: Vec<Listener>, units: Option<Vec<Unit>>) -> HostState {
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Present(State { listeners, units, addresses, ..State::default() }),
         route: Part::Absent(absent()),
+        ufw: None,
     }
 }
 

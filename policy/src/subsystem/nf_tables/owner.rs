@@ -41,7 +41,8 @@ pub fn of<'a>(table: &str, chain: &str, set: Option<&str>, jumps: impl Iterator<
     }
     match table {
         "f2b-table" | "fail2ban" => return Owner::Fail2ban(None),
-        "firewalld" => return Owner::Firewalld,
+        // The second is there in panic mode and while firewalld loads its rules.
+        "firewalld" | "firewalld_policy_drop" => return Owner::Firewalld,
         "crowdsec" | "crowdsec6" => return Owner::Crowdsec,
         "sshguard" => return Owner::Sshguard,
         "libvirt_network" => return Owner::Libvirt,

@@ -38,6 +38,7 @@ fn host(facts: &[(&str, Answer, Vec<Route>)]) -> HostState {
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent("test".to_owned()),
         route: Part::Present(State { facts: facts.collect(), links: None }),
+        ufw: None,
     }
 }
 

@@ -1,5 +1,7 @@
-//! sshd: how it was started, and its effective configuration as `sshd -T` prints it. Runs nothing: the agent does.
+//! sshd: how it was started, its configuration files line by line, and its effective configuration as `sshd -T` prints it. Runs
+//! nothing: the agent does.
 
+pub mod config;
 mod effective;
 mod invocation;
 

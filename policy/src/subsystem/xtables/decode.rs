@@ -2,7 +2,7 @@
 //! access is checked; what does not fit its struct is not decoded, never guessed.
 
 use super::bytes::Bytes;
-use super::matches::{Conntrack, Hashlimit, InterfaceName, Masked, Match, PortSide, SetCounters, Time};
+use super::matches::{Conntrack, Hashlimit, InterfaceName, Masked, Match, PortSide, Routing, SetCounters, Time};
 use super::targets::SetReference;
 use crate::packet::Tracking;
 
@@ -122,6 +122,19 @@ fn known(v6: bool, name: &str, revision: u32, info: Bytes<'_>) -> Option<Match> 
         ("tos", 1) => Match::Tos { mask: info.u8(0)?, value: info.u8(1)?, invert: info.u8(2)? != 0 },
         ("ttl" | "hl", 0) => Match::HopLimit { mode: info.u8(0)?, value: info.u8(1)?, v6: name == "hl" },
         ("helper", 0) => Match::Helper { invert: info.u32(0)? != 0, name: info.text(4, 30)? },
+        ("rt", 0) if v6 => {
+            let flags = info.u8(16)?;
+            let routing = Routing {
+                kind: info.u32(0)?,
+                segments: (info.u32(4)?, info.u32(8)?),
+                length: info.u32(12)?,
+                flags,
+                invert: info.u8(17)?,
+            };
+            Match::Extension { name: name.to_owned(), routing: (flags & !7 == 0).then_some(routing) }
+        }
+        ("frag" | "hbh" | "dst" | "ah" | "esp", 0) if v6 => Match::Extension { name: name.to_owned(), routing: None },
+        ("ipv6header", 0) if v6 => Match::Ipv6Header { flags: info.u8(0)?, invert: info.u8(1)?, soft: info.u8(2)? != 0 },
         _ => return None,
     })
 }

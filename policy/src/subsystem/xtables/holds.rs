@@ -54,8 +54,15 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
                 .and(Tri::from(view.tcp_flags & flags.0 == flags.1).invert(invert & 4 != 0))
                 .and(if *option == 0 { Tri::Yes } else { Tri::Maybe })
         }
-        // The packet is TCP.
-        Match::Udp { .. } | Match::Icmp { .. } => Tri::No,
+        // The packet is TCP, without IPv6 extension headers: `ipv6_find_hdr` finds none, and the match fails whatever is inverted.
+        Match::Udp { .. } | Match::Icmp { .. } | Match::Extension { .. } => Tri::No,
+        Match::Ipv6Header { flags, invert, soft } => {
+            // ip6t_ipv6header.c: a packet without extension headers shows MASK_PROTO, 1.
+            let seen = 1_u8;
+            Tri::from(if *soft { (seen ^ flags ^ invert) & flags == 0 } else { (seen == *flags) != (*invert != 0) })
+        }
+        // PACKET_HOST 0: it is addressed to this host. What goes out has a type of its own.
+        Match::PacketType { kind, invert } if !view.reply => Tri::from(*kind == 0).invert(*invert),
         Match::Multiport { side, ports, invert } => {
             let one = |span: Span| ports.iter().fold(Tri::No, |found, (low, high, _)| found.or(port(span, (*low, *high))));
             match side {

@@ -238,6 +238,22 @@ pub enum Match {
         /// Inverted.
         invert: bool,
     },
+    /// `rt`, `frag`, `hbh`, `dst`, `ah`, `esp`: one IPv6 extension header.
+    Extension {
+        /// Which.
+        name: String,
+        /// What `rt` asks of it, where that is all it asks: type, segments left, length.
+        routing: Option<Routing>,
+    },
+    /// `ipv6header`: the extension headers there are.
+    Ipv6Header {
+        /// `MASK_*` wanted.
+        flags: u8,
+        /// `MASK_*` inverted.
+        invert: u8,
+        /// `--soft`
+        soft: bool,
+    },
     /// One whose struct is not decoded.
     Undecoded {
         /// Name.
@@ -256,6 +272,21 @@ pub enum PortSide {
     Destination,
     /// `--ports`
     Either,
+}
+
+/// `struct ip6t_rt` without its addresses
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routing {
+    /// Type.
+    pub kind: u32,
+    /// Segments left, lowest and highest.
+    pub segments: (u32, u32),
+    /// Length.
+    pub length: u32,
+    /// `IP6T_RT_*` looked at: 1 type, 2 segments left, 4 length.
+    pub flags: u8,
+    /// The same inverted.
+    pub invert: u8,
 }
 
 /// `value & mask == want`

@@ -256,7 +256,40 @@ pub fn match_text(rule_match: &Match, v6: bool, sets: &SetNames) -> String {
             line.word(format_args!("--{name}-{comparison} {value}"))
         }
         Match::Helper { name, invert } => Line::new("-m helper").not(*invert).word("--helper").word(quoted(name)),
-        Match::Undecoded { name, .. } => Line::new("-m").word(name).word("[not decoded]"),
+        Match::Extension { routing: Some(routing), .. } => {
+            let mut line = Line::new("-m rt");
+            for (bit, option, value) in [
+                (1, "type", (routing.kind, routing.kind)),
+                (2, "segsleft", routing.segments),
+                (4, "len", (routing.length, routing.length)),
+            ] {
+                if routing.flags & bit != 0 {
+                    line = line.not(routing.invert & bit != 0).word(format_args!("--rt-{option}")).word(range(value, ':'));
+                }
+            }
+            line
+        }
+        Match::Ipv6Header { flags, invert, soft } => {
+            // libip6t_ipv6header.c: the names of protocols(5), in the order of the bits.
+            let names: Vec<&str> = [
+                (128, "hop-by-hop"),
+                (64, "ipv6-opts"),
+                (32, "ipv6-route"),
+                (16, "ipv6-frag"),
+                (8, "ah"),
+                (4, "esp"),
+                (2, "ipv6-nonxt"),
+                (1, "protocol"),
+            ]
+            .into_iter()
+            .filter(|(bit, _)| flags & bit != 0)
+            .map(|(_, name)| name)
+            .collect();
+            Line::new("-m ipv6header").not(*invert != 0).word("--header").word(names.join(",")).flag(*soft, "--soft")
+        }
+        Match::Extension { name, routing: None } | Match::Undecoded { name, .. } => {
+            Line::new("-m").word(name).word("[not decoded]")
+        }
     }
     .0
 }

@@ -316,6 +316,7 @@ fn host(table: Table) -> HostState {
         ipset: ipset::State::new(),
         listener: Part::Absent(String::new()),
         route: Part::Absent(String::new()),
+        ufw: None,
     }
 }
 

@@ -1,0 +1,287 @@
+//! `Match` lines and the patterns of access lists, as OpenSSH matches them (servconf.c `match_cfg_line`, match.c, addrmatch.c).
+//! Three-valued: what is not known of a connection, or is read differently by different versions, is unknown.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::line::Directive;
+use crate::pattern::wildcard;
+
+/// Who logs in, from where, to where: what `sshd -T -C` is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// The login name.
+    pub user: String,
+    /// The names of the user's groups; `None` where there is no such user.
+    pub groups: Option<Vec<String>>,
+    /// The host name, which is the address itself with `UseDNS no`.
+    pub host: String,
+    /// From where, canonical.
+    pub address: IpAddr,
+    /// To which address of the host, where known.
+    pub local_address: Option<IpAddr>,
+    /// To which port.
+    pub local_port: u16,
+}
+
+/// Whether something matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Matching {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// It is said why that is not known.
+    Unknown(String),
+}
+
+impl From<bool> for Matching {
+    fn from(yes: bool) -> Self {
+        if yes { Matching::Yes } else { Matching::No }
+    }
+}
+
+/// Whether a `Match` line's conditions hold; with no client, as in the pass that reads the global section, only `Match all` does.
+pub fn match_line(directive: &Directive, client: Option<&Client>) -> Matching {
+    let unknown = |why: &str| Matching::Unknown(why.to_owned());
+    if directive.quoted {
+        return unknown("quotes on a Match line are read differently by different versions of sshd");
+    }
+    // `Match user=alice` is the same as `Match user alice`.
+    let words: Vec<&str> = directive
+        .arguments
+        .iter()
+        .flat_map(|word| match word.split_once('=') {
+            Some((criterion, rest)) => [Some(criterion), Some(rest).filter(|rest| !rest.is_empty())],
+            None => [Some(word.as_str()), None],
+        })
+        .flatten()
+        .filter(|word| !word.is_empty())
+        .collect();
+    if let [one] = words.as_slice()
+        && one.eq_ignore_ascii_case("all")
+    {
+        return Matching::Yes;
+    }
+    let mut all = Matching::Yes;
+    let mut words = words.into_iter();
+    while let Some(criterion) = words.next() {
+        let criterion = criterion.to_ascii_lowercase();
+        let matching = if criterion == "invalid-user" {
+            client.map_or(Matching::No, |client| client.groups.is_none().into())
+        } else {
+            let Some(pattern) = words.next() else { return unknown("a criterion without pattern") };
+            match client {
+                Some(client) => criterion_holds(&criterion, pattern, client),
+                None => Matching::No,
+            }
+        };
+        all = match (all, matching) {
+            (Matching::No, _) | (_, Matching::No) => Matching::No,
+            (Matching::Unknown(why), _) | (_, Matching::Unknown(why)) => Matching::Unknown(why),
+            (Matching::Yes, Matching::Yes) => Matching::Yes,
+        };
+    }
+    all
+}
+
+fn criterion_holds(criterion: &str, pattern: &str, client: &Client) -> Matching {
+    match criterion {
+        "user" => pattern_list(&client.user, pattern).is_match().into(),
+        "group" => match &client.groups {
+            // auth.c, groupaccess.c `ga_match_pattern_list`: one group that a negated pattern names ends it.
+            Some(groups) => {
+                let found = groups.iter().map(|group| pattern_list(group, pattern)).fold(Listed::No, Listed::with);
+                found.is_match().into()
+            }
+            None => Matching::No,
+        },
+        "host" => pattern_list(&client.host.to_ascii_lowercase(), &pattern.to_ascii_lowercase()).is_match().into(),
+        "address" => address_matches(client.address, pattern),
+        "localaddress" => match client.local_address {
+            Some(address) => address_matches(address, pattern),
+            None => Matching::Unknown("it is not known which of the host's addresses the client uses".to_owned()),
+        },
+        "localport" => (pattern.parse() == Ok(client.local_port)).into(),
+        other => Matching::Unknown(format!("the criterion `{other}` is not understood")),
+    }
+}
+
+fn address_matches(address: IpAddr, list: &str) -> Matching {
+    match address_list(address, list) {
+        Some(listed) => listed.is_match().into(),
+        None => Matching::Unknown(format!("`{list}` is no list of addresses")),
+    }
+}
+
+/// What a list of patterns says of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// A pattern matches.
+    Yes,
+    /// None does.
+    No,
+    /// A `!` pattern matches, which counts more than all others.
+    Excluded,
+}
+
+impl Listed {
+    fn is_match(self) -> bool {
+        self == Listed::Yes
+    }
+
+    fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Listed::Excluded, _) | (_, Listed::Excluded) => Listed::Excluded,
+            (Listed::Yes, _) | (_, Listed::Yes) => Listed::Yes,
+            (Listed::No, Listed::No) => Listed::No,
+        }
+    }
+}
+
+/// match.c, `match_pattern_list`.
+pub fn pattern_list(name: &str, list: &str) -> Listed {
+    let one = |pattern: &str| match pattern.strip_prefix('!') {
+        Some(pattern) if wildcard(pattern, name) => Listed::Excluded,
+        None if wildcard(pattern, name) => Listed::Yes,
+        _ => Listed::No,
+    };
+    list.split(',').map(one).fold(Listed::No, Listed::with)
+}
+
+/// addrmatch.c, `addr_match_list`: CIDR where it is one, else a pattern of the address's text. `None`: not a list to sshd either.
+pub fn address_list(address: IpAddr, list: &str) -> Option<Listed> {
+    let mut found = Listed::No;
+    for item in list.split(',') {
+        let (negated, item) = item.strip_prefix('!').map_or((false, item), |item| (true, item));
+        if item.is_empty() {
+            return None;
+        }
+        let hit = match cidr(item) {
+            Cidr::Net(net, length) => in_net(address, net, length),
+            Cidr::Wrong => return None,
+            Cidr::Not => wildcard(item, &address.to_string()),
+        };
+        match (hit, negated) {
+            // It ends there, whatever follows.
+            (true, true) => return Some(Listed::Excluded),
+            (true, false) => found = Listed::Yes,
+            (false, _) => {}
+        }
+    }
+    Some(found)
+}
+
+enum Cidr {
+    Net(IpAddr, u8),
+    /// An address with a length that does not fit it.
+    Wrong,
+    Not,
+}
+
+/// addr.c, `addr_pton_cidr`.
+fn cidr(text: &str) -> Cidr {
+    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let Some(length) = length.map_or(Some(None), |length| length.parse::<u8>().ok().map(Some)) else { return Cidr::Not };
+    let Ok(address) = address.parse::<IpAddr>() else { return Cidr::Not };
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let length = length.unwrap_or(most);
+    match ipnet::IpNet::new(address, length) {
+        Ok(net) if net.network() == address => Cidr::Net(address, length),
+        _ => Cidr::Wrong,
+    }
+}
+
+fn in_net(address: IpAddr, net: IpAddr, length: u8) -> bool {
+    ipnet::IpNet::new(net, length).is_ok_and(|net| net.contains(&address))
+}
+
+/// match.c, `match_user`: `USER` or `USER@HOST` of `AllowUsers` and `DenyUsers`.
+pub fn user_pattern(client: &Client, pattern: &str) -> Matching {
+    let Some((user, host)) = pattern.split_once('@') else { return wildcard(pattern, &client.user).into() };
+    if host.contains('@') {
+        return Matching::Unknown(format!("`{pattern}` has two @"));
+    }
+    if !wildcard(user, &client.user) {
+        return Matching::No;
+    }
+    // match.c, `match_host_and_ip`.
+    let Some(by_address) = address_list(client.address, host) else {
+        return Matching::Unknown(format!("`{host}` is no list of addresses or hosts"));
+    };
+    let by_name = pattern_list(&client.host.to_ascii_lowercase(), &host.to_ascii_lowercase());
+    by_address.with(by_name).is_match().into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::line::Line;
+    use super::*;
+
+    fn client() -> Client {
+        Client {
+            user: "alice".to_owned(),
+            groups: Some(vec!["alice".to_owned(), "wheel".to_owned()]),
+            host: "203.0.113.7".to_owned(),
+            address: "203.0.113.7".parse().unwrap(),
+            local_address: None,
+            local_port: 22,
+        }
+    }
+
+    #[test]
+    fn match_lines_hold_as_the_manual_says() {
+        for (line, want) in [
+            ("all", Some(true)),
+            ("user alice", Some(true)),
+            ("user=alice", Some(true)),
+            ("User bob,a*", Some(true)),
+            ("User a*,!alice", Some(false)),
+            ("user ALICE", Some(false)),
+            ("group wheel", Some(true)),
+            ("group *,!wheel", Some(false)),
+            ("address 203.0.113.0/24", Some(true)),
+            ("address 203.0.113.*", Some(true)),
+            ("address !203.0.113.7,*", Some(false)),
+            ("address *,!203.0.113.0/24", Some(false)),
+            ("address 2001:db8::/32", Some(false)),
+            ("address 203.0.113.7/24", None),
+            ("localport 22", Some(true)),
+            ("localport 23 localaddress 10.0.0.1", Some(false)),
+            ("localaddress 10.0.0.1", None),
+            ("user alice address 198.51.100.0/24", Some(false)),
+            ("user alice group staff", Some(false)),
+            ("invalid-user", Some(false)),
+            ("weather fine", None),
+            ("user \"alice\"", None),
+        ] {
+            let directive = Line::new(format!("Match {line}")).directive().unwrap().unwrap();
+            let got = match match_line(&directive, Some(&client())) {
+                Matching::Yes => Some(true),
+                Matching::No => Some(false),
+                Matching::Unknown(_) => None,
+            };
+            assert_eq!(got, want, "{line}");
+        }
+    }
+
+    #[test]
+    fn user_patterns_match_user_and_host_both() {
+        for (pattern, want) in [
+            ("alice", true),
+            ("a?ice", true),
+            ("alice@203.0.113.7", true),
+            ("alice@203.0.113.0/24", true),
+            ("*@198.51.100.0/24", false),
+            ("bob@203.0.113.7", false),
+            ("alice@*,!203.0.113.7", false),
+            ("alice@*.113.7", true),
+        ] {
+            assert_eq!(user_pattern(&client(), pattern), want.into(), "{pattern}");
+        }
+        assert!(matches!(user_pattern(&client(), "alice@203.0.113.7/8"), Matching::Unknown(_)));
+    }
+}

@@ -1,0 +1,20 @@
+//! `sshd_config`: lossless files, the tree of their Includes, and what they mean for one client, with file and line. The meaning is
+//! held against `sshd -T` of both releases by tests; the values themselves always come from `sshd -T`, never from here.
+
+mod criteria;
+mod document;
+mod edit;
+mod evaluate;
+pub mod glob;
+mod line;
+mod tree;
+
+pub use criteria::{Client, Listed, Matching, address_list, match_line, pattern_list, user_pattern};
+pub use document::Document;
+pub use edit::{Edit, EditError, set, unset};
+pub use evaluate::{Setting, Settings, canonical, evaluate};
+pub use line::{Directive, Line, LineError};
+pub use tree::{ConfigError, Place, Tree};
+
+#[cfg(test)]
+mod tests;
