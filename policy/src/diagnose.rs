@@ -7,34 +7,37 @@ use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access, listener, route};
 use crate::trace::TraceLine;
-use crate::verdict::{Block, Cause, Connection, Lift, Stage, StageReport, Verdict};
+use crate::verdict::{Block, Cause, Connection, Lift, Stage, Verdict};
 
 /// The path of a new connection, stage by stage, and everything that blocks it; with `explain` also everything it meets.
 /// Facts that are missing are added to `needs`; the answer is final only when none is.
 pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut Needs) -> Diagnosis {
     let connection = Connection { source: subject.address.into(), port: subject.port, user: subject.user.clone() };
-    let mut stages = stages(host, &connection, needs);
+    let (filters, delivered_to) = netfilter::judge(host, &connection, needs);
+    let filtered = filters.verdict;
+    // Who listens, and for which port hosts.allow is asked, is about the port that the packets are delivered to.
+    let behind = Connection { port: delivered_to.unwrap_or(connection.port), ..connection.clone() };
+    let mut stages = vec![
+        route::evaluate(host, &connection, needs),
+        filters,
+        listener::evaluate(host, &behind),
+        hosts_access::evaluate(host, &behind, needs),
+    ];
     if explain {
         for report in &mut stages {
-            report.trace = trace(host, report.stage, &connection, needs);
+            report.trace = match report.stage {
+                Stage::Route | Stage::Netfilter => trace(host, report.stage, &connection, needs),
+                _ => trace(host, report.stage, &behind, needs),
+            };
         }
     }
     let verdict = stages.iter().fold(Verdict::Accept, |all, stage| all.and(stage.verdict));
-    let filtered = stages.iter().find(|stage| stage.stage == Stage::Netfilter).map_or(Verdict::Unknown, |stage| stage.verdict);
-    let blocks = blocks_behind(host, &connection, filtered, needs);
-    let mut findings: Vec<_> = blocks.into_iter().map(|block| block.finding).collect();
-    findings.extend(listener::blocks(host, &connection).into_iter().map(|block| block.finding));
+    let mut findings: Vec<_> = blocks_behind(host, &connection, filtered, needs).into_iter().map(|block| block.finding).collect();
+    // Where a rule sends it to a port on which nobody listens, the rule is what is wrong.
+    if delivered_to.is_none() || filtered != Verdict::Refuse {
+        findings.extend(listener::blocks(host, &behind).into_iter().map(|block| block.finding));
+    }
     Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
-}
-
-/// All stages this version evaluates, in the order a connection meets them.
-fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<StageReport> {
-    vec![
-        route::evaluate(host, connection, needs),
-        netfilter::evaluate(host, connection, needs),
-        listener::evaluate(host, connection),
-        hosts_access::evaluate(host, connection, needs),
-    ]
 }
 
 /// Everything the connection meets in one stage.

@@ -138,6 +138,8 @@ pub enum Cause {
     IptablesRatelimit,
     /// An ipset used by a rule.
     IpsetEntry,
+    /// No rule lets packets of established connections through, or connection tracking is full.
+    CtEstablished,
     /// ufw denies or does not allow the port.
     UfwDeny,
     /// A firewalld zone or rich rule.
@@ -169,6 +171,7 @@ impl fmt::Display for Cause {
             Cause::IptablesRule => "iptables-rule",
             Cause::IptablesRatelimit => "iptables-ratelimit",
             Cause::IpsetEntry => "ipset-entry",
+            Cause::CtEstablished => "ct-established",
             Cause::UfwDeny => "ufw-deny",
             Cause::FirewalldDeny => "firewalld-deny",
             Cause::RouteBlackhole => "route-blackhole",

@@ -29,6 +29,7 @@ fn stage_of(finding: &Finding) -> Stage {
         | Cause::IptablesRule
         | Cause::IptablesRatelimit
         | Cause::IpsetEntry
+        | Cause::CtEstablished
         | Cause::UfwDeny
         | Cause::FirewalldDeny
         | Cause::SshguardBlock

@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 
 use super::walk::{Culprit, Pass, Refusal, Walk, walk};
-use super::{evidence, how, ipset, managed, what};
+use super::{evidence, how, ipset, managed, trace, what};
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
 use crate::step::Step;
@@ -47,10 +47,21 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
             break;
         }
     }
-    for refusal in walked.refusals.iter().filter(|refusal| refusal.doubts.iter().any(|doubt| doubt.rate)) {
+    let rated: Vec<&Refusal> = walked.refusals.iter().filter(|refusal| refusal.doubts.iter().any(|doubt| doubt.rate)).collect();
+    let limits = if rated.is_empty() { Vec::new() } else { trace::limits(&model, connection, needs) };
+    for refusal in rated {
         let mut listed = block(&model, connection, refusal, Cause::IptablesRatelimit, Lift::Steps(Vec::new()), needs);
         listed.finding.blocking = false;
-        listed.finding.fix = format!("wait, or raise the limit: it depends on {}", super::doubts(refusal));
+        for (limit, quoted) in &limits {
+            if refusal.doubts.contains(limit) && !listed.finding.evidence.contains(quoted) {
+                listed.finding.evidence.insert(0, quoted.clone());
+            }
+        }
+        listed.finding.fix = format!(
+            "sshfix ctl firewall accept {}   # past the limit; or wait: it depends on {}",
+            connection.source.short(),
+            super::doubts(refusal)
+        );
         if !blocks.iter().any(|block| block.finding.evidence == listed.finding.evidence) {
             blocks.push(listed);
         }
@@ -429,6 +440,9 @@ fn cause(host: &HostState, connection: &Connection, refusal: &Refusal) -> Cause 
     if !ipset::decides(host, connection, refusal).is_empty() {
         return owner.cause(Cause::IpsetEntry);
     }
+    if owner == Owner::Nobody && refusal.pass != Pass::Syn && names_nobody(host, connection, refusal) {
+        return Cause::CtEstablished;
+    }
     match &refusal.culprit {
         Culprit::NfTables(event) => {
             let Some(state) = host.nf_tables.present() else { return Cause::NftRule };
@@ -438,6 +452,24 @@ fn cause(host: &HostState, connection: &Connection, refusal: &Refusal) -> Cause 
         }
         Culprit::Legacy(_) => owner.cause(Cause::IptablesRule),
         Culprit::Unread(_) => Cause::NftRule,
+    }
+}
+
+/// Whether what refuses is a policy or a rule for everybody: then the accept for established connections is missing.
+fn names_nobody(host: &HostState, connection: &Connection, refusal: &Refusal) -> bool {
+    let v6 = !connection.source.is_ipv4();
+    match &refusal.culprit {
+        Culprit::NfTables(event) => event.frames.iter().all(|frame| {
+            let chain = host.nf_tables.present().and_then(|state| Some((state, state.chains.get(frame.chain)?)));
+            let named =
+                chain.and_then(|(state, chain)| rule_source(state, chain, chain.rules.get(frame.rule?)?, v6, side(refusal.pass)));
+            frame.found.is_empty() && named.is_none()
+        }),
+        Culprit::Legacy(outcome) => legacy_rule(host, &outcome.place).is_none_or(|rule| {
+            let (_, mask) = if refusal.pass == Pass::Answer { rule.entry.destination } else { rule.entry.source };
+            mask == 0
+        }),
+        Culprit::Unread(_) => false,
     }
 }
 

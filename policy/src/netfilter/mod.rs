@@ -27,11 +27,20 @@ use walk::{Culprit, Pass, Refusal, Walk, walk};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
+    judge(host, connection, needs).0
+}
+
+/// The same, with the port that the connection is delivered to where that is another one than asked for.
+pub fn judge(host: &HostState, connection: &Connection, needs: &mut Needs) -> (StageReport, Option<u16>) {
     let walked = walk(host, connection, needs);
+    (report(host, connection, &walked, needs), walked.delivered_to)
+}
+
+fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut Needs) -> StageReport {
     let report =
         |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence, trace: Vec::new() };
     if let Some(refusal) = walked.decided() {
-        let detail = format!("{} {}{}", what(refusal.pass), how(refusal), taken(&walked));
+        let detail = format!("{} {}{}", what(refusal.pass), how(refusal), taken(walked));
         return report(Verdict::Refuse, detail, evidence(host, connection, refusal, needs));
     }
     if let Some(first) = walked.refusals.first() {
@@ -51,8 +60,8 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
     }
     let detail = match (&host.nf_tables, &host.xtables, walked.delivered_to) {
         (Part::Absent(_), Part::Absent(_), _) => "no packet filter on this host".to_owned(),
-        (_, _, Some(port)) => format!("accepted, and delivered to port {port}{}", taken(&walked)),
-        (_, _, None) => format!("accepted{}", taken(&walked)),
+        (_, _, Some(port)) => format!("accepted, and delivered to port {port}{}", taken(walked)),
+        (_, _, None) => format!("accepted{}", taken(walked)),
     };
     report(Verdict::Accept, detail, Vec::new())
 }
@@ -83,6 +92,7 @@ fn how(refusal: &Refusal) -> String {
             End::Drop => "is dropped".to_owned(),
             End::Reject(with) => format!("is rejected with {with}"),
             End::Elsewhere => "is sent to another host".to_owned(),
+            End::Misdirected(port) => format!("is sent to port {port}, where no SSH server listens"),
             End::Unknown(_) => "is refused".to_owned(),
         },
         Culprit::Unread(_) => "is refused".to_owned(),

@@ -10,7 +10,7 @@ use crate::packet::{Packet, Tracking, Tri};
 use crate::subsystem::nf_tables::evaluate::{Frame, Hit, MOST_HITS};
 use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::nf_tables::owner::{self, Owner};
-use crate::subsystem::nf_tables::{Chain, End, Rule, State, render};
+use crate::subsystem::nf_tables::{Chain, Doubt, End, Rule, State, render};
 use crate::subsystem::xtables::evaluate as legacy;
 use crate::subsystem::xtables::targets::{TargetEffect, effect};
 use crate::subsystem::xtables::{self, Action};
@@ -39,6 +39,38 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
         lines.push(TraceLine::new("sshfix", text, "not shown"));
     }
     lines
+}
+
+/// The rules on the way that count packets, bytes or connections, each with what it says that the verdict depends on.
+pub fn limits(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<(Doubt, Evidence)> {
+    let mut limits = Vec::new();
+    for met in traced(host, connection, needs).met {
+        match met.what {
+            What::NfTables(hits, _) => {
+                let Some(state) = host.nf_tables.present() else { continue };
+                for hit in hits {
+                    let Some(chain) = state.chains.get(hit.frame.chain) else { continue };
+                    let Some(rule) = hit.frame.rule.and_then(|index| chain.rules.get(index)) else { continue };
+                    let line = nft_rule(host, state, chain, rule);
+                    let rated = hit.doubts.into_iter().filter(|doubt| doubt.rate);
+                    limits.extend(rated.map(|doubt| (doubt, Evidence::new(line.source.clone(), line.text.clone()))));
+                }
+            }
+            What::Legacy(hits) => {
+                let Some(state) = host.xtables.present() else { continue };
+                for hit in hits {
+                    let Some(doubt) = hit.depends.map(|depends| super::doubt(&depends)).filter(|doubt| doubt.rate) else {
+                        continue;
+                    };
+                    limits.extend(
+                        super::legacy_evidence(host, state, &hit.place).into_iter().map(|quoted| (doubt.clone(), quoted)),
+                    );
+                }
+            }
+            What::Conntrack(_) => {}
+        }
+    }
+    limits
 }
 
 impl From<Pass> for Handshake {

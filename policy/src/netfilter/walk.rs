@@ -6,10 +6,11 @@ use crate::host::{HostState, Needs, Part};
 use crate::link::Link;
 use crate::packet::{Interface, Packet, Tracking, Tri};
 use crate::subsystem::ipset;
+use crate::subsystem::listener;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
 use crate::subsystem::nf_tables::{BaseChain, Chain, Doubt, Family, State};
 use crate::subsystem::xtables::{self, evaluate as legacy};
-use crate::verdict::Connection;
+use crate::verdict::{Connection, Verdict};
 
 /// Which packet of the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,22 @@ pub enum Culprit {
     Legacy(legacy::Outcome),
     /// One that cannot be told, because this part could not be read.
     Unread(String),
+}
+
+impl Culprit {
+    /// The rule that sends the connection to a port of this host where no SSH server answers.
+    fn misdirects(self, port: u16) -> Self {
+        let how = format!("sent to port {port}, where no SSH server listens");
+        match self {
+            Culprit::NfTables(event) => {
+                Culprit::NfTables(Event { exit: Exit::Refuse(how), doubts: Vec::new(), frames: event.frames })
+            }
+            Culprit::Legacy(outcome) => {
+                Culprit::Legacy(legacy::Outcome { end: legacy::End::Misdirected(port), depends: None, place: outcome.place })
+            }
+            Culprit::Unread(why) => Culprit::Unread(why),
+        }
+    }
 }
 
 /// A refusal on the way.
@@ -226,6 +243,7 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
         refusals: walk.refusals,
         entry: Tri::Maybe,
         delivered: None,
+        redirect: None,
     };
     let syn = arrival.map_or_else(|| Packet::syn(connection), |arrival| arrival.syn(connection));
     if let Some(delivered) = walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], syn.clone()) {
@@ -234,6 +252,12 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
             && u16::from_be_bytes([high, low]) != connection.port
         {
             walk.delivered_to = Some(u16::from_be_bytes([high, low]));
+        }
+        if let (Some(port), Some(culprit)) = (walk.delivered_to, walker.redirect.take())
+            && delivered.local == Tri::Yes
+            && listener::evaluate(host, &Connection { port, ..connection.clone() }).verdict == Verdict::Refuse
+        {
+            walker.refuse(culprit.misdirects(port), true, Vec::new());
         }
         walker.entry = delivered.tracking.entry();
         walker.delivered = Some(delivered.clone());
@@ -271,6 +295,8 @@ struct Walker<'a, 'n> {
     entry: Tri,
     /// The SYN as it was delivered.
     delivered: Option<Packet>,
+    /// The rule that gave the SYN another destination on this host.
+    redirect: Option<Culprit>,
 }
 
 impl<'a> Walker<'a, '_> {
@@ -376,17 +402,28 @@ impl<'a> Walker<'a, '_> {
         let hits = evaluator.hits.unwrap_or_default();
         self.meet(hook, base.priority, What::NfTables(hits, perhaps.clone()));
         self.open |= perhaps.is_some() || outcome.events.iter().any(|event| !event.doubts.is_empty());
-        let refusals = outcome.events.iter().filter(|event| matches!(event.exit, Exit::Refuse(_)));
+        let refusals = outcome.events.iter().enumerate().filter(|(_, event)| matches!(event.exit, Exit::Refuse(_)));
         if outcome.packet.is_none() && perhaps.is_none() {
             // Nothing else is possible, so the last word is that of the first rule that needs no condition.
-            let decided = refusals.clone().find(|event| event.doubts.is_empty()).or(outcome.events.last())?;
+            let decided = refusals.map(|(_, event)| event).find(|event| event.doubts.is_empty()).or(outcome.events.last())?;
             self.refuse(Culprit::NfTables(decided.clone()), true, Vec::new());
             return None;
         }
-        for event in refusals {
+        for (index, event) in refusals {
             let mut doubts = event.doubts.clone();
+            if doubts.is_empty() {
+                // It refuses whomever no rule before it accepted.
+                let accepts = outcome.events.iter().take(index).filter(|event| event.exit == Exit::Accept);
+                doubts.extend(accepts.flat_map(|event| event.doubts.iter().cloned()));
+                doubts.dedup();
+            }
             doubts.extend(perhaps.iter().map(|text| Doubt::on(text.as_str())));
             self.refuse(Culprit::NfTables(event.clone()), false, doubts);
+        }
+        if let Some(after) = &outcome.packet
+            && (after.dnat, packet.dnat) == (Tri::Yes, Tri::No)
+        {
+            self.redirect = outcome.events.last().cloned().map(Culprit::NfTables);
         }
         match (outcome.packet, perhaps) {
             (Some(after), Some(_)) => Some(packet.join(&after)),
@@ -418,17 +455,23 @@ impl<'a> Walker<'a, '_> {
             self.refuse(Culprit::Legacy(decided.clone()), true, Vec::new());
             return None;
         }
-        for outcome in run.outcomes.iter().filter(|outcome| outcome.end != legacy::End::Accept) {
-            let doubt = match (&outcome.end, &outcome.depends) {
-                (legacy::End::Unknown(why), _) => why.clone(),
-                (_, Some(depends)) => depends.clone(),
-                (_, None) => "whether the packet comes so far".to_owned(),
+        for (index, outcome) in run.outcomes.iter().enumerate().filter(|(_, outcome)| outcome.end != legacy::End::Accept) {
+            let mut doubts = match (&outcome.end, &outcome.depends) {
+                (legacy::End::Unknown(why), _) => vec![super::doubt(why)],
+                (_, Some(depends)) => vec![super::doubt(depends)],
+                (_, None) => {
+                    let accepts = run.outcomes.iter().take(index).filter(|outcome| outcome.end == legacy::End::Accept);
+                    accepts.filter_map(|outcome| outcome.depends.as_deref()).map(super::doubt).collect()
+                }
             };
-            let doubts = vec![super::doubt(&doubt)];
+            doubts.dedup();
             self.refuse(Culprit::Legacy(outcome.clone()), false, doubts);
         }
         let mut after = packet.clone();
         after.take(&run.view);
+        if (after.dnat, packet.dnat) == (Tri::Yes, Tri::No) {
+            self.redirect = run.outcomes.last().cloned().map(Culprit::Legacy);
+        }
         if seen == Tri::Maybe {
             after = after.join(&packet);
         }
@@ -439,6 +482,7 @@ impl<'a> Walker<'a, '_> {
             return None;
         }
         if after.local != Tri::Yes && !after.reply && packet.local == Tri::Yes {
+            self.open = true;
             let depends = "whether the new destination is this host".to_owned();
             let end = legacy::End::Unknown(depends.clone());
             if let Some(place) = run.outcomes.first().map(|outcome| outcome.place.clone()) {

@@ -1,6 +1,7 @@
 //! Prints rules, elements and policies as their own tool does: `nft -s` for native rules, iptables-save for those of iptables-nft.
 //! What is not understood is named in brackets; such text must never be fed back to a tool. Counters are left out.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -494,8 +495,17 @@ fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
     let items = items(state, chain, rule);
     let (family, transport) = (condition::family(chain, &items), condition::transport(&items));
     let mut words = Vec::new();
+    let mut values: BTreeMap<u32, &[u8]> = BTreeMap::new();
     for (index, item) in items.iter().enumerate() {
         match item {
+            // The value stands in the statement that uses it.
+            Item::Statement(Expression::Immediate { dreg, data }) => _ = values.insert(*dreg, data),
+            Item::Statement(Expression::Nat { kind, address_register, port_register }) => {
+                let registers = [*address_register, *port_register];
+                words.push(translation(chain, family, *kind, registers.map(|register| Some(values.get(&register?).copied()))));
+            }
+            Item::Statement(Expression::MetaSet { key: MARK_KEY, sreg }) => words.push(marked("meta mark", values.get(sreg))),
+            Item::Statement(Expression::CtSet { key: MARK_KEY, sreg }) => words.push(marked("ct mark", values.get(sreg))),
             Item::Condition(tested, test) if implied(tested, test, items.get(index + 1..).unwrap_or_default()) => {}
             Item::Condition(tested, test) => words.push(condition(state, family, transport, tested, test)),
             Item::Statement(expression) => words.extend(statement(chain, family, expression, ipsets)),
@@ -505,6 +515,42 @@ fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
         words.push(format!("comment {}", string(comment)));
     }
     words.join(" ")
+}
+
+/// `NFT_META_MARK`, `NFT_CT_MARK`
+const MARK_KEY: u32 = 3;
+
+fn marked(what: &str, value: Option<&&[u8]>) -> String {
+    value.map_or_else(|| format!("{what} set [a computed value]"), |value| format!("{what} set {}", mark(value)))
+}
+
+/// `dnat to 192.0.2.1:2022`, `redirect to :2022`. Of address and port, the outer `None` is not given, the inner one is computed.
+fn translation(chain: &Chain, family: Family, kind: NatKind, [address, port]: [Option<Option<&[u8]>>; 2]) -> String {
+    // A table of both families says which it is.
+    let which = match family {
+        Family::Ip6 if chain.family == Family::Inet => " ip6",
+        Family::Ip if chain.family == Family::Inet => " ip",
+        _ => "",
+    };
+    let word = match kind {
+        NatKind::Masquerade => "masquerade",
+        NatKind::Snat => "snat",
+        NatKind::Dnat => "dnat",
+        NatKind::Redirect => "redirect",
+        NatKind::Tproxy => "tproxy",
+    };
+    let known = |value: Option<&[u8]>, print: fn(&[u8]) -> String| value.map_or_else(|| "[a computed value]".to_owned(), print);
+    let port = port.map(|port| known(port, self::port));
+    let to = match (address.map(|address| (known(address, self::address), address.is_some_and(|bytes| bytes.len() == 16))), port)
+    {
+        (None, None) => return word.to_owned(),
+        (Some((address, _)), None) => address,
+        (None, Some(port)) => format!(":{port}"),
+        (Some((address, true)), Some(port)) => format!("[{address}]:{port}"),
+        (Some((address, false)), Some(port)) => format!("{address}:{port}"),
+    };
+    let which = if address.is_some() { which } else { "" };
+    format!("{word}{which} to {to}")
 }
 
 /// nft leaves out `meta l4proto tcp` before a field of TCP and `meta nfproto ipv4` before one of IPv4.
@@ -583,38 +629,29 @@ fn statement(chain: &Chain, family: Family, expression: &Expression, ipsets: &Se
         Expression::Connlimit { count, over } => format!("ct count {}{count}", if *over { "over " } else { "" }),
         Expression::Queue => "queue".to_owned(),
         Expression::Synproxy => "synproxy".to_owned(),
-        Expression::Nat { kind, .. } => match kind {
-            NatKind::Masquerade => "masquerade".to_owned(),
-            NatKind::Snat => "[snat]".to_owned(),
-            NatKind::Dnat => "[dnat]".to_owned(),
-            NatKind::Redirect => "[redirect]".to_owned(),
-            NatKind::Tproxy => "[tproxy]".to_owned(),
-        },
-        // The value it loads is in the statement that uses it.
-        Expression::Immediate { data, .. } => format!("[value {}]", hex(data)),
         Expression::Lookup { set, .. } => format!("[map {set}]"),
-        Expression::Dynset { set, op, .. } => {
+        Expression::Dynset { set, op, has_expressions, .. } => {
             let op = match op {
                 0 => "add",
                 1 => "update",
                 _ => "delete",
             };
-            format!("[{op} @{set}]")
+            format!("[{op} @{set}{}]", if *has_expressions { " with a limit of its own" } else { "" })
         }
         Expression::Objref { name: Some(name), .. } => format!("[object {}]", string(name)),
         Expression::Objref { name: None, .. } => "[object from a map]".to_owned(),
         Expression::Match { name, revision, info } => format!("xt [{}]", render_match(v6, name, *revision, info, ipsets)),
         Expression::Target { name, revision, info } => format!("xt [{}]", render_target(v6, name, *revision, info, ipsets)),
-        Expression::MetaSet { key: 3, .. } => "[meta mark set]".to_owned(),
-        Expression::CtSet { key: 3, .. } => "[ct mark set]".to_owned(),
         Expression::MetaSet { key, .. } => format!("[meta key {key} set]"),
         Expression::CtSet { key, .. } => format!("[ct key {key} set]"),
         Expression::PayloadSet { .. } => "[payload set]".to_owned(),
         Expression::Dup => "[dup]".to_owned(),
         Expression::Fwd => "[fwd]".to_owned(),
         Expression::Opaque { name, .. } | Expression::Unknown { name, .. } => format!("[{name}]"),
-        // These are parts of conditions.
-        Expression::Payload { .. }
+        // These are parts of conditions, or of statements that are printed with their values.
+        Expression::Immediate { .. }
+        | Expression::Nat { .. }
+        | Expression::Payload { .. }
         | Expression::Meta { .. }
         | Expression::Ct { .. }
         | Expression::Cmp { .. }

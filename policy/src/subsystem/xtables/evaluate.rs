@@ -26,6 +26,8 @@ pub enum End {
     Reject(String),
     /// It goes on to another host: its destination was translated. The walk over the hooks says so, no table does.
     Elsewhere,
+    /// It is delivered to this port of the host, where no SSH server listens. Said by the walk, too.
+    Misdirected(u16),
     /// Cannot be told; why.
     Unknown(String),
 }

@@ -155,6 +155,7 @@ fn ends(table: &Table, source: &str) -> String {
             End::Drop => "drop",
             End::Reject(_) => "reject",
             End::Elsewhere => "elsewhere",
+            End::Misdirected(_) => "misdirected",
             End::Unknown(_) => "unknown",
         };
         let place = format!("{}/{}", outcome.place.chain, outcome.place.position);

@@ -1,0 +1,254 @@
+//! Each cause that packet filters can have, made for real on servers of both releases: the client is kept out, the diagnosis names the
+//! cause with its rule, and the fix that it prints lets the client in and nobody else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, missing_docs)]
+
+use serde_json::Value;
+use sshfix_tests::lab::{Release, Server, root_or_skip};
+
+const ME: &str = "203.0.113.7";
+const OTHER: &str = "203.0.113.8";
+/// How rules are made: nft itself, and iptables on both backends.
+const STACKS: [&str; 3] = ["nft", "iptables-nft", "iptables-legacy"];
+
+fn boot(release: Release) -> Server {
+    let server = Server::boot(release);
+    server.install_sshfix();
+    server
+}
+
+/// No rules at all.
+fn flush(server: &Server) {
+    server
+        .sh("nft flush ruleset
+            for table in filter nat raw mangle; do
+                iptables-legacy -t $table -F; iptables-legacy -t $table -X
+            done
+            iptables-legacy -P INPUT ACCEPT; iptables-legacy -P OUTPUT ACCEPT")
+        .expect_ok();
+}
+
+/// Loads rules: nft's own, or lines of arguments for iptables.
+fn load(server: &Server, stack: &str, nft: &str, iptables: &[&str]) {
+    flush(server);
+    if stack == "nft" {
+        // nft 1.0 wants a rule to end before the brace.
+        server.run_with_input(&["nft", "-f", "-"], nft.replace(" } }", "\n}\n}").as_bytes()).expect_ok();
+        return;
+    }
+    for line in iptables {
+        server.sh(&format!("{stack} {line}")).expect_ok();
+    }
+}
+
+fn stage<'v>(diagnosis: &'v Value, name: &str) -> &'v Value {
+    diagnosis["stages"].as_array().unwrap().iter().find(|stage| stage["stage"] == name).unwrap()
+}
+
+/// The one finding of a client that is kept out.
+#[track_caller]
+fn finding(server: &Server, from: &str) -> (Value, Value) {
+    assert!(!server.ssh(from).ok, "{from} must be kept out");
+    let diagnosis = server.ctl(&["diagnose", from, "--json"]).expect_status(8).json();
+    let findings = diagnosis["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "{diagnosis:#}");
+    let finding = findings[0].clone();
+    assert_eq!(finding["blocking"], true, "{diagnosis:#}");
+    (diagnosis, finding)
+}
+
+/// Does to the letter what the finding says.
+#[track_caller]
+fn fixed(server: &Server, finding: &Value, from: &str) {
+    let fix = finding["fix"].as_str().unwrap();
+    server.sh(fix).expect_ok();
+    let login = server.ssh(from);
+    assert!(login.ok, "after `{fix}`: {}", login.stderr);
+    server.ctl(&["diagnose", from]).expect_status(0);
+}
+
+#[test]
+fn a_drop_policy_that_no_accept_comes_before_is_named() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = boot(release);
+        for stack in STACKS {
+            load(
+                &server,
+                stack,
+                "table ip filter { chain input { type filter hook input priority 0; policy drop;
+                    ct state established,related accept
+                    iifname lo accept
+                    ip saddr 192.0.2.0/24 tcp dport 22 accept } }",
+                &[
+                    "-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+                    "-A INPUT -i lo -j ACCEPT",
+                    "-A INPUT -s 192.0.2.0/24 -p tcp --dport 22 -j ACCEPT",
+                    "-P INPUT DROP",
+                ],
+            );
+            let (diagnosis, finding) = finding(&server, ME);
+            let cause = if stack == "nft" { "nft-rule" } else { "iptables-rule" };
+            assert_eq!(finding["cause"], cause, "{stack}: {diagnosis:#}");
+            let evidence = finding["evidence"][0]["text"].as_str().unwrap();
+            assert!(evidence.contains("policy drop") || evidence == "-P INPUT DROP", "{evidence}");
+            fixed(&server, &finding, ME);
+            assert!(!server.ssh(OTHER).ok, "{release} {stack}: {OTHER} must stay out");
+        }
+    }
+}
+
+#[test]
+fn a_missing_accept_for_established_connections_is_named_in_both_directions() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = boot(release);
+        for stack in STACKS {
+            let out = (
+                "table ip filter { chain output { type filter hook output priority 0; policy drop; udp dport 53 accept } }",
+                ["-A OUTPUT -p udp --dport 53 -j ACCEPT", "-P OUTPUT DROP"],
+                "the answer to the SYN is dropped",
+            );
+            let back = (
+                "table ip filter { chain input { type filter hook input priority 0; policy drop;
+                    ct state new tcp dport 22 accept } }",
+                ["-A INPUT -p tcp --dport 22 -m conntrack --ctstate NEW -j ACCEPT", "-P INPUT DROP"],
+                "the ACK that completes the handshake is dropped",
+            );
+            for (nft, iptables, says) in [out, back] {
+                load(&server, stack, nft, &iptables);
+                let (diagnosis, finding) = finding(&server, ME);
+                assert_eq!(finding["cause"], "ct-established", "{stack}: {diagnosis:#}");
+                let detail = stage(&diagnosis, "netfilter")["detail"].as_str().unwrap();
+                assert!(detail.starts_with(says), "{detail}");
+                fixed(&server, &finding, ME);
+                assert!(!server.ssh(OTHER).ok, "{release} {stack}: {OTHER} must stay out");
+            }
+            // A rule that names the client is no missing accept.
+            load(
+                &server,
+                stack,
+                "table ip filter { chain output { type filter hook output priority 0; ip daddr 203.0.113.7 drop } }",
+                &["-A OUTPUT -d 203.0.113.7 -j DROP"],
+            );
+            let cause = if stack == "nft" { "nft-rule" } else { "iptables-rule" };
+            assert_eq!(finding(&server, ME).1["cause"], cause, "{stack}");
+        }
+    }
+}
+
+#[test]
+fn a_port_that_is_sent_elsewhere_is_named_with_where_it_goes() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = boot(release);
+        for stack in STACKS {
+            let cause = if stack == "nft" { "nft-rule" } else { "iptables-rule" };
+            let nft = |to: &str| {
+                format!("table ip nat {{ chain prerouting {{ type nat hook prerouting priority -100; tcp dport 22 {to} }} }}")
+            };
+            let iptables = |to: &str| format!("-t nat -A PREROUTING -p tcp --dport 22 -j {to}");
+
+            load(&server, stack, &nft("dnat to 203.0.113.99:2022"), &[&iptables("DNAT --to-destination 203.0.113.99:2022")]);
+            let (diagnosis, finding) = finding(&server, ME);
+            assert_eq!(finding["cause"], cause, "{diagnosis:#}");
+            assert!(finding["evidence"][0]["text"].as_str().unwrap().contains("203.0.113.99:2022"), "{diagnosis:#}");
+            assert!(stage(&diagnosis, "netfilter")["detail"].as_str().unwrap().contains("sent to another host"), "{diagnosis:#}");
+            fixed(&server, &finding, ME);
+            assert!(!server.ssh(OTHER).ok, "{release} {stack}");
+
+            load(&server, stack, &nft("redirect to :2022"), &[&iptables("REDIRECT --to-ports 2022")]);
+            let (diagnosis, finding) = self::finding(&server, ME);
+            assert_eq!(finding["cause"], cause, "{diagnosis:#}");
+            assert!(stage(&diagnosis, "netfilter")["detail"].as_str().unwrap().contains("sent to port 2022"), "{diagnosis:#}");
+            assert!(stage(&diagnosis, "listener")["detail"].as_str().unwrap().contains("port 2022"), "{diagnosis:#}");
+            fixed(&server, &finding, ME);
+            assert!(!server.ssh(OTHER).ok, "{release} {stack}");
+        }
+        // Where an SSH server listens on that port, the path is open, and the listener is the one of that port.
+        server.write("/etc/ssh/sshd_config.d/lab.conf", "Port 22\nPort 2022\n");
+        server.sh("systemctl restart ssh").expect_ok();
+        for stack in STACKS {
+            load(
+                &server,
+                stack,
+                "table ip nat { chain prerouting { type nat hook prerouting priority -100; tcp dport 22 redirect to :2022 } }",
+                &["-t nat -A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 2022"],
+            );
+            assert!(server.ssh(ME).ok);
+            let diagnosis = server.ctl(&["diagnose", ME, "--json"]).expect_status(0).json();
+            assert!(
+                stage(&diagnosis, "netfilter")["detail"].as_str().unwrap().contains("delivered to port 2022"),
+                "{diagnosis:#}"
+            );
+            assert!(stage(&diagnosis, "listener")["detail"].as_str().unwrap().contains(":2022"), "{diagnosis:#}");
+        }
+    }
+}
+
+/// What counts packets or connections may refuse, and cannot be told for the next one: it is named, and is no block.
+#[test]
+fn rules_that_count_are_named_and_the_fix_gets_past_them() {
+    if !root_or_skip() {
+        return;
+    }
+    let own = |rule: &str, policy: &str| {
+        format!(
+            "table ip filter {{ set seen {{ type ipv4_addr; size 100; flags dynamic; }}
+            chain input {{ type filter hook input priority 0; policy {policy};
+            ct state established accept
+            tcp dport 22 {rule} }} }}"
+        )
+    };
+    let established = "-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT";
+    let cases = [
+        ("nft", own("limit rate 10/minute accept", "drop"), vec![], "limit rate 10/minute"),
+        ("nft", own("limit rate over 10/minute drop", "accept"), vec![], "limit rate over 10/minute"),
+        ("nft", own("add @seen { ip saddr ct count over 3 } reject", "accept"), vec![], "@seen"),
+        (
+            "iptables",
+            String::new(),
+            vec!["-A INPUT -p tcp --dport 22 -m limit --limit 10/min -j ACCEPT", "-P INPUT DROP"],
+            "-m limit",
+        ),
+        (
+            "iptables",
+            String::new(),
+            vec!["-A INPUT -p tcp --dport 22 -m connlimit --connlimit-above 3 -j REJECT"],
+            "-m connlimit",
+        ),
+        (
+            "iptables",
+            String::new(),
+            vec![
+                "-A INPUT -p tcp --dport 22 -m hashlimit --hashlimit-above 10/min --hashlimit-mode srcip --hashlimit-name ssh -j DROP",
+            ],
+            "-m hashlimit",
+        ),
+    ];
+    for release in Release::ALL {
+        let server = boot(release);
+        for (kind, nft, rules, says) in &cases {
+            let stacks: &[&str] = if *kind == "nft" { &["nft"] } else { &["iptables-nft", "iptables-legacy"] };
+            for stack in stacks {
+                let mut lines = vec![established];
+                lines.extend(rules);
+                load(&server, stack, nft, &lines);
+                let diagnosis = server.ctl(&["diagnose", ME, "--json"]).expect_status(9).json();
+                let finding = &diagnosis["findings"][0];
+                assert_eq!(finding["cause"], "iptables-ratelimit", "{release} {stack} {says}: {diagnosis:#}");
+                assert_eq!(finding["blocking"], false, "{diagnosis:#}");
+                let evidence = finding["evidence"].to_string();
+                assert!(evidence.contains(says), "{evidence}");
+                assert!(stage(&diagnosis, "netfilter")["detail"].as_str().unwrap().contains("may be"), "{diagnosis:#}");
+                fixed(&server, finding, ME);
+                server.ctl(&["diagnose", OTHER]).expect_status(9);
+            }
+        }
+    }
+}
