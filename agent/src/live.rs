@@ -61,6 +61,7 @@ impl Host for LiveHost {
         let (mut keys, mut sets, mut hosts) = (BTreeSet::new(), BTreeSet::new(), Needs::new());
         let (mut ipsets, mut entries) = (BTreeSet::new(), BTreeSet::new());
         let (mut routes, mut links) = (BTreeSet::new(), false);
+        let (mut tables, mut listings) = (BTreeSet::new(), BTreeSet::new());
         for need in needs {
             match need {
                 Need::Element(key) => _ = keys.insert(key.clone()),
@@ -68,9 +69,11 @@ impl Host for LiveHost {
                 Need::Ipset(index) => _ = ipsets.insert(*index),
                 Need::IpsetEntry(query) => _ = entries.insert(query.clone()),
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
+                Need::IpsetElements(name) => _ = listings.insert(name.clone()),
                 Need::Route(source) => _ = routes.insert(*source),
                 Need::Links => links = true,
                 Need::Ufw => state.ufw = Some(ufw::read()),
+                Need::RouteTables(v6) => _ = tables.insert(*v6),
             }
         }
         if !(keys.is_empty() && sets.is_empty())
@@ -81,6 +84,10 @@ impl Host for LiveHost {
         }
         if !(ipsets.is_empty() && entries.is_empty()) {
             ipset::lookup(&mut state.ipset, &ipsets, &entries);
+        }
+        ipset::list(&mut state.ipset, &listings);
+        if let Part::Present(read) = &mut state.route {
+            route::list_tables(read, &tables);
         }
         if !hosts.is_empty()
             && let Part::Present(files) = &mut state.hosts_access

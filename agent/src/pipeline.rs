@@ -201,7 +201,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
     }
     let applies = request.operation.mutates() && matches!(request.mode, Mode::Apply { .. });
     let port = match &request.operation {
-        Operation::Diagnose { port: Some(port), .. } => *port,
+        Operation::Diagnose { port: Some(port), .. } | Operation::FirewallWho { port: Some(port) } => *port,
         _ => agent.config.ssh_port,
     };
     let question = question(agent, request, port);
@@ -225,6 +225,9 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         Operation::HostsList => Ok(Body::Hosts(hosts_access::list(&host.observe(&question)))),
         Operation::FirewallList => {
             Ok(Body::Firewall(observed(host, &question, |state, needs| report::firewall(state, port, needs)).1))
+        }
+        Operation::FirewallWho { .. } => {
+            Ok(Body::Who(observed(host, &question, |state, needs| report::who(state, port, needs)).1))
         }
         Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
         Operation::Changes { .. } | Operation::Confirm { .. } => Err(failed(&"answered above")),

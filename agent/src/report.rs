@@ -5,7 +5,7 @@ use sshfix_policy::host::{HostState, Needs, Part};
 use sshfix_policy::reply::{
     Bans, BansSchema, Body, ChangeBrief, ChangeDocument, ChangeEvent, ChangeState, ChangeStep, Changes, ChangesSchema, Confirm,
     ErrorCode, Firewall, FirewallSchema, LeaseDocument, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument,
-    SubsystemStatus,
+    SubsystemStatus, Who,
 };
 use sshfix_policy::subsystem::hosts_access::{Content, Libwrap};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, xtables};
@@ -36,6 +36,13 @@ pub fn firewall(host: &HostState, port: u16, needs: &mut Needs) -> Firewall {
     firewall.schema = FirewallSchema::V1;
     firewall.notes.extend(diagnose::notes(host));
     firewall
+}
+
+/// Who reaches the port and who does not.
+pub fn who(host: &HostState, port: u16, needs: &mut Needs) -> Who {
+    let mut who = netfilter::partition::who(host, port, needs);
+    who.notes.extend(diagnose::notes(host));
+    who
 }
 
 /// Agent, host and subsystems.
@@ -242,6 +249,7 @@ pub fn closing(body: &Body) -> AuditClosing {
         | Body::Bans(_)
         | Body::Hosts(_)
         | Body::Firewall(_)
+        | Body::Who(_)
         | Body::Jails(_)
         | Body::Changes(_)
         | Body::Status(_)

@@ -230,6 +230,15 @@ pub enum HostsVerb {
 pub enum FirewallVerb {
     /// Show rules and sets that concern the SSH port, each with its reference
     List,
+    /// Show which addresses reach the port and which do not, for all addresses at once
+    Who {
+        /// Which port [default: the SSH port]
+        #[arg(long)]
+        port: Option<u16>,
+        /// Show all of them, however many
+        #[arg(long)]
+        all: bool,
+    },
     /// Accept an address to the SSH port, before whatever refuses it
     Accept {
         /// An address or range
@@ -306,6 +315,11 @@ pub enum Wish {
 }
 
 impl Verb {
+    /// Whether long lists are to be shown to their end.
+    pub fn shows_all(&self) -> bool {
+        matches!(self, Verb::Firewall(FirewallVerb::Who { all: true, .. }))
+    }
+
     /// What it asks the agent.
     pub fn wish(self) -> Wish {
         let plain = |operation, reason| Wish::Ask(Ask { operation, mode: Mode::DryRun, reason });
@@ -330,6 +344,7 @@ impl Verb {
                 (Operation::HostsRemove { source, daemon }, Some(change))
             }
             Verb::Firewall(FirewallVerb::List) => (Operation::FirewallList, None),
+            Verb::Firewall(FirewallVerb::Who { port, all: _ }) => (Operation::FirewallWho { port }, None),
             Verb::Firewall(FirewallVerb::Accept { source, change }) => (Operation::FirewallAccept { source }, Some(change)),
             Verb::Firewall(FirewallVerb::Remove { reference, change }) => (Operation::FirewallRemove { reference }, Some(change)),
             Verb::Fail2ban(Fail2banVerb::Jails) => (Operation::Fail2banJails, None),
@@ -387,6 +402,10 @@ pub fn command_line(operation: &Operation) -> String {
             format!("hosts remove {}", source.short())
         }
         Operation::FirewallList => "firewall list".to_owned(),
+        Operation::FirewallWho { port } => {
+            option("port", port.map(|port| port.to_string()));
+            "firewall who".to_owned()
+        }
         Operation::FirewallAccept { source } => format!("firewall accept {}", source.short()),
         Operation::FirewallRemove { reference } => format!("firewall remove {}", shell_word(reference)),
         Operation::Fail2banJails => "fail2ban jails".to_owned(),
@@ -509,6 +528,8 @@ mod tests {
             "sshfix ctl hosts deny 203.0.113.7",
             "sshfix ctl hosts remove 203.0.113.7",
             "sshfix ctl firewall list",
+            "sshfix ctl firewall who",
+            "sshfix ctl firewall who --port 2222",
             "sshfix ctl firewall accept 203.0.113.7",
             "sshfix ctl firewall remove nft:inet:filter:input:7",
             "sshfix ctl fail2ban jails",

@@ -41,6 +41,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
     .write_global();
 
+    let all = verb.shows_all();
     let wish = verb.wish();
     let mut session = Session::open(&globals);
     let answer = match &mut session {
@@ -51,7 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         let json = serde_json::to_string(&error).unwrap_or_default();
         Answer { body: Body::Error(error), json }
     });
-    let view = View { now: Timestamp::now(), zone: TimeZone::system(), verbose: globals.verbose };
+    let view = View { now: Timestamp::now(), zone: TimeZone::system(), verbose: globals.verbose, all };
     show(&answer, &globals, &view);
     if let (Body::Change(change), Ok(session)) = (&answer.body, &mut session)
         && change.state == ChangeState::Pending

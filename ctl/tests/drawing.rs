@@ -10,8 +10,12 @@ use sshfix_policy::reply::Body;
 
 fn draw_as(document: serde_json::Value, verbose: bool) -> String {
     let document: Body = serde_json::from_value(document).unwrap();
-    let view =
-        View { now: "2026-11-21T05:30:00Z".parse::<Timestamp>().unwrap(), zone: TimeZone::posix("CET-1").unwrap(), verbose };
+    let view = View {
+        now: "2026-11-21T05:30:00Z".parse::<Timestamp>().unwrap(),
+        zone: TimeZone::posix("CET-1").unwrap(),
+        verbose,
+        all: false,
+    };
     anstream::adapter::strip_str(&body(&document, &view)).to_string()
 }
 
@@ -419,7 +423,7 @@ fn nothing_from_the_host_reaches_the_terminal_unfiltered() {
     for mut document in documents {
         poison(&mut document);
         let parsed: Body = serde_json::from_value(document.clone()).unwrap_or_else(|error| panic!("{error}: {document}"));
-        let view = View { now: Timestamp::UNIX_EPOCH, zone: TimeZone::UTC, verbose: true };
+        let view = View { now: Timestamp::UNIX_EPOCH, zone: TimeZone::UTC, verbose: true, all: false };
         let drawn = body(&parsed, &view);
         // Our own colours are `ESC [ digits m`; nothing else of the kind may be there.
         let rest = drawn.split('\u{1b}').skip(1).find(|rest| {

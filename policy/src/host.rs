@@ -95,6 +95,8 @@ pub enum Need {
     Ipset(u16),
     /// Whether an ipset holds a key.
     IpsetEntry(ipset::Query),
+    /// All elements of the ipset of this name: only for questions about everybody.
+    IpsetElements(String),
     /// The verified host name of an address (`hosts_access(5)` name patterns).
     HostName(IpAddr),
     /// The contents of a file that a hosts.allow or hosts.deny pattern names.
@@ -105,6 +107,8 @@ pub enum Need {
     Links,
     /// What ufw's own files say.
     Ufw,
+    /// All routes of IPv4 (`false`) or IPv6 (`true`): only for questions about everybody, or about a range.
+    RouteTables(bool),
 }
 
 /// Facts asked for and not yet known.

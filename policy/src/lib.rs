@@ -23,6 +23,7 @@ pub mod packet;
 pub mod pattern;
 pub mod plan;
 pub mod public_key;
+pub mod ranges;
 pub mod reply;
 pub mod request;
 pub mod sshsig;

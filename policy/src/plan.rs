@@ -104,6 +104,7 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
         | Operation::Banned { .. }
         | Operation::HostsList
         | Operation::FirewallList
+        | Operation::FirewallWho { .. }
         | Operation::Fail2banJails
         | Operation::AuditShow { .. }
         | Operation::AuditVerify { .. }

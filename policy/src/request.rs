@@ -139,6 +139,12 @@ pub enum Operation {
     },
     /// Rules and sets that concern the SSH port, each with a stable reference.
     FirewallList,
+    /// Which sources reach a port and which do not, by routes and packet filters.
+    FirewallWho {
+        /// Which port; the SSH port when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+    },
     /// An accept for a source to the SSH port, before whatever refuses it.
     FirewallAccept {
         /// Whom.
@@ -231,6 +237,8 @@ pub enum Action {
     HostsRemove,
     /// `firewall list`
     FirewallList,
+    /// `firewall who`
+    FirewallWho,
     /// `firewall accept`
     FirewallAccept,
     /// `firewall remove`
@@ -272,6 +280,7 @@ impl fmt::Display for Action {
             Action::HostsDeny => "hosts-deny",
             Action::HostsRemove => "hosts-remove",
             Action::FirewallList => "firewall-list",
+            Action::FirewallWho => "firewall-who",
             Action::FirewallAccept => "firewall-accept",
             Action::FirewallRemove => "firewall-remove",
             Action::Fail2banJails => "fail2ban-jails",
@@ -301,6 +310,7 @@ impl Operation {
             Operation::HostsDeny { .. } => Action::HostsDeny,
             Operation::HostsRemove { .. } => Action::HostsRemove,
             Operation::FirewallList => Action::FirewallList,
+            Operation::FirewallWho { .. } => Action::FirewallWho,
             Operation::FirewallAccept { .. } => Action::FirewallAccept,
             Operation::FirewallRemove { .. } => Action::FirewallRemove,
             Operation::Fail2banJails => Action::Fail2banJails,
@@ -329,6 +339,7 @@ impl Operation {
             Operation::Banned { source } => *source,
             Operation::HostsList
             | Operation::FirewallList
+            | Operation::FirewallWho { .. }
             | Operation::FirewallRemove { .. }
             | Operation::Fail2banJails
             | Operation::AuditShow { .. }
@@ -357,6 +368,7 @@ impl Operation {
             | Operation::Banned { .. }
             | Operation::HostsList
             | Operation::FirewallList
+            | Operation::FirewallWho { .. }
             | Operation::Fail2banJails
             | Operation::AuditShow { .. }
             | Operation::AuditVerify { .. }

@@ -1,10 +1,13 @@
 //! ipsets on the real host, by netlink (`linux/netfilter/ipset/ip_set.h`): tells what a set is, asks it for single keys, adds and
-//! deletes single elements. Reads no set whole, runs no program, decides nothing.
+//! deletes single elements. Lists a set whole only where that is asked for; runs no program, decides nothing.
+
+mod elements;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -12,7 +15,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sshfix_policy::host::{Done, StepError};
-use sshfix_policy::subsystem::ipset::{Entry, Query, Set, State, Step};
+use sshfix_policy::subsystem::ipset::{Element, Entry, Query, Set, State, Step};
 use thiserror::Error;
 
 use super::nf_tables::message::{ACK, Attributes, Attrs, DUMP, Datagram, EXCLUSIVE, Kind, Messages};
@@ -39,6 +42,8 @@ const RANGE: i32 = 4352;
 const TCP: u8 = 6;
 /// The kernel answers at once; this is for one that does not.
 const LIMIT: Duration = Duration::from_secs(1);
+/// For a whole set.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a set gave no answer.
 #[derive(Debug, Error)]
@@ -83,6 +88,15 @@ pub fn lookup(state: &mut State, indices: &BTreeSet<u16>, queries: &BTreeSet<Que
     for query in queries {
         let entry = netlink.entry(query).unwrap_or_else(|error| Entry::Unknown(error.to_string()));
         state.entries.insert(query.clone(), entry);
+    }
+}
+
+/// Lists sets whole. What cannot be had is noted as such in the state.
+pub fn list(state: &mut State, names: &BTreeSet<String>) {
+    for name in names {
+        let listed = Netlink::open().and_then(|mut netlink| netlink.elements(name));
+        let listed = listed.map(Arc::new).map_err(|error| format!("ipset {name}: {error}"));
+        state.listings.insert(name.clone(), listed);
     }
 }
 
@@ -171,6 +185,28 @@ impl Netlink {
         found.filter(|set| set.name == name).ok_or(IpsetError::Malformed)
     }
 
+    /// All elements of a set.
+    fn elements(&mut self, name: &str) -> Result<Vec<Element>, IpsetError> {
+        let (mut found, mut counted, mut strange) = (Vec::new(), Some(None), false);
+        self.ask_within(LIST_LIMIT, LIST, DUMP, &set_named(name), |attributes| {
+            // IPSET_ATTR_DATA of the set comes with the first message only; IPSET_ATTR_ADT holds the elements.
+            if let Some(data) = attributes.nested(7) {
+                counted = elements::counted_bits(&data);
+            }
+            for (kind, data) in attributes.nested(8).into_iter().flatten() {
+                match (kind, counted) {
+                    (7, Some(counted)) => match elements::element(data, counted) {
+                        Some(element) => found.push(element),
+                        None => strange = true,
+                    },
+                    (7, None) => strange = true,
+                    _ => {}
+                }
+            }
+        })?;
+        if strange { Err(IpsetError::Malformed) } else { Ok(found) }
+    }
+
     /// Whether a set holds a key, and by what.
     ///
     /// Asked for an address, a set of networks answers for every network around it; asked for a network, for that very network
@@ -204,11 +240,22 @@ impl Netlink {
     }
 
     /// Sends one request and reads its answer to the end.
-    fn ask(&mut self, command: u16, flags: u16, attrs: &Attrs, mut each: impl FnMut(Attributes<'_>)) -> Result<(), IpsetError> {
+    fn ask(&mut self, command: u16, flags: u16, attrs: &Attrs, each: impl FnMut(Attributes<'_>)) -> Result<(), IpsetError> {
+        self.ask_within(LIMIT, command, flags, attrs, each)
+    }
+
+    fn ask_within(
+        &mut self,
+        limit: Duration,
+        command: u16,
+        flags: u16,
+        attrs: &Attrs,
+        mut each: impl FnMut(Attributes<'_>),
+    ) -> Result<(), IpsetError> {
         self.sequence = self.sequence.wrapping_add(1);
         let message = Messages::new().add(Kind::Other(SUBSYSTEM << 8 | command), 0, flags | ACK, self.sequence, attrs);
         self.socket.send(&message.finish().ok_or(IpsetError::Malformed)?, 0)?;
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + limit;
         loop {
             self.wait(deadline)?;
             let (datagram, _) = match self.socket.recv_from_full() {

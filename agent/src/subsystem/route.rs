@@ -12,7 +12,7 @@ use netlink_sys::Socket;
 use nix::libc;
 use sshfix_policy::address::{Source, canonical};
 use sshfix_policy::host::{Done, StepError};
-use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Route, State, Step, Way};
+use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Route, State, Step, Tables, Way};
 
 use super::link;
 use crate::sys::rtnetlink::{ask, open};
@@ -61,6 +61,38 @@ pub fn lookup(state: &mut State, sources: &BTreeSet<Source>) -> io::Result<()> {
         state.facts.insert(source, fact);
     }
     Ok(())
+}
+
+/// Lists all routes of IPv4 (`false`) and IPv6 (`true`), and what policy rules say about destinations.
+pub fn list_tables(state: &mut State, families: &BTreeSet<bool>) {
+    for v6 in families {
+        let listed = list(!v6, &[0], |_| true).and_then(|routes| Ok(Tables { routes, rules: rules(!v6)? }));
+        let listed = listed.map(Arc::new).map_err(|error| format!("the kernel did not list its routes: {error}"));
+        state.tables.insert(*v6, listed);
+    }
+}
+
+/// The destinations of `ip rule` lines: `struct fib_rule_hdr` is as long as `struct rtmsg` and begins alike.
+fn rules(v4: bool) -> io::Result<Vec<Source>> {
+    /// `FRA_DST`
+    const DESTINATION: u16 = 1;
+    let socket = open(false)?;
+    let mut found = Vec::new();
+    let request = message([family(v4), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
+    ask(&socket, libc::RTM_GETRULE, NLM_F_DUMP, &request, |bytes| {
+        let (header, rest) = bytes.split_first_chunk::<HEADER>().ok_or_else(|| io::Error::other("a rule that is cut short"))?;
+        let [_, length, ..] = *header;
+        for attribute in NlasIterator::new(rest) {
+            let attribute = attribute.map_err(io::Error::other)?;
+            if attribute.kind() == DESTINATION
+                && let Some(net) = address(attribute.value()).and_then(|address| IpNet::new(address, length).ok())
+            {
+                found.push(Source::new(net));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Deletes or makes one route, and reads it back.

@@ -14,6 +14,7 @@ mod changes;
 mod lists;
 mod path;
 mod plan;
+mod who;
 
 /// What drawing depends on besides the answer.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct View {
     pub zone: TimeZone,
     /// Show evidence of what does not block, too.
     pub verbose: bool,
+    /// Show lists to their end.
+    pub all: bool,
 }
 
 /// Any answer.
@@ -35,6 +38,7 @@ pub fn body(body: &Body, view: &View) -> String {
         Body::Bans(bans) => lists::bans(bans, view),
         Body::Hosts(hosts) => lists::hosts(hosts),
         Body::Firewall(firewall) => lists::firewall(firewall),
+        Body::Who(found) => who::who(found, view),
         Body::Jails(jails) => lists::jails(jails, view),
         Body::Changes(found) => changes::changes(found, view),
         Body::Status(status) => lists::status(status, view),

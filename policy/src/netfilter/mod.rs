@@ -8,6 +8,7 @@ mod conntrack;
 mod ipset;
 mod list;
 mod managed;
+pub mod partition;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -556,13 +556,19 @@ impl<'a> Walker<'a, '_> {
 
 /// Whether this is a base chain that a packet on its way in to this host may pass.
 pub fn on_the_way_in(state: &State, index: usize) -> bool {
+    [false, true].into_iter().any(|v6| called(state, index, v6, &[Hook::Ingress, Hook::Prerouting, Hook::Input]))
+}
+
+/// Whether this is a base chain that a packet of the handshake may pass, in or out.
+pub fn on_the_way(state: &State, index: usize, v6: bool) -> bool {
+    let hooks = [Hook::Ingress, Hook::Prerouting, Hook::Input, Hook::Output, Hook::Postrouting, Hook::Egress];
+    called(state, index, v6, &hooks)
+}
+
+fn called(state: &State, index: usize, v6: bool, hooks: &[Hook]) -> bool {
     let Some(chain) = state.chains.get(index) else { return false };
     let dormant = state.tables.iter().any(|table| table.dormant && table.family == chain.family && table.name == chain.table);
-    let hooks = [Hook::Ingress, Hook::Prerouting, Hook::Input];
-    let called = |base: &BaseChain| {
-        let by = |v6| hooks.iter().any(|hook| sees(chain, base, *hook, v6, &Devices::Unknown) != Sees::No);
-        by(false) || by(true)
-    };
+    let called = |base: &BaseChain| hooks.iter().any(|hook| sees(chain, base, *hook, v6, &Devices::Unknown) != Sees::No);
     !dormant && chain.base.as_ref().is_some_and(called)
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Links;
+use crate::ranges::{self, Classes, Span};
 use crate::step::{Mismatch, Reach, Step as AnyStep};
 use crate::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
@@ -31,6 +32,42 @@ pub struct State {
     /// The host's interfaces and own addresses, once they were asked for.
     #[serde(default)]
     pub links: Option<Arc<Links>>,
+    /// All routes of IPv4 (`false`) and IPv6 (`true`), where they were asked for; the text says why they could not be listed.
+    #[serde(default)]
+    pub tables: BTreeMap<bool, Result<Arc<Tables>, String>>,
+}
+
+/// All routes of a family, in all tables, and what its policy rules say about destinations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tables {
+    /// As the kernel listed them.
+    pub routes: Vec<Route>,
+    /// The destinations that `ip rule` lines are about.
+    pub rules: Vec<Source>,
+}
+
+/// Adds the sets of addresses that the routes back to them tell apart: those whose longest routes are alike in every table. Routing
+/// tables are read whole: what is missing is added to `needs`.
+pub fn classes(host: &HostState, classes: &mut Classes, needs: &mut Needs) {
+    let Part::Present(state) = &host.route else { return };
+    let tables = match state.tables.get(&classes.v6()) {
+        None => {
+            needs.insert(Need::RouteTables(classes.v6()));
+            return;
+        }
+        Some(Err(_)) => return classes.add_unknown(),
+        Some(Ok(tables)) => tables,
+    };
+    let mut alike: BTreeMap<(u32, u8, Option<u8>, u32, u8, Option<&str>), Vec<Span>> = BTreeMap::new();
+    for route in &tables.routes {
+        // `struct rtmsg` has the type at byte 7: a local address is another thing than a neighbour.
+        let kind = route.message.get(7).copied();
+        let length = route.destination.net().prefix_len();
+        let key = (route.table, length, kind, route.metric, route.tos, route.device.as_deref());
+        alike.entry(key).or_default().push(ranges::span(route.destination));
+    }
+    alike.into_values().for_each(|spans| classes.add(spans));
+    tables.rules.iter().for_each(|destination| classes.add_source(*destination));
 }
 
 /// What the kernel does with packets to one address, or to a range.

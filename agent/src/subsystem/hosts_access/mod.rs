@@ -75,6 +75,8 @@ pub fn lookup(state: &mut State, needs: &Needs) {
             | Need::SetElements(_)
             | Need::Ipset(_)
             | Need::IpsetEntry(_)
+            | Need::IpsetElements(_)
+            | Need::RouteTables(_)
             | Need::Route(_)
             | Need::Links
             | Need::Ufw => {}

@@ -1,5 +1,6 @@
 //! ipset: which sets the rules use, and whether they hold the key of a packet. Holds the facts, asked one by one, and judges a
-//! `-m set` match by them as the kernel does (`xt_set.c`, `ip_set_core.c`); `step` changes one element. Reads no set whole.
+//! `-m set` match by them as the kernel does (`xt_set.c`, `ip_set_core.c`); `step` changes one element. A set is listed whole only for questions about
+//! everybody.
 
 mod step;
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,8 @@ pub struct State {
     pub sets: BTreeMap<u16, Result<Set, String>>,
     /// What sets hold.
     pub entries: BTreeMap<Query, Entry>,
+    /// Sets listed whole, by name: only for questions about everybody. The text says why one could not be listed.
+    pub listings: BTreeMap<String, Result<Arc<Vec<Element>>, String>>,
     /// Sets that a rule adds to while packets pass, by index.
     pub grow: BTreeSet<u16>,
     /// Sets that a rule deletes from while packets pass, by index.
@@ -96,6 +100,25 @@ pub enum Entry {
     Unknown(String),
 }
 
+/// An element as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// As `ipset save` prints it, without what moves by itself: `203.0.113.0/24`, `203.0.113.7,tcp:22`.
+    pub text: String,
+    /// The addresses it stands for in each of its address fields, in the order of the set's type: first and last.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
+    /// All of it that is no address, to tell kinds of elements apart: ports, protocol, `nomatch`.
+    pub rest: String,
+    /// Whether it excludes what a wider element holds.
+    pub nomatch: bool,
+    /// The set it names, in a set of sets.
+    pub member: Option<String>,
+    /// Seconds it still has, where it ends by itself.
+    pub left: Option<u32>,
+    /// Its `IPSET_ATTR_DATA` as the kernel listed it, to delete and to add this very element.
+    pub raw: Vec<u8>,
+}
+
 /// What is known of a match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judged {
@@ -123,6 +146,7 @@ impl State {
             names: BTreeMap::new(),
             sets: BTreeMap::new(),
             entries: BTreeMap::new(),
+            listings: BTreeMap::new(),
             grow: BTreeSet::new(),
             shrink: BTreeSet::new(),
         }

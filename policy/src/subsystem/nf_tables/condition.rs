@@ -233,7 +233,8 @@ fn fields(loads: &[Load], register: u32, len: u32) -> Field {
     }
 }
 
-fn meta_len(key: u32) -> u32 {
+/// Bytes that `meta` loads.
+pub(super) fn meta_len(key: u32) -> u32 {
     match key {
         // protocol, iiftype, oiftype
         1 | 8 | 9 => 2,
@@ -246,7 +247,8 @@ fn meta_len(key: u32) -> u32 {
     }
 }
 
-fn ct_len(key: u32) -> u32 {
+/// Bytes that `ct` loads.
+pub(super) fn ct_len(key: u32) -> u32 {
     match key {
         1 | 7 | 10 => 1,
         11 | 12 => 2,

@@ -4,6 +4,7 @@
 #[cfg(any(test, feature = "fake"))]
 pub mod build;
 pub mod condition;
+pub mod depends;
 pub mod evaluate;
 pub mod expression;
 pub mod lift;
@@ -267,7 +268,7 @@ pub struct Element {
 }
 
 /// What a map gives for a key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ElementData {
     /// A value.
     Value(Vec<u8>),

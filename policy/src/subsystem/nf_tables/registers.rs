@@ -21,7 +21,7 @@ impl Default for Registers {
 
 /// Where a register begins: `NFT_REG_1` to `4` are 1-4 with 16 bytes each, `NFT_REG32_00` to `15` are 8-23 with 4 bytes each
 /// (`linux/netfilter/nf_tables.h`). Others do not exist; `None`.
-fn offset(register: u32) -> Option<usize> {
+pub(super) fn offset(register: u32) -> Option<usize> {
     let register = usize::try_from(register).ok()?;
     match register {
         1..=4 => Some((register - 1) * 16),

@@ -37,7 +37,7 @@ fn host(facts: &[(&str, Answer, Vec<Route>)]) -> HostState {
         xtables: Part::Absent("test".to_owned()),
         ipset: crate::subsystem::ipset::State::new(),
         listener: Part::Absent("test".to_owned()),
-        route: Part::Present(State { facts: facts.collect(), links: None }),
+        route: Part::Present(State { facts: facts.collect(), ..State::default() }),
         ufw: None,
     }
 }

@@ -4,6 +4,7 @@
 pub mod blob;
 pub mod bytes;
 mod decode;
+pub mod depends;
 pub mod evaluate;
 pub mod holds;
 pub mod matches;
