@@ -1,7 +1,7 @@
 //! Sets of addresses of one family as sorted ranges of numbers, and the cutting of the address space into pieces that a list of
 //! such sets tells apart. Pure arithmetic: knows no packet filter and judges nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
@@ -13,8 +13,10 @@ pub type Span = (u128, u128);
 
 /// `::ffff:0:0/96`: these are IPv4 addresses (RFC 4291 section 2.5.5.2), and no IPv6 packet comes from them.
 const MAPPED: Span = (0xffff_0000_0000, 0xffff_ffff_ffff);
-/// A mask that leaves more than this many ranges is not spelt out.
+/// A mask that leaves two to the power of more than this ranges is not spelt out.
 const MOST_MASKED: u32 = 12;
+/// Where the classes are not complete, prefixes of at most two to the power of this addresses are tried address by address.
+const TRIED_BITS: u8 = 8;
 
 /// The highest address of a family.
 pub fn highest(v6: bool) -> u128 {
@@ -165,7 +167,7 @@ pub fn pieces(region: &[Span], classes: &Classes) -> Vec<Piece> {
     }
     edges.sort_unstable();
     let mut inside: BTreeSet<usize> = BTreeSet::new();
-    let mut kinds: HashMap<Vec<usize>, usize> = HashMap::new();
+    let mut kinds: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
     let mut pieces = Vec::new();
     let mut edges = edges.into_iter().peekable();
     while let Some((at, id, enters)) = edges.next() {
@@ -187,12 +189,17 @@ pub fn pieces(region: &[Span], classes: &Classes) -> Vec<Piece> {
 }
 
 /// What `judge` says of every address of the region, as ranges in order; neighbours of the same answer are one. It is asked once for
-/// each kind of piece, of its first address; where the classes are not complete, for every prefix of every piece, and the answer must
-/// then hold for all of it.
+/// each kind of piece, of its first address. Where the classes are not complete, it is asked for every prefix of every piece, and the
+/// answer must then hold for all of the prefix; one that leaves it open (`settled` says no) is asked of each address, of few addresses.
 ///
 /// v4-mapped addresses are never asked about: they go with the addresses below them.
-pub fn partition<T: Clone + PartialEq>(region: &[Span], classes: &Classes, mut judge: impl FnMut(Source) -> T) -> Vec<(Span, T)> {
-    let mut known: HashMap<usize, T> = HashMap::new();
+pub fn partition<T: Clone + PartialEq>(
+    region: &[Span],
+    classes: &Classes,
+    settled: impl Fn(&T) -> bool,
+    mut judge: impl FnMut(Source) -> T,
+) -> Vec<(Span, T)> {
+    let mut known: BTreeMap<usize, T> = BTreeMap::new();
     let mut all: Vec<(Span, T)> = Vec::new();
     let mut push = |(from, to): Span, answer: T| match all.last_mut() {
         Some(((_, last), before)) if last.checked_add(1) == Some(from) && *before == answer => *last = to,
@@ -214,8 +221,17 @@ pub fn partition<T: Clone + PartialEq>(region: &[Span], classes: &Classes, mut j
         } else {
             for source in prefixes(classes.v6, &[piece.span]) {
                 let answer = judge(source);
-                before = Some(answer.clone());
-                push(span(source), answer);
+                let (from, to) = span(source);
+                if settled(&answer) || from == to || source.net().max_prefix_len() - source.net().prefix_len() > TRIED_BITS {
+                    before = Some(answer.clone());
+                    push((from, to), answer);
+                    continue;
+                }
+                for at in from..=to {
+                    let answer = judge(address(classes.v6, at).into());
+                    before = Some(answer.clone());
+                    push((at, at), answer);
+                }
             }
         }
     }
@@ -275,10 +291,15 @@ mod tests {
     fn v4_mapped_addresses_are_never_asked_about() {
         let mut classes = Classes::new(true);
         classes.add(vec![(MAPPED.0 + 7, MAPPED.1 + 7)]);
-        let all = partition(&[(0, u128::MAX)], &classes, |source| {
-            assert!(!source.is_ipv4(), "{source}");
-            number(source.first()) > MAPPED.1 && number(source.first()) <= MAPPED.1 + 7
-        });
+        let all = partition(
+            &[(0, u128::MAX)],
+            &classes,
+            |_| true,
+            |source| {
+                assert!(!source.is_ipv4(), "{source}");
+                number(source.first()) > MAPPED.1 && number(source.first()) <= MAPPED.1 + 7
+            },
+        );
         assert_eq!(all, [((0, MAPPED.1), false), ((MAPPED.1 + 1, MAPPED.1 + 7), true), ((MAPPED.1 + 8, u128::MAX), false)]);
     }
 
@@ -294,7 +315,7 @@ mod tests {
             sets.iter().for_each(|set| classes.add(set.clone()));
             let region = (region.0, region.0 + region.1);
             let truth = |at: u128| sets.iter().map(|set| set.iter().any(|(from, to)| *from <= at && at <= *to)).collect::<Vec<_>>();
-            let all = partition(&[region], &classes, |source| truth(number(source.first())));
+            let all = partition(&[region], &classes, |_| true, |source| truth(number(source.first())));
             let mut next = region.0;
             for ((from, to), said) in &all {
                 prop_assert_eq!(*from, next);

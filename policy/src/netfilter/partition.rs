@@ -15,7 +15,7 @@ use crate::verdict::{Connection, StageReport, Verdict};
 /// More prefixes than this are given as ranges, so that a set of scattered addresses does not make a document of gigabytes.
 const MOST_PREFIXES: usize = 200_000;
 /// Verdicts asked for where the rules tell addresses apart in a way that is not followed; the rest of the addresses is unknown.
-const MOST_VERDICTS: usize = 20_000;
+const MOST_VERDICTS: usize = 5_000;
 
 /// Blocks that the kernel treats in its own way as sources, so none stands for ordinary addresses: this network, loopback, link-local,
 /// multicast, reserved, broadcast (`ip_route_input_slow`, `ip6_rcv_core`).
@@ -109,7 +109,8 @@ pub fn who(host: &HostState, port: u16, needs: &mut Needs) -> Who {
             }
             Fate::Unknown("a rule tells addresses apart by bits in too many places, and not all were tried".to_owned())
         };
-        for (span, fate) in partition(&[(0, highest(v6))], &classes, judge) {
+        let settled = |fate: &Fate| !matches!(fate, Fate::Unknown(_));
+        for (span, fate) in partition(&[(0, highest(v6))], &classes, settled, judge) {
             if let Some(spans) = fates.entry(fate).or_default().get_mut(index) {
                 spans.push(span);
             }
@@ -241,10 +242,15 @@ mod tests {
         let classes = classes(&found, false, &mut Needs::new());
         let mut verdicts = 0;
         let mut blocked = 0;
-        for (_, verdict) in partition(&[(0, highest(false))], &classes, |source| {
-            verdicts += 1;
-            super::super::evaluate(&found, &Connection { source, port: 22, user: None }, &mut Needs::new()).verdict
-        }) {
+        for (_, verdict) in partition(
+            &[(0, highest(false))],
+            &classes,
+            |_| true,
+            |source| {
+                verdicts += 1;
+                super::super::evaluate(&found, &Connection { source, port: 22, user: None }, &mut Needs::new()).verdict
+            },
+        ) {
             blocked += usize::from(verdict == Verdict::Refuse);
         }
         assert_eq!(blocked, 100_000);

@@ -66,8 +66,12 @@ pub fn classes(host: &HostState, classes: &mut Classes, needs: &mut Needs) {
         let key = (route.table, length, kind, route.metric, route.tos, route.device.as_deref());
         alike.entry(key).or_default().push(ranges::span(route.destination));
     }
-    alike.into_values().for_each(|spans| classes.add(spans));
-    tables.rules.iter().for_each(|destination| classes.add_source(*destination));
+    for spans in alike.into_values() {
+        classes.add(spans);
+    }
+    for destination in &tables.rules {
+        classes.add_source(*destination);
+    }
 }
 
 /// What the kernel does with packets to one address, or to a range.

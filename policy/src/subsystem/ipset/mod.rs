@@ -18,6 +18,7 @@ use super::xtables::matches::SetCounters;
 use super::xtables::targets::SetReference;
 use super::xtables::view::{Span, Tri, View};
 use crate::host::Need;
+use crate::ranges::number;
 pub use step::Step;
 
 /// `IPSET_FLAG_RETURN_NOMATCH` (`linux/netfilter/ipset/ip_set.h`)
@@ -175,7 +176,7 @@ impl State {
         let key = match set.asks(reference, view) {
             Asked::Key(key) => key,
             Asked::Nothing => return known(Tri::No),
-            Asked::Unknown => return Judged::Known(Tri::Maybe),
+            Asked::Unknown => return Judged::Known(self.listed(set, reference, counters, view).invert(reference.flags & 1 != 0)),
         };
         let query = set.query(key);
         let Some(entry) = self.entries.get(&query) else { return Judged::Ask(Need::IpsetEntry(query)) };
@@ -190,6 +191,25 @@ impl State {
             Entry::Exact | Entry::Wider(_) => Tri::Yes,
             Entry::Unknown(_) => Tri::Maybe,
         })
+    }
+
+    /// The same of a range of addresses, by the set's listing where there is one: whether it holds all of them or none.
+    fn listed(&self, set: &Set, reference: SetReference, counters: Option<&SetCounters>, view: &View<'_>) -> Tri {
+        let Some(Ok(elements)) = self.listings.get(&set.name) else { return Tri::Maybe };
+        let moves = self.grow.contains(&reference.index) || self.shrink.contains(&reference.index) || counters.is_some();
+        if moves || !matches!(set.kind.as_str(), "hash:ip" | "hash:net" | "bitmap:ip") {
+            return Tri::Maybe;
+        }
+        let asked = if reference.flags & 2 != 0 { view.source } else { view.destination };
+        let spans = elements.iter().flat_map(|element| element.addresses.iter().map(move |ends| (element, ends)));
+        let mut touching = spans
+            .map(|(element, (from, to))| (element, asked.within(number(*from), number(*to))))
+            .filter(|(_, held)| *held != Tri::No);
+        match (touching.next(), touching.next()) {
+            (None, _) => Tri::No,
+            (Some((element, Tri::Yes)), None) if !element.nomatch => Tri::Yes,
+            _ => Tri::Maybe,
+        }
     }
 
     /// The set a match refers to, the key it is asked for, and its answer, where it holds the key and the match wants that.

@@ -1,7 +1,7 @@
 //! Which sets of client addresses a rule tells apart: follows the bytes of the client's address from the packet through the registers
 //! to comparisons and sets. Says too much rather than too little; judges no packet.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::condition::{ct_len, meta_len};
 use super::expression::{BitwiseOp, CmpOp, Expression, PayloadBase};
@@ -9,7 +9,7 @@ use super::lift::Side;
 use super::registers::offset;
 use super::{Chain, Element, ElementData, Family, Rule, Set, SetKey, State};
 use crate::host::{Need, Needs};
-use crate::ranges::{Classes, Span};
+use crate::ranges::{Classes, Span, highest, masked};
 use crate::subsystem::ipset;
 use crate::subsystem::xtables;
 
@@ -56,6 +56,7 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
     let mut registers = Registers([Byte::Plain; 64]);
     // Where the packet's family was loaded to, and how the client's would be written there.
     let mut family: Option<(u32, Vec<u8>)> = None;
+    let mut masks = Masks::new(v6);
     for expression in &rule.expressions {
         match expression {
             Expression::Payload { dreg, base, offset, len } => {
@@ -93,7 +94,7 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
                     // The rest of the rule is about the other family.
                     return;
                 }
-                compare(&registers.load(*sreg, data.len()), *op, data, classes);
+                compare(&registers.load(*sreg, data.len()), *op, data, classes, &mut masks);
             }
             Expression::Range { sreg, from, to, .. } => {
                 within(&registers.load(*sreg, from.len()), from, to, classes);
@@ -125,7 +126,9 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
             Expression::Nat { address_register, port_register, .. } => {
                 let address = address_register.map(|register| registers.load(register, if v6 { 16 } else { 4 }));
                 let port = port_register.map(|register| registers.load(register, 2));
-                address.into_iter().chain(port).for_each(|bytes| carried(&bytes, classes));
+                for bytes in address.into_iter().chain(port) {
+                    carried(&bytes, classes);
+                }
             }
             Expression::Match { name, revision, info } => {
                 let decoded = xtables::matches::decode(v6, name, *revision, info);
@@ -150,6 +153,54 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
             | Expression::Fwd
             | Expression::Target { .. }
             | Expression::Unknown { .. } => {}
+        }
+    }
+    masks.add_to(classes);
+}
+
+/// What a rule asks of single bits of the address, to be spelt out where the rest of the rule holds at all.
+struct Masks {
+    v6: bool,
+    /// Side, value and mask of those that are too many ranges by themselves.
+    wide: Vec<(Side, u128, u128)>,
+    /// Which addresses the other conditions on each side leave.
+    left: Vec<(Side, Span)>,
+}
+
+/// More addresses are not tried one by one for a mask.
+const MOST_TRIED: u128 = 1 << 16;
+
+impl Masks {
+    fn new(v6: bool) -> Self {
+        let left = [Side::Source, Side::Destination].map(|side| (side, (0, highest(v6)))).to_vec();
+        Self { v6, wide: Vec::new(), left }
+    }
+
+    /// Notes one equality; `holds` says whether the rule goes on where it does.
+    fn note(&mut self, side: Side, value: u128, mask: u128, holds: bool, classes: &mut Classes) {
+        let Some(spans) = masked(self.v6, value, mask) else {
+            self.wide.push((side, value, mask));
+            return;
+        };
+        if let ([(from, to)], true) = (spans.as_slice(), holds) {
+            for (_, left) in self.left.iter_mut().filter(|(other, _)| *other == side) {
+                *left = (left.0.max(*from), left.1.min(*to));
+            }
+        }
+        classes.add(spans);
+    }
+
+    fn add_to(self, classes: &mut Classes) {
+        for (side, value, mask) in &self.wide {
+            let Some((_, (from, to))) = self.left.iter().find(|(other, _)| other == side) else { continue };
+            match to.checked_sub(*from) {
+                // The rule holds for nobody.
+                None => {}
+                Some(more) if more < MOST_TRIED => {
+                    classes.add((*from..=*to).filter(|at| at & mask == *value).map(|at| (at, at)).collect());
+                }
+                Some(_) => classes.add_unknown(),
+            }
         }
     }
 }
@@ -228,7 +279,7 @@ fn carried(bytes: &[Byte], classes: &mut Classes) {
 
 /// The bits of the client's address that these bytes fix: value and mask, for each side that occurs. Says whether some byte was made
 /// of the address in another way.
-fn fixed(v6: bool, bytes: &[Byte], data: &[u8]) -> (Vec<(u128, u128)>, bool) {
+fn fixed(v6: bool, bytes: &[Byte], data: &[u8]) -> (Vec<(Side, u128, u128)>, bool) {
     let length = if v6 { 16 } else { 4 };
     let mut found = Vec::new();
     for wanted in [Side::Source, Side::Destination] {
@@ -245,7 +296,7 @@ fn fixed(v6: bool, bytes: &[Byte], data: &[u8]) -> (Vec<(u128, u128)>, bool) {
             }
         }
         if any && !never {
-            found.push((value, known));
+            found.push((wanted, value, known));
         }
     }
     (found, bytes.contains(&Byte::Made))
@@ -271,11 +322,13 @@ fn starting(v6: bool, from: &[u8], to: &[u8]) -> Span {
     (number(from, 0), number(to, 0xff))
 }
 
-fn compare(bytes: &[Byte], op: CmpOp, data: &[u8], classes: &mut Classes) {
+fn compare(bytes: &[Byte], op: CmpOp, data: &[u8], classes: &mut Classes, masks: &mut Masks) {
     match op {
         CmpOp::Eq | CmpOp::Neq => {
             let (found, made) = fixed(classes.v6(), bytes, data);
-            found.into_iter().for_each(|(value, mask)| classes.add_masked(value, mask));
+            for (side, value, mask) in found {
+                masks.note(side, value, mask, op == CmpOp::Eq, classes);
+            }
             if made {
                 classes.add_unknown();
             }
@@ -309,7 +362,7 @@ fn lookup(set: &Set, elements: &[Element], bytes: &[Byte], classes: &mut Classes
         let run = bytes.get(from..from + len).unwrap_or_default();
         // The address, or its first bytes, in a field of its own.
         let plain = leading(run).is_some() && !bytes.iter().skip(from + len).any(of_side) && is_field(set, from, len);
-        let mut groups: HashMap<Group<'_>, Vec<Span>> = HashMap::new();
+        let mut groups: BTreeMap<Group<'_>, Vec<Span>> = BTreeMap::new();
         for element in elements.iter().filter(|element| !element.catchall) {
             let end = element.key_end.as_ref().unwrap_or(&element.key);
             let rest = |key: &[u8]| {
@@ -324,8 +377,8 @@ fn lookup(set: &Set, elements: &[Element], bytes: &[Byte], classes: &mut Classes
                     if made {
                         return classes.add_unknown();
                     }
-                    for (value, mask) in found {
-                        match crate::ranges::masked(v6, value, mask) {
+                    for (_, value, mask) in found {
+                        match masked(v6, value, mask) {
                             Some(found) => spans.extend(found),
                             None => return classes.add_unknown(),
                         }
@@ -334,7 +387,9 @@ fn lookup(set: &Set, elements: &[Element], bytes: &[Byte], classes: &mut Classes
                 _ => return classes.add_unknown(),
             }
         }
-        groups.into_values().for_each(|spans| classes.add(spans));
+        for spans in groups.into_values() {
+            classes.add(spans);
+        }
     }
     if bytes.contains(&Byte::Made) {
         classes.add_unknown();
@@ -373,7 +428,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
-    use crate::ranges::{highest, masked, merged, number};
+    use crate::ranges::{merged, number};
     use crate::subsystem::nf_tables::build::{self, Ruleset, accept, dport, drop, element, nfproto, saddr, saddr_op};
 
     fn all(state: &State, v6: bool) -> (Vec<Span>, bool) {
@@ -429,6 +484,12 @@ mod tests {
         let held = masked(false, edge("10.0.0.7"), edge("255.255.240.255")).unwrap();
         assert!(held.iter().all(|span| pieces.contains(span)), "{pieces:?}");
         assert!(!all(&rule([0, 0, 0, 255], [0, 0, 0, 7]), false).1, "2^24 ranges");
+        let mut state = rule([0, 0, 0, 3], [0, 0, 0, 2]);
+        let mut narrow = Rule::clone(&state.chains[0].rules[0]);
+        narrow.expressions.extend(saddr("10.5.2.0/28"));
+        std::sync::Arc::make_mut(&mut state.chains[0]).rules = vec![std::sync::Arc::new(narrow)];
+        let (pieces, complete) = all(&state, false);
+        assert!(complete && pieces.contains(&(edge("10.5.2.14"), edge("10.5.2.14"))), "{pieces:?}");
     }
 
     #[test]

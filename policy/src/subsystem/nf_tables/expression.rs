@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A verdict of `immediate` or of a verdict map.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// `NF_ACCEPT`: ends this base chain only.

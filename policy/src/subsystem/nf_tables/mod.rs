@@ -268,7 +268,7 @@ pub struct Element {
 }
 
 /// What a map gives for a key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ElementData {
     /// A value.
     Value(Vec<u8>),

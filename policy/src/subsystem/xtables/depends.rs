@@ -23,7 +23,9 @@ pub fn of_rule(rule: &Rule, ipsets: &ipset::State, found: &mut Classes, needs: &
     for (value, mask) in [rule.entry.source, rule.entry.destination] {
         found.add_masked(value, mask);
     }
-    rule.matches.iter().for_each(|one| classes(one, ipsets, found, needs));
+    for one in &rule.matches {
+        classes(one, ipsets, found, needs);
+    }
 }
 
 /// The same of one match. ipsets are listed whole: what is missing is added to `needs`.
@@ -82,5 +84,7 @@ fn of_listing(name: &str, ipsets: &ipset::State, found: &mut Classes, needs: &mu
             groups.entry((place, span.1.saturating_sub(span.0), element.rest.as_str())).or_default().push(span);
         }
     }
-    groups.into_values().for_each(|spans| found.add(spans));
+    for spans in groups.into_values() {
+        found.add(spans);
+    }
 }

@@ -45,11 +45,15 @@ impl Span {
         let free = all & !mask;
         // `free + 1` is a power of two exactly when the mask is a prefix, and then the values that match are a range.
         if free & free.wrapping_add(1) == 0 {
-            if want & free != 0 { Tri::No } else { self.within(want, want | free) }
-        } else if self.low == self.high {
-            Tri::from(self.low & mask == want)
+            return if want & free != 0 { Tri::No } else { self.within(want, want | free) };
+        }
+        // The bits above the highest one in which the ends differ are the same in all values between.
+        let differ = self.low ^ self.high;
+        let shared = differ.checked_ilog2().map_or(u128::MAX, |bit| u128::MAX.checked_shl(bit + 1).unwrap_or(0));
+        if (self.low ^ want) & mask & shared != 0 || want & !mask != 0 {
+            Tri::No
         } else {
-            Tri::Maybe
+            Tri::from(mask & all & !shared == 0).or(Tri::Maybe)
         }
     }
 }
