@@ -28,6 +28,7 @@ fn routed(kernel: State, by: u32) -> HostState {
         route: Part::Present(route::State {
             facts: [("203.0.113.7".parse().unwrap(), fact)].into(),
             links: Some(Arc::new(Links { all })),
+            ..route::State::default()
         }),
         ..host(kernel)
     }

@@ -179,6 +179,7 @@ mod tests {
             ipset: crate::subsystem::ipset::State::new(),
             listener: Part::Absent(absent()),
             route: Part::Absent(absent()),
+            ufw: None,
         }
     }
 

@@ -46,6 +46,9 @@ pub struct Tables {
     pub rules: Vec<Source>,
 }
 
+/// What routes to different destinations have in common: table, prefix length, type, metric, type of service, device.
+type Alike<'a> = (u32, u8, Option<u8>, u32, u8, Option<&'a str>);
+
 /// Adds the sets of addresses that the routes back to them tell apart: those whose longest routes are alike in every table. Routing
 /// tables are read whole: what is missing is added to `needs`.
 pub fn classes(host: &HostState, classes: &mut Classes, needs: &mut Needs) {
@@ -58,13 +61,17 @@ pub fn classes(host: &HostState, classes: &mut Classes, needs: &mut Needs) {
         Some(Err(_)) => return classes.add_unknown(),
         Some(Ok(tables)) => tables,
     };
-    let mut alike: BTreeMap<(u32, u8, Option<u8>, u32, u8, Option<&str>), Vec<Span>> = BTreeMap::new();
+    let mut alike: BTreeMap<Alike<'_>, Vec<Span>> = BTreeMap::new();
     for route in &tables.routes {
         // `struct rtmsg` has the type at byte 7: a local address is another thing than a neighbour.
         let kind = route.message.get(7).copied();
         let length = route.destination.net().prefix_len();
         let key = (route.table, length, kind, route.metric, route.tos, route.device.as_deref());
         alike.entry(key).or_default().push(ranges::span(route.destination));
+        if route.kind == Kind::Delivers && route.device.is_none() {
+            // Several next hops: which one it is depends on the whole address (`fib_select_multipath`).
+            classes.add_unknown();
+        }
     }
     for spans in alike.into_values() {
         classes.add(spans);
