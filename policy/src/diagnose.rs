@@ -1,11 +1,12 @@
 //! The diagnosis: every stage's verdict, and every block of a connection in every subsystem with its lift.
 //! Joins a fail2ban ticket with the kernel entries that enforce it. Asks the subsystems; holds no rule of theirs.
 
+use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::step::Step;
-use crate::subsystem::{fail2ban, hosts_access, listener, route};
+use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route};
 use crate::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Lift, Stage, Verdict};
 
@@ -101,6 +102,16 @@ fn blocks_behind(host: &HostState, connection: &Connection, filtered: Verdict, n
                 kernel.finding.fix = format!("{} (fail2ban could not be asked and may ban again: {why})", kernel.finding.fix);
             }
         }
+        // fail2ban's actions `ufw` and `firewallcmd-rich-rules` refuse the very address through that manager. A ticket that nothing
+        // else enforces made the rule; where it did not, the rule is still there after the unban, which is then rolled back.
+        let maker = blocks.iter().take(tickets).position(|ticket| bans_through_a_manager(ticket, &kernel));
+        if let Some(index) = maker
+            && let (Some(ticket), Some(flag @ false)) = (blocks.get_mut(index), enforced.get_mut(index))
+        {
+            *flag = true;
+            join_managed(ticket, kernel);
+            continue;
+        }
         blocks.push(kernel);
     }
     for mut refusal in route::blocks(host, connection, needs) {
@@ -115,7 +126,14 @@ fn blocks_behind(host: &HostState, connection: &Connection, filtered: Verdict, n
         }
         blocks.push(refusal);
     }
-    let hosts = hosts_access::blocks(host, connection, needs);
+    let mut hosts = hosts_access::blocks(host, connection, needs);
+    for line in &mut hosts {
+        // fail2ban's action `hostsdeny` writes this very line for the address it bans.
+        let maker = blocks.iter().take(tickets).find(|ticket| banned_source(ticket).is_some_and(|source| denies(line, source)));
+        if let Some(ticket) = maker {
+            line.finding.owner.clone_from(&ticket.finding.owner);
+        }
+    }
     if filtered == Verdict::Accept {
         for (ticket, enforced) in blocks.iter_mut().zip(&enforced) {
             // The ticket exists, but no packet filter refuses; only a hosts file could be enforcing it.
@@ -126,14 +144,49 @@ fn blocks_behind(host: &HostState, connection: &Connection, filtered: Verdict, n
     blocks
 }
 
-/// Whether a ticket and a route that refuses are about the same address.
-fn bans_what_it_routes(ticket: &Block, refusal: &Block) -> bool {
-    let (Lift::Steps(unban), Lift::Steps(removal)) = (&ticket.lift, &refusal.lift) else { return false };
-    let banned = unban.iter().find_map(|step| match step {
+/// Whether a block is the line of hosts.deny for all daemons and just this source: `ALL: 203.0.113.7`, `ALL: [2001:db8::7]`.
+fn denies(line: &Block, source: Source) -> bool {
+    let who = source.short();
+    let lines = [format!("ALL: {who}"), format!("ALL: [{who}]")];
+    line.finding.evidence.iter().any(|evidence| lines.iter().any(|line| line == evidence.text.trim()))
+}
+
+/// The source of the ticket that a block's lift ends.
+fn banned_source(ticket: &Block) -> Option<Source> {
+    let Lift::Steps(unban) = &ticket.lift else { return None };
+    unban.iter().find_map(|step| match step {
         Step::Fail2ban(fail2ban::Step::Ticket { source, .. }) => Some(*source),
         _ => None,
-    });
-    banned.is_some_and(|source| removal.iter().any(|step| step.touches() == Some(vec![source])))
+    })
+}
+
+/// Whether a rule of ufw or firewalld refuses exactly what the ticket bans, and its manager's command takes just that rule back.
+fn bans_through_a_manager(ticket: &Block, kernel: &Block) -> bool {
+    let manager = matches!(kernel.finding.cause, Cause::UfwDeny | Cause::FirewalldDeny);
+    let deletes = |step: &Step| match step {
+        Step::NfTables(nf_tables::Step::Rule { after: None, .. }) => true,
+        Step::Xtables(step) => step.after.is_none(),
+        _ => false,
+    };
+    let exactly = |source: Source| kernel.managed.iter().all(|step| deletes(step) && step.touches() == Some(vec![source]));
+    manager && !kernel.managed.is_empty() && banned_source(ticket).is_some_and(exactly)
+}
+
+/// Adds a rule of another manager to the ticket that made it through that manager.
+fn join_managed(ticket: &mut Block, kernel: Block) {
+    ticket.finding.evidence.extend(kernel.finding.evidence);
+    if let (Lift::Steps(unban), Lift::ByHand(command)) = (&mut ticket.lift, kernel.lift)
+        && let Some(Step::Fail2ban(fail2ban::Step::Ticket { through, .. })) = unban.last_mut()
+    {
+        let one = |step| fail2ban::Through { step, command: command.clone() };
+        through.extend(kernel.managed.into_iter().map(one));
+    }
+}
+
+/// Whether a ticket and a route that refuses are about the same address.
+fn bans_what_it_routes(ticket: &Block, refusal: &Block) -> bool {
+    let Lift::Steps(removal) = &refusal.lift else { return false };
+    banned_source(ticket).is_some_and(|source| removal.iter().any(|step| step.touches() == Some(vec![source])))
 }
 
 /// Adds a kernel entry to the ticket that made it: its evidence, and its removal in case fail2ban leaves it behind.

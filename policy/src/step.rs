@@ -123,7 +123,9 @@ impl Step {
     /// The facts that [`Step::predict`] and [`Step::holds`] look at and that are only read on demand.
     pub fn needs(&self) -> Needs {
         match self {
-            Step::Fail2ban(step) => step.leftovers().iter().flat_map(Step::needs).collect(),
+            Step::Fail2ban(step) => {
+                step.leftovers().iter().chain(step.through().iter().map(|through| &through.step)).flat_map(Step::needs).collect()
+            }
             Step::NfTables(step) => step.needs(),
             Step::Ipset(step) => step.needs(),
             Step::Route(step) => step.needs(),

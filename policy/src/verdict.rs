@@ -212,6 +212,8 @@ pub struct Block {
     pub finding: Finding,
     /// How it is lifted.
     pub lift: Lift,
+    /// What the command of the manager that made it does to the packet filters. To predict by; never done by sshfix.
+    pub managed: Vec<Step>,
 }
 
 /// How a block is lifted.

@@ -150,6 +150,7 @@ fn bans_of_addresses_and_ranges_are_read_with_their_times_and_lifted_one_by_one(
             before: Some(Ticket::new(source("203.0.113.0/24"))),
             after: None,
             leftovers: Vec::new(),
+            through: Vec::new(),
         };
         assert_eq!(agent.apply(&range), Ok(Done::Already));
         assert_eq!(tickets(&read(&mut agent, &everybody()), "sshd").len(), 4);
@@ -212,6 +213,7 @@ fn a_fail2ban_that_is_gone_dead_or_hanging_is_said_so_and_nobody_waits_for_it() 
             before: None,
             after: Some(Ticket::new(source("203.0.113.7"))),
             leftovers: Vec::new(),
+            through: Vec::new(),
         };
         let drifted = StepError::Drifted("fail2ban has no jail nojail any more".to_owned());
         assert_eq!(agent.apply(&step), Err(drifted));

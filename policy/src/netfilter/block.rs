@@ -37,11 +37,11 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         };
         // Nothing to predict on: what else refuses is found once a person has done it.
         let last = attempt.steps.is_empty();
-        let lift = match attempt.by_hand {
-            Some(advice) => Lift::ByHand(advice),
-            None => Lift::Steps(attempt.steps),
+        let (lift, managed) = match attempt.by_hand {
+            Some(advice) => (Lift::ByHand(advice), attempt.steps),
+            None => (Lift::Steps(attempt.steps), Vec::new()),
         };
-        blocks.push(block(&model, connection, &refusal, cause, lift, needs));
+        blocks.push(Block { managed, ..block(&model, connection, &refusal, cause, lift, needs) });
         (model, walked) = (after, again);
         if last {
             break;
@@ -492,5 +492,5 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
     }
     let owner = managed::name(host, connection, refusal, &owner, needs);
     let finding = Finding { cause, blocking: true, owner, since: None, until, evidence, fix };
-    Block { finding, lift }
+    Block { finding, lift, managed: Vec::new() }
 }

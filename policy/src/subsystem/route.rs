@@ -435,7 +435,7 @@ fn block(source: Source, route: &Route, rest: &[Route]) -> Block {
         );
         (advice.clone(), Lift::ByHand(advice))
     };
-    Block { finding: finding(vec![evidence(route)], fix), lift }
+    Block { finding: finding(vec![evidence(route)], fix), lift, managed: Vec::new() }
 }
 
 /// Refused, and no route to delete.
@@ -456,7 +456,7 @@ fn without_route(fact: &Fact, source: Source) -> Block {
         Answer::Goes(route) | Answer::Unknown(route) => (route.clone(), String::new()),
     };
     let finding = finding(vec![Evidence::new(format!("{} get {}", program(source), source.short()), text)], advice.clone());
-    Block { finding, lift: Lift::ByHand(advice) }
+    Block { finding, lift: Lift::ByHand(advice), managed: Vec::new() }
 }
 
 fn finding(evidence: Vec<Evidence>, fix: String) -> Finding {

@@ -85,7 +85,9 @@ fn sources_and_ipsets_bound_to_a_zone_are_unbound_exactly() {
 fn a_zone_without_ssh_and_panic_mode_are_named() {
     on_both(|server| {
         start(server);
-        server.sh("firewall-cmd --zone=public --remove-service=ssh; firewall-cmd --permanent --zone=public --remove-service=ssh").expect_ok();
+        server
+            .sh("firewall-cmd --zone=public --remove-service=ssh; firewall-cmd --permanent --zone=public --remove-service=ssh")
+            .expect_ok();
         for address in ["203.0.113.7", "2001:db8::7"] {
             refused_and_fixed(server, address, "firewalld-deny", "firewalld zone public", &let_in("public", address));
         }

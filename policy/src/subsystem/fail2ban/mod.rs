@@ -16,7 +16,7 @@ use crate::step::Step as AnyStep;
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift};
 
 pub use plan::{plan_ban, plan_ignore, plan_unban_in, plan_unignore, require_jail};
-pub use step::Step;
+pub use step::{Step, Through};
 
 /// What was read of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +121,7 @@ fn block(jail: &str, ticket: &Ticket, asked: Source) -> Block {
             before: Some(ticket.clone()),
             after: None,
             leftovers: Vec::new(),
+            through: Vec::new(),
         })
     };
     Block {
@@ -134,6 +135,7 @@ fn block(jail: &str, ticket: &Ticket, asked: Source) -> Block {
             fix,
         },
         lift: Lift::Steps(if within { vec![unban()] } else { Vec::new() }),
+        managed: Vec::new(),
     }
 }
 

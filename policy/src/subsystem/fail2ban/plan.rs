@@ -49,6 +49,7 @@ pub fn plan_ban(host: &HostState, source: Source, jail: &str) -> Result<Vec<AnyS
         before: None,
         after: Some(Ticket::new(source)),
         leftovers: Vec::new(),
+        through: Vec::new(),
     })])
 }
 
@@ -64,6 +65,7 @@ pub fn plan_unban_in(host: &HostState, source: Source, jail: &str) -> Result<Vec
                 before: Some(ticket.clone()),
                 after: None,
                 leftovers: Vec::new(),
+                through: Vec::new(),
             })
         })
         .collect())

@@ -31,6 +31,9 @@ pub enum Step {
         /// fail2ban makes them again with the ban.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         leftovers: Vec<AnyStep>,
+        /// Of an unban: what the jail's actions take back through another manager. Predicted and looked at again, never done.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        through: Vec<Through>,
     },
     /// An ignoreip entry of the running server; its configuration files stay as they are.
     Ignore {
@@ -43,6 +46,15 @@ pub enum Step {
         /// Whether it will be there.
         after: bool,
     },
+}
+
+/// A rule that an action of fail2ban seems to have made through another manager (ufw, firewalld).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Through {
+    /// What takes it away, on the model.
+    pub step: AnyStep,
+    /// The manager's own command, for where the rule was not fail2ban's.
+    pub command: String,
 }
 
 impl Step {
@@ -72,6 +84,14 @@ impl Step {
         }
     }
 
+    /// What is to be gone because fail2ban takes it back through another manager.
+    pub fn through(&self) -> &[Through] {
+        match self {
+            Step::Ticket { after: None, through, .. } => through,
+            Step::Ticket { after: Some(_), .. } | Step::Ignore { .. } => &[],
+        }
+    }
+
     /// See [`crate::step::Step::summary`].
     pub fn summary(&self) -> String {
         match self {
@@ -91,6 +111,7 @@ impl Step {
                 };
                 let mut diff = format!("fail2ban jail {jail}\n{}{}", line('-', before), line('+', after));
                 diff.extend(self.leftovers().iter().map(AnyStep::diff));
+                diff.extend(self.through().iter().map(|through| through.step.diff()));
                 diff
             }
             Step::Ignore { jail, entry, after, .. } => {
@@ -116,9 +137,9 @@ impl Step {
     /// See [`crate::step::Step::touches`]. An ignoreip entry lets nobody in and keeps nobody out now.
     pub fn touches(&self) -> Option<Vec<Source>> {
         match self {
-            Step::Ticket { source, leftovers, .. } => {
+            Step::Ticket { source, leftovers, through, .. } => {
                 let mut touched = vec![*source];
-                for leftover in leftovers {
+                for leftover in leftovers.iter().chain(through.iter().map(|through| &through.step)) {
                     touched.extend(leftover.touches()?);
                 }
                 Some(touched)
@@ -138,8 +159,8 @@ impl Step {
 
     /// See [`crate::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
-        if let Step::Ticket { after, leftovers, .. } = self {
-            for leftover in leftovers {
+        if let Step::Ticket { after, leftovers, through, .. } = self {
+            for leftover in leftovers.iter().chain(through.iter().map(|through| &through.step)) {
                 if after.is_none() { leftover.predict(state)? } else { leftover.inverse().predict(state)? }
             }
         }
@@ -176,7 +197,15 @@ impl Step {
             Step::Ticket { source, after, jail: name, .. } => match (jail.ticket(*source), after) {
                 (Some(ticket), None) => Err(Mismatch(format!("jail {name} still bans {}", ticket.text))),
                 (None, Some(_)) => Err(Mismatch(format!("jail {name} does not ban {}", source.short()))),
-                (Some(_), Some(_)) | (None, None) => self.leftovers().iter().try_for_each(|leftover| leftover.holds(state)),
+                (Some(_), Some(_)) | (None, None) => {
+                    self.leftovers().iter().try_for_each(|leftover| leftover.holds(state))?;
+                    self.through().iter().try_for_each(|through| {
+                        let why = |mismatch: Mismatch| {
+                            format!("{}; if fail2ban did not make this rule, run first: {}", mismatch.0, through.command)
+                        };
+                        through.step.holds(state).map_err(|mismatch| Mismatch(why(mismatch)))
+                    })
+                }
             },
             Step::Ignore { entry, after, jail: name, .. } => match (jail.ignore.contains(entry), after) {
                 (true, false) => Err(Mismatch(format!("jail {name} still ignores {entry}"))),

@@ -178,7 +178,14 @@ fn any_step() -> impl Strategy<Value = Step> {
         (address.clone(), any::<bool>()).prop_map(|(address, ban)| {
             let known = ticket(&address);
             let (before, after) = if ban { (None, Some(known)) } else { (Some(known), None) };
-            Step::Ticket { jail: "sshd".to_owned(), source: source(&address), before, after, leftovers: Vec::new() }
+            Step::Ticket {
+                jail: "sshd".to_owned(),
+                source: source(&address),
+                before,
+                after,
+                leftovers: Vec::new(),
+                through: Vec::new(),
+            }
         }),
         (address, any::<bool>()).prop_map(|(entry, after)| Step::Ignore {
             jail: "sshd".to_owned(),
