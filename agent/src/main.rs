@@ -91,7 +91,8 @@ fn go(command: Command) -> Result<ExitCode> {
         }
         Command::Recover { config } => Ok(match recover::recover(&config)? {
             Recovery::Done => ExitCode::SUCCESS,
-            Recovery::Left => ExitCode::FAILURE,
+            // As `sshfix ctl` says stuck.
+            Recovery::Left => ExitCode::from(7),
         }),
         Command::Init { directory } => {
             init::init(&directory, &mut |line| say(&line))?;

@@ -17,7 +17,7 @@ use crate::sys::clock::Moment;
 pub enum Recovery {
     /// Nothing is left unfinished but what waits for its confirm.
     Done,
-    /// Something could not be taken back; the agent tries it again.
+    /// Something could not be taken back yet; the agent tries it again, and so does each of its starts that fails.
     Left,
 }
 
@@ -52,7 +52,7 @@ pub fn recover(agent_toml: &Path) -> Result<Recovery, StoreError> {
             tracing::error!("the audit record could not be written: {error}");
         }
     }
-    Ok(if store.stuck_changes()?.is_empty() { Recovery::Done } else { Recovery::Left })
+    Ok(if change::retry_stuck(&mut host, &store, &Moment::now())?.is_empty() { Recovery::Done } else { Recovery::Left })
 }
 
 fn note(store: &Store, one: &Recovered) -> Result<(), StoreError> {

@@ -1,0 +1,132 @@
+//! Others change the host between plan and apply, between two steps, and while a change waits.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sshfix_tests::lab::{CtlResult, Server};
+
+use super::{expect_error, on_both, one, pending, state};
+
+/// Runs `ctl`, and a script in the server while the agent is paused before the step (0: before its last look at the host).
+fn meanwhile(server: &Server, step: usize, script: &str, arguments: &[&str]) -> CtlResult {
+    server.write("/run/sshfix/pause-step", step.to_string());
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| server.ctl(arguments));
+        server.wait_until("the agent is paused", Duration::from_secs(20), || server.path("/run/sshfix/paused").exists());
+        server.sh(script).expect_ok();
+        server.sh("rm /run/sshfix/paused").expect_ok();
+        asked.join().unwrap()
+    })
+}
+
+fn blocked(server: &Server) {
+    server
+        .sh("set -e
+             nft add table inet hand; nft 'add set inet hand bad { type ipv4_addr; elements = { 203.0.113.7 } }'
+             nft 'add chain inet hand input { type filter hook input priority 0; }'
+             nft add rule inet hand input ip saddr @bad drop
+             iptables-legacy -A INPUT -s 203.0.113.7 -j DROP
+             ipset create bad hash:ip; ipset add bad 203.0.113.7; iptables-legacy -A INPUT -m set --match-set bad src -j DROP
+             printf '# kept\\nsshd: 203.0.113.7\\n' > /etc/hosts.deny")
+        .expect_ok();
+}
+
+fn everything(server: &Server) -> String {
+    server.sh("nft -s list table inet hand; iptables-legacy -S; ipset save | grep add; cat /etc/hosts.deny").expect_ok()
+}
+
+#[test]
+fn a_plan_whose_host_was_changed_is_not_applied_and_the_new_one_is_shown() {
+    on_both(|server| {
+        blocked(server);
+        let shown = server.ctl(&["unban", "203.0.113.7", "--dry-run", "--json"]).expect_status(0).json();
+        let digest = shown["digest"].as_str().unwrap();
+        let unban = ["unban", "203.0.113.7", "--plan", digest, "--json"];
+        // Between the plan and the first step.
+        for (script, undo) in [
+            (
+                "nft add rule inet hand input ip saddr 203.0.113.7 reject",
+                "nft delete rule inet hand input handle $(nft -a list chain inet hand input | sed -n 's/.*reject.* handle //p')",
+            ),
+            ("echo 'ALL: 203.0.113.7' >> /etc/hosts.deny", "sed -i '$d' /etc/hosts.deny"),
+            (
+                "iptables-legacy -A INPUT -s 203.0.113.0/29 -p tcp --dport 22 -j REJECT",
+                "iptables-legacy -D INPUT -s 203.0.113.0/29 -p tcp --dport 22 -j REJECT",
+            ),
+        ] {
+            let answer = meanwhile(server, 0, script, &unban);
+            expect_error(&answer, 1, "plan-changed", &["nothing was changed"]);
+            let plan = &answer.json()["plan"];
+            assert!(plan["digest"] != digest && plan["schema"] == "sshfix.plan/1", "{plan:#}");
+            server.sh(undo).expect_ok();
+            assert!(!server.ssh("203.0.113.7").ok);
+        }
+        // What does not change the plan does not stop it.
+        let before = everything(server);
+        let answer =
+            meanwhile(server, 0, "nft add table inet other", &["hosts", "deny", "203.0.113.70", "--json"]).expect_status(5);
+        server.ctl(&["rollback", answer.json()["id"].as_str().unwrap()]).expect_status(0);
+        assert_eq!(everything(server), before);
+        // Just before each step: what was done is taken back, what others did stays.
+        let steps = shown["steps"].as_array().unwrap();
+        for (index, step) in steps.iter().enumerate() {
+            let script = match step["subsystem"].as_str().unwrap() {
+                "nf_tables" => {
+                    "nft delete element inet hand bad '{ 203.0.113.7 }'; nft add element inet hand bad '{ 203.0.113.7 comment \"theirs\" }'"
+                }
+                "hosts_access" => "echo '# theirs' >> /etc/hosts.deny",
+                "xtables" => "iptables-legacy -I INPUT -s 203.0.113.7 -j DROP",
+                "ipset" => continue,
+                other => panic!("{other}"),
+            };
+            let answer = meanwhile(server, index + 1, script, &unban);
+            expect_error(&answer, 1, "plan-changed", &["taken back"]);
+            assert!(!server.ssh("203.0.113.7").ok, "{step:#}");
+            server.sh("nft delete table inet hand; iptables-legacy -F INPUT; ipset destroy").expect_ok();
+            blocked(server);
+        }
+        assert_eq!(everything(server), before);
+        server.ctl(&unban).expect_status(0);
+    });
+}
+
+#[test]
+fn what_others_changed_while_it_waited_stays_and_what_cannot_be_undone_is_stuck() {
+    on_both(|server| {
+        server.write("/etc/hosts.deny", "# kept\nsshd: 203.0.113.8\n");
+        let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
+        server.sh("echo 'sshd: 198.51.100.7' >> /etc/hosts.deny; sed -i '1i # theirs' /etc/hosts.deny").expect_ok();
+        let back = server.ctl(&["rollback", &id, "--json"]).expect_status(0).json();
+        assert!(back["notes"].to_string().contains("their lines were kept"), "{back:#}");
+        assert_eq!(server.read("/etc/hosts.deny"), "# theirs\n# kept\nsshd: 203.0.113.8\nsshd: 198.51.100.7\n");
+
+        // Their edit of our very line cannot be told from ours.
+        let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
+        server.sh("sed -i 's/sshd: 203.0.113.70/sshd: 203.0.113.70, 203.0.113.71/' /etc/hosts.deny").expect_ok();
+        let stuck = server.ctl(&["rollback", &id, "--json"]).expect_status(7).json();
+        assert_eq!(stuck["state"], "stuck", "{stuck:#}");
+        let detail = one(server, &id)["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("/etc/hosts.deny") && detail.contains("By hand:"), "{detail}");
+        let status: Value = server.ctl(&["status", "--json"]).expect_status(0).json();
+        assert_eq!((&status["waiting"][0]["id"], &status["waiting"][0]["state"]), (&id.as_str().into(), &"stuck".into()));
+        // Nothing else is changed meanwhile, and questions go on.
+        let refused = server.ctl(&["ban", "203.0.113.7", "--jail", "sshd", "--json"]);
+        expect_error(&refused, 7, "stuck", &[&id, "By hand:"]);
+        assert_eq!(refused.json()["change"]["id"], id.as_str());
+        assert_eq!(server.ctl(&["diagnose", "203.0.113.8"]).status, 8);
+
+        // Put right by hand, it is taken back by itself; nobody has to say so.
+        server.sh("sed -i 's/, 203.0.113.71//' /etc/hosts.deny").expect_ok();
+        server.wait_until("it is tried again", Duration::from_secs(40), || state(server, &id) == "rolled-back");
+        assert!(!server.read("/etc/hosts.deny").contains("203.0.113.70"));
+
+        // Or it is left to a person.
+        let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
+        server.sh("sed -i 's/sshd: 203.0.113.70/sshd: 203.0.113.72/' /etc/hosts.deny").expect_ok();
+        server.ctl(&["rollback", &id]).expect_status(7);
+        let left = server.ctl(&["rollback", &id, "--abandon", "--json"]).expect_status(0).json();
+        assert_eq!(left["state"], "abandoned", "{left:#}");
+        assert!(server.read("/etc/hosts.deny").contains("203.0.113.72"));
+        server.ctl_confirmed(&["ban", "203.0.113.7", "--jail", "sshd"]);
+    });
+}

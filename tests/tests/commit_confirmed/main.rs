@@ -1,0 +1,75 @@
+//! Changes that undo themselves, on real servers of both releases: pending until a confirm that counts, taken back at the deadline
+//! by an agent that nobody helps, also when it was killed, stopped, or the server was rebooted; the lockout itself is tried.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, missing_docs)]
+
+mod confirm;
+mod drift;
+mod lockout;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sshfix_tests::lab::{CtlResult, Release, Server, root_or_skip};
+
+/// How long a change waits in these tests: long enough to log in twice, short enough to wait for.
+const WITHIN: &str = "8s";
+/// The same, and the time in which the agent takes it back.
+const AFTER: Duration = Duration::from_secs(8 + 5);
+
+/// A server of each release with the agent running, one after the other.
+fn on_both(test: impl Fn(&mut Server)) {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let mut server = Server::boot(release);
+        server.install_sshfix();
+        let config = server.read("/etc/sshfix/agent.toml");
+        server.write("/etc/sshfix/agent.toml", format!("{config}\n[confirm]\nmin_seconds = 3\n"));
+        server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
+        test(&mut server);
+    }
+}
+
+/// Makes a change that waits; its id.
+#[track_caller]
+fn pending(server: &Server, arguments: &[&str]) -> String {
+    let change = server.ctl(&[arguments, &["--confirm-within", WITHIN, "--json"]].concat()).expect_status(5).json();
+    assert_eq!((&change["state"], &change["changed"]), (&"pending".into(), &true.into()), "{change:#}");
+    assert_eq!(change["plan"]["confirm"], "required");
+    assert!(change["deadline"].is_string(), "{change:#}");
+    change["id"].as_str().unwrap().to_owned()
+}
+
+/// Where a change is.
+#[track_caller]
+fn state(server: &Server, id: &str) -> String {
+    one(server, id)["state"].as_str().unwrap().to_owned()
+}
+
+#[track_caller]
+fn one(server: &Server, id: &str) -> Value {
+    let found = server.ctl(&["changes", id, "--json"]).expect_status(0).json();
+    assert_eq!(found["schema"], "sshfix.changes/1");
+    found["changes"][0].clone()
+}
+
+/// Waits until a change was taken back, and not longer than its deadline allows.
+#[track_caller]
+fn taken_back(server: &Server, id: &str, since: Instant) {
+    server.wait_until("the change is taken back", AFTER.saturating_sub(since.elapsed()), || state(server, id) == "rolled-back");
+}
+
+#[track_caller]
+fn expect_error(result: &CtlResult, status: i32, code: &str, words: &[&str]) {
+    assert_eq!(result.status, status, "{result:#?}");
+    let error = result.json();
+    assert_eq!(error["code"], code, "{error:#}");
+    for word in words {
+        assert!(error["message"].as_str().unwrap().contains(word), "`{word}` is not in: {error:#}");
+    }
+}
+
+fn kill_agent(server: &Server) {
+    server.run(&["systemctl", "kill", "--kill-whom=main", "-s", "KILL", "sshfix-agent.service"]).expect_ok();
+}
