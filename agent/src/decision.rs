@@ -96,7 +96,9 @@ pub(crate) fn roll_back(
 pub(crate) fn in_the_way(agent: &Agent, host: &mut LiveHost) -> Result<(), Refusal> {
     let now = Moment::now();
     let recovered = change::recover(host, &agent.store, &now).map_err(|error| failed(&error))?;
-    recovered.iter().for_each(|line| tracing::warn!("{line}"));
+    for line in &recovered {
+        tracing::warn!("{line}");
+    }
     if let Some(stuck) = change::retry_stuck(host, &agent.store, &now).map_err(|error| failed(&error))?.first() {
         return Err(waiting(stuck, &now).into());
     }

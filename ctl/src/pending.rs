@@ -33,7 +33,7 @@ pub fn offer(session: &mut Session, change: &Change) -> Option<Answer> {
     let until = Instant::now() + left;
     let lines = typed();
     let mut err = anstream::stderr();
-    let _ = writeln!(err, "\n{} {}", "Does everything still work?".bold(), "A new login, from where you are, is what counts.");
+    let _ = writeln!(err, "\n{} A new login, from where you are, is what counts.", "Does everything still work?".bold());
     let _ = writeln!(err, "  {} keep it   {} take it back now", "y".green().bold(), "r".red().bold());
     let _ = writeln!(err);
     let _ = write!(err, "> ");

@@ -103,7 +103,7 @@ mod tests {
         #[test]
         fn lines_of_others_are_never_lost(before in prop::collection::vec("[abc]", 0..6), keep in prop::collection::vec(any::<bool>(), 6),
                 theirs in 0_usize..7) {
-            let text = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+            let text = |lines: &[String]| lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect::<String>();
             let after: Vec<String> = before.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(line, _)| line.clone()).collect();
             let mut now = after.clone();
             now.insert(theirs.min(after.len()), "theirs".to_owned());

@@ -312,7 +312,9 @@ mod tests {
             let sets: Vec<Vec<Span>> =
                 sets.into_iter().map(|set| merged(set.into_iter().map(|(from, length)| (from, from + length)).collect())).collect();
             let mut classes = Classes::new(false);
-            sets.iter().for_each(|set| classes.add(set.clone()));
+            for set in &sets {
+                classes.add(set.clone());
+            }
             let region = (region.0, region.0 + region.1);
             let truth = |at: u128| sets.iter().map(|set| set.iter().any(|(from, to)| *from <= at && at <= *to)).collect::<Vec<_>>();
             let all = partition(&[region], &classes, |_| true, |source| truth(number(source.first())));

@@ -26,7 +26,7 @@ fn change(id: &str) -> NewChange {
         steps: vec![step("203.0.113.7"), step("203.0.113.8")],
         plan: plan(),
         started: moment(100),
-        deadline: Some(moment(100).deadline(Duration::from_secs(120))),
+        deadline: Some(moment(100).deadline(Duration::from_mins(2))),
         lease: None,
     }
 }

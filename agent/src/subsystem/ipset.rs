@@ -18,6 +18,7 @@ use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::ipset::{Element, Entry, Query, Set, State, Step};
 use thiserror::Error;
 
+use self::elements::CountedBits;
 use super::nf_tables::message::{ACK, Attributes, Attrs, DUMP, Datagram, EXCLUSIVE, Kind, Messages};
 use super::xtables;
 
@@ -187,20 +188,26 @@ impl Netlink {
 
     /// All elements of a set.
     fn elements(&mut self, name: &str) -> Result<Vec<Element>, IpsetError> {
-        let (mut found, mut counted, mut strange) = (Vec::new(), Some(None), false);
+        let (mut found, mut counted, mut strange) = (Vec::new(), CountedBits::All, false);
         self.ask_within(LIST_LIMIT, LIST, DUMP, &set_named(name), |attributes| {
             // IPSET_ATTR_DATA of the set comes with the first message only; IPSET_ATTR_ADT holds the elements.
             if let Some(data) = attributes.nested(7) {
                 counted = elements::counted_bits(&data);
             }
             for (kind, data) in attributes.nested(8).into_iter().flatten() {
-                match (kind, counted) {
-                    (7, Some(counted)) => match elements::element(data, counted) {
+                let prefix = match counted {
+                    CountedBits::All => None,
+                    CountedBits::Prefix(bits) => Some(bits),
+                    CountedBits::Other => {
+                        strange |= kind == 7;
+                        continue;
+                    }
+                };
+                if kind == 7 {
+                    match elements::element(data, prefix) {
                         Some(element) => found.push(element),
                         None => strange = true,
-                    },
-                    (7, None) => strange = true,
-                    _ => {}
+                    }
                 }
             }
         })?;

@@ -14,7 +14,7 @@ pub struct Moment {
     pub wall: Timestamp,
     /// Which boot it is.
     pub boot: String,
-    /// How long that boot lasts, suspended time included (`CLOCK_BOOTTIME`, clock_gettime(2)): never set, never back.
+    /// How long that boot lasts, suspended time included (`CLOCK_BOOTTIME`, `clock_gettime(2)`): never set, never back.
     pub since_boot: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Deadline {
     }
 }
 
-/// The kernel's boot id (random(4)) and when PID 1 started (proc_pid_stat(5), field 22): in a container that shares its host's
+/// The kernel's boot id (random(4)) and when PID 1 started (`proc_pid_stat(5)`, field 22): in a container that shares its host's
 /// boot id, only the latter tells one boot from the next. Empty where neither can be read; then all boots look the same, and the
 /// deadline alone decides.
 fn boot() -> String {
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_deadline_is_over_when_either_clock_says_so() {
-        let deadline = at(1000, 50).deadline(Duration::from_secs(120));
+        let deadline = at(1000, 50).deadline(Duration::from_mins(2));
         assert!(!deadline.is_over(&at(1000, 50)));
         assert!(!deadline.is_over(&at(1119, 169)));
         assert!(deadline.is_over(&at(1120, 51)), "the wall clock was set forward");

@@ -137,7 +137,7 @@ fn ufw_default(at: &At<'_>) -> bool {
 
 /// What of firewalld a chain belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Zone {
+enum Holder {
     /// `firewall-cmd --panic-on`: a table of its own that drops all.
     Panic,
     /// A zone.
@@ -146,20 +146,20 @@ enum Zone {
     Policy(String),
 }
 
-impl Zone {
+impl Holder {
     fn name(&self) -> String {
         match self {
-            Zone::Panic => "firewalld panic mode".to_owned(),
-            Zone::Zone(name) => format!("firewalld zone {name}"),
-            Zone::Policy(name) => format!("firewalld policy {name}"),
+            Holder::Panic => "firewalld panic mode".to_owned(),
+            Holder::Zone(name) => format!("firewalld zone {name}"),
+            Holder::Policy(name) => format!("firewalld policy {name}"),
         }
     }
 
     fn option(&self) -> Option<String> {
         match self {
-            Zone::Panic => None,
-            Zone::Zone(name) => Some(format!("--zone={name}")),
-            Zone::Policy(name) => Some(format!("--policy={name}")),
+            Holder::Panic => None,
+            Holder::Zone(name) => Some(format!("--zone={name}")),
+            Holder::Policy(name) => Some(format!("--policy={name}")),
         }
     }
 
@@ -180,32 +180,32 @@ fn now_and_permanent(arguments: &str) -> String {
 
 /// A chain's zone or policy: `filter_IN_public_deny`, with the iptables backend `IN_public_deny` (firewalld's nftables.py and
 /// ipXtables.py, `build_zone_*`). Names of zones have no underscore at the end that could be one of these parts.
-fn of_chain(chain: &str) -> Option<Zone> {
+fn of_chain(chain: &str) -> Option<Holder> {
     let of = ["filter_IN_", "IN_", "filter_OUT_", "OUT_"].into_iter().find_map(|prefix| chain.strip_prefix(prefix))?;
     let of = ["_pre", "_log", "_deny", "_allow", "_post"].into_iter().find_map(|part| of.strip_suffix(part)).unwrap_or(of);
     let plain = !of.is_empty() && of.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     let zone =
-        |of: &str| of.strip_prefix("policy_").map_or_else(|| Zone::Zone(of.to_owned()), |name| Zone::Policy(name.to_owned()));
+        |of: &str| of.strip_prefix("policy_").map_or_else(|| Holder::Zone(of.to_owned()), |name| Holder::Policy(name.to_owned()));
     plain.then(|| zone(of))
 }
 
 /// The zone that refuses. Where a dispatching chain does it in the zone's stead, the zone is the one it jumped to just before.
-fn zone(places: &[At<'_>]) -> Option<Zone> {
+fn zone(places: &[At<'_>]) -> Option<Holder> {
     let first = places.first()?;
     if first.table == "firewalld_policy_drop" {
-        return Some(Zone::Panic);
+        return Some(Holder::Panic);
     }
     places.iter().find_map(|at| of_chain(at.chain).or_else(|| dispatched(at)))
 }
 
-fn dispatched(at: &At<'_>) -> Option<Zone> {
+fn dispatched(at: &At<'_>) -> Option<Holder> {
     let ((_, chain, _), index) = (at.frame?, at.index?);
     let before = chain.rules.get(..=index)?.iter().rev();
     let jumps = before.flat_map(|rule| &rule.expressions).filter_map(|expression| match expression {
         Expression::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => of_chain(to),
         _ => None,
     });
-    jumps.into_iter().find(|zone| matches!(zone, Zone::Zone(_)))
+    jumps.into_iter().find(|zone| matches!(zone, Holder::Zone(_)))
 }
 
 /// An element of one of firewalld's ipsets, which are sets of its table.
@@ -213,12 +213,12 @@ fn firewalld_entry(at: &At<'_>) -> Option<String> {
     let (state, chain, frame) = at.frame?;
     let rule = chain.rules.get(at.index?)?;
     let found = frame.found.iter().find(|found| !found.set.set.starts_with("__"))?;
-    let source = one(found_sources(state, chain, rule, &found.set, &found.element, at.v6, Side::Source))?;
+    let source = one(&found_sources(state, chain, rule, &found.set, &found.element, at.v6, Side::Source))?;
     Some(now_and_permanent(&format!("--ipset={} --remove-entry={}", found.set.set, source.short())))
 }
 
 /// A rich rule without priority that names just the source, or a source bound to a zone.
-fn firewalld_rule(at: &At<'_>, zone: Option<&Zone>) -> Option<String> {
+fn firewalld_rule(at: &At<'_>, zone: Option<&Holder>) -> Option<String> {
     let (option, source) = (zone?.option()?, at.source?);
     let (state, chain, _) = at.frame?;
     let rule = chain.rules.get(at.index?)?;
@@ -249,14 +249,14 @@ fn crowdsec_decision(host: &HostState, connection: &Connection, refusal: &Refusa
         && let Some(rule) = at.index.and_then(|index| chain.rules.get(index))
         && let Some(found) = frame.found.first()
     {
-        return one(found_sources(state, chain, rule, &found.set, &found.element, at.v6, Side::Source)).map(decision);
+        return one(&found_sources(state, chain, rule, &found.set, &found.element, at.v6, Side::Source)).map(decision);
     }
     let held = ipset::decides(host, connection, refusal);
     held.first().and_then(|held| held.key.address).map(|address| decision(address.into()))
 }
 
-fn one(sources: Vec<Source>) -> Option<Source> {
-    if let [source] = sources.as_slice() { Some(*source) } else { None }
+fn one(sources: &[Source]) -> Option<Source> {
+    if let [source] = sources { Some(*source) } else { None }
 }
 
 #[cfg(test)]
@@ -265,12 +265,12 @@ mod tests {
 
     #[test]
     fn chains_of_both_backends_tell_their_zone() {
-        let zone = |name: &str| Some(Zone::Zone(name.to_owned()));
+        let zone = |name: &str| Some(Holder::Zone(name.to_owned()));
         for chain in ["filter_IN_public", "filter_IN_public_deny", "filter_IN_public_pre", "IN_public_allow"] {
             assert_eq!(of_chain(chain), zone("public"), "{chain}");
         }
         assert_eq!(of_chain("filter_IN_my_zone_post"), zone("my_zone"));
-        assert_eq!(of_chain("filter_IN_policy_allow-host-ipv6_deny"), Some(Zone::Policy("allow-host-ipv6".to_owned())));
+        assert_eq!(of_chain("filter_IN_policy_allow-host-ipv6_deny"), Some(Holder::Policy("allow-host-ipv6".to_owned())));
         assert_eq!(of_chain("filter_INPUT_ZONES"), None);
         assert_eq!(of_chain("filter_IN_x;reboot"), None);
     }
@@ -283,7 +283,7 @@ mod tests {
         let text = format!(
             "firewall-cmd --zone=drop --add-rich-rule='{rule}' && firewall-cmd --permanent --zone=drop --add-rich-rule='{rule}'"
         );
-        assert_eq!(Zone::Zone("drop".to_owned()).let_in(source, 22), text);
-        assert_eq!(Zone::Panic.let_in(source, 22), "firewall-cmd --panic-off");
+        assert_eq!(Holder::Zone("drop".to_owned()).let_in(source, 22), text);
+        assert_eq!(Holder::Panic.let_in(source, 22), "firewall-cmd --panic-off");
     }
 }

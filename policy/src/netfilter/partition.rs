@@ -317,7 +317,7 @@ mod tests {
                 .into_iter()
                 .filter(|(low, _)| seen.insert(*low))
                 .map(|(low, drop)| build::maps(&address(v6, base | low).to_string(), if drop { V::Drop } else { V::Accept }))
-                .chain([build::maps(&address(v6, base | 99).to_string(), V::Continue)])
+                .chain([build::maps(&address(v6, base | 0x63).to_string(), V::Continue)])
                 .collect();
             let mut ruleset = Ruleset::new()
                 .input(Family::Inet, true)

@@ -93,12 +93,12 @@ fn words(tuple: &str) -> Option<String> {
     };
     let mut text = format!("{action}{interface}{log}");
     if *protocol != "any" && apps == ("-", "-") {
-        text += &format!(" proto {protocol}");
+        text.extend([" proto ", protocol]);
     }
-    text += &format!(" from {}", place(source, sport, apps.1));
+    text.extend([" from ", &place(source, sport, apps.1)]);
     let to = place(destination, dport, apps.0);
     if to != "any" {
-        text += &format!(" to {to}");
+        text.extend([" to ", &to]);
     }
     Some(text)
 }

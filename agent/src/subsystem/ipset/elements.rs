@@ -30,17 +30,31 @@ const IFACE: u16 = 23;
 /// `IPSET_FLAG_NOMATCH`
 const NOMATCH: u32 = 1 << 2;
 
-/// How many bits of an address count in a set with `netmask` or `bitmask`; `None` for a mask that is no prefix. `data` is the set's own.
-pub fn counted_bits(data: &Attributes<'_>) -> Option<Option<u8>> {
+/// How many bits of an address count in a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountedBits {
+    /// The set has no mask.
+    All,
+    /// The set's `netmask`, or a `bitmask` that is a prefix.
+    Prefix(u8),
+    /// A mask that is no prefix, or that cannot be read.
+    Other,
+}
+
+/// How many bits of an address count in a set. `data` is the set's own.
+pub fn counted_bits(data: &Attributes<'_>) -> CountedBits {
     if let Some(bits) = data.get(NETMASK) {
-        return Some(bits.first().copied());
+        return bits.first().map_or(CountedBits::Other, |bits| CountedBits::Prefix(*bits));
     }
-    let Some(mask) = data.nested(BITMASK) else { return Some(None) };
-    let mask = address(&mask)?;
+    let Some(mask) = data.nested(BITMASK) else { return CountedBits::All };
+    let Some(mask) = address(&mask) else { return CountedBits::Other };
     let (bits, all) = (ranges::number(mask), if mask.is_ipv4() { 32 } else { 128 });
     let ones = bits.count_ones();
     let prefix = ones == 0 || bits.trailing_zeros() == all - ones;
-    prefix.then(|| u8::try_from(ones).ok())
+    match u8::try_from(ones) {
+        Ok(ones) if prefix => CountedBits::Prefix(ones),
+        _ => CountedBits::Other,
+    }
 }
 
 /// One element; `data` is its `IPSET_ATTR_DATA`. `None` when it holds no field that is known.
@@ -70,13 +84,13 @@ pub fn element(data: &[u8], counted: Option<u8>) -> Option<Element> {
             words.extend(port(&attributes));
         }
     }
-    if !addresses.is_empty() {
-        // Set apart by everything but the addresses themselves.
-        words.iter().filter(|word| word.parse::<IpAddr>().is_err() && word.parse::<IpNet>().is_err()).for_each(|word| {
-            let _ = write!(rest, "{word},");
-        });
-    } else {
+    if addresses.is_empty() {
         words.extend(port(&attributes));
+    } else {
+        // Set apart by everything but the addresses themselves.
+        for word in words.iter().filter(|word| word.parse::<IpAddr>().is_err() && word.parse::<IpNet>().is_err()) {
+            let _ = write!(rest, "{word},");
+        }
     }
     if let Some(mac) = attributes.get(ETHER) {
         words.push(mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":"));

@@ -502,7 +502,12 @@ fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
             Item::Statement(Expression::Immediate { dreg, data }) => _ = values.insert(*dreg, data),
             Item::Statement(Expression::Nat { kind, address_register, port_register }) => {
                 let registers = [*address_register, *port_register];
-                words.push(translation(chain, family, *kind, registers.map(|register| Some(values.get(&register?).copied()))));
+                words.push(translation(
+                    chain,
+                    family,
+                    *kind,
+                    registers.map(|register| Some(values.get(&register?).map_or(Loaded::Computed, |bytes| Loaded::Known(bytes)))),
+                ));
             }
             Item::Statement(Expression::MetaSet { key: MARK_KEY, sreg }) => words.push(marked("meta mark", values.get(sreg))),
             Item::Statement(Expression::CtSet { key: MARK_KEY, sreg }) => words.push(marked("ct mark", values.get(sreg))),
@@ -520,12 +525,19 @@ fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
 /// `NFT_META_MARK`, `NFT_CT_MARK`
 const MARK_KEY: u32 = 3;
 
+/// What a register holds where an expression reads it.
+#[derive(Clone, Copy)]
+enum Loaded<'a> {
+    Known(&'a [u8]),
+    Computed,
+}
+
 fn marked(what: &str, value: Option<&&[u8]>) -> String {
     value.map_or_else(|| format!("{what} set [a computed value]"), |value| format!("{what} set {}", mark(value)))
 }
 
-/// `dnat to 192.0.2.1:2022`, `redirect to :2022`. Of address and port, the outer `None` is not given, the inner one is computed.
-fn translation(chain: &Chain, family: Family, kind: NatKind, [address, port]: [Option<Option<&[u8]>>; 2]) -> String {
+/// `dnat to 192.0.2.1:2022`, `redirect to :2022`. Address and port are `None` where they are not given.
+fn translation(chain: &Chain, family: Family, kind: NatKind, [address, port]: [Option<Loaded<'_>>; 2]) -> String {
     // A table of both families says which it is.
     let which = match family {
         Family::Ip6 if chain.family == Family::Inet => " ip6",
@@ -539,10 +551,13 @@ fn translation(chain: &Chain, family: Family, kind: NatKind, [address, port]: [O
         NatKind::Redirect => "redirect",
         NatKind::Tproxy => "tproxy",
     };
-    let known = |value: Option<&[u8]>, print: fn(&[u8]) -> String| value.map_or_else(|| "[a computed value]".to_owned(), print);
+    let known = |value: Loaded<'_>, print: fn(&[u8]) -> String| match value {
+        Loaded::Known(bytes) => print(bytes),
+        Loaded::Computed => "[a computed value]".to_owned(),
+    };
+    let v6 = |value: Loaded<'_>| matches!(value, Loaded::Known(bytes) if bytes.len() == 16);
     let port = port.map(|port| known(port, self::port));
-    let to = match (address.map(|address| (known(address, self::address), address.is_some_and(|bytes| bytes.len() == 16))), port)
-    {
+    let to = match (address.map(|address| (known(address, self::address), v6(address))), port) {
         (None, None) => return word.to_owned(),
         (Some((address, _)), None) => address,
         (None, Some(port)) => format!(":{port}"),
