@@ -12,6 +12,7 @@ pub mod authorize;
 pub mod blob;
 pub mod certificate;
 pub mod diagnose;
+pub mod difference;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod host;

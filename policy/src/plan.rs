@@ -7,14 +7,15 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::address::Source;
-use crate::diagnose::{self, admission, blocks};
+use crate::diagnose::{self, blocks};
+use crate::difference::{Difference, difference};
 use crate::host::{HostState, Needs};
 use crate::netfilter;
 use crate::reply::{Confirm, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
 use crate::step::{Mismatch, Reach, Step};
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables};
-use crate::verdict::{Connection, Lift, Verdict};
+use crate::verdict::{Connection, Lift};
 
 /// What is done to the host, not yet proven safe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +120,11 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
     needs.extend(steps.iter().flat_map(Step::needs));
     let steps = nf_tables::order::undoable(host, steps)?;
     notes.extend(diagnose::notes(host));
-    let Difference { opens, closes, unshown } = difference(operation, &steps, host, port, needs)?;
+    let after = predict(host, &steps)?;
+    let Difference { opens, closes, unshown, cut } = difference(host, &after, &steps, operation.source(), port, needs);
+    if cut {
+        notes.push("opens or closes more ranges than can be listed: the lists are cut".to_owned());
+    }
     let confirm = confirm(operation, &steps, &closes, &unshown);
     Ok(Plan { operation: operation.clone(), steps, opens, closes, confirm, lease, notes })
 }
@@ -201,61 +206,13 @@ fn confirm(operation: &Operation, steps: &[Step], closes: &[Source], unshown: &[
     };
     let shown = |step: &Step| match step.reach() {
         Reach::Nobody => true,
-        Reach::Touched => step.touches().is_some_and(|touched| !touched.iter().any(|source| unshown.contains(source))),
+        Reach::Touched => step
+            .touches()
+            .is_some_and(|touched| !touched.iter().any(|source| unshown.iter().any(|other| other.overlaps(*source)))),
         Reach::Anybody => false,
     };
     let needless = steps.is_empty() || !to_close && closes.is_empty() && steps.iter().all(shown);
     if needless { Confirm::NotNeeded } else { Confirm::Required }
-}
-
-/// What the steps do to the sources they touch.
-struct Difference {
-    /// Get in afterwards and did not, or perhaps not, before.
-    opens: Vec<Source>,
-    /// Got in, or perhaps did, and do not afterwards.
-    closes: Vec<Source>,
-    /// Cannot be told before nor after.
-    unshown: Vec<Source>,
-}
-
-/// Which of the touched sources the steps let in or keep out, by the model before and after.
-fn difference(
-    operation: &Operation,
-    steps: &[Step],
-    host: &HostState,
-    port: u16,
-    needs: &mut Needs,
-) -> Result<Difference, PlanError> {
-    if steps.is_empty() {
-        return Ok(Difference { opens: Vec::new(), closes: Vec::new(), unshown: Vec::new() });
-    }
-    let mut candidates: Vec<Source> = steps.iter().filter_map(Step::touches).flatten().collect();
-    candidates.extend(operation.source());
-    candidates.sort();
-    candidates.dedup();
-    let after = predict(host, steps)?;
-    let (mut opens, mut closes, mut unshown) = (Vec::new(), Vec::new(), Vec::new());
-    for source in candidates {
-        let connection = Connection { source, port, user: None };
-        let before = admission(host, host, &connection, needs).0;
-        let after = admission(host, &after, &connection, needs).0;
-        match rank(after).cmp(&rank(before)) {
-            std::cmp::Ordering::Greater => opens.push(source.net()),
-            std::cmp::Ordering::Less => closes.push(source.net()),
-            std::cmp::Ordering::Equal if after == Verdict::Unknown => unshown.push(source),
-            std::cmp::Ordering::Equal => {}
-        }
-    }
-    let sources = |nets: Vec<ipnet::IpNet>| ipnet::IpNet::aggregate(&nets).into_iter().map(Source::new).collect();
-    Ok(Difference { opens: sources(opens), closes: sources(closes), unshown })
-}
-
-fn rank(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Refuse => 0,
-        Verdict::Unknown => 1,
-        Verdict::Accept => 2,
-    }
 }
 
 /// The host after these steps, on the model.

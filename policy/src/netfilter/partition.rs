@@ -37,6 +37,13 @@ const SPECIAL: [&str; 11] = [
 /// is missing is added to `needs`.
 pub fn classes(host: &HostState, v6: bool, needs: &mut Needs) -> Classes {
     let mut classes = Classes::new(v6);
+    add_classes(host, &mut classes, needs);
+    classes
+}
+
+/// The same, added to others.
+pub fn add_classes(host: &HostState, classes: &mut Classes, needs: &mut Needs) {
+    let v6 = classes.v6();
     for special in SPECIAL.iter().filter_map(|text| text.parse::<Source>().ok()) {
         classes.add_source(special);
     }
@@ -46,7 +53,7 @@ pub fn classes(host: &HostState, v6: bool, needs: &mut Needs) -> Classes {
             let concerned = chain.base.is_none() || walk::on_the_way(state, index, v6);
             if concerned && nf_tables::depends::of_family(chain, v6) {
                 for rule in &chain.rules {
-                    nf_tables::depends::classes(state, chain, rule, &ipsets, &mut classes, needs);
+                    nf_tables::depends::classes(state, chain, rule, &ipsets, classes, needs);
                 }
             }
         }
@@ -59,10 +66,9 @@ pub fn classes(host: &HostState, v6: bool, needs: &mut Needs) -> Classes {
         .flat_map(|table| &table.chains)
         .flat_map(|chain| &chain.rules)
     {
-        xtables::depends::of_rule(rule, &ipsets, &mut classes, needs);
+        xtables::depends::of_rule(rule, &ipsets, classes, needs);
     }
-    route::classes(host, &mut classes, needs);
-    classes
+    route::classes(host, classes, needs);
 }
 
 /// What becomes of a connection, and by whom.

@@ -11,6 +11,7 @@ use super::pattern::{self, Truth};
 use super::{Content, Libwrap, SSHD, State, Step, Which};
 use crate::address::Source;
 use crate::host::Needs;
+use crate::ranges::Classes;
 use crate::step;
 use crate::verdict::{Block, Cause, Connection, Finding, Lift, Verdict};
 
@@ -261,6 +262,25 @@ pub fn opens_others(before: &State, after: &State, request: &Request<'_>, source
         .into_iter()
         .filter(|other| !source.overlaps(*other))
         .any(|other| verdict(before, &tables, other) != Verdict::Accept && verdict(after, &edited, other) == Verdict::Accept)
+}
+
+/// Adds the sets of addresses that both files tell apart for sshd. Names of hosts and files of patterns are not followed.
+pub fn classes(state: &State, classes: &mut Classes) {
+    let tables = state.tables();
+    for document in [Which::Allow, Which::Deny].into_iter().filter_map(|which| tables.get(which)) {
+        for line in &document.lines {
+            let Kind::Rule(rule) = &line.kind else { continue };
+            if daemons_match(rule, SSHD, Port::Untold) == Truth::No {
+                continue;
+            }
+            for token in rule.clients().iter().filter(|token| !token.is_except() && !token.text.eq_ignore_ascii_case(b"ALL")) {
+                match pattern::named_source(token.text) {
+                    Some(source) => classes.add_source(source),
+                    None => classes.add_unknown(),
+                }
+            }
+        }
+    }
 }
 
 fn named_sources(document: &Document) -> Vec<Source> {

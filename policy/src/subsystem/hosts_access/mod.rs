@@ -17,6 +17,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::host::{HostState, Needs, Part};
+use crate::ranges::Classes;
 use crate::verdict::{Block, Connection, Evidence, Stage, StageReport, Verdict};
 
 pub use considered::trace;
@@ -225,6 +226,15 @@ fn unknown_detail(state: &State, trace: &Trace, at: &str) -> String {
         return "the rules treat the addresses in it differently, or a fact is still missing".to_owned();
     }
     reasons.join("; ")
+}
+
+/// Adds the sets of addresses that both files tell apart; where this sshd does not obey them, none.
+pub fn classes(host: &HostState, classes: &mut Classes) {
+    if let Part::Present(state) = &host.hosts_access
+        && !matches!(state.libwrap, Libwrap::NotLinked(_))
+    {
+        lift::classes(state, classes);
+    }
 }
 
 /// Everything in the two files that keeps this connection out, and how to lift it. The first block carries the steps for all.

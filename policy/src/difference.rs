@@ -1,0 +1,304 @@
+//! What steps open and close: the exact difference between who gets in before and after them, on the model, restricted to whom the
+//! steps touch. Single addresses are judged one by one and read no set; only a range, or a step that touches anybody, needs whole sets.
+
+use crate::address::Source;
+use crate::diagnose::admission;
+use crate::host::{HostState, Needs};
+use crate::netfilter::partition;
+use crate::ranges::{self, Classes, Span};
+use crate::step::Step;
+use crate::subsystem::{fail2ban, hosts_access};
+use crate::verdict::{Connection, Verdict};
+
+/// More prefixes than this are not listed.
+const MOST_LISTED: usize = 20_000;
+/// See `MOST_VERDICTS` of the access partition.
+const MOST_VERDICTS: usize = 2_000;
+
+/// What the steps do to the sources they touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Get in afterwards and did not, or perhaps not, before.
+    pub opens: Vec<Source>,
+    /// Got in, or perhaps did, and do not afterwards.
+    pub closes: Vec<Source>,
+    /// Cannot be told before nor after.
+    pub unshown: Vec<Source>,
+    /// Whether a list was cut.
+    pub cut: bool,
+}
+
+/// What becomes of an address by the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Becomes {
+    Same,
+    Opens,
+    Closes,
+    Unshown,
+}
+
+/// Which of the sources that the steps touch, and of `asked`, get in by them and which do not any more. `after` is the host as the
+/// steps leave it. Facts that are missing are added to `needs`.
+pub fn difference(
+    host: &HostState,
+    after: &HostState,
+    steps: &[Step],
+    asked: Option<Source>,
+    port: u16,
+    needs: &mut Needs,
+) -> Difference {
+    let mut found = Difference::default();
+    if steps.is_empty() {
+        return found;
+    }
+    for v6 in [false, true] {
+        let region = region(steps, asked, v6);
+        let (single, wide): (Vec<Span>, Vec<Span>) = region.into_iter().partition(|(from, to)| from == to);
+        let mut judge = |source: Source| becomes(host, after, source, port, needs);
+        let mut all: Vec<(Span, Becomes)> =
+            single.into_iter().map(|(at, to)| ((at, to), judge(ranges::address(v6, at).into()))).collect();
+        if !wide.is_empty() {
+            let classes = classes(host, after, v6, needs);
+            let mut asked = 0_usize;
+            let judge = |source: Source| {
+                asked += 1;
+                let few = classes.complete() || asked <= MOST_VERDICTS;
+                if few { becomes(host, after, source, port, needs) } else { Becomes::Unshown }
+            };
+            all.extend(ranges::partition(&wide, &classes, |becomes| *becomes != Becomes::Unshown, judge));
+        }
+        for (list, wanted) in
+            [(&mut found.opens, Becomes::Opens), (&mut found.closes, Becomes::Closes), (&mut found.unshown, Becomes::Unshown)]
+        {
+            let spans = all.iter().filter(|(_, becomes)| *becomes == wanted).map(|(span, _)| *span).collect();
+            let listed: Vec<Source> = ranges::prefixes(v6, &ranges::merged(spans)).take(MOST_LISTED + 1).collect();
+            found.cut |= listed.len() > MOST_LISTED;
+            list.extend(listed.into_iter().take(MOST_LISTED));
+        }
+    }
+    found
+}
+
+/// Whom the steps touch, of one family.
+fn region(steps: &[Step], asked: Option<Source>, v6: bool) -> Vec<Span> {
+    let mut touched: Vec<Source> = asked.into_iter().collect();
+    for step in steps {
+        match step.touches() {
+            Some(sources) => touched.extend(sources),
+            None => return vec![(0, ranges::highest(v6))],
+        }
+    }
+    ranges::merged(touched.into_iter().filter(|source| source.is_ipv4() != v6).map(ranges::span).collect())
+}
+
+/// Everything that tells addresses apart, before or after.
+fn classes(host: &HostState, after: &HostState, v6: bool, needs: &mut Needs) -> Classes {
+    let mut classes = Classes::new(v6);
+    for state in [host, after] {
+        partition::add_classes(state, &mut classes, needs);
+        hosts_access::classes(state, &mut classes);
+    }
+    let known = fail2ban::bans(host);
+    let new =
+        fail2ban::bans(after).into_iter().filter(|ban| !known.iter().any(|old| old.source == ban.source && old.by == ban.by));
+    new.for_each(|ban| classes.add_source(ban.source));
+    classes
+}
+
+fn becomes(host: &HostState, after: &HostState, source: Source, port: u16, needs: &mut Needs) -> Becomes {
+    let connection = Connection { source, port, user: None };
+    let before = admission(host, host, &connection, needs).0;
+    let after = admission(host, after, &connection, needs).0;
+    match rank(after).cmp(&rank(before)) {
+        std::cmp::Ordering::Greater => Becomes::Opens,
+        std::cmp::Ordering::Less => Becomes::Closes,
+        std::cmp::Ordering::Equal if after == Verdict::Unknown => Becomes::Unshown,
+        std::cmp::Ordering::Equal => Becomes::Same,
+    }
+}
+
+fn rank(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Refuse => 0,
+        Verdict::Unknown => 1,
+        Verdict::Accept => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::host::Part;
+    use crate::plan::{self, Plan};
+    use crate::ranges::{address, number};
+    use crate::reply::{SourceRange, Who};
+    use crate::request::Operation;
+    use crate::subsystem::nf_tables::build::{self, Ruleset};
+    use crate::subsystem::nf_tables::{Family, State};
+
+    fn host(state: State) -> HostState {
+        let absent = || "not in this test".to_owned();
+        HostState {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            fail2ban: Part::Absent(absent()),
+            hosts_access: Part::Absent(absent()),
+            nf_tables: Part::Present(state),
+            xtables: Part::Absent(absent()),
+            ipset: crate::subsystem::ipset::State::new(),
+            listener: Part::Absent(absent()),
+            route: Part::Absent(absent()),
+            ufw: None,
+        }
+    }
+
+    /// Plans as the agent does, and says which sets were read whole.
+    fn planned(kernel: &State, operation: &Operation) -> (Plan, Needs) {
+        let mut state = State { dumps: BTreeMap::new(), ..kernel.clone() };
+        let mut all = Needs::new();
+        for _ in 0..30 {
+            let mut needs = Needs::new();
+            let plan = plan::plan(operation, &host(state.clone()), 22, &mut needs);
+            if needs.is_subset(&all) {
+                return (plan.unwrap(), all);
+            }
+            build::answer(kernel, &mut state, &needs);
+            all.extend(needs);
+        }
+        panic!("never planned");
+    }
+
+    fn rank_by(who: &Who, v6: bool, at: u128) -> usize {
+        let holds = |ranges: &[SourceRange]| {
+            ranges.iter().any(|one| one.first.is_ipv6() == v6 && number(one.first) <= at && at <= number(one.last))
+        };
+        [holds(&who.blocked), who.unknown.iter().any(|one| holds(&one.sources)), holds(&who.reach)]
+            .iter()
+            .position(|yes| *yes)
+            .unwrap()
+    }
+
+    /// Opens and closes are the difference between the partitions before and after: at every address where any of them changes.
+    fn is_the_difference(kernel: &State, plan: &Plan) {
+        let before = partition::who(&host(kernel.clone()), 22, &mut Needs::new());
+        let after = plan::predict(&host(kernel.clone()), &plan.steps).unwrap();
+        let after = partition::who(&after, 22, &mut Needs::new());
+        for v6 in [false, true] {
+            let mut edges: BTreeSet<u128> = [0].into();
+            let unknown = [&before, &after].into_iter().flat_map(|who| &who.unknown).flat_map(|one| &one.sources);
+            let listed = [&before.reach, &before.blocked, &after.reach, &after.blocked].into_iter().flatten().chain(unknown);
+            let mut edge = |first, last| edges.extend([Some(number(first)), number(last).checked_add(1)].into_iter().flatten());
+            listed.filter(|one| one.first.is_ipv6() == v6).for_each(|one| edge(one.first, one.last));
+            let said = plan.opens.iter().chain(&plan.closes).filter(|one| one.is_ipv4() != v6);
+            said.for_each(|one| edge(one.first(), one.last()));
+            for at in edges.into_iter().filter(|at| *at <= ranges::highest(v6)) {
+                let source = Source::from(address(v6, at));
+                let holds = |list: &[Source]| list.iter().any(|one| one.contains(source));
+                let (was, is) = (rank_by(&before, v6, at), rank_by(&after, v6, at));
+                assert_eq!(holds(&plan.opens), is > was, "opens {source}: {plan:#?}");
+                assert_eq!(holds(&plan.closes), is < was, "closes {source}: {plan:#?}");
+            }
+        }
+    }
+
+    fn unban(source: &str) -> Operation {
+        serde_json::from_value(serde_json::json!({"unban": {"source": source}})).unwrap()
+    }
+
+    fn remove(reference: &str) -> Operation {
+        Operation::FirewallRemove { reference: reference.to_owned() }
+    }
+
+    fn short(sources: &[Source]) -> Vec<String> {
+        sources.iter().map(|source| source.short()).collect()
+    }
+
+    fn kernel() -> State {
+        Ruleset::new()
+            .input(Family::Inet, true)
+            .set(
+                "single",
+                false,
+                0,
+                vec![build::element("203.0.113.7"), build::element("203.0.113.9"), build::element("198.51.100.7")],
+            )
+            .set("ranges", false, 0x4, vec![build::element("203.0.113.0/24"), build::element("192.0.2.0/28")])
+            .set("six", true, 0x4, vec![build::element("2001:db8::/64")])
+            .rule(&[build::nfproto(false), build::saddr("203.0.113.128/25"), build::dport(22), build::accept()])
+            .rule(&[build::nfproto(false), build::saddr_set("ranges", false, false), build::drop()])
+            .rule(&[build::nfproto(false), build::saddr_set("single", false, false), build::drop()])
+            .rule(&[build::nfproto(false), build::saddr("198.18.0.0/15"), build::dport(22), build::reject()])
+            .rule(&[build::nfproto(true), build::saddr_set("six", true, false), build::dport(22), build::drop()])
+            .build()
+    }
+
+    #[test]
+    fn what_a_plan_opens_and_closes_is_the_difference_between_the_partitions() {
+        let refuses_all = Ruleset::new()
+            .input(Family::Inet, true)
+            .set("single", false, 0, vec![build::element("203.0.113.7"), build::element("203.0.113.9")])
+            .rule(&[build::nfproto(false), build::saddr("10.0.0.0/8"), build::accept()])
+            .rule(&[build::nfproto(false), build::saddr_set("single", false, false), build::drop()])
+            .rule(&[build::dport(22), build::drop()])
+            .build();
+        let policy = Ruleset::new()
+            .input(Family::Inet, false)
+            .rule(&[build::nfproto(false), build::saddr("10.0.0.0/8"), build::dport(22), build::accept()])
+            .build();
+        let all = kernel();
+        let accept = |source: &str| Operation::FirewallAccept { source: source.parse().unwrap() };
+        let cases = [
+            (&all, unban("203.0.113.7"), vec!["203.0.113.7"]),
+            (&all, unban("198.51.100.7"), vec!["198.51.100.7"]),
+            (&all, unban("198.18.3.4"), vec!["198.18.3.4"]),
+            (&all, unban("2001:db8::7"), vec!["2001:db8::7"]),
+            (&all, unban("192.0.2.0/28"), vec!["192.0.2.0/28"]),
+            (&all, accept("203.0.112.0/22"), vec!["203.0.113.0/25"]),
+            (&all, remove("nft/inet/filter/@ranges/192.0.2.0/28"), vec!["192.0.2.0/28"]),
+            (
+                &all,
+                remove("nft/inet/filter/@ranges/203.0.113.0/24"),
+                vec!["203.0.113.0/30", "203.0.113.4/31", "203.0.113.6", "203.0.113.8", "203.0.113.10/31", "203.0.113.12/30"],
+            ),
+            (&all, remove("nft/inet/filter/@single/198.51.100.7"), vec!["198.51.100.7"]),
+            (&refuses_all, unban("203.0.113.7"), vec!["203.0.113.7"]),
+            (&refuses_all, unban("203.0.113.8"), vec!["203.0.113.8"]),
+            (&policy, unban("203.0.113.8"), vec!["203.0.113.8"]),
+            (&policy, accept("2001:db8::/64"), vec!["2001:db8::/64"]),
+        ];
+        for (kernel, operation, opens) in cases {
+            let (plan, _) = planned(kernel, &operation);
+            let found = short(&plan.opens);
+            assert_eq!(
+                found.get(..opens.len()),
+                Some(&opens.iter().map(ToString::to_string).collect::<Vec<_>>()[..]),
+                "{operation:?}: {found:?}"
+            );
+            assert!(plan.closes.is_empty(), "{plan:#?}");
+            is_the_difference(kernel, &plan);
+        }
+    }
+
+    #[test]
+    fn a_rule_that_is_taken_away_opens_or_closes_whom_it_decided_about_and_nobody_else() {
+        let all = kernel();
+        let chain = all.chains.first().unwrap();
+        for (index, rule) in chain.rules.iter().enumerate() {
+            let (plan, _) = planned(&all, &remove(&format!("nft/inet/filter/input/handle/{}", rule.handle)));
+            // 203.0.113.128/25 was let in by the first; the set of ranges behind it refuses.
+            assert_eq!(short(&plan.closes), if index == 0 { vec!["203.0.113.128/25"] } else { vec![] }, "{plan:#?}");
+            is_the_difference(&all, &plan);
+        }
+    }
+
+    #[test]
+    fn a_question_about_one_address_reads_no_set_whole() {
+        for operation in [unban("203.0.113.7"), unban("198.18.3.4"), remove("nft/inet/filter/@single/198.51.100.7")] {
+            let (_, needs) = planned(&kernel(), &operation);
+            assert!(!needs.iter().any(|need| matches!(need, crate::host::Need::SetElements(_))), "{operation:?}: {needs:#?}");
+        }
+    }
+}
