@@ -29,6 +29,8 @@ pub struct Link {
     pub parent: Option<u32>,
     /// Whether it is up.
     pub up: bool,
+    /// Whether packets that come in by it may be sent on to 127.0.0.0/8 (`net.ipv4.conf.*.route_localnet`, its own or that of all).
+    pub route_localnet: bool,
     /// Its addresses, with the length of their networks.
     pub addresses: Vec<IpNet>,
 }
@@ -81,6 +83,21 @@ impl Links {
         address.is_broadcast() || self.addresses().any(|(_, net)| of(net))
     }
 
+    /// The kind of an IPv4 address by the local table, `RTN_*`: 2 local, 3 broadcast, 5 multicast, else 1 unicast (`inet_addr_type`);
+    /// limited to one interface, its own addresses only are local (`inet_dev_addr_type`).
+    pub fn kind(&self, address: Ipv4Addr, on: Option<&Link>) -> u8 {
+        let own = |address| on.map_or_else(|| self.own(address), |link| self.own_on(link, address));
+        if address.octets()[0] == 0 || self.broadcast(address) {
+            3
+        } else if address.is_multicast() {
+            5
+        } else if own(IpAddr::V4(address)) {
+            2
+        } else {
+            1
+        }
+    }
+
     /// The devices that a packet which the IP layer sees on this interface passed before as the same packet: ports of a bridge or
     /// bond, and the interface a VLAN lies on.
     pub fn below(&self, link: &Link) -> Vec<&Arc<Link>> {
@@ -115,7 +132,7 @@ mod tests {
 
     fn link(index: u32, name: &str, driver: &str, master: Option<u32>, parent: Option<u32>) -> Arc<Link> {
         let (name, driver) = (name.to_owned(), driver.to_owned());
-        Arc::new(Link { index, name, kind: 1, group: Some(0), driver, master, parent, up: true, addresses: Vec::new() })
+        Arc::new(Link { index, name, kind: 1, group: Some(0), driver, master, parent, up: true, ..Link::default() })
     }
 
     #[test]
@@ -145,6 +162,8 @@ mod tests {
         for (address, own) in [("127.3.2.1", true), ("192.0.2.1", true), ("192.0.2.2", false), ("::1", true), ("::2", false)] {
             assert_eq!(links.own(address.parse().unwrap()), own, "{address}");
         }
+        assert_eq!(links.kind("192.0.2.1".parse().unwrap(), None), 2);
+        assert_eq!(links.kind("192.0.2.1".parse().unwrap(), links.get(1).map(AsRef::as_ref)), 1, "not an address of lo");
         assert!(links.broadcast("192.0.2.255".parse().unwrap()) && !links.broadcast("192.0.2.254".parse().unwrap()));
     }
 }

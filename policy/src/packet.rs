@@ -228,8 +228,10 @@ pub struct Packet {
     pub dnat: Tri,
     /// Whether its source was translated.
     pub snat: Tri,
-    /// The destination port the client used, as conntrack keeps it; 2 bytes.
-    pub original_port: Bits,
+    /// The address and port the client connects to, as conntrack keeps them.
+    pub original: (Bits, Bits),
+    /// The address and port that answers come from, where this packet does not show them: those of the SYN as it was delivered.
+    pub answers_from: Option<(Bits, Bits)>,
     /// The host's interfaces and own addresses, where they were read.
     pub links: Option<Arc<Links>>,
 }
@@ -260,7 +262,8 @@ impl Packet {
             local: Tri::Yes,
             dnat: Tri::No,
             snat: Tri::No,
-            original_port: port.clone(),
+            original: (Bits::unknown(if v6 { 16 } else { 4 }), port.clone()),
+            answers_from: None,
             links: None,
         };
         packet.set_source(&Bits::of(connection.source));
@@ -278,6 +281,7 @@ impl Packet {
         }
         if let Some(to) = to {
             self.set_destination(&Bits::of(Source::from(to)));
+            self.original.0 = self.destination();
         }
         self.links = links.cloned();
         self
@@ -296,6 +300,7 @@ impl Packet {
             // The answer takes the mark of the SYN only if net.ipv4.tcp_fwmark_accept says so.
             mark: self.mark.join(&Bits::exactly(&[0; 4])),
             tracking: Tracking::INVALID,
+            answers_from: Some((self.destination(), self.destination_port())),
             ..self.clone()
         };
         answer.set_source(&self.destination());
@@ -311,6 +316,7 @@ impl Packet {
         let mut follower = self.clone();
         follower.transport.set_part(13, &Bits::exactly(&[0x10]));
         follower.ct_mark = handled.ct_mark.clone();
+        follower.answers_from = Some((handled.destination(), handled.destination_port()));
         follower
     }
 
@@ -342,16 +348,64 @@ impl Packet {
         self.network.set_part(offset, address);
     }
 
-    /// Whether the destination is one of this host's own addresses, by the addresses that were read.
+    /// Whether the destination is one of this host's own addresses that a packet which comes in like this one reaches.
     pub fn own_destination(&self) -> Tri {
-        let destination = self.destination();
+        self.reaches(&self.destination())
+    }
+
+    /// The same of another address. Packets from outside are not sent on to `::1`, nor to 127.0.0.0/8 unless the interface allows it
+    /// (`ip_route_input_slow`, `ip6_rcv_core`).
+    pub fn reaches(&self, address: &Bits) -> Tri {
         let loopback: &[u8] = &std::net::Ipv6Addr::LOCALHOST.octets();
-        let loopback = if self.v6 { destination.equals(loopback) } else { destination.part(0, 1).equals(&[127]) };
-        match (loopback, &self.links, destination.address()) {
-            (Tri::Yes, ..) => Tri::Yes,
+        let loopback = if self.v6 { address.equals(loopback) } else { address.part(0, 1).equals(&[127]) };
+        match (loopback, &self.links, address.address()) {
+            (Tri::Yes, ..) if self.input.is_loopback() => Tri::Yes,
+            (Tri::Yes, ..) if self.v6 => Tri::No,
+            (Tri::Yes, ..) => match &self.input {
+                Interface::Known(link) => Tri::from(link.route_localnet),
+                Interface::None | Interface::NotLoopback => Tri::Maybe,
+            },
             (_, Some(links), Some(address)) => Tri::from(links.own(address)),
             _ => Tri::Maybe,
         }
+    }
+
+    /// Where a packet goes whose destination was translated to one that it does not reach here.
+    pub fn elsewhere(&self) -> &'static str {
+        match self.destination().address() {
+            Some(address) if address.is_loopback() => "sent to a loopback address, which packets from outside do not reach",
+            Some(_) | None => "sent to another host",
+        }
+    }
+
+    /// What answers come from: address and port.
+    pub fn answered_by(&self) -> (Bits, Bits) {
+        self.answers_from.clone().unwrap_or_else(|| (self.destination(), self.destination_port()))
+    }
+
+    /// The connection's `enum ip_conntrack_status`, as far as it follows from the packet: expected 1, seen-reply 2, assured 4,
+    /// confirmed 8, snat 16, dnat 32, dying 512, template 2048, helper 8192. Only after the last rule the first packet confirms its
+    /// entry, and only the ACK assures it (`tcp_packet`).
+    pub fn status(&self) -> Bits {
+        let (mut value, mut known) = (0_u32, 512 | 2048 | 8192);
+        let mut set = |bits: u32, tri: Tri| {
+            if tri != Tri::Maybe {
+                known |= bits;
+            }
+            if tri == Tri::Yes {
+                value |= bits;
+            }
+        };
+        set(16, self.snat);
+        set(32, self.dnat);
+        if self.tracking == Tracking::NEW {
+            set(1 | 2 | 4 | 8, Tri::No);
+        } else if self.tracking == Tracking::ESTABLISHED {
+            set(1, Tri::No);
+            set(2 | 8, Tri::Yes);
+            set(4, Tri::from(!self.reply));
+        }
+        Bits::masked(&value.to_ne_bytes(), &known.to_ne_bytes())
     }
 
     /// Where `redirect` sends a packet that comes in: to the first address of its interface (`nf_nat_redirect_ipv4`), of IPv6 to one of
@@ -412,6 +466,7 @@ impl Packet {
             connmark: number(&self.ct_mark),
             dnat: known(self.dnat),
             length: Span { low: 40, high: 0xffff },
+            packet: self,
         }
     }
 
@@ -468,7 +523,8 @@ impl Packet {
             local: either(self.local, other.local),
             dnat: either(self.dnat, other.dnat),
             snat: either(self.snat, other.snat),
-            original_port: self.original_port.join(&other.original_port),
+            original: (self.original.0.join(&other.original.0), self.original.1.join(&other.original.1)),
+            answers_from: self.answers_from.clone(),
             links: self.links.clone(),
         }
     }
@@ -487,7 +543,7 @@ impl Packet {
 }
 
 /// The lowest and the highest possible number.
-fn span(bits: &Bits) -> Span {
+pub(crate) fn span(bits: &Bits) -> Span {
     let number = |bytes: Vec<u8>| bytes.into_iter().fold(0_u128, |number, byte| number << 8 | u128::from(byte));
     let (low, high) = bits.ends();
     Span { low: number(low), high: number(high) }

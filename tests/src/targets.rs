@@ -16,7 +16,7 @@ use sshfix_policy::authenticate::{AuthenticatedRequest, Context, authenticate};
 use sshfix_policy::authorize::{Grants, authorize};
 use sshfix_policy::certificate::Certificate;
 use sshfix_policy::host::{HostState, Needs, Part};
-use sshfix_policy::packet::{Interface, Tracking};
+use sshfix_policy::packet::{Packet, Tracking};
 use sshfix_policy::public_key::{Proof, PublicKey};
 use sshfix_policy::request::{REQUEST_NAMESPACE, Request};
 use sshfix_policy::sshsig::{SshSig, from_armor, wrap};
@@ -410,24 +410,9 @@ pub fn xtables_element(bytes: &[u8]) {
     let one = matches::decode(v6, name, revision, info);
     let text = render::match_text(&one, v6, &sets);
     assert!(text.starts_with("-m "), "{text}");
-    let address = |v4: u128, v6_address: u128| view::Span::one(if v6 { v6_address } else { v4 });
-    let view = view::View {
-        v6,
-        source: address(0xcb00_7107, 0x2001_0db8_0000_0000_0000_0000_0000_0007),
-        destination: address(0xc000_0201, 0x2001_0db8_0000_0000_0000_0000_0000_0001),
-        destination_local: Some(true),
-        source_port: view::Span { low: 1024, high: 0xffff },
-        destination_port: view::Span::one(22_u16),
-        tcp_flags: 2,
-        input: &Interface::NotLoopback,
-        output: &Interface::None,
-        tracking: Tracking::NEW,
-        reply: false,
-        mark: Some(0),
-        connmark: None,
-        dnat: Some(false),
-        length: view::Span { low: 40, high: 0xffff },
-    };
+    let source = if v6 { "2001:db8::7" } else { "203.0.113.7" };
+    let packet = Packet::syn(&Connection { source: source.parse().expect("an address"), port: 22, user: None });
+    let view = view::View { tracking: Tracking::NEW, connmark: None, ..packet.view() };
     let known = ipset::State { names: sets.clone(), ..ipset::State::new() };
     let _ = holds::holds(&one, &view, &known);
     let one = targets::decode(v6, name, revision, info);

@@ -47,7 +47,18 @@ fn list() -> io::Result<Links> {
         }
         Ok(())
     })?;
+    let all = localnet("all");
+    for link in &mut links {
+        link.route_localnet = all || localnet(&link.name);
+    }
     Ok(Links { all: links.into_iter().map(Arc::new).collect() })
+}
+
+/// `net.ipv4.conf.NAME.route_localnet` of this thread's network namespace; off where it cannot be read.
+fn localnet(name: &str) -> bool {
+    // A device's name holds no slash (`dev_valid_name`).
+    let path = format!("/proc/sys/net/ipv4/conf/{name}/route_localnet");
+    std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
 }
 
 fn short() -> io::Error {
@@ -80,6 +91,7 @@ fn link(bytes: &[u8]) -> io::Result<Link> {
         driver,
         // IFF_UP
         up: flags & 1 != 0,
+        route_localnet: false,
         addresses: Vec::new(),
     })
 }

@@ -92,11 +92,11 @@ fn how(refusal: &Refusal) -> String {
             End::Accept => "is accepted".to_owned(),
             End::Drop => "is dropped".to_owned(),
             End::Reject(with) => format!("is rejected with {with}"),
-            End::Elsewhere => "is sent to another host".to_owned(),
             End::Misdirected(port) => format!("is sent to port {port}, where no SSH server listens"),
+            End::Elsewhere(where_to) => format!("is {where_to}"),
             End::Unknown(_) => "is refused".to_owned(),
         },
-        Culprit::Unread(_) => "is refused".to_owned(),
+        Culprit::Unread(why) => format!("is lost: {why}"),
     }
 }
 

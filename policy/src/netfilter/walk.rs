@@ -4,7 +4,7 @@
 use super::arrival::{Arrival, arrivals};
 use crate::host::{HostState, Needs, Part};
 use crate::link::Link;
-use crate::packet::{Interface, Packet, Tracking, Tri};
+use crate::packet::{Bits, Interface, Packet, Tracking, Tri};
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
@@ -30,7 +30,7 @@ pub enum Culprit {
     NfTables(Event),
     /// A rule or policy of iptables-legacy.
     Legacy(legacy::Outcome),
-    /// One that cannot be told, because this part could not be read.
+    /// Nobody's rule: a part that could not be read, or a packet that no longer belongs to the connection. The text says why.
     Unread(String),
 }
 
@@ -242,6 +242,7 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
         met: noted.then(Vec::new),
         refusals: walk.refusals,
         entry: Tri::Maybe,
+        answered: Tri::Maybe,
         delivered: None,
         redirect: None,
     };
@@ -261,10 +262,8 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
         }
         walker.entry = delivered.tracking.entry();
         walker.delivered = Some(delivered.clone());
-        walker.pass = Pass::Answer;
-        if walker.through(&[Hook::Output, Hook::Postrouting, Hook::Egress], delivered.answer()).is_some() {
-            walker.pass = Pass::Ack;
-            walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], syn.follower(&delivered));
+        if walker.rewritten(&syn, &delivered) {
+            walker.answer(&syn, &delivered);
         }
     }
     walk.open = walker.open;
@@ -293,6 +292,8 @@ struct Walker<'a, 'n> {
     refusals: Vec<Refusal>,
     /// Whether conntrack has an entry for the connection once the SYN was delivered.
     entry: Tri,
+    /// Whether connection tracking saw the answer.
+    answered: Tri,
     /// The SYN as it was delivered.
     delivered: Option<Packet>,
     /// The rule that gave the SYN another destination on this host.
@@ -346,34 +347,95 @@ impl<'a> Walker<'a, '_> {
         Some(packet)
     }
 
+    /// The answer, and then the ACK.
+    fn answer(&mut self, syn: &Packet, delivered: &Packet) {
+        self.pass = Pass::Answer;
+        let Some(answer) = self.through(&[Hook::Output, Hook::Postrouting, Hook::Egress], delivered.answer()) else { return };
+        self.answered = answer.tracking.among(Tracking::ESTABLISHED.0);
+        if !self.translated(delivered, &answer, "it is exempt from connection tracking, so it is not translated back") {
+            return;
+        }
+        self.pass = Pass::Ack;
+        let follower = syn.follower(delivered);
+        if let Some(ack) = self.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], follower) {
+            self.translated(delivered, &ack, "connection tracking does not know it, so it is not translated as the SYN was");
+        }
+    }
+
+    /// Whether a later packet of a connection whose destination was translated still belongs to it.
+    fn translated(&mut self, delivered: &Packet, packet: &Packet, why: &str) -> bool {
+        let lost = delivered.dnat.and(packet.tracking.entry().invert(true));
+        self.lose(lost, why)
+    }
+
+    /// Whether the answer to a SYN that arrives like this still has its ends: a rule may rewrite headers (`payload ... set`) without
+    /// translating the connection. False when it certainly has not.
+    fn rewritten(&mut self, syn: &Packet, delivered: &Packet) -> bool {
+        let same = |a: &Bits, b: &Bits| b.exact().map_or(Tri::Maybe, |b| a.equals(b));
+        let changed = |a: Bits, b: Bits| if a == b { Tri::No } else { same(&a, &b).invert(true) };
+        let destination = changed(syn.destination(), delivered.destination())
+            .or(changed(syn.destination_port(), delivered.destination_port()))
+            .and(Tri::from(delivered.dnat == Tri::No));
+        let source = changed(syn.source(), delivered.source())
+            .or(changed(syn.source_port(), delivered.source_port()))
+            .and(Tri::from(delivered.snat == Tri::No));
+        self.lose(destination.or(source), "a rule rewrites its addresses or ports, so its answer is not known to the client")
+    }
+
+    fn lose(&mut self, lost: Tri, why: &str) -> bool {
+        if lost != Tri::No {
+            self.open = true;
+            self.refuse(Culprit::Unread(why.to_owned()), lost == Tri::Yes, Vec::new());
+        }
+        lost != Tri::Yes
+    }
+
     /// Connection tracking: the first packet makes a new entry; later ones belong to it, where there is one.
     fn track(&self, mut packet: Packet) -> Packet {
-        let found = match (self.pass, self.entry) {
-            (Pass::Syn, _) => Tracking::NEW,
-            (Pass::Answer | Pass::Ack, Tri::Yes) => Tracking::ESTABLISHED,
-            (Pass::Answer, Tri::No) => Tracking::INVALID,
+        let found = match (self.pass, self.entry, self.answered) {
+            (Pass::Syn, ..) => Tracking::NEW,
+            (Pass::Answer, Tri::Yes, _) | (Pass::Ack, Tri::Yes, Tri::Yes) => Tracking::ESTABLISHED,
+            // So is an ACK to a SYN whose answer was not seen (`tcp_conntracks`).
+            (Pass::Answer, Tri::No, _) | (Pass::Ack, Tri::Yes, Tri::No) => Tracking::INVALID,
+            (Pass::Ack, Tri::Yes, Tri::Maybe) => Tracking(Tracking::ESTABLISHED.0 | Tracking::INVALID.0),
             // Loose tracking takes it up in the middle of the connection.
-            (Pass::Ack, Tri::No) => Tracking(Tracking::NEW.0 | Tracking::INVALID.0),
-            (Pass::Answer | Pass::Ack, Tri::Maybe) => Tracking(Tracking::ESTABLISHED.0 | Tracking::NEW.0 | Tracking::INVALID.0),
+            (Pass::Ack, Tri::No, _) => Tracking(Tracking::NEW.0 | Tracking::INVALID.0),
+            (Pass::Answer | Pass::Ack, Tri::Maybe, _) => {
+                Tracking(Tracking::ESTABLISHED.0 | Tracking::NEW.0 | Tracking::INVALID.0)
+            }
         };
         // Packets that were exempted before stay so.
         let exempt = packet.tracking.0 & Tracking::UNTRACKED.0;
         let tracked = if packet.tracking.among(Tracking::UNTRACKED.0) == Tri::Yes { 0 } else { found.0 };
         packet.tracking = Tracking(exempt | tracked);
-        packet
-    }
-
-    /// Later packets of the connection go where its first one went.
-    fn translate(&self, mut packet: Packet) -> Packet {
-        if let (Pass::Ack, Some(delivered)) = (self.pass, &self.delivered)
-            && delivered.dnat != Tri::No
-        {
-            packet.set_destination(&delivered.destination());
-            packet.set_destination_port(&delivered.destination_port());
-            packet.local = delivered.local;
+        if let (Pass::Ack, Some(delivered), Tri::Yes) = (self.pass, &self.delivered, packet.tracking.entry()) {
             packet.dnat = delivered.dnat;
         }
         packet
+    }
+
+    /// Later packets of the connection go where its first one went, and answers seem to come from where it was sent to.
+    fn translate(&self, packet: Packet) -> Packet {
+        let Some(delivered) = &self.delivered else { return packet };
+        let mut translated = packet.clone();
+        match self.pass {
+            Pass::Syn => return packet,
+            Pass::Answer => {
+                translated.set_source(&packet.original.0);
+                translated.transport.set_part(0, &packet.original.1);
+            }
+            Pass::Ack => {
+                translated.set_destination(&delivered.destination());
+                translated.set_destination_port(&delivered.destination_port());
+                translated.local = delivered.local;
+                translated.dnat = delivered.dnat;
+            }
+        }
+        match delivered.dnat.and(packet.tracking.entry()) {
+            Tri::Yes => translated,
+            Tri::Maybe => packet.join(&translated),
+            Tri::No => packet,
+        }
     }
 
     /// A nat chain sees only the first packet of a tracked connection (`nf_nat_inet_fn`).
@@ -402,22 +464,21 @@ impl<'a> Walker<'a, '_> {
         let hits = evaluator.hits.unwrap_or_default();
         self.meet(hook, base.priority, What::NfTables(hits, perhaps.clone()));
         self.open |= perhaps.is_some() || outcome.events.iter().any(|event| !event.doubts.is_empty());
-        let refusals = outcome.events.iter().enumerate().filter(|(_, event)| matches!(event.exit, Exit::Refuse(_)));
+        let refusals = outcome.events.iter().filter(|event| matches!(event.exit, Exit::Refuse(_)));
         if outcome.packet.is_none() && perhaps.is_none() {
             // Nothing else is possible, so the last word is that of the first rule that needs no condition.
-            let decided = refusals.map(|(_, event)| event).find(|event| event.doubts.is_empty()).or(outcome.events.last())?;
+            let decided = refusals.clone().find(|event| event.doubts.is_empty()).or(outcome.events.last())?;
             self.refuse(Culprit::NfTables(decided.clone()), true, Vec::new());
             return None;
         }
-        for (index, event) in refusals {
+        for event in refusals {
             let mut doubts = event.doubts.clone();
+            doubts.extend(perhaps.iter().map(|text| Doubt::on(text.as_str())));
             if doubts.is_empty() {
-                // It refuses whomever no rule before it accepted.
-                let accepts = outcome.events.iter().take(index).filter(|event| event.exit == Exit::Accept);
-                doubts.extend(accepts.flat_map(|event| event.doubts.iter().cloned()));
+                // It refuses whatever comes so far; a rule before it may lead past it.
+                doubts.clone_from(&outcome.doubts);
                 doubts.dedup();
             }
-            doubts.extend(perhaps.iter().map(|text| Doubt::on(text.as_str())));
             self.refuse(Culprit::NfTables(event.clone()), false, doubts);
         }
         if let Some(after) = &outcome.packet
@@ -477,7 +538,7 @@ impl<'a> Walker<'a, '_> {
         }
         if after.local == Tri::No && packet.local == Tri::Yes && !after.reply && seen == Tri::Yes {
             let outcome = run.outcomes.into_iter().next()?;
-            let end = legacy::End::Elsewhere;
+            let end = legacy::End::Elsewhere(after.elsewhere());
             self.refuse(Culprit::Legacy(legacy::Outcome { end, ..outcome }), true, Vec::new());
             return None;
         }
@@ -542,8 +603,10 @@ impl<'a> Walker<'a, '_> {
         if matches!(hook, Hook::Prerouting | Hook::Output) {
             calls.push(((CONNTRACK, CONNTRACK), Called::Conntrack));
         }
-        if hook == Hook::Prerouting {
-            calls.push(((NAT_DESTINATION, i32::MIN), Called::Translate));
+        match hook {
+            Hook::Prerouting => calls.push(((NAT_DESTINATION, i32::MIN), Called::Translate)),
+            Hook::Postrouting => calls.push(((NAT_SOURCE, i32::MIN), Called::Translate)),
+            Hook::Ingress | Hook::Input | Hook::Output | Hook::Egress => {}
         }
         calls.sort_by_key(|(priority, _)| *priority);
         calls

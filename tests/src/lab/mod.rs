@@ -13,6 +13,7 @@ mod install;
 mod netns;
 mod place;
 mod server;
+mod wire;
 
 use std::fmt;
 use std::io::Write;
@@ -22,6 +23,7 @@ pub use command::{Output, run, run_with_input};
 pub use install::CtlResult;
 pub use netns::Netns;
 pub use server::{Server, SshResult};
+pub use wire::{CLIENTS as WIRE_CLIENTS, Client, Fate, LISTENING, SERVERS as WIRE_SERVERS, Wire};
 
 /// The server's own addresses.
 pub const SERVER_V4: &str = "203.0.113.1";

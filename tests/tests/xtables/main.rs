@@ -6,7 +6,6 @@
 
 mod change;
 mod compat;
-mod kernel;
 mod rules;
 
 use std::io::Write as _;

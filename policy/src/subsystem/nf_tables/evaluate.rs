@@ -18,6 +18,9 @@ const MOST_EVENTS: usize = 1000;
 /// Lines of the trace kept for one packet at one base chain.
 pub const MOST_HITS: usize = 1000;
 
+/// Reasons kept why a packet may have gone another way.
+const MOST_PARTED: usize = 8;
+
 /// Nothing is known of ipsets.
 static NO_SETS: ipset::State = ipset::State::new();
 
@@ -72,6 +75,8 @@ pub struct Outcome {
     pub events: Vec<Event>,
     /// The packet as it goes on; `None` when it cannot.
     pub packet: Option<Packet>,
+    /// What rules on the way depend on that may have led it elsewhere than where it is now; the first ones.
+    pub doubts: Vec<Doubt>,
 }
 
 /// Evaluates base chains over one packet after the other.
@@ -91,6 +96,7 @@ pub struct Evaluator<'a> {
     accepted: Option<Packet>,
     path: Vec<Frame>,
     doubts: Vec<Doubt>,
+    parted: Vec<Doubt>,
 }
 
 impl<'a> Evaluator<'a> {
@@ -113,6 +119,7 @@ impl<'a> Evaluator<'a> {
             accepted: None,
             path: Vec::new(),
             doubts: Vec::new(),
+            parted: Vec::new(),
         }
     }
 
@@ -123,6 +130,7 @@ impl<'a> Evaluator<'a> {
     /// What the base chain with this index does to the packet.
     pub fn base_chain(&mut self, index: usize, packet: &Packet) -> Outcome {
         self.events.clear();
+        self.parted.clear();
         self.accepted = None;
         let mut packet = packet.clone();
         if self.chain(index, &mut packet, 0) {
@@ -139,7 +147,11 @@ impl<'a> Evaluator<'a> {
             }
             self.path.pop();
         }
-        Outcome { events: std::mem::take(&mut self.events), packet: self.accepted.take() }
+        Outcome {
+            events: std::mem::take(&mut self.events),
+            packet: self.accepted.take(),
+            doubts: std::mem::take(&mut self.parted),
+        }
     }
 
     /// Whether a rule may hold for a packet and lead anywhere but to the next rule.
@@ -175,6 +187,9 @@ impl<'a> Evaluator<'a> {
                 self.doubts.push(Doubt::on("which element of a map it is"));
             }
             self.doubts.extend(run.doubts);
+            if !certain && self.parted.len() < MOST_PARTED {
+                self.parted.extend(self.doubts.iter().skip(doubts).cloned());
+            }
             self.path.push(Frame { chain: index, rule: Some(number), found: run.found });
             // Those who come to the next rule.
             let mut on = if certain { None } else { Some(packet.clone()) };
@@ -264,13 +279,17 @@ impl<'a> Evaluator<'a> {
     /// Accepted, with a new destination perhaps: what is not certainly this host's may be answered by another.
     fn leave_translated(&mut self, packet: Packet) {
         let elsewhere = if packet.dnat == Tri::No || packet.reply { Tri::No } else { packet.local.invert(true) };
-        let sent = || Exit::Refuse("sent to another host".to_owned());
+        let sent = || Exit::Refuse(packet.elsewhere().to_owned());
         match elsewhere {
             Tri::No => self.leave(Exit::Accept, Some(packet)),
-            Tri::Yes => self.leave(sent(), None),
+            Tri::Yes => {
+                let sent = sent();
+                self.leave(sent, None);
+            }
             Tri::Maybe => {
+                let sent = sent();
                 self.doubts.push(Doubt::on("whether the new destination is this host"));
-                self.leave(sent(), None);
+                self.leave(sent, None);
                 self.doubts.pop();
                 self.leave(Exit::Accept, Some(packet));
             }

@@ -276,6 +276,9 @@ pub enum Expression {
         address_register: Option<u32>,
         /// Lower port register.
         port_register: Option<u32>,
+        /// The family of its address (`NFPROTO_*`), which in tables of several families says whose packets it translates.
+        #[serde(default)]
+        family: Option<u8>,
     },
     /// To user space.
     Queue,

@@ -40,13 +40,33 @@ pub fn payload(packet: &Packet, base: PayloadBase, offset: u32, len: u32) -> Loa
     let (header, label) = match base {
         PayloadBase::Network => (&packet.network, network_label(packet.v6, offset)),
         PayloadBase::Transport => (&packet.transport, transport_label(offset)),
-        // Devices without link layer headers end the rule; a SYN carries no inner packet.
-        PayloadBase::LinkLayer => return Loaded::unknown("the link layer header", len).breaking(Tri::Maybe),
+        PayloadBase::LinkLayer => return link_layer(packet, offset, len),
+        // A SYN carries no inner packet.
         PayloadBase::Inner => return Loaded::unknown("the inner header", len).breaking(Tri::Maybe),
         PayloadBase::Tunnel => return Loaded::unknown("the tunnel header", len).breaking(Tri::Maybe),
     };
     let fits = offset.checked_add(len).is_some_and(|end| end <= header.len());
     Loaded::new(label, header.part(offset, len)).breaking(if fits { Tri::No } else { Tri::Maybe })
+}
+
+/// An Ethernet header, where the device has one: its addresses are not known. Devices without end the rule; what this host sends has none
+/// before it leaves.
+fn link_layer(packet: &Packet, offset: usize, len: usize) -> Loaded {
+    let loaded = Loaded::unknown("the link layer header", len);
+    // ARPHRD_ETHER 1, ARPHRD_LOOPBACK 772
+    let Interface::Known(link) = &packet.input else { return loaded.breaking(Tri::Maybe) };
+    if !matches!(link.kind, 1 | 772) {
+        return loaded.breaking(Tri::Maybe);
+    }
+    let [high, low] = ethertype(packet.v6).to_be_bytes();
+    let mut header = Bits::unknown(14);
+    header.set_part(12, &Bits::exactly(&[high, low]));
+    let fits = offset.checked_add(len).is_some_and(|end| end <= header.len());
+    Loaded::new("the link layer header", header.part(offset, len)).breaking(if fits { Tri::No } else { Tri::Maybe })
+}
+
+fn ethertype(v6: bool) -> u16 {
+    if v6 { 0x86dd } else { 0x0800 }
 }
 
 fn network_label(v6: bool, offset: usize) -> &'static str {
@@ -124,10 +144,7 @@ fn interface_kind(label: &'static str, interface: &Interface) -> Loaded {
 pub fn meta(packet: &Packet, key: u32) -> Loaded {
     match key {
         0 => Loaded::unknown("meta length", 4),
-        1 => {
-            let ethertype: u16 = if packet.v6 { 0x86dd } else { 0x0800 };
-            Loaded::new("meta protocol", Bits::exactly(&ethertype.to_be_bytes()))
-        }
+        1 => Loaded::new("meta protocol", Bits::exactly(&ethertype(packet.v6).to_be_bytes())),
         2 => Loaded::unknown("meta priority", 4),
         3 => Loaded::new("meta mark", packet.mark.clone()),
         4 => interface_index("iif", &packet.input),
@@ -144,8 +161,8 @@ pub fn meta(packet: &Packet, key: u32) -> Loaded {
         15 => Loaded::new("meta nfproto", Bits::exactly(&[if packet.v6 { 10 } else { 2 }])),
         16 => Loaded::new("meta l4proto", Bits::exactly(&[6])),
         // PACKET_HOST: it is addressed to this host.
-        19 if !packet.reply => Loaded::new("meta pkttype", Bits::exactly(&[0])),
-        19 => Loaded::unknown("meta pkttype", 1),
+        // What this host sends has the same until it leaves it.
+        19 => Loaded::new("meta pkttype", Bits::exactly(&[0])),
         20 => Loaded::unknown("meta cpu", 4),
         21 => interface_group("iifgroup", &packet.input),
         22 => interface_group("oifgroup", &packet.output),
@@ -177,7 +194,9 @@ pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
     let client = || if packet.reply { packet.destination() } else { packet.source() };
     let loaded = match key {
         1 => Loaded::new("ct direction", Bits::exactly(&[u8::from(packet.reply)])),
-        2 => Loaded::new("ct status", status(packet)),
+        2 => Loaded::new("ct status", packet.status()),
+        // It is that of the connection which expected this one (`nft_ct_get_eval`).
+        6 => Loaded::unknown("ct helper", 16).breaking(packet.tracking.among(Tracking::RELATED.0).invert(true)),
         3 => Loaded::new("ct mark", packet.ct_mark.clone()),
         // NFT_CT_SRC, SRC_IP, SRC_IP6
         8 | 19 | 20 | 21 | 22 => {
@@ -187,35 +206,27 @@ pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
                 21 | 22 => 16,
                 _ => address_len,
             };
-            let known = source && original && packet.snat == Tri::No && len == address_len;
-            let label = if source { "ct original saddr" } else { "ct original daddr" };
-            Loaded::new(label, if known { client() } else { Bits::unknown(len) })
+            let (label, address) = match (source, original) {
+                (true, true) => ("ct original saddr", client()),
+                (false, true) => ("ct original daddr", packet.original.0.clone()),
+                (true, false) => ("ct reply saddr", packet.answered_by().0),
+                (false, false) => ("ct reply daddr", client()),
+            };
+            let translated = source == original && packet.snat != Tri::No;
+            Loaded::new(label, if translated || len != address_len { Bits::unknown(len) } else { address })
         }
         7 => Loaded::new("ct l3proto", Bits::exactly(&[if packet.v6 { 10 } else { 2 }])),
         10 => Loaded::new("ct protocol", Bits::exactly(&[6])),
-        12 if original => Loaded::new("ct original proto-dst", packet.original_port.clone()),
+        12 if original => Loaded::new("ct original proto-dst", packet.original.1.clone()),
+        11 if !original => Loaded::new("ct reply proto-src", packet.answered_by().1),
+        11 | 12 if packet.snat == Tri::No => {
+            Loaded::new("the client's port", if packet.reply { packet.destination_port() } else { packet.source_port() })
+        }
         11 | 12 => Loaded::unknown("ct proto", 2),
         _ => Loaded::unknown("a ct key", 16).breaking(Tri::Maybe),
     };
     // `ct helper` and others can be missing of an entry that exists.
     if loaded.breaks == Tri::No || breaks == Tri::Yes { loaded.breaking(breaks) } else { loaded }
-}
-
-/// `enum ip_conntrack_status`: seen-reply 2, snat 16 and dnat 32 follow from the packet.
-fn status(packet: &Packet) -> Bits {
-    let (mut value, mut known) = (0_u32, 0);
-    for (bit, tri) in [(16, packet.snat), (32, packet.dnat), (1 << 13, Tri::No)] {
-        if tri != Tri::Maybe {
-            known |= bit;
-        }
-        if tri == Tri::Yes {
-            value |= bit;
-        }
-    }
-    if packet.tracking == Tracking::NEW {
-        known |= 2;
-    }
-    Bits::masked(&value.to_ne_bytes(), &known.to_ne_bytes())
 }
 
 /// `fib`: results are 1 oif, 2 oifname, 3 address type; flags `NFTA_FIB_F_*`: 1 saddr, 2 daddr, 4 mark, 8 iif, 16 oif, 32 present.
@@ -251,12 +262,10 @@ fn fib_device(packet: &Packet, label: &'static str, len: usize, result: u32, fla
     )
 }
 
-/// `RTN_LOCAL` 2 for this host's own addresses; of others it is known that they are not, and what else they may be only for IPv4
-/// (`inet_addr_type`): `RTN_UNICAST` 1 unless a broadcast or multicast address. Limited to one interface (flags 8, 16), an own
-/// address is local only on its own (`inet_dev_addr_type`, `nft_fib6_eval_type`).
+/// `RTN_LOCAL` 2 for this host's own addresses, limited to one interface (flags 8, 16) only for its own; what else an address may be
+/// is known for IPv4 only, where the local table alone is asked (`nft_fib4_eval_type`, `nft_fib6_eval_type`).
 fn fib_type(packet: &Packet, label: &'static str, flags: u32) -> Loaded {
     const LOCAL: [u8; 4] = 2_u32.to_ne_bytes();
-    const UNICAST: [u8; 4] = 1_u32.to_ne_bytes();
     let unknown = || Loaded::unknown(label, 4);
     let (address, local) = match flags & 3 {
         1 => (packet.source(), if packet.reply { Tri::Yes } else { Tri::Maybe }),
@@ -265,32 +274,29 @@ fn fib_type(packet: &Packet, label: &'static str, flags: u32) -> Loaded {
     };
     let address = address.address();
     let links = packet.links.as_ref();
-    let local = match (local, links, address) {
-        (Tri::Maybe, Some(links), Some(address)) => Tri::from(links.own(address)),
-        (local, ..) => local,
-    };
     let device = match (flags & 8 != 0, flags & 16 != 0) {
         (false, false) => None,
         (true, _) => Some(&packet.input),
         (false, true) => Some(&packet.output),
     };
-    let local = match (local, device, links, address) {
-        (Tri::Yes, Some(Interface::Known(link)), Some(links), Some(address)) => {
-            if links.own_on(link, address) {
-                Tri::Yes
-            } else {
-                Tri::No
-            }
-        }
-        (Tri::Yes, Some(_), ..) => Tri::Maybe,
-        (local, ..) => local,
+    let on = match device {
+        Some(Interface::Known(link)) => Some(link.as_ref()),
+        Some(Interface::None | Interface::NotLoopback) => return unknown(),
+        None => None,
     };
-    match (local, address, links) {
-        (Tri::Yes, ..) => Loaded::new(label, Bits::exactly(&LOCAL)),
-        (Tri::No, Some(IpAddr::V4(address)), Some(links)) if !address.is_multicast() && !links.broadcast(address) => {
-            Loaded::new(label, Bits::exactly(&UNICAST))
+    match (address, links) {
+        (Some(IpAddr::V4(address)), Some(links)) => {
+            Loaded::new(label, Bits::exactly(&u32::from(links.kind(address, on)).to_ne_bytes()))
         }
-        (Tri::No, ..) => Loaded { excluded: Some(LOCAL.to_vec()), ..unknown() },
-        (Tri::Maybe, ..) => unknown(),
+        (Some(address), Some(links)) => match Tri::from(on.map_or_else(|| links.own(address), |on| links.own_on(on, address))) {
+            Tri::Yes => Loaded::new(label, Bits::exactly(&LOCAL)),
+            Tri::No | Tri::Maybe => Loaded { excluded: Some(LOCAL.to_vec()), ..unknown() },
+        },
+        _ if on.is_some() => unknown(),
+        _ => match local {
+            Tri::Yes => Loaded::new(label, Bits::exactly(&LOCAL)),
+            Tri::No => Loaded { excluded: Some(LOCAL.to_vec()), ..unknown() },
+            Tri::Maybe => unknown(),
+        },
     }
 }

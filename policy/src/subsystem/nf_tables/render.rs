@@ -500,7 +500,7 @@ fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
         match item {
             // The value stands in the statement that uses it.
             Item::Statement(Expression::Immediate { dreg, data }) => _ = values.insert(*dreg, data),
-            Item::Statement(Expression::Nat { kind, address_register, port_register }) => {
+            Item::Statement(Expression::Nat { kind, address_register, port_register, .. }) => {
                 let registers = [*address_register, *port_register];
                 words.push(translation(
                     chain,

@@ -280,7 +280,13 @@ impl Evaluator<'_> {
                     let loaded = load::fib(at.packet, *result, *flags);
                     at.load(*dreg, &loaded)
                 }
-                Expression::Nat { kind, address_register, port_register } => {
+                // nft_nat_inet_eval: packets of the other family go on to what follows; nft_tproxy_eval ends the rule.
+                Expression::Nat { kind, family: Some(family), .. }
+                    if matches!(family, 2 | 10) && (*family == 10) != at.packet.v6 =>
+                {
+                    *kind != NatKind::Tproxy
+                }
+                Expression::Nat { kind, address_register, port_register, .. } => {
                     let end = translate(&at, *kind, *address_register, *port_register);
                     return Some(at.end(end));
                 }
@@ -472,7 +478,7 @@ fn write(packet: &mut Packet, base: PayloadBase, offset: u32, data: &Bits) {
         packet.local = packet.own_destination();
     }
     if packet.destination_port() != port {
-        packet.original_port = Bits::unknown(2);
+        packet.original.1 = Bits::unknown(2);
     }
 }
 

@@ -25,7 +25,7 @@ pub enum End {
     /// It is refused with this answer, as `--reject-with` names it.
     Reject(String),
     /// It goes on to another host: its destination was translated. The walk over the hooks says so, no table does.
-    Elsewhere,
+    Elsewhere(&'static str),
     /// It is delivered to this port of the host, where no SSH server listens. Said by the walk, too.
     Misdirected(u16),
     /// Cannot be told; why.
@@ -270,7 +270,7 @@ impl<'a> Runner<'_, 'a> {
             TargetEffect::Destination { address, port, local } => {
                 if let Some((low, high)) = address {
                     view.destination = Span { low, high };
-                    view.destination_local = None;
+                    view.destination_local = (low == high).then(|| view.packet.reaches(&view.address(low))).and_then(Tri::known);
                 } else if local {
                     // nf_nat_redirect.c: the address of the interface it came in by
                     view.destination = Span { low: 0, high: if view.v6 { u128::MAX } else { u32::MAX.into() } };

@@ -1,12 +1,14 @@
 //! Whether a decoded match holds for a packet: yes, no, or maybe with the reason. What depends on history (limits, recent
 //! lists) is maybe and named; ipsets are asked. Changes nothing.
 
+use std::net::IpAddr;
+
 use super::matches::{Conntrack, InterfaceName, Match, PortSide, decode};
 use super::render;
 use super::targets::SetReference;
 use super::view::{Span, Tri, View};
 use crate::host::Need;
-use crate::packet::{Interface, Tracking};
+use crate::packet::{Interface, Tracking, span};
 use crate::subsystem::ipset::{self, Judged};
 
 /// Whether a match holds.
@@ -62,7 +64,7 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
             Tri::from(if *soft { (seen ^ flags ^ invert) & flags == 0 } else { (seen == *flags) != (*invert != 0) })
         }
         // PACKET_HOST 0: it is addressed to this host. What goes out has a type of its own.
-        Match::PacketType { kind, invert } if !view.reply => Tri::from(*kind == 0).invert(*invert),
+        Match::PacketType { kind, invert } => Tri::from(*kind == 0).invert(*invert),
         Match::Multiport { side, ports, invert } => {
             let one = |span: Span| ports.iter().fold(Tri::No, |found, (low, high, _)| found.or(port(span, (*low, *high))));
             match side {
@@ -76,15 +78,16 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         Match::State(states) => view.tracking.among(*states),
         Match::Addrtype { source, destination, flags } => {
             // XT_ADDRTYPE_INVERT_SOURCE 1, INVERT_DEST 2, LIMIT_IFACE_IN 4, LIMIT_IFACE_OUT 8
-            let local = match view.destination_local {
-                // RTN_LOCAL: an address of this host is nothing else, unless the question is limited to one interface.
-                Some(true) if flags & 0xc == 0 => Tri::from(destination & 1 << 2 != 0),
-                Some(false) if *destination == 1 << 2 => Tri::No,
-                Some(_) | None => Tri::Maybe,
+            let of = |span: Span, local: Option<bool>, types: u16, invert: bool| {
+                if types == 0 { Tri::Yes } else { address_type(view, span, local, types, *flags).invert(invert) }
             };
-            let source = if *source == 0 { Tri::Yes } else { Tri::Maybe };
-            let destination = if *destination == 0 { Tri::Yes } else { local.invert(flags & 2 != 0) };
-            source.and(destination)
+            let from_here = if view.reply { Some(true) } else { None };
+            of(view.source, from_here, *source, flags & 1 != 0).and(of(
+                view.destination,
+                view.destination_local,
+                *destination,
+                flags & 2 != 0,
+            ))
         }
         Match::Mark(masked) => known_bits(view.mark, masked.value, masked.mask).invert(masked.invert),
         Match::Connmark(masked) => {
@@ -107,6 +110,8 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
             // xt_length.c: IPv4 the total length, IPv6 the payload length and the header.
             view.length.within(range.0.into(), range.1.into()).invert(*invert)
         }
+        // xt_helper.c: it is that of the connection which expected this one, and without one nothing matches.
+        Match::Helper { invert, .. } if view.tracking.among(Tracking::RELATED.0) == Tri::No => Tri::from(*invert),
         Match::Owner { .. } if matches!(view.output, Interface::None) => Tri::No,
         // xt_rateest, string, u32, bpf, geoip and whatever else exists
         Match::Set { .. }
@@ -118,7 +123,6 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         | Match::Owner { .. }
         | Match::Time(_)
         | Match::TcpMss { .. }
-        | Match::PacketType { .. }
         | Match::Physdev { .. }
         | Match::Socket { .. }
         | Match::Statistic { .. }
@@ -130,6 +134,47 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         | Match::HopLimit { .. }
         | Match::Helper { .. }
         | Match::Undecoded { .. } => Tri::Maybe,
+    }
+}
+
+/// Whether an address is of one of these types, bits of `1 << RTN_*` (`xt_addrtype.c`, `match_type` and `match_type6`).
+fn address_type(view: &View<'_>, span: Span, local: Option<bool>, types: u16, flags: u32) -> Tri {
+    let limited = flags & 0xc != 0;
+    let on = match if flags & 4 != 0 { view.input } else { view.output } {
+        Interface::Known(link) if limited => Some(link.as_ref()),
+        Interface::Known(_) | Interface::None | Interface::NotLoopback => None,
+    };
+    let address = (span.low == span.high).then(|| view.address(span.low)).and_then(|bits| bits.address());
+    let (Some(address), Some(links), true) = (address, &view.packet.links, limited == on.is_some()) else {
+        // RTN_LOCAL 2: an address of this host is nothing else, for IPv4 and as far as it is asked for IPv6.
+        return match local {
+            Some(true) if !limited && types == 4 => Tri::Yes,
+            Some(true) if !limited && !view.v6 => Tri::from(types & 4 != 0),
+            Some(false) if types == 4 => Tri::No,
+            Some(_) | None => Tri::Maybe,
+        };
+    };
+    match address {
+        IpAddr::V4(address) => Tri::from(types >> links.kind(address, on) & 1 != 0),
+        IpAddr::V6(address) => {
+            let own = on.map_or_else(|| links.own(address.into()), |on| links.own_on(on, address.into()));
+            // RTN_UNSPEC 0, UNICAST 1, MULTICAST 5 by the address alone; LOCAL 2, ANYCAST 4, UNREACHABLE 7 by a route lookup.
+            let plain = [
+                (0, address.is_unspecified()),
+                (1, !address.is_multicast() && !address.is_unspecified()),
+                (5, address.is_multicast()),
+            ];
+            let looked = types & (1 << 2 | 1 << 4 | 1 << 7);
+            if plain.iter().any(|(bit, holds)| types >> bit & 1 != 0 && !holds) {
+                Tri::No
+            } else if looked == 0 || looked & 4 != 0 && own {
+                Tri::Yes
+            } else if looked == 4 {
+                Tri::No
+            } else {
+                Tri::Maybe
+            }
+        }
     }
 }
 
@@ -157,7 +202,7 @@ fn judge_conntrack(want: &Conntrack, view: &View<'_>) -> Tri {
         }
         let mut state = view.tracking.among(states);
         if want.states & 64 != 0 {
-            state = state.or(Tri::Maybe);
+            state = state.or(view.packet.snat);
         }
         if want.states & 128 != 0 {
             state = state.or(view.dnat.map_or(Tri::Maybe, Tri::from));
@@ -173,45 +218,48 @@ fn judge_conntrack(want: &Conntrack, view: &View<'_>) -> Tri {
     if looked(1 << 12) {
         rest = rest.and(Tri::from(!view.reply).invert(inverted(1 << 12)));
     }
-    // The tuple's ends, where this packet shows them: the original source is this packet's source on the way in.
-    let (client, client_port, server, server_port) = if view.reply {
-        (None, None, None, None)
-    } else {
-        let untouched = view.dnat == Some(false);
-        (
-            Some(view.source),
-            Some(view.source_port),
-            untouched.then_some(view.destination),
-            untouched.then_some(view.destination_port),
-        )
-    };
-    let addresses = [client, server, server, client];
+    // Original source and destination, reply source and destination. A source that was translated is not known any more.
+    let (client, client_port) =
+        if view.reply { (view.destination, view.destination_port) } else { (view.source, view.source_port) };
+    let untouched = view.packet.snat == Tri::No;
+    let (address, port_of) = view.packet.answered_by();
+    let (original, answered_by) = (&view.packet.original, (span(&address), span(&port_of)));
+    let addresses = [untouched.then_some(client), Some(span(&original.0)), Some(answered_by.0), untouched.then_some(client)];
     for (index, (known, (address, mask))) in addresses.into_iter().zip(want.addresses).enumerate() {
         let bit = 1_u16 << (2 + index);
         if looked(bit) {
-            // Reply ends differ from the original ones when the source is translated, which this packet does not show.
-            let held = match known {
-                Some(span) if index < 2 => span.masked(address, mask, if view.v6 { 128 } else { 32 }),
-                Some(_) | None => Tri::Maybe,
-            };
+            let held = known.map_or(Tri::Maybe, |span| span.masked(address, mask, if view.v6 { 128 } else { 32 }));
             rest = rest.and(held.invert(inverted(bit)));
         }
     }
     if looked(2) {
         rest = rest.and(Tri::from(want.protocol == 6).invert(inverted(2)));
     }
-    let ports = [client_port, server_port, server_port, client_port];
+    let ports =
+        [untouched.then_some(client_port), Some(span(&original.1)), Some(answered_by.1), untouched.then_some(client_port)];
     for (index, (known, range)) in ports.into_iter().zip(want.ports).enumerate() {
         let bit = 1_u16 << (8 + index);
         if looked(bit) {
-            let held = match known {
-                Some(span) if index < 2 => port(span, range),
-                Some(_) | None => Tri::Maybe,
-            };
+            let held = known.map_or(Tri::Maybe, |span| port(span, range));
             rest = rest.and(held.invert(inverted(bit)));
         }
     }
-    if looked(64) || looked(128) {
+    if looked(64) {
+        // Any of the bits.
+        let bits = view.packet.status();
+        let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_ne_bytes);
+        let (value, known) = (number(bits.value()), number(bits.known()));
+        let status = u32::from(want.status);
+        let held = if value & status != 0 {
+            Tri::Yes
+        } else if known & status == status {
+            Tri::No
+        } else {
+            Tri::Maybe
+        };
+        rest = rest.and(held.invert(inverted(64)));
+    }
+    if looked(128) {
         rest = rest.and(Tri::Maybe);
     }
     match entry {

@@ -19,8 +19,9 @@ use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, State, Table, blo
 use crate::address::Source;
 use crate::host::{HostState, Need, Part};
 use crate::link::Link;
-use crate::packet::{Interface, Tracking};
+use crate::packet::{Interface, Packet, Tracking};
 use crate::subsystem::ipset;
+use crate::verdict::Connection;
 
 const NAMES: [&str; 36] = [
     "tcp",
@@ -89,28 +90,10 @@ const TARGETS: [&str; 25] = [
 ];
 
 fn syn(source: &str) -> View<'static> {
-    let source: Source = source.parse().unwrap();
-    let bits = |address| match address {
-        std::net::IpAddr::V4(address) => u128::from(address.to_bits()),
-        std::net::IpAddr::V6(address) => address.to_bits(),
-    };
-    View {
-        v6: !source.is_ipv4(),
-        source: Span { low: bits(source.first()), high: bits(source.last()) },
-        destination: Span::one(bits("192.0.2.1".parse().unwrap())),
-        destination_local: Some(true),
-        source_port: Span { low: 1024, high: 0xffff },
-        destination_port: Span::one(22_u16),
-        tcp_flags: 2,
-        input: &Interface::NotLoopback,
-        output: &Interface::None,
-        tracking: Tracking::NEW,
-        reply: false,
-        mark: Some(0),
-        connmark: Some(0),
-        dnat: Some(false),
-        length: Span { low: 40, high: 0xffff },
-    }
+    let connection = Connection { source: source.parse().unwrap(), port: 22, user: None };
+    let mut packet = Packet::syn(&connection).arriving(None, Some("192.0.2.1".parse().unwrap()), None);
+    packet.tracking = Tracking::NEW;
+    Box::leak(Box::new(packet)).view()
 }
 
 fn target(target: Target) -> Action {
@@ -154,8 +137,8 @@ fn ends(table: &Table, source: &str) -> String {
             End::Accept => "accept",
             End::Drop => "drop",
             End::Reject(_) => "reject",
-            End::Elsewhere => "elsewhere",
             End::Misdirected(_) => "misdirected",
+            End::Elsewhere(_) => "elsewhere",
             End::Unknown(_) => "unknown",
         };
         let place = format!("{}/{}", outcome.place.chain, outcome.place.position);

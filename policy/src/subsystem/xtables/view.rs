@@ -1,7 +1,7 @@
 //! What an xtables match may ask of a packet: a TCP packet to or from the SSH port whose fields are known, unknown, or lie in
 //! a range. Plain data; both evaluators (`nf_tables` for iptables-nft rules, this room's for iptables-legacy) fill it in.
 
-use crate::packet::{Interface, Tracking};
+use crate::packet::{Bits, Interface, Packet, Tracking};
 
 /// A number of which is known that it lies in this range, both ends included. One value when both are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,17 @@ impl Tri {
     }
 }
 
+impl Tri {
+    /// The answer, where there is one.
+    pub fn known(self) -> Option<bool> {
+        match self {
+            Tri::Yes => Some(true),
+            Tri::No => Some(false),
+            Tri::Maybe => None,
+        }
+    }
+}
+
 impl From<bool> for Tri {
     fn from(holds: bool) -> Self {
         if holds { Tri::Yes } else { Tri::No }
@@ -140,4 +151,14 @@ pub struct View<'a> {
     pub dnat: Option<bool>,
     /// Bytes of the IP packet.
     pub length: Span,
+    /// The packet as it came to the table.
+    pub packet: &'a Packet,
+}
+
+impl View<'_> {
+    /// An address of the packet's family, from its number.
+    pub fn address(&self, number: u128) -> Bits {
+        let bytes = number.to_be_bytes();
+        Bits::exactly(if self.v6 { &bytes } else { bytes.get(12..).unwrap_or_default() })
+    }
 }
