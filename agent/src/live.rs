@@ -11,7 +11,7 @@ use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model};
 
 use crate::config::Config;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, ufw, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, ufw, xtables};
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {
@@ -59,7 +59,7 @@ impl Host for LiveHost {
 
     fn lookup(&mut self, state: &mut HostState, needs: &Needs) {
         let (mut keys, mut sets, mut hosts) = (BTreeSet::new(), BTreeSet::new(), Needs::new());
-        let (mut ipsets, mut entries) = (BTreeSet::new(), BTreeSet::new());
+        let (mut ipsets, mut entries, mut recent_lists) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut routes, mut links) = (BTreeSet::new(), false);
         let (mut tables, mut listings) = (BTreeSet::new(), BTreeSet::new());
         for need in needs {
@@ -68,6 +68,7 @@ impl Host for LiveHost {
                 Need::SetElements(set) => _ = sets.insert(set.clone()),
                 Need::Ipset(index) => _ = ipsets.insert(*index),
                 Need::IpsetEntry(query) => _ = entries.insert(query.clone()),
+                Need::Recent(name) => _ = recent_lists.insert(name.clone()),
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
                 Need::IpsetElements(name) => _ = listings.insert(name.clone()),
                 Need::Route(source) => _ = routes.insert(*source),
@@ -89,6 +90,7 @@ impl Host for LiveHost {
         if let Part::Present(read) = &mut state.route {
             route::list_tables(read, &tables);
         }
+        recent::lookup(&mut state.ipset.recent, &recent_lists);
         if !hosts.is_empty()
             && let Part::Present(files) = &mut state.hosts_access
         {
@@ -171,6 +173,7 @@ impl LiveHost {
             Step::Xtables(step) => xtables::apply(step),
             Step::Ipset(step) => ipset::apply(step),
             Step::Route(step) => route::apply(step),
+            Step::Recent(step) => recent::apply(step),
         }
     }
 }

@@ -228,7 +228,7 @@ pub fn notes(host: &HostState) -> Vec<String> {
     if let Part::Unreadable(why) = &host.hosts_access {
         notes.push(unreadable("hosts.allow and hosts.deny", why));
     }
-    for (name, why) in host.ipset.unreadable() {
+    for (name, why) in host.ipset.unreadable().into_iter().chain(host.ipset.recent.unreadable()) {
         notes.push(unreadable(&name, &why));
     }
     if let Part::Absent(why) = &host.fail2ban {

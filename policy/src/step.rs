@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::host::{HostState, Needs};
-use crate::subsystem::{fail2ban, hosts_access, ipset, nf_tables, route, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, nf_tables, recent, route, xtables};
 
 /// One reversible change of one subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub enum Step {
     Ipset(ipset::Step),
     /// A route that refuses.
     Route(route::Step),
+    /// An address on a list of `-m recent`.
+    Recent(recent::Step),
 }
 
 /// Whom a step can keep out, by its kind alone.
@@ -51,6 +53,7 @@ macro_rules! each {
             Step::Xtables($step) => $body,
             Step::Ipset($step) => $body,
             Step::Route($step) => $body,
+            Step::Recent($step) => $body,
         }
     };
 }
@@ -66,6 +69,7 @@ impl Step {
             Step::Xtables(step) => Step::Xtables(step.inverse()),
             Step::Ipset(step) => Step::Ipset(step.inverse()),
             Step::Route(step) => Step::Route(step.inverse()),
+            Step::Recent(step) => Step::Recent(step.inverse()),
         }
     }
 
@@ -75,7 +79,7 @@ impl Step {
             Step::Fail2ban(_) => "fail2ban",
             Step::HostsAccess(_) => "hosts_access",
             Step::NfTables(_) => "nf_tables",
-            Step::Xtables(_) => "xtables",
+            Step::Xtables(_) | Step::Recent(_) => "xtables",
             Step::Ipset(_) => "ipset",
             Step::Route(_) => "route",
         }
@@ -111,7 +115,7 @@ impl Step {
     pub fn survives_reboot(&self) -> bool {
         match self {
             Step::Fail2ban(_) | Step::HostsAccess(_) => true,
-            Step::NfTables(_) | Step::Xtables(_) | Step::Ipset(_) | Step::Route(_) => false,
+            Step::NfTables(_) | Step::Xtables(_) | Step::Ipset(_) | Step::Route(_) | Step::Recent(_) => false,
         }
     }
 
@@ -129,6 +133,7 @@ impl Step {
             Step::NfTables(step) => step.needs(),
             Step::Ipset(step) => step.needs(),
             Step::Route(step) => step.needs(),
+            Step::Recent(step) => step.needs(),
             Step::HostsAccess(_) | Step::Xtables(_) => Needs::new(),
         }
     }

@@ -252,3 +252,73 @@ fn rules_that_count_are_named_and_the_fix_gets_past_them() {
         }
     }
 }
+
+fn list(server: &Server, name: &str) -> String {
+    server.run(&["cat", &format!("/proc/net/xt_recent/{name}")]).expect_ok()
+}
+
+/// The classic lockout: whoever connects too often is dropped, and each try makes it last longer.
+#[test]
+fn a_recent_list_that_holds_the_client_is_named_and_the_entry_is_cleared() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = boot(release);
+        for (stack, me, other, to) in [
+            ("iptables-nft", ME, OTHER, "203.0.113.7"),
+            ("iptables-legacy", ME, OTHER, "203.0.113.7"),
+            ("ip6tables-nft", "2001:db8::7", "2001:db8::8", "2001:0db8:0000:0000:0000:0000:0000:0007"),
+        ] {
+            load(
+                &server,
+                stack,
+                "",
+                &[
+                    "-A INPUT -p tcp --dport 22 -m conntrack --ctstate NEW -m recent --set --name SSH",
+                    "-A INPUT -p tcp --dport 22 -m conntrack --ctstate NEW -m recent --update --seconds 60 --hitcount 4 --name SSH -j REJECT",
+                ],
+            );
+            // Whoever is not listed gets in, and that can be told.
+            server.ctl(&["diagnose", other]).expect_status(0);
+            for _ in 0..3 {
+                assert!(server.ssh(me).ok, "{release} {stack}");
+            }
+            let (diagnosis, finding) = finding(&server, me);
+            assert_eq!(finding["cause"], "iptables-ratelimit", "{diagnosis:#}");
+            let evidence = finding["evidence"].to_string();
+            assert!(
+                evidence.contains("/proc/net/xt_recent/SSH")
+                    && evidence.contains(&format!("{me}, "))
+                    && evidence.contains(" hits, the last "),
+                "{evidence}"
+            );
+            let listed = || list(&server, "SSH").contains(&format!("src={to} "));
+            assert!(listed());
+            let plan = server.ctl(&["unban", me, "--dry-run", "--json"]).expect_status(0).json();
+            assert_eq!(plan["steps"].as_array().unwrap().len(), 1, "{plan:#}");
+            assert_eq!(plan["steps"][0]["summary"], format!("take {me} off the recent list SSH"), "{plan:#}");
+            assert!(listed(), "a dry run changes nothing");
+            fixed(&server, &finding, me);
+        }
+        // A failing step puts the address on the list again, with its hits.
+        load(&server, "iptables-nft", "", &["-A INPUT -p tcp --dport 22 -m recent --rcheck --hitcount 3 --name bad -j REJECT"]);
+        server
+            .sh("for i in 1 2 3; do echo +203.0.113.7 >/proc/net/xt_recent/bad; done; echo +203.0.113.8 >/proc/net/xt_recent/bad")
+            .expect_ok();
+        server.write("/etc/hosts.deny", "sshd: 203.0.113.7\n");
+        server.write("/run/sshfix/fail-step", "2");
+        let change = server.ctl(&["unban", ME, "--json"]).expect_status(6).json();
+        assert_eq!(
+            (&change["state"], &change["failure"]["stuck"]),
+            (&"rolled-back".into(), &serde_json::json!([])),
+            "{change:#}"
+        );
+        assert!(!server.ssh(ME).ok);
+        let after = list(&server, "bad");
+        assert!(after.lines().any(|line| line.starts_with("src=203.0.113.7 ") && line.matches(',').count() == 2), "{after}");
+        server.ctl(&["unban", ME]).expect_status(0);
+        assert!(server.ssh(ME).ok);
+        assert!(list(&server, "bad").contains("203.0.113.8"), "the neighbour stays");
+    }
+}

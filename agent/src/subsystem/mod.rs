@@ -6,6 +6,7 @@ pub mod ipset;
 pub mod link;
 pub mod listener;
 pub mod nf_tables;
+pub mod recent;
 pub mod route;
 pub mod sshd;
 pub mod ufw;

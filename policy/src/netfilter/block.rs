@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 
 use super::walk::{Culprit, Pass, Refusal, Walk, walk};
-use super::{evidence, how, ipset, managed, trace, what};
+use super::{evidence, how, ipset, managed, recent, trace, what};
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
 use crate::step::Step;
@@ -268,6 +268,7 @@ fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, ev
             }
         }
         steps.extend(ipset::in_frame(host, connection, pass, frame).iter().filter_map(|held| held.delete(connection)));
+        steps.extend(recent::in_frame(host, connection, pass, frame).iter().filter_map(clear));
         if !steps.is_empty() {
             let by_hand = managed::take_back(host, connection, refusal, &owner, depth, needs);
             attempts.push(Attempt { steps, by_hand, gone: gone() });
@@ -285,6 +286,11 @@ fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, ev
     }
     attempts.extend(nft_accept(host, connection, refusal, event));
     attempts
+}
+
+/// Takes the address off the list, where that is about nobody else.
+fn clear(listed: &recent::Listed<'_>) -> Option<Step> {
+    listed.alone.then(|| Step::Recent(crate::subsystem::recent::Step::clear(&listed.name, listed.entry)))
 }
 
 /// The lookups that a step's prediction needs, where they were not made yet (an element found by reading the whole set).
@@ -383,7 +389,8 @@ fn legacy_attempts(
     let by_hand = managed::take_back(host, connection, refusal, &owner, 0, needs)
         .or_else(|| legacy_by_hand(host, connection, refusal, place));
     let elements = ipset::in_place(host, connection, pass, place);
-    let steps: Vec<Step> = elements.iter().filter_map(|held| held.delete(connection)).collect();
+    let mut steps: Vec<Step> = elements.iter().filter_map(|held| held.delete(connection)).collect();
+    steps.extend(recent::in_place(host, connection, pass, place).iter().filter_map(clear));
     if !steps.is_empty() {
         let by_hand = managed::take_back(host, connection, refusal, &owner, 0, needs);
         attempts.push(Attempt { steps, by_hand, gone: Gone::Element });
@@ -439,6 +446,9 @@ fn cause(host: &HostState, connection: &Connection, refusal: &Refusal) -> Cause 
     let owner = refusal_owner(host, connection, refusal);
     if !ipset::decides(host, connection, refusal).is_empty() {
         return owner.cause(Cause::IpsetEntry);
+    }
+    if !recent::decides(host, connection, refusal).is_empty() {
+        return owner.cause(Cause::IptablesRatelimit);
     }
     if owner == Owner::Nobody && refusal.pass != Pass::Syn && names_nobody(host, connection, refusal) {
         return Cause::CtEstablished;

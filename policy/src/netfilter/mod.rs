@@ -9,6 +9,7 @@ mod ipset;
 mod list;
 mod managed;
 pub mod partition;
+mod recent;
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -123,6 +124,7 @@ fn evidence(host: &HostState, connection: &Connection, refusal: &Refusal, needs:
         Culprit::Unread(_) => Vec::new(),
     };
     evidence.extend(ipset::decides(host, connection, refusal).iter().map(ipset::Held::evidence));
+    evidence.extend(recent::decides(host, connection, refusal).iter().map(recent::Listed::evidence));
     evidence
 }
 

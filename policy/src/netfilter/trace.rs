@@ -4,7 +4,7 @@
 use super::list::{owner_of_legacy, owner_of_rule};
 use super::reference::Reference;
 use super::walk::{Culprit, Hook, Met, Pass, Walk, What, traced};
-use super::{conntrack, ipset};
+use super::{conntrack, ipset, recent};
 use crate::host::{HostState, Needs};
 use crate::packet::{Packet, Tracking, Tri};
 use crate::subsystem::nf_tables::evaluate::{Frame, Hit, MOST_HITS};
@@ -140,6 +140,8 @@ impl Drawing<'_> {
             line.elements = elements(state, &hit.frame);
             let held = ipset::in_frame(self.host, self.connection, met.pass, &hit.frame);
             line.elements.extend(held.iter().map(ipset::Held::evidence));
+            let listed = recent::in_frame(self.host, self.connection, met.pass, &hit.frame);
+            line.elements.extend(listed.iter().map(recent::Listed::evidence));
             if rule.is_some() {
                 let sets = hit.frame.found.iter().map(|found| found.set.set.as_str());
                 line.owner = Some(nft_owner(state, chain, rule, sets.chain(held.iter().map(ipset::Held::owner_name))).name());
@@ -184,6 +186,8 @@ impl Drawing<'_> {
             if let Some(rule) = rule {
                 let held = ipset::in_place(self.host, self.connection, met.pass, place);
                 line.elements.extend(held.iter().map(ipset::Held::evidence));
+                let listed = recent::in_place(self.host, self.connection, met.pass, place);
+                line.elements.extend(listed.iter().map(recent::Listed::evidence));
                 let mut owners = held.iter().map(|held| owner::of("", "", Some(held.owner_name()), std::iter::empty()));
                 let owner = owners.find(|owner| *owner != Owner::Nobody).unwrap_or_else(|| owner_of_legacy(place, rule));
                 line.owner = Some(owner.name());

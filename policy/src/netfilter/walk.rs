@@ -217,7 +217,9 @@ fn join(walks: Vec<(&Arrival, Walk)>, known: Option<bool>) -> Walk {
 /// Takes the handshake through every hook, coming in like this.
 fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, noted: bool, needs: &mut Needs) -> Walk {
     let empty = State::default();
-    let ipsets = super::ipset::facts(host);
+    let syn = arrival.map_or_else(|| Packet::syn(connection), |arrival| arrival.syn(connection));
+    let mut ipsets = super::ipset::facts(host);
+    ipsets.recent.changes = super::recent::changes(host, &syn, &ipsets);
     let mut walk = Walk::default();
     for (name, unreadable) in [("nftables", unreadable(&host.nf_tables)), ("iptables-legacy", unreadable(&host.xtables))] {
         if let Some(why) = unreadable {
@@ -246,7 +248,6 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
         delivered: None,
         redirect: None,
     };
-    let syn = arrival.map_or_else(|| Packet::syn(connection), |arrival| arrival.syn(connection));
     if let Some(delivered) = walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], syn.clone()) {
         let port = delivered.destination_port();
         if let Some(&[high, low]) = port.exact()

@@ -5,6 +5,7 @@ pub mod hosts_access;
 pub mod ipset;
 pub mod listener;
 pub mod nf_tables;
+pub mod recent;
 pub mod route;
 pub mod sshd;
 pub mod ufw;

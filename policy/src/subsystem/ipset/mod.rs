@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::recent;
 use super::xtables::SetNames;
 use super::xtables::matches::SetCounters;
 use super::xtables::targets::SetReference;
@@ -39,6 +40,8 @@ pub struct State {
     pub grow: BTreeSet<u16>,
     /// Sets that a rule deletes from while packets pass, by index.
     pub shrink: BTreeSet<u16>,
+    /// The lists of `-m recent`, which rules ask in the same way.
+    pub recent: recent::State,
 }
 
 /// A set, as `ipset list -terse` tells it.
@@ -150,6 +153,7 @@ impl State {
             listings: BTreeMap::new(),
             grow: BTreeSet::new(),
             shrink: BTreeSet::new(),
+            recent: recent::State { lists: BTreeMap::new(), changes: BTreeMap::new() },
         }
     }
 

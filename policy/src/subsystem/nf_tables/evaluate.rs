@@ -160,6 +160,12 @@ impl<'a> Evaluator<'a> {
         self.run(chain, rule, &mut packet).is_some_and(|run| run.ends.iter().any(|end| *end != End::Next))
     }
 
+    /// Whether a rule may hold for a packet.
+    pub fn may_match(&mut self, chain: &Chain, rule: &Rule, packet: &Packet) -> bool {
+        let mut packet = packet.clone();
+        self.run(chain, rule, &mut packet).is_some()
+    }
+
     /// Walks a chain. False when no packet comes back to the caller; else the packet is as it comes back.
     fn chain(&mut self, index: usize, packet: &mut Packet, depth: usize) -> bool {
         let state = self.state;

@@ -10,6 +10,7 @@ use super::view::{Span, Tri, View};
 use crate::host::Need;
 use crate::packet::{Interface, Tracking, span};
 use crate::subsystem::ipset::{self, Judged};
+use crate::subsystem::recent;
 
 /// Whether a match holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,11 @@ pub fn holds(rule_match: &Match, view: &View<'_>, sets: &ipset::State) -> Matche
         Match::Set { set, counters } => match sets.judge(*set, counters.as_ref(), view) {
             Judged::Known(held) => held,
             Judged::Ask(need) => return Matched::Ask(need, text()),
+        },
+        Match::Recent { .. } => match rule_match.recent().map(|asked| sets.recent.judge(&asked, view)) {
+            Some(recent::Judged::Known(held)) => held,
+            Some(recent::Judged::Ask(need)) => return Matched::Ask(need, text()),
+            None => Tri::Maybe,
         },
         other => judge(other, view),
     };

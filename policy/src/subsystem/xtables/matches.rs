@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::decode::decode;
 use super::targets::SetReference;
+use crate::subsystem::recent::Asked;
 
 /// A decoded match (`linux/netfilter/xt_*.h`). Only what concerns a verdict or a rule's text is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -403,4 +404,22 @@ impl InterfaceName {
 
 fn text(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).ok().map(str::to_owned)
+}
+
+impl Match {
+    /// What it asks of a list, where it is a `recent` match.
+    pub fn recent(&self) -> Option<Asked<'_>> {
+        match self {
+            Match::Recent { name, operation, seconds, hits, destination, invert, mask } => Some(Asked {
+                name,
+                operation: *operation,
+                seconds: *seconds,
+                hits: *hits,
+                destination: *destination,
+                invert: *invert,
+                mask: *mask,
+            }),
+            _ => None,
+        }
+    }
 }
