@@ -29,6 +29,13 @@ Exit status:
   9   diagnose: unknown
   10  cannot reach the agent";
 
+const ALLOW: &str = "\
+Adds what is needed now and nothing else: accept rules before those that refuse, a line of hosts.allow where hosts.deny refuses,
+ignoreip in every jail so that no ban comes meanwhile. A ban that stands is passed, not lifted: it may keep the address out again
+afterwards. What was added carries the mark `sshfix lease ID` and exactly that is removed at the end, wherever it stands by then;
+what somebody edited is left and said. After a reboot the missing parts are put back while time is left. sshd's own penalties
+(OpenSSH 9.8 and later) are not passed.";
+
 /// Which layer refuses this address, and how to let it in again without locking anybody out.
 #[derive(Debug, Parser)]
 #[command(name = "sshfix", version, max_term_width = 100)]
@@ -167,6 +174,29 @@ pub enum Verb {
     /// Jails of fail2ban and the addresses they ignore
     #[command(subcommand, name = "fail2ban")]
     Fail2ban(Fail2banVerb),
+    /// Let an address in for a while, whatever blocks it; ends by itself, also across restarts and reboots
+    #[command(after_help = ALLOW)]
+    Allow {
+        /// An address or range
+        #[arg(value_name = "ADDRESS")]
+        source: Source,
+        /// For how long (30m, 2h, 1d)
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        time: Duration,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// List what was let in for a while, by whom and until when
+    Leases,
+    /// End a lease now; refused where that would cut your own way in or a live session
+    Revoke {
+        /// As `leases` shows it
+        id: String,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
     /// Who asked what and what became of it; whether any record of it was tampered with
     #[command(subcommand)]
     Audit(AuditVerb),
@@ -354,6 +384,9 @@ impl Verb {
             Verb::Fail2ban(Fail2banVerb::Unignore { source, jail, change }) => {
                 (Operation::Fail2banUnignore { source, jail }, Some(change))
             }
+            Verb::Allow { source, time, change } => (Operation::Allow { source, seconds: time.as_secs() }, Some(change)),
+            Verb::Leases => (Operation::Leases, None),
+            Verb::Revoke { id, change } => (Operation::Revoke { id }, Some(change)),
             Verb::Audit(verb) => (verb.operation(), None),
             Verb::Status => (Operation::Status, None),
         };
@@ -417,6 +450,9 @@ pub fn command_line(operation: &Operation) -> String {
             option("jail", jail.clone());
             format!("fail2ban unignore {}", source.short())
         }
+        Operation::Allow { source, seconds } => format!("allow {} --for {}", source.short(), duration_text(*seconds)),
+        Operation::Leases => "leases".to_owned(),
+        Operation::Revoke { id } => format!("revoke {}", shell_word(id)),
         Operation::AuditShow { filter } => audit::show_line(filter),
         Operation::AuditVerify { checkpoint: None } => "audit verify".to_owned(),
         Operation::AuditVerify { checkpoint: Some(_) } => "audit verify --checkpoint FILE".to_owned(),
@@ -433,6 +469,13 @@ pub fn command_line(operation: &Operation) -> String {
     words.push(verb);
     words.extend(flag);
     words.join(" ")
+}
+
+/// As [`parse_duration`] reads it: `2h`, `90s`.
+fn duration_text(seconds: u64) -> String {
+    let units = [("w", 7 * 86_400), ("d", 86_400), ("h", 3600), ("m", 60)];
+    let whole = units.into_iter().find(|(_, length)| seconds > 0 && seconds.is_multiple_of(*length));
+    whole.map_or_else(|| format!("{seconds}s"), |(unit, length)| format!("{}{unit}", seconds / length))
 }
 
 /// A word as a shell takes it, in single quotes where it needs them.
@@ -535,6 +578,10 @@ mod tests {
             "sshfix ctl fail2ban jails",
             "sshfix ctl fail2ban ignore 203.0.113.7 --jail sshd",
             "sshfix ctl fail2ban unignore 203.0.113.7",
+            "sshfix ctl allow 203.0.113.7 --for 2h",
+            "sshfix ctl allow 203.0.113.0/24 --for 1h30m5s",
+            "sshfix ctl leases",
+            "sshfix ctl revoke 3",
             "sshfix ctl audit show",
             "sshfix ctl audit show --since 2026-11-21T06:30:00Z --until 2026-11-22T06:30:00Z --principal alice --action unban \
              --change 6d05d3c4d0 --outcome rolled-back --address 203.0.113.0/24 --limit 3",

@@ -16,6 +16,7 @@ pub mod difference;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod host;
+pub mod lease;
 pub mod link;
 pub mod lockout;
 pub mod merge;

@@ -10,6 +10,7 @@ use crate::address::Source;
 use crate::diagnose::{self, blocks};
 use crate::difference::{Difference, difference};
 use crate::host::{HostState, Needs};
+use crate::lease::{self, Item, Leases};
 use crate::netfilter;
 use crate::reply::{Confirm, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
@@ -41,8 +42,8 @@ pub struct Plan {
 pub struct Lease {
     /// Seconds from when the plan is applied.
     pub seconds: u64,
-    /// Which of the steps are taken back then.
-    pub steps: Vec<Step>,
+    /// What is taken back then.
+    pub items: Vec<Item>,
 }
 
 /// Why there is no plan. The host is unchanged.
@@ -64,18 +65,29 @@ pub enum PlanError {
     Model(#[from] Mismatch),
 }
 
-/// Plans the operation. Facts that are missing are added to `needs`; the plan is final only when none is.
+/// Plans the operation where no lease runs.
 pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
+    plan_beside(&Leases::default(), operation, host, port, needs)
+}
+
+/// Plans the operation. Facts that are missing are added to `needs`; the plan is final only when none is.
+pub fn plan_beside(
+    leases: &Leases,
+    operation: &Operation,
+    host: &HostState,
+    port: u16,
+    needs: &mut Needs,
+) -> Result<Plan, PlanError> {
     let mut notes = Vec::new();
     let mut lease = None;
     let steps = match operation {
         Operation::Unban { source, jail: Some(jail), ignore_for } => {
-            let mut steps = ignore(host, *source, Some(jail), *ignore_for, &mut lease, &mut notes)?;
+            let mut steps = ignore(leases, host, (*source, Some(jail)), *ignore_for, &mut lease, &mut notes)?;
             steps.extend(unban_in_jail(host, *source, jail, port, needs)?);
             steps
         }
         Operation::Unban { source, jail: None, ignore_for } => {
-            let mut steps = ignore(host, *source, None, *ignore_for, &mut lease, &mut notes)?;
+            let mut steps = ignore(leases, host, (*source, None), *ignore_for, &mut lease, &mut notes)?;
             steps.extend(unban(host, *source, port, &mut notes, needs)?);
             steps
         }
@@ -90,7 +102,7 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
             hosts_access::plan_remove(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
         }
         Operation::FirewallAccept { source } => {
-            netfilter::plan_accept(host, *source, port, needs).map_err(PlanError::Impossible)?
+            netfilter::plan_accept(host, *source, port, None, needs).map_err(PlanError::Impossible)?
         }
         Operation::FirewallRemove { reference } => {
             netfilter::plan_remove(host, reference, needs).map_err(PlanError::Impossible)?
@@ -101,7 +113,36 @@ pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Need
         Operation::Fail2banUnignore { source, jail } => {
             fail2ban::plan_unignore(host, *source, jail.as_deref()).map_err(PlanError::Impossible)?
         }
-        Operation::Diagnose { .. }
+        Operation::Allow { source, seconds } => {
+            leases.permit(*seconds)?;
+            let (steps, mut items) = lease::allow(host, *source, port, &leases.next, &mut notes, needs)?;
+            items.extend(leases.shared(*source, &leases.next));
+            if items.is_empty() {
+                notes.push(format!("{} gets in already and nothing could ban it: there is nothing to add", source.short()));
+            } else {
+                if steps.is_empty() {
+                    notes
+                        .push("what lets it in was added by another lease, and now stays until the last of them ends".to_owned());
+                }
+                lease = Some(Lease { seconds: *seconds, items });
+            }
+            steps
+        }
+        Operation::Revoke { id } => {
+            let known = leases.running.iter().find(|lease| lease.id == *id);
+            let known = known.ok_or_else(|| {
+                let id: String = id.chars().take(40).collect();
+                PlanError::Impossible(format!("no lease `{id}` runs; `sshfix ctl leases` lists those that do"))
+            })?;
+            let end = lease::end(host, known, &leases.running);
+            if !end.unread.is_empty() {
+                return Err(PlanError::Impossible(end.unread.join("; ")));
+            }
+            notes.extend(end.left);
+            end.steps
+        }
+        Operation::Leases
+        | Operation::Diagnose { .. }
         | Operation::Banned { .. }
         | Operation::HostsList
         | Operation::FirewallList
@@ -174,22 +215,25 @@ fn unban_in_jail(host: &HostState, source: Source, jail: &str, port: u16, needs:
 
 /// The ignoreip entries of `--ignore-for`, before the unban, so that the ban cannot return in between.
 fn ignore(
+    leases: &Leases,
     host: &HostState,
-    source: Source,
-    jail: Option<&str>,
+    (source, jail): (Source, Option<&str>),
     seconds: Option<u64>,
     lease: &mut Option<Lease>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Step>, PlanError> {
     let Some(seconds) = seconds else { return Ok(Vec::new()) };
+    leases.permit(seconds)?;
     let steps = fail2ban::plan_ignore(host, source, jail).map_err(PlanError::Impossible)?;
-    if steps.is_empty() {
-        notes.push(format!(
-            "{} is ignored already: --ignore-for adds nothing, and a lease that runs keeps its end",
-            source.short()
-        ));
+    let mut items: Vec<Item> = steps.iter().filter_map(lease::ignored).collect();
+    items.extend(leases.shared(source, &leases.next).into_iter().filter(|item| match item {
+        Item::Ignore { jail: of, .. } => jail.is_none_or(|jail| jail == of),
+        Item::Rules { .. } | Item::Line { .. } => false,
+    }));
+    if items.is_empty() {
+        notes.push(format!("{} is ignored already: --ignore-for adds nothing, and nothing ends", source.short()));
     } else {
-        *lease = Some(Lease { seconds, steps: steps.clone() });
+        *lease = Some(Lease { seconds, items });
     }
     Ok(steps)
 }

@@ -50,6 +50,8 @@ pub enum Body {
     Changes(Changes),
     /// `sshfix.status/1`
     Status(Status),
+    /// `sshfix.leases/1`
+    Leases(Leases),
     /// `sshfix.audit/1`
     Audit(audit::Audit),
     /// `sshfix.audit-verification/1`
@@ -85,6 +87,7 @@ schema!(FirewallSchema, "sshfix.firewall/1");
 schema!(WhoSchema, "sshfix.who/1");
 schema!(JailsSchema, "sshfix.jails/1");
 schema!(ChangesSchema, "sshfix.changes/1");
+schema!(LeasesSchema, "sshfix.leases/1");
 schema!(StatusSchema, "sshfix.status/1");
 schema!(ErrorSchema, "sshfix.error/1");
 
@@ -558,15 +561,38 @@ pub struct SubsystemStatus {
     pub detail: String,
 }
 
+/// What was let in for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leases {
+    /// `sshfix.leases/1`
+    pub schema: LeasesSchema,
+    /// Those that run, soonest end first.
+    pub leases: Vec<LeaseDocument>,
+    /// What a person should know besides.
+    pub notes: Vec<String>,
+}
+
 /// An allow that ends by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseDocument {
     /// Its id.
     pub id: String,
-    /// One line.
+    /// One line: what was asked for.
     pub summary: String,
     /// When it ends.
     pub ends: Timestamp,
+    /// Who asked for it.
+    #[serde(default)]
+    pub principal: String,
+    /// The change that made it.
+    #[serde(default)]
+    pub change: String,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Timestamp>,
+    /// What is taken back at its end, one line each.
+    #[serde(default)]
+    pub parts: Vec<String>,
 }
 
 /// An error.
@@ -645,6 +671,7 @@ impl Body {
             | Body::Jails(_)
             | Body::Changes(_)
             | Body::Status(_)
+            | Body::Leases(_)
             | Body::Audit(_)
             | Body::Checkpoint(_) => 0,
             Body::Error(error) => match error.code {

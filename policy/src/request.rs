@@ -176,6 +176,20 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         jail: Option<String>,
     },
+    /// Let a source in for a while, whatever blocks it.
+    Allow {
+        /// Whom.
+        source: Source,
+        /// For how long.
+        seconds: u64,
+    },
+    /// What was let in for a while and until when.
+    Leases,
+    /// End a lease now.
+    Revoke {
+        /// Which.
+        id: String,
+    },
     /// Audit records.
     AuditShow {
         /// Which.
@@ -252,6 +266,12 @@ pub enum Action {
     /// `fail2ban unignore`
     #[serde(rename = "fail2ban-unignore")]
     Fail2banUnignore,
+    /// `allow`
+    Allow,
+    /// `leases`
+    Leases,
+    /// `revoke`
+    Revoke,
     /// `audit show`, `audit verify` and `audit checkpoint`
     Audit,
     /// `changes`
@@ -286,6 +306,9 @@ impl fmt::Display for Action {
             Action::Fail2banJails => "fail2ban-jails",
             Action::Fail2banIgnore => "fail2ban-ignore",
             Action::Fail2banUnignore => "fail2ban-unignore",
+            Action::Allow => "allow",
+            Action::Leases => "leases",
+            Action::Revoke => "revoke",
             Action::Audit => "audit",
             Action::Changes => "changes",
             Action::Confirm => "confirm",
@@ -316,6 +339,9 @@ impl Operation {
             Operation::Fail2banJails => Action::Fail2banJails,
             Operation::Fail2banIgnore { .. } => Action::Fail2banIgnore,
             Operation::Fail2banUnignore { .. } => Action::Fail2banUnignore,
+            Operation::Allow { .. } => Action::Allow,
+            Operation::Leases => Action::Leases,
+            Operation::Revoke { .. } => Action::Revoke,
             Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => Action::Audit,
             Operation::Changes { .. } => Action::Changes,
             Operation::Confirm { .. } => Action::Confirm,
@@ -333,6 +359,7 @@ impl Operation {
             | Operation::HostsAllow { source, .. }
             | Operation::HostsDeny { source, .. }
             | Operation::HostsRemove { source, .. }
+            | Operation::Allow { source, .. }
             | Operation::FirewallAccept { source }
             | Operation::Fail2banIgnore { source, .. }
             | Operation::Fail2banUnignore { source, .. } => Some(*source),
@@ -342,6 +369,8 @@ impl Operation {
             | Operation::FirewallWho { .. }
             | Operation::FirewallRemove { .. }
             | Operation::Fail2banJails
+            | Operation::Leases
+            | Operation::Revoke { .. }
             | Operation::AuditShow { .. }
             | Operation::AuditVerify { .. }
             | Operation::AuditCheckpoint
@@ -356,6 +385,8 @@ impl Operation {
     pub fn mutates(&self) -> bool {
         match self {
             Operation::Unban { .. }
+            | Operation::Allow { .. }
+            | Operation::Revoke { .. }
             | Operation::Ban { .. }
             | Operation::HostsAllow { .. }
             | Operation::HostsDeny { .. }
@@ -370,6 +401,7 @@ impl Operation {
             | Operation::FirewallList
             | Operation::FirewallWho { .. }
             | Operation::Fail2banJails
+            | Operation::Leases
             | Operation::AuditShow { .. }
             | Operation::AuditVerify { .. }
             | Operation::AuditCheckpoint

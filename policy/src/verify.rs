@@ -2,6 +2,7 @@
 
 use crate::diagnose::{admission, blocks};
 use crate::host::{HostState, Needs};
+use crate::lease;
 use crate::lockout::SafePlan;
 use crate::plan;
 use crate::request::Operation;
@@ -31,6 +32,10 @@ pub fn differences(plan: &SafePlan, read: &HostState, observed: &HostState, port
             let quoted = evidence.map_or(String::new(), |e| format!(": {}: {}", e.source, e.text));
             format!("{} still refused ({}){quoted}", source.short(), block.finding.cause)
         }));
+    }
+    if let Operation::Allow { source, .. } = &plan.plan().operation {
+        let why = lease::refused(observed, *source, port, needs);
+        differences.extend(why.map(|why| format!("{} still is kept out: {why}", source.short())));
     }
     differences
 }

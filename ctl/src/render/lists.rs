@@ -4,7 +4,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use jiff::Timestamp;
 use owo_colors::OwoColorize;
-use sshfix_policy::reply::{Ban, Bans, Firewall, Hosts, Jails, Status};
+use sshfix_policy::reply::{Ban, Bans, Firewall, Hosts, Jails, Leases, Status};
 
 use super::{Page, View, changes};
 use crate::text;
@@ -99,6 +99,28 @@ pub fn jails(jails: &Jails, view: &View) -> String {
         }
     }
     out.notes(&jails.notes);
+    out.text
+}
+
+/// `leases`
+pub fn leases(leases: &Leases, view: &View) -> String {
+    let mut out = Page::default();
+    if leases.leases.is_empty() {
+        out.line("No lease runs.");
+    } else {
+        let rows = leases.leases.iter().map(|lease| {
+            [lease.id.clone(), lease.summary.clone(), lease.principal.clone(), view.time(lease.ends), lease.change.clone()]
+        });
+        table(&mut out, ["ID", "LEASE", "BY", "ENDS", "CHANGE"], rows);
+        for lease in leases.leases.iter().filter(|_| view.verbose) {
+            out.gap();
+            out.line(&format!("What the end of lease {} takes back:", text::line(&lease.id)));
+            for part in &lease.parts {
+                out.line(&format!("  {}", text::line(part)));
+            }
+        }
+    }
+    out.notes(&leases.notes);
     out.text
 }
 

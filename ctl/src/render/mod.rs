@@ -42,6 +42,7 @@ pub fn body(body: &Body, view: &View) -> String {
         Body::Jails(jails) => lists::jails(jails, view),
         Body::Changes(found) => changes::changes(found, view),
         Body::Status(status) => lists::status(status, view),
+        Body::Leases(leases) => lists::leases(leases, view),
         Body::Audit(found) => audit::records(found, view),
         Body::Verification(found) => audit::verification(found, view),
         // To be kept in a file as it is.

@@ -69,8 +69,15 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
     blocks
 }
 
-/// The accepts, and nothing else, that let a source reach the port; empty when it does already.
-pub fn plan_accept(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Vec<Step>, String> {
+/// The accepts, and nothing else, that let a source reach the port; empty when it does already. With a mark they carry it as their
+/// comment, so that they are found again.
+pub fn plan_accept(
+    host: &HostState,
+    source: Source,
+    port: u16,
+    mark: Option<&str>,
+    needs: &mut Needs,
+) -> Result<Vec<Step>, String> {
     let connection = Connection { source, port, user: None };
     let mut model = filters_of(host);
     let mut steps = Vec::new();
@@ -82,8 +89,8 @@ pub fn plan_accept(host: &HostState, source: Source, port: u16, needs: &mut Need
             .map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
         let attempts = match &refusal.culprit {
             Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
-            Culprit::NfTables(event) => nft_accept(&model, &connection, &refusal, event),
-            Culprit::Legacy(outcome) => legacy_accept(&model, &connection, &refusal, &outcome.place).into_iter().collect(),
+            Culprit::NfTables(event) => nft_accept(&model, &connection, &refusal, event, mark),
+            Culprit::Legacy(outcome) => legacy_accept(&model, &connection, &refusal, &outcome.place, mark).into_iter().collect(),
         };
         if let Some(advice) = attempts.iter().find_map(|attempt| attempt.by_hand.as_ref()) {
             return Err(format!("{quoted}: this is not changed behind the back of its owner; run: {advice}"));
@@ -284,7 +291,7 @@ fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, ev
             attempts.push(Attempt { steps: vec![Step::NfTables(step)], by_hand, gone });
         }
     }
-    attempts.extend(nft_accept(host, connection, refusal, event));
+    attempts.extend(nft_accept(host, connection, refusal, event, None));
     attempts
 }
 
@@ -304,7 +311,7 @@ fn missing(state: &State, step: &nf_tables::Step) -> Needs {
 
 /// An accept before the rule that decides, or at the end of the chain whose policy does; else, where an earlier rule leads past
 /// that end, at the head of the base chain.
-fn nft_accept(host: &HostState, connection: &Connection, refusal: &Refusal, event: &Event) -> Vec<Attempt> {
+fn nft_accept(host: &HostState, connection: &Connection, refusal: &Refusal, event: &Event, mark: Option<&str>) -> Vec<Attempt> {
     let Some(state) = host.nf_tables.present() else { return Vec::new() };
     let decider = event.frames.last().map(|frame| (frame.chain, frame.rule));
     let head = event.frames.first().map(|frame| (frame.chain, Some(0)));
@@ -316,7 +323,7 @@ fn nft_accept(host: &HostState, connection: &Connection, refusal: &Refusal, even
     };
     let step = |(chain, index): (usize, Option<usize>)| {
         let chain = state.chains.get(chain)?;
-        accept(state, chain, index, connection.source, connection.port, side(refusal.pass))
+        accept(state, chain, index, connection.source, connection.port, side(refusal.pass), mark)
     };
     let steps = decider.into_iter().chain(head).filter_map(step);
     steps.map(|step| Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone: Gone::Decider }).collect()
@@ -403,7 +410,7 @@ fn legacy_attempts(
     {
         attempts.push(Attempt { steps: vec![Step::Xtables(step)], by_hand, gone: Gone::Rule });
     }
-    attempts.extend(legacy_accept(host, connection, refusal, place));
+    attempts.extend(legacy_accept(host, connection, refusal, place, None));
     attempts
 }
 
@@ -422,7 +429,13 @@ fn legacy_by_hand(host: &HostState, connection: &Connection, refusal: &Refusal, 
     })
 }
 
-fn legacy_accept(host: &HostState, connection: &Connection, refusal: &Refusal, place: &xtables::Place) -> Option<Attempt> {
+fn legacy_accept(
+    host: &HostState,
+    connection: &Connection,
+    refusal: &Refusal,
+    place: &xtables::Place,
+    mark: Option<&str>,
+) -> Option<Attempt> {
     let state = host.xtables.present()?;
     if refusal.pass == Pass::Answer {
         // What goes out is opened by a person: sshfix builds accepts for what comes in only.
@@ -436,7 +449,7 @@ fn legacy_accept(host: &HostState, connection: &Connection, refusal: &Refusal, p
         );
         return Some(Attempt { steps: Vec::new(), by_hand: Some(command), gone: Gone::Rule });
     }
-    let step = xtables::Step::accept(state, place, connection.source, connection.port)?;
+    let step = xtables::Step::accept(state, place, connection.source, connection.port, mark)?;
     let by_hand = legacy_by_hand(host, connection, refusal, place);
     Some(Attempt { steps: vec![Step::Xtables(step)], by_hand, gone: Gone::Decider })
 }

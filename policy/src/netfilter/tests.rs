@@ -414,13 +414,13 @@ fn accept_is_planned_once_in_every_base_chain_that_refuses() {
         .rule(&[nfproto(false), saddr(ME), drop()])
         .input(Family::Inet, false)
         .build();
-    let plan = asked(&state, |host, needs| plan_accept(host, ME.parse().unwrap(), 22, needs)).0.unwrap();
+    let plan = asked(&state, |host, needs| plan_accept(host, ME.parse().unwrap(), 22, None, needs)).0.unwrap();
     assert_eq!(plan.len(), 2, "{plan:?}");
     let mut after = host(state);
     for step in &plan {
         step.predict(&mut after).unwrap();
     }
-    assert_eq!(plan_accept(&after, ME.parse().unwrap(), 22, &mut Needs::new()), Ok(Vec::new()));
+    assert_eq!(plan_accept(&after, ME.parse().unwrap(), 22, None, &mut Needs::new()), Ok(Vec::new()));
 }
 
 #[test]

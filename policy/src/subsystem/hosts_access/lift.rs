@@ -226,6 +226,9 @@ pub fn without_clients(document: &Document, which: Which, dropped: &BTreeSet<Cli
     bytes
 }
 
+/// How the comment line above the line of a lease begins.
+const MARK: &[u8] = b"# sshfix lease ";
+
 /// Puts a line where nothing before it can decide about the request: at the end of the file, or before the first line that may
 /// match it or at which libwrap would stop.
 pub fn insert(state: &mut State, which: Which, line: &str, request: &Request<'_>) -> Result<(), String> {
@@ -234,7 +237,12 @@ pub fn insert(state: &mut State, which: Which, line: &str, request: &Request<'_>
     let first_hit = trace.hits.iter().filter_map(|hit| hit.place).find(|place| place.which == which).map(|place| place.line);
     set_lines(state, which, |document| {
         let open = document.lines.iter().position(|line| !line.is_closed());
-        let at = first_hit.into_iter().chain(open).min().unwrap_or(document.lines.len());
+        let mut at = first_hit.into_iter().chain(open).min().unwrap_or(document.lines.len());
+        // Not between the mark of a lease and its line.
+        let is_mark = |at: usize| document.lines.get(at).is_some_and(|line| line.raw.starts_with(MARK));
+        while let Some(before) = at.checked_sub(1).filter(|before| is_mark(*before)) {
+            at = before;
+        }
         let (before, after) = document.lines.split_at_checked(at).unwrap_or((&document.lines, &[]));
         let raw = |lines: &[Line]| lines.iter().flat_map(|line| line.raw.clone()).collect::<Vec<_>>();
         [raw(before), line.as_bytes().to_vec(), raw(after)].concat()

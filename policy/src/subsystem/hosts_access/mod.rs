@@ -25,7 +25,7 @@ pub use document::{Document, Kind, Line, Rule};
 pub use evaluate::{Facts, HostName, PatternFile, Place, Port, Request, Tables, Trace};
 pub use options::Outcome;
 pub use pattern::Address;
-pub use plan::{plan_allow, plan_deny, plan_remove};
+pub use plan::{plan_allow, plan_deny, plan_lease, plan_remove, plan_unlease};
 pub use report::{bans, list};
 pub use step::Step;
 

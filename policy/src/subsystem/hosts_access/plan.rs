@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use super::evaluate::{Client, Place, Port, Request, Tables, daemons_match};
 use super::lift::{insert, opens_others, rule_at, set_lines, steps, without_clients};
 use super::pattern::{self, Truth};
-use super::{SSHD, State, Which};
+use super::{Content, SSHD, State, Which};
 use crate::address::Source;
 use crate::host::{HostState, Part};
+use crate::lease::End;
 use crate::step::Step;
 use crate::verdict::Verdict;
 
@@ -28,6 +29,65 @@ pub fn plan_allow(host: &HostState, source: Source, daemon: Option<&str>) -> Res
         return Err("the line would let others in as well; edit hosts.allow by hand".to_owned());
     }
     steps(state, &edited, source)
+}
+
+/// Lets a source in by a line of hosts.allow below a comment line, which is the mark that the line is found by again.
+pub fn plan_lease(host: &HostState, source: Source, mark: &str) -> Result<Vec<Step>, String> {
+    let state = present(host)?;
+    let request = Request::new(SSHD, Port::Untold, source);
+    let mut edited = state.clone();
+    insert(&mut edited, Which::Allow, &format!("{}{}", mark_line(mark), lease_line(source)), &request)?;
+    proven(&edited, &request, Verdict::Accept)?;
+    if opens_others(state, &edited, &request, source) {
+        return Err("the line would let others in as well; edit hosts.allow by hand".to_owned());
+    }
+    steps(state, &edited, source)
+}
+
+fn mark_line(mark: &str) -> String {
+    format!("# {mark}\n")
+}
+
+fn lease_line(source: Source) -> String {
+    format!("{SSHD}: {}\n", pattern::pattern_for(source))
+}
+
+/// Takes the line of a lease out again, with its mark, wherever they stand by now. A line below the mark that is another was edited
+/// by somebody and is left.
+pub fn plan_unlease(host: &HostState, source: Source, mark: &str, created: bool, end: &mut End) {
+    let state = match &host.hosts_access {
+        Part::Present(state) => state,
+        Part::Absent(_) => return,
+        Part::Unreadable(why) => return end.unread.push(format!("hosts.allow could not be read: {why}")),
+    };
+    let path = &state.allow.path;
+    if let Content::Unreadable(why) = &state.allow.content {
+        return end.unread.push(format!("{path} could not be read: {why}"));
+    }
+    let (mark, line) = (mark_line(mark).into_bytes(), lease_line(source).into_bytes());
+    let mut left = Vec::new();
+    let mut edited = state.clone();
+    let cut = set_lines(&mut edited, Which::Allow, |document| {
+        let mut kept = Vec::new();
+        let mut lines = document.lines.iter().peekable();
+        while let Some(one) = lines.next() {
+            if one.raw != mark {
+                kept.extend(&one.raw);
+            } else if lines.next_if(|next| next.raw == line).is_none() {
+                left.push(format!("{path} line {}: what follows it was edited and is left", one.number));
+                kept.extend(&one.raw);
+            }
+        }
+        kept
+    });
+    end.left.append(&mut left);
+    if created && edited.allow.content.bytes().is_some_and(<[u8]>::is_empty) {
+        edited.allow.content = Content::Missing;
+    }
+    match cut.and_then(|()| steps(state, &edited, source)) {
+        Ok(mut steps) => end.steps.append(&mut steps),
+        Err(why) => end.left.push(why),
+    }
 }
 
 /// Keeps a source out by a line of hosts.deny; and, where hosts.allow would let it in first, by dropping its name there or by a

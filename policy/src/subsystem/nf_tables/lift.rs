@@ -184,13 +184,21 @@ pub fn delete_rule(state: &State, chain: &Chain, index: usize, touches: Option<V
 }
 
 /// Inserts an accept for the source before the rule with this index, or at the end of the chain. `None` when the chain does not
-/// see packets of this family.
-pub fn accept(state: &State, chain: &Chain, index: Option<usize>, source: Source, port: u16, side: Side) -> Option<Step> {
+/// see packets of this family. The mark is the rule's comment.
+pub fn accept(
+    state: &State,
+    chain: &Chain,
+    index: Option<usize>,
+    source: Source,
+    port: u16,
+    side: Side,
+    mark: Option<&str>,
+) -> Option<Step> {
     let v6 = !source.is_ipv4();
     if matches!((chain.family, v6), (Family::Ip, true) | (Family::Ip6, false) | (Family::Arp, _)) {
         return None;
     }
-    let rule = accept_rule(chain.family, source, port, side, compat(state, chain));
+    let rule = accept_rule(chain.family, source, port, side, compat(state, chain), mark);
     let next = match index {
         Some(index) => Some(chain.rules.get(index)?.handle),
         None => None,
@@ -217,8 +225,9 @@ const META_L4PROTO: u32 = 16;
 const COMMENT: &str = "sshfix accept";
 
 /// `ip saddr SOURCE tcp dport PORT accept comment "sshfix accept"`; for the answer `ip daddr SOURCE tcp sport PORT accept ...`.
-/// In tables of iptables-nft `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT`, with a counter and without the comment.
-fn accept_rule(family: Family, source: Source, port: u16, side: Side, compat: bool) -> Rule {
+/// In tables of iptables-nft `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT`, with a counter and without a comment that is not asked
+/// for; one that is it prints as `-m comment --comment MARK` (nft.c, `get_comment`).
+fn accept_rule(family: Family, source: Source, port: u16, side: Side, compat: bool, mark: Option<&str>) -> Rule {
     let v6 = !source.is_ipv4();
     let equal = |data: Vec<u8>| Expression::Cmp { sreg: 1, op: CmpOp::Eq, data };
     let mut expressions = match family {
@@ -254,8 +263,9 @@ fn accept_rule(family: Family, source: Source, port: u16, side: Side, compat: bo
         expressions.push(Expression::Counter { packets: 0, bytes: 0 });
     }
     expressions.push(Expression::Verdict(Verdict::Accept));
-    let (comment, userdata) = if compat { (None, Vec::new()) } else { (Some(COMMENT.to_owned()), comment_data(COMMENT)) };
-    Rule { handle: 0, expressions, comment, raw_expressions: Vec::new(), userdata, compat: None }
+    let comment = mark.or((!compat).then_some(COMMENT));
+    let userdata = comment.map_or_else(Vec::new, comment_data);
+    Rule { handle: 0, expressions, comment: comment.map(str::to_owned), raw_expressions: Vec::new(), userdata, compat: None }
 }
 
 /// A comment as nft keeps it: type 0, length with the NUL, bytes (`NFTNL_UDATA_RULE_COMMENT`).

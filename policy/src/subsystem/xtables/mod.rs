@@ -262,8 +262,8 @@ impl Rule {
         self.source(v6) == Some(source)
     }
 
-    /// `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT`, from typed values only.
-    pub fn accept(source: Source, port: u16) -> Rule {
+    /// `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT`, with `-m comment --comment MARK` where one is given. From typed values only.
+    pub fn accept(source: Source, port: u16, mark: Option<&str>) -> Rule {
         let net = source.net();
         let v6 = !source.is_ipv4();
         let bits = |address: IpAddr| match address {
@@ -277,6 +277,7 @@ impl Rule {
             counters: (0, 0),
             save: None,
         };
+        rule.matches.extend(mark.map(|mark| Match::Comment(mark.to_owned())));
         rule.save = Some(rule.draw(v6, &SetNames::new()));
         rule
     }

@@ -63,13 +63,13 @@ impl Step {
 
     /// Puts `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT` in so that it stands at a place; one past the last rule is just
     /// before the policy. `None` when there is no such place, or the texts around it are not known.
-    pub fn accept(state: &State, place: &Place, source: Source, port: u16) -> Option<Self> {
+    pub fn accept(state: &State, place: &Place, source: Source, port: u16, mark: Option<&str>) -> Option<Self> {
         if place.v6 == source.is_ipv4() {
             return None;
         }
         let chain = state.table(place.v6, &place.table)?.chain(&place.chain)?;
         let index = place.position.checked_sub(1)?;
-        let rule = Rule::accept(source, port);
+        let rule = Rule::accept(source, port, mark);
         let text = |index: usize| chain.rules.get(index).map(|rule| rule.save.clone());
         let above = match index.checked_sub(1) {
             Some(above) => Some(text(above)??),

@@ -108,7 +108,7 @@ fn verdict(verdict: StandardVerdict) -> Action {
 fn rule(source: &str, matches: Vec<Match>, action: Action) -> Arc<Rule> {
     let mut entry = Entry::ANY;
     if !source.is_empty() {
-        entry.source = Rule::accept(source.parse().unwrap(), 22).entry.source;
+        entry.source = Rule::accept(source.parse().unwrap(), 22, None).entry.source;
     }
     let mut rule = Rule { entry, matches, action, counters: (0, 0), save: None };
     rule.save = Some(rule.draw(false, &SetNames::new()));
@@ -321,7 +321,7 @@ proptest! {
         let step = if delete {
             Step::delete(state, &place(at), None)
         } else {
-            Step::accept(state, &place(at), "10.0.0.9".parse().unwrap(), 22)
+            Step::accept(state, &place(at), "10.0.0.9".parse().unwrap(), 22, None)
         };
         let fits = at >= 1 && at <= sources.len() + usize::from(!delete);
         prop_assert_eq!(step.is_some(), fits);

@@ -1,0 +1,91 @@
+//! Finds the accept rules of a lease by their comment, wherever they stand by now, and deletes them. One that is no accept for that
+//! source any more was edited by somebody and is left.
+
+use crate::address::Source;
+use crate::host::{HostState, Part};
+use crate::lease::End;
+use crate::step::Step;
+use crate::subsystem::nf_tables::expression::{Expression, Verdict};
+use crate::subsystem::nf_tables::lift::{Side, delete_rule, rule_source};
+use crate::subsystem::nf_tables::{Chain, Rule, State, render};
+use crate::subsystem::xtables::targets::{StandardVerdict, Target};
+use crate::subsystem::xtables::{self, Action};
+
+/// Adds the deletion of every rule with this mark to the end of a lease.
+pub fn marked(host: &HostState, source: Source, mark: &str, end: &mut End) {
+    match &host.nf_tables {
+        Part::Present(state) => in_nf_tables(host, state, source, mark, end),
+        Part::Absent(_) => {}
+        Part::Unreadable(why) => end.unread.push(format!("nftables could not be read: {why}")),
+    }
+    match &host.xtables {
+        Part::Present(state) => in_xtables(state, source, mark, end),
+        Part::Absent(_) => {}
+        Part::Unreadable(why) => end.unread.push(format!("iptables-legacy could not be read: {why}")),
+    }
+}
+
+fn in_nf_tables(host: &HostState, state: &State, source: Source, mark: &str, end: &mut End) {
+    let ipsets = host.set_names();
+    for chain in &state.chains {
+        for (index, rule) in chain.rules.iter().enumerate() {
+            if !carries(host, state, chain, rule, mark) {
+                continue;
+            }
+            let place = || format!("{} {} {} handle {}", chain.family, chain.table, chain.name, rule.handle);
+            if !accepts(state, chain, rule, source) {
+                end.left.push(format!(
+                    "the rule {} was edited and is left: {}",
+                    place(),
+                    render::rule(state, chain, rule, &ipsets)
+                ));
+                continue;
+            }
+            match delete_rule(state, chain, index, Some(vec![source]), &ipsets) {
+                Some(step) => end.steps.push(Step::NfTables(step)),
+                None => end.left.push(format!("the rule {} holds a list of its own and is left", place())),
+            }
+        }
+    }
+}
+
+/// iptables-nft keeps a comment beside the rule or as a match, by its version and the way it was written.
+fn carries(host: &HostState, state: &State, chain: &Chain, rule: &Rule, mark: &str) -> bool {
+    if let Some(comment) = &rule.comment {
+        return comment == mark;
+    }
+    let is_match = |expression: &Expression| matches!(expression, Expression::Match { name, .. } if name == "comment");
+    rule.expressions.iter().any(is_match)
+        && render::rule(state, chain, rule, &host.set_names()).contains(&format!("--comment {}", xtables::render::quoted(mark)))
+}
+
+fn accepts(state: &State, chain: &Chain, rule: &Rule, source: Source) -> bool {
+    let v6 = !source.is_ipv4();
+    let named =
+        [Side::Source, Side::Destination].into_iter().any(|side| rule_source(state, chain, rule, v6, side) == Some(source));
+    named && matches!(rule.expressions.last(), Some(Expression::Verdict(Verdict::Accept)))
+}
+
+fn in_xtables(state: &xtables::State, source: Source, mark: &str, end: &mut End) {
+    let comment = format!("-m comment --comment {} ", xtables::render::quoted(mark));
+    for v6 in [false, true] {
+        for table in state.tables(v6) {
+            for chain in &table.chains {
+                // The last first: a deletion moves those behind it.
+                for (index, rule) in chain.rules.iter().enumerate().rev() {
+                    let Some(text) = rule.save.as_ref().filter(|text| format!("{text} ").contains(&comment)) else { continue };
+                    let place = xtables::Place { v6, table: table.name.clone(), chain: chain.name.clone(), position: index + 1 };
+                    let accepts = matches!(rule.action, Action::Target(Target::Verdict(StandardVerdict::Accept)));
+                    if !accepts || !rule.names_exactly(v6, source) {
+                        end.left.push(format!("the rule {place} was edited and is left: {text}"));
+                        continue;
+                    }
+                    match xtables::Step::delete(state, &place, Some(vec![source])) {
+                        Some(step) if table.readonly.is_none() => end.steps.push(Step::Xtables(step)),
+                        Some(_) | None => end.left.push(format!("the rule {place} is in a table that sshfix does not change")),
+                    }
+                }
+            }
+        }
+    }
+}
