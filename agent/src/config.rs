@@ -136,6 +136,8 @@ pub struct Limits {
     pub request_seconds: u64,
     /// Seconds in which the client must have taken the whole reply. Default 10.
     pub reply_seconds: u64,
+    /// Seconds that a lease may last at most (`allow --for`, `unban --ignore-for`). Default 2592000, which is 30 days.
+    pub lease_seconds: u64,
 }
 
 impl Default for Config {
@@ -191,7 +193,14 @@ impl Default for Paths {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 128, requests: 8, idle_seconds: 60, request_seconds: 10, reply_seconds: 10 }
+        Self {
+            connections: 128,
+            requests: 8,
+            idle_seconds: 60,
+            request_seconds: 10,
+            reply_seconds: 10,
+            lease_seconds: 30 * 86_400,
+        }
     }
 }
 
@@ -265,6 +274,9 @@ impl Config {
         }
         if limits.requests == 0 || limits.requests > 100 {
             return Err(format!("limits.requests is 1 to 100, not {}", limits.requests));
+        }
+        if limits.lease_seconds == 0 || limits.lease_seconds > 10 * 366 * 86_400 {
+            return Err(format!("limits.lease_seconds is 1 to ten years, not {}", limits.lease_seconds));
         }
         for (name, seconds) in [
             ("idle_seconds", limits.idle_seconds),

@@ -1,49 +1,283 @@
-//! Leases: allows that end by themselves. Their end is on disk before they begin, and removes exactly what they added.
-//! Must not decide what is added: that is the plan's.
+//! Leases: ends them on time, also those that came due while nobody ran, and puts back after a reboot what the reboot took away.
+//! Every change to the host goes through the change machine. Must not decide what is added or removed: `policy::lease` does.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sshfix_policy::host::{Done, Host, StepError};
+use sshfix_policy::address::Source;
+use sshfix_policy::host::{HostState, Needs, Question};
+use sshfix_policy::lease::{Item, Leases, Running, end};
+use sshfix_policy::lockout;
+use sshfix_policy::plan::{self, Plan};
+use sshfix_policy::reply::{LeaseDocument, LeasesSchema};
+use sshfix_policy::request::Operation;
+use sshfix_policy::verify;
 
-use crate::pipeline::{self, Agent};
+use crate::audit::{AuditClosing, AuditOpening, Outcome};
+use crate::change::{self, Settled};
+use crate::live::LiveHost;
+use crate::pipeline::{self, Agent, Refusal};
+use crate::store::{LeaseRecord, NewChange, StoreError};
+use crate::sys::clock::Moment;
+use crate::{decision, random};
 
-/// How often due leases are looked for.
-pub const INTERVAL: Duration = Duration::from_secs(5);
+/// How often the clock is looked at.
+pub const INTERVAL: Duration = Duration::from_secs(1);
+/// What does not work is tried again after so long at first, then after twice as long each time,
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// but at least so often.
+const LAST_RETRY: Duration = Duration::from_mins(1);
+/// How often what is missing is looked for,
+const SEE_AGAIN: Duration = Duration::from_secs(5);
+/// and how long after the first look in a new boot: firewalls and fail2ban come up after the agent. What is
+/// missing later was taken away by somebody who meant it.
+const COMING_UP: Duration = Duration::from_mins(5);
 
-/// Ends every lease that is due, also those that came due while the agent was not running. One that cannot be ended now is
-/// tried again at the next call; the reason is logged.
-pub fn end_due(agent: &Agent) {
-    let due = match agent.store.leases_due(Timestamp::now()) {
-        Ok(due) => due,
-        Err(error) => {
-            tracing::error!("the leases could not be read; none was ended: {error}");
-            return;
-        }
+/// What planning must know of leases.
+pub fn known(agent: &Agent) -> Result<Leases, StoreError> {
+    let running = agent.store.leases()?.into_iter().map(|lease| Running { id: lease.id, items: lease.items }).collect();
+    Ok(Leases { running, next: agent.store.next_lease()?, longest: agent.config.limits.lease_seconds })
+}
+
+/// The sources that an operation on a lease is about.
+pub fn sources(agent: &Agent, operation: &Operation) -> Vec<Source> {
+    let Operation::Revoke { id } = operation else { return Vec::new() };
+    let leases = agent.store.leases().unwrap_or_default();
+    leases.iter().filter(|lease| lease.id == *id).flat_map(|lease| sources_of(&lease.items)).collect()
+}
+
+fn sources_of(items: &[Item]) -> Vec<Source> {
+    let of = |item: &Item| match item {
+        Item::Rules { source, .. } | Item::Line { source, .. } => Some(*source),
+        Item::Ignore { entry, .. } => entry.parse().ok(),
     };
-    for lease in due {
-        let mut host = pipeline::lock(&agent.host);
-        let mut ended = true;
-        for step in &lease.steps {
-            match host.apply(step) {
-                Ok(Done::Changed | Done::Already) => {}
-                Err(StepError::Drifted(why)) => {
-                    tracing::warn!(
-                        lease = lease.id,
-                        "what the lease added is not there any more as it was added; left as it is: {why}"
-                    );
+    items.iter().filter_map(of).collect()
+}
+
+/// A `revoke` was done: its lease is over. If this cannot be written, the lease ends on time with nothing left to do.
+pub fn revoked(agent: &Agent, operation: &Operation, notes: &[String]) {
+    if let Operation::Revoke { id } = operation
+        && let Err(error) = agent.store.lease_end(id, Timestamp::now(), &notes.join("; "))
+    {
+        tracing::error!(lease = id, "the end of the lease could not be recorded: {error}");
+    }
+}
+
+/// The document of `leases`.
+pub fn document(agent: &Agent) -> Result<sshfix_policy::reply::Leases, StoreError> {
+    let now = Moment::now();
+    let leases = agent.store.leases()?.iter().map(|lease| brief(lease, &now)).collect();
+    Ok(sshfix_policy::reply::Leases { schema: LeasesSchema::V1, leases, notes: Vec::new() })
+}
+
+/// One lease, as it is shown.
+pub fn brief(lease: &LeaseRecord, now: &Moment) -> LeaseDocument {
+    LeaseDocument {
+        id: lease.id.clone(),
+        summary: lease.summary.clone(),
+        ends: lease.ends(now),
+        principal: lease.principal.clone(),
+        change: lease.change.clone(),
+        made: Some(lease.created_at),
+        parts: lease.items.iter().map(Item::describe).collect(),
+    }
+}
+
+/// Keeps the time of all leases.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    retries: BTreeMap<String, Retry>,
+}
+
+#[derive(Debug)]
+struct Retry {
+    next: Instant,
+    wait: Duration,
+}
+
+impl Keeper {
+    /// One look at the clock: ends what is over, puts back what a reboot took away.
+    pub fn look(&mut self, agent: &Agent) {
+        let leases = match agent.store.leases() {
+            Ok(leases) => leases,
+            Err(error) => return tracing::error!("the leases could not be read; none was ended: {error}"),
+        };
+        self.retries.retain(|id, _| leases.iter().any(|lease| lease.id == *id));
+        for lease in leases {
+            if self.retries.get(&lease.id).is_some_and(|retry| retry.next > Instant::now()) {
+                continue;
+            }
+            match look_at(agent, &lease) {
+                Ok(Next::Settled) => _ = self.retries.remove(&lease.id),
+                Ok(Next::SeeAgain) => {
+                    let retry = Retry { next: Instant::now() + SEE_AGAIN, wait: FIRST_RETRY };
+                    self.retries.insert(lease.id.clone(), retry);
                 }
-                Err(error) => {
-                    tracing::error!(lease = lease.id, "the lease could not be ended; it is tried again: {error}");
-                    ended = false;
+                Err(why) => {
+                    let retry = self.retries.entry(lease.id.clone());
+                    let retry = retry.or_insert(Retry { next: Instant::now(), wait: FIRST_RETRY });
+                    tracing::warn!(lease = lease.id, "tried again in {:?}: {why}", retry.wait);
+                    retry.next = Instant::now() + retry.wait;
+                    retry.wait = (retry.wait * 2).min(LAST_RETRY);
                 }
             }
         }
-        if ended {
-            match agent.store.lease_end(&lease.id, Timestamp::now()) {
-                Ok(()) => tracing::info!(lease = lease.id, "lease ended: {}", lease.summary),
-                Err(error) => tracing::error!(lease = lease.id, "the end of the lease could not be recorded: {error}"),
-            }
+    }
+}
+
+/// What follows a look at one lease.
+enum Next {
+    /// Nothing to do before it is over.
+    Settled,
+    /// The host is coming up: something may have to be put back soon.
+    SeeAgain,
+}
+
+/// The error is what did not work.
+fn look_at(agent: &Agent, lease: &LeaseRecord) -> Result<Next, String> {
+    let now = Moment::now();
+    let left = lease.left(&now);
+    if left.is_zero() {
+        return end_now(agent, lease).map(|()| Next::Settled);
+    }
+    if lease.boot != now.boot {
+        // Its time goes on by the clock of this boot.
+        agent.store.lease_take_up(&lease.id, &now, left).map_err(|error| error.to_string())?;
+        return put_back(agent, lease, Duration::ZERO);
+    }
+    if lease.in_place { Ok(Next::Settled) } else { put_back(agent, lease, now.since_boot.saturating_sub(lease.boot_from)) }
+}
+
+/// Takes a lease back whose time is over. Not asked of the proof: that it ends was part of what was asked for.
+fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
+    let leases = known(agent).map_err(|error| error.to_string())?;
+    let this = Running { id: lease.id.clone(), items: lease.items.clone() };
+    let what = format!("lease {} of {} is over: {}", lease.id, lease.principal, lease.summary);
+    let mut host = pipeline::lock(&agent.host);
+    let question = question(agent, &lease.items);
+    let operation = Operation::Revoke { id: lease.id.clone() };
+    let (state, (end, plan)) = pipeline::observed(&mut host, &question, |state, needs| {
+        let end = end(state, &this, &leases.running);
+        let plan = plan::of_steps(&operation, end.steps.clone(), state, question.port, needs);
+        (end, plan)
+    });
+    let plan = plan.map_err(|error| error.to_string())?;
+    let nothing_to_do = plan.steps.is_empty();
+    if !nothing_to_do {
+        make(agent, &mut host, &question, &state, &lease.principal, plan, &what)?;
+    }
+    // Parts that could not be looked at are ended when they can be.
+    if !end.unread.is_empty() {
+        return Err(format!("it could not be ended everywhere: {}", end.unread.join("; ")));
+    }
+    let left = end.left.join("; ");
+    agent.store.lease_end(&lease.id, Timestamp::now(), &left).map_err(|error| error.to_string())?;
+    tracing::info!(lease = lease.id, "lease ended: {}{}{left}", lease.summary, if left.is_empty() { "" } else { "; " });
+    if nothing_to_do || !left.is_empty() {
+        let left = if left.is_empty() { "nothing of it was left".to_owned() } else { left };
+        agent.auditor.note(&agent.store, &agent.identity, format!("{what}; {left}"), Outcome::Unchanged);
+    }
+    Ok(())
+}
+
+/// Adds again what a reboot took away, as long as the host comes up.
+fn put_back(agent: &Agent, lease: &LeaseRecord, since: Duration) -> Result<Next, String> {
+    let mut leases = known(agent).map_err(|error| error.to_string())?;
+    leases.running.retain(|other| other.id != lease.id);
+    leases.next.clone_from(&lease.id);
+    leases.longest = 0;
+    let mut host = pipeline::lock(&agent.host);
+    let question = question(agent, &lease.items);
+    let (state, plan) = pipeline::observed(&mut host, &question, |state, needs| {
+        plan::missing_of_lease(&leases, &lease.operation, state, question.port, needs)
+    });
+    let plan = plan.map_err(|error| error.to_string())?;
+    let mut items = lease.items.clone();
+    items.extend(plan.lease.iter().flat_map(|lease| &lease.items).cloned());
+    items.sort();
+    items.dedup();
+    if items != lease.items {
+        // Before the steps: what is on record too early is found gone at the end, which is fine.
+        agent.store.lease_items(&lease.id, &items).map_err(|error| error.to_string())?;
+    }
+    if !plan.steps.is_empty() {
+        let what = format!("lease {} of {} goes on after a reboot: {}", lease.id, lease.principal, lease.summary);
+        make(agent, &mut host, &question, &state, &lease.principal, plan, &what)?;
+    }
+    if since < COMING_UP {
+        return Ok(Next::SeeAgain);
+    }
+    agent.store.lease_in_place(&lease.id).map(|()| Next::Settled).map_err(|error| error.to_string())
+}
+
+fn question(agent: &Agent, items: &[Item]) -> Question {
+    Question { sources: sources_of(items).into_iter().collect(), port: agent.config.ssh_port, everybody: false }
+}
+
+/// Makes a change of the agent's own, with a record of its own.
+fn make(
+    agent: &Agent,
+    host: &mut LiveHost,
+    question: &Question,
+    read: &HostState,
+    principal: &str,
+    plan: Plan,
+    what: &str,
+) -> Result<(), String> {
+    decision::in_the_way(agent, host).map_err(|refusal| match refusal {
+        Refusal::Refused(why) => why,
+        Refusal::Error(document) => document.message,
+    })?;
+    let opening = AuditOpening::of_itself(what);
+    let record = agent.auditor.open(&agent.store, &opening).map_err(|error| error.to_string())?;
+    let digest = plan.digest();
+    let made = change_of_own(agent, host, question, read, principal, plan);
+    let (outcome, detail, change) = match &made {
+        Ok(change) => (Outcome::Confirmed, String::new(), Some(change.clone())),
+        Err((change, why)) => (Outcome::Failed, why.clone(), change.clone()),
+    };
+    let closing = AuditClosing { outcome, detail, plan: Some(digest), change };
+    agent.auditor.close(&agent.store, &agent.identity, &opening, record, closing);
+    made.map(|_| ()).map_err(|(_, why)| why)
+}
+
+/// Applies and verifies. The error holds the change, where one was begun.
+fn change_of_own(
+    agent: &Agent,
+    host: &mut LiveHost,
+    question: &Question,
+    read: &HostState,
+    principal: &str,
+    plan: Plan,
+) -> Result<String, (Option<String>, String)> {
+    let unbegun = |why: String| (None, why);
+    // No way in is kept: what a lease opened, its end closes.
+    let safe = lockout::prove(plan, read, &[], &mut Needs::new()).map_err(|why| unbegun(why.to_string()))?;
+    let id = random::hex::<5>().map_err(|why| unbegun(why.to_string()))?;
+    let begin = NewChange {
+        id: id.clone(),
+        principal: principal.to_owned(),
+        operation: safe.plan().operation.clone(),
+        digest: safe.plan().digest(),
+        plan: safe.document(),
+        steps: safe.steps().to_vec(),
+        started: Moment::now(),
+        deadline: None,
+        lease: None,
+    };
+    let store = &agent.store;
+    store.change_begin(&begin).map_err(|why| unbegun(why.to_string()))?;
+    let settled = change::apply(host, store, &id, &safe).and_then(|applied| {
+        let (_, differences) =
+            pipeline::observed(host, question, |state, needs| verify::differences(&safe, read, state, question.port, needs));
+        if !differences.is_empty() {
+            return Err(change::roll_back(host, store, applied, differences.join("; ")));
         }
+        change::settle(host, store, applied, None, &Moment::now())
+    });
+    match settled {
+        Ok(Settled::Confirmed | Settled::Pending) => Ok(id),
+        Err(failed) => Err((Some(id), failed.failure.message)),
     }
 }

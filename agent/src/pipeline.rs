@@ -16,7 +16,6 @@ use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan::{self, PlanError};
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject};
 use sshfix_policy::request::{Mode, Operation, Request};
-use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
 use sshfix_policy::wire::SignedRequest;
 use sshfix_policy::{diagnose, verify};
@@ -25,6 +24,7 @@ use crate::audit::{AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
 use crate::change::{self, Settled};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
+use crate::lease;
 use crate::live::LiveHost;
 use crate::report;
 use crate::serve::{Answer, Challenge, Peer};
@@ -233,10 +233,12 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         Operation::Changes { .. } | Operation::Confirm { .. } => Err(failed(&"answered above")),
         Operation::Rollback { id, abandon } => decision::roll_back(agent, host, authorized, id, *abandon),
         Operation::Status => Ok(Body::Status(report::status(agent, &host.observe(&question)))),
-        Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => {
+        Operation::Leases | Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => {
             Err(failed(&"this was answered before"))
         }
-        Operation::Unban { .. }
+        Operation::Allow { .. }
+        | Operation::Revoke { .. }
+        | Operation::Unban { .. }
         | Operation::Ban { .. }
         | Operation::HostsAllow { .. }
         | Operation::HostsDeny { .. }
@@ -258,8 +260,9 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
 /// Plans on the host as it is now, and proves that nobody is locked out.
 fn planned(agent: &Agent, host: &mut LiveHost, question: &Question, request: &Request) -> Result<(HostState, SafePlan), Refusal> {
     let port = question.port;
+    let leases = lease::known(agent).map_err(|error| failed(&error))?;
     let (state, safe) = observed(host, question, |state, needs| {
-        let plan = plan::plan(&request.operation, state, port, needs)?;
+        let plan = plan::plan_beside(&leases, &request.operation, state, port, needs)?;
         #[cfg(debug_assertions)]
         if std::path::Path::new(WITHOUT_PROOF).exists() {
             return Ok(SafePlan::unproven(plan));
@@ -288,23 +291,32 @@ fn make(
         if wanted.get_or_insert_with(|| digest.clone()) != &digest {
             return Err(plan_changed(&safe, "the plan is not the one that was shown; nothing was changed").into());
         }
-        if safe.steps().is_empty() {
+        // A lease that counts on what others added has no steps, and is made all the same.
+        if safe.steps().is_empty() && safe.plan().lease.is_none() {
+            lease::revoked(agent, &request.operation, &safe.plan().notes);
             return nothing_to_do(&safe, &state);
         }
         match host.unchanged(&state) {
-            Ok(()) => return change(agent, host, question, &state, authorized, &safe, within),
+            Ok(()) => {
+                let body = change(agent, host, question, &state, authorized, &safe, within)?;
+                if matches!(&body, Body::Change(change) if change.state == ChangeState::Confirmed) {
+                    lease::revoked(agent, &request.operation, &safe.plan().notes);
+                }
+                return Ok(body);
+            }
             Err(why) => tracing::info!("planned again: {why}"),
         }
     }
     Err(failed(&format!("the host was changed by others {MAX_PLANS} times while the change was planned")))
 }
 
-/// The answer to what is asked about the audit records.
+/// The answer to what is asked about audit records and leases.
 fn about_the_records(agent: &Agent, operation: &Operation) -> Option<Result<Body, Refusal>> {
     let Agent { auditor, store, identity, .. } = agent;
     let body = match operation {
         Operation::AuditShow { filter } => store.audit_search(filter).map(Body::Audit).map_err(AuditError::from),
         Operation::AuditVerify { checkpoint } => auditor.verify(store, identity, checkpoint.as_deref()).map(Body::Verification),
+        Operation::Leases => lease::document(agent).map(Body::Leases).map_err(AuditError::from),
         Operation::AuditCheckpoint => auditor.checkpoint(store, identity).map(Body::Checkpoint),
         _ => return None,
     };
@@ -329,7 +341,7 @@ fn change(
         Confirm::Required => Some(now.deadline(within)),
         Confirm::NotNeeded => None,
     };
-    let lease = safe.plan().lease.as_ref().map(|lease| new_lease(&id, lease, now.wall)).transpose()?;
+    let lease = safe.plan().lease.as_ref().map(|lease| new_lease(lease, safe));
     let begin = NewChange {
         id: id.clone(),
         principal: authorized.signer().principal().to_owned(),
@@ -374,19 +386,21 @@ fn change(
     Ok(Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline, plan, failure, notes }))
 }
 
-fn new_lease(change: &str, lease: &plan::Lease, now: Timestamp) -> Result<NewLease, Refusal> {
-    let seconds = i64::try_from(lease.seconds).ok().and_then(|s| now.checked_add(jiff::SignedDuration::from_secs(s)).ok());
-    let ends_at = seconds.ok_or_else(|| failed(&format!("{} seconds is too long", lease.seconds)))?;
-    Ok(NewLease {
-        id: change.to_owned(),
-        summary: lease.steps.iter().map(Step::summary).collect::<Vec<_>>().join("; "),
-        steps: lease.steps.iter().rev().map(Step::inverse).collect(),
-        ends_at,
-    })
+fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
+    let summary = match &safe.plan().operation {
+        Operation::Allow { source, .. } => format!("{} gets in", source.short()),
+        Operation::Unban { source, .. } => format!("{} is not banned again", source.short()),
+        other => other.action().to_string(),
+    };
+    NewLease { id: lease.id.clone(), summary, items: lease.items.clone(), time: Duration::from_secs(lease.seconds) }
 }
 
 /// Reads the host and asks again until no fact is missing. An answer that still misses one treats it as unknown.
-fn observed<T>(host: &mut LiveHost, question: &Question, answer: impl Fn(&HostState, &mut Needs) -> T) -> (HostState, T) {
+pub(crate) fn observed<T>(
+    host: &mut LiveHost,
+    question: &Question,
+    answer: impl Fn(&HostState, &mut Needs) -> T,
+) -> (HostState, T) {
     let mut state = host.observe(question);
     let mut asked = Needs::new();
     for _ in 0..MAX_ROUNDS {
@@ -408,7 +422,9 @@ fn question(agent: &Agent, request: &Request, port: u16) -> Question {
     let mut sources: BTreeSet<Source> = request.operation.source().into_iter().collect();
     sources.extend(request.from.map(Source::from));
     sources.extend(agent.config.keep.iter().map(|keep| keep.address));
-    Question { sources, port, everybody: request.operation.source().is_none() }
+    sources.extend(lease::sources(agent, &request.operation));
+    let about_a_lease = matches!(request.operation, Operation::Revoke { .. });
+    Question { sources, port, everybody: request.operation.source().is_none() && !about_a_lease }
 }
 
 /// Every way in that must not be lost: the requester's own, live sessions, `keep` entries.

@@ -4,14 +4,14 @@ use sshfix_policy::address::Source;
 use sshfix_policy::host::{HostState, Needs, Part};
 use sshfix_policy::reply::{
     Bans, BansSchema, Body, ChangeBrief, ChangeDocument, ChangeEvent, ChangeState, ChangeStep, Changes, ChangesSchema, Confirm,
-    ErrorCode, Firewall, FirewallSchema, LeaseDocument, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument,
-    SubsystemStatus, Who,
+    ErrorCode, Firewall, FirewallSchema, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument, SubsystemStatus, Who,
 };
 use sshfix_policy::subsystem::hosts_access::{Content, Libwrap};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, xtables};
 use sshfix_policy::{diagnose, netfilter};
 
 use crate::audit::{AuditClosing, Outcome};
+use crate::lease;
 use crate::pipeline::Agent;
 use crate::store::{ChangeRecord, ChangeStage, StepEvent, StoreError};
 use crate::sys::clock::Moment;
@@ -82,10 +82,7 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
             .collect(),
         pending,
         waiting,
-        leases: leases
-            .into_iter()
-            .map(|lease| LeaseDocument { id: lease.id, summary: lease.summary, ends: lease.ends_at })
-            .collect(),
+        leases: leases.iter().map(|lease| lease::brief(lease, &Moment::now())).collect(),
         last_drill: None,
         notes,
     }
@@ -253,6 +250,7 @@ pub fn closing(body: &Body) -> AuditClosing {
         | Body::Jails(_)
         | Body::Changes(_)
         | Body::Status(_)
+        | Body::Leases(_)
         | Body::Audit(_)
         | Body::Checkpoint(_) => closing(Outcome::Answered, "", None, None),
     }

@@ -4,7 +4,7 @@
 use std::future;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -100,7 +100,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
         let limits = agent.config.limits.clone();
         tokio::select! {
             () = serve(listener, Arc::clone(&agent), limits, stop) => {}
-            () = end_leases(Arc::clone(&agent)) => {}
+            () = keep_leases(Arc::clone(&agent)) => {}
             () = keep_audit(Arc::clone(&agent)) => {}
             () = feed_watchdog() => {}
         }
@@ -149,14 +149,16 @@ async fn keep_audit(agent: Arc<Agent>) {
 }
 
 /// Ends leases on time, for ever; the first look is at once, for those that came due while nobody ran.
-async fn end_leases(agent: Arc<Agent>) {
+async fn keep_leases(agent: Arc<Agent>) {
     let mut tick = interval(lease::INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let keeper = Arc::new(Mutex::new(lease::Keeper::default()));
     loop {
         tick.tick().await;
-        let agent = Arc::clone(&agent);
-        if let Err(error) = tokio::task::spawn_blocking(move || lease::end_due(&agent)).await {
-            tracing::error!("ending leases failed inside the agent; it is tried again: {error}");
+        let (agent, keeper) = (Arc::clone(&agent), Arc::clone(&keeper));
+        let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
+        if let Err(error) = tokio::task::spawn_blocking(look).await {
+            tracing::error!("looking at the leases failed inside the agent; it is tried again: {error}");
         }
     }
 }

@@ -59,7 +59,7 @@ struct Server {
 
 /// Short times, so that waiting for them is no waiting.
 fn limits() -> Limits {
-    Limits { connections: 16, requests: 4, idle_seconds: 2, request_seconds: 1, reply_seconds: 1 }
+    Limits { connections: 16, requests: 4, idle_seconds: 2, request_seconds: 1, reply_seconds: 1, lease_seconds: 60 }
 }
 
 fn start(limits: Limits) -> Server {

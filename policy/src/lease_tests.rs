@@ -66,10 +66,10 @@ fn allow_of(text: &str) -> Operation {
 fn done(plan: &Plan, host: &mut HostState) {
     plan.steps.iter().for_each(|step| step.predict(host).unwrap());
     let rules = host.nf_tables.present_mut().unwrap();
-    let mut next = rules.chains.iter().flat_map(|chain| &chain.rules).map(|rule| rule.handle).max().unwrap() + 1;
-    for rule in rules.chains.iter_mut().flat_map(|chain| &mut Arc::make_mut(chain).rules).filter(|rule| rule.handle == 0) {
-        Arc::make_mut(rule).handle = next;
-        next += 1;
+    let next = rules.chains.iter().flat_map(|chain| &chain.rules).map(|rule| rule.handle).max().unwrap() + 1;
+    let new = rules.chains.iter_mut().flat_map(|chain| &mut Arc::make_mut(chain).rules).filter(|rule| rule.handle == 0);
+    for (handle, rule) in (next..).zip(new) {
+        Arc::make_mut(rule).handle = handle;
     }
 }
 

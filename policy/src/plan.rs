@@ -40,6 +40,8 @@ pub struct Plan {
 /// The part of a plan that ends by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
+    /// The id it gets.
+    pub id: String,
     /// Seconds from when the plan is applied.
     pub seconds: u64,
     /// What is taken back then.
@@ -124,7 +126,7 @@ pub fn plan_beside(
                     notes
                         .push("what lets it in was added by another lease, and now stays until the last of them ends".to_owned());
                 }
-                lease = Some(Lease { seconds: *seconds, items });
+                lease = Some(Lease { id: leases.next.clone(), seconds: *seconds, items });
             }
             steps
         }
@@ -158,16 +160,55 @@ pub fn plan_beside(
             return Err(PlanError::Impossible(format!("`{}` changes nothing, so it has no plan", operation.action())));
         }
     };
+    notes.extend(diagnose::notes(host));
+    let plan = of_steps(operation, steps, host, port, needs)?;
+    notes.extend(plan.notes);
+    Ok(Plan { lease, notes, ..plan })
+}
+
+/// The plan of steps that are known: in an order that can be undone, with what they open and close.
+pub fn of_steps(
+    operation: &Operation,
+    steps: Vec<Step>,
+    host: &HostState,
+    port: u16,
+    needs: &mut Needs,
+) -> Result<Plan, PlanError> {
     needs.extend(steps.iter().flat_map(Step::needs));
     let steps = nf_tables::order::undoable(host, steps)?;
-    notes.extend(diagnose::notes(host));
     let after = predict(host, &steps)?;
     let Difference { opens, closes, unshown, cut } = difference(host, &after, &steps, operation.source(), port, needs);
+    let mut notes = Vec::new();
     if cut {
         notes.push("opens or closes more ranges than can be listed: the lists are cut".to_owned());
     }
     let confirm = confirm(operation, &steps, &closes, &unshown);
-    Ok(Plan { operation: operation.clone(), steps, opens, closes, confirm, lease, notes })
+    Ok(Plan { operation: operation.clone(), steps, opens, closes, confirm, lease: None, notes })
+}
+
+/// What is missing of a lease that runs (`leases.next` is its id): what was added when it was made, less what is there.
+pub fn missing_of_lease(
+    leases: &Leases,
+    operation: &Operation,
+    host: &HostState,
+    port: u16,
+    needs: &mut Needs,
+) -> Result<Plan, PlanError> {
+    let (mut lease, mut notes) = (None, Vec::new());
+    let steps = match operation {
+        Operation::Unban { source, jail, ignore_for } => {
+            // Where fail2ban is not up yet, there is nothing to tell it.
+            if host.fail2ban.present().is_none() {
+                Vec::new()
+            } else {
+                ignore(leases, host, (*source, jail.as_deref()), *ignore_for, &mut lease, &mut notes)?
+            }
+        }
+        _ => return plan_beside(leases, operation, host, port, needs),
+    };
+    let plan = of_steps(operation, steps, host, port, needs)?;
+    notes.extend(plan.notes);
+    Ok(Plan { lease, notes, ..plan })
 }
 
 /// A step for every subsystem that refuses the source.
@@ -233,7 +274,7 @@ fn ignore(
     if items.is_empty() {
         notes.push(format!("{} is ignored already: --ignore-for adds nothing, and nothing ends", source.short()));
     } else {
-        *lease = Some(Lease { seconds, items });
+        *lease = Some(Lease { id: leases.next.clone(), seconds, items });
     }
     Ok(steps)
 }
@@ -244,6 +285,8 @@ fn confirm(operation: &Operation, steps: &[Step], closes: &[Source], unshown: &[
     // The model knows what hosts.allow and hosts.deny mean for sshd, not for other daemons.
     let other_daemon = |daemon: &Option<String>| daemon.as_ref().is_some_and(|daemon| daemon != "sshd");
     let to_close = match operation {
+        // What a lease added is all that its end takes away, and an allow only opens.
+        Operation::Allow { .. } | Operation::Revoke { .. } => return Confirm::NotNeeded,
         Operation::Ban { .. } | Operation::HostsDeny { .. } => true,
         Operation::HostsRemove { daemon, .. } => other_daemon(daemon),
         _ => false,

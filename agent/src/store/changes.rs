@@ -40,7 +40,7 @@ pub enum ChangeStage {
 }
 
 impl ChangeStage {
-    const ALL: [ChangeStage; 9] = [
+    pub(super) const ALL: [ChangeStage; 9] = [
         ChangeStage::Begun,
         ChangeStage::Applying,
         ChangeStage::Verified,
@@ -529,4 +529,4 @@ pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError
 
 #[cfg(test)]
 #[path = "changes_tests.rs"]
-mod tests;
+pub(in crate::store) mod tests;

@@ -1,4 +1,4 @@
-//! The life of a change and of its lease, on a real database.
+//! The life of a change, on a real database.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
@@ -17,7 +17,7 @@ fn step(address: &str) -> Step {
     })
 }
 
-fn change(id: &str) -> NewChange {
+pub(in crate::store) fn change(id: &str) -> NewChange {
     NewChange {
         id: id.to_owned(),
         principal: "alice".to_owned(),
@@ -31,7 +31,7 @@ fn change(id: &str) -> NewChange {
     }
 }
 
-fn moment(seconds: i64) -> Moment {
+pub(in crate::store) fn moment(seconds: i64) -> Moment {
     Moment { wall: at(seconds), boot: "boot".to_owned(), since_boot: Duration::from_secs(seconds.unsigned_abs()) }
 }
 
@@ -49,12 +49,8 @@ fn plan() -> PlanDocument {
     }
 }
 
-fn lease(id: &str, ends: i64) -> NewLease {
-    NewLease { id: id.to_owned(), summary: "ignored for a while".to_owned(), steps: vec![step("203.0.113.7")], ends_at: at(ends) }
-}
-
 /// Brings change `id` to `stage` by the shortest legal way.
-fn bring(store: &Store, id: &str, stage: ChangeStage) {
+pub(in crate::store) fn bring(store: &Store, id: &str, stage: ChangeStage) {
     use ChangeStage::{Abandoned, Applying, Begun, Confirmed, Pending, RolledBack, RollingBack, Stuck, Verified};
     let done = |event| (0..2).for_each(|index| store.change_event(id, index, event, "").unwrap());
     let way: &[ChangeStage] = match stage {
@@ -251,37 +247,4 @@ fn unknown_changes_and_steps_are_named() {
     let answer = store.change_event("c1", 2, StepEvent::Started, "");
     assert!(matches!(answer, Err(StoreError::Missing { what: "step", .. })), "{answer:?}");
     assert!(store.change_begin(&change("c1")).is_err(), "the same id again");
-}
-
-#[test]
-fn a_lease_is_in_force_only_once_its_change_is_confirmed() {
-    for stage in ChangeStage::ALL {
-        let (_dir, store) = fresh();
-        store.change_begin(&NewChange { lease: Some(lease("l1", 300)), ..change("c1") }).unwrap();
-        bring(&store, "c1", stage);
-        let may_be_in_place = matches!(stage, ChangeStage::Confirmed | ChangeStage::Stuck | ChangeStage::Abandoned);
-        assert_eq!(store.leases().unwrap().len(), usize::from(may_be_in_place), "{stage}");
-        assert_eq!(store.leases_due(at(299)).unwrap().len(), 0, "{stage}");
-        assert_eq!(store.leases_due(at(300)).unwrap().len(), usize::from(may_be_in_place), "{stage}");
-    }
-}
-
-#[test]
-fn a_lease_ends_once_and_survives_a_restart_until_then() {
-    let (_dir, store) = fresh();
-    for (n, ends) in [("1", 500), ("2", 400)] {
-        store.change_begin(&NewChange { lease: Some(lease(&format!("l{n}"), ends)), ..change(&format!("c{n}")) }).unwrap();
-        bring(&store, &format!("c{n}"), ChangeStage::Confirmed);
-    }
-    let path = store.path().to_owned();
-    drop(store);
-    let store = Store::open(&path).unwrap();
-    let leases = store.leases().unwrap();
-    assert_eq!(leases.iter().map(|l| l.id.as_str()).collect::<Vec<_>>(), ["l2", "l1"], "soonest end first");
-    assert_eq!((&leases[0].steps, leases[0].ends_at, leases[0].created_at), (&vec![step("203.0.113.7")], at(400), at(100)));
-    assert_eq!((leases[0].change.as_str(), leases[0].principal.as_str()), ("c2", "alice"));
-    store.lease_end("l2", at(401)).unwrap();
-    assert!(matches!(store.lease_end("l2", at(402)), Err(StoreError::Missing { .. })));
-    assert_eq!(store.leases().unwrap().len(), 1);
-    assert!(store.leases_due(at(450)).unwrap().is_empty());
 }

@@ -1,11 +1,16 @@
-//! Leases on disk: an allow that ends, with the steps that take it back. Does not end them: the agent's clock does.
+//! Leases on disk: what lets somebody in for a while, with what takes it back. Does not end them: the agent's clock does.
 
-use jiff::Timestamp;
-use rusqlite::Transaction;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Row, Transaction};
+use sshfix_policy::lease::{Item, ignored};
+use sshfix_policy::request::Operation;
 use sshfix_policy::step::Step;
 
 use super::changes::{from_json, to_json};
 use super::{Doing, NewChange, Store, StoreError, time};
+use crate::sys::clock::Moment;
 
 /// A lease that a change is about to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,10 +19,10 @@ pub struct NewLease {
     pub id: String,
     /// One line for people.
     pub summary: String,
-    /// What takes back exactly what it added, in the order to be applied.
-    pub steps: Vec<Step>,
-    /// When it ends.
-    pub ends_at: Timestamp,
+    /// What is taken back at its end.
+    pub items: Vec<Item>,
+    /// How long, from the change's beginning.
+    pub time: Duration,
 }
 
 /// A lease as it stands on disk.
@@ -29,80 +34,163 @@ pub struct LeaseRecord {
     pub change: String,
     /// Who asked for it.
     pub principal: String,
+    /// What was asked for.
+    pub operation: Operation,
     /// One line for people.
     pub summary: String,
-    /// What takes it back, in the order to be applied.
-    pub steps: Vec<Step>,
-    /// When it was made.
+    /// What is taken back at its end.
+    pub items: Vec<Item>,
+    /// When it was made, by the wall clock.
     pub created_at: Timestamp,
-    /// When it ends.
+    /// When it ends, by the wall clock of the time it was made.
     pub ends_at: Timestamp,
+    /// The boot in which its time was last taken up,
+    pub boot: String,
+    /// when, by `CLOCK_BOOTTIME` of that boot,
+    pub boot_from: Duration,
+    /// and how much was left then.
+    pub boot_left: Duration,
+    /// Whether what a reboot takes away was put back in that boot.
+    pub in_place: bool,
+}
+
+impl LeaseRecord {
+    /// How long still. Within a boot the kernel's own clock counts, which nobody can set. From one boot to the next only the wall
+    /// clock tells; where it is wrong a lease ends early, or lasts at most its whole time again.
+    pub fn left(&self, now: &Moment) -> Duration {
+        if self.boot == now.boot {
+            return self.boot_left.saturating_sub(now.since_boot.saturating_sub(self.boot_from));
+        }
+        let whole = Duration::try_from(self.ends_at.duration_since(self.created_at)).unwrap_or_default();
+        Duration::try_from(self.ends_at.duration_since(now.wall)).unwrap_or_default().min(whole)
+    }
+
+    /// When it ends, by the wall clock of now.
+    pub fn ends(&self, now: &Moment) -> Timestamp {
+        SignedDuration::try_from(self.left(now)).ok().and_then(|left| now.wall.checked_add(left).ok()).unwrap_or(self.ends_at)
+    }
 }
 
 impl Store {
     /// The leases in force: not ended, and their change was not rolled back nor is still under way. Soonest end first.
     pub fn leases(&self) -> Result<Vec<LeaseRecord>, StoreError> {
-        self.leases_until(None)
-    }
-
-    /// The leases in force whose time is over at `now`: to be taken back, then [`Store::lease_end`].
-    pub fn leases_due(&self, now: Timestamp) -> Result<Vec<LeaseRecord>, StoreError> {
-        self.leases_until(Some(now))
-    }
-
-    /// Writes that a lease was taken back.
-    pub fn lease_end(&self, id: &str, at: Timestamp) -> Result<(), StoreError> {
-        const DOING: &str = "write the end of the lease";
-        self.write(DOING, |db| {
-            let ended = db
-                .execute("UPDATE leases SET ended_at = ?2 WHERE id = ?1 AND ended_at IS NULL", (id, at.as_microsecond()))
-                .doing(DOING)?;
-            if ended == 1 { Ok(()) } else { Err(StoreError::Missing { what: "running lease", id: id.to_owned() }) }
-        })
-    }
-
-    fn leases_until(&self, end: Option<Timestamp>) -> Result<Vec<LeaseRecord>, StoreError> {
         const DOING: &str = "read the leases";
-        type Row = (String, String, String, String, String, i64, i64);
         let db = self.connection();
         // A change that is stuck or was abandoned may have left the allow in place, so its lease still ends.
         let mut select = db
             .prepare(
-                "SELECT leases.id, change_id, leases.principal, summary, steps, created_at, ends_at
+                "SELECT leases.id, change_id, leases.principal, summary, created_at, ends_at, boot_from, boot_left, leases.boot,
+                        in_place, operation, items, leases.steps
                  FROM leases JOIN changes ON changes.id = change_id
-                 WHERE ended_at IS NULL AND ends_at <= ?1 AND state IN ('confirmed', 'stuck', 'abandoned')
+                 WHERE ended_at IS NULL AND state IN ('confirmed', 'stuck', 'abandoned')
                  ORDER BY ends_at, leases.id",
             )
             .doing(DOING)?;
-        let end = end.map_or(i64::MAX, Timestamp::as_microsecond);
-        let rows = select
-            .query_map([end], |row| {
-                let row: Row = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?);
-                Ok(row)
-            })
-            .doing(DOING)?;
-        rows.map(|row| {
-            let (id, change, principal, summary, steps, created_at, ends_at) = row.doing(DOING)?;
-            let (created_at, ends_at) = (time(created_at)?, time(ends_at)?);
-            Ok(LeaseRecord { id, change, principal, summary, steps: from_json(&steps)?, created_at, ends_at })
+        let mut rows = select.query([]).doing(DOING)?;
+        let mut leases = Vec::new();
+        while let Some(row) = rows.next().doing(DOING)? {
+            leases.push(read(row)?);
+        }
+        Ok(leases)
+    }
+
+    /// The id that the next lease gets: a number, so that a dry run can name it. Numbers are not used again.
+    pub fn next_lease(&self) -> Result<String, StoreError> {
+        let made: i64 =
+            self.connection().query_row("SELECT count(*) FROM leases", [], |row| row.get(0)).doing("count the leases")?;
+        Ok((made + 1).to_string())
+    }
+
+    /// Writes how much of a lease is left in this boot, and that what a reboot takes away has still to be put back.
+    pub fn lease_take_up(&self, id: &str, now: &Moment, left: Duration) -> Result<(), StoreError> {
+        self.lease_update(
+            "write what is left of the lease",
+            "UPDATE leases SET boot = ?2, boot_from = ?3, boot_left = ?4, in_place = 0 WHERE id = ?1 AND ended_at IS NULL",
+            (id, &now.boot, micros(now.since_boot), micros(left)),
+            id,
+        )
+    }
+
+    /// Writes what a lease takes back at its end.
+    pub fn lease_items(&self, id: &str, items: &[Item]) -> Result<(), StoreError> {
+        let update = "UPDATE leases SET items = ?2 WHERE id = ?1 AND ended_at IS NULL";
+        self.lease_update("write what the lease added", update, (id, to_json(&items)?), id)
+    }
+
+    /// Writes that nothing of a lease has to be put back in this boot any more.
+    pub fn lease_in_place(&self, id: &str) -> Result<(), StoreError> {
+        let update = "UPDATE leases SET in_place = 1 WHERE id = ?1 AND ended_at IS NULL";
+        self.lease_update("write that the lease is in place", update, [id], id)
+    }
+
+    /// Writes that a lease was taken back, and what was left of it.
+    pub fn lease_end(&self, id: &str, at: Timestamp, detail: &str) -> Result<(), StoreError> {
+        let update = "UPDATE leases SET ended_at = ?2, detail = ?3 WHERE id = ?1 AND ended_at IS NULL";
+        self.lease_update("write the end of the lease", update, (id, at.as_microsecond(), detail), id)
+    }
+
+    fn lease_update(
+        &self,
+        doing: &'static str,
+        update: &'static str,
+        values: impl rusqlite::Params,
+        id: &str,
+    ) -> Result<(), StoreError> {
+        self.write(doing, |db| {
+            let updated = db.execute(update, values).doing(doing)?;
+            if updated == 1 { Ok(()) } else { Err(StoreError::Missing { what: "running lease", id: id.to_owned() }) }
         })
-        .collect()
     }
 }
 
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn read(row: &Row<'_>) -> Result<LeaseRecord, StoreError> {
+    const DOING: &str = "read the lease";
+    let text = |index: usize| row.get::<_, String>(index).doing(DOING);
+    let number = |index: usize| row.get::<_, i64>(index).doing(DOING);
+    let length = |index: usize| number(index).map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or_default()));
+    let mut items: Vec<Item> = from_json(&text(11)?)?;
+    if items.is_empty() {
+        // Of schema 1 and 2: the steps that take back ignoreip entries.
+        let steps: Vec<Step> = from_json(&text(12)?)?;
+        items = steps.iter().filter_map(|step| ignored(&step.inverse())).collect();
+    }
+    Ok(LeaseRecord {
+        id: text(0)?,
+        change: text(1)?,
+        principal: text(2)?,
+        summary: text(3)?,
+        created_at: time(number(4)?)?,
+        ends_at: time(number(5)?)?,
+        boot_from: length(6)?,
+        boot_left: length(7)?,
+        boot: text(8)?,
+        in_place: row.get(9).doing(DOING)?,
+        operation: from_json(&text(10)?)?,
+        items,
+    })
+}
+
 pub(super) fn add(db: &Transaction<'_>, change: &NewChange, lease: &NewLease) -> Result<(), StoreError> {
-    let steps = to_json(&lease.steps)?;
+    let started = &change.started;
+    let ends_at = started.deadline(lease.time).wall;
     db.execute(
-        "INSERT INTO leases (id, change_id, principal, summary, steps, created_at, ends_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO leases (id, change_id, principal, summary, steps, created_at, ends_at, items, boot, boot_from, boot_left)
+         VALUES (?1, ?2, ?3, ?4, '[]', ?5, ?6, ?7, ?8, ?9, ?10)",
         (
             &lease.id,
             &change.id,
             &change.principal,
             &lease.summary,
-            steps,
-            change.started.wall.as_microsecond(),
-            lease.ends_at.as_microsecond(),
+            started.wall.as_microsecond(),
+            ends_at.as_microsecond(),
+            to_json(&lease.items)?,
+            &started.boot,
+            micros(started.since_boot),
+            micros(lease.time),
         ),
     )
     .doing("write the lease")?;
@@ -114,3 +202,7 @@ pub(super) fn end_with_change(db: &Transaction<'_>, change: &str, now: i64) -> R
         .doing("write the end of the lease")?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

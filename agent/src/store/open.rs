@@ -18,7 +18,7 @@ use super::{Doing, StoreError};
 pub(super) type Lock = Flock<File>;
 
 /// The schema, version by version: entry N brings version N to N + 1. Never edit an entry that was released; add one.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 fn unusable(path: &Path, why: impl std::fmt::Display) -> StoreError {
     StoreError::Unusable { path: path.to_owned(), why: why.to_string() }

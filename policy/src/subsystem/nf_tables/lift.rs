@@ -227,7 +227,7 @@ const COMMENT: &str = "sshfix accept";
 /// `ip saddr SOURCE tcp dport PORT accept comment "sshfix accept"`; for the answer `ip daddr SOURCE tcp sport PORT accept ...`.
 /// In tables of iptables-nft `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT`, with a counter and without a comment that is not asked
 /// for; one that is it prints as `-m comment --comment MARK` (nft.c, `get_comment`).
-fn accept_rule(family: Family, source: Source, port: u16, side: Side, compat: bool, mark: Option<&str>) -> Rule {
+fn accept_rule(family: Family, source: Source, port: u16, side: Side, compat: bool, marked: Option<&str>) -> Rule {
     let v6 = !source.is_ipv4();
     let equal = |data: Vec<u8>| Expression::Cmp { sreg: 1, op: CmpOp::Eq, data };
     let mut expressions = match family {
@@ -263,7 +263,7 @@ fn accept_rule(family: Family, source: Source, port: u16, side: Side, compat: bo
         expressions.push(Expression::Counter { packets: 0, bytes: 0 });
     }
     expressions.push(Expression::Verdict(Verdict::Accept));
-    let comment = mark.or((!compat).then_some(COMMENT));
+    let comment = marked.or((!compat).then_some(COMMENT));
     let userdata = comment.map_or_else(Vec::new, comment_data);
     Rule { handle: 0, expressions, comment: comment.map(str::to_owned), raw_expressions: Vec::new(), userdata, compat: None }
 }

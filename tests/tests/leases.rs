@@ -1,0 +1,305 @@
+//! Leases on real servers of both releases: `allow` lets in whatever blocks, ends by itself also across crashes, power cuts and
+//! reboots, and takes back exactly what it added.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, missing_docs)]
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sshfix_tests::lab::{CtlResult, Release, Server, root_or_skip};
+
+const ME: &str = "203.0.113.7";
+const OTHERS: [&str; 2] = ["203.0.113.8", "203.0.113.70"];
+
+fn on_both(test: impl Fn(&mut Server)) {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let mut server = Server::boot(release);
+        server.install_sshfix();
+        test(&mut server);
+    }
+}
+
+/// Blocks the client and its neighbours in every subsystem: a ban of fail2ban, nftables, both iptables, hosts.deny. What a reboot takes
+/// away is loaded at boot.
+fn block(server: &Server) {
+    server.write(
+        "/etc/lab-firewall.sh",
+        format!(
+            "set -e
+             nft add table inet hand
+             nft 'add chain inet hand input {{ type filter hook input priority 0; policy accept; }}'
+             nft add rule inet hand input tcp dport 80 drop
+             nft add rule inet hand input ip saddr 203.0.113.0/24 tcp dport 22 drop
+             iptables-nft -A INPUT -s {ME} -p tcp --dport 22 -j DROP
+             iptables-nft -A INPUT -s 203.0.113.8 -p tcp --dport 22 -j DROP
+             iptables-legacy -A INPUT -s 203.0.113.0/24 -p tcp --dport 22 -j REJECT\n"
+        ),
+    );
+    server.write(
+        "/etc/systemd/system/lab-firewall.service",
+        "[Unit]\nAfter=lab-network.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh /etc/lab-firewall.sh\n\
+         [Install]\nWantedBy=multi-user.target\n",
+    );
+    server.sh("systemctl daemon-reload; systemctl enable --now lab-firewall.service").expect_ok();
+    server.write("/etc/hosts.deny", "sshd: 203.0.113.7, 203.0.113.8, 203.0.113.70\n");
+    server.write("/etc/hosts.allow", "# kept\nftpd: ALL\n");
+    server.sh(&format!("fail2ban-client set sshd banip {ME} {}", OTHERS[0])).expect_ok();
+}
+
+/// What a lease could touch, without what counts by itself. The order inside fail2ban's own chain means nothing.
+fn snapshot(server: &Server) -> String {
+    let all = server
+        .sh("nft list tables | sort | while read -r _ family table; do nft -s list table $family $table; done; \
+             iptables-legacy-save | grep -v '^#' | sed 's/\\[.*\\]//'; cat /etc/hosts.allow /etc/hosts.deny; \
+             fail2ban-client get sshd ignoreip; fail2ban-client get sshd banip; stat -c '%a %u %g %n' /etc/hosts.allow")
+        .expect_ok();
+    all.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn in_and_others_out(server: &Server) {
+    let login = server.ssh(ME);
+    assert!(login.ok, "{}\n{}", login.stderr, server.ctl(&["diagnose", ME]).stdout);
+    others_out(server);
+}
+
+#[track_caller]
+fn others_out(server: &Server) {
+    for other in OTHERS {
+        server.ctl(&["diagnose", other]).expect_status(8);
+    }
+}
+
+fn leases(server: &Server) -> Vec<Value> {
+    let leases = server.ctl(&["leases", "--json"]).expect_status(0).json();
+    assert_eq!(leases["schema"], "sshfix.leases/1");
+    leases["leases"].as_array().unwrap().clone()
+}
+
+/// Waits until no lease runs; how long it took.
+#[track_caller]
+fn wait_for_end(server: &Server) -> Duration {
+    let started = Instant::now();
+    server.wait_until("the lease ended", Duration::from_mins(1), || leases(server).is_empty());
+    started.elapsed()
+}
+
+fn ctl_from(server: &Server, address: &str, arguments: &[&str]) -> CtlResult {
+    let connection = format!("SSH_CONNECTION={address} 51234 203.0.113.1 22");
+    let output = server.run(&[&["env", &connection, "sshfix", "ctl"], arguments].concat());
+    CtlResult { status: output.status, stdout: output.stdout, stderr: output.stderr, time: output.elapsed }
+}
+
+#[test]
+fn an_allow_lets_in_whatever_blocks_and_ends_by_itself_with_the_first_state() {
+    on_both(|server| {
+        block(server);
+        let before = snapshot(server);
+        assert!(!server.ssh(ME).ok);
+        let plan = server.ctl(&["allow", ME, "--for", "6s", "--dry-run", "--json"]).expect_status(0).json();
+        assert_eq!((&plan["confirm"], &plan["opens"][0]), (&"not-needed".into(), &format!("{ME}/32").into()), "{plan:#}");
+        assert_eq!(snapshot(server), before, "a dry run changes nothing");
+        let digest = plan["digest"].as_str().unwrap();
+        let made = server.ctl(&["allow", ME, "--for", "6s", "--plan", digest, "--json"]).expect_status(0).json();
+        assert_eq!(made["state"], "confirmed", "{made:#}");
+        in_and_others_out(server);
+        let running = leases(server);
+        assert_eq!((running.len(), &running[0]["change"]), (1, &made["id"]), "{running:#?}");
+        // Marked for people too, by every tool.
+        let mark = format!("sshfix lease {}", running[0]["id"].as_str().unwrap());
+        let rules =
+            server.sh("nft list table inet hand; iptables-nft-save; iptables-legacy-save; cat /etc/hosts.allow").expect_ok();
+        let marks = rules.matches(&mark).count();
+        assert!(marks >= 4, "{marks}: {rules}");
+        // No ban comes meanwhile.
+        assert!(server.sh("fail2ban-client get sshd ignoreip").expect_ok().contains(ME));
+        wait_for_end(server);
+        assert_eq!(snapshot(server), before);
+        assert!(!server.ssh(ME).ok);
+        let records = server.ctl(&["audit", "show", "--json"]).expect_status(0).json();
+        let end = records["records"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|r| r["of_itself"].as_str().is_some_and(|t| t.contains("is over")));
+        assert_eq!(end.expect("the end is on record")["outcome"], "confirmed");
+        server.ctl(&["audit", "verify"]).expect_status(0);
+    });
+}
+
+#[test]
+fn the_end_takes_back_its_own_from_surroundings_that_changed() {
+    on_both(|server| {
+        block(server);
+        // iptables-nft makes all its chains when it loads a table.
+        server.sh("iptables-nft-save > /tmp/rules; iptables-nft-restore < /tmp/rules").expect_ok();
+        let before = snapshot(server);
+        server.ctl(&["allow", ME, "--for", "1h"]).expect_status(0);
+        // The firewalls are loaded again, with other handles and in another order; an editor writes around the line.
+        server
+            .sh("nft list table inet hand > /tmp/hand; nft delete table inet hand; nft -f /tmp/hand
+                 nft insert rule inet hand input tcp dport 443 drop
+                 iptables-nft-save > /tmp/rules; iptables-nft-restore < /tmp/rules
+                 iptables-legacy-save > /tmp/legacy; iptables-legacy-restore < /tmp/legacy
+                 iptables-legacy -I INPUT -s 198.51.100.99 -j DROP
+                 sed -i '1i smtpd: ALL' /etc/hosts.allow; echo 'imapd: ALL' >> /etc/hosts.allow")
+            .expect_ok();
+        in_and_others_out(server);
+        server.ctl(&["revoke", "1", "--json"]).expect_status(0);
+        assert!(leases(server).is_empty());
+        server
+            .sh("handle=$(nft -a list chain inet hand input | sed -n 's/.*dport 443 drop # handle //p')
+                 nft delete rule inet hand input handle $handle
+                 iptables-legacy -D INPUT -s 198.51.100.99 -j DROP
+                 sed -i '/smtpd/d;/imapd/d' /etc/hosts.allow")
+            .expect_ok();
+        assert_eq!(snapshot(server), before);
+        assert!(!server.ssh(ME).ok);
+
+        // Deleted already is fine; edited is left, and said.
+        server.ctl(&["allow", ME, "--for", "1h"]).expect_status(0);
+        server
+            .sh("handle=$(nft -a list chain inet hand input | sed -n 's/.*sshfix lease 2.*# handle //p')
+                 nft delete rule inet hand input handle $handle
+                 sed -i 's/^sshd: 203.0.113.7$/sshd: 203.0.113.7, 192.0.2.77/' /etc/hosts.allow")
+            .expect_ok();
+        let revoked = server.ctl(&["revoke", "2", "--json"]).expect_status(0).json();
+        assert!(revoked["notes"].to_string().contains("edited and is left"), "{revoked:#}");
+        assert!(server.read("/etc/hosts.allow").contains("192.0.2.77"));
+        server.sh("sed -i '/sshfix lease 2/d;/192.0.2.77/d' /etc/hosts.allow").expect_ok();
+        assert_eq!(snapshot(server), before);
+    });
+}
+
+#[test]
+fn of_two_leases_each_removes_its_own_and_the_access_holds_until_the_last_ends() {
+    on_both(|server| {
+        block(server);
+        let before = snapshot(server);
+        server.ctl(&["allow", ME, "--for", "5s"]).expect_status(0);
+        let second = server.ctl(&["allow", ME, "--for", "1h", "--json"]).expect_status(0).json();
+        assert_eq!(second["state"], "confirmed", "{second:#}");
+        server.ctl(&["unban", "198.51.100.7", "--ignore-for", "1h"]).expect_status(0);
+        assert_eq!(leases(server).len(), 3);
+        server.wait_until("the first lease ended", Duration::from_secs(30), || leases(server).len() == 2);
+        in_and_others_out(server);
+        server.ctl(&["revoke", "2"]).expect_status(0);
+        assert!(!server.ssh(ME).ok);
+        assert!(server.sh("fail2ban-client get sshd ignoreip").expect_ok().contains("198.51.100.7"));
+        server.ctl(&["revoke", "3"]).expect_status(0);
+        assert_eq!(snapshot(server), before);
+    });
+}
+
+#[test]
+fn a_revoke_that_cuts_off_who_asks_is_refused_and_the_automatic_end_is_not() {
+    on_both(|server| {
+        block(server);
+        server.ctl(&["allow", ME, "--for", "15s"]).expect_status(0);
+        let refused = ctl_from(server, ME, &["revoke", "1", "--json"]).expect_status(4).json();
+        assert_eq!(refused["code"], "lockout", "{refused:#}");
+        // A live session counts as much.
+        let mut session = std::process::Command::new(&server.ssh_command(ME)[0])
+            .args(&server.ssh_command(ME)[1..])
+            .arg("echo in; exec sleep 60")
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Read::read_exact(session.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+        server.ctl(&["revoke", "1"]).expect_status(4);
+        assert_eq!(leases(server).len(), 1);
+        wait_for_end(server);
+        let _ = session.kill();
+        let _ = session.wait();
+        assert!(!server.ssh(ME).ok);
+        server.ctl(&["revoke", "1", "--json"]).expect_status(1);
+        for (arguments, status) in [
+            (&["allow", ME, "--for", "0s"][..], 2),
+            (&["allow", ME, "--for", "99d"], 1),
+            (&["allow", "0.0.0.0/0", "--for", "1h"], 1),
+            (&["allow", ME, "--for", "soon"], 2),
+            (&["allow", ME], 2),
+        ] {
+            server.ctl(arguments).expect_status(status);
+        }
+    });
+}
+
+#[test]
+fn a_lease_ends_on_time_also_when_the_agent_was_killed_or_down() {
+    on_both(|server| {
+        block(server);
+        let before = snapshot(server);
+        server.ctl(&["allow", ME, "--for", "10s"]).expect_status(0);
+        for _ in 0..3 {
+            server.sh("kill -9 $(systemctl show -p MainPID --value sshfix-agent.service)").expect_ok();
+            sleep(Duration::from_millis(1500));
+        }
+        in_and_others_out(server);
+        wait_for_end(server);
+        assert_eq!(snapshot(server), before);
+        // Down when the time is over: it ends at the next start.
+        server.ctl(&["allow", ME, "--for", "3s"]).expect_status(0);
+        server.sh("systemctl stop sshfix-agent.socket sshfix-agent.service").expect_ok();
+        sleep(Duration::from_secs(4));
+        assert!(server.ssh(ME).ok, "nobody is there to end it");
+        server.sh("systemctl start sshfix-agent.socket sshfix-agent.service").expect_ok();
+        assert!(wait_for_end(server) < Duration::from_secs(20));
+        assert_eq!(snapshot(server), before);
+        // Killed in the middle of making one, at every step: all of it or nothing, and it ends.
+        for step in 1..=5 {
+            server.write("/run/sshfix/pause-step", step.to_string());
+            let asked = std::thread::scope(|scope| {
+                let asking = scope.spawn(|| server.ctl(&["allow", ME, "--for", "2s"]).status);
+                server.wait_until("the agent pauses", Duration::from_secs(30), || {
+                    server.path("/run/sshfix/paused").exists() || asking.is_finished()
+                });
+                server.sh("kill -9 $(systemctl show -p MainPID --value sshfix-agent.service); rm -f /run/sshfix/paused /run/sshfix/pause-step").expect_ok();
+                asking.join().unwrap()
+            });
+            assert_ne!(asked, 3, "step {step}");
+            wait_for_end(server);
+            assert_eq!(snapshot(server), before, "step {step}");
+        }
+    });
+}
+
+#[test]
+fn a_lease_holds_across_a_reboot_and_a_power_cut_and_still_ends() {
+    on_both(|server| {
+        block(server);
+        server.ctl(&["allow", ME, "--for", "40s"]).expect_status(0);
+        let made = Instant::now();
+        server.power_cut();
+        server.start();
+        server.wait_for_fail2ban();
+        // Bans come back from fail2ban's database; ignoreip and rules do not, so they are put back.
+        server.wait_until("the lease is in place again", Duration::from_secs(30), || {
+            server.sh("fail2ban-client get sshd ignoreip").expect_ok().contains(ME) && server.ssh(ME).ok
+        });
+        others_out(server);
+        server.power_off();
+        server.start();
+        server.wait_for_fail2ban();
+        server.wait_until("the lease is in place again", Duration::from_secs(30), || {
+            server.ssh(ME).ok || made.elapsed().as_secs() > 38
+        });
+        assert!(made.elapsed() < Duration::from_secs(38), "the machine is too slow to tell");
+        server.wait_until("the lease ended", Duration::from_mins(1), || leases(server).is_empty());
+        assert!(made.elapsed() >= Duration::from_secs(39), "not before its time: {:?}", made.elapsed());
+        let after = snapshot(server);
+        assert!(!after.contains("sshfix lease") && !server.ssh(ME).ok, "{after}");
+        others_out(server);
+        // Over while the host is off: gone from the files at the next start.
+        server.ctl(&["allow", ME, "--for", "3s"]).expect_status(0);
+        server.power_cut();
+        sleep(Duration::from_secs(4));
+        server.start();
+        wait_for_end(server);
+        assert!(!server.read("/etc/hosts.allow").contains(ME));
+        assert_eq!(server.read("/etc/hosts.allow"), "# kept\nftpd: ALL\n");
+    });
+}
