@@ -215,15 +215,27 @@ fn restore(host: &mut impl Host, step: &Step, rebooted: bool) -> Result<Restored
 }
 
 /// Takes back a change that is pending, interrupted or stuck, for the reason that is given.
-pub fn take_back(host: &mut impl Host, store: &Store, change: ChangeRecord, why: &str, now: &Moment) -> TakenBack {
+///
+/// One that still waits is only touched once that is recorded: else it could be confirmed although it is gone. One whose time is
+/// over is taken back whatever the journal says, because nobody can confirm it any more.
+pub fn take_back(
+    host: &mut impl Host,
+    store: &Store,
+    change: ChangeRecord,
+    why: &str,
+    now: &Moment,
+) -> Result<TakenBack, StoreError> {
+    if overdue(&change, now).is_none() {
+        store.change_state(&change.id, ChangeStage::RollingBack, why)?;
+    }
     let rebooted = change.boot != now.boot;
-    undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted)
+    Ok(undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted))
 }
 
 /// Tries once more to take back what is stuck. Returns what is stuck still.
 pub fn retry_stuck(host: &mut impl Host, store: &Store, now: &Moment) -> Result<Vec<ChangeRecord>, StoreError> {
     for change in store.stuck_changes()? {
-        take_back(host, store, change, "tried again", now);
+        take_back(host, store, change, "tried again", now)?;
     }
     store.stuck_changes()
 }
@@ -284,7 +296,7 @@ pub fn recover(host: &mut impl Host, store: &Store, now: &Moment) -> Result<Vec<
             store.change_state(&id, ChangeStage::RolledBack, "interrupted before its first step")?;
             TakenBack::default()
         } else {
-            take_back(host, store, change, why, now)
+            take_back(host, store, change, why, now)?
         };
         recovered.push(Recovered { id, why, taken });
     }
@@ -306,6 +318,9 @@ fn unfinished_steps(steps: Vec<StepRecord>) -> Vec<(usize, Step)> {
         .collect()
 }
 
+#[cfg(test)]
+#[path = "change_laws.rs"]
+mod laws;
 #[cfg(test)]
 #[path = "change_tests.rs"]
 mod tests;

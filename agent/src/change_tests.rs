@@ -282,7 +282,7 @@ fn taken_back_by_hand_it_is_as_before_and_the_reason_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let (before, _, store, mut host) = pending(directory.path());
     let change = store.change("c").unwrap();
-    let taken = take_back(&mut host, &store, change, "taken back by root", &at(3, "one"));
+    let taken = take_back(&mut host, &store, change, "taken back by root", &at(3, "one")).unwrap();
     assert!(taken.stuck.is_empty() && taken.rolled_back.len() >= 4, "{taken:?}");
     assert_eq!(host.state, before);
     assert_eq!(store.change("c").unwrap().detail, "taken back by root");

@@ -118,11 +118,12 @@ pub fn stop(agent: &Agent) {
         let pending = changes.into_iter().filter(|change| change.stage == ChangeStage::Pending);
         let take = |change: ChangeRecord| {
             let id = change.id.clone();
-            Recovered { id, why: WHY, taken: change::take_back(&mut *host, &agent.store, change, WHY, &Moment::now()) }
+            let taken = change::take_back(&mut *host, &agent.store, change, WHY, &Moment::now())?;
+            Ok(Recovered { id, why: WHY, taken })
         };
         pending.map(take).collect()
     });
-    record(agent, taken);
+    record(agent, taken.and_then(|taken| taken));
 }
 
 /// Logs what was taken back, and gives each an audit record: it is no request of anybody's, but people want to know.

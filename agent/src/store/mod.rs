@@ -134,6 +134,8 @@ pub struct Store {
     path: PathBuf,
     /// Held while the agent runs, so that there is never a second writer.
     _lock: Option<open::Lock>,
+    #[cfg(test)]
+    pub(crate) fuse: Fuse,
 }
 
 impl Store {
@@ -144,12 +146,24 @@ impl Store {
         open::file(path)?;
         let mut connection = open::connection(path)?;
         open::migrate(&mut connection, path)?;
-        Ok(Store { connection: Mutex::new(connection), path: path.to_owned(), _lock: Some(lock) })
+        Ok(Store {
+            connection: Mutex::new(connection),
+            path: path.to_owned(),
+            _lock: Some(lock),
+            #[cfg(test)]
+            fuse: Fuse::default(),
+        })
     }
 
     /// Opens an existing database to look at it, also while an agent runs on it. Writes fail.
     pub fn inspect(path: &Path) -> Result<Store, StoreError> {
-        Ok(Store { connection: Mutex::new(open::read_only(path)?), path: path.to_owned(), _lock: None })
+        Ok(Store {
+            connection: Mutex::new(open::read_only(path)?),
+            path: path.to_owned(),
+            _lock: None,
+            #[cfg(test)]
+            fuse: Fuse::default(),
+        })
     }
 
     /// Where it is.
@@ -175,16 +189,80 @@ impl Store {
         doing: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        #[cfg(test)]
+        self.fuse.before(doing)?;
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(doing)?;
         let value = work(&transaction)?;
         transaction.commit().doing(doing)?;
+        drop(connection);
+        #[cfg(test)]
+        self.fuse.after();
         Ok(value)
     }
 
     /// The connection, to read. A panic elsewhere cannot leave it half written: its transaction was rolled back when dropped.
     pub(crate) fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What happens at the n-th write from now: how crash tests die, and run out of disk, at each of them.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Fuse {
+    /// Writes until then, and what happens.
+    pub at: Mutex<Option<(usize, Blow)>>,
+    /// Writes so far.
+    pub writes: std::sync::atomic::AtomicUsize,
+}
+
+/// How a fuse blows.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blow {
+    /// This write fails, later ones work again.
+    Fails,
+    /// This write and all later ones fail.
+    FailsForEver,
+    /// Killed just before it.
+    DiesBefore,
+    /// Killed just after it.
+    DiesAfter,
+}
+
+#[cfg(test)]
+impl Fuse {
+    fn before(&self, doing: &'static str) -> Result<(), StoreError> {
+        self.writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = || Err(StoreError::Sql { doing, source: rusqlite::Error::InvalidQuery });
+        match &mut *at {
+            Some((0, Blow::Fails)) => {
+                *at = None;
+                failed()
+            }
+            Some((0, Blow::FailsForEver)) => failed(),
+            Some((0, Blow::DiesBefore)) => {
+                *at = None;
+                drop(at);
+                std::panic::resume_unwind(Box::new("killed before a write"))
+            }
+            Some((0, Blow::DiesAfter)) | None => Ok(()),
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn after(&self) {
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*at, Some((0, Blow::DiesAfter))) {
+            *at = None;
+            drop(at);
+            std::panic::resume_unwind(Box::new("killed after a write"))
+        }
     }
 }
 

@@ -1,0 +1,496 @@
+//! The laws of design.md on every plan of a generated set, killed and failed at every write of its journal and at every step:
+//! after the next start the host is as before or as planned, never between.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sshfix_policy::diagnose::admission;
+use sshfix_policy::fake::FakeHost;
+use sshfix_policy::host::{AccessPath, Done, Host, HostState, Needs, Part, PathOrigin, Question, StepError};
+use sshfix_policy::lockout::{self, SafePlan};
+use sshfix_policy::plan::{self, Plan};
+use sshfix_policy::reply::Confirm;
+use sshfix_policy::request::Operation;
+use sshfix_policy::step::Step;
+use sshfix_policy::subsystem::fail2ban::{self, Ticket};
+use sshfix_policy::subsystem::hosts_access::{self, Content, Facts, File, Libwrap};
+use sshfix_policy::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase, Verdict as NftVerdict};
+use sshfix_policy::subsystem::nf_tables::{self, BaseChain, Chain, Element, Family, Rule, Set, SetKey, Table};
+use sshfix_policy::subsystem::{ipset, route, xtables};
+use sshfix_policy::verdict::{Connection, Verdict};
+
+use crate::change::{apply, recover, settle};
+use crate::store::{Blow, ChangeStage, NewChange, Store};
+use crate::sys::clock::Moment;
+
+const ADDRESS: &str = "203.0.113.7";
+const RANGE: &str = "203.0.113.0/28";
+
+fn file(path: &str, text: &str) -> File {
+    File { path: path.to_owned(), content: Content::Bytes(text.as_bytes().to_vec()), read_only: None }
+}
+
+/// `ip saddr ADDRESS VERDICT` in a chain of family inet.
+fn rule(handle: u64, last: u8, verdict: NftVerdict) -> Arc<Rule> {
+    let compare = |sreg, data: &[u8]| Expression::Cmp { sreg, op: CmpOp::Eq, data: data.to_vec() };
+    let expressions = vec![
+        Expression::Meta { key: 15, dreg: 1 },
+        compare(1, &[2]),
+        Expression::Payload { dreg: 1, base: PayloadBase::Network, offset: 12, len: 4 },
+        compare(1, &[203, 0, 113, last]),
+        Expression::Verdict(verdict),
+    ];
+    Arc::new(Rule { handle, expressions, comment: None, raw_expressions: Vec::new(), userdata: Vec::new(), compat: None })
+}
+
+fn ruleset(policy_accept: bool, rules: Vec<Arc<Rule>>) -> Part<nf_tables::State> {
+    let (table, name) = ("hand".to_owned(), "input".to_owned());
+    let base = BaseChain { kind: "filter".to_owned(), hook: 1, priority: 0, policy_accept, devices: Vec::new() };
+    let chain = Chain { family: Family::Inet, table: table.clone(), name, handle: 1, base: Some(base), rules };
+    Part::Present(nf_tables::State {
+        generation: 7,
+        tables: vec![Table { family: Family::Inet, name: table, dormant: false }],
+        chains: vec![Arc::new(chain)],
+        ..nf_tables::State::default()
+    })
+}
+
+/// Every host of the set: tickets, hosts files and rules in all combinations.
+fn hosts() -> Vec<HostState> {
+    let ticket = |text: &str| Ticket::new(text.parse().unwrap());
+    let tickets = [vec![], vec![ADDRESS], vec![ADDRESS, "203.0.113.70"], vec![RANGE]];
+    let files = [
+        ("", ""),
+        ("", "# kept\nsshd: 203.0.113.7 203.0.113.70\n"),
+        ("sshd: 203.0.113.7 : deny\n", "ALL: 203.0.113.7\nsshd: 203.0.113.8\n"),
+        ("sshd: 203.0.113.7, 203.0.113.8\nvsftpd: ALL\n", "sshd: ALL EXCEPT 192.0.2.9\n"),
+    ];
+    let rulesets = [
+        Part::Absent("test".to_owned()),
+        ruleset(true, vec![rule(2, 7, NftVerdict::Drop), rule(3, 8, NftVerdict::Drop)]),
+        ruleset(true, vec![rule(2, 7, NftVerdict::Drop), rule(3, 7, NftVerdict::Drop), rule(4, 8, NftVerdict::Accept)]),
+        ruleset(false, vec![rule(2, 9, NftVerdict::Accept), rule(3, 7, NftVerdict::Accept)]),
+    ];
+    let mut hosts = Vec::new();
+    for banned in &tickets {
+        for twice in [false, true] {
+            let jail = |name: &str, banned: &[&str]| fail2ban::Jail {
+                name: name.to_owned(),
+                tickets: banned.iter().map(|text| ticket(text)).collect(),
+                others: 0,
+                ignore: Vec::new(),
+                ignore_self: true,
+            };
+            let other: &[&str] = if twice { banned } else { &[] };
+            for (allow, deny) in files {
+                for nf_tables in &rulesets {
+                    hosts.push(HostState {
+                        at: Timestamp::UNIX_EPOCH,
+                        fail2ban: Part::Present(fail2ban::State {
+                            version: "1.1.0".to_owned(),
+                            jails: vec![jail("recidive", other), jail("sshd", banned)],
+                            notes: Vec::new(),
+                        }),
+                        hosts_access: Part::Present(hosts_access::State {
+                            allow: file("/etc/hosts.allow", allow),
+                            deny: file("/etc/hosts.deny", deny),
+                            libwrap: Libwrap::Linked("test".to_owned()),
+                            facts: Facts::default(),
+                        }),
+                        nf_tables: nf_tables.clone(),
+                        xtables: Part::Absent("test".to_owned()),
+                        ipset: ipset::State::new(),
+                        listener: Part::Absent("test".to_owned()),
+                        route: Part::Absent(String::new()),
+                        ufw: None,
+                    });
+                }
+            }
+        }
+    }
+    hosts
+}
+
+fn operations() -> Vec<Operation> {
+    let (one, range) = (ADDRESS.parse().unwrap(), RANGE.parse().unwrap());
+    let sshd = || Some("sshd".to_owned());
+    vec![
+        Operation::Unban { source: one, jail: None, ignore_for: None },
+        Operation::Unban { source: one, jail: sshd(), ignore_for: Some(600) },
+        Operation::Unban { source: range, jail: None, ignore_for: None },
+        Operation::Ban { source: one, jail: "sshd".to_owned() },
+        Operation::HostsAllow { source: one, daemon: None },
+        Operation::HostsDeny { source: one, daemon: None },
+        Operation::HostsRemove { source: one, daemon: None },
+        Operation::FirewallAccept { source: one },
+        Operation::FirewallRemove { reference: "nft/inet/hand/input/handle/3".to_owned() },
+        Operation::Fail2banIgnore { source: one, jail: None },
+    ]
+}
+
+fn path() -> AccessPath {
+    AccessPath { source: "192.0.2.9".parse().unwrap(), user: None, port: 22, origin: PathOrigin::Requester }
+}
+
+/// Every plan of the set that has steps, with its host; each only once.
+fn plans() -> Vec<(HostState, SafePlan)> {
+    let mut found = BTreeMap::new();
+    for host in hosts() {
+        for operation in operations() {
+            let mut needs = Needs::new();
+            let Ok(plan) = plan::plan(&operation, &host, 22, &mut needs) else { continue };
+            let Ok(safe) = lockout::prove(plan, &host, &[path()], &mut needs) else { continue };
+            if !safe.steps().is_empty() {
+                found.entry(format!("{:?}{:?}{:?}", host.fail2ban, host.nf_tables, safe.steps())).or_insert((host.clone(), safe));
+            }
+        }
+    }
+    found.into_values().chain(mixed()).collect()
+}
+
+/// A host on which a step of every subsystem fits, and plans of all pairs and triples of them, in both directions.
+fn mixed() -> Vec<(HostState, SafePlan)> {
+    let mut host = hosts().into_iter().find(|host| matches!(host.nf_tables, Part::Present(_))).unwrap();
+    let set = SetKey { family: Family::Inet, table: "hand".to_owned(), set: "bad".to_owned() };
+    let element = Element { key: vec![203, 0, 113, 7], ..Element::default() };
+    let state = host.nf_tables.present_mut().unwrap();
+    let key = set.clone();
+    state.sets.push(Arc::new(Set {
+        key,
+        handle: 9,
+        flags: 0,
+        key_type: 7,
+        key_len: 4,
+        fields: Vec::new(),
+        data_type: None,
+        data_len: None,
+    }));
+    state.dumps.insert(set.clone(), vec![element.clone()]);
+    let chain = state.chains[0].rules.clone();
+    let legacy = xtables::Rule::accept(ADDRESS.parse().unwrap(), 22);
+    let chain_of = |rules| xtables::Chain {
+        name: "INPUT".to_owned(),
+        hook: Some(xtables::Hook::Input),
+        policy_accept: true,
+        counters: (0, 0),
+        rules,
+    };
+    let table = xtables::Table {
+        v6: false,
+        name: "filter".to_owned(),
+        chains: vec![Arc::new(chain_of(vec![Arc::new(legacy)]))],
+        readonly: None,
+    };
+    host.xtables = Part::Present(xtables::State { v4: vec![table], ..xtables::State::default() });
+    let place = xtables::Place { v6: false, table: "filter".to_owned(), chain: "INPUT".to_owned(), position: 1 };
+    let query = ipset::Query {
+        set: "bad".to_owned(),
+        kind: "hash:ip".to_owned(),
+        key: ipset::Key { address: Some("203.0.113.7".parse().unwrap()), port: None },
+    };
+    host.ipset.entries.insert(query.clone(), ipset::Entry::Exact);
+    let blackhole = route::Route {
+        destination: ADDRESS.parse().unwrap(),
+        kind: route::Kind::Blackhole,
+        table: 254,
+        metric: 0,
+        tos: 0,
+        protocol: 3,
+        via: None,
+        device: None,
+        preference: None,
+        message: Vec::new(),
+    };
+    let fact =
+        route::Fact { answer: route::Answer::Refused(route::Kind::Blackhole), routes: vec![blackhole.clone()], ways: Vec::new() };
+    let facts = BTreeMap::from([(blackhole.destination, fact)]);
+    host.route = Part::Present(route::State { facts, ..route::State::default() });
+
+    let ticket = |jail: &str, before: bool| {
+        let ticket = Ticket::new(ADDRESS.parse().unwrap());
+        let (before, after) = if before { (Some(ticket), None) } else { (None, Some(ticket)) };
+        let source = ADDRESS.parse().unwrap();
+        Step::Fail2ban(fail2ban::Step::Ticket {
+            jail: jail.to_owned(),
+            source,
+            before,
+            after,
+            leftovers: Vec::new(),
+            through: Vec::new(),
+        })
+    };
+    let edit = |file: hosts_access::Which, path: &str, before: &str, after: &str| {
+        Step::HostsAccess(hosts_access::Step {
+            file,
+            path: path.to_owned(),
+            before: Some(before.as_bytes().to_vec()),
+            after: Some(after.as_bytes().to_vec()),
+            touches: None,
+        })
+    };
+    let steps = vec![
+        ticket("recidive", false),
+        ticket("sshd", false),
+        Step::Fail2ban(fail2ban::Step::Ignore { jail: "sshd".to_owned(), entry: ADDRESS.to_owned(), before: false, after: true }),
+        edit(hosts_access::Which::Allow, "/etc/hosts.allow", "", "sshd: 203.0.113.7\n"),
+        edit(hosts_access::Which::Deny, "/etc/hosts.deny", "", "ALL: 203.0.113.7\n"),
+        Step::NfTables(nf_tables::Step::Element {
+            set,
+            before: Some(element),
+            after: None,
+            touches: None,
+            text: ADDRESS.to_owned(),
+        }),
+        Step::NfTables(nf_tables::Step::Rule {
+            family: Family::Inet,
+            table: "hand".to_owned(),
+            chain: "input".to_owned(),
+            next: Some(3),
+            others: 0,
+            before: Some(Rule::clone(&chain[0])),
+            after: None,
+            touches: None,
+            text: "ip saddr 203.0.113.7 drop".to_owned(),
+        }),
+        Step::Xtables(xtables::step::Step::delete(host.xtables.present().unwrap(), &place, None).unwrap()),
+        Step::Ipset(ipset::Step { query, before: true, after: false, extras: false }),
+        Step::Route(route::Step { before: Some(blackhole), after: None }),
+    ];
+    let mut plans = Vec::new();
+    for (first, one) in steps.iter().enumerate() {
+        for (second, two) in steps.iter().enumerate().skip(first + 1) {
+            let mut sets = vec![vec![one.clone(), two.clone()], vec![two.clone(), one.clone()]];
+            sets.extend(steps.iter().skip(second + 1).map(|three| vec![one.clone(), two.clone(), three.clone()]));
+            plans.extend(sets.into_iter().map(|steps| {
+                let operation = Operation::Unban { source: ADDRESS.parse().unwrap(), jail: None, ignore_for: None };
+                let confirm = Confirm::Required;
+                let plan = Plan { operation, steps, opens: vec![], closes: vec![], confirm, lease: None, notes: vec![] };
+                (host.clone(), SafePlan::unproven(plan))
+            }));
+        }
+    }
+    plans
+}
+
+fn at(seconds: u64) -> Moment {
+    let since_boot = Duration::from_secs(seconds);
+    Moment { wall: Timestamp::UNIX_EPOCH + since_boot, boot: "one".to_owned(), since_boot }
+}
+
+/// Dies, or fails after doing, at its n-th call.
+struct Mortal {
+    host: FakeHost,
+    at: Option<(usize, Death)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    Before,
+    After,
+    Fails,
+    FailsAfterDoing,
+}
+
+impl Host for Mortal {
+    fn observe(&mut self, question: &Question) -> HostState {
+        self.host.observe(question)
+    }
+
+    fn lookup(&mut self, _: &mut HostState, _: &Needs) {}
+
+    fn apply(&mut self, step: &Step) -> Result<Done, StepError> {
+        let now = self.at.filter(|(at, _)| *at == self.host.applied).map(|(_, death)| death);
+        match now {
+            Some(Death::Before) => resume_unwind(Box::new("killed before the step")),
+            Some(Death::Fails) => {
+                self.host.applied += 1;
+                return Err(StepError::Failed("injected".to_owned()));
+            }
+            _ => {}
+        }
+        let done = self.host.apply(step);
+        match now {
+            Some(Death::After) => resume_unwind(Box::new("killed after the step")),
+            Some(Death::FailsAfterDoing) => Err(StepError::Failed("injected after doing".to_owned())),
+            _ => done,
+        }
+    }
+}
+
+/// What is tried with each plan.
+struct Trial<'a> {
+    store: &'a Store,
+    before: &'a HostState,
+    after: &'a HostState,
+    plan: &'a SafePlan,
+    number: usize,
+    now: u64,
+}
+
+impl Trial<'_> {
+    fn id(&self) -> String {
+        format!("c{}", self.number)
+    }
+
+    /// The whole life: begun, applied, pending (or confirmed by its verification), and taken back at the deadline.
+    fn live(&mut self, host: &mut Mortal, waits: bool) {
+        let change = NewChange {
+            id: self.id(),
+            principal: "root".to_owned(),
+            operation: self.plan.plan().operation.clone(),
+            digest: self.plan.plan().digest(),
+            plan: self.plan.document(),
+            steps: self.plan.steps().to_vec(),
+            started: at(0),
+            deadline: waits.then(|| at(0).deadline(Duration::from_secs(120))),
+            lease: None,
+        };
+        if self.store.change_begin(&change).is_err() {
+            return;
+        }
+        let applied = apply(host, self.store, &change.id, self.plan);
+        let settled = applied.and_then(|applied| settle(host, self.store, applied, change.deadline, &at(1)));
+        if settled.is_ok() && waits {
+            self.now = 120;
+            let _ = recover(host, self.store, &at(120));
+        }
+    }
+
+    /// One life with this blow, or this death, and then the next start of the agent, before the deadline and after it.
+    #[track_caller]
+    fn run(&mut self, waits: bool, blow: Option<(usize, Blow)>, death: Option<(usize, Death)>) -> (usize, usize) {
+        self.number += 1;
+        self.now = 1;
+        let mut mortal = Mortal { host: FakeHost::new(self.before.clone()), at: death };
+        self.store.fuse.writes.store(0, Ordering::Relaxed);
+        *self.store.fuse.at.lock().unwrap() = blow;
+        let _ = catch_unwind(AssertUnwindSafe(|| self.live(&mut mortal, waits)));
+        *self.store.fuse.at.lock().unwrap() = None;
+        let counts = (self.store.fuse.writes.load(Ordering::Relaxed), mortal.host.applied);
+
+        let what = || format!("{blow:?} {death:?} waits: {waits}: {:#?}", self.plan.steps());
+        let mut host = FakeHost::new(mortal.host.state);
+        recover(&mut host, self.store, &at(self.now + 1)).unwrap();
+        let stage = self.store.change(&self.id()).map(|change| change.stage);
+        match stage {
+            Ok(ChangeStage::Confirmed | ChangeStage::Pending) => assert_eq!(&host.state, self.after, "{}", what()),
+            Ok(ChangeStage::RolledBack) | Err(_) => assert_eq!(&host.state, self.before, "{}", what()),
+            Ok(other) => panic!("{other} after the next start: {}", what()),
+        }
+        recover(&mut host, self.store, &at(122)).unwrap();
+        if waits {
+            assert_eq!(&host.state, self.before, "{}", what());
+        }
+        assert!(self.store.unfinished_changes().unwrap().is_empty() && self.store.stuck_changes().unwrap().is_empty());
+        counts
+    }
+}
+
+/// Every plan: one write that fails and one kill after each write, with a deadline that passes. Every thirtieth: all the rest too.
+#[test]
+fn killed_or_failed_at_every_write_and_step_every_plan_ends_before_or_after() {
+    let plans = plans();
+    assert!(plans.len() >= 500, "only {} plans", plans.len());
+    let mut lives = 0;
+    for chunk in plans.chunks(30) {
+        // In memory: what is tried is the order of the writes, not the disk.
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let store = Store::open(&directory.path().join("state.db")).unwrap();
+        let mut next = 0;
+        for (index, (before, plan)) in chunk.iter().enumerate() {
+            let after = plan::predict(before, plan.steps()).unwrap();
+            let mut trial = Trial { store: &store, before, after: &after, plan, number: next, now: 0 };
+            let whole = index == 0;
+            for waits in if whole { &[true, false][..] } else { &[true] } {
+                let blows = [Blow::Fails, Blow::DiesAfter, Blow::DiesBefore, Blow::FailsForEver];
+                let blows = if whole { &blows[..] } else { &blows[..2] };
+                let (writes, applied) = trial.run(*waits, None, None);
+                for at in 0..writes {
+                    blows.iter().for_each(|blow| _ = trial.run(*waits, Some((at, *blow)), None));
+                }
+                // An undo that fails is stuck, which is another test's business.
+                let steps = plan.steps().len();
+                for at in 0..if whole { applied } else { 0 } {
+                    for death in [Death::Before, Death::After, Death::Fails, Death::FailsAfterDoing] {
+                        if at < steps || matches!(death, Death::Before | Death::After) {
+                            trial.run(*waits, None, Some((at, death)));
+                        }
+                    }
+                }
+            }
+            lives += trial.number - next;
+            next = trial.number;
+        }
+    }
+    println!("{} plans, {lives} lives", plans.len());
+}
+
+#[test]
+fn a_step_and_its_inverse_give_the_first_state_back_and_the_predicted_state_needs_no_plan() {
+    for (host, plan) in plans() {
+        let mut state = host.clone();
+        for step in plan.steps() {
+            assert_eq!(&step.inverse().inverse(), step);
+            let before = state.clone();
+            step.predict(&mut state).unwrap();
+            let after = state.clone();
+            step.inverse().predict(&mut state).unwrap();
+            assert_eq!(state, before, "{step:#?}");
+            state = after;
+        }
+        if plan.document().paths.is_empty() {
+            continue;
+        }
+        let mut needs = Needs::new();
+        match plan::plan(&plan.plan().operation, &state, 22, &mut needs) {
+            Ok(again) => assert_eq!(again.steps, [], "{:?}", plan.plan().operation),
+            // The reference is gone with its rule.
+            Err(error) => assert!(matches!(plan.plan().operation, Operation::FirewallRemove { .. }), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn what_the_proof_accepts_keeps_every_open_path_open_after_every_step() {
+    let clients = ["192.0.2.9", ADDRESS, "203.0.113.8", "198.51.100.7"];
+    let (mut accepted, mut refused) = (0, 0);
+    for host in hosts() {
+        for operation in operations() {
+            let mut needs = Needs::new();
+            let Ok(plan) = plan::plan(&operation, &host, 22, &mut needs) else { continue };
+            let paths: Vec<AccessPath> = clients.map(|client| AccessPath { source: client.parse().unwrap(), ..path() }).into();
+            let verdict = |state: &HostState, path: &AccessPath| {
+                let connection = Connection { source: path.source, port: 22, user: None };
+                admission(&host, state, &connection, &mut Needs::new()).0
+            };
+            let before: Vec<Verdict> = paths.iter().map(|path| verdict(&host, path)).collect();
+            let steps = plan.steps.clone();
+            let confirm = plan.confirm;
+            match lockout::prove(plan, &host, &paths, &mut needs) {
+                Ok(_) => {
+                    let mut state = host.clone();
+                    for step in &steps {
+                        step.predict(&mut state).unwrap();
+                        for (path, before) in paths.iter().zip(&before) {
+                            let now = verdict(&state, path);
+                            assert!(*before != Verdict::Accept || now == Verdict::Accept, "{operation:?} {path:?}");
+                        }
+                    }
+                    accepted += 1;
+                }
+                Err(lockout::Lockout::Witness(witness)) => {
+                    assert_eq!(confirm, Confirm::Required, "what closes must be confirmed: {witness}");
+                    refused += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert!(accepted >= 500 && refused >= 50, "{accepted} accepted, {refused} refused");
+}
