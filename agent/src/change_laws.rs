@@ -173,7 +173,7 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
     }));
     state.dumps.insert(set.clone(), vec![element.clone()]);
     let chain = state.chains[0].rules.clone();
-    let legacy = xtables::Rule::accept(ADDRESS.parse().unwrap(), 22);
+    let legacy = xtables::Rule::accept(ADDRESS.parse().unwrap(), 22, None);
     let chain_of = |rules| xtables::Chain {
         name: "INPUT".to_owned(),
         hook: Some(xtables::Hook::Input),
