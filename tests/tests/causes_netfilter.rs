@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, missing_docs)]
 
 use serde_json::Value;
-use sshfix_tests::lab::{Release, Server, root_or_skip};
+use sshfix_tests::lab::{Release, Server, root_or_skip, run};
 
 const ME: &str = "203.0.113.7";
 const OTHER: &str = "203.0.113.8";
@@ -320,5 +320,60 @@ fn a_recent_list_that_holds_the_client_is_named_and_the_entry_is_cleared() {
         server.ctl(&["unban", ME]).expect_status(0);
         assert!(server.ssh(ME).ok);
         assert!(list(&server, "bad").contains("203.0.113.8"), "the neighbour stays");
+    }
+}
+
+/// Routing that is not symmetric: the client's packets come in by one interface, answers leave by another, and the strict filter of the
+/// first drops what comes in.
+#[test]
+fn a_reverse_path_filter_that_drops_the_client_is_named() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = boot(release);
+        let filter = |value: &str| {
+            server
+                .sh(&format!(
+                    "echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter; echo {value} >/proc/sys/net/ipv4/conf/host0/rp_filter"
+                ))
+                .expect_ok();
+        };
+        // A second cable between the two.
+        let (leader, clients) = (server.leader().to_string(), server.clients_netns());
+        run(&["ip", "-n", clients, "link", "add", "back", "type", "veth", "peer", "name", "back0", "netns", &leader]).expect_ok();
+        run(&["ip", "-n", clients, "link", "set", "back", "up"]).expect_ok();
+        server
+            .sh("ip link set back0 up; ip addr add 198.51.100.1/24 dev back0; echo 0 >/proc/sys/net/ipv4/conf/back0/rp_filter")
+            .expect_ok();
+        server.sh("ip route add 203.0.113.7 dev back0").expect_ok();
+        filter("0");
+        let login = server.ssh(ME);
+        assert!(login.ok, "{release}: without a filter the two ways work: {}", login.stderr);
+        server.ctl(&["diagnose", ME]).expect_status(0);
+
+        filter("1");
+        assert!(!server.ssh(ME).ok, "{release}: the strict filter drops it");
+        let diagnosis = server.ctl(&["diagnose", ME, "--explain", "--json"]).expect_status(9).json();
+        let route = stage(&diagnosis, "route");
+        assert_eq!(route["verdict"], "unknown", "{diagnosis:#}");
+        let detail = route["detail"].as_str().unwrap();
+        assert!(detail.contains("rp_filter 1 drops its packets if they come in by host0; answers leave by back0"), "{detail}");
+        let trace = route["trace"].to_string();
+        assert!(trace.contains("/proc/sys/net/ipv4/conf/host0/rp_filter"), "{trace}");
+        let finding = &diagnosis["findings"][0];
+        assert_eq!((&finding["cause"], &finding["blocking"]), (&"route-blackhole".into(), &false.into()), "{diagnosis:#}");
+        // The neighbour, whose answers leave where it comes in, is open and known to be.
+        assert!(server.ssh(OTHER).ok);
+        server.ctl(&["diagnose", OTHER]).expect_status(0);
+        fixed(&server, finding, ME);
+
+        // Answers leave by an interface by which nothing ever comes in: then the client certainly stays out.
+        server.sh("ip link add hole type bridge; ip link set hole up; ip route replace 203.0.113.7 dev hole").expect_ok();
+        filter("1");
+        let (diagnosis, finding) = self::finding(&server, ME);
+        assert_eq!(finding["cause"], "route-blackhole", "{diagnosis:#}");
+        assert!(finding["evidence"][0]["source"].as_str().unwrap().ends_with("host0/rp_filter"), "{diagnosis:#}");
+        fixed(&server, &finding, ME);
     }
 }

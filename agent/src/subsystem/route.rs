@@ -14,7 +14,7 @@ use sshfix_policy::address::{Source, canonical};
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Route, State, Step, Tables, Way};
 
-use super::link;
+use super::{link, rp_filter};
 use crate::sys::rtnetlink::{ask, open};
 
 /// A table that changes while it is listed is listed again so many times.
@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 5;
 /// More routes than this are not listed: a router with the whole Internet's.
 const MOST_ROUTES: usize = 300_000;
 /// The length of `struct rtmsg`.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 /// `RTA_CACHEINFO`: ages and use counts, which move by themselves.
 const CACHE_INFO: u16 = 12;
 /// `RTA_PREF`
@@ -57,6 +57,10 @@ pub fn lookup(state: &mut State, sources: &BTreeSet<Source>) -> io::Result<()> {
                 Ok(routes) => fact.routes = routes.iter().filter(|route| route.destination.overlaps(source)).cloned().collect(),
                 Err(error) => fact.answer = Answer::Unknown(format!("the kernel did not list its routes: {error}")),
             }
+        }
+        if let (Answer::Goes(_), Some(links)) = (&fact.answer, &state.links) {
+            let reverse = rp_filter::lookup(&socket, source, &fact.ways, links).map_err(|error| error.to_string());
+            state.reverse.insert(source, reverse);
         }
         state.facts.insert(source, fact);
     }
@@ -203,7 +207,7 @@ fn as_get_prints(to: IpAddr, route: &Route) -> String {
 }
 
 /// The routes of one family and these types (0: all) that `wanted` picks. The kernel filters by type (Linux 4.20).
-fn list(v4: bool, kinds: &[u8], wanted: impl Fn(&Route) -> bool) -> io::Result<Vec<Route>> {
+pub(super) fn list(v4: bool, kinds: &[u8], wanted: impl Fn(&Route) -> bool) -> io::Result<Vec<Route>> {
     let mut attempts = 0;
     loop {
         attempts += 1;
@@ -239,7 +243,7 @@ fn list_once(v4: bool, kinds: &[u8], wanted: impl Fn(&Route) -> bool) -> io::Res
 }
 
 /// `struct rtmsg` and attributes.
-fn message(header: [u8; HEADER], attributes: &[DefaultNla]) -> Vec<u8> {
+pub(super) fn message(header: [u8; HEADER], attributes: &[DefaultNla]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER + attributes.buffer_len()];
     let (head, body) = bytes.split_at_mut(HEADER);
     head.copy_from_slice(&header);
@@ -309,7 +313,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// The bytes of an address, and their number of bits.
-fn octets(address: IpAddr) -> (Vec<u8>, u8) {
+pub(super) fn octets(address: IpAddr) -> (Vec<u8>, u8) {
     match canonical(address) {
         IpAddr::V4(v4) => (v4.octets().to_vec(), 32),
         IpAddr::V6(v6) => (v6.octets().to_vec(), 128),
@@ -317,6 +321,6 @@ fn octets(address: IpAddr) -> (Vec<u8>, u8) {
 }
 
 /// `AF_INET` or `AF_INET6`.
-fn family(v4: bool) -> u8 {
+pub(super) fn family(v4: bool) -> u8 {
     u8::try_from(if v4 { libc::AF_INET } else { libc::AF_INET6 }).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! route: whether the host's answer finds its way back to the client, by what the kernel says to a route lookup, and the routes
 //! that refuse it (blackhole, unreachable, prohibit, throw). Knows nothing of packet filters; must not guess a gateway.
 
-use std::cmp::Reverse;
+use std::cmp;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::rp_filter::{self, Reverse};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Links;
@@ -32,6 +33,9 @@ pub struct State {
     /// The host's interfaces and own addresses, once they were asked for.
     #[serde(default)]
     pub links: Option<Arc<Links>>,
+    /// By the address asked about, what the interfaces' reverse path filters do to its packets; the text says why that is not known.
+    #[serde(default)]
+    pub reverse: BTreeMap<Source, Result<Reverse, String>>,
     /// All routes of IPv4 (`false`) and IPv6 (`true`), where they were asked for; the text says why they could not be listed.
     #[serde(default)]
     pub tables: BTreeMap<bool, Result<Arc<Tables>, String>>,
@@ -234,7 +238,7 @@ fn best(routes: &[Route], address: Source) -> Option<&Route> {
     let find = |table| {
         let candidates =
             routes.iter().filter(|route| route.table == table && route.tos == 0 && route.destination.contains(address));
-        candidates.max_by_key(|route| (route.destination.net().prefix_len(), Reverse(route.metric)))
+        candidates.max_by_key(|route| (route.destination.net().prefix_len(), cmp::Reverse(route.metric)))
     };
     TABLES.into_iter().filter_map(find).find(|route| route.kind != Kind::Throw)
 }
@@ -250,7 +254,7 @@ impl Fact {
         let first = Source::from(source.first());
         best(&self.routes, first).filter(|route| route.kind == kind).or_else(|| {
             let candidates = self.routes.iter().filter(|route| route.kind == kind && route.destination.contains(first));
-            candidates.max_by_key(|route| (route.destination.net().prefix_len(), Reverse(route.metric)))
+            candidates.max_by_key(|route| (route.destination.net().prefix_len(), cmp::Reverse(route.metric)))
         })
     }
 
@@ -342,7 +346,18 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
             None => report(Verdict::Unknown, "the route to it was not read".to_owned(), Vec::new()),
             Some(fact) => {
                 let (verdict, detail, evidence) = fact.verdict(connection.source);
-                report(verdict, detail, evidence)
+                match (verdict, state.reverse.get(&connection.source)) {
+                    (Verdict::Accept, Some(Err(why))) => report(
+                        Verdict::Unknown,
+                        format!("whether rp_filter drops its packets could not be read: {why}"),
+                        evidence,
+                    ),
+                    (Verdict::Accept, Some(Ok(reverse))) => match rp_filter::judge(reverse, fact, state.links.as_deref()) {
+                        Some((verdict, detail, filtered)) => report(verdict, detail, rp_filter::evidence(&filtered, fact)),
+                        None => report(verdict, detail, evidence),
+                    },
+                    (verdict, _) => report(verdict, detail, evidence),
+                }
             }
         },
     }
@@ -364,7 +379,7 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
     let mut routes: Vec<&Route> = fact.routes.iter().collect();
     routes.sort_by_key(|route| {
         let table = TABLES.iter().position(|table| *table == route.table).unwrap_or(TABLES.len());
-        (table, Reverse(route.destination.net().prefix_len()), route.metric)
+        (table, cmp::Reverse(route.destination.net().prefix_len()), route.metric)
     });
     let (shown, rest) = routes.split_at(routes.len().min(MOST_TRACED));
     for route in shown {
@@ -382,6 +397,9 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
     if !rest.is_empty() {
         lines.push(TraceLine::new(program(source), format!("{} more routes share addresses with it", rest.len()), "not shown"));
     }
+    if let Some(Ok(reverse)) = state.reverse.get(&source) {
+        lines.extend(rp_filter::trace(reverse));
+    }
     if lines.iter().all(|line| !line.decides)
         && let Some(first) = lines.first_mut()
     {
@@ -397,7 +415,9 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
     let Some(fact) = fact(state, source, needs) else { return Vec::new() };
     let refused = matches!(fact.answer, Answer::Refused(_) | Answer::NoRoute);
     if source.single().is_some() && !refused {
-        return Vec::new();
+        let reverse = state.reverse.get(&source).and_then(|reverse| reverse.as_ref().ok());
+        let block = reverse.and_then(|reverse| rp_filter::block(connection, reverse, fact, state.links.as_deref()));
+        return block.into_iter().collect();
     }
     let decider = fact.decider(source);
     let mut removed: Vec<&Route> = fact.within(source).collect();

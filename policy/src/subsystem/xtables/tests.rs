@@ -254,7 +254,8 @@ fn what_depends_on_history_is_a_maybe_that_names_it() {
         mask: None,
     };
     let why = holds(&recent, &syn("10.0.0.1"), &ipset::State::new());
-    assert_eq!(why, Matched::Maybe("-m recent --update --seconds 60 --hitcount 4 --name SSH --rsource".to_owned()));
+    let text = "-m recent --update --seconds 60 --hitcount 4 --name SSH --rsource".to_owned();
+    assert_eq!(why, Matched::Ask(Need::Recent("SSH".to_owned()), text));
     let set = Match::Set { set: targets::SetReference { index: 3, dimensions: 1, flags: 2 }, counters: None };
     let sets = ipset::State { names: SetNames::from([(3, "f2b-sshd".to_owned())]), ..ipset::State::new() };
     let text = "-m set --match-set f2b-sshd src".to_owned();
