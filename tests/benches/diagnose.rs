@@ -1,5 +1,5 @@
-//! How long one question takes, whole processes, with 10 and with 100,000 banned addresses in an nft set:
-//! `sshfix ctl diagnose` through a warm agent, `nft get element` and `fail2ban-client banned`, in turn.
+//! How long the agent takes to diagnose one address: with sets of 10 to 1,000,000 elements and with 10 to 20,000 rules, beside the
+//! tools an admin would ask, measured in turn. "Agent" is from the request's bytes to the signed reply, as the agent logs it.
 //!
 //! Run as root: `cargo bench -p sshfix-tests --bench diagnose [-- ROUNDS]`. A benchmark, not a test: it prints, it does not fail.
 
@@ -9,104 +9,125 @@ use std::fmt::Write;
 
 use sshfix_tests::lab::{Release, Server, root_or_skip};
 
-const FEW: usize = 10;
-const MANY: usize = 100_000;
-const COMMANDS: [&str; 5] = [
-    "sshfix ctl diagnose 203.0.113.7 --json",
-    "sshfix ctl diagnose 203.0.113.8 --json",
-    "nft get element inet bench addresses { 203.0.113.7 }",
-    "nft get element inet bench ranges { 203.0.113.7 }",
-    "fail2ban-client banned 203.0.113.7",
-];
-const WHAT: [&str; 5] = [
-    "sshfix ctl diagnose, banned",
-    "sshfix ctl diagnose, not banned",
-    "nft get element, hash",
-    "nft get element, interval",
-    "fail2ban-client banned",
-];
+const SETS: [usize; 4] = [10, 1000, 100_000, 1_000_000];
+const RULES: [usize; 3] = [10, 1000, 20_000];
+/// The blocked address; it is the last element and the last rule.
+const BLOCKED: &str = "203.0.113.7";
 
 /// Times each command in turn, inside the server: what the harness costs is not in the numbers.
 const TIMER: &str = r#"
-import json, shlex, subprocess, sys, time
-rounds, commands = int(sys.argv[1]), [shlex.split(c.replace('{', "'{").replace('}', "}'")) for c in sys.argv[2:]]
+import json, subprocess, sys, time
+rounds, commands = int(sys.argv[1]), sys.argv[2:]
 times = [[] for _ in commands]
 for _ in range(rounds):
     for command, own in zip(commands, times):
         start = time.perf_counter()
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(['sh', '-c', command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         own.append((time.perf_counter() - start) * 1000)
 print(json.dumps(times))
 "#;
 
 fn main() {
     // `cargo bench` adds --bench.
-    let rounds: usize = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(40);
+    let rounds: usize = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(11);
     if !root_or_skip() {
         return;
     }
-    for release in Release::ALL {
-        let few = server(release, FEW);
-        let many = server(release, MANY);
-        let mut times = [vec![vec![]; COMMANDS.len()], vec![vec![]; COMMANDS.len()]];
-        // In small turns, so that what else the machine does hits both alike. The first turn only warms up.
-        for turn in 0..=rounds.div_ceil(5) {
-            for (server, own) in [&few, &many].into_iter().zip(&mut times) {
-                let round = measure(server, 5);
-                if turn > 0 {
-                    own.iter_mut().zip(round).for_each(|(all, new)| all.extend(new));
-                }
-            }
+    println!("Milliseconds, median of {rounds}; goal: agent under 100, and for a set the same at every size.");
+    heading("elements", "nft get element");
+    for kind in ["nft hash", "nft interval", "ipset hash:ip", "ipset hash:net"] {
+        for count in SETS {
+            let peer = if kind.starts_with("nft") { format!("nft get element inet bench bad {{ {BLOCKED} }}") } else { format!("ipset test bad {BLOCKED}") };
+            measure(kind, count, &set(kind, count), &peer, rounds);
         }
-        let [few, many] = times.map(|commands| commands.into_iter().map(median).collect::<Vec<_>>());
-        println!("\n{release}: median of {} whole processes, milliseconds", rounds.div_ceil(5) * 5);
-        println!("{:<34}{:>10}{:>12}{:>12}", "", FEW, MANY, "ratio");
-        for (index, what) in WHAT.iter().enumerate() {
-            println!("{what:<34}{:>10.1}{:>12.1}{:>12.2}", few[index], many[index], many[index] / few[index]);
+    }
+    heading("rules", "list | grep");
+    for kind in ["nft", "iptables-nft", "iptables-legacy"] {
+        for count in RULES {
+            let peer = if kind == "nft" { "nft list ruleset".to_owned() } else { format!("{kind}-save") };
+            measure(kind, count, &rules(kind, count), &format!("{peer} | grep -F {BLOCKED}"), rounds);
         }
-        println!(
-            "With {MANY}: nft get element takes {:.1} (hash) and {:.1} (interval) times as long as sshfix ctl diagnose,",
-            many[2] / many[0],
-            many[3] / many[0]
-        );
-        println!(
-            "fail2ban-client banned {:.1} times. Goal: diagnose with {MANY} at most 2.00 times diagnose with {FEW}.",
-            many[4] / many[0]
-        );
     }
 }
 
-/// A server with this many addresses in a hash set and in an interval set, each used by a rule, and a warm agent.
-fn server(release: Release, count: usize) -> Server {
-    let server = Server::boot(release);
-    server.install_sshfix();
-    let mut addresses = String::from("203.0.113.7");
-    for number in 0..count - 1 {
-        // Every second address, so that the interval set cannot merge them.
-        write!(addresses, ", 10.{}.{}.{}", number >> 15 & 255, number >> 7 & 255, number << 1 & 255).unwrap();
+fn heading(what: &str, peer: &str) {
+    println!("\n{:<18}{what:>10}{:>10}{:>12}{:>14}{:>18}", "", "agent", "after a", "sshfix ctl", peer);
+    println!("{:<18}{:>10}{:>10}{:>12}{:>14}{:>18}", "", "", "", "change", "(process)", "(process)");
+}
+
+/// Addresses that no range can merge, and then the blocked one.
+fn addresses(count: usize) -> impl Iterator<Item = String> {
+    let one = |number: usize| format!("10.{}.{}.{}", number >> 15 & 255, number >> 7 & 255, number << 1 & 255);
+    // 10.0.0.0/8 holds 8 million of every second address.
+    (0..count - 1).map(one).chain([BLOCKED.to_owned()])
+}
+
+/// A script for `sh`, and its input.
+struct Load {
+    command: String,
+    input: String,
+}
+
+fn set(kind: &str, count: usize) -> Load {
+    if let Some(ipset) = kind.strip_prefix("ipset ") {
+        let mut input = format!("create bad {ipset} maxelem 2000000 hashsize 1048576\n");
+        addresses(count).for_each(|address| writeln!(input, "add bad {address}").unwrap());
+        let rule = "iptables-nft -A INPUT -p tcp --dport 22 -m set --match-set bad src -j DROP";
+        return Load { command: format!("ipset restore && {rule}"), input };
     }
-    let ruleset = format!(
+    let flags = if kind == "nft interval" { "flags interval;" } else { "" };
+    // In pieces: one message of a million elements is more than a socket buffer holds.
+    let mut input = format!(
         "table inet bench {{
-            set addresses {{ type ipv4_addr; elements = {{ {addresses} }} }}
-            set ranges {{ type ipv4_addr; flags interval; elements = {{ {addresses} }} }}
-            chain input {{ type filter hook input priority 0; policy accept;
-                ip saddr @addresses tcp dport 22 drop
-                ip saddr @ranges tcp dport 22 drop
-            }}
-        }}"
+            set bad {{ type ipv4_addr; {flags} size 2000000; }}
+            chain input {{ type filter hook input priority 0; policy accept; ip saddr @bad tcp dport 22 drop; }}
+        }}\n"
     );
-    server.run_with_input(&["nft", "-f", "-"], ruleset.as_bytes()).expect_ok();
-    for _ in 0..3 {
-        server.ctl(&["diagnose", "203.0.113.7"]).expect_status(8);
-        server.ctl(&["diagnose", "203.0.113.8"]).expect_status(0);
+    let all: Vec<String> = addresses(count).collect();
+    for piece in all.chunks(10_000) {
+        writeln!(input, "add element inet bench bad {{ {} }}", piece.join(", ")).unwrap();
     }
-    server
+    Load { command: "nft -f -".to_owned(), input }
 }
 
-fn measure(server: &Server, rounds: usize) -> Vec<Vec<f64>> {
-    let rounds = rounds.to_string();
-    let output = server.run(&[&["python3", "-c", TIMER, &rounds], &COMMANDS[..]].concat()).expect_ok();
-    serde_json::from_str(&output).expect("the timer prints JSON")
+fn rules(kind: &str, count: usize) -> Load {
+    if kind == "nft" {
+        let mut input = String::from("table inet bench { chain input { type filter hook input priority 0; policy accept;\n");
+        addresses(count).for_each(|address| writeln!(input, "ip saddr {address} tcp dport 22 counter drop").unwrap());
+        return Load { command: "nft -f -".to_owned(), input: input + "} }\n" };
+    }
+    let mut input = String::from("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n");
+    addresses(count).for_each(|address| writeln!(input, "-A INPUT -s {address}/32 -p tcp -m tcp --dport 22 -j DROP").unwrap());
+    Load { command: format!("{kind}-restore"), input: input + "COMMIT\n" }
+}
+
+fn measure(kind: &str, count: usize, load: &Load, peer: &str, rounds: usize) {
+    let server = Server::boot(Release::Trixie);
+    server.write("/etc/systemd/system/sshfix-agent.service.d/log.conf", "[Service]\nEnvironment=SSHFIX_LOG=sshfix_agent=debug\n");
+    server.install_sshfix();
+    server.run_with_input(&["sh", "-euc", &load.command], load.input.as_bytes()).expect_ok();
+    let ask = || server.ctl(&["diagnose", BLOCKED, "--json"]).expect_status(8);
+    ask();
+    let sshfix = format!("sshfix ctl diagnose {BLOCKED} --json");
+    let commands: [&str; 2] = [&sshfix, peer];
+    let output = server.run(&[&["python3", "-c", TIMER, &rounds.to_string()], &commands[..]].concat()).expect_ok();
+    let processes: Vec<Vec<f64>> = serde_json::from_str(&output).expect("the timer prints JSON");
+    let warm = agent_times(&server, rounds);
+    // Any change of the ruleset makes the agent read it anew.
+    for _ in 0..rounds {
+        server.sh("nft add table inet other; nft delete table inet other").expect_ok();
+        ask();
+    }
+    let cold = agent_times(&server, rounds);
+    let [sshfix, peer] = [median(processes[0].clone()), median(processes[1].clone())];
+    println!("{kind:<18}{count:>10}{:>10.1}{:>12.1}{sshfix:>14.1}{peer:>18.1}", median(warm), median(cold));
+}
+
+/// The newest so many answers, as the agent's log tells how long they took.
+fn agent_times(server: &Server, count: usize) -> Vec<f64> {
+    let log = server.sh("journalctl --sync; journalctl -u sshfix-agent -o cat --no-pager | grep 'answered in'").expect_ok();
+    let times: Vec<f64> = log.lines().map(|line| line.rsplit(' ').nth(1).unwrap().parse::<f64>().unwrap() / 1000.0).collect();
+    times[times.len() - count..].to_vec()
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
