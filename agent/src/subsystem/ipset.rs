@@ -136,15 +136,9 @@ fn set_named(name: &str) -> Attrs {
 /// The set and one element, which is a network where a prefix length is given.
 fn about(query: &Query, length: Option<u8>) -> Attrs {
     let mut data = Attrs::new();
-    if let Some(address) = query.key.address {
-        // IPSET_ATTR_IP, of IPSET_ATTR_IPADDR_IPV4 or _IPV6
-        data = data.nest(
-            1,
-            &match address {
-                IpAddr::V4(v4) => Attrs::new().put(1 | BIG_ENDIAN, &v4.octets()),
-                IpAddr::V6(v6) => Attrs::new().put(2 | BIG_ENDIAN, &v6.octets()),
-            },
-        );
+    if let Some(first) = query.key.address {
+        // IPSET_ATTR_IP
+        data = data.nest(1, &address(first));
     }
     if let Some(length) = length {
         // IPSET_ATTR_CIDR
@@ -158,8 +152,28 @@ fn about(query: &Query, length: Option<u8>) -> Attrs {
             data = data.put(7, &[TCP]);
         }
     }
+    if let Some(mark) = query.key.mark {
+        // IPSET_ATTR_MARK
+        data = data.put(10 | BIG_ENDIAN, &mark.to_be_bytes());
+    }
+    if let Some(second) = query.key.second {
+        // IPSET_ATTR_IP2
+        data = data.nest(20, &address(second));
+    }
+    if let Some(interface) = &query.key.interface {
+        // IPSET_ATTR_IFACE
+        data = data.text(23, interface);
+    }
     // IPSET_ATTR_DATA
     set_named(&query.set).nest(7, &data)
+}
+
+/// `IPSET_ATTR_IPADDR_IPV4` or `_IPV6`
+fn address(address: IpAddr) -> Attrs {
+    match address {
+        IpAddr::V4(v4) => Attrs::new().put(1 | BIG_ENDIAN, &v4.octets()),
+        IpAddr::V6(v6) => Attrs::new().put(2 | BIG_ENDIAN, &v6.octets()),
+    }
 }
 
 /// A socket in this thread's network namespace.
@@ -183,7 +197,14 @@ impl Netlink {
         // IPSET_ATTR_FLAGS
         let attrs = set_named(name).put(6 | BIG_ENDIAN, &ONLY_HEADER.to_be_bytes());
         self.ask(LIST, DUMP, &attrs, |attributes| found = set(&attributes).or(found.take()))?;
-        found.filter(|set| set.name == name).ok_or(IpsetError::Malformed)
+        let mut found = found.filter(|set| set.name == name).ok_or(IpsetError::Malformed)?;
+        if found.kind == "list:set" {
+            // Elements are names of sets, of which none is a list itself (`IPSET_ERR_LOOP`).
+            for member in self.elements(name)?.into_iter().filter_map(|element| element.member) {
+                found.members.push(self.header(&member)?);
+            }
+        }
+        Ok(found)
     }
 
     /// All elements of a set.
@@ -222,7 +243,12 @@ impl Netlink {
         if !self.test(query, None)? {
             return Ok(Entry::Absent);
         }
-        let networks = query.kind.split_once(':').is_some_and(|(_, fields)| fields.split(',').any(|field| field == "net"));
+        let fields: Vec<&str> = query.kind.split_once(':').map_or("", |(_, fields)| fields).split(',').collect();
+        let networks = fields.contains(&"net");
+        // Of two addresses either may be that of a wider network, and a MAC address was not asked for.
+        if fields.contains(&"mac") || query.key.second.is_some() && networks {
+            return Ok(Entry::Wider(Vec::new()));
+        }
         let longest = match query.key.address {
             Some(IpAddr::V4(_)) if networks => 31,
             Some(IpAddr::V6(_)) if networks => 127,
@@ -310,5 +336,6 @@ fn set(attributes: &Attributes<'_>) -> Option<Set> {
         v6,
         masked: data.get(20).or(data.get(12)).is_some(),
         extras: data.get(6).is_some() || flags & (8 | 16 | 64) != 0,
+        members: Vec::new(),
     })
 }

@@ -1,8 +1,9 @@
 //! Which ipset elements decide about a connection: the `-m set` matches of a deciding rule together with what the sets hold,
 //! whose sets they are, and which element a lift may delete. Works for iptables-nft and iptables-legacy rules alike.
 
+use super::arrival::arrivals;
 use super::walk::{Culprit, Pass, Refusal};
-use crate::host::HostState;
+use crate::host::{HostState, Needs};
 use crate::packet::Packet;
 use crate::step::Step;
 use crate::subsystem::ipset::{self, Entry, Key, Set, State};
@@ -119,12 +120,19 @@ fn reference(one: &Match) -> Option<SetReference> {
 }
 
 fn held<'h>(host: &'h HostState, connection: &Connection, pass: Pass, references: Vec<SetReference>) -> Vec<Held<'h>> {
-    let syn = Packet::syn(connection);
-    let packet = match pass {
-        Pass::Syn | Pass::Ack => syn,
-        Pass::Answer => syn.answer(),
-    };
-    let view = packet.view();
-    let one = |reference| host.ipset.held(reference, &view).map(|(set, key, entry)| Held { set, key, entry });
-    references.into_iter().filter_map(one).collect()
+    if references.is_empty() {
+        return Vec::new();
+    }
+    // Facts that are missing were asked for when the connection was evaluated.
+    let arriving = arrivals(host, connection, &mut Needs::new()).into_iter().map(|arrival| arrival.syn(connection));
+    let packets: Vec<Packet> = [Packet::syn(connection)]
+        .into_iter()
+        .chain(arriving)
+        .map(|syn| match pass {
+            Pass::Syn | Pass::Ack => syn,
+            Pass::Answer => syn.answer(),
+        })
+        .collect();
+    let one = |reference| packets.iter().find_map(|packet| host.ipset.held(reference, &packet.view()));
+    references.into_iter().filter_map(one).map(|(set, key, entry)| Held { set, key, entry }).collect()
 }

@@ -19,6 +19,7 @@ use super::xtables::matches::SetCounters;
 use super::xtables::targets::SetReference;
 use super::xtables::view::{Span, Tri, View};
 use crate::host::Need;
+use crate::packet::Interface;
 use crate::ranges::number;
 pub use step::Step;
 
@@ -57,26 +58,41 @@ pub struct Set {
     pub masked: bool,
     /// Whether its elements have a timeout, a comment, counters or skbinfo, which adding an element again does not bring back.
     pub extras: bool,
+    /// The sets of a `list:set`, in their order.
+    #[serde(default)]
+    pub members: Vec<Set>,
 }
 
-/// The fields of a packet that a set is asked for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// The fields of a packet that a set is asked for: those that the set's type has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
-    /// Its address, where the set's type has one.
+    /// Its address.
     pub address: Option<IpAddr>,
-    /// Its TCP port, where the set's type has one.
+    /// Its TCP port.
     pub port: Option<u16>,
+    /// Its other address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<IpAddr>,
+    /// Its mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
+    /// The name of its interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 impl fmt::Display for Key {
     /// As `ipset` prints an element.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.address, self.port) {
-            (Some(address), Some(port)) => write!(f, "{address},tcp:{port}"),
-            (Some(address), None) => write!(f, "{address}"),
-            (None, Some(port)) => write!(f, "{port}"),
-            (None, None) => Ok(()),
-        }
+        let port = self.port.map(|port| if self.address.is_some() { format!("tcp:{port}") } else { port.to_string() });
+        let fields = [
+            self.address.map(|address| address.to_string()),
+            port,
+            self.second.map(|address| address.to_string()),
+            self.mark.map(|mark| format!("0x{mark:08x}")),
+            self.interface.clone(),
+        ];
+        f.write_str(&fields.into_iter().flatten().collect::<Vec<_>>().join(","))
     }
 }
 
@@ -98,7 +114,8 @@ pub enum Entry {
     Absent,
     /// It holds the key, by an element of exactly this key and by no wider one.
     Exact,
-    /// It holds the key by networks of these prefix lengths, and perhaps by an element of its own besides.
+    /// It holds the key by networks of these prefix lengths, and perhaps by an element of its own besides. None listed: by an
+    /// element that was not told apart.
     Wider(Vec<u8>),
     /// It could not be asked; why.
     Unknown(String),
@@ -177,24 +194,67 @@ impl State {
             Some(Err(_)) => return Judged::Known(Tri::Maybe),
             Some(Ok(set)) => set,
         };
-        let key = match set.asks(reference, view) {
-            Asked::Key(key) => key,
-            Asked::Nothing => return known(Tri::No),
-            Asked::Unknown => return Judged::Known(self.listed(set, reference, counters, view).invert(reference.flags & 1 != 0)),
-        };
-        let query = set.query(key);
-        let Some(entry) = self.entries.get(&query) else { return Judged::Ask(Need::IpsetEntry(query)) };
         if counters.is_some_and(|counters| counters.flags & RETURN_NOMATCH != 0) {
-            return Judged::Known(Tri::Maybe);
+            // It is asked for all the same, so that what is held can be shown.
+            return match self.test(set, reference, counters, view).0 {
+                ask @ Judged::Ask(_) => ask,
+                Judged::Known(_) => Judged::Known(Tri::Maybe),
+            };
         }
         let counted = counters.is_some_and(|counters| counters.packets.0 != 0 || counters.bytes.0 != 0);
-        known(match entry {
-            Entry::Absent if self.grow.contains(&reference.index) => Tri::Maybe,
+        match self.test(set, reference, counters, view).0 {
+            Judged::Known(Tri::Yes) if counted => Judged::Known(Tri::Maybe),
+            Judged::Known(held) => known(held),
+            ask @ Judged::Ask(_) => ask,
+        }
+    }
+
+    /// What a set says of a packet, before a match inverts it, and its answer. A `list:set` holds what one of its members holds
+    /// (`ip_set_list_set.c`, `list_set_ktest`).
+    fn test<'a>(
+        &'a self,
+        set: &'a Set,
+        reference: SetReference,
+        counters: Option<&SetCounters>,
+        view: &View<'_>,
+    ) -> (Judged, Option<(&'a Set, Key, &'a Entry)>) {
+        if set.kind == "list:set" {
+            let mut held = Tri::No;
+            for member in &set.members {
+                match self.test(member, reference, counters, view) {
+                    (Judged::Known(one), found) => {
+                        held = held.or(one);
+                        if one == Tri::Yes {
+                            return (Judged::Known(held), found);
+                        }
+                    }
+                    (ask @ Judged::Ask(_), _) => return (ask, None),
+                }
+            }
+            return (Judged::Known(held), None);
+        }
+        let key = match set.asks(reference, view) {
+            Asked::Key(key) => key,
+            Asked::Nothing => return (Judged::Known(Tri::No), None),
+            Asked::Unknown => return (Judged::Known(self.listed(set, reference, counters, view)), None),
+        };
+        let query = set.query(key.clone());
+        let Some(entry) = self.entries.get(&query) else { return (Judged::Ask(Need::IpsetEntry(query)), None) };
+        // A member of a list is not told by the index of the match; one whose name is not known may be any.
+        let changed = |by: &BTreeSet<u16>| {
+            by.iter().any(|index| *index == reference.index || self.names.get(index).is_none_or(|name| *name == set.name))
+        };
+        let held = match entry {
+            Entry::Absent if changed(&self.grow) => Tri::Maybe,
             Entry::Absent => Tri::No,
-            Entry::Exact | Entry::Wider(_) if counted || self.shrink.contains(&reference.index) => Tri::Maybe,
+            Entry::Exact | Entry::Wider(_) if changed(&self.shrink) => Tri::Maybe,
+            // The address is in it, perhaps with a MAC address, and that of a packet to come is not known.
+            Entry::Exact | Entry::Wider(_) if set.kind == "bitmap:ip,mac" => Tri::Maybe,
             Entry::Exact | Entry::Wider(_) => Tri::Yes,
             Entry::Unknown(_) => Tri::Maybe,
-        })
+        };
+        let found = matches!(entry, Entry::Exact | Entry::Wider(_)).then_some((set, key, entry));
+        (Judged::Known(held), found)
     }
 
     /// The same of a range of addresses, by the set's listing where there is one: whether it holds all of them or none.
@@ -216,13 +276,14 @@ impl State {
         }
     }
 
-    /// The set a match refers to, the key it is asked for, and its answer, where it holds the key and the match wants that.
+    /// The set a match refers to, or the member of a list, the key it is asked for, and its answer, where it holds the key and
+    /// the match wants that.
     pub fn held(&self, reference: SetReference, view: &View<'_>) -> Option<(&Set, Key, &Entry)> {
         let set = self.sets.get(&reference.index)?.as_ref().ok()?;
-        let Asked::Key(key) = set.asks(reference, view) else { return None };
-        let entry = self.entries.get(&set.query(key.clone()))?;
-        let holds = matches!(entry, Entry::Exact | Entry::Wider(_)) && reference.flags & 1 == 0;
-        holds.then_some((set, key, entry))
+        if reference.flags & 1 != 0 {
+            return None;
+        }
+        self.test(set, reference, None, view).1
     }
 }
 
@@ -239,25 +300,39 @@ impl Set {
         if usize::from(reference.dimensions) < fields.len() || self.v6.is_some_and(|v6| v6 != view.v6) {
             return Asked::Nothing;
         }
-        let mut key = Key { address: None, port: None };
+        let mut key = Key::default();
         for (field, index) in fields.into_iter().zip(1_u32..) {
             // IPSET_DIM_ONE_SRC 2, TWO_SRC 4, THREE_SRC 8
             let source = reference.flags.checked_shr(index).unwrap_or(0) & 1 != 0;
-            match field {
-                "ip" | "net" if key.address.is_none() => {
-                    key.address = address(if source { view.source } else { view.destination }, view.v6);
-                    if key.address.is_none() {
-                        return Asked::Unknown;
-                    }
+            let known = match field {
+                "ip" | "net" => {
+                    let found = address(if source { view.source } else { view.destination }, view.v6);
+                    *(if key.address.is_none() { &mut key.address } else { &mut key.second }) = found;
+                    found.is_some()
                 }
                 "port" => {
                     key.port = one(if source { view.source_port } else { view.destination_port });
-                    if key.port.is_none() {
-                        return Asked::Unknown;
-                    }
+                    key.port.is_some()
                 }
-                // A second address, a MAC address, a mark, an interface, a set of sets.
-                _ => return Asked::Unknown,
+                "mark" => {
+                    key.mark = view.mark;
+                    key.mark.is_some()
+                }
+                "iface" => match if source { view.input } else { view.output } {
+                    Interface::Known(link) => {
+                        key.interface = Some(link.name.clone());
+                        true
+                    }
+                    // ip_set_hash_netiface.c: without a device it does not match.
+                    Interface::None => return Asked::Nothing,
+                    Interface::NotLoopback => false,
+                },
+                // Without one, such a set tells whether the address is in it at all.
+                "mac" => self.kind == "bitmap:ip,mac",
+                _ => false,
+            };
+            if !known {
+                return Asked::Unknown;
             }
         }
         Asked::Key(key)
@@ -268,7 +343,7 @@ impl Entry {
     /// As evidence: the key, and the networks that hold it.
     pub fn text(&self, set: &Set, key: &Key) -> String {
         let held = match (self, key.address) {
-            (Entry::Wider(lengths), Some(address)) => {
+            (Entry::Wider(lengths), Some(address)) if !lengths.is_empty() => {
                 let nets = lengths.iter().filter_map(|length| ipnet::IpNet::new(address, *length).ok());
                 let nets: Vec<String> = nets.map(|net| net.trunc().to_string()).collect();
                 format!("{key} (in {})", nets.join(", "))

@@ -17,7 +17,7 @@ const SRC_DST: SetReference = SetReference { index: 3, dimensions: 2, flags: 2 }
 const SRC: SetReference = SetReference { index: 3, dimensions: 1, flags: 2 };
 
 fn set(kind: &str) -> Set {
-    Set { name: "bad".to_owned(), kind: kind.to_owned(), v6: Some(false), masked: false, extras: false }
+    Set { name: "bad".to_owned(), kind: kind.to_owned(), v6: Some(false), masked: false, extras: false, members: Vec::new() }
 }
 
 fn syn(source: &str) -> View<'static> {
@@ -25,7 +25,7 @@ fn syn(source: &str) -> View<'static> {
 }
 
 fn key(address: &str, port: Option<u16>) -> Key {
-    Key { address: Some(address.parse::<IpAddr>().unwrap()), port }
+    Key { address: Some(address.parse::<IpAddr>().unwrap()), port, ..Key::default() }
 }
 
 fn state(set: &Set, key: &Key, entry: Entry) -> State {
@@ -38,10 +38,16 @@ fn a_set_is_asked_for_the_fields_its_type_has() {
     assert_eq!(set("hash:ip").asks(SRC, &view), Asked::Key(key("203.0.113.7", None)));
     assert_eq!(set("hash:net,port").asks(SRC_DST, &view), Asked::Key(key("203.0.113.7", Some(22))));
     assert_eq!(set("hash:net,port").asks(SRC_DST, &view).clone(), set("hash:ip,port").asks(SRC_DST, &view));
-    for kind in ["hash:ip,mark", "hash:net,iface", "bitmap:ip,mac", "hash:net,net", "list:set", "hash:ip,port,ip"] {
-        let reference = SetReference { dimensions: 3, ..SRC_DST };
-        assert_eq!(set(kind).asks(reference, &view), Asked::Unknown, "{kind}");
+    let three = SetReference { dimensions: 3, ..SRC_DST };
+    let plain = key("203.0.113.7", None);
+    assert_eq!(set("hash:ip,mark").asks(three, &view), Asked::Key(Key { mark: Some(0), ..plain.clone() }));
+    assert_eq!(set("bitmap:ip,mac").asks(three, &view), Asked::Key(plain));
+    assert_eq!(set("hash:net,iface").asks(three, &view), Asked::Nothing, "nothing leaves by a device on its way in");
+    // Where it comes in, to which address, and its MAC address are not known.
+    for kind in ["hash:net,net", "hash:ip,port,ip", "hash:net,port,net", "hash:mac", "hash:ip,mac"] {
+        assert_eq!(set(kind).asks(three, &view), Asked::Unknown, "{kind}");
     }
+    assert_eq!(set("hash:net,iface").asks(SetReference { flags: 6, ..three }, &view), Asked::Unknown);
     // The source port of a client, and one address of a range, are not known.
     assert_eq!(set("hash:ip,port").asks(SetReference { flags: 6, ..SRC_DST }, &view), Asked::Unknown);
     assert_eq!(set("hash:ip").asks(SRC, &syn("203.0.113.0/24")), Asked::Unknown);
@@ -93,11 +99,35 @@ fn a_set_that_rules_change_and_counters_stay_open_only_where_they_matter() {
 }
 
 #[test]
+fn a_list_holds_what_one_of_its_members_holds() {
+    let view = syn("203.0.113.7");
+    let member = |name: &str| Set { name: name.to_owned(), ..set("hash:ip") };
+    let list = Set { v6: None, members: vec![member("a"), member("b"), set("hash:ip,port")], ..set("list:set") };
+    let key = key("203.0.113.7", None);
+    let judged = |a: Option<Entry>, b: Option<Entry>| {
+        let entries =
+            [("a", a), ("b", b)].into_iter().filter_map(|(name, entry)| Some((member(name).query(key.clone()), entry?)));
+        let state = State { sets: [(3, Ok(list.clone()))].into(), entries: entries.collect(), ..State::new() };
+        let held = state.held(SRC, &view).map(|(set, ..)| set.name.clone());
+        (state.judge(SRC, None, &view), held)
+    };
+    let ask = |name: &str| Judged::Ask(Need::IpsetEntry(member(name).query(key.clone())));
+    assert_eq!(judged(None, None).0, ask("a"));
+    assert_eq!(judged(Some(Entry::Absent), None).0, ask("b"));
+    assert_eq!(judged(Some(Entry::Exact), None), (Judged::Known(Tri::Yes), Some("a".to_owned())));
+    assert_eq!(judged(Some(Entry::Absent), Some(Entry::Exact)), (Judged::Known(Tri::Yes), Some("b".to_owned())));
+    let unknown = || Some(Entry::Unknown(String::new()));
+    assert_eq!(judged(unknown(), Some(Entry::Absent)).0, Judged::Known(Tri::Maybe));
+    assert_eq!(judged(unknown(), Some(Entry::Exact)).0, Judged::Known(Tri::Yes));
+    assert_eq!(judged(Some(Entry::Absent), Some(Entry::Absent)), (Judged::Known(Tri::No), None));
+}
+
+#[test]
 fn only_an_element_of_exactly_the_address_is_deleted() {
     let key = key("203.0.113.7", None);
     assert!(Step::delete(&set("hash:net"), key.clone(), &Entry::Wider(vec![24])).is_none());
     assert!(Step::delete(&Set { masked: true, ..set("hash:ip") }, key.clone(), &Entry::Exact).is_none());
-    let ports = Key { address: None, port: Some(22) };
+    let ports = Key { port: Some(22), ..Key::default() };
     assert!(Step::delete(&set("bitmap:port"), ports, &Entry::Exact).is_none());
     let step = Step::delete(&set("hash:ip"), key, &Entry::Exact).unwrap();
     assert_eq!(step.summary(), "delete 203.0.113.7 from ipset bad");
