@@ -42,7 +42,7 @@ impl Rule {
         if self.raw_expressions.is_empty() || other.raw_expressions.is_empty() {
             return self.expressions.iter().map(still).eq(other.expressions.iter().map(still));
         }
-        still_bytes(&self.raw_expressions) == still_bytes(&other.raw_expressions)
+        still_bytes(&self.raw_expressions, &other.raw_expressions)
     }
 
     /// Whether it refuses what it matches and does nothing besides that another rule could rely on.
@@ -162,38 +162,49 @@ fn register(number: u32) -> u32 {
     if (8..24).contains(&number) && number.is_multiple_of(4) { number / 4 - 1 } else { number }
 }
 
-/// The expressions of a rule as (name, data), without counters, used quota and the time of last use.
-fn still_bytes(raw_expressions: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let elements = attributes(raw_expressions).into_iter().filter(|(kind, _)| *kind == LIST_ELEMENT);
-    elements
-        .map(|(_, element)| {
-            let parts = attributes(element);
-            let part = |wanted| parts.iter().find(|(kind, _)| *kind == wanted).map_or([].as_slice(), |(_, part)| *part);
-            let name = part(NAME);
-            let data = match name {
-                b"counter\0" | b"last\0" => Vec::new(),
-                b"quota\0" => attributes(part(DATA))
-                    .into_iter()
-                    .filter(|(kind, _)| *kind != QUOTA_CONSUMED)
-                    .flat_map(|(_, payload)| payload.to_vec())
-                    .collect(),
-                _ => part(DATA).to_vec(),
-            };
-            (name.to_vec(), data)
-        })
-        .collect()
+/// Whether the expressions of two rules are the same, without counters, used quota and the time of last use. Allocates nothing: a
+/// chain may have tens of thousands of rules to compare with.
+fn still_bytes(one: &[u8], other: &[u8]) -> bool {
+    let elements = |bytes| Attributes(bytes).filter(|(kind, _)| *kind == LIST_ELEMENT).map(|(_, element)| element);
+    let (mut ours, mut theirs) = (elements(one), elements(other));
+    loop {
+        match (ours.next(), theirs.next()) {
+            (None, None) => return true,
+            (Some(one), Some(other)) if still_element(one, other) => {}
+            (Some(_) | None, _) => return false,
+        }
+    }
+}
+
+fn still_element(one: &[u8], other: &[u8]) -> bool {
+    fn part(element: &[u8], wanted: u16) -> &[u8] {
+        Attributes(element).find(|(kind, _)| *kind == wanted).map_or(&[], |(_, part)| part)
+    }
+    fn fixed(quota: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+        Attributes(part(quota, DATA)).filter(|(kind, _)| *kind != QUOTA_CONSUMED)
+    }
+    let name = part(one, NAME);
+    name == part(other, NAME)
+        && match name {
+            b"counter\0" | b"last\0" => true,
+            b"quota\0" => fixed(one).eq(fixed(other)),
+            _ => part(one, DATA) == part(other, DATA),
+        }
 }
 
 /// Netlink attributes: the type without its flags, and the payload. Ends at the first one that does not fit.
-fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
-    let mut found = Vec::new();
-    while let Some(([l0, l1, t0, t1], _)) = bytes.split_first_chunk::<4>() {
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let ([l0, l1, t0, t1], _) = self.0.split_first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
-        let Some(payload) = bytes.get(4..length) else { break };
-        found.push((u16::from_ne_bytes([*t0, *t1]) & 0x3fff, payload));
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let payload = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([*t0, *t1]) & 0x3fff, payload))
     }
-    found
 }
 
 #[cfg(test)]
