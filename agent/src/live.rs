@@ -18,13 +18,14 @@ pub struct LiveHost {
     config: Arc<Config>,
     fail2ban: fail2ban::Fail2ban,
     ruleset: nf_tables::Ruleset,
+    texts: xtables::Texts,
 }
 
 impl LiveHost {
     /// Opens nothing yet: what is missing shows when it is first read.
     pub fn new(config: Arc<Config>) -> Self {
         let fail2ban = fail2ban::Fail2ban::new(&config.paths.fail2ban_socket);
-        Self { config, fail2ban, ruleset: nf_tables::Ruleset::new() }
+        Self { config, fail2ban, ruleset: nf_tables::Ruleset::new(), texts: xtables::Texts::default() }
     }
 }
 
@@ -35,11 +36,11 @@ fn joined<T>(name: &str, thread: thread::ScopedJoinHandle<'_, Part<T>>) -> Part<
 
 impl Host for LiveHost {
     fn observe(&mut self, question: &Question) -> HostState {
-        let Self { config, fail2ban, ruleset } = self;
+        let Self { config, fail2ban, ruleset, texts } = self;
         thread::scope(|scope| {
             let fail2ban = scope.spawn(|| fail2ban.observe(question));
             let hosts_access = scope.spawn(|| hosts_access::observe(config, question));
-            let xtables = scope.spawn(xtables::observe);
+            let xtables = scope.spawn(|| texts.observe());
             let listener = scope.spawn(|| listener::observe(question));
             let nf_tables = ruleset.observe();
             HostState {

@@ -37,7 +37,11 @@ fn main() {
     heading("elements", "nft get element");
     for kind in ["nft hash", "nft interval", "ipset hash:ip", "ipset hash:net"] {
         for count in SETS {
-            let peer = if kind.starts_with("nft") { format!("nft get element inet bench bad {{ {BLOCKED} }}") } else { format!("ipset test bad {BLOCKED}") };
+            let peer = if kind.starts_with("nft") {
+                format!("nft get element inet bench bad {{ {BLOCKED} }}")
+            } else {
+                format!("ipset test bad {BLOCKED}")
+            };
             measure(kind, count, &set(kind, count), &peer, rounds);
         }
     }

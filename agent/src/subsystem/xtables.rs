@@ -1,7 +1,7 @@
 //! iptables-legacy on the real host: reads the tables that exist (never makes one exist by looking), changes one rule through
 //! iptables-legacy-restore under the xtables lock, and reads it back. Never goes through iptables-nft.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -67,8 +67,30 @@ pub enum ReadError {
     },
 }
 
+/// The text of rules that was read before, so that iptables-legacy-save runs only where something changed. Of one network namespace.
+#[derive(Default)]
+pub struct Texts(BTreeMap<(bool, String), Known>);
+
+/// A table with its text, the bytes it was read from, and the names of ipsets at that time, which are not in them.
+struct Known {
+    bytes: Vec<u8>,
+    names: SetNames,
+    table: Table,
+}
+
 /// Reads every legacy table that exists. The names come from /proc: asking the kernel for any other table would create it.
 pub fn observe() -> Part<State> {
+    Texts::default().observe()
+}
+
+impl Texts {
+    /// The same, with the text that is known.
+    pub fn observe(&mut self) -> Part<State> {
+        observe_with(self)
+    }
+}
+
+fn observe_with(texts: &mut Texts) -> Part<State> {
     let mut state = State::default();
     for v6 in [false, true] {
         let names = match names(v6) {
@@ -76,7 +98,7 @@ pub fn observe() -> Part<State> {
             Err(error) => return Part::Unreadable(error.to_string()),
         };
         for name in names {
-            match read_table(v6, &name, &mut state.set_names) {
+            match read_table(v6, &name, &mut state.set_names, texts) {
                 Ok(Some(table)) if v6 => state.v6.push(table),
                 Ok(Some(table)) => state.v4.push(table),
                 Ok(None) => {}
@@ -148,7 +170,7 @@ fn todo(step: &Step, sets: &mut SetNames) -> Result<(Table, Todo), Look> {
     if !names(*v6).map_err(|error| Look::Failed(error.to_string()))?.contains(table) {
         return Err(Look::Drifted(format!("{}: the table is gone", step.place)));
     }
-    let table = read_table(*v6, table, sets).map_err(|error| Look::Failed(error.to_string()))?;
+    let table = read_table(*v6, table, sets, &mut Texts::default()).map_err(|error| Look::Failed(error.to_string()))?;
     let table = table.ok_or_else(|| Look::Drifted(format!("{}: the table is gone", step.place)))?;
     if let Some(why) = &table.readonly {
         return Err(Look::Failed(why.clone()));
@@ -179,12 +201,20 @@ fn names(v6: bool) -> Result<BTreeSet<String>, ReadError> {
 }
 
 /// Reads one table that exists, its rules' text included. `None` when it is gone by now.
-fn read_table(v6: bool, name: &str, sets: &mut SetNames) -> Result<Option<Table>, ReadError> {
+fn read_table(v6: bool, name: &str, sets: &mut SetNames, texts: &mut Texts) -> Result<Option<Table>, ReadError> {
     let kernel = |error| ReadError::Kernel { program: program(v6), table: name.to_owned(), error };
     let socket = XtSocket::open(v6).map_err(kernel)?;
     for _ in 0..ATTEMPTS {
-        let Some(mut table) = read_blob(&socket, v6, name)? else { return Ok(None) };
+        let Some((mut table, bytes)) = read_blob(&socket, v6, name)? else { return Ok(None) };
         name_sets(&table, sets);
+        let place = (v6, name.to_owned());
+        if let Some(known) = texts.0.get(&place)
+            && known.bytes == bytes
+            && known.names == *sets
+        {
+            save::take(&mut table, &known.table);
+            return Ok(Some(table));
+        }
         if !TABLES.contains(&name) {
             table.readonly = Some(format!("sshfix does not change the {} table {name}", program(v6)));
             return Ok(Some(table));
@@ -194,8 +224,8 @@ fn read_table(v6: bool, name: &str, sets: &mut SetNames) -> Result<Option<Table>
             Ok(()) => {}
             // Perhaps it only changed between the two reads; else it stays without text, and is not changed.
             Err(why) => {
-                let Some(again) = read_blob(&socket, v6, name)? else { return Ok(None) };
-                if same(&table, &again) {
+                let Some((_, again)) = read_blob(&socket, v6, name)? else { return Ok(None) };
+                if bytes == again {
                     table.readonly = Some(format!("sshfix does not change the {} table {name}: {why}", program(v6)));
                     return Ok(Some(table));
                 }
@@ -203,8 +233,9 @@ fn read_table(v6: bool, name: &str, sets: &mut SetNames) -> Result<Option<Table>
             }
         }
         // The text belongs to these rules only if they are still the same after it was printed.
-        let Some(again) = read_blob(&socket, v6, name)? else { return Ok(None) };
-        if same(&table, &again) {
+        let Some((_, again)) = read_blob(&socket, v6, name)? else { return Ok(None) };
+        if bytes == again {
+            texts.0.insert(place, Known { bytes, names: sets.clone(), table: with_text.clone() });
             return Ok(Some(with_text));
         }
     }
@@ -231,7 +262,8 @@ fn same(one: &Table, two: &Table) -> bool {
     one.chains.len() == two.chains.len() && one.chains.iter().zip(&two.chains).all(|(one, two)| chains(one, two))
 }
 
-fn read_blob(socket: &XtSocket, v6: bool, name: &str) -> Result<Option<Table>, ReadError> {
+/// A table, and its bytes without counters.
+fn read_blob(socket: &XtSocket, v6: bool, name: &str) -> Result<Option<(Table, Vec<u8>)>, ReadError> {
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let read = socket.info(name).map_err(Some).and_then(|bytes| {
@@ -240,7 +272,10 @@ fn read_blob(socket: &XtSocket, v6: bool, name: &str) -> Result<Option<Table>, R
             Ok((info, entries))
         });
         match read {
-            Ok((info, entries)) => return Ok(Some(blob::parse(v6, name, &info, &entries)?)),
+            Ok((info, entries)) => {
+                let table = blob::parse(v6, name, &info, &entries)?;
+                return Ok(Some((table, blob::without_counters(v6, entries))));
+            }
             // The table changed between the two questions.
             Err(Some(error)) if error.raw_os_error() == Some(libc::EAGAIN) => last = Some(error),
             Err(Some(error)) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),

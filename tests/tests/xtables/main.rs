@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use nix::sched::{CloneFlags, unshare};
-use sshfix_agent::subsystem::xtables::observe;
+use sshfix_agent::subsystem::xtables::{Texts, observe};
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::xtables::State;
 
@@ -88,5 +88,32 @@ fn looking_creates_no_table() {
         let state = look();
         assert_eq!((state.v4.len(), state.v6.len()), (1, 0));
         assert_eq!(names(), "mangle\n");
+    });
+}
+
+/// iptables-legacy-save runs only where a table is another one than before: it prints what the bytes alone do not tell.
+#[test]
+fn the_text_of_rules_is_kept_for_the_very_same_rules_only() {
+    in_namespace(|| {
+        let mut texts = Texts::default();
+        let mut rules = || match texts.observe() {
+            Part::Present(state) => {
+                let chain = state.v4[0].chain("INPUT").unwrap().clone();
+                chain.rules.iter().map(|rule| (rule.save.clone().unwrap(), rule.counters)).collect::<Vec<_>>()
+            }
+            Part::Absent(why) | Part::Unreadable(why) => panic!("{why}"),
+        };
+        let table = |counters: &str, string: &str| {
+            format!("*filter\n:INPUT ACCEPT [0:0]\n{counters} -A INPUT -m string --string {string} --algo bm -j DROP\nCOMMIT\n")
+        };
+        // Only counters are another: the text stays, the counters do not.
+        for (counters, want) in [("[1:40]", (1, 40)), ("[2:80]", (2, 80))] {
+            restore(false, &table(counters, "one"));
+            let rules = rules();
+            assert!(rules[0].0.contains("\"one\"") && rules[0].1 == want, "{rules:?}");
+        }
+        // A match that sshfix does not decode.
+        restore(false, &table("[2:80]", "two"));
+        assert!(rules()[0].0.contains("\"two\""));
     });
 }

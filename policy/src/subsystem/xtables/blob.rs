@@ -117,6 +117,20 @@ pub fn parse(v6: bool, name: &str, info: &Info, entries: &[u8]) -> Result<Table,
     Ok(Table { v6, name: name.to_owned(), chains: chains.into_iter().map(Arc::new).collect(), readonly: None })
 }
 
+/// The entries with all their counters zero: what tells whether a table is still the same.
+pub fn without_counters(v6: bool, mut entries: Vec<u8>) -> Vec<u8> {
+    let mut start = 0;
+    while let Some(body) = entries.get(start..) {
+        let (next_at, counters_at) = if v6 { (142, 152) } else { (90, 96) };
+        let Some(next) = Bytes(body).u16(next_at).filter(|next| *next > 0) else { break };
+        if let Some(counters) = entries.get_mut(start + counters_at..start + counters_at + 16) {
+            counters.fill(0);
+        }
+        start += usize::from(next);
+    }
+    entries
+}
+
 /// What an entry is for, by its index; numbers are indices of chains.
 enum Role {
     Rule(usize),

@@ -35,6 +35,16 @@ pub enum Mispaired {
     },
 }
 
+/// Gives every rule of the table the text it had in an earlier reading of the very same rules.
+pub fn take(table: &mut Table, earlier: &Table) {
+    table.readonly.clone_from(&earlier.readonly);
+    for (chain, earlier) in table.chains.iter_mut().zip(&earlier.chains) {
+        for (rule, earlier) in Arc::make_mut(chain).rules.iter_mut().zip(&earlier.rules) {
+            Arc::make_mut(rule).save.clone_from(&earlier.save);
+        }
+    }
+}
+
 /// Gives every rule of the table its text.
 pub fn pair(table: &mut Table, text: &str) -> Result<(), Mispaired> {
     let mut lines: Vec<Vec<&str>> = vec![Vec::new(); table.chains.len()];
