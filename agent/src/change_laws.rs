@@ -192,7 +192,7 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
     let query = ipset::Query {
         set: "bad".to_owned(),
         kind: "hash:ip".to_owned(),
-        key: ipset::Key { address: Some("203.0.113.7".parse().unwrap()), port: None },
+        key: ipset::Key { address: Some("203.0.113.7".parse().unwrap()), ..ipset::Key::default() },
     };
     host.ipset.entries.insert(query.clone(), ipset::Entry::Exact);
     let blackhole = route::Route {
