@@ -54,6 +54,7 @@ fn blocked() -> HostState {
         listener: Part::Absent("test".to_owned()),
         route: Part::Absent(String::new()),
         ufw: None,
+        sshd: sshfix_policy::subsystem::sshd::State::default(),
     }
 }
 

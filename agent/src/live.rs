@@ -8,10 +8,10 @@ use std::thread;
 use jiff::Timestamp;
 use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, Restored, StepError};
 use sshfix_policy::step::Step;
-use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model};
+use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model, sshd as sshd_model};
 
 use crate::config::Config;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, ufw, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {
@@ -54,6 +54,8 @@ impl Host for LiveHost {
                 // Asked for one by one: `Need::Route`.
                 route: Part::Present(route_model::State::default()),
                 ufw: None,
+                // Asked for one by one: `Need::Sshd`.
+                sshd: sshd_model::State::default(),
             }
         })
     }
@@ -76,6 +78,7 @@ impl Host for LiveHost {
                 Need::Links => links = true,
                 Need::Ufw => state.ufw = Some(ufw::read()),
                 Need::RouteTables(v6) => _ = tables.insert(*v6),
+                Need::Sshd(need) => sshd::lookup(state, need),
             }
         }
         if !(keys.is_empty() && sets.is_empty())

@@ -6,7 +6,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::step::Step;
-use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route};
+use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route, sshd};
 use crate::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Lift, Stage, Verdict};
 
@@ -24,6 +24,8 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
         listener::evaluate(host, &behind),
         hosts_access::evaluate(host, &behind, needs),
     ];
+    let (of_sshd, found): (Vec<_>, Vec<_>) = sshd::stages(host, &behind, needs).into_iter().unzip();
+    stages.extend(of_sshd);
     if explain {
         for report in &mut stages {
             report.trace = match report.stage {
@@ -38,6 +40,7 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
     if delivered_to.is_none() || filtered != Verdict::Refuse {
         findings.extend(listener::blocks(host, &behind).into_iter().map(|block| block.finding));
     }
+    findings.extend(found.into_iter().flatten());
     Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
 }
 

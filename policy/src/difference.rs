@@ -152,6 +152,7 @@ mod tests {
             listener: Part::Absent(absent()),
             route: Part::Absent(absent()),
             ufw: None,
+            sshd: crate::subsystem::sshd::State::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::address::Source;
 use crate::step::Step;
 use crate::subsystem::xtables::SetNames;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, ufw, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, sshd, ufw, xtables};
 
 /// One subsystem as it was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ pub struct HostState {
     pub route: Part<route::State>,
     /// ufw's own files, once they were asked for.
     pub ufw: Option<Part<ufw::State>>,
+    /// What was asked of sshd.
+    pub sshd: sshd::State,
 }
 
 impl HostState {
@@ -111,6 +113,8 @@ pub enum Need {
     Ufw,
     /// All routes of IPv4 (`false`) or IPv6 (`true`): only for questions about everybody, or about a range.
     RouteTables(bool),
+    /// About sshd, its users and their files.
+    Sshd(sshd::Need),
 }
 
 /// Facts asked for and not yet known.

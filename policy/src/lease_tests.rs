@@ -51,6 +51,7 @@ fn host() -> HostState {
         listener: Part::Absent(String::new()),
         route: Part::Absent(String::new()),
         ufw: None,
+        sshd: crate::subsystem::sshd::State::default(),
     }
 }
 

@@ -160,6 +160,20 @@ pub enum Cause {
     SshdDown,
     /// Something else owns the port.
     PortNotSsh,
+    /// Too many unauthenticated connections, on the whole or from one source.
+    SshdMaxstartups,
+    /// `PerSourcePenalties`.
+    SshdPenalty,
+    /// Lists, Match blocks, `PermitRootLogin` or the methods that are left exclude this login.
+    SshdAccessList,
+    /// `sshd_config` or a drop-in does not parse.
+    SshdConfigInvalid,
+    /// No host key can be loaded.
+    SshdHostkeys,
+    /// `/run/sshd` is missing, or others can write it.
+    SshdPrivsepDir,
+    /// The account cannot log in: expired, locked, no shell, nologin(5), authorized keys that sshd passes over.
+    AccountLocked,
 }
 
 impl fmt::Display for Cause {
@@ -182,6 +196,13 @@ impl fmt::Display for Cause {
             Cause::SshdListen => "sshd-listen",
             Cause::SshdDown => "sshd-down",
             Cause::PortNotSsh => "port-not-ssh",
+            Cause::SshdMaxstartups => "sshd-maxstartups",
+            Cause::SshdPenalty => "sshd-penalty",
+            Cause::SshdAccessList => "sshd-access-list",
+            Cause::SshdConfigInvalid => "sshd-config-invalid",
+            Cause::SshdHostkeys => "sshd-hostkeys",
+            Cause::SshdPrivsepDir => "sshd-privsep-dir",
+            Cause::AccountLocked => "account-locked",
         })
     }
 }

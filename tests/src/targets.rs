@@ -111,6 +111,7 @@ fn host() -> HostState {
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
         ufw: None,
+        sshd: sshfix_policy::subsystem::sshd::State::default(),
     }
 }
 

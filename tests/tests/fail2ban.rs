@@ -52,6 +52,7 @@ fn host(state: State) -> HostState {
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
         ufw: None,
+        sshd: sshfix_policy::subsystem::sshd::State::default(),
     }
 }
 

@@ -61,6 +61,7 @@ fn ask(config: &Config, address: &str) -> (HostState, Verdict, Vec<Block>) {
         listener: Part::Absent(absent),
         route: Part::Absent(String::new()),
         ufw: None,
+        sshd: sshfix_policy::subsystem::sshd::State::default(),
     };
     loop {
         let mut needs = Needs::new();

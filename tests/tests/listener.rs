@@ -66,6 +66,7 @@ fn host(state: State) -> HostState {
         listener: Part::Present(state),
         route: Part::Absent(absent()),
         ufw: None,
+        sshd: sshfix_policy::subsystem::sshd::State::default(),
     }
 }
 

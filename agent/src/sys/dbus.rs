@@ -39,22 +39,43 @@ type Row = (String, String, String, String, String, String, OwnedObjectPath, u32
 
 /// The units of these names that exist, each once whatever alias it was asked by. Must not be called on an async task: it blocks.
 pub fn units(names: &[&str]) -> Result<Vec<Unit>, DbusError> {
+    ask(async |bus| ask_units(bus, names).await)
+}
+
+/// What a service starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `ExecStart`: the program's path and its words, the first of which is its own name. Variables stand in them as in the unit.
+    pub exec_start: Option<(String, Vec<String>)>,
+    /// `Environment`: `NAME=value`.
+    pub environment: Vec<String>,
+    /// `EnvironmentFiles`, without the mark that one may be missing.
+    pub environment_files: Vec<String>,
+}
+
+/// What a service unit starts; `None` where there is no such unit. It blocks as [`units`] does.
+pub fn service(name: &str) -> Result<Option<Service>, DbusError> {
+    ask(async |bus| ask_service(bus, name).await)
+}
+
+/// One question, on the connection that is there or on a new one.
+fn ask<T>(question: impl AsyncFn(&Connection) -> zbus::Result<T>) -> Result<T, DbusError> {
     let mut slot = SYSTEM.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((runtime, bus)) = slot.as_ref() {
-        match within_limit(runtime, ask_units(bus, names)) {
+        match within_limit(runtime, question(bus)) {
             // The bus restarted, or another process took systemd's place on it.
             Err(DbusError::Bus(_)) => *slot = None,
             answer => return answer,
         }
     }
     let runtime = Builder::new_current_thread().enable_all().build().map_err(DbusError::Runtime)?;
-    let (bus, units) = within_limit(&runtime, async {
+    let (bus, answer) = within_limit(&runtime, async {
         let bus = connection::Builder::system().build().await?;
-        let units = ask_units(&bus, names).await?;
-        Ok((bus, units))
+        let answer = question(&bus).await?;
+        Ok((bus, answer))
     })?;
     *slot = Some((runtime, bus));
-    Ok(units)
+    Ok(answer)
 }
 
 fn within_limit<T>(runtime: &Runtime, work: impl Future<Output = zbus::Result<T>>) -> Result<T, DbusError> {
@@ -89,6 +110,31 @@ async fn ask_units(bus: &Connection, names: &[&str]) -> zbus::Result<Vec<Unit>> 
         });
     }
     Ok(units)
+}
+
+/// A command of `ExecStart`: path, words, whether failure is ignored, and when and how it last ran.
+type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Service>> {
+    const SERVICE: &str = "org.freedesktop.systemd1.Service";
+    let reply = call(bus, MANAGER_PATH, MANAGER, "ListUnitsByNames", &(&[name][..],)).await?;
+    let rows: Vec<Row> = reply.body().deserialize()?;
+    let Some((_, _, load, _, _, _, path, ..)) = rows.into_iter().next() else { return Ok(None) };
+    if load != "loaded" {
+        return Ok(None);
+    }
+    let (exec, environment, files) = tokio::try_join!(
+        property(bus, &path, SERVICE, "ExecStart"),
+        property(bus, &path, SERVICE, "Environment"),
+        property(bus, &path, SERVICE, "EnvironmentFiles"),
+    )?;
+    let exec = Vec::<Command>::try_from(exec).unwrap_or_default();
+    let files = Vec::<(String, bool)>::try_from(files).unwrap_or_default();
+    Ok(Some(Service {
+        exec_start: exec.into_iter().next().map(|(path, words, ..)| (path, words)),
+        environment: Vec::<String>::try_from(environment).unwrap_or_default(),
+        environment_files: files.into_iter().map(|(path, _)| path).collect(),
+    }))
 }
 
 async fn property(bus: &Connection, path: &OwnedObjectPath, interface: &str, name: &str) -> zbus::Result<OwnedVariant> {

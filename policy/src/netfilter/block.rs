@@ -137,6 +137,7 @@ fn filters_of(host: &HostState) -> HostState {
         route: host.route.clone(),
         // Who made a rule, by ufw's own words.
         ufw: host.ufw.clone(),
+        sshd: crate::subsystem::sshd::State::default(),
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) fn host(state: State) -> HostState {
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
         ufw: None,
+        sshd: crate::subsystem::sshd::State::default(),
     }
 }
 

@@ -39,6 +39,7 @@ fn observe() -> HostState {
         listener: Part::Absent(absent()),
         route: Part::Present(route::State::default()),
         ufw: None,
+        sshd: sshfix_policy::subsystem::sshd::State::default(),
     }
 }
 

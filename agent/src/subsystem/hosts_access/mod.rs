@@ -80,7 +80,8 @@ pub fn lookup(state: &mut State, needs: &Needs) {
             | Need::Recent(_)
             | Need::Route(_)
             | Need::Links
-            | Need::Ufw => {}
+            | Need::Ufw
+            | Need::Sshd(_) => {}
         }
     }
 }

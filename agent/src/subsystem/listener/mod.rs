@@ -6,7 +6,7 @@ mod sockets;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -79,6 +79,17 @@ fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
         Title::LoggedIn(_) | Title::Other => None,
     })?;
     Some(Session { peer: socket.peer, port: socket.local.port(), user: Some(user.clone()), pid: holder.process.pid })
+}
+
+/// The other ends of connections to this port on which an sshd serves somebody who has not logged in yet.
+pub fn unauthenticated(port: u16) -> io::Result<Vec<SocketAddr>> {
+    let connections = sockets::established(port)?;
+    let holders = processes::holders(&BTreeSet::new());
+    let waits = |socket: &&TcpSocket| {
+        let all = holders.get(&socket.inode).map_or(&[][..], Vec::as_slice);
+        all.iter().any(|holder| speaks_ssh(&holder.process)) && all.iter().all(|holder| holder.title == Title::Other)
+    };
+    Ok(connections.iter().filter(waits).map(|socket| socket.peer).collect())
 }
 
 /// The addresses of all interfaces, each once.

@@ -1,7 +1,11 @@
 //! The sshd that listens on the SSH port: which program it is, with which options it runs, what it makes of its configuration,
 //! and its public host keys. Reads no private key, and changes nothing here.
 
+mod account;
+mod files;
 mod host_keys;
+mod lookup;
+mod unit;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,15 +13,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sshfix_policy::host::Question;
-use sshfix_policy::subsystem::listener::speaks_ssh;
-use sshfix_policy::subsystem::sshd::{Effective, Invocation};
+use sshfix_policy::host::{Part, Question};
+use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
+use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login};
 use thiserror::Error;
 
 use crate::subsystem::listener;
 use crate::sys::child::{self, ChildError};
 
 pub use host_keys::host_keys;
+pub use lookup::lookup;
 
 /// Where OpenSSH's server is on every distribution.
 const SSHD: &str = "/usr/sbin/sshd";
@@ -56,27 +61,76 @@ pub enum SshdError {
     NoHostKeys(Vec<String>),
 }
 
-/// The sshd behind a port: the process that holds the listening socket, or where systemd holds it, OpenSSH's usual program.
+/// The sshd on a port, and the title of its process where one listens.
+pub(super) struct Found {
+    invocation: Invocation,
+    /// Its own process, or systemd for its socket, holds the port.
+    running: bool,
+    title: Option<Vec<u8>>,
+}
+
+/// The sshd behind a port: the process that holds the listening socket; where systemd or nobody does, what the unit would start.
 pub fn invocation(port: u16) -> Result<Invocation, SshdError> {
     let question = Question { sources: BTreeSet::new(), port, everybody: false };
-    let observed = listener::observe(&question);
-    let there = observed.present().into_iter().flat_map(|state| &state.listeners).filter(|socket| socket.local.port() == port);
+    match listener::observe(&question) {
+        Part::Present(state) => match find(&state, port)? {
+            Found { running: true, invocation, .. } => Ok(invocation),
+            Found { running: false, .. } => Err(SshdError::NotOpenSsh(port)),
+        },
+        Part::Absent(_) | Part::Unreadable(_) => Err(SshdError::NotOpenSsh(port)),
+    }
+}
+
+pub(super) fn find(state: &listener_model::State, port: u16) -> Result<Found, SshdError> {
+    let there: Vec<_> = state.listeners.iter().filter(|socket| socket.local.port() == port).collect();
     let mut held_by_systemd = false;
-    for holder in there.flat_map(|socket| &socket.holders) {
+    for holder in there.iter().flat_map(|socket| &socket.holders) {
         held_by_systemd |= holder.pid == 1;
         let Some(exe) = holder.exe.as_deref().filter(|exe| speaks_ssh(holder) && exe.ends_with("/sshd")) else { continue };
         let title = fs::read(format!("/proc/{}/cmdline", holder.pid)).unwrap_or_default();
         if let Some(invocation) = Invocation::from_title(exe, &title) {
-            return Ok(invocation);
+            return Ok(Found { invocation, running: true, title: Some(title) });
         }
     }
-    if held_by_systemd { Ok(Invocation::plain(SSHD)) } else { Err(SshdError::NotOpenSsh(port)) }
+    // Somebody else's port.
+    if !there.is_empty() && !held_by_systemd {
+        return Err(SshdError::NotOpenSsh(port));
+    }
+    let invocation = unit::invocation(state).unwrap_or_else(|| Invocation::plain(SSHD));
+    Ok(Found { invocation, running: held_by_systemd, title: None })
 }
 
 /// The effective configuration for a connection that no Match block but `Match all` matches.
 pub fn effective(invocation: &Invocation) -> Result<Effective, SshdError> {
     let output = run(invocation, &["-T"])?;
     Ok(Effective::parse(&output))
+}
+
+/// What it makes of its configuration for one login. The fields were checked when the login was made.
+fn effective_for(invocation: &Invocation, login: &Login) -> Result<Effective, SshdError> {
+    let Login { address, local_address, local_port, .. } = login;
+    let user = login.user();
+    let test = format!("user={user},host={address},addr={address},laddr={local_address},lport={local_port}");
+    let output = run(invocation, &["-T", "-C", &test])?;
+    Ok(Effective::parse(&output))
+}
+
+/// Whether it would start with its files as they are: `sshd -t`.
+fn test(invocation: &Invocation) -> Result<(), SshdError> {
+    run(invocation, &["-t"]).map(|_| ())
+}
+
+/// OpenSSH's version. Old ones do not know `-V` and say it while they complain.
+fn version(invocation: &Invocation) -> Option<(u16, u16)> {
+    let program = Path::new(&invocation.program);
+    require_roots(program).ok()?;
+    let output = child::run(program, &["-V"], None, LIMIT, OUTPUT_MAX).ok()?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let (_, rest) = said.split_once("OpenSSH_")?;
+    let (major, rest) = rest.split_once('.')?;
+    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Runs that sshd with its own options and these, which make it print and end.

@@ -39,6 +39,7 @@ fn host(jails: Vec<Jail>) -> HostState {
         listener: Part::Absent(absent()),
         route: Part::Absent(absent()),
         ufw: None,
+        sshd: crate::subsystem::sshd::State::default(),
     }
 }
 

@@ -40,6 +40,7 @@ fn host_of(state: State) -> HostState {
         listener: Part::Absent("no".into()),
         route: Part::Absent(String::new()),
         ufw: None,
+        sshd: crate::subsystem::sshd::State::default(),
     }
 }
 

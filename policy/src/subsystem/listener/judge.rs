@@ -208,7 +208,7 @@ fn nobody(state: &State, connection: &Connection) -> Judgement {
         (None, None) => (
             "no SSH server listens, and no systemd answers that could say why".to_owned(),
             "nobody".to_owned(),
-            "start it: `/usr/sbin/sshd -t && service ssh start`".to_owned(),
+            "start it: `mkdir -p /run/sshd && /usr/sbin/sshd -t && service ssh start`".to_owned(),
         ),
     };
     Judgement { verdict: Verdict::Refuse, detail, evidence, finding: Some((Cause::SshdDown, owner, fix)) }
@@ -234,7 +234,7 @@ fn chosen_unit(units: &[Unit]) -> Option<&Unit> {
     })
 }
 
-/// The command that starts a unit, by what is wrong with it.
+/// The command that starts a unit, by what is wrong with it. systemd takes /run/sshd away with the service, and `sshd -t` wants it.
 fn start(unit: &Unit) -> String {
     let name = &unit.name;
     if unit.load == "masked" {
@@ -242,15 +242,17 @@ fn start(unit: &Unit) -> String {
     }
     match unit.active.as_str() {
         "failed" => format!(
-            "see why with `journalctl -u {name} -n 30`, then `sshd -t && systemctl reset-failed {name} && systemctl start {name}`"
+            "see why with `journalctl -u {name} -n 30`, then `mkdir -p /run/sshd && sshd -t && systemctl reset-failed {name} && systemctl start {name}`"
         ),
         "activating" | "reloading" => {
             format!("it is starting or restarting all the time: see `journalctl -u {name} -n 30` and `sshd -t`")
         }
         "active" => {
-            format!("it runs but does not listen: see `journalctl -u {name} -n 30`, then `sshd -t && systemctl restart {name}`")
+            format!(
+                "it runs but does not listen: see `journalctl -u {name} -n 30`, then `mkdir -p /run/sshd && sshd -t && systemctl restart {name}`"
+            )
         }
-        _ => format!("`sshd -t && systemctl start {name}`"),
+        _ => format!("`mkdir -p /run/sshd && sshd -t && systemctl start {name}`"),
     }
 }
 

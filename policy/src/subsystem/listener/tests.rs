@@ -52,6 +52,7 @@ fn host(listeners: Vec<Listener>, units: Option<Vec<Unit>>) -> HostState {
         listener: Part::Present(State { listeners, units, addresses, ..State::default() }),
         route: Part::Absent(absent()),
         ufw: None,
+        sshd: crate::subsystem::sshd::State::default(),
     }
 }
 
@@ -154,7 +155,10 @@ fn a_socket_unit_counts_and_without_systemds_word_it_is_unknown() {
 #[test]
 fn a_server_that_is_down_is_told_with_its_units_state_and_the_right_command() {
     for (unit, command) in [
-        (unit("ssh.service", "loaded", "inactive", "dead", "success", "enabled"), "`sshd -t && systemctl start ssh.service`"),
+        (
+            unit("ssh.service", "loaded", "inactive", "dead", "success", "enabled"),
+            "`mkdir -p /run/sshd && sshd -t && systemctl start ssh.service`",
+        ),
         (unit("ssh.service", "loaded", "failed", "failed", "exit-code", "enabled"), "systemctl reset-failed ssh.service"),
         (unit("ssh.service", "masked", "inactive", "dead", "success", "masked"), "systemctl unmask ssh.service"),
         (unit("ssh.service", "loaded", "activating", "auto-restart", "exit-code", "enabled"), "journalctl -u ssh.service"),

@@ -267,7 +267,8 @@ pub fn answer(kernel: &State, state: &mut State, needs: &crate::host::Needs) {
             | crate::host::Need::Recent(_)
             | crate::host::Need::Route(_)
             | crate::host::Need::Links
-            | crate::host::Need::Ufw => {}
+            | crate::host::Need::Ufw
+            | crate::host::Need::Sshd(_) => {}
         }
     }
 }

@@ -39,6 +39,7 @@ fn host(facts: &[(&str, Answer, Vec<Route>)]) -> HostState {
         listener: Part::Absent("test".to_owned()),
         route: Part::Present(State { facts: facts.collect(), ..State::default() }),
         ufw: None,
+        sshd: crate::subsystem::sshd::State::default(),
     }
 }
 

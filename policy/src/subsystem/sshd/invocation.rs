@@ -1,6 +1,8 @@
 //! How an sshd was started: its program and those options that change its configuration. Other options (in the foreground, to
 //! another log, ...) are left out, so that what is here can be given to `sshd -T` and `sshd -t`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// A program and its options of configuration.
@@ -73,6 +75,21 @@ impl Invocation {
         Some(Self::new(program, words.iter().map(String::as_str)))
     }
 
+    /// From `ExecStart` of a unit, its words as they stand there, and the unit's environment (systemd.service(5), COMMAND LINES):
+    /// a word `$NAME` becomes as many words as its value has, `${NAME}` is put in as it is. The first word is the program.
+    pub fn from_unit(program: &str, words: &[String], environment: &BTreeMap<String, String>) -> Self {
+        let mut expanded: Vec<String> = Vec::new();
+        for word in words.iter().skip(1) {
+            let name = word.strip_prefix('$').filter(|name| !name.starts_with(['{', '$']));
+            if let Some(value) = name.map(|name| environment.get(name).map_or("", String::as_str)) {
+                expanded.extend(split_quoted(value));
+            } else {
+                expanded.push(substitute(word, environment));
+            }
+        }
+        Self::new(program, expanded.iter().map(String::as_str))
+    }
+
     /// The file that `-f` names, or the usual one.
     pub fn file(&self) -> &str {
         let mut found = None;
@@ -86,6 +103,51 @@ impl Invocation {
         }
         found.map_or("/etc/ssh/sshd_config", String::as_str)
     }
+}
+
+/// An `EnvironmentFile` (systemd.exec(5)): `NAME=value` lines, comments by `#` and `;`, values perhaps in quotes.
+pub fn environment_file(text: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';'])) {
+        if let Some((name, value)) = line.split_once('=') {
+            let value = value.trim();
+            let unquoted = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
+            found.insert(name.trim().to_owned(), unquoted.unwrap_or(value).to_owned());
+        }
+    }
+    found
+}
+
+/// At blanks, but not inside quotes.
+fn split_quoted(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for letter in text.chars() {
+        match (letter, quote) {
+            (_, Some(open)) if letter == open => quote = None,
+            ('"' | '\'', None) => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (' ' | '\t', None) => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// `${NAME}` inside a word.
+fn substitute(word: &str, environment: &BTreeMap<String, String>) -> String {
+    let mut out = String::new();
+    let mut rest = word;
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((name, behind)) = after.split_once('}') else { break };
+        out.push_str(before);
+        out.push_str(environment.get(name).map_or("", String::as_str));
+        rest = behind;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Whether a word is an option that takes its value from the next one.
@@ -127,6 +189,18 @@ mod tests {
         assert_eq!(of("sshd: /usr/sbin/sshd -f /a  b [listener] 0 of 1-2 startups"), Some(vec!["-f".into(), "/a  b".into()]));
         assert_eq!(of("sshd: alice [priv]"), None);
         assert_eq!(of("/usr/sbin/sshd\0-D\0"), None);
+    }
+
+    #[test]
+    fn the_command_line_of_a_unit_is_expanded_as_systemd_does() {
+        let environment = environment_file("# x\nSSHD_OPTS=\"-p 2222 -o 'AllowUsers alice bob'\"\n;y\nA = b c \n\nnonsense\n");
+        let of = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            Invocation::from_unit("/usr/sbin/sshd", &words, &environment).options
+        };
+        assert_eq!(of(&["/usr/sbin/sshd", "-D", "$SSHD_OPTS"]), ["-p", "2222", "-o", "AllowUsers alice bob"]);
+        assert_eq!(of(&["/usr/sbin/sshd", "-o", "Banner ${A}x", "$NOT_SET"]), ["-o", "Banner b cx"]);
+        assert_eq!(of(&["sshd", "-o", "Banner $A"]), ["-o", "Banner $A"]);
     }
 
     #[test]

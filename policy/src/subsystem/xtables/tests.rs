@@ -302,6 +302,7 @@ fn host(table: Table) -> HostState {
         listener: Part::Absent(String::new()),
         route: Part::Absent(String::new()),
         ufw: None,
+        sshd: crate::subsystem::sshd::State::default(),
     }
 }
 

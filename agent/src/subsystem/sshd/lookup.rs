@@ -1,0 +1,93 @@
+//! Answers what the stages of sshd ask, one fact at a time. Nothing is kept from one question to the next.
+
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use sshfix_policy::host::{HostState, Part};
+use sshfix_policy::subsystem::sshd::{self as model, Dropped, Folder, Need, Server, Startups};
+
+use super::{Found, SshdError, account, effective, effective_for, files, find, test, version};
+use crate::subsystem::listener;
+use crate::sys::child;
+
+/// `_PATH_PRIVSEP_CHROOT_DIR` of Debian, Fedora and SUSE.
+const PRIVSEP: &str = "/run/sshd";
+const JOURNALCTL: &str = "/usr/bin/journalctl";
+const JOURNAL_LIMIT: Duration = Duration::from_secs(5);
+const JOURNAL_MAX: usize = 8 << 20;
+
+/// Puts one fact into the state.
+pub fn lookup(state: &mut HostState, need: &Need) {
+    match need {
+        Need::Server(port) => {
+            let server = server(state, *port);
+            state.sshd.servers.insert(*port, server);
+        }
+        Need::Login(login) => {
+            let answer = match state.sshd.servers.get(&login.local_port) {
+                Some(Part::Present(server)) => effective_for(&server.invocation, login).map_err(|error| error.to_string()),
+                _ => Err("there is no sshd".to_owned()),
+            };
+            state.sshd.logins.insert(login.clone(), answer);
+        }
+        Need::Account(user) => _ = state.sshd.accounts.insert(user.clone(), account::account(user)),
+        Need::KeyFile { user, path } => {
+            let file = account::key_file(user, path);
+            state.sshd.key_files.insert((user.clone(), path.clone()), file);
+        }
+        Need::Drops(address) => _ = state.sshd.drops.insert(*address, drops(*address)),
+    }
+}
+
+fn server(state: &HostState, port: u16) -> Part<Server> {
+    let listening = match &state.listener {
+        Part::Present(listening) => listening,
+        Part::Absent(why) | Part::Unreadable(why) => return Part::Unreadable(why.clone()),
+    };
+    let Found { invocation, running, title } = match find(listening, port) {
+        Ok(found) => found,
+        Err(error) => return Part::Absent(error.to_string()),
+    };
+    let test = match test(&invocation) {
+        Ok(()) => Ok(()),
+        Err(SshdError::Complains { said, .. }) => Err(said),
+        Err(SshdError::Program { why, .. }) if !running => return Part::Absent(why),
+        Err(error) => return Part::Unreadable(error.to_string()),
+    };
+    Part::Present(Server {
+        running,
+        version: version(&invocation),
+        test,
+        tree: files::tree(invocation.file()),
+        effective: effective(&invocation).map_err(|error| error.to_string()),
+        privsep: privsep(),
+        startups: title.as_deref().and_then(Startups::from_title),
+        unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
+        invocation,
+    })
+}
+
+/// sshd.c: root's, and nobody else's to write.
+fn privsep() -> Folder {
+    match std::fs::metadata(PRIVSEP) {
+        Err(_) => Folder::Missing,
+        Ok(folder) if !folder.is_dir() => Folder::Missing,
+        Ok(folder) if folder.uid() != 0 || folder.permissions().mode() & 0o022 != 0 => {
+            Folder::Wrong(format!("owner {}, mode {:04o}", folder.uid(), folder.permissions().mode() & 0o7777))
+        }
+        Ok(_) => Folder::Good,
+    }
+}
+
+/// The last quarter of an hour: no penalty of a default configuration lasts longer than ten minutes.
+fn drops(address: IpAddr) -> Result<Vec<Dropped>, String> {
+    let arguments = ["-q", "--no-pager", "-o", "short-unix", "-t", "sshd", "--since=-15min", "-n", "5000"];
+    let output =
+        child::run(Path::new(JOURNALCTL), &arguments, None, JOURNAL_LIMIT, JOURNAL_MAX).map_err(|error| error.to_string())?;
+    if !output.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    Ok(model::drops(&String::from_utf8_lossy(&output.stdout), address))
+}

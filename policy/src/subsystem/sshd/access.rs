@@ -1,0 +1,207 @@
+//! Whether sshd's lists let a user in from an address, and by which methods (auth.c `allowed_user`, `auth_root_allowed`; auth2.c).
+//! Every value is the one `sshd -T -C` gave for this very login; files and lines are only named.
+
+use super::Effective;
+use super::config::{Client, Matching, Setting, Settings, evaluate, user_pattern};
+use super::judge::{Judgement, unit};
+use super::state::Server;
+use crate::host::HostState;
+use crate::pattern::wildcard;
+use crate::verdict::{Cause, Evidence, Finding, Verdict};
+
+/// The whole stage.
+pub fn judge(host: &HostState, server: &Server, effective: &Effective, client: &Client) -> Judgement {
+    let settings = match &server.tree {
+        Ok(tree) => evaluate(tree, &server.invocation.options, Some(client)).map_err(|error| error.to_string()),
+        Err(why) => Err(why.clone()),
+    };
+    let settings = settings.unwrap_or_default();
+    let refused = refusal(effective, client);
+    let judgement = match refused {
+        Ok(None) => methods(effective, client, &settings),
+        Ok(Some(refusal)) => {
+            let evidence = refusal.keywords.iter().flat_map(|keyword| origin(effective, &settings, keyword)).collect();
+            Judgement { verdict: Verdict::Refuse, detail: refusal.detail, evidence, findings: Vec::new() }
+        }
+        Err(why) => Judgement::unknown(why),
+    };
+    // The host name was not looked up, and other addresses of the host may be meant.
+    let judgement = match undecided(effective, server) {
+        Some(why) => Judgement { verdict: Verdict::Unknown, detail: format!("{why}; else: {}", judgement.detail), ..judgement },
+        None => judgement,
+    };
+    with_finding(judgement, host, client)
+}
+
+struct Refusal {
+    detail: String,
+    /// What to quote.
+    keywords: Vec<&'static str>,
+}
+
+/// auth.c, `allowed_user` and `auth_root_allowed`, in their order.
+fn refusal(effective: &Effective, client: &Client) -> Result<Option<Refusal>, String> {
+    let user = &client.user;
+    let refused = |detail: String, keywords: &[&'static str]| Ok(Some(Refusal { detail, keywords: keywords.to_vec() }));
+    if effective.one("refuseconnection") == Some("yes") {
+        return refused("RefuseConnection yes turns this connection away".to_owned(), &["refuseconnection"]);
+    }
+    if let Some(pattern) = first_match(effective.all("denyusers"), client)? {
+        return refused(format!("DenyUsers {pattern} refuses {user} from {}", client.address), &["denyusers"]);
+    }
+    if !effective.all("allowusers").is_empty() && first_match(effective.all("allowusers"), client)?.is_none() {
+        return refused(format!("AllowUsers does not name {user} from {}", client.address), &["allowusers"]);
+    }
+    let groups = client.groups.as_deref().unwrap_or_default();
+    let in_list = |patterns: &[String]| patterns.iter().find(|one| groups.iter().any(|group| wildcard(one, group))).cloned();
+    if let Some(pattern) = in_list(effective.all("denygroups")) {
+        return refused(format!("DenyGroups {pattern} refuses {user}, who is in {}", groups.join(", ")), &["denygroups"]);
+    }
+    if !effective.all("allowgroups").is_empty() && in_list(effective.all("allowgroups")).is_none() {
+        return refused(format!("AllowGroups names no group of {user}, who is in {}", groups.join(", ")), &["allowgroups"]);
+    }
+    if user == "root" && effective.one("permitrootlogin") == Some("no") {
+        return refused("PermitRootLogin no refuses root".to_owned(), &["permitrootlogin"]);
+    }
+    Ok(None)
+}
+
+/// The first pattern of `AllowUsers` or `DenyUsers` that matches.
+fn first_match<'a>(patterns: &'a [String], client: &Client) -> Result<Option<&'a str>, String> {
+    for pattern in patterns {
+        match user_pattern(client, pattern) {
+            Matching::Yes => return Ok(Some(pattern)),
+            Matching::No => {}
+            Matching::Unknown(why) => return Err(why),
+        }
+    }
+    Ok(None)
+}
+
+/// The methods that are switched on, by the names `AuthenticationMethods` has for them (auth2.c, `authmethods`).
+pub fn enabled(effective: &Effective, user: &str) -> Vec<&'static str> {
+    let on = |keyword: &str| effective.one(keyword).is_some_and(|value| value != "no");
+    let mut methods: Vec<&'static str> = [
+        ("publickey", "pubkeyauthentication"),
+        ("password", "passwordauthentication"),
+        ("keyboard-interactive", "kbdinteractiveauthentication"),
+        ("gssapi-with-mic", "gssapiauthentication"),
+        ("hostbased", "hostbasedauthentication"),
+    ]
+    .into_iter()
+    .filter(|(_, keyword)| on(keyword))
+    .map(|(method, _)| method)
+    .collect();
+    if user == "root" {
+        match effective.one("permitrootlogin") {
+            Some("without-password" | "prohibit-password") => {
+                methods.retain(|method| !matches!(*method, "password" | "keyboard-interactive"));
+            }
+            Some("forced-commands-only") => methods.retain(|method| *method == "publickey"),
+            _ => {}
+        }
+    }
+    methods
+}
+
+/// What a user can log in with: alternatives, each a list of methods that must all succeed.
+pub fn alternatives(effective: &Effective, user: &str) -> Vec<Vec<String>> {
+    let enabled = enabled(effective, user);
+    let lists = effective.one("authenticationmethods").unwrap_or("any");
+    if lists == "any" {
+        return enabled.iter().map(|method| vec![(*method).to_owned()]).collect();
+    }
+    let whole = |list: &&str| {
+        let known = |method: &str| enabled.contains(&method.split(':').next().unwrap_or(method));
+        list.split(',').all(known)
+    };
+    lists.split_ascii_whitespace().filter(whole).map(|list| list.split(',').map(str::to_owned).collect()).collect()
+}
+
+fn methods(effective: &Effective, client: &Client, settings: &Settings) -> Judgement {
+    let user = &client.user;
+    let ways = alternatives(effective, user);
+    if ways.is_empty() {
+        let keywords = [
+            "authenticationmethods",
+            "pubkeyauthentication",
+            "passwordauthentication",
+            "kbdinteractiveauthentication",
+            "permitrootlogin",
+        ];
+        let evidence = keywords.iter().flat_map(|keyword| origin(effective, settings, keyword)).collect();
+        let detail = format!("no authentication method is left for {user}");
+        return Judgement { verdict: Verdict::Refuse, detail, evidence, findings: Vec::new() };
+    }
+    let shown: Vec<String> = ways.iter().map(|way| way.join(" and ")).collect();
+    let only = match effective.one("permitrootlogin") {
+        Some("forced-commands-only") if user == "root" => ", and only with a key that has a forced command",
+        _ => "",
+    };
+    Judgement::accept(&format!("{user} may log in by {}{only}", shown.join(", or ")))
+}
+
+/// The lines that set a keyword for this login, or what `sshd -T` prints of it where no line does.
+fn origin(effective: &Effective, settings: &Settings, keyword: &str) -> Vec<Evidence> {
+    match settings.get(keyword) {
+        Some(lines) => lines.iter().map(quote).collect(),
+        None => effective
+            .all(keyword)
+            .iter()
+            .map(|value| Evidence::new("sshd -T (the default, or not found in a file)", format!("{keyword} {value}")))
+            .collect(),
+    }
+}
+
+/// `/etc/ssh/sshd_config.d/50-x.conf line 3`, inside its Match lines.
+pub fn quote(setting: &Setting) -> Evidence {
+    let under = setting.under.iter().map(|(at, text)| format!("{text}   # {at}\n")).collect::<Vec<_>>().concat();
+    let indent = if under.is_empty() { "" } else { "    " };
+    Evidence::new(setting.at.to_string(), format!("{under}{indent}{}", setting.text))
+}
+
+/// Why the answer for this address could be another one.
+fn undecided(effective: &Effective, server: &Server) -> Option<String> {
+    let names = || {
+        let patterns = [effective.all("allowusers"), effective.all("denyusers")].concat();
+        let by_name = |pattern: &String| pattern.split_once('@').is_some_and(|(_, host)| host.contains(char::is_alphabetic));
+        patterns.iter().any(by_name) || criterion(server, "host")
+    };
+    if effective.one("usedns") == Some("yes") && names() {
+        return Some("UseDNS is on and the configuration goes by host names, which are not looked up here".to_owned());
+    }
+    criterion(server, "localaddress")
+        .then(|| "the configuration goes by LocalAddress, and which address the client uses is not known".to_owned())
+}
+
+/// Whether any Match line has this criterion.
+fn criterion(server: &Server, name: &str) -> bool {
+    let Ok(tree) = &server.tree else { return false };
+    let matches =
+        tree.files.values().flat_map(super::config::Document::lines).filter_map(|(_, line)| line.directive().ok().flatten());
+    let has = |word: &String| word.split('=').next().is_some_and(|word| word.eq_ignore_ascii_case(name));
+    matches.filter(|directive| directive.keyword == "match").any(|directive| directive.arguments.iter().any(has))
+}
+
+fn with_finding(mut judgement: Judgement, host: &HostState, client: &Client) -> Judgement {
+    if judgement.verdict == Verdict::Refuse {
+        let place = judgement.evidence.first().map_or("sshd_config", |evidence| evidence.source.as_str());
+        let fix = format!(
+            "edit {place} so that it lets {} in from {}, then `sshd -t && systemctl reload {}`; keep this session open until a new \
+             login works",
+            client.user,
+            client.address,
+            unit(host)
+        );
+        judgement.findings.push(Finding {
+            cause: Cause::SshdAccessList,
+            blocking: true,
+            owner: "sshd".to_owned(),
+            since: None,
+            until: None,
+            evidence: judgement.evidence.clone(),
+            fix,
+        });
+    }
+    judgement
+}

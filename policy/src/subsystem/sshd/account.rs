@@ -1,0 +1,152 @@
+//! Whether the account itself can log in: it exists, its shell runs, it has not expired, nologin(5), and sshd would read its
+//! authorized keys (auth.c `allowed_user`, misc.c `safe_path`). A password that is wrong, or a key that is not listed, is not judged.
+
+use super::Effective;
+use super::access::alternatives;
+use super::config::Client;
+use super::judge::Judgement;
+use super::state::{Account, KeyFile, Need};
+use crate::host::{self, HostState, Needs, Part};
+use crate::verdict::{Cause, Evidence, Finding, Verdict};
+
+/// Shells that end a session as soon as it begins.
+const NO_SHELLS: [&str; 3] = ["nologin", "false", "true"];
+
+/// The whole stage.
+pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: &Part<Account>, needs: &mut Needs) -> Judgement {
+    let user = &client.user;
+    let Part::Present(account) = account else {
+        let evidence = vec![Evidence::new("getent passwd", format!("{user}: no such user"))];
+        let fix = format!("log in as a user of this host, or make one: `useradd -m {user}`");
+        return refuse(format!("there is no user {user} on this host"), evidence, fix);
+    };
+    if let Some(refused) = shut_out(effective, user, account) {
+        return refused;
+    }
+    keys(host, effective, client, account, needs)
+}
+
+fn refuse(detail: String, evidence: Vec<Evidence>, fix: String) -> Judgement {
+    let finding = Finding {
+        cause: Cause::AccountLocked,
+        blocking: true,
+        owner: "nobody".to_owned(),
+        since: None,
+        until: None,
+        evidence: evidence.clone(),
+        fix,
+    };
+    Judgement { verdict: Verdict::Refuse, detail, evidence, findings: vec![finding] }
+}
+
+/// What keeps the account out whatever it offers.
+fn shut_out(effective: &Effective, user: &str, account: &Account) -> Option<Judgement> {
+    let pam = effective.one("usepam") == Some("yes");
+    let passwd =
+        || vec![Evidence::new("getent passwd", format!("{user}:...:{}:...:{}:{}", account.uid, account.home, account.shell))];
+    // auth.c looks at the shell only where it is the one of this very file system.
+    let chroot = effective.one("chrootdirectory").is_some_and(|value| value != "none");
+    if let Some(problem) = account.shell_problem.as_ref().filter(|_| !chroot) {
+        let fix = format!("`chsh -s /bin/sh {user}`, or install {}", account.shell);
+        return Some(refuse(format!("the shell of {user} cannot be run: {problem}"), passwd(), fix));
+    }
+    if let Some((file, text)) = account.nologin.as_ref().filter(|_| account.uid != 0) {
+        let fix = format!("`rm {file}`, if the host is not about to shut down; root may log in meanwhile");
+        return Some(refuse(
+            format!("{file} keeps all users but root out"),
+            vec![Evidence::new(file.clone(), text.clone())],
+            fix,
+        ));
+    }
+    if let Some(day) = &account.expired {
+        let evidence = vec![Evidence::new("/etc/shadow", format!("{user}: expired on {day}"))];
+        return Some(refuse(format!("the account of {user} expired on {day}"), evidence, format!("`chage -E -1 {user}`")));
+    }
+    if account.locked && !pam {
+        let evidence = vec![Evidence::new("/etc/shadow", format!("{user}:!..."))];
+        let fix = format!("`usermod -p '*' {user}` leaves it without a password and unlocked; or `UsePAM yes` in sshd_config");
+        return Some(refuse(format!("the account of {user} is locked, which counts with UsePAM no"), evidence, fix));
+    }
+    let name = account.shell.rsplit('/').next().unwrap_or_default();
+    if NO_SHELLS.contains(&name) && effective.one("forcecommand").is_none_or(|command| command == "none") {
+        let fix = format!("`chsh -s /bin/bash {user}` if {user} should log in; it may be meant so");
+        let detail = format!("the login shell of {user} is {}: every session ends at once", account.shell);
+        return Some(refuse(detail, passwd(), fix));
+    }
+    None
+}
+
+/// Whether sshd would read the files of authorized keys, where keys are a way in.
+fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> Judgement {
+    let user = &client.user;
+    let ways = alternatives(effective, user);
+    let strict = effective.one("strictmodes") != Some("no");
+    let elsewhere = ["authorizedkeyscommand", "trustedusercakeys"]
+        .iter()
+        .any(|keyword| effective.one(keyword).is_some_and(|value| value != "none"));
+    let with_key = |way: &Vec<String>| way.iter().any(|method| method.starts_with("publickey"));
+    if !ways.iter().any(with_key) || elsewhere {
+        return Judgement::accept(&format!("{user} is a user with the shell {}", account.shell));
+    }
+    let mut missing = Vec::new();
+    let mut bad = Vec::new();
+    let mut good = false;
+    let files = effective.one("authorizedkeysfile").unwrap_or_default();
+    for path in files.split_ascii_whitespace().filter(|file| *file != "none").map(|file| expand(file, user, account)) {
+        match host.sshd.key_files.get(&(user.clone(), path.clone())) {
+            None => {
+                needs.insert(host::Need::Sshd(Need::KeyFile { user: user.clone(), path }));
+                return Judgement::unknown("the files of authorized keys are not read yet".to_owned());
+            }
+            Some(KeyFile::Good) => good = true,
+            Some(KeyFile::Bad(_)) if !strict => good = true,
+            Some(KeyFile::Bad(why)) => bad.push(Evidence::new(path, why.clone())),
+            Some(KeyFile::Missing) => missing.push(Evidence::new(path, "not there")),
+        }
+    }
+    if good {
+        return Judgement::accept(&format!(
+            "{user} is a user with the shell {}, and sshd reads the authorized keys",
+            account.shell
+        ));
+    }
+    let only_way = ways.iter().all(with_key);
+    let (detail, evidence, fix) = if bad.is_empty() {
+        let first = missing.first().map_or_else(String::new, |evidence| evidence.source.clone());
+        let fix = format!("`ssh-copy-id {user}@HOST` from where a password works, or put the public key into {first}");
+        (format!("{user} has no authorized keys"), missing, fix)
+    } else {
+        let home = &account.home;
+        let fix =
+            format!("`chown -R {user}: {home}/.ssh && chmod go-w {home} && chmod 700 {home}/.ssh && chmod 600 {home}/.ssh/*`");
+        (format!("sshd passes over the authorized keys of {user} (StrictModes)"), bad, fix)
+    };
+    let mut judgement = refuse(detail, evidence, fix);
+    if !only_way {
+        // Another method is left, so this only explains why the key is not taken.
+        judgement.verdict = Verdict::Accept;
+        judgement.detail.push_str("; other methods are left");
+        judgement.findings.iter_mut().for_each(|finding| finding.blocking = false);
+    }
+    judgement
+}
+
+/// `sshd_config(5)`, `AuthorizedKeysFile`: `%h`, `%u`, `%U`, `%%`; what is not absolute is below the home directory.
+fn expand(pattern: &str, user: &str, account: &Account) -> String {
+    let mut path = String::new();
+    let mut letters = pattern.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '%' {
+            path.push(letter);
+            continue;
+        }
+        match letters.next() {
+            Some('h') => path.push_str(&account.home),
+            Some('u') => path.push_str(user),
+            Some('U') => path.push_str(&account.uid.to_string()),
+            Some('%') | None => path.push('%'),
+            Some(other) => path.extend(['%', other]),
+        }
+    }
+    if path.starts_with('/') { path } else { format!("{}/{path}", account.home.trim_end_matches('/')) }
+}

@@ -1,0 +1,245 @@
+//! What was read of sshd, fact by fact as the stages ask for it. Nothing of it is read for questions that are not about a login.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::config::Tree;
+use super::{Effective, Invocation};
+use crate::host::Part;
+
+/// A fact about sshd that is not known yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Need {
+    /// The sshd on this port.
+    Server(u16),
+    /// What `sshd -T -C` says for a login.
+    Login(Login),
+    /// A user of the host.
+    Account(String),
+    /// A file of authorized keys of a user: who owns it, and who may write to it.
+    KeyFile {
+        /// Whose.
+        user: String,
+        /// Where.
+        path: String,
+    },
+    /// What the journal says about dropped connections of an address.
+    Drops(IpAddr),
+}
+
+/// A login, as `sshd -T -C user=,host=,addr=,laddr=,lport=` takes it. The host name is the address, as with `UseDNS no`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Login {
+    user: String,
+    /// From where.
+    pub address: IpAddr,
+    /// To which address of the host.
+    pub local_address: IpAddr,
+    /// To which port.
+    pub local_port: u16,
+}
+
+impl Login {
+    /// `None` where the name could not be a user's: it is an argument of sshd, in which `,` and `=` part the fields.
+    pub fn new(user: &str, address: IpAddr, local_address: IpAddr, local_port: u16) -> Option<Self> {
+        is_user_name(user).then(|| Self { user: user.to_owned(), address, local_address, local_port })
+    }
+
+    /// As whom.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+}
+
+/// Names that useradd(8) makes, and those of directories (`alice@example.org`, `EXAMPLE+alice`). Never a path or an option.
+pub fn is_user_name(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '@' | '+' | '$');
+    (1..=256).contains(&name.len()) && name.chars().all(letter) && !name.starts_with('-') && name.chars().any(|c| c != '.')
+}
+
+/// What was asked and answered so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The sshds on the ports asked about.
+    pub servers: BTreeMap<u16, Part<Server>>,
+    /// The effective configuration of logins; the text says why there is none.
+    pub logins: BTreeMap<Login, Result<Effective, String>>,
+    /// Users by name.
+    pub accounts: BTreeMap<String, Part<Account>>,
+    /// Files of authorized keys, by user and path.
+    pub key_files: BTreeMap<(String, String), KeyFile>,
+    /// Dropped connections by address, oldest first; the text says why they are not known.
+    pub drops: BTreeMap<IpAddr, Result<Vec<Dropped>, String>>,
+}
+
+/// The sshd on a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// How it was started, or would be.
+    pub invocation: Invocation,
+    /// Whether a process of it holds the port now, or systemd does for it.
+    pub running: bool,
+    /// OpenSSH's version, major and minor.
+    pub version: Option<(u16, u16)>,
+    /// What `sshd -t` complains about.
+    pub test: Result<(), String>,
+    /// Its files.
+    pub tree: Result<Tree, String>,
+    /// What `sshd -T` prints for everybody.
+    pub effective: Result<Effective, String>,
+    /// `/run/sshd`.
+    pub privsep: Folder,
+    /// As its title counts them.
+    pub startups: Option<Startups>,
+    /// The other ends of connections on which nobody has logged in yet.
+    pub unauthenticated: Vec<SocketAddr>,
+}
+
+/// The directory sshd's unprivileged half is locked into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Folder {
+    /// Root's, and only root's to write.
+    Good,
+    /// It is not there.
+    Missing,
+    /// What is wrong with its owner or mode.
+    Wrong(String),
+}
+
+/// `11 of 10-100 startups`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Startups {
+    /// Unauthenticated connections now.
+    pub now: u32,
+    /// From how many on sshd begins to drop.
+    pub begin: u32,
+    /// From how many on it drops all.
+    pub full: u32,
+}
+
+impl Startups {
+    /// From the title of the listener (sshd.c, `server_accept_loop`).
+    pub fn from_title(title: &[u8]) -> Option<Self> {
+        let title = std::str::from_utf8(title).ok()?;
+        let (_, rest) = title.rsplit_once(" [listener] ")?;
+        let mut words = rest.trim_end_matches(['\0', ' ']).split(' ');
+        let now = words.next()?.parse().ok()?;
+        let (begin, full) = words.nth(1)?.split_once('-')?;
+        Some(Self { now, begin: begin.parse().ok()?, full: full.parse().ok()? })
+    }
+}
+
+/// A user of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// User id.
+    pub uid: u32,
+    /// Home directory.
+    pub home: String,
+    /// Login shell.
+    pub shell: String,
+    /// What keeps the shell from being run.
+    pub shell_problem: Option<String>,
+    /// The names of all groups.
+    pub groups: Vec<String>,
+    /// The day the account expired (shadow(5), field 8), where that is past.
+    pub expired: Option<String>,
+    /// Whether the password is locked with `!` (passwd(1) `-l`).
+    pub locked: bool,
+    /// The file that keeps all users but root out (nologin(5)), and its first line.
+    pub nologin: Option<(String, String)>,
+}
+
+/// A file of authorized keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyFile {
+    /// It is not there.
+    Missing,
+    /// sshd would read it.
+    Good,
+    /// sshd would pass it over; the text says why.
+    Bad(String),
+}
+
+/// A line of the journal: `drop connection #0 from [203.0.113.7]:1234 on [203.0.113.1]:22 penalty: failed authentication`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// When.
+    pub at: Timestamp,
+    /// `penalty: failed authentication`, `Maxstartups`, ...
+    pub reason: String,
+    /// The whole line.
+    pub text: String,
+}
+
+/// The dropped connections of an address among lines of `journalctl -o short-unix`, oldest first. A line that says that sshd began
+/// to listen forgets all before it: penalties live in its memory.
+pub fn drops(journal: &str, address: IpAddr) -> Vec<Dropped> {
+    let mut found = Vec::new();
+    for line in journal.lines() {
+        let Some((time, rest)) = line.split_once(' ') else { continue };
+        let Some((_, message)) = rest.split_once("]: ") else { continue };
+        if message.starts_with("Server listening on ") {
+            found.clear();
+        }
+        let Some(drop) = message.strip_prefix("drop connection #") else { continue };
+        let Some((from, reason)) = drop.split_once(" on ").and_then(|(from, rest)| Some((from, rest.split_once(' ')?.1))) else {
+            continue;
+        };
+        let from = from.split_once("from [").and_then(|(_, rest)| rest.split_once("]:"));
+        let Some(Ok(from)) = from.map(|(from, _)| from.parse::<IpAddr>()) else { continue };
+        let (seconds, micros) = time.split_once('.').unwrap_or((time, "0"));
+        let at = seconds.parse().ok().zip(micros.parse::<i32>().ok());
+        let Some(at) = at.and_then(|(seconds, micros)| Timestamp::new(seconds, micros.saturating_mul(1000)).ok()) else {
+            continue;
+        };
+        if crate::address::canonical(from) == address {
+            found.push(Dropped { at, reason: reason.trim().to_owned(), text: message.to_owned() });
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn startups_are_read_from_the_title() {
+        let title = b"sshd: /usr/sbin/sshd -D [listener] 11 of 10-100 startups\0 ";
+        assert_eq!(Startups::from_title(title), Some(Startups { now: 11, begin: 10, full: 100 }));
+        assert_eq!(Startups::from_title(b"sshd: alice [priv]"), None);
+    }
+
+    #[test]
+    fn names_that_are_paths_options_or_fields_are_no_user_names() {
+        for name in ["alice", "alice.b", "EXAMPLE+alice", "a@example.org", "web$"] {
+            assert!(is_user_name(name), "{name}");
+        }
+        for name in ["", "-x", "a,b", "a=b", "../x", "..", ".", "a b", "a/b", "a\n", "ä"] {
+            assert!(!is_user_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn drops_before_the_last_start_are_forgotten() {
+        let line = |time: &str, message: &str| format!("{time} server sshd[81]: {message}\n");
+        let drop = |port: u16, reason: &str| format!("drop connection #0 from [203.0.113.7]:{port} on [203.0.113.1]:22 {reason}");
+        let journal = [
+            line("1795251600.000000", &drop(1, "penalty: failed authentication")),
+            line("1795251601.000000", "Server listening on 0.0.0.0 port 22."),
+            line("1795251602.500000", &drop(2, "Maxstartups")),
+            line("1795251603.000000", "drop connection #0 from [203.0.113.70]:9 on [203.0.113.1]:22 Maxstartups"),
+            "nonsense\n".to_owned(),
+        ];
+        let found = drops(&journal.concat(), "203.0.113.7".parse().unwrap());
+        assert_eq!(found.len(), 1);
+        let only = found.first().unwrap();
+        assert_eq!((only.reason.as_str(), only.at.as_millisecond()), ("Maxstartups", 1_795_251_602_500));
+    }
+}
