@@ -13,7 +13,7 @@ use sshfix_policy::subsystem::sshd::{Account, KeyFile};
 
 /// `_PATH_SHELL`, what an empty field means (passwd(5)).
 const SHELL: &str = "/bin/sh";
-/// pam_nologin(8) looks at both.
+/// `pam_nologin(8)` looks at both.
 const NOLOGIN: [&str; 2] = ["/var/run/nologin", "/etc/nologin"];
 
 /// A user by name.

@@ -13,8 +13,8 @@ const FILE_MAX: u64 = 64 * 1024;
 
 /// By the first SSH service that is there; `None` where there is none, or no systemd.
 pub(super) fn invocation(state: &State) -> Option<Invocation> {
-    let names = state.units.iter().flatten().filter(|unit| unit.name.ends_with(".service") && unit.load == "loaded");
-    names.filter_map(|unit| of_service(&unit.name)).next()
+    let mut names = state.units.iter().flatten().filter(|unit| unit.name.ends_with(".service") && unit.load == "loaded");
+    names.find_map(|unit| of_service(&unit.name))
 }
 
 fn of_service(name: &str) -> Option<Invocation> {
