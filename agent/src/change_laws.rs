@@ -109,6 +109,7 @@ fn hosts() -> Vec<HostState> {
                         listener: Part::Absent("test".to_owned()),
                         route: Part::Absent(String::new()),
                         ufw: None,
+                        sshd: sshfix_policy::subsystem::sshd::State::default(),
                     });
                 }
             }
