@@ -142,6 +142,20 @@ enum Called<'a> {
     Translate,
 }
 
+/// One call with its priority, and for nat chains their own among themselves.
+type Call<'a> = ((i32, i32), Called<'a>);
+
+/// The orders in which calls of the same priority may run; the first is theirs.
+fn orders<'a>(group: &[Call<'a>]) -> Vec<Vec<Call<'a>>> {
+    let order = |of: &[usize]| of.iter().filter_map(|index| group.get(*index).cloned()).collect();
+    let numbers: Vec<usize> = (0..group.len()).collect();
+    let reverse: Vec<usize> = numbers.iter().rev().copied().collect();
+    match group.len() {
+        3 => [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]].iter().map(|of| order(of)).collect(),
+        _ => vec![order(&numbers), order(&reverse)],
+    }
+}
+
 /// `NF_IP_PRI_CONNTRACK`
 const CONNTRACK: i32 = -200;
 /// `NF_IP_PRI_NAT_DST`: all nat chains before routing run at this point of the hook, whatever their own priority.
@@ -307,9 +321,8 @@ impl<'a> Walker<'a, '_> {
         for hook in hooks {
             let calls = self.calls(*hook, &packet);
             let mut rest = calls.as_slice();
-            while let Some(((priority, _), _)) = rest.first() {
-                // What runs at the same priority does so in the order of registration, which cannot be read.
-                let same = rest.iter().take_while(|((other, _), _)| other == priority).count();
+            while let Some((key, _)) = rest.first() {
+                let same = rest.iter().take_while(|(other, _)| other == key).count();
                 let (group, later) = rest.split_at(same);
                 packet = self.group(*hook, group, &packet)?;
                 rest = later;
@@ -318,21 +331,48 @@ impl<'a> Walker<'a, '_> {
         Some(packet)
     }
 
-    fn group(&mut self, hook: Hook, group: &[((i32, i32), Called<'a>)], packet: &Packet) -> Option<Packet> {
-        let ordered = group.len() == 1 || *group.first().map(|((priority, _), _)| priority)? == NAT_DESTINATION;
-        let before = self.refusals.len();
-        let met = self.met.as_ref().map_or(0, Vec::len);
-        let after = self.in_order(hook, group, packet.clone())?;
-        if ordered || after == *packet {
-            return Some(after);
+    /// What runs at the same priority does so in the order of registration, which cannot be read: every order is tried, of more than three
+    /// the one that was read and its reverse.
+    fn group(&mut self, hook: Hook, group: &[Call<'a>], packet: &Packet) -> Option<Packet> {
+        let (before, met) = (self.refusals.len(), self.met.as_ref().map_or(0, Vec::len));
+        let first = self.in_order(hook, group, packet.clone());
+        if group.len() == 1 || first.as_ref() == Some(packet) {
+            return first;
         }
-        // Some of them change the packet, so each may see it changed or not.
-        self.refusals.truncate(before);
-        self.met.iter_mut().for_each(|all| all.truncate(met));
-        self.in_order(hook, group, packet.join(&after))
+        let shown = self.met.as_ref().map_or(0, Vec::len).max(met);
+        let mut ends = vec![(first, self.refusals.split_off(before))];
+        for order in orders(group).iter().skip(1) {
+            let end = self.in_order(hook, order, packet.clone());
+            self.met.iter_mut().for_each(|all| all.truncate(shown));
+            ends.push((end, self.refusals.split_off(before)));
+        }
+        let (first, _) = ends.first()?;
+        if ends.iter().all(|(end, _)| end == first) {
+            let (first, refusals) = ends.swap_remove(0);
+            self.refusals.extend(refusals);
+            return first;
+        }
+        self.open = true;
+        let mut joined: Option<Packet> = None;
+        for (end, refusals) in ends {
+            joined = match (joined, end) {
+                (Some(one), Some(two)) => Some(one.join(&two)),
+                (one, two) => one.or(two),
+            };
+            for mut refusal in refusals {
+                if refusal.certain {
+                    refusal.certain = false;
+                    refusal.doubts.push(Doubt::on("which of several chains of the same priority runs first"));
+                }
+                if !self.refusals.contains(&refusal) {
+                    self.refusals.push(refusal);
+                }
+            }
+        }
+        joined
     }
 
-    fn in_order(&mut self, hook: Hook, group: &[((i32, i32), Called<'a>)], mut packet: Packet) -> Option<Packet> {
+    fn in_order(&mut self, hook: Hook, group: &[Call<'a>], mut packet: Packet) -> Option<Packet> {
         for (_, called) in group {
             packet = match called {
                 Called::Chain(index, perhaps) => self.chain(hook, *index, perhaps.as_deref(), packet)?,
@@ -464,7 +504,8 @@ impl<'a> Walker<'a, '_> {
         let outcome = evaluator.base_chain(index, &packet);
         let hits = evaluator.hits.unwrap_or_default();
         self.meet(hook, base.priority, What::NfTables(hits, perhaps.clone()));
-        self.open |= perhaps.is_some() || outcome.events.iter().any(|event| !event.doubts.is_empty());
+        self.open |=
+            perhaps.is_some() || !outcome.doubts.is_empty() || outcome.events.iter().any(|event| !event.doubts.is_empty());
         let refusals = outcome.events.iter().filter(|event| matches!(event.exit, Exit::Refuse(_)));
         if outcome.packet.is_none() && perhaps.is_none() {
             // Nothing else is possible, so the last word is that of the first rule that needs no condition.
@@ -566,7 +607,7 @@ impl<'a> Walker<'a, '_> {
     }
 
     /// What is called at a hook for a packet of this family: by priority, and nat chains by their own among themselves.
-    fn calls(&self, hook: Hook, packet: &Packet) -> Vec<((i32, i32), Called<'a>)> {
+    fn calls(&self, hook: Hook, packet: &Packet) -> Vec<Call<'a>> {
         let v6 = packet.v6;
         let mut calls = Vec::new();
         for (index, chain) in self.state.chains.iter().enumerate() {

@@ -1,9 +1,12 @@
 //! Two network namespaces on two wires: a server with an address on each, and clients with several addresses behind them. Sends real
 //! SYNs and tells what became of each without waiting: what the kernel does at once is done when a marker behind it has come through.
 
+#![allow(clippy::format_push_string, reason = "scripts are put together here")]
+
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,7 +14,8 @@ use nix::libc;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::socket::sockopt::{BindToDevice, Linger, ReuseAddr, SocketError};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname, getsockopt, setsockopt, socket,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, connect, getsockname, getsockopt,
+    setsockopt, socket,
 };
 use nix::unistd::Pid;
 
@@ -113,7 +117,12 @@ impl Wire {
     /// # Panics
     /// When a socket cannot be made, or the marker does not come through in five seconds.
     pub fn connect(&self, tries: &[(Client, IpAddr)], port: u16, patience: Duration) -> Vec<Fate> {
-        let listeners: Vec<TcpListener> = self.server.enter(|| LISTENING.iter().map(|port| listen(*port)).collect());
+        // A port that is used again must not meet what connection tracking remembers of it.
+        let listeners: Vec<TcpListener> = self.server.enter(|| {
+            let forget = Command::new("/usr/sbin/conntrack").arg("-F").stderr(Stdio::null()).status();
+            assert!(forget.is_ok_and(|status| status.success()), "conntrack -F failed");
+            LISTENING.iter().map(|port| listen(*port)).collect()
+        });
         let sockets: Vec<(OwnedFd, SocketAddr)> = self.client.enter(|| {
             // What this CPU is sent, it handles in order (`enqueue_to_backlog`, `net/core/dev.c`).
             let mut cpu = CpuSet::new();
@@ -176,7 +185,7 @@ fn syn((from, device): Client, to: SocketAddr) -> (OwnedFd, SocketAddr) {
     setsockopt(&socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).expect("a socket option");
     bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0))).expect("a free port");
     let own: SockaddrStorage = getsockname(socket.as_raw_fd()).expect("its own address");
-    let port = own.as_sockaddr_in().map(|own| own.port()).or_else(|| own.as_sockaddr_in6().map(|own| own.port()));
+    let port = own.as_sockaddr_in().map(SockaddrIn::port).or_else(|| own.as_sockaddr_in6().map(SockaddrIn6::port));
     let own = SocketAddr::new(from, port.expect("a port"));
     // What happens at once is an error here, else it is one of the socket.
     let _ = connect(socket.as_raw_fd(), &SockaddrStorage::from(to));

@@ -1,6 +1,13 @@
 //! Rulesets for the kernel and the model to disagree about: random ones of every packet filter side by side, and saved ones as text.
 //! The same seed gives the same ruleset. Knows the network of `lab::Wire`; judges nothing.
 
+#![allow(
+    clippy::format_push_string,
+    clippy::match_same_arms,
+    clippy::cast_possible_truncation,
+    reason = "text is put together here"
+)]
+
 mod nft;
 mod xtables;
 

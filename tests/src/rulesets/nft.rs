@@ -204,7 +204,7 @@ fn rule(dice: &mut Dice, family: &str, place: Place, out: bool, next: &[String],
     let end = verbs[dice.roll(verbs.len())].clone();
     // A reset answers TCP only, and an address of one family allows no statement of the other.
     let tcp = if end == "reject with tcp reset" && !matches.contains("tcp") { "meta l4proto tcp " } else { "" };
-    if end.contains("ip ") && matches.contains("ip6 ") || matches.contains("udp") && tcp != "" {
+    if end.contains("ip ") && matches.contains("ip6 ") || matches.contains("udp") && !tcp.is_empty() {
         return String::new();
     }
     format!("{matches}{tcp}{end}\n")

@@ -250,14 +250,14 @@ fn matches(dice: &mut Dice, place: Place<'_>, sources: &[&str], tcp: bool) -> St
         "-m connmark ! --mark 0",
         "-m comment --comment words",
         "-m length --length 0:20",
-        "-m devgroup --src-group 0",
         "-m pkttype --pkt-type unicast",
         "-m helper --helper ftp",
         "-m physdev --physdev-is-bridged",
         "-m mac --mac-source 02:00:00:00:00:99",
+        "-m pkttype --pkt-type broadcast",
     ];
     if called || out {
-        all.retain(|one| !one.contains("devgroup") && !one.contains("physdev") && !one.contains("mac-source"));
+        all.retain(|one| !one.contains("physdev") && !one.contains("mac-source"));
     }
     if !called && chain == "INPUT" || chain == "PREROUTING" {
         all.push("-m addrtype --limit-iface-in --dst-type LOCAL");
@@ -267,6 +267,17 @@ fn matches(dice: &mut Dice, place: Place<'_>, sources: &[&str], tcp: bool) -> St
     }
     if chain == "OUTPUT" || chain == "POSTROUTING" {
         all.extend(["-m owner --uid-owner 0", "-m owner ! --uid-owner 0", "-m owner --socket-exists"]);
+    }
+    if v6 {
+        all.extend([
+            "-m rt --rt-type 0",
+            "-m rt ! --rt-type 0",
+            "-m ipv6header --header prot --soft",
+            "-m ipv6header ! --header prot",
+            "-m ipv6header --header hop,prot",
+            "-m frag --fragfirst",
+            "-m hbh",
+        ]);
     }
     if tcp {
         all.push("-m tcpmss --mss 1:9000");

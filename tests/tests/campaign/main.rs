@@ -116,7 +116,7 @@ fn one(wire: &Wire, ruleset: &Ruleset, name: &str, lifts: bool, report: &mut Rep
     });
     let truth = fates(wire, Duration::ZERO);
     for ((client, said), fates) in WIRE_CLIENTS.iter().zip(&says).zip(&truth) {
-        let mut judged = report::judge(said, fates);
+        let mut judged = report::judge(said, fates, ruleset);
         if judged == Judged::Wrong {
             // Rules that count have seen other connections meanwhile: this one alone, on rules that saw none, and with time.
             let fates: Vec<Fate> = tries(*client)
@@ -129,7 +129,7 @@ fn one(wire: &Wire, ruleset: &Ruleset, name: &str, lifts: bool, report: &mut Rep
                     wire.connect(&[one], 22, Duration::from_millis(if said.verdict == Verdict::Accept { 1200 } else { 10 }))
                 })
                 .collect();
-            judged = report::judge(said, &fates);
+            judged = report::judge(said, &fates, ruleset);
         }
         report.count(judged, *client, said, fates, name, ruleset);
     }

@@ -26,8 +26,8 @@ pub enum Judged {
     Wrong,
 }
 
-/// What only counting, chance, the clock, a program or unread parts of the packet can tell.
-const INHERENT: [&str; 26] = [
+/// What only counting, chance, the clock, a program, the client's own system or the owner of the listener (not read here) can tell.
+const INHERENT: [&str; 29] = [
     "limit rate",
     "quota",
     "ct count",
@@ -54,10 +54,38 @@ const INHERENT: [&str; 26] = [
     "-m u32",
     "-m bpf",
     "-m mac",
+    "-m tcpmss",
+    "--uid-owner",
+    "same priority",
+];
+/// What a rule that counts can have changed before.
+const CHANGED: [&str; 8] = ["mark", "DNAT", "dnat", "new destination", "match-set", "port", "ct status", "rewrites"];
+/// Rules that count, or hang on chance or the clock.
+const COUNTING: [&str; 15] = [
+    "limit",
+    "quota",
+    "numgen",
+    "random",
+    "ct count",
+    "recent",
+    "connlimit",
+    "statistic",
+    "string",
+    "-m time",
+    "@seen",
+    "--add-set",
+    "cpu",
+    "-m mac",
+    "tcpmss",
 ];
 
+fn counts(ruleset: &Ruleset) -> bool {
+    let rules = ruleset.parts.iter().flat_map(|(_, text)| text.lines());
+    rules.filter(|line| !line.contains('{')).any(|line| COUNTING.iter().any(|word| line.contains(word)))
+}
+
 /// Compares a verdict with what became of the client's connections, one to each address.
-pub fn judge(said: &Said, fates: &[Fate]) -> Judged {
+pub fn judge(said: &Said, fates: &[Fate], ruleset: &Ruleset) -> Judged {
     let (all, none) = (fates.iter().all(|fate| fate.open()), fates.iter().all(|fate| !fate.open()));
     match said.verdict {
         Verdict::Accept if all => {
@@ -70,6 +98,7 @@ pub fn judge(said: &Said, fates: &[Fate]) -> Judged {
         Verdict::Accept | Verdict::Refuse => Judged::Wrong,
         Verdict::Unknown if !all && !none => Judged::Inherent,
         Verdict::Unknown if INHERENT.iter().any(|word| said.detail.contains(word)) => Judged::Inherent,
+        Verdict::Unknown if CHANGED.iter().any(|word| said.detail.contains(word)) && counts(ruleset) => Judged::Inherent,
         Verdict::Unknown => Judged::Needless,
     }
 }

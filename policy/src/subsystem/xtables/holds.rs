@@ -8,6 +8,7 @@ use super::render;
 use super::targets::SetReference;
 use super::view::{Span, Tri, View};
 use crate::host::Need;
+use crate::link::Link;
 use crate::packet::{Interface, Tracking, span};
 use crate::subsystem::ipset::{self, Judged};
 use crate::subsystem::recent;
@@ -118,7 +119,13 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         }
         // xt_helper.c: it is that of the connection which expected this one, and without one nothing matches.
         Match::Helper { invert, .. } if view.tracking.among(Tracking::RELATED.0) == Tri::No => Tri::from(*invert),
+        // xt_owner.c: XT_OWNER_SOCKET 4. An answer has the socket of the listener, whose user is not known here.
         Match::Owner { .. } if matches!(view.output, Interface::None) => Tri::No,
+        Match::Owner { flags: 4, invert, .. } => Tri::from(invert & 4 == 0),
+        // xt_rpfilter.c: a packet that came in where answers to it leave passes. XT_RPFILTER_INVERT 8.
+        Match::Rpfilter(flags) if !view.reply && matches!(view.input, Interface::Known(_)) => Tri::from(flags & 8 == 0),
+        // xt_physdev.c: a packet that passed no bridge matches where everything asked for is inverted.
+        Match::Physdev { invert, flags, .. } if bridged(view) == Tri::No => Tri::from(flags & !invert == 0),
         // xt_rateest, string, u32, bpf, geoip and whatever else exists
         Match::Set { .. }
         | Match::Recent { .. }
@@ -140,6 +147,18 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         | Match::HopLimit { .. }
         | Match::Helper { .. }
         | Match::Undecoded { .. } => Tri::Maybe,
+    }
+}
+
+/// Whether the packet passes a bridge of this host.
+fn bridged(view: &View<'_>) -> Tri {
+    let interface = if view.reply { view.output } else { view.input };
+    match (interface, &view.packet.links) {
+        (Interface::Known(link), Some(links)) => {
+            let bridge = |link: &Link| link.driver == "bridge";
+            if bridge(link) || links.below(link).into_iter().any(|link| bridge(link)) { Tri::Maybe } else { Tri::No }
+        }
+        _ => Tri::Maybe,
     }
 }
 
