@@ -495,3 +495,62 @@ fn what_the_proof_accepts_keeps_every_open_path_open_after_every_step() {
     }
     assert!(accepted >= 500 && refused >= 50, "{accepted} accepted, {refused} refused");
 }
+
+/// A host on which `@admins` cannot be decided, so that nobody is known to get in.
+fn unknown_to_all() -> HostState {
+    let mut host = hosts().remove(0);
+    host.nf_tables = ruleset(true, vec![rule(2, 9, NftVerdict::Accept), rule(3, 7, NftVerdict::Accept)]);
+    let files = host.hosts_access.present_mut().unwrap();
+    files.deny = file("/etc/hosts.deny", "sshd: @admins\n");
+    host
+}
+
+fn proven(host: &HostState, operation: &Operation, path: AccessPath) -> Result<Confirm, lockout::Lockout> {
+    let mut needs = Needs::new();
+    let plan = plan::plan(operation, host, 22, &mut needs).unwrap();
+    lockout::prove(plan, host, &[path], &mut needs).map(|safe| safe.plan().confirm)
+}
+
+#[test]
+fn nothing_hides_behind_a_way_in_that_was_unknown_before() {
+    let host = unknown_to_all();
+    let operations = operations();
+    let remove = &operations[8];
+    assert!(matches!(remove, Operation::FirewallRemove { .. }));
+    let alice =
+        AccessPath { source: ADDRESS.parse().unwrap(), user: Some("alice".to_owned()), port: 22, origin: PathOrigin::Session };
+    // What was unknown stays unknown, but the step touches it: taking the accept away could be what cuts alice off.
+    let refused = proven(&host, remove, alice.clone()).unwrap_err().to_string();
+    assert!(refused.contains("after step 1 (") && refused.contains("alice from 203.0.113.7 (a live session)"), "{refused}");
+    assert!(refused.contains("would be not known to be let in by"), "{refused}");
+    // Others who are unknown alike are not touched, and what only opens hides nothing.
+    assert_eq!(proven(&host, &operations[3], path()), Ok(Confirm::Required), "a ban of somebody else");
+    assert_eq!(proven(&host, &operations[4], alice.clone()), Ok(Confirm::NotNeeded), "an allow");
+    // Known to get in, and cut off by the policy: the rule is named.
+    let mut host = hosts().remove(0);
+    host.nf_tables = ruleset(false, vec![rule(2, 9, NftVerdict::Accept), rule(3, 7, NftVerdict::Accept)]);
+    let refused = proven(&host, remove, alice).unwrap_err().to_string();
+    assert!(refused.contains("would be refused by") && refused.contains("inet hand input"), "{refused}");
+}
+
+#[test]
+fn what_only_opens_needs_no_confirm_and_everything_else_does() {
+    for (host, plan) in plans() {
+        let Plan { operation, closes, confirm, .. } = plan.plan();
+        if plan.document().paths.is_empty() {
+            continue;
+        }
+        let required = match operation {
+            Operation::Ban { .. } | Operation::HostsDeny { .. } => true,
+            Operation::Unban { .. } | Operation::HostsAllow { .. } | Operation::FirewallAccept { .. } => false,
+            Operation::Fail2banIgnore { .. } => false,
+            Operation::FirewallRemove { .. } => {
+                let rules = &host.nf_tables.present().unwrap().chains[0].rules;
+                rules.iter().any(|rule| rule.handle == 3 && rule.only_accepts())
+            }
+            _ => !closes.is_empty(),
+        };
+        assert_eq!(*confirm == Confirm::Required, required, "{operation:?} closes {closes:?}: {:#?}", plan.steps());
+        assert!(closes.is_empty() || required);
+    }
+}

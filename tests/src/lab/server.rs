@@ -339,6 +339,8 @@ impl Server {
             let _ = nspawn.kill();
             let _ = nspawn.wait();
         }
+        // The kernel takes the dead server's network apart when it finds the time; the next boot needs the name now.
+        run(&["ip", "-n", self.place.name(), "link", "del", &format!("ve-{}", self.place.name())]);
         self.leader = None;
     }
 }

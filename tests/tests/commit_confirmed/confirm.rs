@@ -197,6 +197,31 @@ fn a_confirm_of_another_principal_counts_only_with_the_grant_for_it() {
     });
 }
 
+/// At a terminal (script(1) makes one) `ctl` shows the countdown, asks, and makes the new connections itself.
+#[test]
+fn at_a_terminal_ctl_offers_the_confirm_itself() {
+    on_both(|server| {
+        let asked = |keys: &str| {
+            let ctl = "sshfix ctl hosts deny 203.0.113.70 --confirm-within 20s";
+            server.sh(&format!("{{ sleep 3; {keys} }} | script --quiet --return --command '{ctl}' /dev/null"))
+        };
+        let kept = asked("echo y; sleep 4;");
+        assert_eq!(kept.status, 0, "{kept:#?}");
+        for text in ["Does everything still work?", "taken back by itself in 0:1", "Done:"] {
+            assert!(kept.stdout.contains(text), "`{text}` is not in: {}", kept.stdout);
+        }
+        assert!(server.read("/etc/hosts.deny").contains("203.0.113.70"));
+        server.ctl(&["hosts", "remove", "203.0.113.70"]).expect_status(0);
+        let back = asked("echo r; sleep 4;");
+        assert_eq!(back.status, 6, "{back:#?}");
+        assert!(back.stdout.contains("Taken back:") && !server.read("/etc/hosts.deny").contains("203.0.113.70"), "{back:#?}");
+        // Nobody answers.
+        let late = asked("sleep 24;");
+        assert_eq!(late.status, 6, "{late:#?}");
+        assert!(late.stdout.contains("not confirmed in time") && !server.read("/etc/hosts.deny").contains("203.0.113.70"));
+    });
+}
+
 #[test]
 fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
     on_both(|server| {
