@@ -6,6 +6,7 @@ pub mod check;
 pub mod config;
 pub mod deadline;
 pub mod decision;
+pub mod drill;
 pub mod identity;
 pub mod init;
 pub mod lease;

@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use sshfix_agent::config::{Config, DEFAULT_CONFIG, DEFAULT_DIRECTORY};
 use sshfix_agent::identity::Identity;
 use sshfix_agent::recover::Recovery;
-use sshfix_agent::{audit, check, init, recover, run};
+use sshfix_agent::{audit, check, drill, init, recover, run};
 use sshfix_policy::public_key::PublicKey;
 
 /// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.
@@ -42,6 +42,26 @@ enum Command {
         /// Where; elsewhere than in /etc/sshfix, socket and state are kept in there too
         #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_DIRECTORY)]
         directory: PathBuf,
+    },
+    /// Prove on a private copy of this host's rules and files that a change undoes itself wherever it is killed; exit status 1 when
+    /// it does not. The host is not touched; `sshfix ctl status` shows the last one
+    Drill {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// What a drill kills
+    #[command(hide = true)]
+    DrillWorker {
+        /// The configuration
+        #[arg(long)]
+        config: PathBuf,
+        /// The drill's own directory
+        #[arg(long)]
+        directory: PathBuf,
+        /// Which of the drill's changes it is
+        #[arg(long)]
+        number: usize,
     },
     /// Follow the chain of audit records without an agent, also on a copy of state.db on another machine; exit status 1 when a
     /// record was altered, removed, put elsewhere or cut off
@@ -96,6 +116,16 @@ fn go(command: Command) -> Result<ExitCode> {
         }),
         Command::Init { directory } => {
             init::init(&directory, &mut |line| say(&line))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Drill { config } => {
+            let result = drill::drill(&config, &mut |line| say(&line))?;
+            let how = if result.passed { "PASSED" } else { "FAILED" };
+            say(&format_args!("{how} killed at {} points; {}", result.points, result.detail));
+            Ok(if result.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::DrillWorker { config, directory, number } => {
+            drill::work(&config, &directory, number)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::AuditVerify { config, state, key, checkpoint } => audit_verify(&config, state.zip(key), &checkpoint),

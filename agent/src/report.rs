@@ -4,7 +4,8 @@ use sshfix_policy::address::Source;
 use sshfix_policy::host::{HostState, Needs, Part};
 use sshfix_policy::reply::{
     Bans, BansSchema, Body, ChangeBrief, ChangeDocument, ChangeEvent, ChangeState, ChangeStep, Changes, ChangesSchema, Confirm,
-    ErrorCode, Firewall, FirewallSchema, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument, SubsystemStatus, Who,
+    DrillDocument, ErrorCode, Firewall, FirewallSchema, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument,
+    SubsystemStatus, Who,
 };
 use sshfix_policy::subsystem::hosts_access::{Content, Libwrap};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, xtables};
@@ -13,7 +14,7 @@ use sshfix_policy::{diagnose, netfilter};
 use crate::audit::{AuditClosing, Outcome};
 use crate::lease;
 use crate::pipeline::Agent;
-use crate::store::{ChangeRecord, ChangeStage, StepEvent, StoreError};
+use crate::store::{ChangeRecord, ChangeStage, Drill, StepEvent, StoreError};
 use crate::sys::clock::Moment;
 
 /// How many changes are listed.
@@ -52,6 +53,10 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
         notes.push(format!("the leases could not be read: {error}"));
         Vec::new()
     });
+    let drill = agent.store.last_drill().unwrap_or_else(|error| {
+        notes.push(format!("the last drill could not be read: {error}"));
+        None
+    });
     let mut waiting = Vec::new();
     for found in [agent.store.unfinished_changes(), agent.store.stuck_changes()] {
         match found {
@@ -83,7 +88,8 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
         pending,
         waiting,
         leases: leases.iter().map(|lease| lease::brief(lease, &Moment::now())).collect(),
-        last_drill: None,
+        last_drill: drill.as_ref().map(|drill| drill.at),
+        drill: drill.map(|Drill { passed, points, detail, .. }| DrillDocument { passed, points, detail }),
         notes,
     }
 }

@@ -544,8 +544,22 @@ pub struct Status {
     pub leases: Vec<LeaseDocument>,
     /// When rollback was last drilled; `None` is never.
     pub last_drill: Option<Timestamp>,
+    /// What that drill came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillDocument>,
     /// What a person should know besides.
     pub notes: Vec<String>,
+}
+
+/// What a drill of rollback came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillDocument {
+    /// Whether everything was as before at every point.
+    pub passed: bool,
+    /// At how many points the worker was killed.
+    pub points: usize,
+    /// What failed, and what could not be copied.
+    pub detail: String,
 }
 
 /// One subsystem.

@@ -2,6 +2,7 @@
 //! leases. Every write is on the disk when its call returns; an error means that nothing was written. Decides nothing.
 
 mod changes;
+mod drills;
 mod leases;
 mod open;
 
@@ -13,6 +14,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use thiserror::Error;
 
 pub use changes::{ChangeRecord, ChangeStage, NewChange, StepEvent, StepRecord};
+pub use drills::Drill;
 pub use leases::{LeaseRecord, NewLease};
 
 /// Why the record could not be read or written. Nothing was written.
@@ -132,6 +134,8 @@ impl<T> Doing<T> for Result<T, rusqlite::Error> {
 pub struct Store {
     connection: Mutex<Connection>,
     path: PathBuf,
+    /// Called before and after every write; of a drill's worker only.
+    watch: Option<fn()>,
     /// Held while the agent runs, so that there is never a second writer.
     _lock: Option<open::Lock>,
     #[cfg(test)]
@@ -146,24 +150,33 @@ impl Store {
         open::file(path)?;
         let mut connection = open::connection(path)?;
         open::migrate(&mut connection, path)?;
-        Ok(Store {
-            connection: Mutex::new(connection),
-            path: path.to_owned(),
-            _lock: Some(lock),
-            #[cfg(test)]
-            fuse: Fuse::default(),
-        })
+        Ok(Store::of(connection, path, Some(lock)))
     }
 
     /// Opens an existing database to look at it, also while an agent runs on it. Writes fail.
     pub fn inspect(path: &Path) -> Result<Store, StoreError> {
-        Ok(Store {
-            connection: Mutex::new(open::read_only(path)?),
+        Ok(Store::of(open::read_only(path)?, path, None))
+    }
+
+    /// Opens the database of an agent that may be running, to add one record that is not the agent's own. The schema must be ours.
+    pub fn beside(path: &Path) -> Result<Store, StoreError> {
+        Ok(Store::of(open::beside(path)?, path, None))
+    }
+
+    fn of(connection: Connection, path: &Path, lock: Option<open::Lock>) -> Store {
+        Store {
+            connection: Mutex::new(connection),
             path: path.to_owned(),
-            _lock: None,
+            watch: None,
+            _lock: lock,
             #[cfg(test)]
             fuse: Fuse::default(),
-        })
+        }
+    }
+
+    /// Has this called before and after every write.
+    pub(crate) fn watch(&mut self, called: fn()) {
+        self.watch = Some(called);
     }
 
     /// Where it is.
@@ -189,6 +202,8 @@ impl Store {
         doing: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let watched = || self.watch.into_iter().for_each(|called| called());
+        watched();
         #[cfg(test)]
         self.fuse.before(doing)?;
         let mut connection = self.connection();
@@ -198,6 +213,7 @@ impl Store {
         drop(connection);
         #[cfg(test)]
         self.fuse.after();
+        watched();
         Ok(value)
     }
 

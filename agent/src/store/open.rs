@@ -18,7 +18,8 @@ use super::{Doing, StoreError};
 pub(super) type Lock = Flock<File>;
 
 /// The schema, version by version: entry N brings version N to N + 1. Never edit an entry that was released; add one.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql"), include_str!("schema_4.sql")];
 
 fn unusable(path: &Path, why: impl std::fmt::Display) -> StoreError {
     StoreError::Unusable { path: path.to_owned(), why: why.to_string() }
@@ -100,6 +101,13 @@ pub(super) fn connection(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "foreign_keys", true).doing(DOING)?;
     connection.pragma_update(None, "trusted_schema", false).doing(DOING)?;
     Ok(connection)
+}
+
+/// A connection to a database that has our schema already.
+pub(super) fn beside(path: &Path) -> Result<Connection, StoreError> {
+    let connection = connection(path)?;
+    let (found, known) = (version(&connection)?, i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX));
+    if found == known { Ok(connection) } else { Err(unusable(path, "an agent of this version must have run on it first")) }
 }
 
 /// A connection that cannot write.

@@ -154,7 +154,12 @@ pub fn status(status: &Status, view: &View) -> String {
     if status.waiting.is_empty() {
         out.line("No change is pending.");
     }
-    out.line(&format!("Rollback last drilled: {}", when(status.last_drill, view, "never")));
+    let how = status.drill.as_ref().map_or_else(String::new, |drill| {
+        let result = if drill.passed { "passed".green().to_string() } else { "FAILED".red().bold().to_string() };
+        let detail = if drill.detail.is_empty() { String::new() } else { format!(" ({})", text::line(&drill.detail)) };
+        format!(": {result}, killed at {} points{detail}", drill.points)
+    });
+    out.line(&format!("Rollback last drilled: {}{how}", when(status.last_drill, view, "never")));
     out.notes(&status.notes);
     out.text
 }

@@ -63,8 +63,9 @@ impl Server {
             self.copy(&binaries.join(program), to, 0o755);
         }
         let packaging = workspace().join("packaging");
-        for unit in ["sshfix-agent.service", "sshfix-agent.socket", "sshfix-recover.service"] {
-            self.copy(&packaging.join("systemd").join(unit), &format!("/etc/systemd/system/{unit}"), 0o644);
+        let units = ["agent.service", "agent.socket", "recover.service", "drill.service", "drill.timer"];
+        for unit in units.map(|unit| format!("sshfix-{unit}")) {
+            self.copy(&packaging.join("systemd").join(&unit), &format!("/etc/systemd/system/{unit}"), 0o644);
         }
         self.copy(&packaging.join("systemd/sshfix.sysusers"), "/usr/lib/sysusers.d/sshfix.conf", 0o644);
     }

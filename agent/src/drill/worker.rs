@@ -1,0 +1,96 @@
+//! The process that a drill kills: makes one harmless change in the copy, as pending, and takes it back, through the change machine that
+//! the agent uses. Before and after each write of its journal it waits for the word to go on.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sshfix_policy::address::Source;
+use sshfix_policy::host::{HostState, Needs, Question};
+use sshfix_policy::lease::mark;
+use sshfix_policy::lockout;
+use sshfix_policy::plan::{self, Plan};
+use sshfix_policy::request::Operation;
+use sshfix_policy::step::Step;
+use sshfix_policy::subsystem::nf_tables::lift::{Side, accept};
+use sshfix_policy::subsystem::{hosts_access, xtables};
+use sshfix_policy::verify;
+
+use super::{DrillError, ensure_private, inside, setup};
+use crate::change;
+use crate::config::Config;
+use crate::live::LiveHost;
+use crate::pipeline::observed;
+use crate::store::{NewChange, Store};
+use crate::sys::clock::Moment;
+
+/// How long the change waits for its confirm: longer than any drill.
+const WAITS: Duration = Duration::from_hours(1);
+
+/// Tells the drill that a point is reached, and waits. Without a drill there is nothing to go on for.
+fn point() {
+    let told = std::io::stdout().write_all(&[0]).and_then(|()| std::io::stdout().flush());
+    if told.is_err() || !matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
+        std::process::exit(1);
+    }
+}
+
+/// Makes the change and takes it back.
+pub fn work(agent_toml: &Path, dir: &Path, number: usize) -> Result<(), DrillError> {
+    let failed = setup("make its change");
+    ensure_private()?;
+    let config = Arc::new(inside(&Config::load(agent_toml)?, dir));
+    let mut store = Store::open(&config.state)?;
+    store.watch(point);
+    let mut host = LiveHost::new(Arc::clone(&config));
+    let source: Source = "192.0.2.77".parse().map_err(|e| failed(&e))?;
+    let question = Question { sources: [source].into(), port: config.ssh_port, everybody: false };
+    let operation = Operation::Allow { source, seconds: WAITS.as_secs() };
+    let (read, plan) = observed(&mut host, &question, |state, needs| planned(&operation, source, state, question.port, needs));
+    let plan = plan.map_err(|why| failed(&why))?;
+    let safe = lockout::prove(plan, &read, &[], &mut Needs::new()).map_err(|why| failed(&why))?;
+    let now = Moment::now();
+    let deadline = Some(now.deadline(WAITS));
+    let id = format!("drill-{number}");
+    store.change_begin(&NewChange {
+        id: id.clone(),
+        principal: "drill".to_owned(),
+        operation,
+        digest: safe.plan().digest(),
+        plan: safe.document(),
+        steps: safe.steps().to_vec(),
+        started: now,
+        deadline,
+        lease: None,
+    })?;
+    let applied = change::apply(&mut host, &store, &id, &safe).map_err(|why| failed(&why.failure.message))?;
+    let differences =
+        observed(&mut host, &question, |state, needs| verify::differences(&safe, &read, state, question.port, needs)).1;
+    // The source may still be kept out by a copied rule that was not meant; the steps must hold.
+    let differences: Vec<String> = differences.into_iter().filter(|one| !one.contains("still is kept out")).collect();
+    if !differences.is_empty() {
+        return Err(failed(&differences.join("; ")));
+    }
+    change::settle(&mut host, &store, applied, deadline, &Moment::now()).map_err(|why| failed(&why.failure.message))?;
+    let taken = change::take_back(&mut host, &store, store.change(&id)?, "drilled", &Moment::now())?;
+    if taken.stuck.is_empty() { Ok(()) } else { Err(failed(&taken.stuck.join("; "))) }
+}
+
+/// A rule in the drill's own table, one in the first legacy chain where there is one, and a line of hosts.allow: for an address that
+/// nobody has (RFC 5737).
+fn planned(operation: &Operation, source: Source, state: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, String> {
+    let mark = mark("drill");
+    let mut steps = Vec::new();
+    if let Some(rules) = state.nf_tables.present() {
+        let own = rules.chains.iter().find(|chain| chain.table == "sshfix_drill");
+        let step = own.and_then(|chain| accept(rules, chain, Some(1), source, port, Side::Source, Some(&mark)));
+        steps.extend(step.map(Step::NfTables));
+    }
+    if let Some(tables) = state.xtables.present() {
+        let place = xtables::Place { v6: false, table: "filter".to_owned(), chain: "INPUT".to_owned(), position: 1 };
+        steps.extend(xtables::Step::accept(tables, &place, source, port, Some(&mark)).map(Step::Xtables));
+    }
+    steps.extend(hosts_access::plan_lease(state, source, &mark)?);
+    plan::of_steps(operation, steps, state, port, needs).map_err(|error| error.to_string())
+}
