@@ -11,7 +11,7 @@ use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model, sshd as sshd_model};
 
 use crate::config::Config;
-use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
+use crate::subsystem::{conntrack, fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {
@@ -71,6 +71,7 @@ impl Host for LiveHost {
                 Need::SetElements(set) => _ = sets.insert(set.clone()),
                 Need::Ipset(index) => _ = ipsets.insert(*index),
                 Need::IpsetEntry(query) => _ = entries.insert(query.clone()),
+                Need::Conntrack => state.ipset.conntrack = Some(conntrack::read().map_err(|error| error.to_string())),
                 Need::Recent(name) => _ = recent_lists.insert(name.clone()),
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
                 Need::IpsetElements(name) => _ = listings.insert(name.clone()),

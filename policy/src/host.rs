@@ -99,6 +99,8 @@ pub enum Need {
     IpsetEntry(ipset::Query),
     /// All elements of the ipset of this name: only for questions about everybody.
     IpsetElements(String),
+    /// How full connection tracking is.
+    Conntrack,
     /// The list of `-m recent` with this name.
     Recent(String),
     /// The verified host name of an address (`hosts_access(5)` name patterns).

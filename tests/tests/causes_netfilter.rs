@@ -377,3 +377,41 @@ fn a_reverse_path_filter_that_drops_the_client_is_named() {
         fixed(&server, &finding, ME);
     }
 }
+
+/// New connections are dropped while established ones go on: the table of connection tracking is full.
+#[test]
+fn a_full_connection_tracking_table_is_named() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = boot(release);
+        let stateful = "table ip filter { chain input { type filter hook input priority 0; policy drop;
+            ct state established,related accept
+            tcp dport 22 accept } }";
+        load(&server, "nft", stateful, &[]);
+        server.ctl(&["diagnose", ME]).expect_status(0);
+        // As many connections as there is room for, all of them assured, so that none can be evicted.
+        server
+            .sh("max=$(cat /proc/sys/net/netfilter/nf_conntrack_max)
+                seq 0 $max | awk '{ a=int($1/65536); b=int($1/256)%256; c=$1%256
+                    printf \"-A -p tcp -s 10.%d.%d.%d -d 10.99.0.1 --sport 1000 --dport 2000 -t 6000 -u ASSURED,SEEN_REPLY --state ESTABLISHED\\n\", a, b, c }' >/run/entries
+                conntrack -R /run/entries >/dev/null 2>&1 || true
+                rm /run/entries
+                test $(cat /proc/sys/net/netfilter/nf_conntrack_count) -ge $max")
+            .expect_ok();
+        let (diagnosis, finding) = finding(&server, ME);
+        assert_eq!(finding["cause"], "ct-established", "{diagnosis:#}");
+        assert!(stage(&diagnosis, "netfilter")["detail"].as_str().unwrap().contains("table is full"), "{diagnosis:#}");
+        assert!(finding["fix"].as_str().unwrap().starts_with("sysctl -w net.netfilter.nf_conntrack_max="), "{diagnosis:#}");
+        server.ctl(&["unban", ME]).expect_status(1);
+        // One entry that the kernel may evict: the next connection may get in, and that cannot be told.
+        server.sh("conntrack -D -s 10.0.0.7 >/dev/null 2>&1; conntrack -I -p tcp -s 10.0.0.7 -d 10.99.0.1 --sport 1000 --dport 2000 -t 6000 --state SYN_SENT").expect_ok();
+        let unknown = server.ctl(&["diagnose", ME, "--json"]).expect_status(9).json();
+        assert_eq!(unknown["findings"][0]["cause"], "ct-established", "{unknown:#}");
+        // Connections that no rule tracks have room: this ruleset asks for no state.
+        flush(&server);
+        assert!(server.ssh(ME).ok, "{release}");
+        server.ctl(&["diagnose", ME]).expect_status(0);
+    }
+}

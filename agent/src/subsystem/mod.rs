@@ -1,5 +1,6 @@
 //! One file per subsystem, named as in `policy`: reads its state and applies its steps on the real host.
 
+pub mod conntrack;
 pub mod fail2ban;
 pub mod hosts_access;
 pub mod ipset;

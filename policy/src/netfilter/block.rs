@@ -31,7 +31,10 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         let lifted = first_that_works(&model, connection, &refusal, attempts, needs);
         let cause = cause(&model, connection, &refusal);
         let Some((attempt, after, again)) = lifted else {
-            let advice = format!("no single step of sshfix opens this for {}; change it by hand", connection.source.short());
+            let advice = match &refusal.culprit {
+                Culprit::Full(fill) => fill.fix(),
+                _ => format!("no single step of sshfix opens this for {}; change it by hand", connection.source.short()),
+            };
             blocks.push(block(&model, connection, &refusal, cause, Lift::ByHand(advice), needs));
             break;
         };
@@ -50,6 +53,12 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
     let rated: Vec<&Refusal> = walked.refusals.iter().filter(|refusal| refusal.doubts.iter().any(|doubt| doubt.rate)).collect();
     let limits = if rated.is_empty() { Vec::new() } else { trace::limits(&model, connection, needs) };
     for refusal in rated {
+        if let Culprit::Full(fill) = &refusal.culprit {
+            let mut listed = block(&model, connection, refusal, Cause::CtEstablished, Lift::Steps(Vec::new()), needs);
+            (listed.finding.blocking, listed.finding.fix) = (false, fill.fix());
+            blocks.push(listed);
+            continue;
+        }
         let mut listed = block(&model, connection, refusal, Cause::IptablesRatelimit, Lift::Steps(Vec::new()), needs);
         listed.finding.blocking = false;
         for (limit, quoted) in &limits {
@@ -89,6 +98,7 @@ pub fn plan_accept(
             .map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
         let attempts = match &refusal.culprit {
             Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
+            Culprit::Full(fill) => return Err(format!("{}; {}", fill.text(), fill.fix())),
             Culprit::NfTables(event) => nft_accept(&model, &connection, &refusal, event, mark),
             Culprit::Legacy(outcome) => legacy_accept(&model, &connection, &refusal, &outcome.place, mark).into_iter().collect(),
         };
@@ -173,7 +183,7 @@ fn refuses_part(host: &HostState, connection: &Connection, refusal: &Refusal) ->
         Culprit::Legacy(outcome) => legacy_rule(host, &outcome.place).and_then(|rule| rule.source(v6)).is_some_and(|named| {
             named.overlaps(connection.source) && outcome.depends.as_ref().is_none_or(|text| text.contains("-s "))
         }),
-        Culprit::Unread(_) => false,
+        Culprit::Unread(_) | Culprit::Full(_) => false,
     }
 }
 
@@ -209,7 +219,7 @@ impl Attempt {
         // What is uncertain before may stay so for other reasons; what is certain must not be so any more.
         let mut left = after.refusals.iter().filter(|refusal| refusal.certain || !before.certain);
         match (&before.culprit, &self.gone) {
-            (_, Gone::Rule) | (Culprit::Unread(_), _) => true,
+            (_, Gone::Rule) | (Culprit::Unread(_) | Culprit::Full(_), _) => true,
             (Culprit::NfTables(old), Gone::BaseChain) => {
                 let base = |event: &Event| event.frames.first().map(|frame| frame.chain);
                 !left.any(|refusal| matches!(&refusal.culprit, Culprit::NfTables(new) if base(new) == base(old)))
@@ -248,7 +258,7 @@ fn attempts(host: &HostState, connection: &Connection, refusal: &Refusal, needs:
     match &refusal.culprit {
         Culprit::NfTables(event) => nft_attempts(host, connection, refusal, event, needs),
         Culprit::Legacy(outcome) => legacy_attempts(host, connection, refusal, &outcome.place, needs),
-        Culprit::Unread(_) => Vec::new(),
+        Culprit::Unread(_) | Culprit::Full(_) => Vec::new(),
     }
 }
 
@@ -341,7 +351,7 @@ fn refusal_owner(host: &HostState, connection: &Connection, refusal: &Refusal) -
     match &refusal.culprit {
         Culprit::NfTables(event) => host.nf_tables.present().map_or(Owner::Nobody, |state| nft_owner(state, event)),
         Culprit::Legacy(outcome) => legacy_owner(host, &outcome.place),
-        Culprit::Unread(_) => Owner::Nobody,
+        Culprit::Unread(_) | Culprit::Full(_) => Owner::Nobody,
     }
 }
 
@@ -476,6 +486,7 @@ fn cause(host: &HostState, connection: &Connection, refusal: &Refusal) -> Cause 
         }
         Culprit::Legacy(_) => owner.cause(Cause::IptablesRule),
         Culprit::Unread(_) => Cause::NftRule,
+        Culprit::Full(_) => Cause::CtEstablished,
     }
 }
 
@@ -493,7 +504,7 @@ fn names_nobody(host: &HostState, connection: &Connection, refusal: &Refusal) ->
             let (_, mask) = if refusal.pass == Pass::Answer { rule.entry.destination } else { rule.entry.source };
             mask == 0
         }),
-        Culprit::Unread(_) => false,
+        Culprit::Unread(_) | Culprit::Full(_) => false,
     }
 }
 
@@ -504,7 +515,7 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
             let remaining = i64::try_from(found.element.expires_ms?).ok()?;
             host.at.checked_add(SignedDuration::from_millis(remaining)).ok()
         }),
-        Culprit::Legacy(_) | Culprit::Unread(_) => None,
+        Culprit::Legacy(_) | Culprit::Unread(_) | Culprit::Full(_) => None,
     };
     let fix = match &lift {
         Lift::Steps(_) => format!("sshfix ctl unban {}", connection.source.short()),

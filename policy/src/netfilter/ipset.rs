@@ -87,7 +87,7 @@ pub fn decides<'h>(host: &'h HostState, connection: &Connection, refusal: &Refus
             event.frames.iter().rev().flat_map(|frame| in_frame(host, connection, refusal.pass, frame)).collect()
         }
         Culprit::Legacy(outcome) => in_place(host, connection, refusal.pass, &outcome.place),
-        Culprit::Unread(_) => Vec::new(),
+        Culprit::Unread(_) | Culprit::Full(_) => Vec::new(),
     }
 }
 

@@ -68,7 +68,7 @@ fn places<'h>(host: &'h HostState, connection: &Connection, refusal: &'h Refusal
                 frame: None,
             }]
         }
-        Culprit::Unread(_) => Vec::new(),
+        Culprit::Unread(_) | Culprit::Full(_) => Vec::new(),
     }
 }
 

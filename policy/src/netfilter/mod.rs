@@ -50,6 +50,9 @@ fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut 
     if let Some(first) = walked.refusals.first() {
         let detail = match &first.culprit {
             Culprit::Unread(why) => why.clone(),
+            Culprit::Full(fill) => {
+                format!("{}; a new connection gets in only if the kernel finds an entry to evict", fill.text())
+            }
             Culprit::NfTables(_) | Culprit::Legacy(_) => {
                 format!("{} may be {}; it depends on {}", what(first.pass), how(first).trim_start_matches("is "), doubts(first))
             }
@@ -100,6 +103,7 @@ fn how(refusal: &Refusal) -> String {
             End::Unknown(_) => "is refused".to_owned(),
         },
         Culprit::Unread(why) => format!("is lost: {why}"),
+        Culprit::Full(fill) => format!("is dropped: {}", fill.text()),
     }
 }
 
@@ -124,6 +128,7 @@ fn evidence(host: &HostState, connection: &Connection, refusal: &Refusal, needs:
             host.xtables.present().map_or_else(Vec::new, |state| legacy_evidence(host, state, &outcome.place))
         }
         Culprit::Unread(_) => Vec::new(),
+        Culprit::Full(fill) => vec![fill.evidence()],
     };
     evidence.extend(ipset::decides(host, connection, refusal).iter().map(ipset::Held::evidence));
     evidence.extend(recent::decides(host, connection, refusal).iter().map(recent::Listed::evidence));

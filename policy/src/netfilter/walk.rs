@@ -2,9 +2,10 @@
 //! the kernel's order (`nf_hook_slow`), with connection tracking and address translation at their points. Judges nothing itself.
 
 use super::arrival::{Arrival, arrivals};
-use crate::host::{HostState, Needs, Part};
+use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Link;
 use crate::packet::{Bits, Interface, Packet, Tracking, Tri};
+use crate::subsystem::conntrack::Fill;
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
@@ -30,6 +31,8 @@ pub enum Culprit {
     NfTables(Event),
     /// A rule or policy of iptables-legacy.
     Legacy(legacy::Outcome),
+    /// Connection tracking, which has no room for a new connection.
+    Full(Fill),
     /// Nobody's rule: a part that could not be read, or a packet that no longer belongs to the connection. The text says why.
     Unread(String),
 }
@@ -45,7 +48,7 @@ impl Culprit {
             Culprit::Legacy(outcome) => {
                 Culprit::Legacy(legacy::Outcome { end: legacy::End::Misdirected(port), depends: None, place: outcome.place })
             }
-            Culprit::Unread(why) => Culprit::Unread(why),
+            other @ (Culprit::Unread(_) | Culprit::Full(_)) => other,
         }
     }
 }
@@ -261,6 +264,7 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
         answered: Tri::Maybe,
         delivered: None,
         redirect: None,
+        tracks: super::conntrack::in_use(host, !connection.source.is_ipv4()),
     };
     if let Some(delivered) = walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], syn.clone()) {
         let port = delivered.destination_port();
@@ -313,6 +317,8 @@ struct Walker<'a, 'n> {
     delivered: Option<Packet>,
     /// The rule that gave the SYN another destination on this host.
     redirect: Option<Culprit>,
+    /// Whether connections of this family are tracked at all.
+    tracks: bool,
 }
 
 impl<'a> Walker<'a, '_> {
@@ -378,6 +384,7 @@ impl<'a> Walker<'a, '_> {
                 Called::Chain(index, perhaps) => self.chain(hook, *index, perhaps.as_deref(), packet)?,
                 Called::Table(table) => self.table(hook, table, packet)?,
                 Called::Conntrack => {
+                    self.room(&packet)?;
                     let tracked = self.track(packet);
                     self.meet(hook, CONNTRACK, What::Conntrack(tracked.tracking));
                     tracked
@@ -594,6 +601,31 @@ impl<'a> Walker<'a, '_> {
             }
         }
         Some(after)
+    }
+
+    /// Whether connection tracking has room for the SYN; `None` when it certainly has not (`__nf_conntrack_alloc`).
+    fn room(&mut self, packet: &Packet) -> Option<()> {
+        let exempt = packet.tracking.among(Tracking::UNTRACKED.0);
+        if self.pass != Pass::Syn || exempt == Tri::Yes || !self.tracks {
+            return Some(());
+        }
+        let fill = match &self.ipsets.conntrack {
+            None => {
+                self.needs.insert(Need::Conntrack);
+                return Some(());
+            }
+            Some(Err(why)) => {
+                let why = format!("whether connection tracking has room could not be read: {why}");
+                self.refuse(Culprit::Unread(why), false, Vec::new());
+                return Some(());
+            }
+            Some(Ok(fill)) if !fill.full() => return Some(()),
+            Some(Ok(fill)) => fill.clone(),
+        };
+        let certain = exempt == Tri::No && fill.evictable == Some(false);
+        let doubts = if certain { Vec::new() } else { vec![Doubt::rate("whether an entry can be evicted")] };
+        self.refuse(Culprit::Full(fill), certain, doubts);
+        (!certain).then_some(())
     }
 
     fn meet(&mut self, hook: Hook, priority: i32, what: What) {

@@ -1,5 +1,6 @@
 //! One room per subsystem: its state, its steps, its verdict. Same file names as in the agent, which reads and writes them.
 
+pub mod conntrack;
 pub mod fail2ban;
 pub mod hosts_access;
 pub mod ipset;

@@ -78,6 +78,7 @@ pub fn lookup(state: &mut State, needs: &Needs) {
             | Need::IpsetElements(_)
             | Need::RouteTables(_)
             | Need::Recent(_)
+            | Need::Conntrack
             | Need::Route(_)
             | Need::Links
             | Need::Ufw

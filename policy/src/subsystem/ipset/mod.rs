@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::recent;
 use super::xtables::SetNames;
 use super::xtables::matches::SetCounters;
 use super::xtables::targets::SetReference;
 use super::xtables::view::{Span, Tri, View};
+use super::{conntrack, recent};
 use crate::host::Need;
 use crate::packet::Interface;
 use crate::ranges::number;
@@ -43,6 +43,9 @@ pub struct State {
     pub shrink: BTreeSet<u16>,
     /// The lists of `-m recent`, which rules ask in the same way.
     pub recent: recent::State,
+    /// How full connection tracking is, which every new connection meets where a rule asks for its state; the text says why that is
+    /// not known.
+    pub conntrack: Option<Result<conntrack::Fill, String>>,
 }
 
 /// A set, as `ipset list -terse` tells it.
@@ -171,6 +174,7 @@ impl State {
             grow: BTreeSet::new(),
             shrink: BTreeSet::new(),
             recent: recent::State { lists: BTreeMap::new(), changes: BTreeMap::new() },
+            conntrack: None,
         }
     }
 

@@ -265,6 +265,7 @@ pub fn answer(kernel: &State, state: &mut State, needs: &crate::host::Needs) {
             | crate::host::Need::IpsetElements(_)
             | crate::host::Need::RouteTables(_)
             | crate::host::Need::Recent(_)
+            | crate::host::Need::Conntrack
             | crate::host::Need::Route(_)
             | crate::host::Need::Links
             | crate::host::Need::Ufw
