@@ -349,7 +349,7 @@ impl Trial<'_> {
             plan: self.plan.document(),
             steps: self.plan.steps().to_vec(),
             started: at(0),
-            deadline: waits.then(|| at(0).deadline(Duration::from_secs(120))),
+            deadline: waits.then(|| at(0).deadline(Duration::from_mins(2))),
             lease: None,
         };
         if self.store.change_begin(&change).is_err() {
@@ -413,7 +413,9 @@ fn killed_or_failed_at_every_write_and_step_every_plan_ends_before_or_after() {
                 let blows = if whole { &blows[..] } else { &blows[..2] };
                 let (writes, applied) = trial.run(*waits, None, None);
                 for at in 0..writes {
-                    blows.iter().for_each(|blow| _ = trial.run(*waits, Some((at, *blow)), None));
+                    for blow in blows {
+                        _ = trial.run(*waits, Some((at, *blow)), None);
+                    }
                 }
                 // An undo that fails is stuck, which is another test's business.
                 let steps = plan.steps().len();

@@ -154,7 +154,7 @@ fn about(query: &Query, length: Option<u8>) -> Attrs {
     }
     if let Some(mark) = query.key.mark {
         // IPSET_ATTR_MARK
-        data = data.put(10 | BIG_ENDIAN, &mark.to_be_bytes());
+        data = data.put(0x0a | BIG_ENDIAN, &mark.to_be_bytes());
     }
     if let Some(second) = query.key.second {
         // IPSET_ATTR_IP2

@@ -1,5 +1,5 @@
-//! The lists of `-m recent` on the real host: /proc/net/xt_recent/NAME, read whole (they are short) and changed by one address at a
-//! time (iptables-extensions(8)). Decides nothing.
+//! The lists of `-m recent` on the real host: `/proc/net/xt_recent/NAME`, read whole (they are short) and changed by one address at a
+//! time (`iptables-extensions(8)`). Decides nothing.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};

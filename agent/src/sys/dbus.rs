@@ -39,7 +39,7 @@ type Row = (String, String, String, String, String, String, OwnedObjectPath, u32
 
 /// The units of these names that exist, each once whatever alias it was asked by. Must not be called on an async task: it blocks.
 pub fn units(names: &[&str]) -> Result<Vec<Unit>, DbusError> {
-    ask(async |bus| ask_units(bus, names).await)
+    ask(&async |bus: &Connection| ask_units(bus, names).await)
 }
 
 /// What a service starts.
@@ -55,11 +55,11 @@ pub struct Service {
 
 /// What a service unit starts; `None` where there is no such unit. It blocks as [`units`] does.
 pub fn service(name: &str) -> Result<Option<Service>, DbusError> {
-    ask(async |bus| ask_service(bus, name).await)
+    ask(&async |bus: &Connection| ask_service(bus, name).await)
 }
 
 /// One question, on the connection that is there or on a new one.
-fn ask<T>(question: impl AsyncFn(&Connection) -> zbus::Result<T>) -> Result<T, DbusError> {
+fn ask<T>(question: &impl AsyncFn(&Connection) -> zbus::Result<T>) -> Result<T, DbusError> {
     let mut slot = SYSTEM.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((runtime, bus)) = slot.as_ref() {
         match within_limit(runtime, question(bus)) {

@@ -1,4 +1,4 @@
-//! rp_filter: which interfaces drop a client's packets because answers to it leave by another one (RFC 3704; `fib_validate_source` in
+//! `rp_filter`: which interfaces drop a client's packets because answers to it leave by another one (RFC 3704; `fib_validate_source` in
 //! `net/ipv4/fib_frontend.c`; IPv4 only). The kernel itself was asked; this judges by which interface the packets may come in.
 
 use std::net::IpAddr;

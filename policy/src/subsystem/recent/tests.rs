@@ -63,7 +63,9 @@ fn rules_before_it_may_add_the_hit_that_is_missing() {
 fn without_a_clock_only_the_number_of_hits_is_known() {
     let mut unknown = state(&[0, 0, 0], Changes::default());
     if let Some(Ok(list)) = unknown.lists.get_mut("SSH") {
-        list.iter_mut().for_each(|entry| entry.ages = None);
+        for entry in list {
+            entry.ages = None;
+        }
     }
     assert_eq!(judged(&unknown, &asked(CHECK, 60, 3)), Tri::Maybe);
     assert_eq!(judged(&unknown, &asked(CHECK, 60, 4)), Tri::No);
