@@ -122,9 +122,11 @@ fn blocks_behind(host: &HostState, connection: &Connection, filtered: Verdict, n
         // have made this one, so it stays a step of its own: where fail2ban did the work, there is nothing left to do.
         let maker = blocks.iter().take(tickets).position(|ticket| bans_what_it_routes(ticket, &refusal));
         if let Some(index) = maker
-            && let (Some(ticket), Some(flag)) = (blocks.get(index), enforced.get_mut(index))
+            && let (Some(ticket), Some(flag)) = (blocks.get_mut(index), enforced.get_mut(index))
         {
             *flag = true;
+            // The route is what the ban does: both are shown under the stage of the route.
+            ticket.finding.evidence.extend(refusal.finding.evidence.iter().cloned());
             refusal.finding.owner.clone_from(&ticket.finding.owner);
         }
         blocks.push(refusal);
