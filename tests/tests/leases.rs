@@ -178,12 +178,12 @@ fn of_two_leases_each_removes_its_own_and_the_access_holds_until_the_last_ends()
     on_both(|server| {
         block(server);
         let before = snapshot(server);
-        server.ctl(&["allow", ME, "--for", "5s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "20s"]).expect_status(0);
         let second = server.ctl(&["allow", ME, "--for", "1h", "--json"]).expect_status(0).json();
         assert_eq!(second["state"], "confirmed", "{second:#}");
         server.ctl(&["unban", "198.51.100.7", "--ignore-for", "1h"]).expect_status(0);
         assert_eq!(leases(server).len(), 3);
-        server.wait_until("the first lease ended", Duration::from_secs(30), || leases(server).len() == 2);
+        server.wait_until("the first lease ended", Duration::from_mins(1), || leases(server).len() == 2);
         in_and_others_out(server);
         server.ctl(&["revoke", "2"]).expect_status(0);
         assert!(!server.ssh(ME).ok);
@@ -197,7 +197,7 @@ fn of_two_leases_each_removes_its_own_and_the_access_holds_until_the_last_ends()
 fn a_revoke_that_cuts_off_who_asks_is_refused_and_the_automatic_end_is_not() {
     on_both(|server| {
         block(server);
-        server.ctl(&["allow", ME, "--for", "15s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "30s"]).expect_status(0);
         let refused = ctl_from(server, ME, &["revoke", "1", "--json"]).expect_status(4).json();
         assert_eq!(refused["code"], "lockout", "{refused:#}");
         // A live session counts as much.
@@ -233,7 +233,7 @@ fn a_lease_ends_on_time_also_when_the_agent_was_killed_or_down() {
     on_both(|server| {
         block(server);
         let before = snapshot(server);
-        server.ctl(&["allow", ME, "--for", "10s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "30s"]).expect_status(0);
         for _ in 0..3 {
             server.sh("kill -9 $(systemctl show -p MainPID --value sshfix-agent.service)").expect_ok();
             sleep(Duration::from_millis(1500));
@@ -271,7 +271,7 @@ fn a_lease_ends_on_time_also_when_the_agent_was_killed_or_down() {
 fn a_lease_holds_across_a_reboot_and_a_power_cut_and_still_ends() {
     on_both(|server| {
         block(server);
-        server.ctl(&["allow", ME, "--for", "40s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "90s"]).expect_status(0);
         let made = Instant::now();
         server.power_cut();
         server.start();
@@ -285,11 +285,11 @@ fn a_lease_holds_across_a_reboot_and_a_power_cut_and_still_ends() {
         server.start();
         server.wait_for_fail2ban();
         server.wait_until("the lease is in place again", Duration::from_secs(30), || {
-            server.ssh(ME).ok || made.elapsed().as_secs() > 38
+            server.ssh(ME).ok || made.elapsed().as_secs() > 88
         });
-        assert!(made.elapsed() < Duration::from_secs(38), "the machine is too slow to tell");
-        server.wait_until("the lease ended", Duration::from_mins(1), || leases(server).is_empty());
-        assert!(made.elapsed() >= Duration::from_secs(39), "not before its time: {:?}", made.elapsed());
+        assert!(made.elapsed() < Duration::from_secs(88), "the machine is too slow to tell");
+        server.wait_until("the lease ended", Duration::from_mins(3), || leases(server).is_empty());
+        assert!(made.elapsed() >= Duration::from_secs(89), "not before its time: {:?}", made.elapsed());
         let after = snapshot(server);
         assert!(!after.contains("sshfix lease") && !server.ssh(ME).ok, "{after}");
         others_out(server);

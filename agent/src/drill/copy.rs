@@ -104,11 +104,11 @@ pub fn snapshot(dir: &Path) -> String {
         text.push_str(content);
         text.push('\n');
     };
-    let rules = tool(NFT, &["-a", "list", "ruleset"], None).unwrap_or_else(|why| why.into_bytes());
+    let rules = tool(NFT, &["-a", "list", "ruleset"], None).unwrap_or_else(String::into_bytes);
     add("nft -a list ruleset", &String::from_utf8_lossy(&rules));
     for (family, save) in [("ip", "/usr/sbin/iptables-legacy-save"), ("ip6", "/usr/sbin/ip6tables-legacy-save")] {
         if legacy(family) {
-            let rules = tool(save, &["-c"], None).unwrap_or_else(|why| why.into_bytes());
+            let rules = tool(save, &["-c"], None).unwrap_or_else(String::into_bytes);
             // The comments hold the time.
             let rules = String::from_utf8_lossy(&rules);
             add(save, &rules.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"));
