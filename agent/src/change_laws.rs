@@ -544,8 +544,10 @@ fn what_only_opens_needs_no_confirm_and_everything_else_does() {
         }
         let required = match operation {
             Operation::Ban { .. } | Operation::HostsDeny { .. } => true,
-            Operation::Unban { .. } | Operation::HostsAllow { .. } | Operation::FirewallAccept { .. } => false,
-            Operation::Fail2banIgnore { .. } => false,
+            Operation::Unban { .. }
+            | Operation::HostsAllow { .. }
+            | Operation::FirewallAccept { .. }
+            | Operation::Fail2banIgnore { .. } => false,
             Operation::FirewallRemove { .. } => {
                 let rules = &host.nf_tables.present().unwrap().chains[0].rules;
                 rules.iter().any(|rule| rule.handle == 3 && rule.only_accepts())

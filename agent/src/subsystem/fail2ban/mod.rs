@@ -18,6 +18,8 @@ use socket::{Conversation, SocketError};
 const OBSERVE: Duration = Duration::from_millis(1500);
 /// No observation takes longer, however many bans there are.
 const OBSERVE_AT_MOST: Duration = Duration::from_millis(4500);
+/// After its start fail2ban restores the bans of its database (`Jail.restoreCurrentBans`); what is not banned after this stays so.
+const RESTORES: Duration = Duration::from_secs(10);
 /// For one step: fail2ban answers after the jail's actions ran.
 const APPLY: Duration = Duration::from_secs(10);
 /// Where an installed fail2ban is.
@@ -81,7 +83,16 @@ impl Fail2ban {
                 let is = talk.ask(&banned, protocol::count).map_err(|error| not_done(&error))? != 0;
                 let want = after.is_some();
                 if is == want {
-                    return Ok(Done::Already);
+                    // Its socket is there before the bans of its database are: one that is not there yet would come back.
+                    return match talk.server_age() {
+                        Some(age) if !want && age < RESTORES => Err(StepError::Failed(format!(
+                            "fail2ban was started {} s ago and may still be restoring its bans, so {} could be banned again in a moment; \
+                             nothing was changed",
+                            age.as_secs(),
+                            source.short()
+                        ))),
+                        _ => Ok(Done::Already),
+                    };
                 }
                 // Only after that look: `unbanip` of a range without a ticket of its own would unban every address in it.
                 let command = if want { Command::Ban(jail, *source) } else { Command::Unban(jail, *source) };

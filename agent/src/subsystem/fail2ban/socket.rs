@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
+use nix::unistd::{SysconfVar, sysconf};
 use sshfix_policy::subsystem::fail2ban::pickle::Value;
 use sshfix_policy::subsystem::fail2ban::protocol::{self, Command, ReplyError};
 use thiserror::Error;
+
+use crate::sys::clock::Moment;
 
 /// A reply of more bytes is not read to its end: about a million bans with their times.
 const LARGEST_REPLY: usize = 64 << 20;
@@ -83,6 +87,18 @@ impl Conversation {
             }
         }
         Ok(Self { stream: UnixStream::from(fd), started, deadline: started + limit })
+    }
+
+    /// How long the server at the other end has been running: the process that listens (`SO_PEERCRED`, unix(7)), by its start time
+    /// (proc_pid_stat(5), field 22, in clock ticks since boot). `None` where that cannot be told.
+    pub fn server_age(&self) -> Option<Duration> {
+        let pid = getsockopt(&self.stream, PeerCredentials).ok()?.pid();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The command, in parentheses, may hold anything; the field after it is the third.
+        let started: u64 = stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()?;
+        let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+        let started = Duration::from_millis(started.checked_mul(1000)?.checked_div(ticks)?);
+        Moment::now().since_boot.checked_sub(started)
     }
 
     /// Moves the deadline to `limit` after the start.
