@@ -59,7 +59,7 @@ fn blocked() -> HostState {
 }
 
 fn planned(host: &HostState) -> SafePlan {
-    let operation = Operation::Unban { source: "203.0.113.7".parse().unwrap(), jail: None, ignore_for: None };
+    let operation = Operation::Unban { source: "203.0.113.7".parse().unwrap(), jail: None, ignore_for: None, range: false };
     let mut needs = Needs::new();
     let plan = plan::plan(&operation, host, 22, &mut needs).unwrap();
     assert!(needs.is_empty());

@@ -176,6 +176,7 @@ pub fn plan_of(change: &ChangeRecord) -> PlanDocument {
         closes: Vec::new(),
         paths: Vec::new(),
         confirm: if change.deadline.is_some() { Confirm::Required } else { Confirm::NotNeeded },
+        alternatives: Vec::new(),
         notes: Vec::new(),
     })
 }

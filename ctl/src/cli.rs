@@ -143,6 +143,9 @@ pub enum Verb {
         /// The jails ignore it afterwards for this long (10m, 2h, 1d)
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         ignore_for: Option<Duration>,
+        /// Lift the whole range that an element, rule, ban or route names, not only this part of it
+        #[arg(long, conflicts_with = "jail")]
+        range: bool,
         /// Flags of a change.
         #[command(flatten)]
         change: ChangeArgs,
@@ -358,8 +361,8 @@ impl Verb {
             Verb::Confirm { id, reason } => return Wish::Confirm { id, reason },
             Verb::Rollback { id, abandon, reason } => return plain(Operation::Rollback { id, abandon }, reason),
             Verb::Changes { id } => (Operation::Changes { id }, None),
-            Verb::Unban { source, jail, ignore_for, change } => {
-                (Operation::Unban { source, jail, ignore_for: ignore_for.map(|time| time.as_secs()) }, Some(change))
+            Verb::Unban { source, jail, ignore_for, range, change } => {
+                (Operation::Unban { source, jail, ignore_for: ignore_for.map(|time| time.as_secs()), range }, Some(change))
             }
             Verb::Ban { source, jail, change } => (Operation::Ban { source, jail }, Some(change)),
             Verb::Banned { source } => (Operation::Banned { source }, None),
@@ -410,10 +413,10 @@ pub fn command_line(operation: &Operation) -> String {
             option("port", port.map(|port| port.to_string()));
             format!("diagnose {address}{}", if *explain { " --explain" } else { "" })
         }
-        Operation::Unban { source, jail, ignore_for } => {
+        Operation::Unban { source, jail, ignore_for, range } => {
             option("jail", jail.clone());
             option("ignore-for", ignore_for.map(|seconds| format!("{seconds}s")));
-            format!("unban {}", source.short())
+            format!("unban {}{}", source.short(), if *range { " --range" } else { "" })
         }
         Operation::Ban { source, jail } => {
             option("jail", Some(jail.clone()));
@@ -563,6 +566,7 @@ mod tests {
             "sshfix ctl diagnose ::ffff:203.0.113.7",
             "sshfix ctl unban 203.0.113.0/24 --jail sshd --ignore-for 1h30m",
             "sshfix ctl unban 2001:db8::7",
+            "sshfix ctl unban 203.0.113.7 --range",
             "sshfix ctl ban 203.0.113.7 --jail sshd",
             "sshfix ctl banned",
             "sshfix ctl banned 203.0.113.7",

@@ -416,7 +416,7 @@ mod tests {
             from: Some(from.parse().unwrap()),
             request: None,
             action: Some(Action::Unban),
-            operation: Some(Operation::Unban { source: about.parse().unwrap(), jail: None, ignore_for: None }),
+            operation: Some(Operation::Unban { source: about.parse().unwrap(), jail: None, ignore_for: None, range: false }),
             mode: None,
             reason: None,
             of_itself: None,

@@ -214,7 +214,7 @@ impl AuthorizedRequest {
 /// the change itself; [`AuthorizedRequest::others`] tells whether it may be another's.
 pub fn authorize(authenticated: AuthenticatedRequest, grants: &Grants) -> Result<AuthorizedRequest, AuthorizeError> {
     let operation = &authenticated.request().operation;
-    let (action, source) = (operation.action(), operation.source());
+    let (action, source) = (operation.action(), operation.widest());
     let principal = authenticated.principal();
 
     let named: Vec<(usize, &Grant)> =
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn unban(source: &str) -> Operation {
-        Operation::Unban { source: source.parse().unwrap(), jail: None, ignore_for: None }
+        Operation::Unban { source: source.parse().unwrap(), jail: None, ignore_for: None, range: false }
     }
 
     fn permitted(grants: &str, principal: &str, operation: Operation) -> Result<usize, AuthorizeError> {

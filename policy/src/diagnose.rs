@@ -197,6 +197,11 @@ fn bans_what_it_routes(ticket: &Block, refusal: &Block) -> bool {
 /// Adds a kernel entry to the ticket that made it: its evidence, and its removal in case fail2ban leaves it behind.
 fn join(ticket: &mut Block, kernel: Block) {
     ticket.finding.evidence.extend(kernel.finding.evidence);
+    // With the ticket of the whole range goes what enforces it.
+    let whole = ticket.alternatives.iter_mut().find(|one| one.range).and_then(|one| one.steps.last_mut());
+    if let Some(Step::Fail2ban(fail2ban::Step::Ticket { leftovers, .. })) = whole {
+        leftovers.extend(kernel.alternatives.into_iter().filter(|one| one.range).flat_map(|one| one.steps));
+    }
     match (&mut ticket.lift, kernel.lift) {
         (Lift::Steps(unban), Lift::Steps(removal)) => {
             if let Some(Step::Fail2ban(fail2ban::Step::Ticket { leftovers, .. })) = unban.last_mut() {

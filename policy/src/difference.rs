@@ -284,6 +284,57 @@ mod tests {
     }
 
     #[test]
+    fn an_address_in_a_range_is_taken_out_of_it_and_the_whole_range_only_on_request() {
+        let range =
+            |source: &str| serde_json::from_value(serde_json::json!({"unban": {"source": source, "range": true}})).unwrap();
+        let all = Ruleset::new()
+            .input(Family::Inet, true)
+            .set("ranges", false, 0x4, vec![build::element("203.0.113.0/24"), build::element("192.0.2.0/28")])
+            .set("six", true, 0x4, vec![build::element("2001:db8::/64")])
+            .rule(&[build::nfproto(false), build::saddr_set("ranges", false, false), build::drop()])
+            .rule(&[build::nfproto(true), build::saddr_set("six", true, false), build::dport(22), build::drop()])
+            .rule(&[build::nfproto(false), build::saddr("198.18.0.0/15"), build::dport(22), build::reject()])
+            .build();
+        for (operation, summary, opens) in [
+            (unban("203.0.113.7"), "take 203.0.113.7 out of 203.0.113.0/24 in set inet filter ranges", "203.0.113.7"),
+            (unban("203.0.113.0"), "take 203.0.113.0 out of 203.0.113.0/24 in set inet filter ranges", "203.0.113.0"),
+            (
+                unban("203.0.113.252/30"),
+                "take 203.0.113.252/30 out of 203.0.113.0/24 in set inet filter ranges",
+                "203.0.113.252/30",
+            ),
+            (unban("2001:db8::7"), "take 2001:db8::7 out of 2001:db8::/64 in set inet filter six", "2001:db8::7"),
+            (range("203.0.113.7"), "remove 203.0.113.0/24 from set inet filter ranges", "203.0.113.0/24"),
+            (range("2001:db8::7"), "remove 2001:db8::/64 from set inet filter six", "2001:db8::/64"),
+            (range("198.18.0.1"), "delete rule ", "198.18.0.0/15"),
+        ] {
+            let (plan, _) = planned(&all, &operation);
+            assert!(plan.steps.first().unwrap().summary().starts_with(summary), "{plan:#?}");
+            assert_eq!((plan.steps.len(), short(&plan.opens)), (1, vec![opens.to_owned()]), "{plan:#?}");
+            is_the_difference(&all, &plan);
+            assert!(plan.alternatives.iter().any(|one| one.why_not.contains("--range")), "{:#?}", plan.alternatives);
+        }
+        let (plan, needs) = planned(&all, &unban("203.0.113.7"));
+        assert!(!needs.iter().any(|need| matches!(need, crate::host::Need::SetElements(_))), "{needs:#?}");
+        let whole = plan.alternatives.first().unwrap();
+        assert_eq!(
+            (whole.why_not.as_str(), short(&whole.opens)),
+            ("also lifts it for 255 others; needs --range", vec!["203.0.113.0/24".to_owned()])
+        );
+        // Taken back, the range is whole again.
+        let before = host(all);
+        let mut after = plan::predict(&before, &plan.steps).unwrap();
+        for step in plan.steps.iter().rev() {
+            step.holds(&after).unwrap();
+            step.inverse().predict(&mut after).unwrap();
+            step.inverse().holds(&after).unwrap();
+        }
+        let (Part::Present(before), Part::Present(mut after)) = (before.nf_tables, after.nf_tables) else { panic!() };
+        after.dumps.values_mut().for_each(|elements| elements.sort_by(|a, b| b.key.cmp(&a.key)));
+        assert_eq!(before, after);
+    }
+
+    #[test]
     fn a_rule_that_is_taken_away_opens_or_closes_whom_it_decided_about_and_nobody_else() {
         let all = kernel();
         let chain = all.chains.first().unwrap();

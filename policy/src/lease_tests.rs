@@ -203,7 +203,7 @@ fn absurd_leases_are_refused_clearly() {
         (Operation::Allow { source: source(ME), seconds: 3601 }, "at most 3600 seconds"),
         (Operation::Allow { source: source("0.0.0.0/0"), seconds: 60 }, "not everybody"),
         (Operation::Allow { source: source("::/0"), seconds: 60 }, "not everybody"),
-        (Operation::Unban { source: source(ME), jail: None, ignore_for: Some(4000) }, "at most 3600 seconds"),
+        (Operation::Unban { source: source(ME), jail: None, ignore_for: Some(4000), range: false }, "at most 3600 seconds"),
         (Operation::Revoke { id: "7".to_owned() }, "no lease `7` runs"),
     ] {
         let error = plan_beside(&leases, &operation, &host(), 22, &mut Needs::new()).unwrap_err().to_string();

@@ -12,11 +12,11 @@ use crate::difference::{Difference, difference};
 use crate::host::{HostState, Needs};
 use crate::lease::{self, Item, Leases};
 use crate::netfilter;
-use crate::reply::{Confirm, PathDocument, PlanDocument, PlanSchema, StepDocument};
+use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
 use crate::step::{Mismatch, Reach, Step};
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables};
-use crate::verdict::{Connection, Lift};
+use crate::verdict::{Alternative, Connection, Lift};
 
 /// What is done to the host, not yet proven safe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Plan {
     pub confirm: Confirm,
     /// An allow that ends by itself, made by some of the steps.
     pub lease: Option<Lease>,
+    /// What would lift a block too, and is not done.
+    pub alternatives: Vec<NotTaken>,
     /// What a person should know besides.
     pub notes: Vec<String>,
 }
@@ -82,15 +84,17 @@ pub fn plan_beside(
 ) -> Result<Plan, PlanError> {
     let mut notes = Vec::new();
     let mut lease = None;
+    let mut alternatives = Vec::new();
     let steps = match operation {
-        Operation::Unban { source, jail: Some(jail), ignore_for } => {
+        Operation::Unban { source, jail: Some(jail), ignore_for, range: _ } => {
             let mut steps = ignore(leases, host, (*source, Some(jail)), *ignore_for, &mut lease, &mut notes)?;
             steps.extend(unban_in_jail(host, *source, jail, port, needs)?);
             steps
         }
-        Operation::Unban { source, jail: None, ignore_for } => {
+        Operation::Unban { source, jail: None, ignore_for, range } => {
             let mut steps = ignore(leases, host, (*source, None), *ignore_for, &mut lease, &mut notes)?;
-            steps.extend(unban(host, *source, port, &mut notes, needs)?);
+            let connection = Connection { source: *source, port, user: None };
+            steps.extend(unban(host, &connection, *range, (&mut notes, &mut alternatives), needs)?);
             steps
         }
         Operation::Ban { source, jail } => fail2ban::plan_ban(host, *source, jail).map_err(PlanError::Impossible)?,
@@ -163,7 +167,7 @@ pub fn plan_beside(
     notes.extend(diagnose::notes(host));
     let plan = of_steps(operation, steps, host, port, needs)?;
     notes.extend(plan.notes);
-    Ok(Plan { lease, notes, ..plan })
+    Ok(Plan { lease, alternatives, notes, ..plan })
 }
 
 /// The plan of steps that are known: in an order that can be undone, with what they open and close.
@@ -183,7 +187,7 @@ pub fn of_steps(
         notes.push("opens or closes more ranges than can be listed: the lists are cut".to_owned());
     }
     let confirm = confirm(operation, &steps, &closes, &unshown);
-    Ok(Plan { operation: operation.clone(), steps, opens, closes, confirm, lease: None, notes })
+    Ok(Plan { operation: operation.clone(), steps, opens, closes, confirm, lease: None, alternatives: Vec::new(), notes })
 }
 
 /// What is missing of a lease that runs (`leases.next` is its id): what was added when it was made, less what is there.
@@ -196,7 +200,7 @@ pub fn missing_of_lease(
 ) -> Result<Plan, PlanError> {
     let (mut lease, mut notes) = (None, Vec::new());
     let steps = match operation {
-        Operation::Unban { source, jail, ignore_for } => {
+        Operation::Unban { source, jail, ignore_for, .. } => {
             // Where fail2ban is not up yet, there is nothing to tell it.
             if host.fail2ban.present().is_none() {
                 Vec::new()
@@ -211,30 +215,61 @@ pub fn missing_of_lease(
     Ok(Plan { lease, notes, ..plan })
 }
 
-/// A step for every subsystem that refuses the source.
+/// A step for every subsystem that refuses the source; with `range`, those that lift the whole of what refuses it.
 fn unban(
     host: &HostState,
-    source: Source,
-    port: u16,
-    notes: &mut Vec<String>,
+    connection: &Connection,
+    range: bool,
+    (notes, alternatives): (&mut Vec<String>, &mut Vec<NotTaken>),
     needs: &mut Needs,
 ) -> Result<Vec<Step>, PlanError> {
-    let connection = Connection { source, port, user: None };
-    let mut steps = Vec::new();
+    let source = connection.source;
+    let mut steps: Vec<Step> = Vec::new();
     let mut by_hand = Vec::new();
-    for block in blocks(host, &connection, needs) {
-        match block.lift {
-            Lift::Steps(lift) => steps.extend(lift),
+    for block in blocks(host, connection, needs) {
+        let (chosen, others): (Vec<Alternative>, Vec<Alternative>) =
+            block.alternatives.into_iter().partition(|one| range && one.range);
+        alternatives.extend(others.iter().map(NotTaken::from));
+        let lift = if chosen.is_empty() {
+            block.lift
+        } else {
+            if let Lift::Steps(exact) = &block.lift
+                && !exact.is_empty()
+            {
+                let why_not = "--range asks for the whole range".to_owned();
+                alternatives.push(NotTaken { summary: summaries(exact), opens: vec![source], why_not });
+            }
+            Lift::Steps(chosen.into_iter().flat_map(|one| one.steps).collect())
+        };
+        match lift {
+            // Two rules can share one element.
+            Lift::Steps(lift) => {
+                for step in lift {
+                    if !steps.contains(&step) {
+                        steps.push(step);
+                    }
+                }
+            }
             Lift::ByHand(advice) => by_hand.push(format!("{} ({}): {advice}", block.finding.cause, block.finding.owner)),
         }
     }
     if !by_hand.is_empty() {
         return Err(PlanError::ByHand { source_text: source.short(), by_hand });
     }
-    for block in listener::blocks(host, &connection) {
+    for block in listener::blocks(host, connection) {
         notes.push(format!("not a ban, and not touched: {}: {}", block.finding.cause, block.finding.fix));
     }
     Ok(steps)
+}
+
+fn summaries(steps: &[Step]) -> String {
+    steps.iter().map(Step::summary).collect::<Vec<_>>().join("; ")
+}
+
+impl From<&Alternative> for NotTaken {
+    fn from(one: &Alternative) -> Self {
+        Self { summary: summaries(&one.steps), opens: one.opens.clone(), why_not: one.why_not.clone() }
+    }
 }
 
 /// Only one jail's ticket and the kernel entries that jail made.
@@ -353,6 +388,7 @@ impl Plan {
             closes: self.closes.clone(),
             paths,
             confirm: self.confirm,
+            alternatives: self.alternatives.clone(),
             notes: self.notes.clone(),
         }
     }

@@ -138,8 +138,22 @@ pub struct PlanDocument {
     pub paths: Vec<PathDocument>,
     /// `not-needed`, or `required`.
     pub confirm: Confirm,
+    /// What would lift a block too, and is not done.
+    #[serde(default)]
+    pub alternatives: Vec<NotTaken>,
     /// What could not be read and what a person should know besides.
     pub notes: Vec<String>,
+}
+
+/// A way that a plan does not take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotTaken {
+    /// One line.
+    pub summary: String,
+    /// At most these would get in by it.
+    pub opens: Vec<Source>,
+    /// Why it is not taken, and how to have it.
+    pub why_not: String,
 }
 
 /// Whether a change must be confirmed.

@@ -97,6 +97,9 @@ pub enum Operation {
         /// Seconds for which the jails ignore the source afterwards.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ignore_for: Option<u64>,
+        /// Lift the whole range that an element, rule, ticket or route names, where that holds the source and more.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        range: bool,
     },
     /// Ban through fail2ban.
     Ban {
@@ -378,6 +381,15 @@ impl Operation {
             | Operation::Confirm { .. }
             | Operation::Rollback { .. }
             | Operation::Status => None,
+        }
+    }
+
+    /// The source that a grant's networks must hold: of an unban with `--range` more gets in than its source, and how much is not
+    /// known before the host is read.
+    pub fn widest(&self) -> Option<Source> {
+        match self {
+            Operation::Unban { range: true, .. } => None,
+            other => other.source(),
         }
     }
 

@@ -35,6 +35,12 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
     }
     sources(out, "opens", &plan.opens);
     sources(out, "closes", &plan.closes);
+    for other in &plan.alternatives {
+        let opens: Vec<String> = other.opens.iter().map(|source| source.short()).collect();
+        let opens = if opens.is_empty() { String::new() } else { format!(" (opens {})", opens.join(", ")) };
+        let what = format!("{}{opens}: {}", text::line(&other.summary), text::line(&other.why_not));
+        out.line(&format!("{} {}", label("instead"), what.dimmed()));
+    }
     for path in &plan.paths {
         let user = path.user.as_ref().map(|user| format!(" as {}", text::line(user))).unwrap_or_default();
         let who = format!("{}{user}", text::line(&path.source));

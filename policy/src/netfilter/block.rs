@@ -3,6 +3,7 @@
 
 use jiff::SignedDuration;
 
+use super::alternative::alternatives;
 use super::walk::{Culprit, Pass, Refusal, Walk, walk};
 use super::{evidence, how, ipset, managed, recent, trace, what};
 use crate::address::Source;
@@ -10,8 +11,9 @@ use crate::host::{HostState, Needs, Part};
 use crate::step::Step;
 use crate::subsystem::nf_tables::evaluate::Event;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
-use crate::subsystem::nf_tables::lift::{Side, accept, delete_element, delete_rule, found_sources, rule_source};
+use crate::subsystem::nf_tables::lift::{Side, accept, address_in_key, delete_element, delete_rule, found_sources, rule_source};
 use crate::subsystem::nf_tables::owner::{self, Owner};
+use crate::subsystem::nf_tables::split::split;
 use crate::subsystem::nf_tables::{self, Chain, Found, State, render};
 use crate::subsystem::xtables::{self, Action};
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift};
@@ -44,7 +46,16 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
             Some(advice) => (Lift::ByHand(advice), attempt.steps),
             None => (Lift::Steps(attempt.steps), Vec::new()),
         };
-        blocks.push(Block { managed, ..block(&model, connection, &refusal, cause, lift, needs) });
+        let alternatives = match &lift {
+            Lift::Steps(taken) => alternatives(&model, connection, &refusal, taken),
+            Lift::ByHand(_) => Vec::new(),
+        };
+        let wanted = alternatives.iter().flat_map(|one| &one.steps).filter_map(|step| match (step, model.nf_tables.present()) {
+            (Step::NfTables(step), Some(state)) => Some(missing(state, step)),
+            _ => None,
+        });
+        needs.extend(wanted.flatten());
+        blocks.push(Block { managed, alternatives, ..block(&model, connection, &refusal, cause, lift, needs) });
         (model, walked) = (after, again);
         if last {
             break;
@@ -187,7 +198,8 @@ fn refuses_part(host: &HostState, connection: &Connection, refusal: &Refusal) ->
     }
 }
 
-fn side(pass: Pass) -> Side {
+/// The client's side of a packet of this pass.
+pub(super) fn side(pass: Pass) -> Side {
     match pass {
         Pass::Syn | Pass::Ack => Side::Source,
         Pass::Answer => Side::Destination,
@@ -287,9 +299,23 @@ fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, ev
         }
         steps.extend(ipset::in_frame(host, connection, pass, frame).iter().filter_map(|held| held.delete(connection)));
         steps.extend(recent::in_frame(host, connection, pass, frame).iter().filter_map(clear));
-        if !steps.is_empty() {
+        let steps_are_none = steps.is_empty();
+        if !steps_are_none {
             let by_hand = managed::take_back(host, connection, refusal, &owner, depth, needs);
             attempts.push(Attempt { steps, by_hand, gone: gone() });
+        }
+        // Ranges of a set that nobody's program keeps: the source is taken out, the rest stays.
+        if steps_are_none && owner == Owner::Nobody {
+            let taken_out = |found: &Found| {
+                let (place, _) = address_in_key(state, chain, rule, &found.set, v6, side)?;
+                split(state, &found.set, &found.element, place, connection.source)
+            };
+            let steps: Vec<nf_tables::Step> = frame.found.iter().filter(|found| found.certain).filter_map(taken_out).collect();
+            if !steps.is_empty() {
+                needs.extend(steps.iter().flat_map(|step| missing(state, step)));
+                let steps = steps.into_iter().map(Step::NfTables).collect();
+                attempts.push(Attempt { steps, by_hand: None, gone: gone() });
+            }
         }
         // A rule that names no address outside of what was asked, and no set.
         if frame.found.is_empty()
@@ -340,8 +366,18 @@ fn nft_accept(host: &HostState, connection: &Connection, refusal: &Refusal, even
     steps.map(|step| Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone: Gone::Decider }).collect()
 }
 
+/// The accepts that would lift a refusal, each as its steps; those that a person must make are left out.
+pub(super) fn accepts(host: &HostState, connection: &Connection, refusal: &Refusal) -> Vec<Vec<Step>> {
+    let attempts = match &refusal.culprit {
+        Culprit::NfTables(event) => nft_accept(host, connection, refusal, event, None),
+        Culprit::Legacy(outcome) => legacy_accept(host, connection, refusal, &outcome.place, None).into_iter().collect(),
+        Culprit::Unread(_) => Vec::new(),
+    };
+    attempts.into_iter().filter(|attempt| attempt.by_hand.is_none()).map(|attempt| attempt.steps).collect()
+}
+
 /// Who made what refuses: whose ipset it is, else whose rule.
-fn refusal_owner(host: &HostState, connection: &Connection, refusal: &Refusal) -> Owner {
+pub(super) fn refusal_owner(host: &HostState, connection: &Connection, refusal: &Refusal) -> Owner {
     for held in ipset::decides(host, connection, refusal) {
         let owner = owner::of("", "", Some(held.owner_name()), std::iter::empty());
         if owner != Owner::Nobody {
@@ -378,7 +414,8 @@ fn jumps(chain: &Chain) -> impl Iterator<Item = &str> {
     })
 }
 
-fn legacy_rule<'h>(host: &'h HostState, place: &xtables::Place) -> Option<&'h xtables::Rule> {
+/// The legacy rule at a place.
+pub(super) fn legacy_rule<'h>(host: &'h HostState, place: &xtables::Place) -> Option<&'h xtables::Rule> {
     let chain = host.xtables.present()?.table(place.v6, &place.table)?.chain(&place.chain)?;
     chain.rules.get(place.position.checked_sub(1)?).map(AsRef::as_ref)
 }
@@ -527,5 +564,5 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
     }
     let owner = managed::name(host, connection, refusal, &owner, needs);
     let finding = Finding { cause, blocking: true, owner, since: None, until, evidence, fix };
-    Block { finding, lift, managed: Vec::new() }
+    Block { finding, lift, managed: Vec::new(), alternatives: Vec::new() }
 }

@@ -1,5 +1,6 @@
 //! The netfilter stage: `nf_tables` and iptables-legacy together, base chains of both in the kernel's order.
 
+mod alternative;
 mod arrival;
 #[cfg(test)]
 mod arrival_tests;

@@ -82,8 +82,15 @@ fn lifted(kernel: &State, source: &str, still: &[&str]) -> Vec<String> {
     let mut kernel_after = kernel.clone();
     kernel_after.chains.clone_from(&after.chains);
     for (key, fact) in &after.elements {
-        if fact.is_none() {
-            kernel_after.dumps.get_mut(&key.set).unwrap().retain(|one| one.key != key.key || one.key_end.is_some());
+        let dump = kernel_after.dumps.get_mut(&key.set).unwrap();
+        match fact {
+            None => dump.retain(|one| one.key != key.key || one.key_end.is_some()),
+            // What a range was split into.
+            Some(element) if !dump.contains(element) => {
+                dump.retain(|one| one.key > element.key || one.key_end.as_ref().is_none_or(|end| *end < element.key));
+                dump.push(element.clone());
+            }
+            Some(_) => {}
         }
     }
     for (set, dump) in &after.dumps {
@@ -295,7 +302,7 @@ fn unban_of_an_address_in_a_wider_element_opens_that_address_only() {
         .rule(&[nfproto(false), saddr_set("nets", false, false), drop()])
         .build();
     let steps = lifted(&state, ME, OTHERS);
-    assert_eq!(steps, ["insert a rule in inet filter input: ip saddr 203.0.113.7 tcp dport 22 accept comment \"sshfix accept\""]);
+    assert_eq!(steps, ["take 203.0.113.7 out of 203.0.113.0/24 in set inet filter nets"]);
     assert_eq!(lifted(&state, "203.0.113.0/24", &[]), ["remove 203.0.113.0/24 from set inet filter nets"]);
 }
 

@@ -16,7 +16,7 @@ use crate::link::Links;
 use crate::ranges::{self, Classes, Span};
 use crate::step::{Mismatch, Reach, Step as AnyStep};
 use crate::trace::TraceLine;
-use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
+use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
 
 /// The tables that every host looks in, in this order (ip-rule(8)): local, main, default. Others need a policy rule.
 const TABLES: [u32; 3] = [255, MAIN, 253];
@@ -455,7 +455,13 @@ fn block(source: Source, route: &Route, rest: &[Route]) -> Block {
         );
         (advice.clone(), Lift::ByHand(advice))
     };
-    Block { finding: finding(vec![evidence(route)], fix), lift, managed: Vec::new() }
+    let wider = !source.contains(route.destination) && route.refuses();
+    let whole = || {
+        let step = AnyStep::Route(Step { before: Some(route.clone()), after: None });
+        Alternative::range(source, vec![step], vec![route.destination])
+    };
+    let alternatives = wider.then(whole).into_iter().collect();
+    Block { finding: finding(vec![evidence(route)], fix), lift, managed: Vec::new(), alternatives }
 }
 
 /// Refused, and no route to delete.
@@ -476,7 +482,7 @@ fn without_route(fact: &Fact, source: Source) -> Block {
         Answer::Goes(route) | Answer::Unknown(route) => (route.clone(), String::new()),
     };
     let finding = finding(vec![Evidence::new(format!("{} get {}", program(source), source.short()), text)], advice.clone());
-    Block { finding, lift: Lift::ByHand(advice), managed: Vec::new() }
+    Block { finding, lift: Lift::ByHand(advice), managed: Vec::new(), alternatives: Vec::new() }
 }
 
 fn finding(evidence: Vec<Evidence>, fix: String) -> Finding {

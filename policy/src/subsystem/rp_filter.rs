@@ -134,7 +134,7 @@ pub fn block(connection: &Connection, reverse: &Reverse, fact: &Fact, links: Opt
         fix: fix.clone(),
     };
     let lift = if blocking { Lift::ByHand(fix) } else { Lift::Steps(Vec::new()) };
-    Some(Block { finding, lift, managed: Vec::new() })
+    Some(Block { finding, lift, managed: Vec::new(), alternatives: Vec::new() })
 }
 
 /// One line for each interface that drops the client's packets.

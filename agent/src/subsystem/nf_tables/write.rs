@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::nf_tables::same::{Standing, place, standing};
-use sshfix_policy::subsystem::nf_tables::{Chain, Element, Rule, SetKey, State, Step};
+use sshfix_policy::subsystem::nf_tables::{Chain, Element, Rule, Set, SetKey, State, Step};
 
 use super::message::{APPEND, CREATE, EXCLUSIVE, nft};
 use super::socket::{Change, Commit, Netlink, NetlinkError};
@@ -169,6 +169,7 @@ struct Intent {
 fn intent(netlink: &mut Netlink, state: &State, step: &Step) -> Result<Intent, Stop> {
     match step {
         Step::Element { set, before, after, .. } => element_intent(netlink, state, set, before.as_ref(), after.as_ref()),
+        Step::Split { set, before, after, .. } => split_intent(netlink, state, set, before, after),
         Step::Rule { family, table, chain, next, others, before, after, .. } => {
             let found = state.chains.iter().find(|one| (one.family, &one.table, &one.name) == (*family, table, chain));
             let found = found.ok_or_else(|| StepError::Drifted(format!("chain {family} {table} {chain} is gone")))?;
@@ -217,19 +218,7 @@ fn element_intent(
     };
     let mut intent = Intent::default();
     if let Some(before) = before {
-        if let Some(end) = elements::neighbour_end(netlink, set, before)? {
-            // A lookup does not find an end where a range starts too; the kernel's own deletion does.
-            let attrs = build::old_end(set, &end);
-            let probe = Change { message: nft::DEL_ELEMENT, family, flags: 0, attrs };
-            match netlink.check(state.generation, &[probe], "the end of a range (dry run)") {
-                Err(NetlinkError::Kernel { errno: Errno::ENOENT, .. }) => {
-                    let what = format!("set {key} keeps the range before this one without an end of its own: it would grow");
-                    return Err(StepError::Failed(what).into());
-                }
-                // When the ruleset moved on, the commit is refused too.
-                answer => answer.map(|_: Commit| ())?,
-            }
-        }
+        refuse_growth(netlink, state, set, before)?;
         let attrs = build::old_element(set, before);
         intent.changes.push(Change { message: nft::DEL_ELEMENT, family, flags: 0, attrs });
     }
@@ -239,6 +228,61 @@ fn element_intent(
         (None, None) => {}
     }
     Ok(intent)
+}
+
+/// A range before this one that has no end of its own would grow when this one is taken out.
+fn refuse_growth(netlink: &mut Netlink, state: &State, set: &Set, before: &Element) -> Result<(), Stop> {
+    let Some(end) = elements::neighbour_end(netlink, set, before)? else { return Ok(()) };
+    // A lookup does not find an end where a range starts too; the kernel's own deletion does.
+    let attrs = build::old_end(set, &end);
+    let probe = Change { message: nft::DEL_ELEMENT, family: set.key.family.number(), flags: 0, attrs };
+    match netlink.check(state.generation, &[probe], "the end of a range (dry run)") {
+        Err(NetlinkError::Kernel { errno: Errno::ENOENT, .. }) => {
+            let what = format!("set {} keeps the range before this one without an end of its own: it would grow", set.key);
+            Err(StepError::Failed(what).into())
+        }
+        // When the ruleset moved on, the commit is refused too.
+        answer => Ok(answer.map(|_: Commit| ())?),
+    }
+}
+
+/// All of `before` becomes all of `after`; anything between is a mismatch.
+fn split_intent(
+    netlink: &mut Netlink,
+    state: &State,
+    key: &SetKey,
+    before: &[Element],
+    after: &[Element],
+) -> Result<Intent, Stop> {
+    let set = state.sets.iter().find(|set| set.key == *key);
+    let set = set.ok_or_else(|| StepError::Drifted(format!("set {key} is gone")))?;
+    let mut stand = |wanted: &[Element]| -> Result<bool, NetlinkError> {
+        for element in wanted {
+            if !elements::at_key_of(netlink, set, element)?.is_some_and(|found| found.same(element)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    if stand(after)? {
+        return Ok(Intent::default());
+    }
+    if !stand(before)? {
+        return Err(StepError::Drifted(format!("set {key} no longer holds what this step changes")).into());
+    }
+    for element in before {
+        refuse_growth(netlink, state, set, element)?;
+    }
+    let family = key.family.number();
+    let delete = |element| Change { message: nft::DEL_ELEMENT, family, flags: 0, attrs: build::old_element(set, element) };
+    let add = |element| {
+        let attrs = build::new_element(set, element);
+        Change { message: nft::NEW_ELEMENT, family, flags: CREATE | EXCLUSIVE, attrs }
+    };
+    // The kernel does not find an element of a range set that the same batch has made, so the undo cannot be tried out with it. It adds
+    // the same attributes with another end, which is what is tried out here.
+    let changes = before.iter().map(delete).chain(after.iter().map(add)).collect();
+    Ok(Intent { changes, undo: Vec::new() })
 }
 
 fn rule_intent(
@@ -334,6 +378,7 @@ fn refuse_bound(state: &State, chain: &Chain, rule: &Rule) -> Result<(), StepErr
 fn subject(step: &Step) -> String {
     match step {
         Step::Element { set, text, .. } => format!("set {set}: {text}"),
+        Step::Split { set, texts, .. } => format!("set {set}: {}", texts.0.join(", ")),
         Step::Rule { family, table, chain, text, .. } => format!("chain {family} {table} {chain}: {text}"),
     }
 }

@@ -13,7 +13,7 @@ use crate::address::Source;
 use crate::host::{HostState, Part};
 use crate::reply;
 use crate::step::Step as AnyStep;
-use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift};
+use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift};
 
 pub use plan::{plan_ban, plan_ignore, plan_unban_in, plan_unignore, require_jail};
 pub use step::{Step, Through};
@@ -136,6 +136,7 @@ fn block(jail: &str, ticket: &Ticket, asked: Source) -> Block {
         },
         lift: Lift::Steps(if within { vec![unban()] } else { Vec::new() }),
         managed: Vec::new(),
+        alternatives: if within { Vec::new() } else { vec![Alternative::range(asked, vec![unban()], vec![ticket.source])] },
     }
 }
 

@@ -59,6 +59,7 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
                 // The edits of all blocks together are one step a file; they come with the first.
                 lift: lifts.next().unwrap_or_else(|| again.clone()),
                 managed: Vec::new(),
+                alternatives: Vec::new(),
             }
         })
         .collect()

@@ -69,7 +69,7 @@ pub fn blocks(host: &HostState, connection: &Connection) -> Vec<Block> {
     let Some((cause, owner, fix)) = judgement.finding else { return Vec::new() };
     let finding =
         Finding { cause, blocking: true, owner, since: None, until: None, evidence: judgement.evidence, fix: fix.clone() };
-    vec![Block { finding, lift: Lift::ByHand(fix), managed: Vec::new() }]
+    vec![Block { finding, lift: Lift::ByHand(fix), managed: Vec::new(), alternatives: Vec::new() }]
 }
 
 fn judge(state: &State, connection: &Connection) -> Judgement {

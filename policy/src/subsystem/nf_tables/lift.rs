@@ -115,7 +115,7 @@ fn element_sources(element: &Element, place: usize, len: usize) -> Vec<Source> {
 }
 
 /// Where the client's address stands in the keys of a set that a rule looks up: bytes into the key, and its length.
-fn address_in_key(state: &State, chain: &Chain, rule: &Rule, set: &SetKey, v6: bool, side: Side) -> Option<(usize, usize)> {
+pub fn address_in_key(state: &State, chain: &Chain, rule: &Rule, set: &SetKey, v6: bool, side: Side) -> Option<(usize, usize)> {
     let full = if v6 { 16 } else { 4 };
     let items = items(state, chain, rule);
     let family = condition::family(chain, &items);

@@ -16,6 +16,7 @@ mod registers;
 pub mod render;
 mod run;
 pub mod same;
+pub mod split;
 mod step;
 
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lookup::holds;
 use super::same::{Standing, place, standing};
-use super::{Element, ElementKey, Family, Rule, SetKey, State};
+use super::{Element, ElementKey, Family, Rule, SetKey, State, split};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
 use crate::packet::{Bits, Tri};
@@ -29,6 +29,19 @@ pub enum Step {
         touches: Option<Vec<Source>>,
         /// As `nft` prints the element: `203.0.113.7`, `203.0.113.0/24`, `203.0.113.7 . 22`.
         text: String,
+    },
+    /// A range of a named set, and what is left of it without some addresses: the one becomes the other in one batch.
+    Split {
+        /// Where.
+        set: SetKey,
+        /// As it is.
+        before: Vec<Element>,
+        /// As it will be.
+        after: Vec<Element>,
+        /// The addresses that are taken out, or put back.
+        source: Source,
+        /// `before` and `after` as `nft` prints them.
+        texts: (Vec<String>, Vec<String>),
     },
     /// A rule.
     Rule {
@@ -62,6 +75,10 @@ impl Step {
         let mut inverse = self.clone();
         match &mut inverse {
             Step::Element { before, after, .. } => std::mem::swap(before, after),
+            Step::Split { before, after, texts, .. } => {
+                std::mem::swap(before, after);
+                std::mem::swap(&mut texts.0, &mut texts.1);
+            }
             Step::Rule { before, after, .. } => std::mem::swap(before, after),
         }
         inverse
@@ -71,6 +88,7 @@ impl Step {
     pub fn touches(&self) -> Option<Vec<Source>> {
         match self {
             Step::Element { touches, .. } | Step::Rule { touches, .. } => touches.clone(),
+            Step::Split { source, .. } => Some(vec![*source]),
         }
     }
 
@@ -90,6 +108,10 @@ impl Step {
                 (Some(_), Some(_)) => format!("change {text} in set {set}"),
                 (None, None) => format!("leave {text} out of set {set}"),
             },
+            Step::Split { set, source, texts: (before, after), .. } => match (before.as_slice(), after.as_slice()) {
+                ([whole], _) => format!("take {} out of {whole} in set {set}", source.short()),
+                (_, whole) => format!("put {} back into {} in set {set}", source.short(), whole.join(", ")),
+            },
             Step::Rule { before, after, text, .. } => match (before, after) {
                 (Some(rule), None) if rule.handle != 0 => format!("delete rule {} of {}: {text}", rule.handle, self.chain_name()),
                 (Some(_), None) => format!("delete the rule of {}: {text}", self.chain_name()),
@@ -103,6 +125,11 @@ impl Step {
     /// See [`crate::step::Step::diff`].
     pub fn diff(&self) -> String {
         let (header, text, before, after) = match self {
+            Step::Split { set, texts: (before, after), .. } => {
+                let line = |mark: char, text: &String| format!("{mark} {text}\n");
+                let (gone, new) = (before.iter().map(|text| line('-', text)), after.iter().map(|text| line('+', text)));
+                return std::iter::once(format!("# nft set {set}\n")).chain(gone).chain(new).collect();
+            }
             Step::Element { set, before, after, text, .. } => {
                 (format!("# nft set {set}"), text, before.is_some(), after.is_some())
             }
@@ -129,7 +156,7 @@ impl Step {
     /// See [`crate::step::Step::undo`].
     pub fn undo(&self) -> String {
         match self {
-            Step::Element { .. } => self.inverse().summary(),
+            Step::Element { .. } | Step::Split { .. } => self.inverse().summary(),
             Step::Rule { before: Some(_), after: None, next, .. } => {
                 let place = next.map_or_else(|| "at the end".to_owned(), |next| format!("before handle {next}"));
                 format!("put the same rule back into {}, {place}", self.chain_name())
@@ -145,6 +172,7 @@ impl Step {
                 let key = before.as_ref().or(after.as_ref()).map(|element| element.key.clone());
                 key.map(|key| Need::Element(ElementKey { set: set.clone(), key })).into_iter().collect()
             }
+            Step::Split { set, before, after, .. } => split::keys(set, before, after).map(Need::Element).collect(),
             Step::Rule { .. } => Needs::new(),
         }
     }
@@ -152,7 +180,7 @@ impl Step {
     /// `inet filter input`
     fn chain_name(&self) -> String {
         match self {
-            Step::Element { set, .. } => set.to_string(),
+            Step::Element { set, .. } | Step::Split { set, .. } => set.to_string(),
             Step::Rule { family, table, chain, .. } => format!("{family} {table} {chain}"),
         }
     }
@@ -160,6 +188,7 @@ impl Step {
     fn mismatch(&self, what: &str) -> Mismatch {
         match self {
             Step::Element { set, text, .. } => Mismatch(format!("{text} in set {set}: {what}")),
+            Step::Split { set, source, .. } => Mismatch(format!("the range around {} in set {set}: {what}", source.short())),
             Step::Rule { text, .. } => Mismatch(format!("rule `{text}` of {}: {what}", self.chain_name())),
         }
     }
@@ -169,6 +198,16 @@ impl Step {
         let Some(state) = state.nf_tables.present_mut() else { return Err(self.mismatch("nftables was not read")) };
         match self {
             Step::Element { set, before, after, .. } => self.predict_element(state, set, before.as_ref(), after.as_ref()),
+            Step::Split { set, before, after, .. } => {
+                if split::stand(state, set, after).map_err(|what| self.mismatch(what))? {
+                    return Ok(());
+                }
+                if !split::stand(state, set, before).map_err(|what| self.mismatch(what))? {
+                    return Err(self.mismatch("it is neither as planned before nor as wanted after"));
+                }
+                split::replace(state, set, before, after);
+                Ok(())
+            }
             Step::Rule { next, others, before, after, .. } => {
                 let index = self.chain_index(state)?;
                 let chain = state.chains.get_mut(index).ok_or_else(|| self.mismatch("the chain is not there"))?;
@@ -263,6 +302,10 @@ impl Step {
                     (Some(_), Some(_)) => Err(self.mismatch("it is there, but not as planned")),
                 }
             }
+            Step::Split { set, after, .. } => match split::stand(state, set, after).map_err(|what| self.mismatch(what))? {
+                true => Ok(()),
+                false => Err(self.mismatch("it is not as planned")),
+            },
             Step::Rule { next, others, before, after, .. } => {
                 let chain = state.chains.get(self.chain_index(state)?);
                 let rules = chain.map_or(&[][..], |chain| chain.rules.as_slice());
@@ -283,7 +326,7 @@ impl Step {
 }
 
 /// Whether both have the same key or the same range.
-fn bounds(one: &Element, other: &Element) -> bool {
+pub(super) fn bounds(one: &Element, other: &Element) -> bool {
     let end = |element: &Element| element.key_end.clone().unwrap_or_else(|| element.key.clone());
     one.catchall == other.catchall && one.key == other.key && end(one) == end(other)
 }
