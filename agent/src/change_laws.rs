@@ -122,9 +122,9 @@ fn operations() -> Vec<Operation> {
     let (one, range) = (ADDRESS.parse().unwrap(), RANGE.parse().unwrap());
     let sshd = || Some("sshd".to_owned());
     vec![
-        Operation::Unban { source: one, jail: None, ignore_for: None },
-        Operation::Unban { source: one, jail: sshd(), ignore_for: Some(600) },
-        Operation::Unban { source: range, jail: None, ignore_for: None },
+        Operation::Unban { source: one, jail: None, ignore_for: None, range: false },
+        Operation::Unban { source: one, jail: sshd(), ignore_for: Some(600), range: false },
+        Operation::Unban { source: range, jail: None, ignore_for: None, range: false },
         Operation::Ban { source: one, jail: "sshd".to_owned() },
         Operation::HostsAllow { source: one, daemon: None },
         Operation::HostsDeny { source: one, daemon: None },
@@ -269,9 +269,18 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
             let mut sets = vec![vec![one.clone(), two.clone()], vec![two.clone(), one.clone()]];
             sets.extend(steps.iter().skip(second + 1).map(|three| vec![one.clone(), two.clone(), three.clone()]));
             plans.extend(sets.into_iter().map(|steps| {
-                let operation = Operation::Unban { source: ADDRESS.parse().unwrap(), jail: None, ignore_for: None };
+                let operation = Operation::Unban { source: ADDRESS.parse().unwrap(), jail: None, ignore_for: None, range: false };
                 let confirm = Confirm::Required;
-                let plan = Plan { operation, steps, opens: vec![], closes: vec![], confirm, lease: None, notes: vec![] };
+                let plan = Plan {
+                    operation,
+                    steps,
+                    opens: vec![],
+                    closes: vec![],
+                    confirm,
+                    lease: None,
+                    alternatives: vec![],
+                    notes: vec![],
+                };
                 (host.clone(), SafePlan::unproven(plan))
             }));
         }
