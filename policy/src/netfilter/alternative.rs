@@ -82,7 +82,7 @@ fn wider(host: &HostState, connection: &Connection, refusal: &Refusal) -> Vec<Al
                 all.push(for_everybody(Step::Xtables(step), v6));
             }
         }
-        Culprit::Unread(_) => {}
+        Culprit::Unread(_) | Culprit::Full(_) => {}
     }
     all
 }

@@ -371,7 +371,7 @@ pub(super) fn accepts(host: &HostState, connection: &Connection, refusal: &Refus
     let attempts = match &refusal.culprit {
         Culprit::NfTables(event) => nft_accept(host, connection, refusal, event, None),
         Culprit::Legacy(outcome) => legacy_accept(host, connection, refusal, &outcome.place, None).into_iter().collect(),
-        Culprit::Unread(_) => Vec::new(),
+        Culprit::Unread(_) | Culprit::Full(_) => Vec::new(),
     };
     attempts.into_iter().filter(|attempt| attempt.by_hand.is_none()).map(|attempt| attempt.steps).collect()
 }
