@@ -18,7 +18,7 @@ const BLOCKED: &str = "203.0.113.7";
 const PEER_SECONDS: u8 = 40;
 
 /// Times each command in turn, inside the server: what the harness costs is not in the numbers.
-const TIMER: &str = r#"
+const TIMER: &str = r"
 import json, subprocess, sys, time
 rounds, commands = int(sys.argv[1]), sys.argv[2:]
 times = [[] for _ in commands]
@@ -28,7 +28,7 @@ for _ in range(rounds):
         subprocess.run(['sh', '-c', command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         own.append((time.perf_counter() - start) * 1000)
 print(json.dumps(times))
-"#;
+";
 
 fn main() {
     // `cargo bench` adds --bench.

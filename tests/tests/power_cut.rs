@@ -179,7 +179,7 @@ fn cut_at_random_instants(release: Release) {
             }
         }
         client.wait().expect("the client ends");
-        server.wait_until(&said, Duration::from_secs(60), || settled(&server));
+        server.wait_until(&said, Duration::from_mins(1), || settled(&server));
         assert!(server.ssh(ADMIN_V4).ok, "{said}: the admin must get in");
 
         let change = newest(&server)

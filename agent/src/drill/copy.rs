@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::sys::child;
 
 const NFT: &str = "/usr/sbin/nft";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const MOST_OUTPUT: usize = 64 << 20;
 /// The tables that iptables-nft makes, which nft cannot load back.
 const COMPAT: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
@@ -57,7 +57,12 @@ pub fn read() -> Rules {
             "ip" if COMPAT.contains(&name) => ip = true,
             "ip6" if COMPAT.contains(&name) => ip6 = true,
             _ => {
-                part(format!("nftables {family} {name}"), NFT, vec!["-f", "-"], tool(NFT, &["list", "table", family, name], None))
+                part(
+                    format!("nftables {family} {name}"),
+                    NFT,
+                    vec!["-f", "-"],
+                    tool(NFT, &["list", "table", family, name], None),
+                );
             }
         }
     }

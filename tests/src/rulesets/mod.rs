@@ -193,7 +193,7 @@ impl Ruleset {
                 if removed.starts_with(['*', ':', '}']) || removed.ends_with('{') || removed == "COMMIT" {
                     return Err(format!("{}: {error}: {removed}", stack.name()));
                 }
-                *text = text.lines().enumerate().filter(|(at, _)| at + 1 != line).map(|(_, line)| format!("{line}\n")).collect();
+                *text = text.split_inclusive('\n').enumerate().filter(|(at, _)| at + 1 != line).map(|(_, line)| line).collect();
             }
         }
         Ok(())

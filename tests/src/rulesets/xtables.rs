@@ -86,12 +86,12 @@ pub fn tables(dice: &mut Dice, v6: bool, sets: bool, of_nft: bool) -> String {
         used.retain(|chain| matches!(*chain, "OUTPUT" | "POSTROUTING") == out);
         for chain in used {
             for _ in 0..=dice.roll(5) {
-                text += &rule(dice, Place { out, chain, ..place }, &chains);
+                text += &rule(dice, Place { chain, out, ..place }, &chains);
             }
         }
         for (index, chain) in chains.iter().enumerate() {
             for _ in 0..dice.roll(4) {
-                text += &rule(dice, Place { out, chain, called: true, ..place }, &chains[index + 1..]);
+                text += &rule(dice, Place { chain, out, called: true, ..place }, &chains[index + 1..]);
             }
         }
         text += "COMMIT\n";
@@ -101,6 +101,7 @@ pub fn tables(dice: &mut Dice, v6: bool, sets: bool, of_nft: bool) -> String {
 
 /// Where a rule stands.
 #[derive(Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "they are independent facts of one place")]
 struct Place<'a> {
     v6: bool,
     /// Whether there are ipsets to name.

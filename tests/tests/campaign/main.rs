@@ -163,7 +163,7 @@ fn the_verdict_agrees_with_the_kernel_about_real_connections() {
                     return report;
                 }
                 let ruleset = Ruleset::random(&mut Dice::new(seed, number));
-                one(&wire, &ruleset, &format!("seed {seed} ruleset {number}"), number % 4 == 0, &mut report);
+                one(&wire, &ruleset, &format!("seed {seed} ruleset {number}"), number.is_multiple_of(4), &mut report);
             }
         };
         let workers: Vec<_> = (0..workers.max(1)).map(|_| scope.spawn(work)).collect();

@@ -107,7 +107,7 @@ pub fn judge(said: &Said, fates: &[Fate], ruleset: &Ruleset) -> Judged {
 fn keep(name: &str, why: &str, ruleset: &Ruleset) -> String {
     let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/disagreements"));
     let file = directory.join(name.rsplit('/').next().unwrap_or(name).replace(' ', "-"));
-    let text: String = why.lines().map(|line| format!("# {line}\n")).collect();
+    let text: String = why.lines().flat_map(|line| ["# ", line, "\n"]).collect();
     let kept = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&file, format!("{text}{ruleset}")));
     if kept.is_ok() { file.display().to_string() } else { ruleset.to_string() }
 }
@@ -191,7 +191,9 @@ impl Report {
         }
         for (stack, counts) in other.by_stack {
             let ours = self.by_stack.entry(stack).or_default();
-            counts.into_iter().for_each(|(judged, count)| *ours.entry(judged).or_default() += count);
+            for (judged, count) in counts {
+                *ours.entry(judged).or_default() += count;
+            }
         }
         for (reason, (count, example)) in other.reasons {
             self.reasons.entry(reason).or_insert((0, example)).0 += count;

@@ -12,7 +12,7 @@ use sshfix::kex;
 use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::request::{Mode, Operation, PROTOCOL, REQUEST_NAMESPACE, Request};
 use sshfix_policy::sshsig;
-use sshfix_policy::wire::{Challenge, Hello, SignedRequest};
+use sshfix_policy::wire::{Hello, SignedRequest};
 use sshfix_tests::lab::Server;
 
 use super::{WITHIN, expect_error, on_both, one, pending, state, taken_back};
@@ -32,11 +32,11 @@ impl Connection {
     }
 
     fn request(&self, operation: Operation) -> Request {
-        let id = Challenge::new(std::array::from_fn(|_| rand())).to_string();
+        let id = u128::from_be_bytes(std::array::from_fn(|_| rand()));
         Request {
             protocol: PROTOCOL,
             host: self.hello.host.clone(),
-            id: id.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()[..32].to_owned(),
+            id: format!("{id:032x}"),
             challenge: self.hello.challenge.to_string(),
             valid_for: 60,
             principal: None,

@@ -1,11 +1,11 @@
-//! Docker's chains, sshguard's table, CrowdSec's bouncer, and a server firewall written by hand.
+//! Docker's chains, sshguard's table, `CrowdSec`'s bouncer, and a server firewall written by hand.
 
 use std::time::Duration;
 
 use super::{agrees, on_both, open, refused, refused_and_fixed};
 
 /// What dockerd 26 makes for the default bridge and a container that publishes port 8080, with `iptables` and `ip6tables`.
-const DOCKER: &str = r#"
+const DOCKER: &str = r"
 for iptables in IPTABLES IP6TABLES; do
     case $iptables in ip6*) bridge=fd00:17::1/64 net=fd00:17::/64 container=fd00:17::2 to=[fd00:17::2]:80 lo=::1/128 ;;
         *) bridge=172.17.0.1/16 net=172.17.0.0/16 container=172.17.0.2 to=172.17.0.2:80 lo=127.0.0.0/8 ;; esac
@@ -33,7 +33,7 @@ for iptables in IPTABLES IP6TABLES; do
     $iptables -t nat -A DOCKER -i docker0 -j RETURN
     $iptables -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination $to
 done
-"#;
+";
 
 #[test]
 fn dockers_chains_leave_ssh_to_the_host_judged() {
