@@ -206,6 +206,8 @@ impl Tracking {
 pub struct Packet {
     /// Whether it is IPv6.
     pub v6: bool,
+    /// `IPPROTO_TCP` 6, or 58 for a neighbour solicitation.
+    pub protocol: u8,
     /// Whether it is the answer (SYN, ACK), on its way out.
     pub reply: bool,
     /// The IPv4 or IPv6 header.
@@ -224,8 +226,10 @@ pub struct Packet {
     pub tracking: Tracking,
     /// Whether its destination is an address of this host.
     pub local: Tri,
-    /// Whether its destination was translated.
+    /// Whether its destination was translated, to another one than it had.
     pub dnat: Tri,
+    /// Whether a nat chain has decided where it goes, be it where it went anyway.
+    pub destined: Tri,
     /// Whether its source was translated.
     pub snat: Tri,
     /// The address and port the client connects to, as conntrack keeps them.
@@ -250,6 +254,7 @@ impl Packet {
         let port = Bits::exactly(&connection.port.to_be_bytes());
         let mut packet = Self {
             v6,
+            protocol: 6,
             reply: false,
             network: network(v6),
             transport: transport(0x02),
@@ -261,6 +266,7 @@ impl Packet {
             // It would not reach the SSH port otherwise.
             local: Tri::Yes,
             dnat: Tri::No,
+            destined: Tri::No,
             snat: Tri::No,
             original: (Bits::unknown(if v6 { 16 } else { 4 }), port.clone()),
             answers_from: None,
@@ -320,6 +326,20 @@ impl Packet {
         follower
     }
 
+    /// The neighbour solicitation that the same client sends first where it is on the same link (RFC 4861, 4.3): ICMPv6 type 135 with hop
+    /// limit 255, to the solicited-node address of the host's own one.
+    #[must_use]
+    pub fn solicitation(&self) -> Self {
+        let mut packet = Self { protocol: 58, local: Tri::Maybe, ..self.clone() };
+        packet.network.set_part(6, &Bits::exactly(&[58, 255]));
+        let own = self.destination();
+        packet.set_destination(&Bits::exactly(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 0]));
+        packet.network.set_part(V6_DESTINATION.0 + 13, &own.part(13, 3));
+        packet.transport = Bits::unknown(32);
+        packet.transport.set_part(0, &Bits::exactly(&[135, 0]));
+        packet
+    }
+
     fn fields(&self) -> ((usize, usize), (usize, usize)) {
         if self.v6 { (V6_SOURCE, V6_DESTINATION) } else { (V4_SOURCE, V4_DESTINATION) }
     }
@@ -346,6 +366,16 @@ impl Packet {
     pub fn set_destination(&mut self, address: &Bits) {
         let (offset, _) = self.fields().1;
         self.network.set_part(offset, address);
+    }
+
+    /// Says that a nat chain sent it here, from where it was going before. The same place is no translation (`nf_nat_setup_info`).
+    pub fn destine(&mut self, before: &(Bits, Bits)) {
+        let same = |old: &Bits, new: &Bits| match (old.exact(), new.exact()) {
+            (Some(old), Some(new)) => Tri::from(old == new),
+            _ => old.within(&new.ends().0, &new.ends().1).and(Tri::Maybe),
+        };
+        self.destined = Tri::Yes;
+        self.dnat = same(&before.0, &self.destination()).and(same(&before.1, &self.destination_port())).invert(true);
     }
 
     /// Whether the destination is one of this host's own addresses that a packet which comes in like this one reaches.
@@ -483,6 +513,9 @@ impl Packet {
             self.ct_mark = mark(view.connmark);
         }
         self.tracking = view.tracking;
+        if view.dnat != before.dnat {
+            self.destined = tri(view.dnat);
+        }
         self.dnat = tri(view.dnat);
         self.local = tri(view.destination_local);
         let redirected = view.destination_local == Some(true) && view.destination != before.destination;
@@ -498,11 +531,15 @@ impl Packet {
         } else if self.local == Tri::Maybe {
             self.local = self.own_destination();
         }
+        let translated = self.dnat == Tri::Yes && before.dnat != Some(true);
         if view.source_port != before.source_port {
             self.transport.set_part(0, &port(view.source_port));
         }
         if view.destination_port != before.destination_port {
             self.set_destination_port(&port(view.destination_port));
+        }
+        if translated {
+            self.destine(&(original.destination(), original.destination_port()));
         }
     }
 
@@ -512,6 +549,7 @@ impl Packet {
         let either = |a: Tri, b: Tri| if a == b { a } else { Tri::Maybe };
         Self {
             v6: self.v6,
+            protocol: self.protocol,
             reply: self.reply,
             network: self.network.join(&other.network),
             transport: self.transport.join(&other.transport),
@@ -522,6 +560,7 @@ impl Packet {
             tracking: self.tracking.join(other.tracking),
             local: either(self.local, other.local),
             dnat: either(self.dnat, other.dnat),
+            destined: either(self.destined, other.destined),
             snat: either(self.snat, other.snat),
             original: (self.original.0.join(&other.original.0), self.original.1.join(&other.original.1)),
             answers_from: self.answers_from.clone(),
@@ -536,6 +575,7 @@ impl Packet {
         self.tracking = Tracking::ANY;
         self.local = Tri::Maybe;
         self.dnat = Tri::Maybe;
+        self.destined = Tri::Maybe;
         self.snat = Tri::Maybe;
         self.network = Bits::unknown(self.network.len());
         self.transport = Bits::unknown(self.transport.len());

@@ -19,6 +19,8 @@ pub struct Arrival {
     pub link: Option<Arc<Link>>,
     /// The address of this host it comes to.
     pub to: Option<IpAddr>,
+    /// Whether the client is a neighbour there, reached without a gateway.
+    pub near: bool,
     links: Arc<Links>,
 }
 
@@ -44,7 +46,8 @@ pub fn arrivals(host: &HostState, connection: &Connection, needs: &mut Needs) ->
         return Vec::new();
     };
     let v4 = connection.source.is_ipv4();
-    let pair = |link: Option<&Arc<Link>>, to: Option<IpAddr>| Arrival { link: link.cloned(), to, links: links.clone() };
+    let pair =
+        |link: Option<&Arc<Link>>, to: Option<IpAddr>| Arrival { link: link.cloned(), to, near: false, links: links.clone() };
     let first = connection.source.first();
     let own: Vec<IpAddr> = links.addresses().map(|(_, net)| net.addr()).filter(|own| own.is_ipv4() == v4).collect();
     let near = |address: &IpAddr| match address {
@@ -67,7 +70,10 @@ pub fn arrivals(host: &HostState, connection: &Connection, needs: &mut Needs) ->
         && !near(&first)
     {
         let ways = fact.ways.iter().filter(|way| way.from.is_none_or(|from| to.contains(&from)));
-        found.extend(ways.map(|way| pair(links.get(way.device).and_then(plain), way.from)));
+        found.extend(ways.map(|way| {
+            let near = way.via.is_none();
+            Arrival { near, ..pair(links.get(way.device).and_then(plain), way.from) }
+        }));
     } else if connection.source.single().is_some() && !routes.facts.contains_key(&connection.source) {
         needs.insert(Need::Route(connection.source));
         return Vec::new();

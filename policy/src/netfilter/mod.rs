@@ -28,7 +28,7 @@ pub use list::{bans, firewall_list, plan_remove};
 pub(crate) use marked::marked;
 pub use reference::{Reference, ReferenceError};
 pub use trace::trace;
-use walk::{Culprit, Pass, Refusal, Walk, walk};
+use walk::{Culprit, Pass, Refusal, Walk, solicited, walk};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
@@ -71,7 +71,17 @@ fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut 
         (_, _, Some(port)) => format!("accepted, and delivered to port {port}{}", taken(walked)),
         (_, _, None) => format!("accepted{}", taken(walked)),
     };
-    report(Verdict::Accept, detail, Vec::new())
+    match solicited(host, connection, needs) {
+        None => report(Verdict::Accept, detail, Vec::new()),
+        Some(refusal) => {
+            let but = format!(
+                "{detail}; but its neighbour solicitation {}: it gets in only while it knows this host's link address (accept ICMPv6 types \
+                 135 and 136 from it, too)",
+                how(&refusal)
+            );
+            report(Verdict::Accept, but, evidence(host, connection, &refusal, needs))
+        }
+    }
 }
 
 /// How the connection was taken to come in, where the verdict depends on it.

@@ -231,6 +231,19 @@ fn join(walks: Vec<(&Arrival, Walk)>, known: Option<bool>) -> Walk {
     all
 }
 
+/// Who certainly refuses the neighbour solicitation of an IPv6 client on the same link: without an answer to it, the client does not
+/// find this host. Asked of one way in.
+pub fn solicited(host: &HostState, connection: &Connection, needs: &mut Needs) -> Option<Refusal> {
+    if connection.source.is_ipv4() || connection.source.single().is_none() || host.route.present().is_none() {
+        return None;
+    }
+    let arrival = arrivals(host, connection, needs).into_iter().find(|arrival| arrival.near && arrival.to.is_some())?;
+    let (empty, ipsets) = (State::default(), super::ipset::facts(host));
+    let mut walker = Walker::new(host, connection, &empty, &ipsets, needs);
+    walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], arrival.syn(connection).solicitation());
+    walker.refusals.into_iter().find(|refusal| refusal.certain)
+}
+
 /// Takes the handshake through every hook, coming in like this.
 fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, noted: bool, needs: &mut Needs) -> Walk {
     let empty = State::default();
@@ -248,24 +261,10 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
             });
         }
     }
-    let uncertain = !walk.refusals.is_empty();
-    let mut walker = Walker {
-        open: uncertain,
-        state: host.nf_tables.present().unwrap_or(&empty),
-        legacy: host.xtables.present(),
-        ipsets: &ipsets,
-        // Only a question about a range can need whole sets; what an address meets is asked for element by element.
-        whole_sets: connection.source.single().is_none(),
-        needs,
-        pass: Pass::Syn,
-        met: noted.then(Vec::new),
-        refusals: walk.refusals,
-        entry: Tri::Maybe,
-        answered: Tri::Maybe,
-        delivered: None,
-        redirect: None,
-        tracks: super::conntrack::in_use(host, !connection.source.is_ipv4()),
-    };
+    let mut walker = Walker::new(host, connection, &empty, &ipsets, needs);
+    walker.open = !walk.refusals.is_empty();
+    walker.met = noted.then(Vec::new);
+    walker.refusals = walk.refusals;
     if let Some(delivered) = walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], syn.clone()) {
         let port = delivered.destination_port();
         if let Some(&[high, low]) = port.exact()
@@ -321,7 +320,33 @@ struct Walker<'a, 'n> {
     tracks: bool,
 }
 
-impl<'a> Walker<'a, '_> {
+impl<'a, 'n> Walker<'a, 'n> {
+    fn new(
+        host: &'a HostState,
+        connection: &Connection,
+        empty: &'a State,
+        ipsets: &'a ipset::State,
+        needs: &'n mut Needs,
+    ) -> Self {
+        Self {
+            open: false,
+            state: host.nf_tables.present().unwrap_or(empty),
+            legacy: host.xtables.present(),
+            ipsets,
+            // Only a question about a range can need whole sets; what an address meets is asked for element by element.
+            whole_sets: connection.source.single().is_none(),
+            needs,
+            pass: Pass::Syn,
+            met: None,
+            refusals: Vec::new(),
+            entry: Tri::Maybe,
+            answered: Tri::Maybe,
+            delivered: None,
+            redirect: None,
+            tracks: super::conntrack::in_use(host, !connection.source.is_ipv4()),
+        }
+    }
+
     /// Takes a packet through hooks. `None` when it certainly does not get through.
     fn through(&mut self, hooks: &[Hook], mut packet: Packet) -> Option<Packet> {
         for hook in hooks {
@@ -440,6 +465,11 @@ impl<'a> Walker<'a, '_> {
 
     /// Connection tracking: the first packet makes a new entry; later ones belong to it, where there is one.
     fn track(&self, mut packet: Packet) -> Packet {
+        if packet.protocol == 58 {
+            // Neighbour discovery is not tracked (`nf_conntrack_icmpv6_error`).
+            packet.tracking = Tracking::UNTRACKED;
+            return packet;
+        }
         let found = match (self.pass, self.entry, self.answered) {
             (Pass::Syn, ..) => Tracking::NEW,
             (Pass::Answer, Tri::Yes, _) | (Pass::Ack, Tri::Yes, Tri::Yes) => Tracking::ESTABLISHED,
@@ -501,7 +531,7 @@ impl<'a> Walker<'a, '_> {
                 Tri::Maybe => perhaps = Some("whether the connection is tracked".to_owned()),
             }
             // `nf_nat_inet_fn` stops once one chain has set the translation up.
-            if hook == Hook::Prerouting && packet.dnat == Tri::Yes {
+            if hook == Hook::Prerouting && packet.destined == Tri::Yes {
                 return Some(packet);
             }
         }
@@ -552,7 +582,7 @@ impl<'a> Walker<'a, '_> {
         };
         let nat = table.name == "nat";
         let seen = if nat { self.sees_nat(&packet) } else { Tri::Yes };
-        if seen == Tri::No || nat && hook == xtables::Hook::Prerouting && packet.dnat == Tri::Yes {
+        if seen == Tri::No || nat && hook == xtables::Hook::Prerouting && packet.destined == Tri::Yes {
             return Some(packet);
         }
         let run = legacy::run(table, hook, packet.view(), self.ipsets);

@@ -195,3 +195,38 @@ fn every_disagreement_ever_found_stays_settled() {
     report.expect_good(false);
     assert_eq!(report.needless(), 0, "{report}");
 }
+
+#[test]
+fn a_drop_of_neighbour_solicitations_is_said_and_keeps_an_ipv6_client_out() {
+    if !root_or_skip() {
+        return;
+    }
+    let wire = Wire::new();
+    let client = WIRE_CLIENTS[3];
+    let try_one = || {
+        wire.client.sh("ip -6 neigh del 2001:db8:2::1 dev eth0");
+        wire.connect(&tries(client)[..1], 22, Duration::from_millis(300))[0]
+    };
+    let says = || {
+        wire.server.enter(|| {
+            let mut host = observe();
+            said(&mut live(), &mut host, client)
+        })
+    };
+    assert_eq!(try_one(), Fate::Open(22), "neighbour discovery works without rules");
+    assert_eq!((says().verdict, says().detail.as_str()), (Verdict::Accept, "accepted"));
+    let drop = "=== ip6tables-nft\n*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -s 2001:db8::7/128 -p tcp -m tcp --dport 22 -j ACCEPT\n\
+        ALSO-A INPUT -s 2001:db8::7/128 -j DROP\nCOMMIT\n";
+    let ruleset = Ruleset::parse(&drop.replace("ALSO", ""));
+    wire.server.enter(|| ruleset.load()).unwrap();
+    assert_eq!(try_one(), Fate::Silent);
+    let said = says();
+    assert!(said.detail.starts_with("accepted; but its neighbour solicitation is dropped"), "{}", said.detail);
+    assert!(said.evidence.contains("-s 2001:db8::7/128 -j DROP"), "{}", said.evidence);
+    wire.server.enter(|| ruleset.unload());
+    let also = "-A INPUT -s 2001:db8::7/128 -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j ACCEPT\n";
+    let ruleset = Ruleset::parse(&drop.replace("ALSO", also));
+    wire.server.enter(|| ruleset.load()).unwrap();
+    assert_eq!(try_one(), Fate::Open(22));
+    assert_eq!(says().detail, "accepted");
+}

@@ -159,10 +159,11 @@ pub fn meta(packet: &Packet, key: u32) -> Loaded {
         13 => Loaded::unknown("meta rtclassid", 4).breaking(Tri::Maybe),
         14 => Loaded::unknown("meta secmark", 4),
         15 => Loaded::new("meta nfproto", Bits::exactly(&[if packet.v6 { 10 } else { 2 }])),
-        16 => Loaded::new("meta l4proto", Bits::exactly(&[6])),
+        16 => Loaded::new("meta l4proto", Bits::exactly(&[packet.protocol])),
         // PACKET_HOST: it is addressed to this host.
         // What this host sends has the same until it leaves it.
-        19 => Loaded::new("meta pkttype", Bits::exactly(&[0])),
+        19 if packet.protocol == 6 => Loaded::new("meta pkttype", Bits::exactly(&[0])),
+        19 => Loaded::unknown("meta pkttype", 1),
         20 => Loaded::unknown("meta cpu", 4),
         21 => interface_group("iifgroup", &packet.input),
         22 => interface_group("oifgroup", &packet.output),
@@ -216,7 +217,7 @@ pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
             Loaded::new(label, if translated || len != address_len { Bits::unknown(len) } else { address })
         }
         7 => Loaded::new("ct l3proto", Bits::exactly(&[if packet.v6 { 10 } else { 2 }])),
-        10 => Loaded::new("ct protocol", Bits::exactly(&[6])),
+        10 => Loaded::new("ct protocol", Bits::exactly(&[packet.protocol])),
         12 if original => Loaded::new("ct original proto-dst", packet.original.1.clone()),
         11 if !original => Loaded::new("ct reply proto-src", packet.answered_by().1),
         11 | 12 if packet.snat == Tri::No => {

@@ -522,7 +522,7 @@ fn translate_source(packet: &mut Packet) {
 
 /// A new destination; what is not given stays.
 fn translate_destination(packet: &mut Packet, address: Option<&Bits>, port: Option<&Bits>) {
-    packet.dnat = Tri::Yes;
+    let before = (packet.destination(), packet.destination_port());
     if let Some(address) = address {
         packet.set_destination(address);
         packet.local = packet.own_destination();
@@ -530,6 +530,7 @@ fn translate_destination(packet: &mut Packet, address: Option<&Bits>, port: Opti
     if let Some(port) = port {
         packet.set_destination_port(port);
     }
+    packet.destine(&before);
 }
 
 /// What an xtables target does; `None` goes on in the rule.

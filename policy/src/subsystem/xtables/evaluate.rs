@@ -345,8 +345,12 @@ fn entry_matches(entry: &Entry, view: &View<'_>, v6: bool) -> Matched {
     let destination = view.destination.masked(entry.destination.0, entry.destination.1, bits).invert(inverted(16));
     let input = interface(&entry.input, view.input).invert(inverted(1));
     let output = interface(&entry.output, view.output).invert(inverted(2));
-    // 6 is TCP; no protocol is no condition, and `invert` counts only beside one.
-    let protocol = if entry.protocol == 0 { Tri::Yes } else { Tri::from(entry.protocol == 6).invert(inverted(64)) };
+    // No protocol is no condition, and `invert` counts only beside one.
+    let protocol = if entry.protocol == 0 {
+        Tri::Yes
+    } else {
+        Tri::from(entry.protocol == u16::from(view.packet.protocol)).invert(inverted(64))
+    };
     // A SYN is no fragment.
     let fragment = if entry.fragment { Tri::from(inverted(32)) } else { Tri::from(!inverted(32)) };
     match source.and(destination).and(input).and(output).and(protocol).and(fragment) {

@@ -55,6 +55,12 @@ pub fn holds(rule_match: &Match, view: &View<'_>, sets: &ipset::State) -> Matche
 
 fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
     match rule_match {
+        // A neighbour solicitation: type 135, code 0.
+        Match::Icmp { kind, codes, invert, v6: true } if view.packet.protocol == 58 => {
+            Tri::from(*kind == 135 && codes.0 == 0).invert(*invert)
+        }
+        Match::Tcp { .. } if view.packet.protocol != 6 => Tri::No,
+        Match::Multiport { .. } | Match::PacketType { .. } if view.packet.protocol != 6 => Tri::Maybe,
         Match::Tcp { sources, destinations, option, flags, invert } => {
             // xt_tcpudp.c: XT_TCP_INV_SRCPT 1, DSTPT 2, FLAGS 4, OPTION 8
             port(view.source_port, *sources)
@@ -258,7 +264,7 @@ fn judge_conntrack(want: &Conntrack, view: &View<'_>) -> Tri {
         }
     }
     if looked(2) {
-        rest = rest.and(Tri::from(want.protocol == 6).invert(inverted(2)));
+        rest = rest.and(Tri::from(want.protocol == u16::from(view.packet.protocol)).invert(inverted(2)));
     }
     let ports =
         [untouched.then_some(client_port), Some(span(&original.1)), Some(answered_by.1), untouched.then_some(client_port)];
