@@ -302,10 +302,12 @@ impl Step {
                     (Some(_), Some(_)) => Err(self.mismatch("it is there, but not as planned")),
                 }
             }
-            Step::Split { set, after, .. } => match split::stand(state, set, after).map_err(|what| self.mismatch(what))? {
-                true => Ok(()),
-                false => Err(self.mismatch("it is not as planned")),
-            },
+            Step::Split { set, after, .. } => {
+                if split::stand(state, set, after).map_err(|what| self.mismatch(what))? {
+                    return Ok(());
+                }
+                Err(self.mismatch("it is not as planned"))
+            }
             Step::Rule { next, others, before, after, .. } => {
                 let chain = state.chains.get(self.chain_index(state)?);
                 let rules = chain.map_or(&[][..], |chain| chain.rules.as_slice());
