@@ -97,7 +97,7 @@ fn rules(kind: &str, count: usize) -> Load {
     if kind == "nft" {
         let mut input = String::from("table inet bench { chain input { type filter hook input priority 0; policy accept;\n");
         addresses(count).for_each(|address| writeln!(input, "ip saddr {address} tcp dport 22 counter drop").unwrap());
-        return Load { command: "nft -f -".to_owned(), input: input + "} }\n" };
+        return Load { command: "nft -f -".to_owned(), input: input + "}\n}\n" };
     }
     let mut input = String::from("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n");
     addresses(count).for_each(|address| writeln!(input, "-A INPUT -s {address}/32 -p tcp -m tcp --dport 22 -j DROP").unwrap());
