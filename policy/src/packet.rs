@@ -326,7 +326,7 @@ impl Packet {
         follower
     }
 
-    /// The neighbour solicitation that the same client sends first where it is on the same link (RFC 4861, 4.3): ICMPv6 type 135 with hop
+    /// The neighbour solicitation that the same client sends first where it is on the same link (RFC 4861, 4.3): `ICMPv6` type 135 with hop
     /// limit 255, to the solicited-node address of the host's own one.
     #[must_use]
     pub fn solicitation(&self) -> Self {

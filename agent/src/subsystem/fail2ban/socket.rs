@@ -90,7 +90,7 @@ impl Conversation {
     }
 
     /// How long the server at the other end has been running: the process that listens (`SO_PEERCRED`, unix(7)), by its start time
-    /// (proc_pid_stat(5), field 22, in clock ticks since boot). `None` where that cannot be told.
+    /// (`proc_pid_stat(5)`, field 22, in clock ticks since boot). `None` where that cannot be told.
     pub fn server_age(&self) -> Option<Duration> {
         let pid = getsockopt(&self.stream, PeerCredentials).ok()?.pid();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
