@@ -27,6 +27,11 @@ impl LiveHost {
         let fail2ban = fail2ban::Fail2ban::new(&config.paths.fail2ban_socket);
         Self { config, fail2ban, ruleset: nf_tables::Ruleset::new(), texts: xtables::Texts::default() }
     }
+
+    /// Lets the next observation read the counters of the rules as they are then.
+    pub fn forget_counters(&mut self) {
+        self.ruleset.forget_counters();
+    }
 }
 
 /// A reader that panicked has read nothing.

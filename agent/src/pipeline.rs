@@ -221,6 +221,10 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
     match &request.operation {
         Operation::Diagnose { address, user, explain, .. } => {
             let subject = Subject { address: sshfix_policy::address::canonical(*address), user: user.clone(), port };
+            if *explain {
+                // The trace shows them.
+                host.forget_counters();
+            }
             Ok(Body::Diagnosis(observed(host, &question, |state, needs| diagnose::diagnose(state, &subject, *explain, needs)).1))
         }
         Operation::Banned { source } => {

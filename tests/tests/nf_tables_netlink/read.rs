@@ -1,5 +1,7 @@
 //! What is read is what nft and iptables-nft loaded.
 
+use std::sync::Arc;
+
 use super::*;
 use sshfix_policy::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase, Verdict};
 use sshfix_policy::subsystem::nf_tables::{ElementData, Rule};
@@ -317,5 +319,52 @@ fn a_set_that_needs_many_datagrams_is_dumped_whole() {
             ));
             assert_eq!(dump(&mut Ruleset::new(), &set("f", "s")).len(), 20_000);
         }
+    });
+}
+
+#[test]
+fn a_rule_is_taken_apart_again_only_when_its_bytes_changed() {
+    in_namespace(|| {
+        let table = |address: &str| {
+            format!(
+                "table inet f {{ chain in {{ type filter hook input priority 0; ip saddr {address} drop; ip saddr 192.0.2.1 counter drop; }} }}"
+            )
+        };
+        nft(&table("203.0.113.7"));
+        let mut ruleset = Ruleset::new();
+        let first = observe(&mut ruleset);
+        nft("add rule inet f in ip saddr 203.0.113.8 drop");
+        let second = observe(&mut ruleset);
+        let (before, after) = (&chain(&first, "f", "in").rules, &chain(&second, "f", "in").rules);
+        assert_eq!((before.len(), after.len()), (2, 3));
+        assert!(before.iter().zip(after).all(|(before, after)| Arc::ptr_eq(before, after)), "read again");
+        // Handles begin anew with the table.
+        nft(&format!("delete table inet f\n{}", table("203.0.113.9")));
+        let third = observe(&mut ruleset);
+        let again = &chain(&third, "f", "in").rules;
+        assert_eq!(
+            again.iter().map(|rule| rule.handle).collect::<Vec<_>>(),
+            before.iter().map(|rule| rule.handle).collect::<Vec<_>>()
+        );
+        let nine = Expression::Cmp { sreg: 1, op: CmpOp::Eq, data: vec![203, 0, 113, 9] };
+        assert!(again[0].expressions.contains(&nine), "{:?}", again[0]);
+        assert_eq!(third.chains, observe(&mut Ruleset::new()).chains);
+    });
+}
+
+#[test]
+fn counters_are_read_anew_when_they_are_asked_for_although_nobody_changed_a_rule() {
+    in_namespace(|| {
+        run("/usr/sbin/ip", &["link", "set", "lo", "up"], "");
+        nft("table inet f { chain in { type filter hook output priority 0; ip daddr 127.0.0.9 counter; } }");
+        let counted = |state: &State| match chain(state, "f", "in").rules[0].expressions.last() {
+            Some(Expression::Counter { packets, .. }) => *packets,
+            other => panic!("{other:?}"),
+        };
+        let mut ruleset = Ruleset::new();
+        assert_eq!(counted(&observe(&mut ruleset)), 0);
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", "127.0.0.9:9").unwrap();
+        ruleset.forget_counters();
+        assert_eq!(counted(&observe(&mut ruleset)), 1);
     });
 }

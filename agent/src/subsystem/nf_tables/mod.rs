@@ -45,6 +45,14 @@ impl Ruleset {
         }
     }
 
+    /// Lets the next observation read the rules again although nobody changed them: their counters count meanwhile.
+    pub fn forget_counters(&mut self) {
+        if let Some(cached) = &mut self.cached {
+            // The kernel never gives this one (`nf_tables_commit`).
+            cached.generation = 0;
+        }
+    }
+
     /// Looks these keys up, each with one or two small messages, and reads these sets whole, into a state observed before.
     pub fn lookup_elements(
         &mut self,
@@ -64,7 +72,7 @@ impl Ruleset {
             // Elements come and go all the time, and each was true when it was read. Rules must be those of the state.
             let now = netlink.generation()?;
             if now != state.generation {
-                let fresh = read::ruleset(netlink, None)?;
+                let fresh = read::ruleset(netlink, Some(state))?;
                 if !read::same_rules(state, &fresh) {
                     return Err(NetlinkError::Interrupted);
                 }

@@ -13,8 +13,18 @@ use super::socket::{Netlink, NetlinkError};
 
 /// How often a ruleset that keeps changing is read again.
 const TRIES: usize = 5;
+/// `NFTA_RULE_TABLE`.
+const RULE_TABLE: u16 = 1;
+/// `NFTA_RULE_CHAIN`.
+const RULE_CHAIN: u16 = 2;
+/// `NFTA_RULE_HANDLE`.
+const RULE_HANDLE: u16 = 3;
 /// `NFTA_RULE_EXPRESSIONS`.
 const RULE_EXPRESSIONS: u16 = 4;
+/// `NFTA_RULE_COMPAT`, which a dump does not carry (`nf_tables_fill_rule_info`).
+const RULE_COMPAT: u16 = 5;
+/// `NFTA_RULE_USERDATA`.
+const RULE_USERDATA: u16 = 7;
 /// `NFT_TABLE_F_DORMANT`.
 const TABLE_DORMANT: u32 = 1;
 /// `NF_ACCEPT`.
@@ -34,7 +44,7 @@ pub fn ruleset(netlink: &mut Netlink, cached: Option<&State>) -> Result<State, N
         {
             return Ok(cached.clone());
         }
-        match read(netlink, before) {
+        match read(netlink, before, cached) {
             Ok(state) if netlink.generation()? == before => return Ok(state),
             Ok(_) | Err(NetlinkError::Interrupted) => {}
             Err(error) => return Err(error),
@@ -43,7 +53,7 @@ pub fn ruleset(netlink: &mut Netlink, cached: Option<&State>) -> Result<State, N
     Err(NetlinkError::Interrupted)
 }
 
-fn read(netlink: &mut Netlink, generation: u32) -> Result<State, NetlinkError> {
+fn read(netlink: &mut Netlink, generation: u32, cached: Option<&State>) -> Result<State, NetlinkError> {
     let none = Attrs::new();
     let mut state = State { generation, ..State::default() };
     netlink.dump(nft::GET_TABLE, 0, &none, "the list of tables", |message| {
@@ -55,10 +65,15 @@ fn read(netlink: &mut Netlink, generation: u32) -> Result<State, NetlinkError> {
     if state.tables.is_empty() {
         return Ok(state); // nothing else can be there
     }
+    let known = Known::of(cached);
     let mut rules: HashMap<Place, Vec<Arc<Rule>>> = HashMap::new();
     netlink.dump(nft::GET_RULE, 0, &none, "the rules", |message| {
-        if let Some((place, rule)) = rule(&message)? {
-            rules.entry(place).or_default().push(Arc::new(rule));
+        let read = match known.unchanged(&message) {
+            Some(read) => Some(read),
+            None => rule(&message)?.map(|(place, rule)| (place, Arc::new(rule))),
+        };
+        if let Some((place, rule)) = read {
+            rules.entry(place).or_default().push(rule);
         }
         Ok(())
     })?;
@@ -79,6 +94,47 @@ fn read(netlink: &mut Netlink, generation: u32) -> Result<State, NetlinkError> {
         Ok(())
     })?;
     Ok(state)
+}
+
+/// The rules of an earlier reading. Taking a rule apart costs far more than its dump, and most rules outlive a change.
+struct Known<'a>(HashMap<(Family, &'a [u8], &'a [u8], u64), &'a Arc<Rule>>);
+
+impl<'a> Known<'a> {
+    fn of(cached: Option<&'a State>) -> Self {
+        let chains = cached.into_iter().flat_map(|state| &state.chains);
+        Self(
+            chains
+                .flat_map(|chain| {
+                    let (table, name) = (chain.table.as_bytes(), chain.name.as_bytes());
+                    chain.rules.iter().map(move |rule| ((chain.family, table, name, rule.handle), rule))
+                })
+                .collect(),
+        )
+    }
+
+    /// The rule of this message, if it was read before and every byte that it was made of is the same: handles are given out
+    /// again when a table is made anew, and counters count.
+    fn unchanged(&self, message: &Received<'_>) -> Option<(Place, Arc<Rule>)> {
+        let family = Family::from_number(message.family()).filter(|_| message.kind == Kind::Nft(nft::NEW_RULE))?;
+        let (mut table, mut chain, mut handle, mut expressions, mut userdata) = (None, None, None, None, None);
+        for (kind, payload) in message.attributes() {
+            match kind {
+                RULE_TABLE => table = payload.strip_suffix(&[0]),
+                RULE_CHAIN => chain = payload.strip_suffix(&[0]),
+                RULE_HANDLE => handle = payload.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)),
+                RULE_EXPRESSIONS => expressions = Some(payload),
+                RULE_USERDATA => userdata = Some(payload),
+                RULE_COMPAT => return None,
+                _ => {}
+            }
+        }
+        let (table, chain) = (table?, chain?);
+        let rule = *self.0.get(&(family, table, chain, handle?))?;
+        let same = rule.raw_expressions == expressions.unwrap_or_default()
+            && rule.userdata == userdata.unwrap_or_default()
+            && rule.compat.is_none();
+        same.then(|| ((family, message::text(table), message::text(chain)), Arc::clone(rule)))
+    }
 }
 
 /// Whether two readings hold the same chains, rules and sets. A rule never changes under its handle, but for its counters.
