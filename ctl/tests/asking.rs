@@ -230,6 +230,12 @@ fn change(state: &str) -> Value {
         "opens": [], "closes": [], "paths": [], "confirm": "not-needed", "notes": []}})
 }
 
+fn failed(state: &str) -> Value {
+    let mut change = change(state);
+    change["failure"] = json!({"step": 1, "summary": "S", "message": "M", "rolled_back": [], "stuck": []});
+    change
+}
+
 fn error(code: &str) -> Value {
     json!({"schema": "sshfix.error/1", "code": code, "message": "M", "advice": "A"})
 }
@@ -258,7 +264,9 @@ fn exit_statuses_are_those_of_the_interface() {
         (change("confirmed"), 0),
         (change("unchanged"), 0),
         (change("pending"), 5),
-        (change("rolled-back"), 6),
+        // Asked for, not fallen back to.
+        (change("rolled-back"), 0),
+        (failed("rolled-back"), 6),
         (change("stuck"), 7),
         (error("failed"), 1),
         (error("busy"), 1),
