@@ -10,26 +10,26 @@ mod rules;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use sshfix_agent::subsystem::xtables::{Texts, observe};
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::xtables::State;
 
-/// The lock of all iptables programs is one for the whole machine; only one test holds it for seconds.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// Runs the test in a thread with a network namespace of its own, which ends with it.
+/// Runs the test in a thread with a network namespace of its own, which ends with it, and with a /run of its own: the lock of all
+/// iptables programs is there, one for the whole machine otherwise.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "these tests need root");
         eprintln!("skipped: needs root");
         return;
     }
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
+        let nothing = None::<&str>;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).expect("mounts that nobody else sees");
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), nothing).expect("a private /run");
         test();
     });
     if let Err(panic) = thread.join() {
