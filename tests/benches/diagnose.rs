@@ -1,7 +1,8 @@
 //! How long the agent takes to diagnose one address: with sets of 10 to 1,000,000 elements and with 10 to 20,000 rules, beside the
 //! tools an admin would ask, measured in turn. "Agent" is from the request's bytes to the signed reply, as the agent logs it.
 //!
-//! Run as root: `cargo bench -p sshfix-tests --bench diagnose [-- ROUNDS]`. A benchmark, not a test: it prints, it does not fail.
+//! Run as root: `cargo bench -p sshfix-tests --bench diagnose [-- ROUNDS [KIND]]`, where
+//! KIND is a part of the name of a line. A benchmark, not a test: it prints, it does not fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, clippy::cast_precision_loss)]
 
@@ -32,7 +33,14 @@ print(json.dumps(times))
 
 fn main() {
     // `cargo bench` adds --bench.
-    let rounds: usize = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(11);
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let rounds: usize = arguments.first().and_then(|argument| argument.parse().ok()).unwrap_or(11);
+    let wanted = arguments.get(1).map_or("", String::as_str);
+    let measure = |kind: &str, count: usize, load: &dyn Fn() -> Load, peer: &str| {
+        if kind.contains(wanted) {
+            measure(kind, count, &load(), peer, rounds);
+        }
+    };
     if !root_or_skip() {
         return;
     }
@@ -45,21 +53,25 @@ fn main() {
             } else {
                 format!("ipset test bad {BLOCKED}")
             };
-            measure(kind, count, &set(kind, count), &peer, rounds);
+            measure(kind, count, &|| set(kind, count), &peer);
         }
     }
     heading("rules", "list | grep");
-    for kind in ["nft", "iptables-nft", "iptables-legacy"] {
+    for kind in ["nft rules", "iptables-nft rules", "iptables-legacy rules"] {
         for count in RULES {
-            let peer = if kind == "nft" { "nft list ruleset".to_owned() } else { format!("{kind}-save") };
-            measure(kind, count, &rules(kind, count), &format!("{peer} | grep -F {BLOCKED}"), rounds);
+            let tool = kind.trim_end_matches(" rules");
+            let peer = if tool == "nft" { "nft list ruleset".to_owned() } else { format!("{tool}-save") };
+            measure(kind, count, &|| rules(tool, count), &format!("{peer} | grep -F {BLOCKED}"));
         }
     }
+    heading("rules", "nft get element");
+    let peer = format!("nft get element inet bench bad {{ {BLOCKED} }}");
+    measure("rules, 1M in set", 20_000, &|| both(20_000, 1_000_000), &peer);
 }
 
 fn heading(what: &str, peer: &str) {
-    println!("\n{:<18}{what:>10}{:>10}{:>12}{:>14}{:>18}", "", "agent", "after a", "sshfix ctl", peer);
-    println!("{:<18}{:>10}{:>10}{:>12}{:>14}{:>18}", "", "", "", "change", "(process)", "(process)");
+    println!("\n{:<22}{what:>10}{:>10}{:>12}{:>14}{:>18}", "", "agent", "after a", "sshfix ctl", peer);
+    println!("{:<22}{:>10}{:>10}{:>12}{:>14}{:>18}", "", "", "", "change", "(process)", "(process)");
 }
 
 /// Addresses that no range can merge, and then the blocked one.
@@ -104,6 +116,16 @@ fn rules(kind: &str, count: usize) -> Load {
     Load { command: format!("{kind}-restore"), input: input + "COMMIT\n" }
 }
 
+/// Many rules about others, and then one that looks into a large set.
+fn both(rules: usize, elements: usize) -> Load {
+    let mut others = String::new();
+    addresses(rules)
+        .take(rules - 1)
+        .for_each(|address| writeln!(others, "ip saddr {address} tcp dport 22 counter drop").unwrap());
+    let Load { command, input } = set("nft hash", elements);
+    Load { command, input: input.replace("ip saddr @bad", &format!("{others}ip saddr @bad")) }
+}
+
 fn measure(kind: &str, count: usize, load: &Load, peer: &str, rounds: usize) {
     let server = Server::boot(Release::Trixie);
     server.write("/etc/systemd/system/sshfix-agent.service.d/log.conf", "[Service]\nEnvironment=SSHFIX_LOG=sshfix_agent=debug\n");
@@ -134,7 +156,7 @@ fn measure(kind: &str, count: usize, load: &Load, peer: &str, rounds: usize) {
     let [sshfix, peer] = [median(processes[0].clone()), median(processes[1].clone())];
     let limit = f64::from(PEER_SECONDS) * 1000.0;
     let peer = if peer < limit { format!("{peer:.1}") } else { format!("over {limit:.0}") };
-    println!("{kind:<18}{count:>10}{:>10.1}{:>12.1}{sshfix:>14.1}{peer:>18}", median(warm), median(cold));
+    println!("{kind:<22}{count:>10}{:>10.1}{:>12.1}{sshfix:>14.1}{peer:>18}", median(warm), median(cold));
 }
 
 /// The newest so many answers, as the agent's log tells how long they took.

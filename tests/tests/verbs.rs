@@ -500,7 +500,7 @@ fn ignoreip_is_set_at_once_and_a_lease_ends_also_across_a_restart() {
             expect_in(server, &["203.0.113.7"]);
             assert!(ignored_by_fail2ban(server).contains("203.0.113.7"));
             let status = server.ctl(&["status", "--json"]).json();
-            assert_eq!(status["leases"][0]["id"], change["id"], "{status:#}");
+            assert_eq!(status["leases"][0]["change"], change["id"], "{status:#}");
             if !trouble.is_empty() {
                 server.sh(trouble).expect_ok();
             }
