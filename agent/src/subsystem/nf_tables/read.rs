@@ -97,7 +97,10 @@ fn read(netlink: &mut Netlink, generation: u32, cached: Option<&State>) -> Resul
 }
 
 /// The rules of an earlier reading. Taking a rule apart costs far more than its dump, and most rules outlive a change.
-struct Known<'a>(HashMap<(Family, &'a [u8], &'a [u8], u64), &'a Arc<Rule>>);
+struct Known<'a>(HashMap<RuleKey<'a>, &'a Arc<Rule>>);
+
+/// Family, table, chain and handle.
+type RuleKey<'a> = (Family, &'a [u8], &'a [u8], u64);
 
 impl<'a> Known<'a> {
     fn of(cached: Option<&'a State>) -> Self {
