@@ -1,6 +1,8 @@
 //! Takes the packets of a handshake through the host's hooks: `nf_tables`' base chains and iptables-legacy's tables together, in
 //! the kernel's order (`nf_hook_slow`), with connection tracking and address translation at their points. Judges nothing itself.
 
+use std::collections::BTreeSet;
+
 use super::arrival::{Arrival, arrivals};
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Link;
@@ -9,7 +11,7 @@ use crate::subsystem::conntrack::Fill;
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
-use crate::subsystem::nf_tables::{BaseChain, Chain, Doubt, Family, State};
+use crate::subsystem::nf_tables::{BaseChain, Chain, Doubt, Family, SetKey, State};
 use crate::subsystem::xtables::{self, evaluate as legacy};
 use crate::verdict::{Connection, Verdict};
 
@@ -316,6 +318,8 @@ struct Walker<'a, 'n> {
     delivered: Option<Packet>,
     /// The rule that gave the SYN another destination on this host.
     redirect: Option<Culprit>,
+    /// Sets that a rule changed for a packet before: what they hold now is not what was read.
+    changed_sets: BTreeSet<SetKey>,
     /// Whether connections of this family are tracked at all.
     tracks: bool,
 }
@@ -343,6 +347,7 @@ impl<'a, 'n> Walker<'a, 'n> {
             answered: Tri::Maybe,
             delivered: None,
             redirect: None,
+            changed_sets: BTreeSet::new(),
             tracks: super::conntrack::in_use(host, !connection.source.is_ipv4()),
         }
     }
@@ -537,9 +542,11 @@ impl<'a, 'n> Walker<'a, 'n> {
         }
         let mut evaluator = Evaluator::new(self.state, self.whole_sets, self.needs);
         evaluator.ipsets = self.ipsets;
+        evaluator.changed_sets.clone_from(&self.changed_sets);
         evaluator.hits = self.met.is_some().then(Vec::new);
         let outcome = evaluator.base_chain(index, &packet);
         let hits = evaluator.hits.unwrap_or_default();
+        self.changed_sets.append(&mut evaluator.changed_sets);
         self.meet(hook, base.priority, What::NfTables(hits, perhaps.clone()));
         self.open |=
             perhaps.is_some() || !outcome.doubts.is_empty() || outcome.events.iter().any(|event| !event.doubts.is_empty());

@@ -84,7 +84,8 @@ pub struct Evaluator<'a> {
     pub(super) state: &'a State,
     pub(super) whole_sets: bool,
     pub(super) needs: &'a mut Needs,
-    pub(super) changed_sets: BTreeSet<SetKey>,
+    /// Sets that rules changed on the way.
+    pub changed_sets: BTreeSet<SetKey>,
     /// What is known of ipsets.
     pub ipsets: &'a ipset::State,
     /// Everything that matched so far, in order, where that is wanted; at most [`MOST_HITS`].
