@@ -316,12 +316,13 @@ impl Packet {
         answer
     }
 
-    /// The ACK that completes the handshake, as it comes in like this SYN did; `handled` is the SYN as it was delivered.
+    /// The ACK that completes the handshake, as it comes in like this SYN did; `handled` is the SYN as it was delivered, `answer` the
+    /// answer as it left, which may have changed the connection's mark once more.
     #[must_use]
-    pub fn follower(&self, handled: &Packet) -> Self {
+    pub fn follower(&self, handled: &Packet, answer: &Packet) -> Self {
         let mut follower = self.clone();
         follower.transport.set_part(13, &Bits::exactly(&[0x10]));
-        follower.ct_mark = handled.ct_mark.clone();
+        follower.ct_mark = answer.ct_mark.clone();
         follower.answers_from = Some((handled.destination(), handled.destination_port()));
         follower
     }
@@ -366,6 +367,15 @@ impl Packet {
     pub fn set_destination(&mut self, address: &Bits) {
         let (offset, _) = self.fields().1;
         self.network.set_part(offset, address);
+    }
+
+    /// Marks the connection, where the packet has one: without an entry this does nothing (`nft_ct_set_eval`, `connmark_tg_shift`).
+    pub fn mark_connection(&mut self, mark: &Bits) {
+        self.ct_mark = match self.tracking.entry() {
+            Tri::Yes => mark.clone(),
+            Tri::No => return,
+            Tri::Maybe => self.ct_mark.join(mark),
+        };
     }
 
     /// Says that a nat chain sent it here, from where it was going before. The same place is no translation (`nf_nat_setup_info`).
@@ -662,6 +672,29 @@ mod tests {
         assert_eq!(answer.source_port().equals(&[0, 22]), Tri::Yes);
         assert_eq!(answer.destination_port().equals(&[0, 22]), Tri::No);
         assert_eq!(answer.destination_port().equals(&[0xc0, 22]), Tri::Maybe);
+    }
+
+    #[test]
+    fn only_a_tracked_packet_marks_the_connection() {
+        for (tracking, is_one) in [
+            (Tracking::INVALID, Tri::No),
+            (Tracking::UNTRACKED, Tri::No),
+            (Tracking::NEW, Tri::Yes),
+            (Tracking::ESTABLISHED, Tri::Yes),
+            (Tracking::ANY, Tri::Maybe),
+        ] {
+            let mut packet = Packet { tracking, ..syn("203.0.113.7") };
+            packet.mark_connection(&Bits::exactly(&1_u32.to_ne_bytes()));
+            assert_eq!(packet.ct_mark.equals(&1_u32.to_ne_bytes()), is_one, "{tracking:?}");
+        }
+    }
+
+    #[test]
+    fn the_ack_meets_the_mark_that_the_answer_left() {
+        let delivered = Packet { tracking: Tracking::NEW, ..syn("203.0.113.7") };
+        let mut answer = Packet { tracking: Tracking::ESTABLISHED, ..delivered.answer() };
+        answer.mark_connection(&Bits::exactly(&[1; 4]));
+        assert_eq!(syn("203.0.113.7").follower(&delivered, &answer).ct_mark.exact(), Some(&[1; 4][..]));
     }
 
     #[test]

@@ -434,7 +434,7 @@ impl<'a, 'n> Walker<'a, 'n> {
             return;
         }
         self.pass = Pass::Ack;
-        let follower = syn.follower(delivered);
+        let follower = syn.follower(delivered, &answer);
         if let Some(ack) = self.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], follower) {
             self.translated(delivered, &ack, "connection tracking does not know it, so it is not translated as the SYN was");
         }

@@ -160,7 +160,7 @@ impl Evaluator<'_> {
                 Expression::CtSet { key, sreg } => {
                     let data = at.registers.load(*sreg, 4);
                     if *key == MARK {
-                        at.change(|packet| packet.ct_mark = data);
+                        at.change(|packet| packet.mark_connection(&data));
                     }
                     true
                 }
@@ -548,9 +548,9 @@ fn target_end(at: &mut Running<'_>, v6: bool, name: &str, revision: u32, info: &
         TargetEffect::Mark { mask, value } => at.change(|packet| packet.mark = marked(&packet.mark, mask, value)),
         TargetEffect::MarkUnknown => at.change(|packet| packet.mark = Bits::unknown(4)),
         TargetEffect::Connmark { mask, value } => {
-            at.change(|packet| packet.ct_mark = marked(&packet.ct_mark, mask, value));
+            at.change(|packet| packet.mark_connection(&marked(&packet.ct_mark, mask, value)));
         }
-        TargetEffect::ConnmarkUnknown => at.change(|packet| packet.ct_mark = Bits::unknown(4)),
+        TargetEffect::ConnmarkUnknown => at.change(|packet| packet.mark_connection(&Bits::unknown(4))),
         TargetEffect::Notrack => at.change(untrack),
         TargetEffect::Destination { address, port, local } => {
             let mut packet = at.packet.clone();

@@ -253,11 +253,11 @@ impl<'a> Runner<'_, 'a> {
                 return Next::Goes(flow);
             }
             TargetEffect::Connmark { mask, value } => {
-                view.connmark = change(view.connmark, mask, value);
+                mark_connection(view, change(view.connmark, mask, value));
                 return Next::Goes(flow);
             }
             TargetEffect::ConnmarkUnknown => {
-                view.connmark = None;
+                mark_connection(view, None);
                 return Next::Goes(flow);
             }
             TargetEffect::Notrack => {
@@ -304,6 +304,15 @@ enum Next<'a> {
 fn change(mark: Option<u32>, cleared: u32, flipped: u32) -> Option<u32> {
     // Clearing all makes it known whatever it was.
     if cleared == u32::MAX { Some(flipped) } else { mark.map(|mark| mark & !cleared ^ flipped) }
+}
+
+/// xt_connmark.c: without an entry the target does nothing.
+fn mark_connection(view: &mut View<'_>, mark: Option<u32>) {
+    view.connmark = match view.tracking.entry() {
+        Tri::Yes => mark,
+        Tri::No => return,
+        Tri::Maybe => view.connmark.filter(|before| mark == Some(*before)),
+    };
 }
 
 /// Whether a whole rule matches.

@@ -105,8 +105,7 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         Match::Mark(masked) => known_bits(view.mark, masked.value, masked.mask).invert(masked.invert),
         Match::Connmark(masked) => {
             // xt_connmark.c: without an entry it does not match, whatever `invert` says.
-            let entry = view.tracking.among(Tracking::ESTABLISHED.0 | Tracking::RELATED.0 | Tracking::NEW.0);
-            entry.and(known_bits(view.connmark, masked.value, masked.mask).invert(masked.invert))
+            view.tracking.entry().and(known_bits(view.connmark, masked.value, masked.mask).invert(masked.invert))
         }
         Match::Comment(_) => Tri::Yes,
         Match::Iprange { source, destination, flags } => {
