@@ -528,12 +528,14 @@ impl Packet {
         }
         self.dnat = tri(view.dnat);
         self.local = tri(view.destination_local);
-        let redirected = view.destination_local == Some(true) && view.destination != before.destination;
+        // REDIRECT leaves the address open, DNAT to one of this host's own names it.
+        let changed = view.destination != before.destination;
+        let redirected = changed && view.destination_local == Some(true) && view.destination.low != view.destination.high;
         if view.source != before.source {
             self.snat = Tri::Maybe;
             self.set_source(&number(view.source, before.v6));
         }
-        if view.destination != before.destination {
+        if changed {
             self.set_destination(&number(view.destination, before.v6));
         }
         if redirected {

@@ -306,7 +306,7 @@ fn change(mark: Option<u32>, cleared: u32, flipped: u32) -> Option<u32> {
     if cleared == u32::MAX { Some(flipped) } else { mark.map(|mark| mark & !cleared ^ flipped) }
 }
 
-/// xt_connmark.c: without an entry the target does nothing.
+/// `xt_connmark.c`: without an entry the target does nothing.
 fn mark_connection(view: &mut View<'_>, mark: Option<u32>) {
     view.connmark = match view.tracking.entry() {
         Tri::Yes => mark,
