@@ -201,6 +201,64 @@ impl Tracking {
     }
 }
 
+/// The zone of connection tracking that a rule ahead of it gave the packet: entries of other zones are not found (`nf_ct_zone_equal`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zone {
+    /// None, which is zone 0.
+    Default,
+    /// This one. Rules that come later change it no more, nor exempt the packet from tracking (`xt_ct_target`, `nft_notrack_eval`).
+    Is(u16),
+    /// Cannot be told.
+    Unknown,
+}
+
+impl Zone {
+    /// What is known where it is one or the other.
+    #[must_use]
+    pub fn join(self, other: Zone) -> Self {
+        if self == other { self } else { Zone::Unknown }
+    }
+
+    /// Whether an entry of the one is found from the other.
+    pub fn equals(self, other: Zone) -> Tri {
+        let number = |zone| match zone {
+            Zone::Default => Some(0),
+            Zone::Is(number) => Some(number),
+            Zone::Unknown => None,
+        };
+        number(self).zip(number(other)).map_or(Tri::Maybe, |(one, two)| Tri::from(one == two))
+    }
+
+    /// As `ct zone` loads it: 2 bytes in the machine's order. That of one direction may be another.
+    pub fn bits(self, direction: Option<u8>) -> Bits {
+        match (self, direction) {
+            (Zone::Default, None) => Bits::exactly(&0_u16.to_ne_bytes()),
+            (Zone::Is(number), None) => Bits::exactly(&number.to_ne_bytes()),
+            (Zone::Unknown, _) | (_, Some(_)) => Bits::unknown(2),
+        }
+    }
+
+    /// After a rule that gives a zone to a packet which has this one; a tracked one keeps it (`nft_ct_set_zone_eval`).
+    #[must_use]
+    pub fn assigned(self, zone: Zone, tracking: Tracking) -> Self {
+        match (self, tracking.entry()) {
+            (_, Tri::Yes) | (Zone::Is(_) | Zone::Unknown, _) => self,
+            (Zone::Default, Tri::No) => zone,
+            (Zone::Default, Tri::Maybe) => Zone::Unknown,
+        }
+    }
+
+    /// The state of a packet with this zone after a rule that exempts it from tracking; a tracked one stays so.
+    #[must_use]
+    pub fn exempt(self, tracking: Tracking) -> Tracking {
+        match (self, tracking.entry()) {
+            (Zone::Is(_), _) | (_, Tri::Yes) => tracking,
+            (Zone::Default, Tri::No) => Tracking::UNTRACKED,
+            (Zone::Default | Zone::Unknown, _) => tracking.join(Tracking::UNTRACKED),
+        }
+    }
+}
+
 /// One packet of the connection at one hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -224,6 +282,8 @@ pub struct Packet {
     pub ct_mark: Bits,
     /// Its connection tracking state.
     pub tracking: Tracking,
+    /// The zone it is tracked in.
+    pub zone: Zone,
     /// Whether its destination is an address of this host.
     pub local: Tri,
     /// Whether its destination was translated, to another one than it had.
@@ -263,6 +323,7 @@ impl Packet {
             mark: Bits::exactly(&[0; 4]),
             ct_mark: Bits::exactly(&[0; 4]),
             tracking: Tracking::INVALID,
+            zone: Zone::Default,
             // It would not reach the SSH port otherwise.
             local: Tri::Yes,
             dnat: Tri::No,
@@ -306,6 +367,7 @@ impl Packet {
             // The answer takes the mark of the SYN only if net.ipv4.tcp_fwmark_accept says so.
             mark: self.mark.join(&Bits::exactly(&[0; 4])),
             tracking: Tracking::INVALID,
+            zone: Zone::Default,
             answers_from: Some((self.destination(), self.destination_port())),
             ..self.clone()
         };
@@ -501,6 +563,7 @@ impl Packet {
             input: &self.input,
             output: &self.output,
             tracking: self.tracking,
+            zone: self.zone,
             reply: self.reply,
             mark: number(&self.mark),
             connmark: number(&self.ct_mark),
@@ -523,6 +586,7 @@ impl Packet {
             self.ct_mark = mark(view.connmark);
         }
         self.tracking = view.tracking;
+        self.zone = view.zone;
         if view.dnat != before.dnat {
             self.destined = tri(view.dnat);
         }
@@ -570,6 +634,7 @@ impl Packet {
             mark: self.mark.join(&other.mark),
             ct_mark: self.ct_mark.join(&other.ct_mark),
             tracking: self.tracking.join(other.tracking),
+            zone: self.zone.join(other.zone),
             local: either(self.local, other.local),
             dnat: either(self.dnat, other.dnat),
             destined: either(self.destined, other.destined),
@@ -585,6 +650,7 @@ impl Packet {
         self.mark = Bits::unknown(4);
         self.ct_mark = Bits::unknown(4);
         self.tracking = Tracking::ANY;
+        self.zone = Zone::Unknown;
         self.local = Tri::Maybe;
         self.dnat = Tri::Maybe;
         self.destined = Tri::Maybe;

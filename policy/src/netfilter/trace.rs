@@ -330,7 +330,8 @@ fn action(action: &Action, v6: bool) -> String {
         | TargetEffect::MarkUnknown
         | TargetEffect::Connmark { .. }
         | TargetEffect::ConnmarkUnknown
-        | TargetEffect::Notrack => "goes on".to_owned(),
+        | TargetEffect::Notrack
+        | TargetEffect::Zone(_) => "goes on".to_owned(),
     }
 }
 

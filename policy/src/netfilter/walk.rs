@@ -475,7 +475,8 @@ impl<'a, 'n> Walker<'a, 'n> {
             packet.tracking = Tracking::UNTRACKED;
             return packet;
         }
-        let found = match (self.pass, self.entry, self.answered) {
+        let same_zone = self.delivered.as_ref().map_or(Tri::Yes, |first| first.zone.equals(packet.zone));
+        let found = match (self.pass, self.entry.and(same_zone), self.answered) {
             (Pass::Syn, ..) => Tracking::NEW,
             (Pass::Answer, Tri::Yes, _) | (Pass::Ack, Tri::Yes, Tri::Yes) => Tracking::ESTABLISHED,
             // So is an ACK to a SYN whose answer was not seen (`tcp_conntracks`).
@@ -491,6 +492,10 @@ impl<'a, 'n> Walker<'a, 'n> {
         let exempt = packet.tracking.0 & Tracking::UNTRACKED.0;
         let tracked = if packet.tracking.among(Tracking::UNTRACKED.0) == Tri::Yes { 0 } else { found.0 };
         packet.tracking = Tracking(exempt | tracked);
+        if self.pass != Pass::Syn && found.0 & Tracking::NEW.0 != 0 {
+            // An entry of its own has no mark yet.
+            packet.ct_mark = packet.ct_mark.join(&Bits::exactly(&[0; 4]));
+        }
         if let (Pass::Ack, Some(delivered), Tri::Yes) = (self.pass, &self.delivered, packet.tracking.entry()) {
             packet.dnat = delivered.dnat;
         }

@@ -89,7 +89,7 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
             let key = expr.u32(sys::NFTNL_EXPR_CT_KEY)?;
             let direction = expr.u32(sys::NFTNL_EXPR_CT_DIR).and_then(|direction| u8::try_from(direction).ok());
             match expr.u32(sys::NFTNL_EXPR_CT_SREG) {
-                Some(sreg) => Expression::CtSet { key, sreg },
+                Some(sreg) => Expression::CtSet { key, sreg, direction },
                 None => Expression::Ct { key, dreg: expr.u32(sys::NFTNL_EXPR_CT_DREG)?, direction },
             }
         }

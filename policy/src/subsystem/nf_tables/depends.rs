@@ -119,7 +119,7 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
                     registers.store(*dreg, &plain(4));
                 }
             }
-            Expression::MetaSet { key: MARK, sreg } | Expression::CtSet { key: MARK, sreg } => {
+            Expression::MetaSet { key: MARK, sreg } | Expression::CtSet { key: MARK, sreg, .. } => {
                 carried(&registers.load(*sreg, 4), classes);
             }
             Expression::PayloadSet { sreg, len, .. } => carried(&registers.load(*sreg, size(*len)), classes),

@@ -128,6 +128,8 @@ pub enum Expression {
         key: u32,
         /// Source register.
         sreg: u32,
+        /// `IP_CT_DIR_*`, where given.
+        direction: Option<u8>,
     },
     /// Ends the rule unless the register compares so.
     Cmp {

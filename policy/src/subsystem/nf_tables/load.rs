@@ -216,6 +216,7 @@ pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
             let translated = source == original && packet.snat != Tri::No;
             Loaded::new(label, if translated || len != address_len { Bits::unknown(len) } else { address })
         }
+        17 => Loaded::new("ct zone", packet.zone.bits(direction)),
         7 => Loaded::new("ct l3proto", Bits::exactly(&[if packet.v6 { 10 } else { 2 }])),
         10 => Loaded::new("ct protocol", Bits::exactly(&[packet.protocol])),
         12 if original => Loaded::new("ct original proto-dst", packet.original.1.clone()),

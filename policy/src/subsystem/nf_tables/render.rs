@@ -510,7 +510,7 @@ fn nft(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
                 ));
             }
             Item::Statement(Expression::MetaSet { key: MARK_KEY, sreg }) => words.push(marked("meta mark", values.get(sreg))),
-            Item::Statement(Expression::CtSet { key: MARK_KEY, sreg }) => words.push(marked("ct mark", values.get(sreg))),
+            Item::Statement(Expression::CtSet { key: MARK_KEY, sreg, .. }) => words.push(marked("ct mark", values.get(sreg))),
             Item::Condition(tested, test) if implied(tested, test, items.get(index + 1..).unwrap_or_default()) => {}
             Item::Condition(tested, test) => words.push(condition(state, family, transport, tested, test)),
             Item::Statement(expression) => words.extend(statement(chain, family, expression, ipsets)),

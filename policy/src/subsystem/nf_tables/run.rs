@@ -7,7 +7,7 @@ use super::load::{self, Loaded};
 use super::lookup::{Hit, lookup};
 use super::registers::Registers;
 use super::{Chain, Element, ElementData, Family, Rule, SetKey};
-use crate::packet::{Bits, Packet, Tracking, Tri};
+use crate::packet::{Bits, Packet, Tri, Zone};
 use crate::subsystem::xtables::holds::{Matched, matches};
 use crate::subsystem::xtables::targets::{TargetEffect, target};
 
@@ -82,6 +82,8 @@ pub struct Run {
 
 /// `NF_NAT_RANGE_*` numbers do not matter here; `NFT_META_MARK` and `NFT_CT_MARK` are both 3.
 const MARK: u32 = 3;
+/// `NFT_CT_ZONE`
+const ZONE: u32 = 17;
 
 /// The rule that is being run.
 struct Running<'r> {
@@ -157,10 +159,15 @@ impl Evaluator<'_> {
                     let loaded = load::ct(at.packet, *key, *direction);
                     at.load(*dreg, &loaded)
                 }
-                Expression::CtSet { key, sreg } => {
-                    let data = at.registers.load(*sreg, 4);
+                Expression::CtSet { key, sreg, direction } => {
                     if *key == MARK {
+                        let data = at.registers.load(*sreg, 4);
                         at.change(|packet| packet.mark_connection(&data));
+                    } else if *key == ZONE {
+                        let number = at.registers.load(*sreg, 2).exact().and_then(|bytes| bytes.try_into().ok());
+                        let zone = number.map_or(Zone::Unknown, |number| Zone::Is(u16::from_ne_bytes(number)));
+                        let zone = if direction.is_none() { zone } else { Zone::Unknown };
+                        at.change(|packet| packet.zone = packet.zone.assigned(zone, packet.tracking));
                     }
                     true
                 }
@@ -484,11 +491,7 @@ fn write(packet: &mut Packet, base: PayloadBase, offset: u32, data: &Bits) {
 
 /// `nft_notrack.c`: a packet that has an entry already keeps it.
 fn untrack(packet: &mut Packet) {
-    match packet.tracking.entry() {
-        Tri::Yes => {}
-        Tri::No => packet.tracking = Tracking::UNTRACKED,
-        Tri::Maybe => packet.tracking = packet.tracking.join(Tracking::UNTRACKED),
-    }
+    packet.tracking = packet.zone.exempt(packet.tracking);
 }
 
 /// Where address translation leads.
@@ -552,6 +555,7 @@ fn target_end(at: &mut Running<'_>, v6: bool, name: &str, revision: u32, info: &
         }
         TargetEffect::ConnmarkUnknown => at.change(|packet| packet.mark_connection(&Bits::unknown(4))),
         TargetEffect::Notrack => at.change(untrack),
+        TargetEffect::Zone(zone) => at.change(|packet| packet.zone = packet.zone.assigned(zone, packet.tracking)),
         TargetEffect::Destination { address, port, local } => {
             let mut packet = at.packet.clone();
             let redirected = local.then(|| packet.redirected());

@@ -7,7 +7,6 @@ use super::targets::{TargetEffect, effect};
 use super::view::{Span, Tri, View};
 use super::{Action, Chain, Entry, Hook, Place, Rule, Table};
 use crate::host::Needs;
-use crate::packet::Tracking;
 use crate::subsystem::ipset;
 
 /// Rules looked at before giving up; the kernel's own limit is the number of jumps, which a real table never comes near.
@@ -115,7 +114,8 @@ fn join<'a>(one: View<'a>, two: View<'a>) -> View<'a> {
         destination: one.destination.join(two.destination),
         destination_local: same(one.destination_local, two.destination_local),
         destination_port: one.destination_port.join(two.destination_port),
-        tracking: Tracking(one.tracking.0 | two.tracking.0),
+        tracking: one.tracking.join(two.tracking),
+        zone: one.zone.join(two.zone),
         mark: same(one.mark, two.mark),
         connmark: same(one.connmark, two.connmark),
         dnat: same(one.dnat, two.dnat),
@@ -261,10 +261,11 @@ impl<'a> Runner<'_, 'a> {
                 return Next::Goes(flow);
             }
             TargetEffect::Notrack => {
-                // xt_CT.c: only a packet without an entry becomes untracked.
-                if view.tracking.0 & Tracking::INVALID.0 != 0 {
-                    view.tracking = Tracking(view.tracking.0 & !Tracking::INVALID.0 | Tracking::UNTRACKED.0);
-                }
+                view.tracking = view.zone.exempt(view.tracking);
+                return Next::Goes(flow);
+            }
+            TargetEffect::Zone(zone) => {
+                view.zone = view.zone.assigned(zone, view.tracking);
                 return Next::Goes(flow);
             }
             TargetEffect::Destination { address, port, local } => {

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bytes::Bytes;
+use crate::packet::Zone;
 
 /// A decoded target (`linux/netfilter/xt_*.h`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,6 +225,8 @@ pub enum TargetEffect {
     ConnmarkUnknown,
     /// The next rule; the packet is not tracked (`CT --notrack`, `NOTRACK`).
     Notrack,
+    /// The next rule; the packet is tracked in this zone, with what else `CT` gives its entry.
+    Zone(Zone),
     /// The destination becomes this; ends the nat chain as accept. `None` keeps that part (for `address`: one of this host's
     /// own where `local`).
     Destination {
@@ -385,10 +388,11 @@ pub fn effect(v6: bool, target: &Target) -> TargetEffect {
         Target::Reject(with) => TargetEffect::Reject(reject_with(v6, *with)),
         // IPSET_FLAG_MAP_SKBMARK 1 << 8
         Target::Set { flags, map, .. } if map.index != u16::MAX && flags & 0x100 != 0 => TargetEffect::MarkUnknown,
-        // XT_CT_NOTRACK
+        // XT_CT_NOTRACK 1, ZONE_DIR_ORIG 4, ZONE_DIR_REPL 8, ZONE_MARK 16
         Target::Ct { flags, .. } if flags & 1 != 0 => TargetEffect::Notrack,
+        Target::Ct { flags, .. } if flags & 0x1c != 0 => TargetEffect::Zone(Zone::Unknown),
+        Target::Ct { zone, .. } => TargetEffect::Zone(Zone::Is(*zone)),
         Target::Log { .. }
-        | Target::Ct { .. }
         | Target::Set { .. }
         | Target::Nflog { .. }
         | Target::TcpMss(_)

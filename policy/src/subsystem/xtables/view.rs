@@ -1,7 +1,7 @@
 //! What an xtables match may ask of a packet: a TCP packet to or from the SSH port whose fields are known, unknown, or lie in
 //! a range. Plain data; both evaluators (`nf_tables` for iptables-nft rules, this room's for iptables-legacy) fill it in.
 
-use crate::packet::{Bits, Interface, Packet, Tracking};
+use crate::packet::{Bits, Interface, Packet, Tracking, Zone};
 
 /// A number of which is known that it lies in this range, both ends included. One value when both are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +141,8 @@ pub struct View<'a> {
     pub output: &'a Interface,
     /// Its connection tracking state.
     pub tracking: Tracking,
+    /// The zone it is tracked in.
+    pub zone: Zone,
     /// Whether it travels in the reply direction of its connection.
     pub reply: bool,
     /// Packet mark, where known.
