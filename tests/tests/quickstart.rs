@@ -22,6 +22,8 @@ fn with_clone(release: Release) -> Server {
         ("packaging/systemd/sshfix-agent.service", 0o644),
         ("packaging/systemd/sshfix-agent.socket", 0o644),
         ("packaging/systemd/sshfix-recover.service", 0o644),
+        ("packaging/systemd/sshfix-drill.service", 0o644),
+        ("packaging/systemd/sshfix-drill.timer", 0o644),
         ("packaging/systemd/sshfix.sysusers", 0o644),
     ] {
         server.copy(&clone.join(file), &format!("/root/clone/{file}"), mode);

@@ -83,7 +83,7 @@ fn sshguards_blocks_are_told_and_lifted() {
                      done
                  done >> /var/log/attacks")
             .expect_ok();
-        server.wait_until("sshguard has blocked all four", Duration::from_secs(30), || {
+        server.wait_until("sshguard has blocked all four", Duration::from_mins(2), || {
             server.sh("nft list table ip sshguard | grep -F 203.0.113.8; nft list table ip6 sshguard | grep -F 2001:db8::8").ok()
         });
         open(server, "198.51.100.7");
