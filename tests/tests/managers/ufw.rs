@@ -60,9 +60,9 @@ fn ufws_limit_is_a_rate_that_refuses_once_it_is_reached() {
         // As if it had come six times within half a minute.
         server.sh("for hit in 1 2 3 4 5 6; do echo +203.0.113.7 > /proc/net/xt_recent/DEFAULT; done").expect_ok();
         let diagnosis = server.ctl(&["diagnose", "203.0.113.7", "--json"]).expect_status(8).json();
-        let rate = diagnosis["findings"].as_array().unwrap().iter().find(|one| one["cause"] == "iptables-ratelimit");
-        let rate = rate.unwrap_or_else(|| panic!("no rate limit in {diagnosis:#}"));
-        assert_eq!(rate["blocking"], true, "{diagnosis:#}");
-        assert!(rate["owner"].as_str().unwrap().starts_with("ufw"), "{diagnosis:#}");
+        let [limit] = &diagnosis["findings"].as_array().unwrap()[..] else { panic!("one finding: {diagnosis:#}") };
+        assert_eq!((&limit["cause"], &limit["blocking"]), (&"ufw-deny".into(), &true.into()), "{diagnosis:#}");
+        assert!(limit["owner"].as_str().unwrap().starts_with("ufw rule: limit"), "{diagnosis:#}");
+        assert!(limit["evidence"].to_string().contains("/proc/net/xt_recent/DEFAULT"), "{diagnosis:#}");
     });
 }
