@@ -88,7 +88,7 @@ fn sshguards_blocks_are_told_and_lifted() {
             .expect_ok();
             ["203.0.113.7", "203.0.113.8", "2001:db8::7", "2001:db8::8"].iter().all(|address| {
                 let family = if address.contains(':') { "ip6" } else { "ip" };
-                server.sh(format!("nft get element {family} sshguard attackers '{{ {address} }}'")).ok()
+                server.sh(&format!("nft get element {family} sshguard attackers '{{ {address} }}'")).ok()
             })
         });
         open(server, "198.51.100.7");
