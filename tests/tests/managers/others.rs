@@ -78,14 +78,13 @@ fn sshguards_blocks_are_told_and_lifted() {
         });
         // Its `tail -F -n 0` may start after the tables are there, and skips what was written before: attack until it sees.
         server.wait_until("sshguard has blocked all four", Duration::from_mins(2), || {
-            server.sh(
-                "for address in 203.0.113.7 203.0.113.8 2001:db8::7 2001:db8::8; do
+            server
+                .sh("for address in 203.0.113.7 203.0.113.8 2001:db8::7 2001:db8::8; do
                      for try in 1 2 3 4 5 6; do
                          echo \"Nov 21 08:00:0$try server sshd[100$try]: Invalid user admin from $address port 4000$try\"
                      done
-                 done >> /var/log/attacks",
-            )
-            .expect_ok();
+                 done >> /var/log/attacks")
+                .expect_ok();
             ["203.0.113.7", "203.0.113.8", "2001:db8::7", "2001:db8::8"].iter().all(|address| {
                 let family = if address.contains(':') { "ip6" } else { "ip" };
                 server.sh(&format!("nft get element {family} sshguard attackers '{{ {address} }}'")).ok()
