@@ -91,7 +91,6 @@ fn hosts() -> Vec<HostState> {
             for (allow, deny) in files {
                 for nf_tables in &rulesets {
                     hosts.push(HostState {
-                        at: Timestamp::UNIX_EPOCH,
                         fail2ban: Part::Present(fail2ban::State {
                             version: "1.1.0".to_owned(),
                             jails: vec![jail("recidive", other), jail("sshd", banned)],
@@ -104,12 +103,7 @@ fn hosts() -> Vec<HostState> {
                             facts: Facts::default(),
                         }),
                         nf_tables: nf_tables.clone(),
-                        xtables: Part::Absent("test".to_owned()),
-                        ipset: ipset::State::new(),
-                        listener: Part::Absent("test".to_owned()),
-                        route: Part::Absent(String::new()),
-                        ufw: None,
-                        sshd: sshfix_policy::subsystem::sshd::State::default(),
+                        ..HostState::empty()
                     });
                 }
             }

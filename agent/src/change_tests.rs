@@ -36,7 +36,6 @@ fn blocked() -> HostState {
         read_only: None,
     };
     HostState {
-        at: Timestamp::UNIX_EPOCH,
         fail2ban: Part::Present(fail2ban::State {
             version: "1.1.0".to_owned(),
             jails: vec![jail("recidive"), jail("sshd")],
@@ -48,13 +47,7 @@ fn blocked() -> HostState {
             libwrap: Libwrap::Linked("test".to_owned()),
             facts: Facts::default(),
         }),
-        nf_tables: Part::Absent("test".to_owned()),
-        xtables: Part::Absent("test".to_owned()),
-        ipset: sshfix_policy::subsystem::ipset::State::new(),
-        listener: Part::Absent("test".to_owned()),
-        route: Part::Absent(String::new()),
-        ufw: None,
-        sshd: sshfix_policy::subsystem::sshd::State::default(),
+        ..HostState::empty()
     }
 }
 

@@ -141,19 +141,7 @@ mod tests {
     use crate::subsystem::nf_tables::{Family, State};
 
     fn host(state: State) -> HostState {
-        let absent = || "not in this test".to_owned();
-        HostState {
-            at: jiff::Timestamp::UNIX_EPOCH,
-            fail2ban: Part::Absent(absent()),
-            hosts_access: Part::Absent(absent()),
-            nf_tables: Part::Present(state),
-            xtables: Part::Absent(absent()),
-            ipset: crate::subsystem::ipset::State::new(),
-            listener: Part::Absent(absent()),
-            route: Part::Absent(absent()),
-            ufw: None,
-            sshd: crate::subsystem::sshd::State::default(),
-        }
+        HostState { nf_tables: Part::Present(state), ..HostState::empty() }
     }
 
     /// Plans as the agent does, and says which sets were read whole.

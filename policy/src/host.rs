@@ -68,6 +68,27 @@ pub struct HostState {
 }
 
 impl HostState {
+    /// A host with nothing on it, for tests to put parts into. It refuses nobody, so nothing else may begin with it.
+    #[cfg(any(test, feature = "fake"))]
+    #[must_use]
+    pub fn empty() -> Self {
+        fn absent<T>() -> Part<T> {
+            Part::Absent("not in this test".to_owned())
+        }
+        Self {
+            at: Timestamp::UNIX_EPOCH,
+            fail2ban: absent(),
+            hosts_access: absent(),
+            nf_tables: absent(),
+            xtables: absent(),
+            ipset: ipset::State::new(),
+            listener: absent(),
+            route: absent(),
+            ufw: None,
+            sshd: sshd::State::default(),
+        }
+    }
+
     /// The names of the ipsets that rules use, as far as they are known.
     pub fn set_names(&self) -> SetNames {
         let legacy = self.xtables.present().map(|state| &state.set_names);

@@ -31,7 +31,6 @@ fn host() -> HostState {
         facts.names.insert(address.parse().unwrap(), HostName::Unknown);
     }
     HostState {
-        at: jiff::Timestamp::UNIX_EPOCH,
         fail2ban: Part::Present(fail2ban::State {
             version: "1.1.0".to_owned(),
             jails: vec![jail("dovecot", &["192.0.2.0/24"]), jail("sshd", &[])],
@@ -46,12 +45,7 @@ fn host() -> HostState {
         nf_tables: Part::Present(
             Ruleset::new().input(Family::Inet, false).rule(&[dport(80), drop()]).rule(&[saddr("203.0.113.0/24"), drop()]).build(),
         ),
-        xtables: Part::Absent(String::new()),
-        ipset: crate::subsystem::ipset::State::new(),
-        listener: Part::Absent(String::new()),
-        route: Part::Absent(String::new()),
-        ufw: None,
-        sshd: crate::subsystem::sshd::State::default(),
+        ..HostState::empty()
     }
 }
 

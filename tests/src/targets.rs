@@ -100,19 +100,7 @@ fn connections() -> impl Iterator<Item = Connection> {
 }
 
 fn host() -> HostState {
-    let absent = || "not in this test".to_owned();
-    HostState {
-        at: now(),
-        fail2ban: Part::Absent(absent()),
-        hosts_access: Part::Absent(absent()),
-        nf_tables: Part::Absent(absent()),
-        xtables: Part::Absent(absent()),
-        ipset: ipset::State::new(),
-        listener: Part::Absent(absent()),
-        route: Part::Absent(absent()),
-        ufw: None,
-        sshd: sshfix_policy::subsystem::sshd::State::default(),
-    }
+    HostState { at: now(), ..HostState::empty() }
 }
 
 static ALLOWED: LazyLock<AllowedSigners> = LazyLock::new(|| AllowedSigners::parse(SIGNERS, &zone()));

@@ -41,19 +41,7 @@ fn read(fail2ban: &mut Fail2ban, question: &Question) -> State {
 }
 
 fn host(state: State) -> HostState {
-    let absent = || "not in this test".to_owned();
-    HostState {
-        at: Timestamp::now(),
-        fail2ban: Part::Present(state),
-        hosts_access: Part::Absent(absent()),
-        nf_tables: Part::Absent(absent()),
-        xtables: Part::Absent(absent()),
-        ipset: sshfix_policy::subsystem::ipset::State::new(),
-        listener: Part::Absent(absent()),
-        route: Part::Absent(absent()),
-        ufw: None,
-        sshd: sshfix_policy::subsystem::sshd::State::default(),
-    }
+    HostState { at: Timestamp::now(), fail2ban: Part::Present(state), ..HostState::empty() }
 }
 
 fn banned(server: &Server, jail: &str, addresses: &[&str]) {

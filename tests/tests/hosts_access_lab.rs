@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns, unshare};
 use sshfix_agent::config::Config;
 use sshfix_agent::subsystem::hosts_access as agent;
-use sshfix_policy::host::{Done, HostState, Needs, Part, Question};
+use sshfix_policy::host::{Done, HostState, Needs, Question};
 use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::hosts_access::{Libwrap, blocks, evaluate};
 use sshfix_policy::verdict::{Block, Connection, Lift, Verdict};
@@ -50,19 +50,7 @@ fn connection(address: &str) -> Connection {
 fn ask(config: &Config, address: &str) -> (HostState, Verdict, Vec<Block>) {
     let connection = connection(address);
     let question = Question { sources: [connection.source].into(), port: 22, everybody: false };
-    let absent = "not asked".to_owned();
-    let mut host = HostState {
-        at: jiff::Timestamp::UNIX_EPOCH,
-        fail2ban: Part::Absent(absent.clone()),
-        hosts_access: agent::observe(config, &question),
-        nf_tables: Part::Absent(absent.clone()),
-        xtables: Part::Absent(absent.clone()),
-        ipset: sshfix_policy::subsystem::ipset::State::new(),
-        listener: Part::Absent(absent),
-        route: Part::Absent(String::new()),
-        ufw: None,
-        sshd: sshfix_policy::subsystem::sshd::State::default(),
-    };
+    let mut host = HostState { hosts_access: agent::observe(config, &question), ..HostState::empty() };
     loop {
         let mut needs = Needs::new();
         let verdict = evaluate(&host, &connection, &mut needs).verdict;

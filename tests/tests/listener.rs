@@ -55,19 +55,7 @@ fn read(server: &Server, port: u16, everybody: bool) -> State {
 }
 
 fn host(state: State) -> HostState {
-    let absent = || "not in this test".to_owned();
-    HostState {
-        at: Timestamp::now(),
-        fail2ban: Part::Absent(absent()),
-        hosts_access: Part::Absent(absent()),
-        nf_tables: Part::Absent(absent()),
-        xtables: Part::Absent(absent()),
-        ipset: sshfix_policy::subsystem::ipset::State::new(),
-        listener: Part::Present(state),
-        route: Part::Absent(absent()),
-        ufw: None,
-        sshd: sshfix_policy::subsystem::sshd::State::default(),
-    }
+    HostState { at: Timestamp::now(), listener: Part::Present(state), ..HostState::empty() }
 }
 
 /// Verdict, cause and fix for a connection to port 22.

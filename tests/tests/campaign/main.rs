@@ -21,25 +21,19 @@ use sshfix_agent::live::LiveHost;
 use sshfix_agent::subsystem::{nf_tables, xtables};
 use sshfix_policy::host::{Host as _, HostState, Needs, Part};
 use sshfix_policy::netfilter::evaluate;
-use sshfix_policy::subsystem::{ipset, route};
+use sshfix_policy::subsystem::route;
 use sshfix_policy::verdict::{Connection, Verdict};
 use sshfix_tests::lab::{Client, Fate, WIRE_CLIENTS, WIRE_SERVERS, Wire, root_or_skip};
 use sshfix_tests::rulesets::{Dice, Ruleset};
 
 /// The packet filters, interfaces and routes of this thread's network namespace.
 fn observe() -> HostState {
-    let absent = || "not in this test".to_owned();
     HostState {
         at: jiff::Timestamp::now(),
-        fail2ban: Part::Absent(absent()),
-        hosts_access: Part::Absent(absent()),
         nf_tables: nf_tables::Ruleset::new().observe(),
         xtables: xtables::observe(),
-        ipset: ipset::State::new(),
-        listener: Part::Absent(absent()),
         route: Part::Present(route::State::default()),
-        ufw: None,
-        sshd: sshfix_policy::subsystem::sshd::State::default(),
+        ..HostState::empty()
     }
 }
 

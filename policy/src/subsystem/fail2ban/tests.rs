@@ -28,19 +28,7 @@ fn jail(name: &str, tickets: &[&str], ignore: &[&str]) -> Jail {
 }
 
 fn host(jails: Vec<Jail>) -> HostState {
-    let absent = || "not in this test".to_owned();
-    HostState {
-        at: Timestamp::UNIX_EPOCH,
-        fail2ban: Part::Present(State { version: "1.1.0".to_owned(), jails, notes: Vec::new() }),
-        hosts_access: Part::Absent(absent()),
-        nf_tables: Part::Absent(absent()),
-        xtables: Part::Absent(absent()),
-        ipset: crate::subsystem::ipset::State::new(),
-        listener: Part::Absent(absent()),
-        route: Part::Absent(absent()),
-        ufw: None,
-        sshd: crate::subsystem::sshd::State::default(),
-    }
+    HostState { fail2ban: Part::Present(State { version: "1.1.0".to_owned(), jails, notes: Vec::new() }), ..HostState::empty() }
 }
 
 fn lab() -> HostState {

@@ -30,18 +30,7 @@ fn state(allow: Option<&str>, deny: Option<&str>) -> State {
 }
 
 fn host_of(state: State) -> HostState {
-    HostState {
-        at: jiff::Timestamp::UNIX_EPOCH,
-        fail2ban: Part::Absent("no".into()),
-        hosts_access: Part::Present(state),
-        nf_tables: Part::Absent("no".into()),
-        xtables: Part::Absent("no".into()),
-        ipset: crate::subsystem::ipset::State::new(),
-        listener: Part::Absent("no".into()),
-        route: Part::Absent(String::new()),
-        ufw: None,
-        sshd: crate::subsystem::sshd::State::default(),
-    }
+    HostState { hosts_access: Part::Present(state), ..HostState::empty() }
 }
 
 fn host(allow: Option<&str>, deny: Option<&str>) -> HostState {

@@ -1,7 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use jiff::Timestamp;
-
 use super::*;
 use crate::verdict::{Cause, Connection, Lift, Verdict};
 
@@ -40,20 +38,8 @@ fn running() -> Unit {
 }
 
 fn host(listeners: Vec<Listener>, units: Option<Vec<Unit>>) -> HostState {
-    let absent = || "not in this test".to_owned();
     let addresses = ["127.0.0.1", "::1", "192.0.2.1", "2001:db8::1", "fe80::1"].map(|a| a.parse().unwrap()).to_vec();
-    HostState {
-        at: Timestamp::UNIX_EPOCH,
-        fail2ban: Part::Absent(absent()),
-        hosts_access: Part::Absent(absent()),
-        nf_tables: Part::Absent(absent()),
-        xtables: Part::Absent(absent()),
-        ipset: crate::subsystem::ipset::State::new(),
-        listener: Part::Present(State { listeners, units, addresses, ..State::default() }),
-        route: Part::Absent(absent()),
-        ufw: None,
-        sshd: crate::subsystem::sshd::State::default(),
-    }
+    HostState { listener: Part::Present(State { listeners, units, addresses, ..State::default() }), ..HostState::empty() }
 }
 
 /// Verdict, cause and fix for a v4 and a v6 client on port 22.

@@ -29,18 +29,7 @@ fn host(facts: &[(&str, Answer, Vec<Route>)]) -> HostState {
     let facts = facts
         .iter()
         .map(|(text, answer, routes)| (source(text), Fact { answer: answer.clone(), routes: routes.clone(), ways: Vec::new() }));
-    HostState {
-        at: jiff::Timestamp::UNIX_EPOCH,
-        fail2ban: Part::Absent("test".to_owned()),
-        hosts_access: Part::Absent("test".to_owned()),
-        nf_tables: Part::Absent("test".to_owned()),
-        xtables: Part::Absent("test".to_owned()),
-        ipset: crate::subsystem::ipset::State::new(),
-        listener: Part::Absent("test".to_owned()),
-        route: Part::Present(State { facts: facts.collect(), ..State::default() }),
-        ufw: None,
-        sshd: crate::subsystem::sshd::State::default(),
-    }
+    HostState { route: Part::Present(State { facts: facts.collect(), ..State::default() }), ..HostState::empty() }
 }
 
 fn ask(text: &str) -> Connection {

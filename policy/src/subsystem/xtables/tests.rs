@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::evaluate::{End, run};
@@ -292,18 +291,7 @@ fn a_rule_names_exactly_the_address_it_names() {
 }
 
 fn host(table: Table) -> HostState {
-    HostState {
-        at: Timestamp::UNIX_EPOCH,
-        fail2ban: Part::Absent(String::new()),
-        hosts_access: Part::Absent(String::new()),
-        nf_tables: Part::Absent(String::new()),
-        xtables: Part::Present(State { v4: vec![table], ..State::default() }),
-        ipset: ipset::State::new(),
-        listener: Part::Absent(String::new()),
-        route: Part::Absent(String::new()),
-        ufw: None,
-        sshd: crate::subsystem::sshd::State::default(),
-    }
+    HostState { xtables: Part::Present(State { v4: vec![table], ..State::default() }), ..HostState::empty() }
 }
 
 fn place(position: usize) -> Place {
