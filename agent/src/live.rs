@@ -188,6 +188,7 @@ impl LiveHost {
             Step::Ipset(step) => ipset::apply(step),
             Step::Route(step) => route::apply(step),
             Step::Recent(step) => recent::apply(step),
+            Step::Sshd(step) => sshd::apply(step),
         }
     }
 }

@@ -254,7 +254,11 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         | Operation::FirewallAccept { .. }
         | Operation::FirewallRemove { .. }
         | Operation::Fail2banIgnore { .. }
-        | Operation::Fail2banUnignore { .. } => match &request.mode {
+        | Operation::Fail2banUnignore { .. }
+        | Operation::SshdSet { .. }
+        | Operation::SshdUnset { .. }
+        | Operation::SshdReload
+        | Operation::SshdRestart => match &request.mode {
             Mode::DryRun => Ok(Body::Plan(planned(agent, host, &question, request)?.1.document())),
             Mode::Apply { plan, confirm_within } => {
                 let within = agent.config.confirm.within(*confirm_within).map_err(|why| out_of_bounds(&why))?;
@@ -431,8 +435,16 @@ fn question(agent: &Agent, request: &Request, port: u16) -> Question {
     sources.extend(request.from.map(Source::from));
     sources.extend(agent.config.keep.iter().map(|keep| keep.address));
     sources.extend(lease::sources(agent, &request.operation));
-    let about_a_lease = matches!(request.operation, Operation::Revoke { .. });
-    Question { sources, port, everybody: request.operation.source().is_none() && !about_a_lease }
+    // Whom these concern is asked path by path: no list of bans is read whole for them.
+    let path_by_path = matches!(
+        request.operation,
+        Operation::Revoke { .. }
+            | Operation::SshdSet { .. }
+            | Operation::SshdUnset { .. }
+            | Operation::SshdReload
+            | Operation::SshdRestart
+    );
+    Question { sources, port, everybody: request.operation.source().is_none() && !path_by_path }
 }
 
 /// Every way in that must not be lost: the requester's own, live sessions, `keep` entries.
@@ -517,6 +529,9 @@ fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
                 }
                 Operation::Ban { .. } | Operation::Fail2banIgnore { .. } | Operation::Fail2banUnignore { .. } => {
                     "`sshfix ctl fail2ban jails` shows what there is"
+                }
+                Operation::SshdSet { .. } | Operation::SshdUnset { .. } | Operation::SshdReload | Operation::SshdRestart => {
+                    "put right what sshd names, then try again; sshd runs on with what it had read"
                 }
                 _ => "`sshfix ctl status` shows what was found",
             },

@@ -177,6 +177,9 @@ pub enum Verb {
     /// Jails of fail2ban and the addresses they ignore
     #[command(subcommand, name = "fail2ban")]
     Fail2ban(Fail2banVerb),
+    /// sshd_config and the service that reads it
+    #[command(subcommand)]
+    Sshd(SshdVerb),
     /// Let an address in for a while, whatever blocks it; ends by itself, also across restarts and reboots
     #[command(after_help = ALLOW)]
     Allow {
@@ -322,6 +325,48 @@ pub enum Fail2banVerb {
     },
 }
 
+/// `sshd ...`
+#[derive(Debug, Subcommand)]
+pub enum SshdVerb {
+    /// Set a keyword where its value wins, and have sshd read its files again; waits for `confirm`
+    Set {
+        /// As sshd_config(5) has it
+        keyword: String,
+        /// Its value, or its values where it has several
+        #[arg(required = true, allow_hyphen_values = true)]
+        values: Vec<String>,
+        /// Inside the Match block with these criteria, such as "Address 10.0.0.0/8" [default: for everybody]
+        #[arg(long = "match", value_name = "CRITERIA")]
+        criteria: Option<String>,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Take a keyword out, so that the default counts, and have sshd read its files again; waits for `confirm`
+    Unset {
+        /// As sshd_config(5) has it
+        keyword: String,
+        /// Inside the Match block with these criteria [default: for everybody]
+        #[arg(long = "match", value_name = "CRITERIA")]
+        criteria: Option<String>,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Have sshd read its files again; sessions stay
+    Reload {
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Restart sshd, or start it where it is down; sessions stay
+    Restart {
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
@@ -387,6 +432,14 @@ impl Verb {
             Verb::Fail2ban(Fail2banVerb::Unignore { source, jail, change }) => {
                 (Operation::Fail2banUnignore { source, jail }, Some(change))
             }
+            Verb::Sshd(SshdVerb::Set { keyword, values, criteria, change }) => {
+                (Operation::SshdSet { keyword, values, criteria }, Some(change))
+            }
+            Verb::Sshd(SshdVerb::Unset { keyword, criteria, change }) => {
+                (Operation::SshdUnset { keyword, criteria }, Some(change))
+            }
+            Verb::Sshd(SshdVerb::Reload { change }) => (Operation::SshdReload, Some(change)),
+            Verb::Sshd(SshdVerb::Restart { change }) => (Operation::SshdRestart, Some(change)),
             Verb::Allow { source, time, change } => (Operation::Allow { source, seconds: time.as_secs() }, Some(change)),
             Verb::Leases => (Operation::Leases, None),
             Verb::Revoke { id, change } => (Operation::Revoke { id }, Some(change)),
@@ -453,6 +506,17 @@ pub fn command_line(operation: &Operation) -> String {
             option("jail", jail.clone());
             format!("fail2ban unignore {}", source.short())
         }
+        Operation::SshdSet { keyword, values, criteria } => {
+            option("match", criteria.clone());
+            let values: Vec<String> = values.iter().map(|value| shell_word(value)).collect();
+            format!("sshd set {} {}", shell_word(keyword), values.join(" "))
+        }
+        Operation::SshdUnset { keyword, criteria } => {
+            option("match", criteria.clone());
+            format!("sshd unset {}", shell_word(keyword))
+        }
+        Operation::SshdReload => "sshd reload".to_owned(),
+        Operation::SshdRestart => "sshd restart".to_owned(),
         Operation::Allow { source, seconds } => format!("allow {} --for {}", source.short(), duration_text(*seconds)),
         Operation::Leases => "leases".to_owned(),
         Operation::Revoke { id } => format!("revoke {}", shell_word(id)),
@@ -582,6 +646,12 @@ mod tests {
             "sshfix ctl fail2ban jails",
             "sshfix ctl fail2ban ignore 203.0.113.7 --jail sshd",
             "sshfix ctl fail2ban unignore 203.0.113.7",
+            "sshfix ctl sshd set PermitRootLogin no",
+            "sshfix ctl sshd set AllowUsers alice bob@10.0.0.0/8",
+            "sshfix ctl sshd set MaxSessions 3 --match all",
+            "sshfix ctl sshd unset PermitRootLogin",
+            "sshfix ctl sshd reload",
+            "sshfix ctl sshd restart",
             "sshfix ctl allow 203.0.113.7 --for 2h",
             "sshfix ctl allow 203.0.113.0/24 --for 1h30m5s",
             "sshfix ctl leases",

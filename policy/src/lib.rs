@@ -15,6 +15,7 @@ pub mod diagnose;
 pub mod difference;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod file_edit;
 pub mod host;
 pub mod lease;
 pub mod link;

@@ -15,7 +15,7 @@ use crate::netfilter;
 use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
 use crate::step::{Mismatch, Reach, Step};
-use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables};
+use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
 use crate::verdict::{Alternative, Connection, Lift};
 
 /// What is done to the host, not yet proven safe.
@@ -119,6 +119,16 @@ pub fn plan_beside(
         Operation::Fail2banUnignore { source, jail } => {
             fail2ban::plan_unignore(host, *source, jail.as_deref()).map_err(PlanError::Impossible)?
         }
+        Operation::SshdSet { keyword, values, criteria } => {
+            let keyword = sshd::Keyword { name: keyword, criteria: criteria.as_deref() };
+            of_sshd(sshd::plan_set(host, port, keyword, values, needs), &mut notes)?
+        }
+        Operation::SshdUnset { keyword, criteria } => {
+            let keyword = sshd::Keyword { name: keyword, criteria: criteria.as_deref() };
+            of_sshd(sshd::plan_unset(host, port, keyword, needs), &mut notes)?
+        }
+        Operation::SshdReload => of_sshd(sshd::plan_reload(host, port, needs), &mut notes)?,
+        Operation::SshdRestart => of_sshd(sshd::plan_restart(host, port, needs), &mut notes)?,
         Operation::Allow { source, seconds } => {
             leases.permit(*seconds)?;
             let (steps, mut items) = lease::allow(host, *source, port, &leases.next, &mut notes, needs)?;
@@ -168,6 +178,13 @@ pub fn plan_beside(
     let plan = of_steps(operation, steps, host, port, needs)?;
     notes.extend(plan.notes);
     Ok(Plan { lease, alternatives, notes, ..plan })
+}
+
+/// The steps of a plan of sshd's, as steps of a host.
+fn of_sshd(planned: Result<sshd::Planned, String>, notes: &mut Vec<String>) -> Result<Vec<Step>, PlanError> {
+    let planned = planned.map_err(PlanError::Impossible)?;
+    notes.extend(planned.notes);
+    Ok(planned.steps.into_iter().map(Step::Sshd).collect())
 }
 
 /// The plan of steps that are known: in an order that can be undone, with what they open and close.

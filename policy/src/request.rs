@@ -179,6 +179,28 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         jail: Option<String>,
     },
+    /// Set a keyword of `sshd_config`, where the value wins, and reload sshd.
+    SshdSet {
+        /// Which.
+        keyword: String,
+        /// Its arguments, without quotes.
+        values: Vec<String>,
+        /// Inside the Match block with these criteria (`Address 10.0.0.0/8`); for everybody when not given.
+        #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
+        criteria: Option<String>,
+    },
+    /// Take a keyword out of `sshd_config`, so that the default counts, and reload sshd.
+    SshdUnset {
+        /// Which.
+        keyword: String,
+        /// Inside the Match block with these criteria; for everybody when not given.
+        #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
+        criteria: Option<String>,
+    },
+    /// Have sshd read its files again.
+    SshdReload,
+    /// Restart sshd.
+    SshdRestart,
     /// Let a source in for a while, whatever blocks it.
     Allow {
         /// Whom.
@@ -269,6 +291,14 @@ pub enum Action {
     /// `fail2ban unignore`
     #[serde(rename = "fail2ban-unignore")]
     Fail2banUnignore,
+    /// `sshd set`
+    SshdSet,
+    /// `sshd unset`
+    SshdUnset,
+    /// `sshd reload`
+    SshdReload,
+    /// `sshd restart`
+    SshdRestart,
     /// `allow`
     Allow,
     /// `leases`
@@ -309,6 +339,10 @@ impl fmt::Display for Action {
             Action::Fail2banJails => "fail2ban-jails",
             Action::Fail2banIgnore => "fail2ban-ignore",
             Action::Fail2banUnignore => "fail2ban-unignore",
+            Action::SshdSet => "sshd-set",
+            Action::SshdUnset => "sshd-unset",
+            Action::SshdReload => "sshd-reload",
+            Action::SshdRestart => "sshd-restart",
             Action::Allow => "allow",
             Action::Leases => "leases",
             Action::Revoke => "revoke",
@@ -342,6 +376,10 @@ impl Operation {
             Operation::Fail2banJails => Action::Fail2banJails,
             Operation::Fail2banIgnore { .. } => Action::Fail2banIgnore,
             Operation::Fail2banUnignore { .. } => Action::Fail2banUnignore,
+            Operation::SshdSet { .. } => Action::SshdSet,
+            Operation::SshdUnset { .. } => Action::SshdUnset,
+            Operation::SshdReload => Action::SshdReload,
+            Operation::SshdRestart => Action::SshdRestart,
             Operation::Allow { .. } => Action::Allow,
             Operation::Leases => Action::Leases,
             Operation::Revoke { .. } => Action::Revoke,
@@ -372,6 +410,10 @@ impl Operation {
             | Operation::FirewallWho { .. }
             | Operation::FirewallRemove { .. }
             | Operation::Fail2banJails
+            | Operation::SshdSet { .. }
+            | Operation::SshdUnset { .. }
+            | Operation::SshdReload
+            | Operation::SshdRestart
             | Operation::Leases
             | Operation::Revoke { .. }
             | Operation::AuditShow { .. }
@@ -406,7 +448,11 @@ impl Operation {
             | Operation::FirewallAccept { .. }
             | Operation::FirewallRemove { .. }
             | Operation::Fail2banIgnore { .. }
-            | Operation::Fail2banUnignore { .. } => true,
+            | Operation::Fail2banUnignore { .. }
+            | Operation::SshdSet { .. }
+            | Operation::SshdUnset { .. }
+            | Operation::SshdReload
+            | Operation::SshdRestart => true,
             Operation::Diagnose { .. }
             | Operation::Banned { .. }
             | Operation::HostsList

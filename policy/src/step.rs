@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::host::{HostState, Needs};
-use crate::subsystem::{fail2ban, hosts_access, ipset, nf_tables, recent, route, xtables};
+use crate::subsystem::{fail2ban, hosts_access, ipset, nf_tables, recent, route, sshd, xtables};
 
 /// One reversible change of one subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum Step {
     Route(route::Step),
     /// An address on a list of `-m recent`.
     Recent(recent::Step),
+    /// Files of sshd's configuration, and what makes it follow them.
+    Sshd(sshd::Step),
 }
 
 /// Whom a step can keep out, by its kind alone.
@@ -54,6 +56,7 @@ macro_rules! each {
             Step::Ipset($step) => $body,
             Step::Route($step) => $body,
             Step::Recent($step) => $body,
+            Step::Sshd($step) => $body,
         }
     };
 }
@@ -70,6 +73,7 @@ impl Step {
             Step::Ipset(step) => Step::Ipset(step.inverse()),
             Step::Route(step) => Step::Route(step.inverse()),
             Step::Recent(step) => Step::Recent(step.inverse()),
+            Step::Sshd(step) => Step::Sshd(step.inverse()),
         }
     }
 
@@ -82,6 +86,7 @@ impl Step {
             Step::Xtables(_) | Step::Recent(_) => "xtables",
             Step::Ipset(_) => "ipset",
             Step::Route(_) => "route",
+            Step::Sshd(_) => "sshd",
         }
     }
 
@@ -114,7 +119,7 @@ impl Step {
     /// Whether a reboot leaves it in place: files and fail2ban's own database stay, the kernel's rules, sets and routes do not.
     pub fn survives_reboot(&self) -> bool {
         match self {
-            Step::Fail2ban(_) | Step::HostsAccess(_) => true,
+            Step::Fail2ban(_) | Step::HostsAccess(_) | Step::Sshd(_) => true,
             Step::NfTables(_) | Step::Xtables(_) | Step::Ipset(_) | Step::Route(_) | Step::Recent(_) => false,
         }
     }
@@ -134,6 +139,7 @@ impl Step {
             Step::Ipset(step) => step.needs(),
             Step::Route(step) => step.needs(),
             Step::Recent(step) => step.needs(),
+            Step::Sshd(step) => step.needs(),
             Step::HostsAccess(_) | Step::Xtables(_) => Needs::new(),
         }
     }

@@ -51,11 +51,25 @@ pub struct Service {
     pub environment: Vec<String>,
     /// `EnvironmentFiles`, without the mark that one may be missing.
     pub environment_files: Vec<String>,
+    /// `KillMode` (systemd.kill(5)).
+    pub kill_mode: String,
+    /// Whether it has an `ExecReload`.
+    pub can_reload: bool,
 }
 
 /// What a service unit starts; `None` where there is no such unit. It blocks as [`units`] does.
 pub fn service(name: &str) -> Result<Option<Service>, DbusError> {
     ask(&async |bus: &Connection| ask_service(bus, name).await)
+}
+
+/// Whether a socket unit has a service started for each connection (`Accept=yes`). It blocks as [`units`] does.
+pub fn accepts(socket: &str) -> Result<bool, DbusError> {
+    ask(&async |bus: &Connection| {
+        let reply = call(bus, MANAGER_PATH, MANAGER, "GetUnit", &(socket,)).await?;
+        let path: OwnedObjectPath = reply.body().deserialize()?;
+        let accept = property(bus, &path, "org.freedesktop.systemd1.Socket", "Accept").await?;
+        Ok(bool::try_from(accept).unwrap_or(false))
+    })
 }
 
 /// One question, on the connection that is there or on a new one.
@@ -123,10 +137,12 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
     if load != "loaded" {
         return Ok(None);
     }
-    let (exec, environment, files) = tokio::try_join!(
+    let (exec, environment, files, kill_mode, can_reload) = tokio::try_join!(
         property(bus, &path, SERVICE, "ExecStart"),
         property(bus, &path, SERVICE, "Environment"),
         property(bus, &path, SERVICE, "EnvironmentFiles"),
+        property(bus, &path, SERVICE, "KillMode"),
+        property(bus, &path, "org.freedesktop.systemd1.Unit", "CanReload"),
     )?;
     let exec = Vec::<Command>::try_from(exec).unwrap_or_default();
     let files = Vec::<(String, bool)>::try_from(files).unwrap_or_default();
@@ -134,6 +150,8 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         exec_start: exec.into_iter().next().map(|(path, words, ..)| (path, words)),
         environment: Vec::<String>::try_from(environment).unwrap_or_default(),
         environment_files: files.into_iter().map(|(path, _)| path).collect(),
+        kill_mode: text(&kill_mode).unwrap_or_default(),
+        can_reload: bool::try_from(can_reload).unwrap_or(false),
     }))
 }
 

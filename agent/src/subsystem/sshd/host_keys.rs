@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sshfix_policy::public_key::PublicKey;
+use sshfix_policy::subsystem::sshd::Effective;
 
 use super::{SshdError, effective, invocation};
 use crate::sys::files;
@@ -22,6 +23,11 @@ pub fn host_keys(port: u16) -> Result<Vec<PublicKey>, SshdError> {
         }
     }
     if keys.is_empty() { Err(SshdError::NoHostKeys(wrong)) } else { Ok(keys) }
+}
+
+/// The types of the host keys that a configuration names, where their public halves can be read.
+pub(super) fn kinds(effective: &Effective) -> Vec<String> {
+    effective.all("hostkey").iter().filter_map(|file| read(&public_file(Path::new(file))).ok()).map(|key| key.kind()).collect()
 }
 
 /// `sshd_config(5)`, `HostKey`: a private key, or the public one itself where an agent holds the private one.

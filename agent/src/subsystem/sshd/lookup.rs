@@ -1,5 +1,6 @@
 //! Answers what the stages of sshd ask, one fact at a time. Nothing is kept from one question to the next.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -7,9 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use sshfix_policy::host::{HostState, Part};
-use sshfix_policy::subsystem::sshd::{self as model, Dropped, Folder, Need, Server, Startups};
+use sshfix_policy::subsystem::sshd::config::Document;
+use sshfix_policy::subsystem::sshd::{self as model, Answer, Candidate, Dropped, Folder, Invocation, Need, Server, Startups};
 
-use super::{Found, SshdError, account, effective, effective_for, files, find, test, version};
+use super::shadow::Shadow;
+use super::{Found, SshdError, account, effective, effective_for, files, find, host_keys, manager, test, version};
 use crate::subsystem::listener;
 use crate::sys::child;
 
@@ -38,8 +41,49 @@ pub fn lookup(state: &mut HostState, need: &Need) {
             let file = account::key_file(user, path);
             state.sshd.key_files.insert((user.clone(), path.clone()), file);
         }
+        Need::Candidate(candidate) => {
+            let answer = of_candidate(state, candidate);
+            state.sshd.candidates.insert(candidate.clone(), answer);
+        }
+        Need::CandidateLogin(candidate, login) => {
+            let answer = shadow(state, candidate).and_then(|(shadow, invocation)| {
+                effective_for(&invocation, login).map_err(|error| shadow.translate(&error.to_string()))
+            });
+            state.sshd.candidate_logins.insert((candidate.clone(), login.clone()), answer);
+        }
         Need::Drops(address) => _ = state.sshd.drops.insert(*address, drops(*address)),
     }
+}
+
+/// A copy of the configuration with these changes, and the sshd that is asked about it.
+fn shadow(state: &HostState, candidate: &Candidate) -> Result<(Shadow, Invocation), String> {
+    let Some(Part::Present(server)) = state.sshd.servers.get(&candidate.port) else { return Err("there is no sshd".to_owned()) };
+    let mut tree = server.tree.clone()?;
+    for (path, bytes) in &candidate.changes {
+        tree.files.insert(path.clone(), Document::parse(bytes));
+    }
+    let shadow = Shadow::make(&tree)?;
+    let invocation = shadow.invocation(&server.invocation);
+    Ok((shadow, invocation))
+}
+
+fn of_candidate(state: &HostState, candidate: &Candidate) -> Answer {
+    let (shadow, invocation) = match shadow(state, candidate) {
+        Ok(made) => made,
+        Err(why) => return Answer { test: Err(why.clone()), effective: Err(why), host_keys: Vec::new() },
+    };
+    let (test, effective) = thread::scope(|scope| {
+        let test = scope.spawn(|| test(&invocation));
+        (test.join(), effective(&invocation))
+    });
+    let test = match test {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(SshdError::Complains { said, .. })) => Err(shadow.translate(&said)),
+        Ok(Err(error)) => Err(shadow.translate(&error.to_string())),
+        Err(_) => Err("asking sshd failed inside sshfix; its log has the details".to_owned()),
+    };
+    let effective = effective.map_err(|error| shadow.translate(&error.to_string()));
+    Answer { test, host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(), effective }
 }
 
 fn server(state: &HostState, port: u16) -> Part<Server> {
@@ -74,10 +118,13 @@ fn server(state: &HostState, port: u16) -> Part<Server> {
         version,
         test,
         tree: files::tree(invocation.file()),
-        effective,
         privsep: privsep(),
         startups: title.as_deref().and_then(Startups::from_title),
         unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
+        manager: manager::manager(listening, port),
+        host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(),
+        edited: BTreeMap::new(),
+        effective,
         invocation,
     })
 }

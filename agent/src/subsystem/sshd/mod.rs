@@ -2,9 +2,12 @@
 //! and its public host keys. Reads no private key, and changes nothing here.
 
 mod account;
+mod apply;
 mod files;
 mod host_keys;
 mod lookup;
+mod manager;
+mod shadow;
 mod unit;
 
 use std::collections::BTreeSet;
@@ -21,6 +24,7 @@ use thiserror::Error;
 use crate::subsystem::listener;
 use crate::sys::child::{self, ChildError};
 
+pub use apply::apply;
 pub use host_keys::host_keys;
 pub use lookup::lookup;
 

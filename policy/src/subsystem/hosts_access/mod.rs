@@ -21,7 +21,7 @@ use crate::ranges::Classes;
 use crate::verdict::{Block, Connection, Evidence, Stage, StageReport, Verdict};
 
 pub use considered::trace;
-pub use document::{Document, Kind, Line, Rule};
+pub use document::{Document, Kind, Line, Rule, show};
 pub use evaluate::{Facts, HostName, PatternFile, Place, Port, Request, Tables, Trace};
 pub use options::Outcome;
 pub use pattern::Address;
@@ -146,7 +146,7 @@ impl State {
     /// `/etc/hosts.deny line 3` and what stands there.
     fn evidence(&self, tables: &Tables, place: Place) -> Option<Evidence> {
         let line = tables.line(place)?;
-        let text = document::show(&line.raw);
+        let text = show(&line.raw);
         Some(Evidence::new(
             format!("{} line {}", self.file(place.which).path, line.number),
             text.strip_suffix('\n').unwrap_or(&text),

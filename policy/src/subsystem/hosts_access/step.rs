@@ -1,12 +1,10 @@
 //! A step on hosts.allow or hosts.deny: the whole file before and after, as data. The agent writes it; undo swaps the two.
 
-use std::fmt::Write;
-
 use serde::{Deserialize, Serialize};
-use similar::TextDiff;
 
-use super::{Content, Which, document};
+use super::{Content, Which};
 use crate::address::Source;
+use crate::file_edit;
 use crate::host::HostState;
 use crate::step::{Mismatch, Reach};
 
@@ -36,44 +34,17 @@ impl Step {
 
     /// See [`crate::step::Step::summary`].
     pub fn summary(&self) -> String {
+        let changes = file_edit::changes(&self.path, self.before.as_deref(), self.after.as_deref());
         match (&self.before, &self.after) {
-            (None, Some(_)) => format!("create {} ({})", self.path, self.changes()),
+            (None, Some(_)) => format!("create {} ({changes})", self.path),
             (Some(_), None) => format!("remove {}", self.path),
-            _ => format!("edit {} ({})", self.path, self.changes()),
+            _ => format!("edit {} ({changes})", self.path),
         }
     }
 
-    /// `+1 line`, `-1 line`, `-1 +1 lines`.
-    fn changes(&self) -> String {
-        let (removed, added) = self.lines().iter().fold((0, 0), |(removed, added), line| match line.chars().next() {
-            Some('-') => (removed + 1, added),
-            Some('+') => (removed, added + 1),
-            _ => (removed, added),
-        });
-        let lines = if removed + added == 1 { "line" } else { "lines" };
-        match (removed, added) {
-            (0, added) => format!("+{added} {lines}"),
-            (removed, 0) => format!("-{removed} {lines}"),
-            (removed, added) => format!("-{removed} +{added} {lines}"),
-        }
-    }
-
-    /// The diff without its header.
-    fn lines(&self) -> Vec<String> {
-        self.diff().lines().skip(2).map(str::to_owned).collect()
-    }
-
-    /// See [`crate::step::Step::diff`]. A unified diff of the changed lines alone.
+    /// See [`crate::step::Step::diff`].
     pub fn diff(&self) -> String {
-        let side = |content: &Option<Vec<u8>>| escaped(content.as_deref().unwrap_or_default());
-        let name = |content: &Option<Vec<u8>>| if content.is_some() { self.path.clone() } else { "/dev/null".to_owned() };
-        let (before, after) = (side(&self.before), side(&self.after));
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(text, "--- {}\n+++ {}\n", name(&self.before), name(&self.after));
-        let diff = TextDiff::from_lines(before.as_str(), after.as_str());
-        text.push_str(&diff.unified_diff().context_radius(0).to_string());
-        text
+        file_edit::diff(&self.path, self.before.as_deref(), self.after.as_deref())
     }
 
     /// See [`crate::step::Step::undo`].
@@ -129,16 +100,4 @@ fn is(content: &Content, wanted: Option<&[u8]>) -> bool {
         Content::Bytes(bytes) => wanted == Some(bytes),
         Content::Unreadable(_) => false,
     }
-}
-
-/// As [`document::show`], and told apart where two different bytes would look alike: a literal `\x` is `\\x`.
-fn escaped(bytes: &[u8]) -> String {
-    let mut marked = Vec::with_capacity(bytes.len());
-    for (at, byte) in bytes.iter().enumerate() {
-        if *byte == b'\\' && bytes.get(at + 1).is_some_and(|next| *next == b'x' || *next == b'\\') {
-            marked.push(b'\\');
-        }
-        marked.push(*byte);
-    }
-    document::show(&marked)
 }

@@ -88,6 +88,11 @@ fn complaint(said: &str, privsep: &Folder) -> Cause {
     }
 }
 
+/// Whether `sshd -t` complains of nothing but its directory, which systemd makes when it starts the service.
+pub fn only_misses_its_directory(said: &str, server: &Server) -> bool {
+    server.privsep == Folder::Missing && complaint(said, &server.privsep) == Cause::SshdPrivsepDir
+}
+
 /// The line that `sshd -t` names, quoted, and what to do about it.
 fn bad_line(server: &Server, said: &str, unit: &str) -> (Vec<Evidence>, String) {
     // While the service is down its directory is away, and `sshd -t` would only complain about that.

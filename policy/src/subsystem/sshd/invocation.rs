@@ -90,6 +90,22 @@ impl Invocation {
         Self::new(program, expanded.iter().map(String::as_str))
     }
 
+    /// The same with another file.
+    #[must_use]
+    pub fn with_file(&self, file: &str) -> Self {
+        let mut options = Vec::new();
+        let mut words = self.options.iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "-f" => _ = words.next(),
+                "-4" | "-6" => options.push(word.clone()),
+                _ => options.extend([word, words.next().unwrap_or(&String::new())].map(Clone::clone)),
+            }
+        }
+        options.extend(["-f".to_owned(), file.to_owned()]);
+        Self { program: self.program.clone(), options }
+    }
+
     /// The file that `-f` names, or the usual one.
     pub fn file(&self) -> &str {
         let mut found = None;

@@ -4,14 +4,20 @@
 mod access;
 mod account;
 mod admission;
+mod candidate;
 pub mod config;
 mod effective;
 mod invocation;
 mod judge;
+mod plan;
 mod state;
+mod step;
 
 pub use admission::drop_percent;
+pub use candidate::{Answer, Candidate, Changes, login_as, resolved};
 pub use effective::Effective;
 pub use invocation::{Invocation, environment_file};
 pub use judge::stages;
-pub use state::{Account, Dropped, Folder, KeyFile, Login, Need, Server, Startups, State, drops, is_user_name};
+pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set, plan_start, plan_unset};
+pub use state::{Account, Dropped, Folder, KeyFile, Login, Manager, Need, Server, Startups, State, drops, is_user_name};
+pub use step::{Activation, FileEdit, Step, Through};

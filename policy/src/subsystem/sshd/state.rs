@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::config::Tree;
-use super::{Effective, Invocation};
+use super::{Answer, Candidate, Effective, Invocation};
 use crate::host::Part;
 
 /// A fact about sshd that is not known yet.
@@ -28,6 +28,10 @@ pub enum Need {
     },
     /// What the journal says about dropped connections of an address.
     Drops(IpAddr),
+    /// What sshd says of files that are not in place yet.
+    Candidate(Candidate),
+    /// What `sshd -T -C` says for a login with those files.
+    CandidateLogin(Candidate, Login),
 }
 
 /// A login, as `sshd -T -C user=,host=,addr=,laddr=,lport=` takes it. The host name is the address, as with `UseDNS no`.
@@ -73,6 +77,10 @@ pub struct State {
     pub key_files: BTreeMap<(String, String), KeyFile>,
     /// Dropped connections by address, oldest first; the text says why they are not known.
     pub drops: BTreeMap<IpAddr, Result<Vec<Dropped>, String>>,
+    /// What sshd says of files that are not in place.
+    pub candidates: BTreeMap<Candidate, Answer>,
+    /// The effective configuration of logins with such files.
+    pub candidate_logins: BTreeMap<(Candidate, Login), Result<Effective, String>>,
 }
 
 /// The sshd on a port.
@@ -96,6 +104,32 @@ pub struct Server {
     pub startups: Option<Startups>,
     /// The other ends of connections on which nobody has logged in yet.
     pub unauthenticated: Vec<SocketAddr>,
+    /// Who starts it and makes it read its files again.
+    pub manager: Manager,
+    /// The types of the host keys that `effective` names: `ssh-ed25519`, ...
+    pub host_keys: Vec<String>,
+    /// Of a prediction: the files that differ from what was read, with what was read and what is predicted.
+    pub edited: BTreeMap<String, (Vec<u8>, Vec<u8>)>,
+}
+
+/// Who starts an sshd and makes it read its files again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Manager {
+    /// A service of systemd.
+    Service {
+        /// Its name.
+        name: String,
+        /// Whether it has an `ExecReload`.
+        can_reload: bool,
+        /// `KillMode` (systemd.kill(5)): whom a restart ends.
+        kill_mode: String,
+        /// The socket unit that listens for it; the port is that unit's.
+        socket: Option<String>,
+    },
+    /// systemd listens by this socket unit and starts an sshd for each connection (`Accept=yes`).
+    Connections(String),
+    /// Nobody: a process that was started by hand or by another init.
+    Nobody,
 }
 
 /// The directory sshd's unprivileged half is locked into.

@@ -1,0 +1,47 @@
+//! Who starts the sshd on a port and makes it read its files again: a service of systemd, its socket unit, or nobody.
+
+use std::path::Path;
+
+use sshfix_policy::subsystem::listener::{State, Unit, speaks_ssh};
+use sshfix_policy::subsystem::sshd::Manager;
+
+use crate::sys::dbus;
+
+/// By the process that listens; where none does, what would be started.
+pub(super) fn manager(state: &State, port: u16) -> Manager {
+    // sd_booted(3)
+    if !Path::new("/run/systemd/system").exists() {
+        return Manager::Nobody;
+    }
+    let units = || state.units.iter().flatten().filter(|unit| unit.load == "loaded");
+    let holders = || state.listeners.iter().filter(|socket| socket.local.port() == port).flat_map(|socket| &socket.holders);
+    let by_systemd = holders().any(|holder| holder.pid == 1);
+    let socket =
+        units().find(|unit| unit.name.ends_with(".socket") && unit.active == "active" && (by_systemd || listens(unit, port)));
+    if let Some(socket) = socket
+        && dbus::accepts(&socket.name).unwrap_or(false)
+    {
+        return Manager::Connections(socket.name.clone());
+    }
+    let sshd = holders().find(|holder| holder.pid != 1 && speaks_ssh(holder));
+    let name = match (sshd, socket) {
+        (Some(holder), _) => holder.unit.clone().filter(|unit| unit.ends_with(".service")),
+        (None, Some(socket)) => Some(socket.name.replace(".socket", ".service")),
+        (None, None) => units().find(|unit| unit.name.ends_with(".service")).map(|unit| unit.name.clone()),
+    };
+    let Some(name) = name else { return Manager::Nobody };
+    match dbus::service(&name) {
+        Ok(Some(service)) => Manager::Service {
+            name,
+            can_reload: service.can_reload,
+            kill_mode: service.kill_mode,
+            socket: socket.map(|socket| socket.name.clone()),
+        },
+        Ok(None) | Err(_) => Manager::Nobody,
+    }
+}
+
+fn listens(unit: &Unit, port: u16) -> bool {
+    let end = format!(":{port}");
+    unit.listens.iter().any(|address| address.ends_with(&end) || *address == port.to_string())
+}

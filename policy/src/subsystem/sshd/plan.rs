@@ -1,0 +1,223 @@
+//! From what is asked of sshd to the one step that does it: which lines of which files, what sshd itself says of them, and what makes
+//! the service follow. What sshd would not take is refused here; who would be kept out is the proof's.
+
+use super::candidate::{Candidate, answer, resolved};
+use super::config::{self, Edit, EditError, canonical};
+use super::state::{Manager, Server};
+use super::step::{Activation, FileEdit, Step, Through};
+use super::{Effective, admission};
+use crate::host::{HostState, Needs, Part};
+
+/// One keyword, for everybody or inside one Match block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keyword<'a> {
+    /// As it is written.
+    pub name: &'a str,
+    /// The criteria of the Match block (`Address 10.0.0.0/8`); none is the global section.
+    pub criteria: Option<&'a str>,
+}
+
+/// Steps, and what a person should know besides. Without steps there is nothing to do, or facts are missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// At most one.
+    pub steps: Vec<Step>,
+    /// For the plan.
+    pub notes: Vec<String>,
+}
+
+impl Planned {
+    fn note(note: String) -> Self {
+        Self { steps: Vec::new(), notes: vec![note] }
+    }
+}
+
+/// Keywords about the sockets: where systemd listens, they are its socket unit's.
+const SOCKETS: [&str; 3] = ["port", "listenaddress", "addressfamily"];
+
+/// Sets a keyword where it wins. Nothing is to be done where it counts already.
+pub fn plan_set(
+    host: &HostState,
+    port: u16,
+    keyword: Keyword<'_>,
+    values: &[String],
+    needs: &mut Needs,
+) -> Result<Planned, String> {
+    let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
+    sockets_are_its_own(&server, keyword)?;
+    let tree = server.tree.as_ref().map_err(Clone::clone)?;
+    let edit = global_only(keyword)
+        .and_then(|name| config::set(tree, &server.invocation.options, name, values).map_err(|error| error.to_string()))?;
+    let planned = plan_edits(host, port, vec![edit], needs)?;
+    // sshd prints what counts: where that stays as it is, the value counts already, wherever it comes from.
+    let name = keyword.name.to_ascii_lowercase();
+    let printed = server.effective.as_ref().is_ok_and(|effective| !effective.all(canonical(&name)).is_empty());
+    let same = planned.steps.iter().all(|step| step.effect.is_empty());
+    if keyword.criteria.is_none() && printed && same && server.test.is_ok() && !planned.steps.is_empty() {
+        return Ok(Planned::note(format!("{} {} counts already", keyword.name, values.join(" "))));
+    }
+    Ok(planned)
+}
+
+/// Takes a keyword out, so that the default counts. Nothing is to be done where no file sets it.
+pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut Needs) -> Result<Planned, String> {
+    let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
+    sockets_are_its_own(&server, keyword)?;
+    let tree = server.tree.as_ref().map_err(Clone::clone)?;
+    match config::unset(tree, &server.invocation.options, global_only(keyword)?) {
+        Ok(edit) => plan_edits(host, port, vec![edit], needs),
+        Err(EditError::NotSet(name)) => Ok(Planned::note(format!("{name} is not set by any file"))),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn global_only(keyword: Keyword<'_>) -> Result<&str, String> {
+    match keyword.criteria {
+        None => Ok(keyword.name),
+        Some(criteria) => Err(format!("keywords inside `Match {criteria}` cannot be edited yet")),
+    }
+}
+
+/// The step that makes these edits and has sshd follow them.
+pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Needs) -> Result<Planned, String> {
+    let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
+    let edits: Vec<Edit> = edits.into_iter().filter(|edit| edit.before != edit.after).collect();
+    if edits.is_empty() {
+        return Ok(Planned::note("the files say so already".to_owned()));
+    }
+    let Candidate { port, mut changes } = server.candidate(port);
+    changes.extend(edits.iter().map(|edit| (edit.path.clone(), edit.after.clone())));
+    let Some(answer) = answer(host, &Candidate { port, changes }, needs) else { return Ok(Planned::default()) };
+    accepted(&server, &answer.test).map_err(|said| format!("sshd does not take it: {said}"))?;
+    let effect = match (&server.effective, &answer.effective) {
+        (Ok(before), Ok(after)) => difference(before, after),
+        _ => Vec::new(),
+    };
+    let files = edits.iter().map(|edit| {
+        let Edit { path, before, after, .. } = edit.clone();
+        FileEdit { path, before, after }
+    });
+    let step = Step {
+        port,
+        files: files.collect(),
+        activation: following(&server),
+        why: edits.iter().map(|edit| format!("{}: {}", edit.path, edit.why)).collect(),
+        effect,
+        undoing: false,
+    };
+    Ok(Planned { steps: vec![step], notes: Vec::new() })
+}
+
+/// Has the running sshd read its files again.
+pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
+    let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
+    accepted(&server, &server.test).map_err(|said| format!("sshd would not take its files: {said}"))?;
+    match following(&server) {
+        Activation::Nothing => match &server.manager {
+            Manager::Connections(socket) => {
+                Ok(Planned::note(format!("systemd starts an sshd for each connection ({socket}), which reads the files itself")))
+            }
+            _ => Err(format!("no sshd runs on port {port}: `sshfix ctl sshd restart` starts it")),
+        },
+        activation => Ok(alone(port, activation)),
+    }
+}
+
+/// A new sshd in the place of the running one; where none runs, it is started.
+pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
+    let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
+    if !server.running {
+        return plan_start(host, port, needs);
+    }
+    accepted(&server, &server.test).map_err(|said| format!("sshd would not start again with its files: {said}"))?;
+    match &server.manager {
+        Manager::Service { name, kill_mode, .. } => {
+            // systemd.kill(5): only the main process is ended by these; all others end the sessions that are still in its cgroup.
+            let sessions = host.listener.present().is_some_and(|state| !state.sessions.is_empty());
+            if sessions && !matches!(kill_mode.as_str(), "process" | "none") {
+                return Err(format!(
+                    "{name} has KillMode={kill_mode}, so a restart could end live sessions: `sshfix ctl sshd reload` does not"
+                ));
+            }
+            Ok(alone(port, Activation::Restart(Through::Unit(name.clone()))))
+        }
+        Manager::Connections(socket) => {
+            Ok(Planned::note(format!("systemd starts an sshd for each connection ({socket}): there is none to restart")))
+        }
+        Manager::Nobody => Ok(Planned {
+            notes: vec!["no unit of systemd runs this sshd: SIGHUP makes it execute itself anew".to_owned()],
+            ..alone(port, Activation::Reload(Through::Signal))
+        }),
+    }
+}
+
+/// Starts the service that is down.
+pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
+    let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
+    if server.running {
+        return Ok(Planned::note("sshd runs".to_owned()));
+    }
+    accepted(&server, &server.test).map_err(|said| format!("sshd would not start with its files: {said}"))?;
+    match &server.manager {
+        Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket) => {
+            Ok(alone(port, Activation::Start(Through::Unit(socket.clone()))))
+        }
+        Manager::Service { name, .. } => Ok(alone(port, Activation::Start(Through::Unit(name.clone())))),
+        Manager::Nobody => Err("there is no unit of systemd that could be started".to_owned()),
+    }
+}
+
+fn alone(port: u16, activation: Activation) -> Planned {
+    let step = Step { port, files: Vec::new(), activation, why: Vec::new(), effect: Vec::new(), undoing: false };
+    Planned { steps: vec![step], notes: Vec::new() }
+}
+
+fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Server>, String> {
+    if let Some(Part::Absent(why) | Part::Unreadable(why)) = host.sshd.servers.get(&port) {
+        return Err(why.clone());
+    }
+    Ok(resolved(host, port, needs))
+}
+
+/// Whether sshd takes its files. While it is down, systemd has taken /run/sshd away with it, and brings it back at the start.
+fn accepted(server: &Server, test: &Result<(), String>) -> Result<(), String> {
+    match test {
+        Err(said) if server.running || !admission::only_misses_its_directory(said, server) => Err(said.clone()),
+        _ => Ok(()),
+    }
+}
+
+/// What makes a server follow its files. SIGHUP, which is what a reload is, has sshd execute itself anew with the same options: it
+/// closes its sockets and opens those that the files name, so that no keyword needs a restart (sshd(8), SIGHUP).
+fn following(server: &Server) -> Activation {
+    match &server.manager {
+        Manager::Connections(_) => Activation::Nothing,
+        _ if !server.running => Activation::Nothing,
+        Manager::Service { name, can_reload: true, .. } => Activation::Reload(Through::Unit(name.clone())),
+        Manager::Service { name, can_reload: false, .. } => Activation::Restart(Through::Unit(name.clone())),
+        Manager::Nobody => Activation::Reload(Through::Signal),
+    }
+}
+
+/// sshd takes its sockets from systemd where that listens, and passes over what its files say.
+fn sockets_are_its_own(server: &Server, keyword: Keyword<'_>) -> Result<(), String> {
+    let name = keyword.name.to_ascii_lowercase();
+    let (Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket)) = &server.manager else { return Ok(()) };
+    if !SOCKETS.contains(&name.as_str()) {
+        return Ok(());
+    }
+    Err(format!(
+        "systemd listens for sshd ({socket}), so {} in sshd_config changes nothing: `systemctl edit {socket}` and its ListenStream do",
+        keyword.name
+    ))
+}
+
+/// `permitrootlogin was prohibit-password, becomes no`: every keyword that sshd prints differently.
+pub fn difference(before: &Effective, after: &Effective) -> Vec<String> {
+    let keywords: std::collections::BTreeSet<&str> = before.iter().chain(after.iter()).map(|(keyword, _)| keyword).collect();
+    let changed = keywords.into_iter().filter(|keyword| before.all(keyword) != after.all(keyword));
+    let shown = |values: &[String]| if values.is_empty() { "not set".to_owned() } else { values.join(" ") };
+    changed
+        .map(|keyword| format!("{keyword} was {}, becomes {}", shown(before.all(keyword)), shown(after.all(keyword))))
+        .collect()
+}
