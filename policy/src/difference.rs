@@ -130,10 +130,11 @@ fn rank(verdict: Verdict) -> u8 {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
 
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use super::*;
     use crate::host::Part;
+    use crate::netfilter::tests::{asked, host};
     use crate::plan::{self, Plan};
     use crate::ranges::{address, number};
     use crate::reply::{SourceRange, Who};
@@ -141,24 +142,10 @@ mod tests {
     use crate::subsystem::nf_tables::build::{self, Ruleset};
     use crate::subsystem::nf_tables::{Family, State};
 
-    fn host(state: State) -> HostState {
-        HostState { nf_tables: Part::Present(state), ..HostState::empty() }
-    }
-
-    /// Plans as the agent does, and says which sets were read whole.
+    /// Plans as the agent does, and says which facts that took.
     fn planned(kernel: &State, operation: &Operation) -> (Plan, Needs) {
-        let mut state = State { dumps: BTreeMap::new(), ..kernel.clone() };
-        let mut all = Needs::new();
-        for _ in 0..30 {
-            let mut needs = Needs::new();
-            let plan = plan::plan(operation, &host(state.clone()), 22, &mut needs);
-            if needs.is_subset(&all) {
-                return (plan.unwrap(), all);
-            }
-            build::answer(kernel, &mut state, &needs);
-            all.extend(needs);
-        }
-        panic!("never planned");
+        let (plan, _, needs) = asked(kernel, |host, needs| plan::plan(operation, host, 22, needs));
+        (plan.unwrap(), needs)
     }
 
     fn rank_by(who: &Who, v6: bool, at: u128) -> usize {

@@ -14,7 +14,7 @@ pub mod partition;
 mod recent;
 mod reference;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trace;
 mod walk;
 

@@ -167,29 +167,15 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::tests::{asked, host};
     use super::*;
-    use crate::host::Part;
     use crate::ranges::{address, number};
     use crate::subsystem::nf_tables::build::{self, Ruleset, Statement};
     use crate::subsystem::nf_tables::expression::{CmpOp, Verdict as V};
     use crate::subsystem::nf_tables::{Family, State};
 
-    fn host(state: State) -> HostState {
-        HostState { nf_tables: Part::Present(state), ..HostState::empty() }
-    }
-
-    /// Asks as the agent does; sets are read only on demand.
-    fn asked(kernel: &State) -> Who {
-        let mut state = State { dumps: BTreeMap::new(), ..kernel.clone() };
-        for _ in 0..20 {
-            let mut needs = Needs::new();
-            let found = who(&host(state.clone()), 22, &mut needs);
-            if needs.is_empty() {
-                return found;
-            }
-            build::answer(kernel, &mut state, &needs);
-        }
-        panic!("never answered");
+    fn whole(kernel: &State) -> Who {
+        asked(kernel, |host, needs| who(host, 22, needs)).0
     }
 
     fn texts(ranges: &[SourceRange]) -> Vec<String> {
@@ -205,7 +191,7 @@ mod tests {
             .rule(&[build::nfproto(false), build::saddr_set("bad", false, false), build::dport(22), build::drop()])
             .rule(&[build::nfproto(true), build::saddr("2001:db8::/32"), build::limit(1), build::drop()])
             .build();
-        let who = asked(&state);
+        let who = whole(&state);
         let blocked = [
             "198.51.100.0/29",
             "198.51.100.8/32",
@@ -326,7 +312,7 @@ mod tests {
                 }
             }
             let state = ruleset.build();
-            let found = asked(&state);
+            let found = whole(&state);
             let all = host(state);
             let holds = |ranges: &[SourceRange], at: u128| {
                 ranges.iter().filter(|range| range.first.is_ipv6() == v6)

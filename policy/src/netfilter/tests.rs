@@ -11,7 +11,7 @@ use crate::subsystem::nf_tables::expression::{CmpOp, Expression, Verdict as V};
 use crate::subsystem::nf_tables::{Family, State};
 use crate::verdict::{Block, Connection, Lift, Verdict};
 
-pub(super) fn host(state: State) -> HostState {
+pub(crate) fn host(state: State) -> HostState {
     HostState { nf_tables: Part::Present(state), ..HostState::empty() }
 }
 
@@ -20,7 +20,7 @@ pub(super) fn from(source: &str) -> Connection {
 }
 
 /// Asks as the agent does: sets are not read, what is needed is looked up.
-pub(super) fn asked<T>(kernel: &State, mut question: impl FnMut(&HostState, &mut Needs) -> T) -> (T, HostState, Needs) {
+pub(crate) fn asked<T>(kernel: &State, mut question: impl FnMut(&HostState, &mut Needs) -> T) -> (T, HostState, Needs) {
     let mut state = State { dumps: std::collections::BTreeMap::default(), ..kernel.clone() };
     let mut all = Needs::new();
     for _ in 0..20 {
