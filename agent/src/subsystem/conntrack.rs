@@ -3,15 +3,13 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sshfix_policy::subsystem::conntrack::Fill;
 
 use super::nf_tables::message::{Attrs, DUMP, Datagram, Kind, Messages};
+use crate::sys::netlink;
 
 /// `NFNL_SUBSYS_CTNETLINK`, `IPCTNL_MSG_CT_GET`
 const GET: u16 = 1 << 8 | 1;
@@ -45,23 +43,12 @@ fn number(name: &str) -> io::Result<Option<u64>> {
 
 /// Whether any entry is not assured.
 fn evictable() -> io::Result<bool> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.set_non_blocking(true)?;
+    let socket = netlink::open(NETLINK_NETFILTER)?;
     let request = Messages::new().add(Kind::Other(GET), 0, DUMP, 1, &Attrs::new()).finish();
     socket.send(&request.ok_or_else(|| io::Error::other("a request that is too long"))?, 0)?;
     let deadline = Instant::now() + LIMIT;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
-        if left.is_zero() || poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(millis)) == Ok(0) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel did not list its connections in time"));
-        }
-        let (datagram, _) = match socket.recv_from_full() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            other => other?,
-        };
+        let datagram = netlink::receive(&socket, deadline, "the kernel did not list its connections in time")?;
         for message in Datagram(&datagram) {
             match (message.kind, message.errno()) {
                 (Kind::Error | Kind::Done, 0) => return Ok(false),

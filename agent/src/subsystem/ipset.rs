@@ -6,14 +6,12 @@ mod elements;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::ipset::{Element, Entry, Query, Set, State, Step};
 use thiserror::Error;
@@ -21,6 +19,7 @@ use thiserror::Error;
 use self::elements::CountedBits;
 use super::nf_tables::message::{ACK, Attributes, Attrs, DUMP, Datagram, EXCLUSIVE, Kind, Messages};
 use super::xtables;
+use crate::sys::netlink;
 
 /// `NFNL_SUBSYS_IPSET`
 const SUBSYSTEM: u16 = 6;
@@ -184,11 +183,7 @@ struct Netlink {
 
 impl Netlink {
     fn open() -> Result<Self, IpsetError> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.set_non_blocking(true)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket: netlink::open(NETLINK_NETFILTER)?, sequence: 0 })
     }
 
     /// What a set is, without its elements.
@@ -290,11 +285,7 @@ impl Netlink {
         self.socket.send(&message.finish().ok_or(IpsetError::Malformed)?, 0)?;
         let deadline = Instant::now() + limit;
         loop {
-            self.wait(deadline)?;
-            let (datagram, _) = match self.socket.recv_from_full() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                other => other?,
-            };
+            let datagram = netlink::receive(&self.socket, deadline, "the kernel did not answer in time")?;
             for message in Datagram(&datagram).filter(|message| message.sequence == self.sequence) {
                 match (message.kind, message.errno()) {
                     (Kind::Error | Kind::Done, 0) => return Ok(()),
@@ -302,20 +293,6 @@ impl Netlink {
                     _ => each(message.attributes()),
                 }
             }
-        }
-    }
-
-    fn wait(&self, deadline: Instant) -> io::Result<()> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer in time");
-        if left.is_zero() {
-            return Err(timed_out());
-        }
-        let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
-        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(millis)) {
-            Ok(0) => Err(timed_out()),
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
         }
     }
 }

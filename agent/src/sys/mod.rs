@@ -6,5 +6,6 @@ pub mod clock;
 pub mod dbus;
 pub mod files;
 pub mod names;
+pub mod netlink;
 pub mod rtnetlink;
 pub mod xt_sockets;

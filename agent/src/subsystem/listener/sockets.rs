@@ -3,18 +3,18 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sshfix_policy::address::canonical;
+
+use crate::sys::netlink;
 
 /// The kernel answers at once; this is for one that does not.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -45,10 +45,7 @@ pub fn established(port: u16) -> io::Result<Vec<TcpSocket>> {
 }
 
 fn dump(states: &StateFlags, port: u16) -> io::Result<Vec<TcpSocket>> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&NetlinkAddr::new(0, 0))?;
-    socket.set_non_blocking(true)?;
+    let socket = netlink::open(NETLINK_SOCK_DIAG)?;
     let mut found = Vec::new();
     for (family, mut id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
         id.source_port = port;
@@ -69,24 +66,12 @@ fn dump(states: &StateFlags, port: u16) -> io::Result<Vec<TcpSocket>> {
 }
 
 fn ask(socket: &Socket, request: InetRequest, found: &mut Vec<TcpSocket>) -> io::Result<()> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
+    netlink::send(socket, NLM_F_DUMP, SockDiagMessage::InetRequest(request))?;
     let deadline = Instant::now() + LIMIT;
     loop {
-        wait(socket, deadline)?;
-        let (datagram, _) = match socket.recv_from_full() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            other => other?,
-        };
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
-            match message.payload {
+        let datagram = netlink::receive(socket, deadline, "the kernel did not list its sockets in time")?;
+        for message in netlink::messages::<SockDiagMessage>(&datagram) {
+            match message?.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => found.push(tcp_socket(&response)),
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
@@ -95,23 +80,7 @@ fn ask(socket: &Socket, request: InetRequest, found: &mut Vec<TcpSocket>) -> io:
             if found.len() > MOST_SOCKETS {
                 return Err(io::Error::other(format!("more than {MOST_SOCKETS} sockets")));
             }
-            let length = usize::try_from(message.header.length).unwrap_or(0).max(1).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
         }
-    }
-}
-
-fn wait(socket: &Socket, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "the kernel did not list its sockets in time");
-    if left.is_zero() {
-        return Err(timed_out());
-    }
-    let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
-    match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::from(millis)) {
-        Ok(0) => Err(timed_out()),
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(errno) => Err(errno.into()),
     }
 }
 
