@@ -136,13 +136,16 @@ pub fn sshd_config(bytes: &[u8]) {
         local_port: 22,
     };
     let _ = sshd::evaluate(&tree, &[], Some(&client));
-    if let Ok(edit) = sshd::set(&tree, &[], "Banner", &["/etc/my banner".to_owned()]) {
-        let (before, after) = (sshd::Document::parse(&edit.before), sshd::Document::parse(&edit.after));
-        let known: BTreeSet<&[u8]> = before.lines().map(|(_, line)| line.bytes()).collect();
-        // The new line, and the last one where it had no end yet.
-        assert!(after.lines().filter(|(_, line)| !known.contains(line.bytes())).count() <= 2);
+    let banner = ["/etc/my banner".to_owned()];
+    for block in [None, Some("User alice"), Some("Address 203.0.113.0/24")] {
+        if let Ok(edit) = sshd::edit(&tree, &[], &[], block, "Banner", Some(&banner)) {
+            let (before, after) = (sshd::Document::parse(&edit.before), sshd::Document::parse(&edit.after));
+            let known: BTreeSet<&[u8]> = before.lines().map(|(_, line)| line.bytes()).collect();
+            // The new line, the Match line of a new block, and the last line where it had no end.
+            assert!(after.lines().filter(|(_, line)| !known.contains(line.bytes())).count() <= 3);
+        }
+        let _ = sshd::edit(&tree, &[], &[], block, "AllowUsers", None);
     }
-    let _ = sshd::unset(&tree, &[], "AllowUsers");
 }
 
 /// A proof of access as JSON, and the same bytes as a KEXINIT. Only what a real sshd signed is proven.

@@ -42,14 +42,9 @@ impl From<bool> for Matching {
     }
 }
 
-/// Whether a `Match` line's conditions hold; with no client, as in the pass that reads the global section, only `Match all` does.
-pub fn match_line(directive: &Directive, client: Option<&Client>) -> Matching {
-    let unknown = |why: &str| Matching::Unknown(why.to_owned());
-    if directive.quoted {
-        return unknown("quotes on a Match line are read differently by different versions of sshd");
-    }
-    // `Match user=alice` is the same as `Match user alice`.
-    let words: Vec<&str> = directive
+/// The words of a `Match` line. `Match user=alice` is the same as `Match user alice`.
+pub(super) fn words(directive: &Directive) -> Vec<&str> {
+    directive
         .arguments
         .iter()
         .flat_map(|word| match word.split_once('=') {
@@ -58,7 +53,16 @@ pub fn match_line(directive: &Directive, client: Option<&Client>) -> Matching {
         })
         .flatten()
         .filter(|word| !word.is_empty())
-        .collect();
+        .collect()
+}
+
+/// Whether a `Match` line's conditions hold; with no client, as in the pass that reads the global section, only `Match all` does.
+pub fn match_line(directive: &Directive, client: Option<&Client>) -> Matching {
+    let unknown = |why: &str| Matching::Unknown(why.to_owned());
+    if directive.quoted {
+        return unknown("quotes on a Match line are read differently by different versions of sshd");
+    }
+    let words = words(directive);
     if let [one] = words.as_slice()
         && one.eq_ignore_ascii_case("all")
     {

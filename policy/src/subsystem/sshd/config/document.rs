@@ -39,22 +39,31 @@ impl Document {
         *line = Line::new([line.indentation(), text.as_bytes(), end.as_bytes()].concat());
     }
 
-    /// Puts a new line before a line; behind the last one where there is no such line.
+    /// Puts a new line before a line; behind the last one where there is no such line. A file whose last line has no end keeps it
+    /// so. Taking the line out again gives the old bytes.
     pub fn insert(&mut self, number: usize, text: &str) {
         let at = number.saturating_sub(1).min(self.lines.len());
-        if at == self.lines.len()
-            && let Some(last) = self.lines.last_mut()
-            && !last.bytes().ends_with(b"\n")
-        {
-            *last = Line::new([last.bytes(), b"\n"].concat());
+        let neighbour = self.lines.get(at.saturating_sub(1)).map_or(&b""[..], Line::bytes);
+        let end = if neighbour.ends_with(b"\r\n") { "\r\n" } else { "\n" };
+        let behind = at == self.lines.len();
+        match self.lines.last_mut().filter(|last| behind && !last.bytes().ends_with(b"\n")) {
+            Some(last) => {
+                *last = Line::new([last.bytes(), b"\n"].concat());
+                self.lines.push(Line::new(text));
+            }
+            None => self.lines.insert(at, Line::new(format!("{text}{end}"))),
         }
-        self.lines.insert(at, Line::new(format!("{text}\n")));
     }
 
-    /// Takes a line out.
+    /// Takes a line out. Where it was the last one and had no end, the one before it has none afterwards.
     pub fn remove(&mut self, number: usize) {
-        if let Some(at) = number.checked_sub(1).filter(|at| *at < self.lines.len()) {
-            self.lines.remove(at);
+        let Some(at) = number.checked_sub(1).filter(|at| *at < self.lines.len()) else { return };
+        let removed = self.lines.remove(at);
+        if at == self.lines.len()
+            && !removed.bytes().ends_with(b"\n")
+            && let Some(last) = self.lines.last_mut()
+        {
+            *last = Line::new(last.bytes().strip_suffix(b"\n").unwrap_or(last.bytes()));
         }
     }
 }

@@ -4,95 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::criteria::{Client, Matching, match_line};
+use super::keyword::{self, Lines, canonical};
 use super::line::Directive;
 use super::tree::{ConfigError, DEPTH_MAX, Place, Tree};
-
-/// Keywords whose lines add up; of all others the first line counts (servconf.c: `opt_array_append` without a look at what is there).
-/// Of `MaxStartups` OpenSSH 9.2 takes the last line and 10.0 the first, so all are kept here.
-const ADDS_UP: [&str; 11] = [
-    "port",
-    "listenaddress",
-    "hostkey",
-    "hostcertificate",
-    "acceptenv",
-    "allowusers",
-    "denyusers",
-    "allowgroups",
-    "denygroups",
-    "subsystem",
-    "maxstartups",
-];
-
-/// Keywords that may stand in a Match block (`sshd_config(5)`, `Match`; servconf.c, `SSHCFG_ALL`).
-const IN_MATCH: [&str; 67] = [
-    "acceptenv",
-    "allowagentforwarding",
-    "allowgroups",
-    "allowstreamlocalforwarding",
-    "allowtcpforwarding",
-    "allowusers",
-    "authenticationmethods",
-    "authorizedkeyscommand",
-    "authorizedkeyscommanduser",
-    "authorizedkeysfile",
-    "authorizedprincipalscommand",
-    "authorizedprincipalscommanduser",
-    "authorizedprincipalsfile",
-    "banner",
-    "casignaturealgorithms",
-    "channeltimeout",
-    "chrootdirectory",
-    "clientalivecountmax",
-    "clientaliveinterval",
-    "denygroups",
-    "denyusers",
-    "disableforwarding",
-    "exposeauthinfo",
-    "forcecommand",
-    "gatewayports",
-    "gssapiauthentication",
-    "gssapicleanupcredentials",
-    "gssapistrictacceptorcheck",
-    "hostbasedacceptedalgorithms",
-    "hostbasedauthentication",
-    "hostbasedusesnamefrompacketonly",
-    "ignorerhosts",
-    "ignoreuserknownhosts",
-    "include",
-    "ipqos",
-    "kbdinteractiveauthentication",
-    "kerberosauthentication",
-    "kerberosorlocalpasswd",
-    "loglevel",
-    "logverbose",
-    "maxauthtries",
-    "maxsessions",
-    "pamservicename",
-    "passwordauthentication",
-    "permitemptypasswords",
-    "permitlisten",
-    "permitopen",
-    "permitrootlogin",
-    "permittty",
-    "permittunnel",
-    "permituserrc",
-    "pubkeyacceptedalgorithms",
-    "pubkeyauthentication",
-    "pubkeyauthoptions",
-    "rdomain",
-    "refuseconnection",
-    "rekeylimit",
-    "requiredrsasize",
-    "revokedkeys",
-    "setenv",
-    "streamlocalbindmask",
-    "streamlocalbindunlink",
-    "subsystem",
-    "trustedusercakeys",
-    "unusedconnectiontimeout",
-    "x11displayoffset",
-    "x11forwarding",
-];
 
 /// A line that counts for this client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +30,7 @@ pub fn evaluate(tree: &Tree, options: &[String], client: Option<&Client>) -> Res
     for setting in command_line(options)?.into_iter().chain(pass(tree, Pass::Global)?) {
         add(&mut settings, setting);
     }
-    // sshd_config(5), `Port`: options of the command line take the place of all lines.
+    // `sshd_config(5)`, `Port`: options of the command line take the place of all lines.
     if let Some(ports) = settings.get_mut("port")
         && ports.iter().any(|setting| setting.at.line == 0)
     {
@@ -128,12 +42,17 @@ pub fn evaluate(tree: &Tree, options: &[String], client: Option<&Client>) -> Res
         add(&mut matched, setting);
     }
     // servconf.c, `copy_set_server_options`: what a block sets takes the place of the global value, whole lists included.
-    settings.extend(matched.into_iter().filter(|(keyword, _)| IN_MATCH.contains(&keyword.as_str())));
+    settings.extend(matched.into_iter().filter(|(keyword, _)| keyword::in_match(keyword)));
     Ok(settings)
 }
 
+/// Every line of the global section and of `Match all`, in order, also those that do not count because an earlier one does.
+pub(super) fn global_lines(tree: &Tree) -> Result<Vec<(String, Setting)>, ConfigError> {
+    pass(tree, Pass::Global)
+}
+
 fn add(settings: &mut Settings, (keyword, setting): (String, Setting)) {
-    let adds_up = ADDS_UP.contains(&keyword.as_str());
+    let adds_up = keyword::lines(&keyword) != Lines::First;
     let all = settings.entry(keyword).or_default();
     if all.is_empty() || adds_up {
         all.push(setting);
@@ -159,7 +78,7 @@ fn command_line(options: &[String]) -> Result<Vec<(String, Setting)>, ConfigErro
         let directive = super::line::Line::new(line).directive().map_err(|why| ConfigError::Line { at: at(), why })?;
         let Some(Directive { keyword, arguments, .. }) = directive else { continue };
         let text = format!("{option} {keyword} {}", arguments.join(" "));
-        found.push((canonical(&keyword).to_owned(), Setting { arguments, at: at(), text, under: Vec::new() }));
+        found.push((canonical(&keyword), Setting { arguments, at: at(), text, under: Vec::new() }));
     }
     Ok(found)
 }
@@ -204,7 +123,7 @@ impl Walk<'_> {
             let at = Place { file: path.to_owned(), line: number };
             let directive = line.directive().map_err(|why| ConfigError::Line { at: at.clone(), why })?;
             let Some(directive) = directive else { continue };
-            match canonical(&directive.keyword) {
+            match canonical(&directive.keyword).as_str() {
                 "match" => {
                     under.truncate(outer);
                     under.push((at.clone(), line.to_string()));
@@ -236,18 +155,5 @@ impl Walk<'_> {
         }
         under.truncate(outer);
         Ok(())
-    }
-}
-
-/// Other names of the same keyword (servconf.c, `keywords[]`).
-pub fn canonical(keyword: &str) -> &str {
-    match keyword {
-        "challengeresponseauthentication" | "skeyauthentication" => "kbdinteractiveauthentication",
-        "dsaauthentication" => "pubkeyauthentication",
-        "hostdsakey" => "hostkey",
-        "keepalive" => "tcpkeepalive",
-        "pubkeyacceptedkeytypes" => "pubkeyacceptedalgorithms",
-        "hostbasedacceptedkeytypes" => "hostbasedacceptedalgorithms",
-        other => other,
     }
 }

@@ -1,20 +1,25 @@
 //! `sshd_config`: lossless files, the tree of their Includes, and what they mean for one client, with file and line. The meaning is
 //! held against `sshd -T` of both releases by tests; the values themselves always come from `sshd -T`, never from here.
 
+mod block;
 mod criteria;
 mod document;
 mod edit;
 mod evaluate;
 pub mod glob;
+pub mod keyword;
 mod line;
 mod tree;
 
+pub use block::{Block, Criteria, blocks};
 pub use criteria::{Client, Listed, Matching, address_list, match_line, pattern_list, user_pattern};
 pub use document::Document;
-pub use edit::{Edit, EditError, set, unset};
-pub use evaluate::{Setting, Settings, canonical, evaluate};
+pub use edit::{Edit, EditError, edit};
+pub use evaluate::{Setting, Settings, evaluate};
 pub use line::{Directive, Line, LineError};
 pub use tree::{ConfigError, Place, Tree};
 
+#[cfg(test)]
+mod edit_tests;
 #[cfg(test)]
 mod tests;
