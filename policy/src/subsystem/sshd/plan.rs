@@ -2,7 +2,7 @@
 //! the service follow. What sshd would not take is refused here; who would be kept out is the proof's.
 
 use super::candidate::{Candidate, answer, resolved};
-use super::config::{self, Edit, EditError, canonical};
+use super::config::{self, Edit, EditError};
 use super::state::{Manager, Server};
 use super::step::{Activation, FileEdit, Step, Through};
 use super::{Effective, admission};
@@ -45,17 +45,17 @@ pub fn plan_set(
 ) -> Result<Planned, String> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     sockets_are_its_own(&server, keyword)?;
-    let tree = server.tree.as_ref().map_err(Clone::clone)?;
-    let edit = global_only(keyword)
-        .and_then(|name| config::set(tree, &server.invocation.options, name, values).map_err(|error| error.to_string()))?;
-    let planned = plan_edits(host, port, vec![edit], needs)?;
+    let edit = edit(&server, keyword, Some(values))?.map_err(|error| error.to_string())?;
+    let besides = edit.besides.clone();
+    let mut planned = plan_edits(host, port, vec![edit], needs)?;
     // sshd prints what counts: where that stays as it is, the value counts already, wherever it comes from.
-    let name = keyword.name.to_ascii_lowercase();
-    let printed = server.effective.as_ref().is_ok_and(|effective| !effective.all(canonical(&name)).is_empty());
+    let name = config::keyword::canonical(keyword.name);
+    let printed = server.effective.as_ref().is_ok_and(|effective| !effective.all(&name).is_empty());
     let same = planned.steps.iter().all(|step| step.effect.is_empty());
     if keyword.criteria.is_none() && printed && same && server.test.is_ok() && !planned.steps.is_empty() {
         return Ok(Planned::note(format!("{} {} counts already", keyword.name, values.join(" "))));
     }
+    planned.notes.extend(besides);
     Ok(planned)
 }
 
@@ -63,19 +63,24 @@ pub fn plan_set(
 pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut Needs) -> Result<Planned, String> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     sockets_are_its_own(&server, keyword)?;
-    let tree = server.tree.as_ref().map_err(Clone::clone)?;
-    match config::unset(tree, &server.invocation.options, global_only(keyword)?) {
-        Ok(edit) => plan_edits(host, port, vec![edit], needs),
-        Err(EditError::NotSet(name)) => Ok(Planned::note(format!("{name} is not set by any file"))),
+    match edit(&server, keyword, None)? {
+        Ok(edit) => {
+            let besides = edit.besides.clone();
+            let mut planned = plan_edits(host, port, vec![edit], needs)?;
+            planned.notes.extend(besides);
+            Ok(planned)
+        }
+        Err(error @ EditError::NotSet(..)) => Ok(Planned::note(error.to_string())),
         Err(error) => Err(error.to_string()),
     }
 }
 
-fn global_only(keyword: Keyword<'_>) -> Result<&str, String> {
-    match keyword.criteria {
-        None => Ok(keyword.name),
-        Some(criteria) => Err(format!("keywords inside `Match {criteria}` cannot be edited yet")),
-    }
+/// The edit of one keyword of a server's files, which must have been read.
+fn edit(server: &Server, keyword: Keyword<'_>, values: Option<&[String]>) -> Result<Result<Edit, EditError>, String> {
+    let tree = server.tree.as_ref().map_err(Clone::clone)?;
+    let printed = server.effective.as_ref().map(|effective| effective.iter().map(|(keyword, _)| keyword).collect());
+    let known: Vec<&str> = printed.unwrap_or_default();
+    Ok(config::edit(tree, &server.invocation.options, &known, keyword.criteria, keyword.name, values))
 }
 
 /// The step that makes these edits and has sshd follow them.
