@@ -1,0 +1,222 @@
+//! Plans and changes as they are answered: the dry run, what became of a change, and its life. No logic.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{ChangeSchema, ChangesSchema, PlanSchema};
+use crate::address::Source;
+use crate::request::Operation;
+use crate::verdict::Verdict;
+
+/// A plan as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanDocument {
+    /// `sshfix.plan/1`
+    pub schema: PlanSchema,
+    /// `sha256:...` of operation, steps and lease; the same digest means the same change.
+    pub digest: String,
+    /// What was asked.
+    pub operation: Operation,
+    /// In the order they are applied.
+    pub steps: Vec<StepDocument>,
+    /// Sources that get in afterwards and did not before.
+    pub opens: Vec<Source>,
+    /// Sources that got in before and do not afterwards.
+    pub closes: Vec<Source>,
+    /// The ways in that the proof looked at.
+    pub paths: Vec<PathDocument>,
+    /// `not-needed`, or `required`.
+    pub confirm: Confirm,
+    /// What would lift a block too, and is not done.
+    #[serde(default)]
+    pub alternatives: Vec<NotTaken>,
+    /// What could not be read and what a person should know besides.
+    pub notes: Vec<String>,
+}
+
+/// A way that a plan does not take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotTaken {
+    /// One line.
+    pub summary: String,
+    /// At most these would get in by it.
+    pub opens: Vec<Source>,
+    /// Why it is not taken, and how to have it.
+    pub why_not: String,
+}
+
+/// Whether a change must be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confirm {
+    /// Confirmed by its own verification.
+    NotNeeded,
+    /// Rolled back at the deadline unless confirmed.
+    Required,
+}
+
+/// One step as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDocument {
+    /// Which subsystem.
+    pub subsystem: String,
+    /// One line.
+    pub summary: String,
+    /// To the byte.
+    pub diff: String,
+    /// What rollback would do.
+    pub undo: String,
+}
+
+/// One access path before and after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathDocument {
+    /// From where: an address, or a range of a `keep` entry.
+    pub source: String,
+    /// As whom, where known.
+    pub user: Option<String>,
+    /// Now.
+    pub before: Verdict,
+    /// After the last step.
+    pub after: Verdict,
+}
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// `sshfix.change/1`
+    pub schema: ChangeSchema,
+    /// The change id; empty where there was nothing to do.
+    pub id: String,
+    /// Where it ended.
+    pub state: ChangeState,
+    /// Whether the host differs from before.
+    pub changed: bool,
+    /// When it rolls back unless confirmed.
+    pub deadline: Option<Timestamp>,
+    /// The plan.
+    pub plan: PlanDocument,
+    /// Where it failed: the step's number from 1, its summary and why; and how the rollback went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// What a person should know besides.
+    pub notes: Vec<String>,
+}
+
+/// The end states of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeState {
+    /// Done and verified.
+    Confirmed,
+    /// Done, waiting for confirm.
+    Pending,
+    /// Taken back, because it failed or because somebody asked for it; the host is as before.
+    RolledBack,
+    /// Could not be taken back whole.
+    Stuck,
+    /// Was stuck, and left to a person.
+    Abandoned,
+    /// Nothing to do.
+    Unchanged,
+}
+
+/// A failure and the rollback's outcome, always together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// From 1; 0 when not a step but the verification failed.
+    pub step: usize,
+    /// The step's summary, or `verify`.
+    pub summary: String,
+    /// Why.
+    pub message: String,
+    /// Steps taken back, newest first.
+    pub rolled_back: Vec<String>,
+    /// Steps that could not be taken back, and what to do about each.
+    pub stuck: Vec<String>,
+}
+
+/// Changes, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// `sshfix.changes/1`
+    pub schema: ChangesSchema,
+    /// The newest ones, or the one that was asked for.
+    pub changes: Vec<ChangeDocument>,
+}
+
+/// The life of one change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeDocument {
+    /// The change id.
+    pub id: String,
+    /// `begun`, `applying`, `verified`, `pending`, `confirmed`, `rolling-back`, `rolled-back`, `stuck` or `abandoned`.
+    pub state: String,
+    /// Who asked.
+    pub principal: String,
+    /// What was asked.
+    pub operation: Operation,
+    /// `sha256:...` of the plan.
+    pub digest: String,
+    /// When it was begun.
+    pub started: Timestamp,
+    /// When it rolls back unless confirmed; `None` where its verification confirmed it.
+    pub deadline: Option<Timestamp>,
+    /// Seconds until then, while it is pending.
+    pub seconds_left: Option<u64>,
+    /// When it came to its end.
+    pub finished: Option<Timestamp>,
+    /// What was said last: why it was rolled back, what is left to do by hand.
+    pub detail: String,
+    /// In the order they are applied.
+    pub steps: Vec<ChangeStep>,
+    /// What happened to the steps, oldest first; only where one change was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<ChangeEvent>,
+}
+
+/// One step of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeStep {
+    /// Which subsystem.
+    pub subsystem: String,
+    /// One line.
+    pub summary: String,
+    /// What rollback does, or did.
+    pub undo: String,
+    /// What last happened to it: `planned`, `started`, `done-changed`, `done-already`, `failed`, `undo-started`, `undone`,
+    /// `undo-failed`.
+    pub event: String,
+    /// What was said with it.
+    pub detail: String,
+}
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeEvent {
+    /// When.
+    pub at: Timestamp,
+    /// Which step, from 1.
+    pub step: usize,
+    /// What happened, as in [`ChangeStep::event`].
+    pub event: String,
+    /// What was said with it.
+    pub detail: String,
+}
+
+/// A change that keeps others waiting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeBrief {
+    /// The change id.
+    pub id: String,
+    /// Who made it.
+    pub principal: String,
+    /// As in [`ChangeDocument::state`].
+    pub state: String,
+    /// When it rolls back unless confirmed.
+    pub deadline: Option<Timestamp>,
+    /// Seconds until then.
+    pub seconds_left: Option<u64>,
+    /// What was said last; of a stuck change: what is left to do by hand.
+    pub detail: String,
+}
