@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
 use sshfix::kex::{KexError, prove};
 use sshfix_policy::access_proof::{AccessProof, AccessProofError, cookie, verify};
 use sshfix_policy::public_key::PublicKey;
@@ -20,35 +19,16 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Not a test: what the agent reads inside a server.
 #[test]
 fn inside() {
-    let Ok(arguments) = std::env::var("SSHFIX_TEST_INSIDE") else { return };
-    let [leader, port, answer] = arguments.split(' ').collect::<Vec<_>>().try_into().unwrap();
-    let port: u16 = port.parse().unwrap();
-    let namespaces = ["net", "mnt"].map(|kind| File::open(format!("/proc/{leader}/ns/{kind}")).unwrap());
-    let reader = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_FS).unwrap();
-        for namespace in namespaces {
-            setns(namespace, CloneFlags::empty()).unwrap();
-        }
-        std::env::set_current_dir("/").unwrap();
-        sshfix_agent::subsystem::sshd::host_keys(port)
-    });
-    let keys = match reader.join().unwrap() {
+    lab::answer_inside(|question| match sshfix_agent::subsystem::sshd::host_keys(question[0].parse().unwrap()) {
         Ok(keys) => keys.iter().map(|key| format!("{} {}", key.kind(), key.fingerprint())).collect::<Vec<_>>().join("\n"),
         Err(error) => format!("error: {error}"),
-    };
-    fs::write(answer, keys).unwrap();
+    });
 }
 
 /// The host keys as the agent reads them, `TYPE FINGERPRINT` a line.
+#[track_caller]
 fn host_keys(server: &Server, port: u16) -> String {
-    let answer = tempfile::NamedTempFile::new().unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "inside"])
-        .env("SSHFIX_TEST_INSIDE", format!("{} {port} {}", server.leader(), answer.path().display()))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    fs::read_to_string(answer.path()).unwrap()
+    lab::ask_inside(server, &[&port.to_string()])
 }
 
 /// A proof made from the clients' network.

@@ -3,19 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, missing_docs)]
 
 use serde_json::{Value, json};
-use sshfix_tests::lab::{CtlResult, Release, Server, root_or_skip};
-
-/// A server of each release with the agent running, one after the other.
-fn on_both(test: impl Fn(&Server)) {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let server = Server::boot(release);
-        server.install_sshfix();
-        test(&server);
-    }
-}
+use sshfix_tests::lab::{CtlResult, Server, on_both};
 
 fn records(server: &Server, filter: &[&str]) -> Vec<Value> {
     let audit = server.ctl(&[&["audit", "show", "--json"], filter].concat()).expect_status(0).json();
@@ -43,8 +31,7 @@ fn stranger(server: &Server, times: u32, arguments: &str) -> CtlResult {
          runuser -u mallory -- /usr/local/bin/sshfix ctl --identity /home/mallory/key {arguments} >/dev/null 2>&1; status=$?; \
          [ $status = 3 ] || exit $status; done; exit 3"
     );
-    let output = server.run(&["sh", "-c", &ask]);
-    CtlResult { status: output.status, stdout: output.stdout, stderr: output.stderr, time: output.elapsed }
+    server.run(&["sh", "-c", &ask]).into()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, missing_docs)]
 
 use serde_json::Value;
-use sshfix_tests::lab::{Release, Server, root_or_skip};
+use sshfix_tests::lab::{Release, Server, on_both, root_or_skip};
 
 /// The programs an ipset rule is made with.
 const STACKS: [&str; 2] = ["nft", "legacy"];
@@ -50,18 +50,14 @@ fn boot(release: Release) -> Server {
 
 #[test]
 fn an_ipset_entry_is_named_and_deleted_and_its_neighbour_stays_out() {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let server = boot(release);
+    on_both(|server| {
         for stack in STACKS {
             for (v6, blocked, near) in [(false, "203.0.113.7", "203.0.113.8"), (true, "2001:db8::7", "2001:db8::8")] {
                 let family = if v6 { "inet6" } else { "inet" };
                 let sets = format!("create bad hash:ip family {family};add bad {blocked};add bad {near}");
-                block(&server, stack, v6, &sets, "-p tcp --dport 22 -m set --match-set bad src -j DROP");
+                block(server, stack, v6, &sets, "-p tcp --dport 22 -m set --match-set bad src -j DROP");
                 assert!(!server.ssh(blocked).ok);
-                let diagnosis = diagnosed(&server, blocked);
+                let diagnosis = diagnosed(server, blocked);
                 let finding = &diagnosis["findings"][0];
                 assert_eq!((&finding["cause"], &finding["owner"]), (&"ipset-entry".into(), &"nobody".into()), "{diagnosis:#}");
                 let evidence = finding["evidence"].to_string();
@@ -73,7 +69,7 @@ fn an_ipset_entry_is_named_and_deleted_and_its_neighbour_stays_out() {
                 assert_eq!(plan["steps"].as_array().unwrap().len(), 1, "{plan:#}");
                 assert_eq!(plan["opens"], serde_json::json!([format!("{blocked}/{}", if v6 { 128 } else { 32 })]), "{plan:#}");
                 server.ctl(&["unban", blocked]).expect_status(0);
-                assert!(server.ssh(blocked).ok, "{release} {stack} {blocked}");
+                assert!(server.ssh(blocked).ok, "{} {stack} {blocked}", server.release());
                 assert!(!server.ssh(near).ok);
                 server.ctl(&["diagnose", blocked]).expect_status(0);
                 let again = server.ctl(&["unban", blocked, "--json"]).expect_status(0).json();
@@ -81,16 +77,12 @@ fn an_ipset_entry_is_named_and_deleted_and_its_neighbour_stays_out() {
                 assert!(server.sh("ipset list bad").expect_ok().contains(near));
             }
         }
-    }
+    });
 }
 
 #[test]
 fn a_network_in_an_ipset_stays_and_only_the_one_address_is_let_in() {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let server = boot(release);
+    on_both(|server| {
         for stack in STACKS {
             for (v6, blocked, near, net) in
                 [(false, "203.0.113.7", "203.0.113.8", "203.0.113.0/28"), (true, "2001:db8::7", "2001:db8::8", "2001:db8::/124")]
@@ -98,21 +90,21 @@ fn a_network_in_an_ipset_stays_and_only_the_one_address_is_let_in() {
                 let family = if v6 { "inet6" } else { "inet" };
                 // The address is an element besides: deleting it alone would open nothing. TCP only: IPv6 needs ICMPv6 to get there.
                 let sets = format!("create nets hash:net family {family};add nets {net};add nets {blocked}");
-                block(&server, stack, v6, &sets, "-p tcp -m set --match-set nets src -j REJECT");
+                block(server, stack, v6, &sets, "-p tcp -m set --match-set nets src -j REJECT");
                 let before = server.sh("ipset save").expect_ok();
                 assert!(!server.ssh(blocked).ok);
-                let diagnosis = diagnosed(&server, blocked);
+                let diagnosis = diagnosed(server, blocked);
                 assert_eq!(diagnosis["findings"][0]["cause"], "ipset-entry", "{diagnosis:#}");
                 let evidence = diagnosis["findings"][0]["evidence"].to_string();
                 assert!(evidence.contains(&format!("{blocked} (in {net}) (hash:net)")), "{evidence}");
                 server.ctl(&["unban", blocked]).expect_status(0);
-                assert!(server.ssh(blocked).ok, "{release} {stack} {blocked}");
+                assert!(server.ssh(blocked).ok, "{} {stack} {blocked}", server.release());
                 assert!(!server.ssh(near).ok);
                 assert_eq!(before, server.sh("ipset save").expect_ok());
             }
             // An element for exactly the address in a set of networks is deleted like any other.
             block(
-                &server,
+                server,
                 stack,
                 false,
                 "create nets hash:net;add nets 203.0.113.7;add nets 203.0.113.8/31;add nets 198.51.100.0/24",
@@ -124,15 +116,12 @@ fn a_network_in_an_ipset_stays_and_only_the_one_address_is_let_in() {
             let left = server.sh("ipset save nets").expect_ok();
             assert!(left.contains("203.0.113.8/31") && !left.contains("203.0.113.7"), "{left}");
         }
-    }
+    });
 }
 
 /// What each type and option means to the kernel, and to us, for an address that is in and one that is not.
 #[test]
 fn every_type_that_a_connection_can_key_is_judged_as_the_kernel_judges_it() {
-    if !root_or_skip() {
-        return;
-    }
     let (blocked, other) = ("203.0.113.7", "203.0.113.8");
     let cases = [
         ("create s hash:ip,port;add s 203.0.113.7,tcp:22", "-m set --match-set s src,dst -j REJECT"),
@@ -169,20 +158,19 @@ fn every_type_that_a_connection_can_key_is_judged_as_the_kernel_judges_it() {
         ),
         ("create s hash:ip netmask 29;add s 203.0.113.7", "-m set --match-set s src -j REJECT"),
     ];
-    for release in Release::ALL {
-        let server = boot(release);
+    on_both(|server| {
         for stack in STACKS {
             for (sets, rule) in cases {
-                if !known_to_the_kernel(&server, sets) {
+                if !known_to_the_kernel(server, sets) {
                     continue;
                 }
-                block(&server, stack, false, sets, rule);
+                block(server, stack, false, sets, rule);
                 assert!(!server.ssh(blocked).ok, "{sets}");
                 assert!(server.ssh(other).ok, "{sets}");
-                diagnosed(&server, blocked);
+                diagnosed(server, blocked);
                 server.ctl(&["diagnose", other]).expect_status(0);
                 server.ctl(&["unban", blocked]).expect_status(0);
-                assert!(server.ssh(blocked).ok, "{release} {stack} {sets}");
+                assert!(server.ssh(blocked).ok, "{} {stack} {sets}", server.release());
                 assert!(server.ssh(other).ok, "{sets}");
             }
             // The MAC address of a packet to come is not known; that an address is in no pair is.
@@ -192,17 +180,17 @@ fn every_type_that_a_connection_can_key_is_judged_as_the_kernel_judges_it() {
                 "create s hash:ip,mac;add s 203.0.113.7,MAC",
                 "create s bitmap:ip,mac range 203.0.113.0/27;add s 203.0.113.7,MAC",
             ] {
-                if !known_to_the_kernel(&server, sets) {
+                if !known_to_the_kernel(server, sets) {
                     continue;
                 }
                 let fields = if sets.contains("hash:mac") { "src" } else { "src,src" };
-                block(&server, stack, false, &sets.replace("MAC", mac.trim()), &format!("-m set --match-set s {fields} -j DROP"));
+                block(server, stack, false, &sets.replace("MAC", mac.trim()), &format!("-m set --match-set s {fields} -j DROP"));
                 server.ctl(&["diagnose", blocked]).expect_status(9);
                 server.ctl(&["diagnose", other]).expect_status(if sets.contains("bitmap") { 0 } else { 9 });
             }
             // What depends on a field that is not known stays open, and is named.
             block(
-                &server,
+                server,
                 stack,
                 false,
                 "create s hash:ip,port;add s 203.0.113.7,tcp:40000",
@@ -214,7 +202,7 @@ fn every_type_that_a_connection_can_key_is_judged_as_the_kernel_judges_it() {
             let netfilter = stages.iter().find(|stage| stage["stage"] == "netfilter").unwrap();
             assert!(netfilter["detail"].as_str().unwrap().contains("--match-set s src,src"), "{unknown:#}");
         }
-    }
+    });
 }
 
 /// A step that fails takes the deletion back.
@@ -236,13 +224,7 @@ fn an_element_that_was_deleted_comes_back_when_a_later_step_fails() {
 /// Bans of fail2ban that its ipset action put into the kernel belong to the jail.
 #[test]
 fn an_entry_of_fail2bans_ipset_action_is_the_jails_and_is_lifted_through_it() {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let server = Server::boot(release);
-        server.wait_for_fail2ban();
-        server.install_sshfix();
+    on_both(|server| {
         server.write("/etc/fail2ban/jail.d/zz-ipset.local", "[sshd]\nbanaction = iptables-ipset-proto6\n");
         server.sh("test -e /etc/fail2ban/action.d/iptables-ipset-proto6.conf || sed -i s/-proto6// /etc/fail2ban/jail.d/zz-ipset.local").expect_ok();
         server.sh("systemctl restart fail2ban").expect_ok();
@@ -250,7 +232,7 @@ fn an_entry_of_fail2bans_ipset_action_is_the_jails_and_is_lifted_through_it() {
         server.sh("fail2ban-client set sshd banip 203.0.113.7 203.0.113.8").expect_ok();
         assert!(server.sh("ipset test f2b-sshd 203.0.113.7").ok());
         assert!(!server.ssh("203.0.113.7").ok);
-        let diagnosis = diagnosed(&server, "203.0.113.7");
+        let diagnosis = diagnosed(server, "203.0.113.7");
         assert_eq!(diagnosis["findings"].as_array().unwrap().len(), 1, "{diagnosis:#}");
         assert_eq!(diagnosis["findings"][0]["cause"], "fail2ban-ban", "{diagnosis:#}");
         assert_eq!(diagnosis["findings"][0]["owner"], "fail2ban jail sshd");
@@ -258,5 +240,5 @@ fn an_entry_of_fail2bans_ipset_action_is_the_jails_and_is_lifted_through_it() {
         server.ctl(&["unban", "203.0.113.7"]).expect_status(0);
         assert!(server.ssh("203.0.113.7").ok);
         assert!(!server.ssh("203.0.113.8").ok);
-    }
+    });
 }

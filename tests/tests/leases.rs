@@ -6,21 +6,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sshfix_tests::lab::{CtlResult, Release, Server, root_or_skip};
+use sshfix_tests::lab::{Server, on_both};
 
 const ME: &str = "203.0.113.7";
 const OTHERS: [&str; 2] = ["203.0.113.8", "203.0.113.70"];
-
-fn on_both(test: impl Fn(&mut Server)) {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let mut server = Server::boot(release);
-        server.install_sshfix();
-        test(&mut server);
-    }
-}
 
 /// Blocks the client and its neighbours in every subsystem: a ban of fail2ban, nftables, both iptables, hosts.deny. What a reboot takes
 /// away is loaded at boot.
@@ -84,12 +73,6 @@ fn wait_for_end(server: &Server) -> Duration {
     let started = Instant::now();
     server.wait_until("the lease ended", Duration::from_mins(1), || leases(server).is_empty());
     started.elapsed()
-}
-
-fn ctl_from(server: &Server, address: &str, arguments: &[&str]) -> CtlResult {
-    let connection = format!("SSH_CONNECTION={address} 51234 203.0.113.1 22");
-    let output = server.run(&[&["env", &connection, "sshfix", "ctl"], arguments].concat());
-    CtlResult { status: output.status, stdout: output.stdout, stderr: output.stderr, time: output.elapsed }
 }
 
 #[test]
@@ -198,7 +181,7 @@ fn a_revoke_that_cuts_off_who_asks_is_refused_and_the_automatic_end_is_not() {
     on_both(|server| {
         block(server);
         server.ctl(&["allow", ME, "--for", "30s"]).expect_status(0);
-        let refused = ctl_from(server, ME, &["revoke", "1", "--json"]).expect_status(4).json();
+        let refused = server.ctl_from(ME, &["revoke", "1", "--json"]).expect_status(4).json();
         assert_eq!(refused["code"], "lockout", "{refused:#}");
         // A live session counts as much.
         let mut session = std::process::Command::new(&server.ssh_command(ME)[0])

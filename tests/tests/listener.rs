@@ -4,13 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nix::sched::{CloneFlags, setns, unshare};
 use sshfix_agent::subsystem::listener::observe;
 use sshfix_policy::host::{HostState, Part, PathOrigin, Question};
 use sshfix_policy::subsystem::listener::{self, State};
@@ -23,32 +21,16 @@ const V6: &str = "2001:db8::7";
 /// Not a test: the other half of [`read`], inside the server.
 #[test]
 fn inside() {
-    let Ok(arguments) = std::env::var("SSHFIX_TEST_INSIDE") else { return };
-    let [leader, port, everybody, answer] = arguments.split(' ').collect::<Vec<_>>().try_into().unwrap();
-    let question = Question { sources: BTreeSet::new(), port: port.parse().unwrap(), everybody: everybody == "true" };
-    let namespaces = ["net", "mnt"].map(|kind| File::open(format!("/proc/{leader}/ns/{kind}")).unwrap());
-    let reader = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_FS).unwrap();
-        for namespace in namespaces {
-            setns(namespace, CloneFlags::empty()).unwrap();
-        }
-        std::env::set_current_dir("/").unwrap();
-        observe(&question)
+    lab::answer_inside(|question| {
+        let [port, everybody] = question else { panic!("{question:?}") };
+        observe(&Question { sources: BTreeSet::new(), port: port.parse().unwrap(), everybody: *everybody == "true" })
     });
-    fs::write(answer, serde_json::to_vec(&reader.join().unwrap()).unwrap()).unwrap();
 }
 
 /// What the agent reads on this server.
 #[track_caller]
 fn read(server: &Server, port: u16, everybody: bool) -> State {
-    let answer = tempfile::NamedTempFile::new().unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "inside"])
-        .env("SSHFIX_TEST_INSIDE", format!("{} {port} {everybody} {}", server.leader(), answer.path().display()))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    match serde_json::from_slice(&fs::read(answer.path()).unwrap()).unwrap() {
+    match lab::ask_inside(server, &[&port.to_string(), &everybody.to_string()]) {
         Part::Present(state) => state,
         other => panic!("{other:?}"),
     }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions, missing_docs)]
 
 use serde_json::Value;
-use sshfix_tests::lab::{Release, Server, root_or_skip};
+use sshfix_tests::lab::{Release, Server, on_both, root_or_skip};
 
 /// One address family's cast.
 struct Cast {
@@ -169,17 +169,11 @@ fn one_unban_lifts_every_block_on_debian_13_v6() {
 /// A ban that fail2ban forgot while its rule or element stayed in the kernel.
 #[test]
 fn a_stale_ban_that_fail2ban_forgot_is_found_and_removed() {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let server = Server::boot(release);
-        server.wait_for_fail2ban();
-        server.install_sshfix();
+    on_both(|server| {
         server.sh("fail2ban-client set sshd banip 203.0.113.7 203.0.113.8").expect_ok();
         // What happens when an actionunban fails: the ticket is gone, the rule is not.
         server.sh("fail2ban-client set sshd unbanip 203.0.113.7").expect_ok();
-        match release {
+        match server.release() {
             Release::Trixie => server.sh("nft add element inet f2b-table addr-set-sshd '{ 203.0.113.7 }'"),
             Release::Bookworm => server.sh("iptables -I f2b-sshd -s 203.0.113.7 -j REJECT"),
         }
@@ -190,39 +184,27 @@ fn a_stale_ban_that_fail2ban_forgot_is_found_and_removed() {
         server.ctl(&["unban", "203.0.113.7"]).expect_status(0);
         assert!(server.ssh("203.0.113.7").ok);
         assert!(!server.ssh("203.0.113.8").ok);
-    }
+    });
 }
 
 /// fail2ban answers "1" although its actionunban failed; sshfix reads the kernel back and removes what was left.
 #[test]
 fn an_unban_whose_action_fails_still_lets_the_client_in() {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let server = Server::boot(release);
-        server.wait_for_fail2ban();
-        server.install_sshfix();
+    on_both(|server| {
         server.sh("fail2ban-client set sshd banip 203.0.113.7 203.0.113.8").expect_ok();
         let action = server.sh("fail2ban-client get sshd actions | tail -1 | tr -d ' '").expect_ok();
         server.run(&["fail2ban-client", "set", "sshd", "action", action.trim(), "actionunban", "false"]).expect_ok();
         server.ctl(&["unban", "203.0.113.7"]).expect_status(0);
         assert!(server.ssh("203.0.113.7").ok);
         assert!(!server.ssh("203.0.113.8").ok);
-    }
+    });
 }
 
 #[test]
 fn a_failure_in_any_step_leaves_the_server_as_it_was() {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let server = Server::boot(release);
-        server.wait_for_fail2ban();
-        server.install_sshfix();
-        block_everywhere(&server, &V4);
-        let before = snapshot(&server);
+    on_both(|server| {
+        block_everywhere(server, &V4);
+        let before = snapshot(server);
         let plan = server.ctl(&["unban", V4.blocked, "--dry-run", "--json"]).expect_status(0).json();
         let steps = plan["steps"].as_array().unwrap();
         assert!(steps.len() >= 6, "{plan:#}");
@@ -234,10 +216,10 @@ fn a_failure_in_any_step_leaves_the_server_as_it_was() {
             assert_eq!(change["failure"]["step"], index + 1, "{change:#}");
             assert_eq!(change["failure"]["summary"], step["summary"]);
             assert_eq!(change["failure"]["stuck"], serde_json::json!([]));
-            assert_eq!(before, snapshot(&server), "step {} failed: {}", index + 1, step["summary"]);
+            assert_eq!(before, snapshot(server), "step {} failed: {}", index + 1, step["summary"]);
             assert!(!server.ssh(V4.blocked).ok);
         }
         server.ctl(&["unban", V4.blocked]).expect_status(0);
         assert!(server.ssh(V4.blocked).ok);
-    }
+    });
 }

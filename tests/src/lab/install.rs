@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::command::{Output, workspace};
 use super::server::Server;
+use super::{Release, SERVER_V4, root_or_skip};
 
 /// What `sshfix ctl` said.
 #[derive(Clone, Debug)]
@@ -21,6 +22,12 @@ pub struct CtlResult {
     pub stderr: String,
     /// How long it took.
     pub time: Duration,
+}
+
+impl From<Output> for CtlResult {
+    fn from(Output { status, stdout, stderr, elapsed, .. }: Output) -> Self {
+        Self { status, stdout, stderr, time: elapsed }
+    }
 }
 
 impl CtlResult {
@@ -39,6 +46,33 @@ impl CtlResult {
     pub fn expect_status(self, status: i32) -> Self {
         assert_eq!(self.status, status, "{self:#?}");
         self
+    }
+
+    /// It exited with this status, and its document is an error of this code whose message has all these words, with an advice.
+    #[track_caller]
+    pub fn expect_error(&self, status: i32, code: &str, words: &[&str]) {
+        assert_eq!(self.status, status, "{self:#?}");
+        let error = self.json();
+        assert_eq!(error["schema"], "sshfix.error/1");
+        assert_eq!(error["code"], code, "{error:#}");
+        let message = error["message"].as_str().expect("a message");
+        for word in words {
+            assert!(message.contains(word), "`{word}` is not in: {message}");
+        }
+        assert!(!error["advice"].as_str().expect("an advice").is_empty(), "{error:#}");
+    }
+}
+
+/// A server of each release with sshfix installed and its agent running, one after the other; nothing where the lab cannot run.
+#[track_caller]
+pub fn on_both(test: impl Fn(&mut Server)) {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let mut server = Server::boot(release);
+        server.install_sshfix();
+        test(&mut server);
     }
 }
 
@@ -80,8 +114,14 @@ impl Server {
     /// `sshfix ctl ARGUMENTS` as root in the server.
     #[track_caller]
     pub fn ctl(&self, arguments: &[&str]) -> CtlResult {
-        let Output { status, stdout, stderr, elapsed, .. } = self.run(&[&["/usr/local/bin/sshfix", "ctl"], arguments].concat());
-        CtlResult { status, stdout, stderr, time: elapsed }
+        self.run(&[&["/usr/local/bin/sshfix", "ctl"], arguments].concat()).into()
+    }
+
+    /// The same of somebody who came in over ssh from this address.
+    #[track_caller]
+    pub fn ctl_from(&self, address: &str, arguments: &[&str]) -> CtlResult {
+        let connection = format!("SSH_CONNECTION={address} 51234 {SERVER_V4} 22");
+        self.run(&[&["env", &connection, "/usr/local/bin/sshfix", "ctl"], arguments].concat()).into()
     }
 
     /// A change that must be confirmed: made, confirmed over a new connection, and the document of the confirm.

@@ -9,6 +9,7 @@
 //! ```
 
 mod command;
+mod inside;
 mod install;
 mod netns;
 mod place;
@@ -20,7 +21,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 pub use command::{Output, run, run_with_input};
-pub use install::CtlResult;
+pub use inside::{answer_inside, ask_inside};
+pub use install::{CtlResult, on_both};
 pub use netns::Netns;
 pub use server::{Server, SshResult};
 pub use wire::{CLIENTS as WIRE_CLIENTS, Client, Fate, LISTENING, SERVERS as WIRE_SERVERS, Wire};

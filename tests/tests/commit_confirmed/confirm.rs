@@ -15,7 +15,7 @@ use sshfix_policy::sshsig;
 use sshfix_policy::wire::{Hello, SignedRequest};
 use sshfix_tests::lab::Server;
 
-use super::{WITHIN, expect_error, on_both, one, pending, state, taken_back};
+use super::{WITHIN, on_both, one, pending, state, taken_back};
 
 /// One connection to the agent, its hello read.
 struct Connection {
@@ -140,7 +140,7 @@ fn only_a_confirm_with_a_proof_of_access_over_a_new_connection_counts() {
         let replayed = Connection::open(server).send(&bytes);
         assert_eq!(replayed["code"], "refused", "{replayed:#}");
         let again = server.ctl(&["confirm", &id, "--json"]);
-        expect_error(&again, 3, "not-confirmed", &["it is confirmed"]);
+        again.expect_error(3, "not-confirmed", &["it is confirmed"]);
         assert!(!server.ssh("203.0.113.70").ok && server.ssh("203.0.113.7").ok);
     });
 }
@@ -171,11 +171,11 @@ fn a_confirm_of_another_principal_counts_only_with_the_grant_for_it() {
         };
         let id =
             server.ctl(&["hosts", "deny", "203.0.113.70", "--json"]).expect_status(5).json()["id"].as_str().unwrap().to_owned();
-        expect_error(&ops(&format!("confirm {id}")), 3, "not-confirmed", &["it is root's", "ops"]);
-        expect_error(&ops(&format!("rollback {id}")), 1, "failed", &["it is root's"]);
+        ops(&format!("confirm {id}")).expect_error(3, "not-confirmed", &["it is root's", "ops"]);
+        ops(&format!("rollback {id}")).expect_error(1, "failed", &["it is root's"]);
         // One at a time: who, and for how long still. Questions and dry runs go on.
         let busy = ops("hosts deny 203.0.113.8");
-        expect_error(&busy, 1, "busy", &[&id, "of root is pending", " s; nothing was changed"]);
+        busy.expect_error(1, "busy", &[&id, "of root is pending", " s; nothing was changed"]);
         let change = &busy.json()["change"];
         assert_eq!(
             (&change["id"], &change["principal"], &change["state"]),
@@ -235,7 +235,7 @@ fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
         assert!(start.elapsed() >= Duration::from_secs(7), "not before its deadline");
         assert_eq!(server.read("/etc/hosts.deny"), before);
         assert_eq!(one(server, &id)["detail"], "not confirmed in time");
-        expect_error(&server.ctl(&["confirm", &id, "--json"]), 3, "not-confirmed", &["it is rolled-back"]);
+        server.ctl(&["confirm", &id, "--json"]).expect_error(3, "not-confirmed", &["it is rolled-back"]);
         assert!(server.ssh("203.0.113.70").ok);
 
         // By hand, at once.
@@ -244,8 +244,8 @@ fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
         let back = server.ctl(&["rollback", &id, "--json"]).expect_status(0).json();
         assert_eq!((&back["state"], &back["changed"]), (&"rolled-back".into(), &false.into()), "{back:#}");
         assert!(server.ssh("203.0.113.70").ok);
-        expect_error(&server.ctl(&["rollback", &id, "--json"]), 1, "failed", &["it came to its end"]);
-        expect_error(&server.ctl(&["rollback", &id, "--abandon", "--json"]), 1, "failed", &["only a stuck change"]);
+        server.ctl(&["rollback", &id, "--json"]).expect_error(1, "failed", &["it came to its end"]);
+        server.ctl(&["rollback", &id, "--abandon", "--json"]).expect_error(1, "failed", &["only a stuck change"]);
 
         // When the agent is stopped, at once too.
         let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
@@ -254,7 +254,7 @@ fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
 
         for within in ["2s", "2h"] {
             let refused = server.ctl(&["hosts", "deny", "203.0.113.70", "--confirm-within", within, "--json"]);
-            expect_error(&refused, 2, "usage", &["3 to 3600 seconds", "nothing was changed"]);
+            refused.expect_error(2, "usage", &["3 to 3600 seconds", "nothing was changed"]);
         }
         // A plan that only opens waits for nobody.
         let opened =

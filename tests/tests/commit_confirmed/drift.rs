@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sshfix_tests::lab::{CtlResult, Server};
 
-use super::{expect_error, on_both, one, pending, state};
+use super::{on_both, one, pending, state};
 
 /// Runs `ctl`, and a script in the server while the agent is paused before the step (0: before its last look at the host).
 fn meanwhile(server: &Server, step: usize, script: &str, arguments: &[&str]) -> CtlResult {
@@ -55,7 +55,7 @@ fn a_plan_whose_host_was_changed_is_not_applied_and_the_new_one_is_shown() {
             ),
         ] {
             let answer = meanwhile(server, 0, script, &unban);
-            expect_error(&answer, 1, "plan-changed", &["nothing was changed"]);
+            answer.expect_error(1, "plan-changed", &["nothing was changed"]);
             let plan = &answer.json()["plan"];
             assert!(plan["digest"] != digest && plan["schema"] == "sshfix.plan/1", "{plan:#}");
             server.sh(undo).expect_ok();
@@ -80,7 +80,7 @@ fn a_plan_whose_host_was_changed_is_not_applied_and_the_new_one_is_shown() {
                 other => panic!("{other}"),
             };
             let answer = meanwhile(server, index + 1, script, &unban);
-            expect_error(&answer, 1, "plan-changed", &["taken back"]);
+            answer.expect_error(1, "plan-changed", &["taken back"]);
             assert!(!server.ssh("203.0.113.7").ok, "{step:#}");
             server.sh("nft delete table inet hand; iptables-legacy -F INPUT; ipset destroy").expect_ok();
             blocked(server);
@@ -111,7 +111,7 @@ fn what_others_changed_while_it_waited_stays_and_what_cannot_be_undone_is_stuck(
         assert_eq!((&status["waiting"][0]["id"], &status["waiting"][0]["state"]), (&id.as_str().into(), &"stuck".into()));
         // Nothing else is changed meanwhile, and questions go on.
         let refused = server.ctl(&["ban", "203.0.113.7", "--jail", "sshd", "--json"]);
-        expect_error(&refused, 7, "stuck", &[&id, "By hand:"]);
+        refused.expect_error(7, "stuck", &[&id, "By hand:"]);
         assert_eq!(refused.json()["change"]["id"], id.as_str());
         assert_eq!(server.ctl(&["diagnose", "203.0.113.8"]).status, 8);
 

@@ -9,26 +9,21 @@ mod lockout;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sshfix_tests::lab::{CtlResult, Release, Server, root_or_skip};
+use sshfix_tests::lab::{self, Server};
 
 /// How long a change waits in these tests: long enough to log in twice, short enough to wait for.
 const WITHIN: &str = "8s";
 /// The same, and the time in which the agent takes it back.
 const AFTER: Duration = Duration::from_secs(8 + 5);
 
-/// A server of each release with the agent running, one after the other.
+/// The same, where changes may wait for as short as these tests want.
 fn on_both(test: impl Fn(&mut Server)) {
-    if !root_or_skip() {
-        return;
-    }
-    for release in Release::ALL {
-        let mut server = Server::boot(release);
-        server.install_sshfix();
+    lab::on_both(|server| {
         let config = server.read("/etc/sshfix/agent.toml");
         server.write("/etc/sshfix/agent.toml", format!("{config}\n[confirm]\nmin_seconds = 3\n"));
         server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
-        test(&mut server);
-    }
+        test(server);
+    });
 }
 
 /// Makes a change that waits; its id.
@@ -58,16 +53,6 @@ fn one(server: &Server, id: &str) -> Value {
 #[track_caller]
 fn taken_back(server: &Server, id: &str, since: Instant) {
     server.wait_until("the change is taken back", AFTER.saturating_sub(since.elapsed()), || state(server, id) == "rolled-back");
-}
-
-#[track_caller]
-fn expect_error(result: &CtlResult, status: i32, code: &str, words: &[&str]) {
-    assert_eq!(result.status, status, "{result:#?}");
-    let error = result.json();
-    assert_eq!(error["code"], code, "{error:#}");
-    for word in words {
-        assert!(error["message"].as_str().unwrap().contains(word), "`{word}` is not in: {error:#}");
-    }
 }
 
 fn kill_agent(server: &Server) {
