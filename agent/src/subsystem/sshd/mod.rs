@@ -3,10 +3,13 @@
 
 mod account;
 mod apply;
+mod faillock;
 mod files;
 mod host_keys;
+mod journal;
 mod lookup;
 mod manager;
+mod power;
 mod shadow;
 mod unit;
 

@@ -4,12 +4,19 @@
 mod access;
 mod account;
 mod admission;
+mod algorithms;
 mod candidate;
 pub mod config;
+mod crash;
 mod effective;
+pub mod faillock;
 mod invocation;
+pub mod journal;
 mod judge;
+mod limits;
+mod penalty;
 mod plan;
+mod power;
 mod state;
 mod step;
 
@@ -19,5 +26,6 @@ pub use effective::Effective;
 pub use invocation::{Invocation, environment_file};
 pub use judge::stages;
 pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set, plan_start, plan_unset};
-pub use state::{Account, Dropped, Folder, KeyFile, Login, Manager, Need, Server, Startups, State, drops, is_user_name};
+pub use power::{Power, SCHEDULED};
+pub use state::{Account, Folder, HostKey, KeyFile, KeyProblem, Login, Manager, Need, Server, Startups, State, is_user_name};
 pub use step::{Activation, FileEdit, Step, Through};
