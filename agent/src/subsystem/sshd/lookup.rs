@@ -10,7 +10,8 @@ use sshfix_policy::subsystem::sshd::{Answer, Candidate, Effective, Folder, HostK
 
 use super::shadow::Shadow;
 use super::{
-    Found, SshdError, account, effective, effective_for, faillock, files, find, host_keys, journal, manager, power, test, version,
+    Found, SshdError, account, effective, effective_for, faillock, files, find, host_keys, journal, manager, power, running,
+    test, version,
 };
 use crate::subsystem::listener;
 
@@ -49,6 +50,12 @@ pub fn lookup(state: &mut HostState, need: &Need) {
         Need::Journal => state.sshd.journal = Some(journal::read()),
         Need::Tally(user) => _ = state.sshd.tallies.insert(user.clone(), faillock::tally(user)),
         Need::Power => state.sshd.power = Some(power::read()),
+        Need::Running(port) => {
+            if let Some(Part::Present(server)) = state.sshd.servers.get(port) {
+                let running = running::running(state, server, *port);
+                state.sshd.running.insert(*port, running);
+            }
+        }
     }
 }
 

@@ -157,14 +157,15 @@ fn bad_line(server: &Server, said: &str, unit: &str) -> (Vec<Evidence>, String) 
 }
 
 /// `/etc/ssh/sshd_config: line 3: Bad configuration option: X`, `/etc/ssh/sshd_config line 3: no argument after keyword "Port"`.
-fn place(said: &str) -> Option<(String, usize)> {
+pub(super) fn place(said: &str) -> Option<(String, usize)> {
     let (file, rest) = said.split_once(": line ").or_else(|| said.split_once(" line "))?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     (file.starts_with('/') && !file.contains(' ')).then_some(())?;
     Some((file.to_owned(), digits.parse().ok()?))
 }
 
-fn quoted(tree: &Tree, file: &str, line: usize) -> Option<String> {
+/// A line as it stands there.
+pub(super) fn quoted(tree: &Tree, file: &str, line: usize) -> Option<String> {
     tree.files.get(file)?.line(line).map(ToString::to_string)
 }
 

@@ -1,5 +1,7 @@
 //! The three stages that sshd decides, put together: which of them apply, and what each needs to know first.
 
+use std::net::IpAddr;
+
 use super::config::{Client, Settings, evaluate};
 use super::journal::Told;
 use super::limits::{self, About};
@@ -144,10 +146,7 @@ fn login(
     let Some(address) = connection.source.single() else {
         return vec![Judgement::unknown("a login is judged for single addresses only".to_owned()).report(Stage::SshdAccess)];
     };
-    let local = host.listener.present().and_then(|state| {
-        let same = |ip: &&std::net::IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
-        state.addresses.iter().find(same).copied()
-    });
+    let local = local_address(host, address);
     let login = Login::new(user, address, local.unwrap_or(address), connection.port);
     let Some(login) = login.filter(|_| is_user_name(user)) else {
         return vec![Judgement::unknown("that is no name sshfix asks about".to_owned()).report(Stage::SshdAccess)];
@@ -181,6 +180,12 @@ fn login(
     access.add(happened(server, effective, &about_it, Some(user), &settings(server, Some(&client))));
     let account = account::judge(host, effective, &client, known, needs);
     vec![access.report(Stage::SshdAccess), account.report(Stage::Account)]
+}
+
+/// An address of the host that a client could come to, as far as can be told by its own.
+pub fn local_address(host: &HostState, address: IpAddr) -> Option<IpAddr> {
+    let same = |ip: &&IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
+    host.listener.present()?.addresses.iter().find(same).copied()
 }
 
 /// The unit that runs it, for commands to paste.

@@ -6,6 +6,7 @@ mod account;
 mod admission;
 mod algorithms;
 mod candidate;
+mod check;
 pub mod config;
 mod crash;
 mod effective;
@@ -17,15 +18,22 @@ mod limits;
 mod penalty;
 mod plan;
 mod power;
+mod show;
 mod state;
 mod step;
 
 pub use admission::drop_percent;
 pub use candidate::{Answer, Candidate, Changes, login_as, resolved};
+pub use check::{
+    FileFacts, Problem, ProblemPlace, ReadAt, Running, RunningDocument, RunningState, Severity, SshdCheck, SshdCheckSchema, check,
+};
 pub use effective::Effective;
 pub use invocation::{Invocation, environment_file};
 pub use judge::stages;
 pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set, plan_start, plan_unset};
 pub use power::{Power, SCHEDULED};
+pub use show::{
+    Origin, ShowError, ShowQuestion, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema, show,
+};
 pub use state::{Account, Folder, HostKey, KeyFile, KeyProblem, Login, Manager, Need, Server, Startups, State, is_user_name};
 pub use step::{Activation, FileEdit, Step, Through};

@@ -9,7 +9,7 @@ use super::config::Tree;
 use super::faillock::Tally;
 use super::journal::Told;
 use super::power::Power;
-use super::{Answer, Candidate, Effective, Invocation};
+use super::{Answer, Candidate, Effective, Invocation, Running};
 use crate::host::Part;
 
 /// A fact about sshd that is not known yet.
@@ -38,6 +38,8 @@ pub enum Need {
     Tally(String),
     /// Whether the host is going down or coming up.
     Power,
+    /// The running sshd on this port and its files besides their text.
+    Running(u16),
 }
 
 /// A login, as `sshd -T -C user=,host=,addr=,laddr=,lport=` takes it. The host name is the address, as with `UseDNS no`.
@@ -91,6 +93,8 @@ pub struct State {
     pub tallies: BTreeMap<String, Part<Tally>>,
     /// The host as a whole.
     pub power: Option<Power>,
+    /// What is known of the running sshds and their files besides their text.
+    pub running: BTreeMap<u16, Running>,
 }
 
 /// The sshd on a port.
