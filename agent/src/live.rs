@@ -122,8 +122,8 @@ impl Host for LiveHost {
         self.apply_step(step)
     }
 
-    /// nftables by its generation, which every commit of anybody's raises; the hosts files by their content; the legacy tables by
-    /// their rules. What fail2ban and ipsets hold is looked at by the step that touches it.
+    /// nftables by its generation, which every commit of anybody's raises; the hosts files and all of sshd's by their content; the
+    /// legacy tables by their rules. What fail2ban and ipsets hold is looked at by the step that touches it.
     fn unchanged(&mut self, read: &HostState) -> Result<(), StepError> {
         #[cfg(debug_assertions)]
         lab::pause_before_the_first();
@@ -143,6 +143,9 @@ impl Host for LiveHost {
         {
             return drifted("an iptables-legacy table");
         }
+        if let Some(port) = sshd::drifted(&read.sshd) {
+            return drifted(&format!("the configuration of the sshd on port {port}"));
+        }
         Ok(())
     }
 
@@ -150,6 +153,13 @@ impl Host for LiveHost {
         #[cfg(debug_assertions)]
         if lab::forgets_to_undo() {
             return Ok(Restored { done: Done::Changed, note: None });
+        }
+        if let Step::Sshd(edit) = step {
+            #[cfg(debug_assertions)]
+            lab::pause(step);
+            #[cfg(debug_assertions)]
+            lab::fail(step)?;
+            return sshd::restore(edit);
         }
         match (self.apply(&step.inverse()), step) {
             (Err(StepError::Drifted(_)), Step::HostsAccess(step)) => hosts_access::take_back(&self.config, step),

@@ -10,6 +10,7 @@ use crate::host::{AccessPath, HostState, Needs, PathOrigin};
 use crate::plan::Plan;
 use crate::reply::{Confirm, PathDocument, PlanDocument};
 use crate::step::{Mismatch, Reach, Step};
+use crate::subsystem::sshd::{self, WayIn};
 use crate::verdict::{Connection, Verdict};
 
 /// A plan that the proof accepted.
@@ -92,9 +93,22 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
     };
     let before: Vec<Verdict> = paths.iter().map(|path| verdict(host, path, needs).0).collect();
     let mut after = before.clone();
+    let mut logins = Logins::of(&plan, host, paths, needs);
     let mut state = host.clone();
     for (index, step) in plan.steps.iter().enumerate() {
         step.predict(&mut state)?;
+        let witness = |path: &AccessPath, verdict, why| {
+            let (step, summary) = (index + 1, step.summary());
+            Err(Lockout::Witness(Box::new(Witness { step, summary, path: path.clone(), verdict, why })))
+        };
+        if let Step::Sshd(step) = step {
+            // What a step on sshd leaves as it is, routes, packet filters and hosts files, stays as it was judged.
+            let open = paths.iter().zip(&after).map(|(path, filtered)| (path, *filtered != Verdict::Refuse));
+            if let Some((path, now)) = logins.worse(step.port, (host, &state), open, needs) {
+                return witness(path, now.verdict, now.why);
+            }
+            continue;
+        }
         for ((path, before), after) in paths.iter().zip(&before).zip(&mut after) {
             let (now, why) = verdict(&state, path, needs);
             *after = now;
@@ -106,23 +120,62 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
                 }
             };
             if worse {
-                return Err(Lockout::Witness(Box::new(Witness {
-                    step: index + 1,
-                    summary: step.summary(),
-                    path: path.clone(),
-                    verdict: now,
-                    why,
-                })));
+                return witness(path, now, why);
             }
         }
     }
-    let paths = paths
-        .iter()
-        .zip(before)
-        .zip(after)
-        .map(|((path, before), after)| PathDocument { source: path.source.short(), user: path.user.clone(), before, after })
-        .collect();
+    let paths = paths.iter().zip(before).zip(after).enumerate().map(|(index, ((path, before), after))| {
+        let (was, is, sshd) = logins.said(index);
+        let (source, user) = (path.source.short(), path.user.clone());
+        PathDocument { source, user, before: before.and(was), after: after.and(is), sshd }
+    });
+    let paths = paths.collect();
     Ok(SafePlan { plan, paths })
+}
+
+/// What sshd makes of every path, before the plan and after the steps so far. Nothing is asked of it where no step is about it.
+#[derive(Default)]
+struct Logins {
+    before: Vec<WayIn>,
+    after: Vec<WayIn>,
+}
+
+impl Logins {
+    fn of(plan: &Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Self {
+        let port = plan.steps.iter().find_map(|step| match step {
+            Step::Sshd(step) => Some(step.port),
+            _ => None,
+        });
+        let Some(port) = port else { return Self::default() };
+        let before: Vec<WayIn> = paths.iter().map(|path| sshd::way_in_now(host, port, path, needs)).collect();
+        Self { after: before.clone(), before }
+    }
+
+    /// The first path that is worse off than before the plan.
+    fn worse<'a>(
+        &mut self,
+        port: u16,
+        (read, now): (&HostState, &HostState),
+        paths: impl Iterator<Item = (&'a AccessPath, bool)>,
+        needs: &mut Needs,
+    ) -> Option<(&'a AccessPath, WayIn)> {
+        let mut found = None;
+        for (((path, open), before), after) in paths.zip(&self.before).zip(&mut self.after) {
+            *after = sshd::way_in(read, now, port, path, needs);
+            if open && found.is_none() && before.is_worse(after) {
+                found = Some((path, after.clone()));
+            }
+        }
+        found
+    }
+
+    /// For the plan: before, after, and what becomes different.
+    fn said(&self, index: usize) -> (Verdict, Verdict, Vec<String>) {
+        match (self.before.get(index), self.after.get(index)) {
+            (Some(before), Some(after)) => (before.verdict, after.verdict, before.changes(after)),
+            _ => (Verdict::Accept, Verdict::Accept, Vec::new()),
+        }
+    }
 }
 
 fn step_concerns(step: &Step, path: &AccessPath) -> bool {

@@ -163,8 +163,6 @@ pub fn plan_beside(
         | Operation::HostsList
         | Operation::FirewallList
         | Operation::FirewallWho { .. }
-        | Operation::SshdShow { .. }
-        | Operation::SshdCheck
         | Operation::Fail2banJails
         | Operation::AuditShow { .. }
         | Operation::AuditVerify { .. }

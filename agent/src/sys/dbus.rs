@@ -72,15 +72,6 @@ pub fn accepts(socket: &str) -> Result<bool, DbusError> {
     })
 }
 
-/// `SystemState` of the manager: `running`, `degraded`, `starting`, `stopping`, ... It blocks as [`units`] does.
-pub fn system_state() -> Result<String, DbusError> {
-    ask(&async |bus: &Connection| {
-        let reply = call(bus, MANAGER_PATH, PROPERTIES, "Get", &(MANAGER, "SystemState")).await?;
-        let value: OwnedVariant = reply.body().deserialize()?;
-        Ok(text(&value).unwrap_or_default())
-    })
-}
-
 /// One question, on the connection that is there or on a new one.
 fn ask<T>(question: &impl AsyncFn(&Connection) -> zbus::Result<T>) -> Result<T, DbusError> {
     let mut slot = SYSTEM.lock().unwrap_or_else(PoisonError::into_inner);

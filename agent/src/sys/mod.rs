@@ -5,6 +5,7 @@ pub mod child;
 pub mod clock;
 pub mod dbus;
 pub mod files;
+pub mod jobs;
 pub mod names;
 pub mod netlink;
 pub mod rtnetlink;

@@ -41,10 +41,15 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
         let what = format!("{}{opens}: {}", text::line(&other.summary), text::line(&other.why_not));
         out.line(&format!("{} {}", label("instead"), what.dimmed()));
     }
-    for path in &plan.paths {
+    for (index, path) in plan.paths.iter().enumerate() {
+        // Who asks is most often a live session, too.
+        if plan.paths.iter().take(index).any(|other| other == path) {
+            continue;
+        }
         let user = path.user.as_ref().map(|user| format!(" as {}", text::line(user))).unwrap_or_default();
         let who = format!("{}{user}", text::line(&path.source));
         out.line(&format!("{} {who}: {} now, {} afterwards", label("way in"), verdict(path.before), verdict(path.after)));
+        path.sshd.iter().for_each(|line| out.line(&format!("          {}", text::line(line))));
     }
     if plan.confirm == Confirm::Required {
         out.line(&format!(

@@ -79,6 +79,9 @@ pub struct PathDocument {
     pub before: Verdict,
     /// After the last step.
     pub after: Verdict,
+    /// What a change of sshd makes different for this login: the methods that stay, and each value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sshd: Vec<String>,
 }
 
 /// What became of a change.

@@ -78,7 +78,13 @@ fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
         Title::LoggedIn(user) if speaks_ssh(&holder.process) => Some((user, holder)),
         Title::LoggedIn(_) | Title::Other => None,
     })?;
-    Some(Session { peer: socket.peer, port: socket.local.port(), user: Some(user.clone()), pid: holder.process.pid })
+    let (local, port) = (socket.local.ip(), socket.local.port());
+    Some(Session { peer: socket.peer, local, port, user: Some(user.clone()), pid: holder.process.pid })
+}
+
+/// All listening TCP sockets, each with its inode, which tells one socket from the next at the same address.
+pub fn listening() -> io::Result<Vec<(SocketAddr, u32)>> {
+    Ok(sockets::listening()?.iter().map(|socket| (socket.local, socket.inode)).collect())
 }
 
 /// The other ends of connections to this port on which an sshd serves somebody who has not logged in yet.

@@ -1,5 +1,5 @@
 //! Users of the host as sshd sees them: passwd and groups through the system's own lookups, /etc/shadow, nologin(5), and who may write
-//! to a file of authorized keys. Opens no such file and reads no key.
+//! to a file of authorized keys and which types of keys are in it. Keeps no key and no password.
 
 use std::fs::{self, Metadata};
 use std::io::{BufRead, BufReader, Read};
@@ -9,10 +9,14 @@ use std::path::Path;
 use jiff::{Timestamp, ToSpan, civil::Date};
 use nix::unistd::{Group, User, getgrouplist};
 use sshfix_policy::host::Part;
-use sshfix_policy::subsystem::sshd::{Account, KeyFile};
+use sshfix_policy::subsystem::sshd::{Account, KeyFile, key_kinds};
+
+use crate::sys::files;
 
 /// `_PATH_SHELL`, what an empty field means (passwd(5)).
 const SHELL: &str = "/bin/sh";
+/// The longest file of authorized keys.
+const KEYS_MAX: u64 = 4 << 20;
 /// `pam_nologin(8)` looks at both.
 const NOLOGIN: [&str; 2] = ["/var/run/nologin", "/etc/nologin"];
 
@@ -27,7 +31,7 @@ pub(super) fn account(name: &str) -> Part<Account> {
     let Some(groups) = groups else { return Part::Unreadable(format!("the groups of {name} could not be looked up")) };
     let groups = groups.into_iter().filter_map(|gid| Group::from_gid(gid).ok().flatten()).map(|group| group.name).collect();
     let shell = Some(user.shell.display().to_string()).filter(|shell| !shell.is_empty()).unwrap_or_else(|| SHELL.to_owned());
-    let (expired, locked) = shadow(name);
+    let Shadow { expired, locked, password } = shadow(name);
     Part::Present(Account {
         uid: user.uid.as_raw(),
         home: user.dir.display().to_string(),
@@ -36,6 +40,7 @@ pub(super) fn account(name: &str) -> Part<Account> {
         groups,
         expired,
         locked,
+        password,
         nologin: NOLOGIN.iter().find_map(|path| Some(((*path).to_owned(), first_line(path)?))),
     })
 }
@@ -49,18 +54,29 @@ fn shell_problem(shell: &str) -> Option<String> {
     }
 }
 
-/// The day of expiry where it is past, and whether the password is locked (shadow(5)). Users of other directories have no line.
-fn shadow(name: &str) -> (Option<String>, bool) {
-    let Ok(file) = fs::File::open("/etc/shadow") else { return (None, false) };
+/// What shadow(5) says of a user.
+#[derive(Default)]
+struct Shadow {
+    /// The day of expiry where it is past.
+    expired: Option<String>,
+    locked: bool,
+    password: Option<bool>,
+}
+
+/// Users of other directories have no line.
+fn shadow(name: &str) -> Shadow {
+    let Ok(file) = fs::File::open("/etc/shadow") else { return Shadow::default() };
     let lines = BufReader::new(file.take(16 << 20)).lines().map_while(Result::ok);
-    let Some(line) = lines.into_iter().find(|line| line.split(':').next() == Some(name)) else { return (None, false) };
+    let Some(line) = lines.into_iter().find(|line| line.split(':').next() == Some(name)) else { return Shadow::default() };
     let fields: Vec<&str> = line.split(':').collect();
-    let locked = fields.get(1).is_some_and(|password| password.starts_with('!'));
+    let password = fields.get(1).copied().unwrap_or_default();
     let today = Timestamp::now().as_second() / 86_400;
     let expires = fields.get(7).and_then(|days| days.parse::<i64>().ok()).filter(|days| today >= *days);
     let day =
         |days: i64| Date::constant(1970, 1, 1).checked_add(days.days()).map_or_else(|_| format!("day {days}"), |d| d.to_string());
-    (expires.map(day), locked)
+    // crypt(5): every hash begins with `$` or `_`, or is one of DES.
+    let typed = password.starts_with(['$', '_']) || (password.len() == 13 && !password.starts_with(['!', '*']));
+    Shadow { expired: expires.map(day), locked: password.starts_with('!'), password: Some(typed) }
 }
 
 fn first_line(path: &str) -> Option<String> {
@@ -94,7 +110,10 @@ pub(super) fn key_file(user: &str, path: &str) -> KeyFile {
     if !readable {
         return KeyFile::Bad(format!("{} cannot read it ({})", user.name, describe(&file)));
     }
-    KeyFile::Good
+    match files::read_followed(&real, KEYS_MAX) {
+        Ok(file) => KeyFile::Good(key_kinds(&String::from_utf8_lossy(&file.bytes))),
+        Err(error) => KeyFile::Bad(error.to_string()),
+    }
 }
 
 fn problem(entry: &Metadata, uid: u32, at: &Path) -> Option<String> {

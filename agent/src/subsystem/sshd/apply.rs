@@ -1,9 +1,223 @@
-//! Edits sshd's configuration and has it follow.
+//! Changes sshd: writes files of its configuration, has it follow them, and makes sure that it serves; and takes that back. Every
+//! way out of here leaves a configuration that sshd takes, or says what does not. Decides nothing about the change.
 
-use sshfix_policy::host::{Done, StepError};
-use sshfix_policy::subsystem::sshd::Step;
+use std::path::Path;
+use std::time::Duration;
 
-/// Does one step.
+use sshfix_policy::host::{Done, Restored, StepError};
+use sshfix_policy::merge;
+use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
+
+use super::{SshdError, lookup, serves, test};
+use crate::sys::files::{self, FileError};
+use crate::sys::jobs::{self, Job, Transient};
+
+/// The longest file of a configuration, in bytes.
+const LONGEST: u64 = 1 << 20;
+/// A new file belongs to root alone; none is made, so this is never used for one.
+const MODE: u32 = 0o600;
+/// How long systemd may take for a job: `sshd -t` and a signal, or a start.
+const JOB: Duration = Duration::from_secs(40);
+/// The service that stands in for one that does not start any more.
+const STAND_IN: &str = "sshfix-sshd.service";
+
+/// Does one step. Where this fails the caller takes it back with [`restore`].
 pub fn apply(step: &Step) -> Result<Done, StepError> {
-    Err(StepError::Failed(format!("{}: sshd cannot be changed yet; nothing was done", step.summary())))
+    if step.undoing {
+        return restore(&step.inverse()).map(|restored| restored.done);
+    }
+    let sshd = lookup::now(step.port).map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
+    let before = serves::Before::look(&sshd.invocation, &sshd.manager);
+    for file in &step.files {
+        match read(file)? {
+            now if now == file.before || now == file.after => {}
+            _ => return Err(drifted(file)),
+        }
+    }
+    let mut done = if step.files.is_empty() { Done::Changed } else { Done::Already };
+    for file in &step.files {
+        if read(file)? != file.after {
+            write(file, &file.before, &file.after)?;
+            done = Done::Changed;
+        }
+    }
+    let complains = |error: SshdError| StepError::Failed(format!("sshd would not start with its files: {}", words(&error)));
+    if sshd.running {
+        test(&sshd.invocation).map_err(complains)?;
+    }
+    match &step.activation {
+        Activation::Nothing => return Ok(done),
+        Activation::Reload(through) => follow(Job::Reload, through, step.port)?,
+        Activation::Restart(through) => follow(Job::Restart, through, step.port)?,
+        Activation::Start(through) => follow(Job::Start, through, step.port)?,
+    }
+    before.serves_again(&sshd.invocation).map_err(|why| StepError::Failed(format!("after its {}: {why}", verb(step))))?;
+    Ok(done)
+}
+
+/// Takes a step back: our lines of each file, and the service as it was. What others wrote into the files stays.
+pub fn restore(step: &Step) -> Result<Restored, StepError> {
+    let mut notes = Vec::new();
+    let mut wrote = false;
+    for file in &step.files {
+        let now = read(file)?;
+        if now == file.before {
+            continue;
+        }
+        let back = if now == file.after { file.before.clone() } else { merged(file, &now)? };
+        if now != file.after {
+            notes.push(format!("others had edited {} meanwhile; their lines were kept", file.path));
+        }
+        write(file, &now, &back)?;
+        wrote = true;
+    }
+    if matches!((&step.activation, step.files.is_empty()), (Activation::Nothing, _) | (Activation::Start(_), true)) {
+        return Ok(restored(wrote, &notes));
+    }
+    // Early at boot the files are all there is: sshd starts later, with them.
+    let booting = jobs::system_state().is_ok_and(|state| matches!(state.as_str(), "initializing" | "starting"));
+    let sshd = match lookup::now(step.port) {
+        Ok(sshd) if sshd.running => sshd,
+        Ok(_) | Err(_) if booting || !serves::systemd_answers() => return Ok(restored(wrote, &notes)),
+        Ok(sshd) => {
+            return start_again(step, &sshd.invocation, &sshd.manager, notes);
+        }
+        Err(why) => return Err(StepError::Failed(format!("{why}; the files are as they were"))),
+    };
+    // A reload or restart alone: it serves, and its files never were other ones.
+    if step.files.is_empty() {
+        return Ok(restored(false, &notes));
+    }
+    test(&sshd.invocation).map_err(|error| {
+        let names = step.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" and ");
+        StepError::Failed(format!(
+            "{names} holds what it held before, but sshd does not take its files as they are now, so it was not reloaded: {}",
+            words(&error)
+        ))
+    })?;
+    let before = serves::Before::look(&sshd.invocation, &sshd.manager);
+    let through = match &step.activation {
+        Activation::Restart(through) => {
+            follow(Job::Restart, through, step.port)?;
+            None
+        }
+        Activation::Reload(through) | Activation::Start(through) => Some(through),
+        Activation::Nothing => None,
+    };
+    if let Some(through) = through {
+        follow(Job::Reload, through, step.port)?;
+    }
+    match before.serves_again(&sshd.invocation) {
+        Ok(()) => Ok(restored(wrote, &notes)),
+        Err(why) if lookup::now(step.port).is_ok_and(|sshd| sshd.running) => {
+            Err(StepError::Failed(format!("the files are as they were and sshd read them, but {why}")))
+        }
+        Err(_) => start_again(step, &sshd.invocation, &sshd.manager, notes),
+    }
+}
+
+fn restored(changed: bool, notes: &[String]) -> Restored {
+    let done = if changed { Done::Changed } else { Done::Already };
+    Restored { done, note: (!notes.is_empty()).then(|| notes.join("; ")) }
+}
+
+/// The service died of the step: it is started again with the old files. Where its unit does not start any more, for a reason that
+/// lies outside of sshd's files, sshd runs as a service of sshfix's own until somebody puts the unit right.
+fn start_again(step: &Step, invocation: &Invocation, manager: &Manager, mut notes: Vec<String>) -> Result<Restored, StepError> {
+    let unit = match (&step.activation, manager) {
+        (Activation::Reload(Through::Unit(unit)) | Activation::Restart(Through::Unit(unit)), _) => unit,
+        (_, Manager::Service { name, .. }) => name,
+        _ => {
+            return Err(StepError::Failed(format!(
+                "the files are as they were, but sshd does not run; start it: `{} -t && {}`",
+                invocation.program, invocation.program
+            )));
+        }
+    };
+    let before = serves::Before::nothing();
+    let failed = match follow(Job::Start, &Through::Unit(unit.clone()), step.port) {
+        Ok(()) => match before.serves_again(invocation) {
+            Ok(()) => {
+                notes.push(format!("{unit} had stopped and was started again"));
+                return Ok(restored(true, &notes));
+            }
+            Err(why) => why,
+        },
+        Err(why) => why.to_string(),
+    };
+    let words: Vec<String> =
+        [invocation.program.clone(), "-D".to_owned()].into_iter().chain(invocation.options.iter().cloned()).collect();
+    let stand_in = Transient {
+        name: STAND_IN,
+        description: "sshd in the place of a unit that does not start, run by sshfix",
+        program: &invocation.program,
+        words: &words,
+        runtime_directory: "sshd",
+    };
+    let by_hand =
+        format!("see `journalctl -u {unit} -n 30`, put it right, then `systemctl stop {STAND_IN}; systemctl start {unit}`");
+    match jobs::run_transient(&stand_in, JOB).map_err(|error| error.to_string()).and_then(|()| before.serves_again(invocation)) {
+        Ok(()) => {
+            tracing::warn!("{unit} does not start any more ({failed}); sshd runs as {STAND_IN}: {by_hand}");
+            notes.push(format!("{unit} does not start any more ({failed}), so sshd runs as {STAND_IN} until you {by_hand}"));
+            Ok(restored(true, &notes))
+        }
+        Err(why) => Err(StepError::Failed(format!(
+            "the files are as they were, but {unit} does not start ({failed}), nor does sshd as {STAND_IN} ({why}): {by_hand}"
+        ))),
+    }
+}
+
+/// Has the service follow.
+fn follow(job: Job, through: &Through, port: u16) -> Result<(), StepError> {
+    let unit = match through {
+        Through::Unit(unit) => unit,
+        Through::Signal => return lookup::signal(port).map_err(StepError::Failed),
+    };
+    let failed = |error: jobs::JobError| match error {
+        jobs::JobError::TimedOut { .. } => StepError::TimedOut(error.to_string()),
+        _ => StepError::Failed(format!("{error}: see `journalctl -u {unit} -n 30`")),
+    };
+    jobs::run(job, unit, JOB).map_err(failed)
+}
+
+fn verb(step: &Step) -> &'static str {
+    match step.activation {
+        Activation::Nothing => "edit",
+        Activation::Reload(_) => "reload",
+        Activation::Restart(_) => "restart",
+        Activation::Start(_) => "start",
+    }
+}
+
+/// What sshd said, without the command line.
+fn words(error: &SshdError) -> String {
+    match error {
+        SshdError::Complains { said, .. } => said.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn read(file: &FileEdit) -> Result<Vec<u8>, StepError> {
+    match files::read_checked(Path::new(&file.path), LONGEST) {
+        Ok(checked) => Ok(checked.bytes),
+        Err(error @ FileError::Missing(_)) => Err(StepError::Drifted(error.to_string())),
+        Err(error) => Err(StepError::Failed(error.to_string())),
+    }
+}
+
+fn write(file: &FileEdit, from: &[u8], to: &[u8]) -> Result<(), StepError> {
+    files::replace(Path::new(&file.path), Some(from), to, MODE).map_err(|error| match error {
+        FileError::Drifted(_) => StepError::Drifted(error.to_string()),
+        error => StepError::Failed(error.to_string()),
+    })
+}
+
+fn drifted(file: &FileEdit) -> StepError {
+    StepError::Drifted(FileError::Drifted(file.path.clone().into()).to_string())
+}
+
+fn merged(file: &FileEdit, now: &[u8]) -> Result<Vec<u8>, StepError> {
+    merge::take_back(&file.before, &file.after, now)
+        .ok_or_else(|| StepError::Drifted(format!("others changed the very lines of {} that this change had changed", file.path)))
 }

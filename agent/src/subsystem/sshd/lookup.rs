@@ -1,22 +1,31 @@
 //! Answers what the stages of sshd ask, one fact at a time. Nothing is kept from one question to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
-use sshfix_policy::host::{HostState, Part};
-use sshfix_policy::subsystem::sshd::config::Document;
-use sshfix_policy::subsystem::sshd::{Answer, Candidate, Effective, Folder, HostKey, Invocation, Need, Server, Startups};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sshfix_policy::host::{HostState, Part, Question};
+use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
+use sshfix_policy::subsystem::sshd::config::{Document, Tree};
+use sshfix_policy::subsystem::sshd::{
+    self as model, Answer, Candidate, Dropped, Effective, Folder, Invocation, Manager, Need, Server, Startups,
+};
 
 use super::shadow::Shadow;
-use super::{
-    Found, SshdError, account, effective, effective_for, faillock, files, find, host_keys, journal, manager, power, running,
-    test, version,
-};
+use super::{Found, SshdError, account, effective, effective_for, files, find, host_keys, manager, test, version};
 use crate::subsystem::listener;
+use crate::sys::child;
 
 /// `_PATH_PRIVSEP_CHROOT_DIR` of Debian, Fedora and SUSE.
 const PRIVSEP: &str = "/run/sshd";
+const JOURNALCTL: &str = "/usr/bin/journalctl";
+const JOURNAL_LIMIT: Duration = Duration::from_secs(5);
+const JOURNAL_MAX: usize = 8 << 20;
 
 /// Puts one fact into the state.
 pub fn lookup(state: &mut HostState, need: &Need) {
@@ -47,15 +56,38 @@ pub fn lookup(state: &mut HostState, need: &Need) {
             });
             state.sshd.candidate_logins.insert((candidate.clone(), login.clone()), answer);
         }
-        Need::Journal => state.sshd.journal = Some(journal::read()),
-        Need::Tally(user) => _ = state.sshd.tallies.insert(user.clone(), faillock::tally(user)),
-        Need::Power => state.sshd.power = Some(power::read()),
-        Need::Running(port) => {
-            if let Some(Part::Present(server)) = state.sshd.servers.get(port) {
-                let running = running::running(state, server, *port);
-                state.sshd.running.insert(*port, running);
-            }
-        }
+        Need::Drops(address) => _ = state.sshd.drops.insert(*address, drops(*address)),
+    }
+}
+
+/// The sshd on a port as it is at this moment.
+pub(super) struct Now {
+    pub(super) invocation: Invocation,
+    pub(super) running: bool,
+    pub(super) manager: Manager,
+}
+
+/// Looks again, for a step.
+pub(super) fn now(port: u16) -> Result<Now, String> {
+    let listening = observed(port)?;
+    let Found { invocation, running, .. } = find(&listening, port).map_err(|error| error.to_string())?;
+    Ok(Now { invocation, running, manager: manager::manager(&listening, port) })
+}
+
+/// SIGHUP to the sshd that listens on a port.
+pub(super) fn signal(port: u16) -> Result<(), String> {
+    let listening = observed(port)?;
+    let sockets = listening.listeners.iter().filter(|socket| socket.local.port() == port);
+    let holder = sockets.flat_map(|socket| &socket.holders).find(|holder| holder.pid != 1 && speaks_ssh(holder));
+    let pid = holder.and_then(|holder| i32::try_from(holder.pid).ok());
+    let pid = pid.ok_or_else(|| format!("no sshd listens on port {port}"))?;
+    kill(Pid::from_raw(pid), Signal::SIGHUP).map_err(|error| format!("SIGHUP to sshd (pid {pid}): {error}"))
+}
+
+fn observed(port: u16) -> Result<listener_model::State, String> {
+    match listener::observe(&Question { sources: BTreeSet::new(), port, everybody: false }) {
+        Part::Present(state) => Ok(state),
+        Part::Absent(why) | Part::Unreadable(why) => Err(why),
     }
 }
 
@@ -117,29 +149,30 @@ fn server(state: &HostState, port: u16) -> Part<Server> {
         Err(SshdError::Program { why, .. }) if !running => return Part::Absent(why),
         Err(error) => return Part::Unreadable(error.to_string()),
     };
+    let tree = files::tree(invocation.file());
     Part::Present(Server {
         running,
         version,
         test,
-        tree: files::tree(invocation.file()),
         privsep: privsep(),
-        host_key_files: effective.as_ref().map_or_else(|_| Vec::new(), keys),
         startups: title.as_deref().and_then(Startups::from_title),
         unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
         manager: manager::manager(listening, port),
         host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(),
+        stale: stale(&tree, effective.as_ref().ok()),
         edited: BTreeMap::new(),
+        tree,
         effective,
         invocation,
     })
 }
 
-/// Every file that it takes a host key from, asked for at once: each takes some milliseconds to start a program.
-fn keys(effective: &Effective) -> Vec<HostKey> {
-    thread::scope(|scope| {
-        let asked: Vec<_> = effective.all("hostkey").iter().map(|path| scope.spawn(|| host_keys::look_at(path))).collect();
-        asked.into_iter().filter_map(|key| key.join().ok()).collect()
-    })
+/// The files that are younger than the pid file, which sshd writes anew at each start and after each SIGHUP (sshd.c, `main`).
+fn stale(tree: &Result<Tree, String>, effective: Option<&Effective>) -> Vec<String> {
+    let modified = |path: &str| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let read = effective.and_then(|effective| effective.one("pidfile")).and_then(modified);
+    let (Ok(tree), Some(read)) = (tree, read) else { return Vec::new() };
+    tree.files.keys().filter(|path| modified(path).is_some_and(|at| at > read)).cloned().collect()
 }
 
 /// sshd.c: root's, and nobody else's to write.
@@ -152,4 +185,15 @@ fn privsep() -> Folder {
         }
         Ok(_) => Folder::Good,
     }
+}
+
+/// The last quarter of an hour: no penalty of a default configuration lasts longer than ten minutes.
+fn drops(address: IpAddr) -> Result<Vec<Dropped>, String> {
+    let arguments = ["-q", "--no-pager", "-o", "short-unix", "-t", "sshd", "--since=-15min", "-n", "5000"];
+    let output =
+        child::run(Path::new(JOURNALCTL), &arguments, None, JOURNAL_LIMIT, JOURNAL_MAX).map_err(|error| error.to_string())?;
+    if !output.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    Ok(model::drops(&String::from_utf8_lossy(&output.stdout), address))
 }

@@ -3,14 +3,11 @@
 
 mod account;
 mod apply;
-mod faillock;
 mod files;
 mod host_keys;
-mod journal;
 mod lookup;
 mod manager;
-mod power;
-mod running;
+mod serves;
 mod shadow;
 mod unit;
 
@@ -22,13 +19,13 @@ use std::time::Duration;
 
 use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
-use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login};
+use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login, Server, State};
 use thiserror::Error;
 
 use crate::subsystem::listener;
 use crate::sys::child::{self, ChildError};
 
-pub use apply::apply;
+pub use apply::{apply, restore};
 pub use host_keys::host_keys;
 pub use lookup::lookup;
 
@@ -108,6 +105,15 @@ pub(super) fn find(state: &listener_model::State, port: u16) -> Result<Found, Ss
     Ok(Found { invocation, running: held_by_systemd, title: None })
 }
 
+/// The port of an sshd that was looked at and whose files are not as they were then.
+pub fn drifted(read: &State) -> Option<u16> {
+    let is_other = |server: &Part<Server>| match server {
+        Part::Present(server) => server.tree.is_ok() && files::tree(server.invocation.file()) != server.tree,
+        Part::Absent(_) | Part::Unreadable(_) => false,
+    };
+    read.servers.iter().find(|(_, server)| is_other(server)).map(|(port, _)| *port)
+}
+
 /// The effective configuration for a connection that no Match block but `Match all` matches.
 pub fn effective(invocation: &Invocation) -> Result<Effective, SshdError> {
     let output = run(invocation, &["-T"])?;
@@ -126,17 +132,6 @@ fn effective_for(invocation: &Invocation, login: &Login) -> Result<Effective, Ss
 /// Whether it would start with its files as they are: `sshd -t`.
 fn test(invocation: &Invocation) -> Result<(), SshdError> {
     run(invocation, &["-t"]).map(|_| ())
-}
-
-/// What `sshd -t` says, whether it takes the files or not.
-fn complaints(invocation: &Invocation) -> Vec<String> {
-    let program = Path::new(&invocation.program);
-    if require_roots(program).is_err() {
-        return Vec::new();
-    }
-    let words: Vec<&str> = std::iter::once("-t").chain(invocation.options.iter().map(String::as_str)).collect();
-    let said = child::run(program, &words, None, LIMIT, OUTPUT_MAX).map(|output| output.stderr).unwrap_or_default();
-    String::from_utf8_lossy(&said).lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
 /// OpenSSH's version. Old ones do not know `-V` and say it while they complain.

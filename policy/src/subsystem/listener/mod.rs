@@ -85,6 +85,8 @@ pub struct Unit {
 pub struct Session {
     /// From where, canonical.
     pub peer: SocketAddr,
+    /// To which address of the host.
+    pub local: IpAddr,
     /// To which port.
     pub port: u16,
     /// As whom, where known.

@@ -179,8 +179,13 @@ fn what_was_not_read_is_unknown() {
 #[test]
 fn sessions_are_access_paths_one_a_source_and_user() {
     let mut host = host(Vec::new(), None);
-    let session =
-        |peer: &str, user: Option<&str>| Session { peer: peer.parse().unwrap(), port: 22, user: user.map(str::to_owned), pid: 9 };
+    let session = |peer: &str, user: Option<&str>| Session {
+        peer: peer.parse().unwrap(),
+        local: "203.0.113.1".parse().unwrap(),
+        port: 22,
+        user: user.map(str::to_owned),
+        pid: 9,
+    };
     host.listener.present_mut().unwrap().sessions =
         vec![session("203.0.113.7:1", Some("root")), session("203.0.113.7:2", Some("root")), session("[2001:db8::7]:3", None)];
     let paths = sessions(&host);

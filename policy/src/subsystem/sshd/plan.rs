@@ -106,11 +106,11 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
         port,
         files: files.collect(),
         activation: following(&server),
-        why: edits.iter().map(|edit| format!("{}: {}", edit.path, edit.why)).collect(),
+        why: edits.iter().map(|edit| edit.why.clone()).collect(),
         effect,
         undoing: false,
     };
-    Ok(Planned { steps: vec![step], notes: Vec::new() })
+    Ok(Planned { steps: vec![step], notes: stale(&server) })
 }
 
 /// Has the running sshd read its files again.
@@ -124,8 +124,15 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
             }
             _ => Err(format!("no sshd runs on port {port}: `sshfix ctl sshd restart` starts it")),
         },
-        activation => Ok(alone(port, activation)),
+        activation => Ok(Planned { notes: stale(&server), ..alone(port, activation) }),
     }
+}
+
+/// What comes into effect besides.
+fn stale(server: &Server) -> Vec<String> {
+    let text =
+        |files: &[String]| format!("changed since sshd last read its files, and comes into effect too: {}", files.join(", "));
+    if server.running && !server.stale.is_empty() { vec![text(&server.stale)] } else { Vec::new() }
 }
 
 /// A new sshd in the place of the running one; where none runs, it is started.
@@ -144,7 +151,8 @@ pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pl
                     "{name} has KillMode={kill_mode}, so a restart could end live sessions: `sshfix ctl sshd reload` does not"
                 ));
             }
-            Ok(alone(port, Activation::Restart(Through::Unit(name.clone()))))
+            let restart = Activation::Restart(Through::Unit(name.clone()));
+            Ok(Planned { notes: stale(&server), ..alone(port, restart) })
         }
         Manager::Connections(socket) => {
             Ok(Planned::note(format!("systemd starts an sshd for each connection ({socket}): there is none to restart")))

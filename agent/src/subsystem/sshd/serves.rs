@@ -1,0 +1,114 @@
+//! Whether sshd serves where its files say: sockets that were opened after it was told, a banner, and one whole key exchange. What
+//! it did not do before either is not asked of it. Makes few connections, from this host, and never tries to log in.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use sshfix_kex::KexError;
+use sshfix_policy::subsystem::sshd::{Invocation, Manager};
+
+use super::effective;
+use crate::subsystem::listener;
+use crate::sys::jobs;
+
+/// Until its sockets are there: sshd lets connections that are being accepted finish first.
+const SOCKETS: Duration = Duration::from_secs(10);
+/// For one key exchange. libwrap takes five seconds to refuse.
+const EXCHANGE: Duration = Duration::from_secs(7);
+/// Until a place is free: `MaxStartups` drops connections by chance while many are not logged in.
+const PLACES: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(20);
+
+/// What was so before the step.
+pub(super) struct Before {
+    /// The listening sockets: sshd closes them when it is told, and opens others.
+    old: BTreeSet<u32>,
+    /// Addresses of the files at which nobody listened, as where an interface is missing.
+    missing: BTreeSet<SocketAddr>,
+    /// Families in which this host got no key exchange.
+    silent: BTreeSet<bool>,
+    /// systemd keeps the sockets open all the time.
+    held_by_systemd: bool,
+}
+
+impl Before {
+    /// As it is now.
+    pub(super) fn look(invocation: &Invocation, manager: &Manager) -> Self {
+        let listening = listener::listening().unwrap_or_default();
+        let wanted = addresses(invocation).unwrap_or_default();
+        let open: BTreeSet<SocketAddr> = listening.iter().map(|(address, _)| *address).collect();
+        let silent = firsts(&wanted).into_iter().filter(|to| exchange(*to).is_err()).map(|to| to.is_ipv4()).collect();
+        Self {
+            old: listening.iter().map(|(_, inode)| *inode).collect(),
+            missing: wanted.into_iter().filter(|address| !open.contains(address)).collect(),
+            silent,
+            held_by_systemd: matches!(manager, Manager::Service { socket: Some(_), .. } | Manager::Connections(_)),
+        }
+    }
+
+    /// Of a service that was down.
+    pub(super) fn nothing() -> Self {
+        Self { old: BTreeSet::new(), missing: BTreeSet::new(), silent: BTreeSet::new(), held_by_systemd: false }
+    }
+
+    /// Waits until sshd serves as its files say now; else what it does not do.
+    pub(super) fn serves_again(&self, invocation: &Invocation) -> Result<(), String> {
+        if self.held_by_systemd {
+            return Ok(());
+        }
+        let wanted = addresses(invocation)?;
+        let must: Vec<SocketAddr> = wanted.iter().filter(|address| !self.missing.contains(address)).copied().collect();
+        let until = Instant::now() + SOCKETS;
+        loop {
+            let listening = listener::listening().map_err(|error| format!("the listening sockets could not be read: {error}"))?;
+            let new = |address: &SocketAddr| listening.iter().any(|(at, inode)| at == address && !self.old.contains(inode));
+            let not: Vec<String> = must.iter().filter(|address| !new(address)).map(ToString::to_string).collect();
+            if not.is_empty() {
+                break;
+            }
+            if Instant::now() > until {
+                return Err(format!("sshd does not listen on {} as its files say", not.join(" and ")));
+            }
+            std::thread::sleep(TICK);
+        }
+        for to in firsts(&must).into_iter().filter(|to| !self.silent.contains(&to.is_ipv4())) {
+            exchange(to).map_err(|error| format!("no key exchange with sshd: {error}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether there is a systemd to start anything by.
+pub(super) fn systemd_answers() -> bool {
+    std::path::Path::new("/run/systemd/system").exists() && jobs::system_state().is_ok()
+}
+
+/// What `sshd -T` prints of `ListenAddress`: every address and port, in order.
+fn addresses(invocation: &Invocation) -> Result<Vec<SocketAddr>, String> {
+    let effective = effective(invocation).map_err(|error| error.to_string())?;
+    Ok(effective.all("listenaddress").iter().filter_map(|address| address.parse().ok()).collect())
+}
+
+/// One address of each family to make a key exchange with, as this host reaches it.
+fn firsts(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let reached = |address: &SocketAddr| match address.ip() {
+        ip if !ip.is_unspecified() => *address,
+        IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+    };
+    [true, false].into_iter().filter_map(|v4| addresses.iter().find(|address| address.is_ipv4() == v4).map(reached)).collect()
+}
+
+/// One key exchange. Nobody else is to confirm anything with it, so its cookie is nothing special.
+fn exchange(to: SocketAddr) -> Result<(), KexError> {
+    let until = Instant::now() + PLACES;
+    loop {
+        match sshfix_kex::prove(&[to], &[0; 16], EXCHANGE) {
+            Err(KexError::TurnedAway { .. } | KexError::NoBanner { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            answer => return answer.map(|_| ()),
+        }
+    }
+}
