@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::change::{self, Recovered};
 use crate::pipeline::{self, Agent};
+use crate::restart::Start;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};
 use crate::sys::clock::Moment;
 
@@ -110,18 +111,31 @@ pub fn recover(agent: &Agent) {
     record(agent, change::recover(&mut *pipeline::lock(&agent.host), &agent.store, &Moment::now()));
 }
 
-/// Takes back what still waits for its confirm, because nobody will be there to do it at its deadline.
-pub fn stop(agent: &Agent) {
+/// At the end of the agent. What still waits for its confirm is taken back, because nobody will be there to do it at its deadline;
+/// where the agent comes back at once, it goes on waiting.
+pub fn stop(agent: &Agent, start: &Start) {
     const WHY: &str = "the agent was stopped before it was confirmed";
     let mut host = pipeline::lock(&agent.host);
     let taken = agent.store.unfinished_changes().map(|changes| {
-        let pending = changes.into_iter().filter(|change| change.stage == ChangeStage::Pending);
+        let pending: Vec<_> = changes.into_iter().filter(|change| change.stage == ChangeStage::Pending).collect();
+        if pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        match start.comes_again() {
+            Ok(()) => {
+                for change in pending {
+                    tracing::info!("the agent is restarted; change {} waits on, its deadline stays", change.id);
+                }
+                return Ok(Vec::new());
+            }
+            Err(why) => tracing::info!("{why}; what waits for its confirm is taken back now"),
+        }
         let take = |change: ChangeRecord| {
             let id = change.id.clone();
             let taken = change::take_back(&mut *host, &agent.store, change, WHY, &Moment::now())?;
             Ok(Recovered { id, why: WHY, taken })
         };
-        pending.map(take).collect()
+        pending.into_iter().map(take).collect()
     });
     record(agent, taken.and_then(|taken| taken));
 }

@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod random;
 pub mod recover;
 pub mod report;
+pub mod restart;
 pub mod run;
 pub mod serve;
 pub mod store;

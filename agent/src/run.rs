@@ -21,6 +21,7 @@ use crate::listen::{self, ListenError};
 use crate::live::LiveHost;
 use crate::logging::{self, LogError};
 use crate::pipeline::Agent;
+use crate::restart::Start;
 use crate::serve::serve;
 use crate::store::{Store, StoreError};
 use crate::{lease, recover};
@@ -56,6 +57,7 @@ pub enum RunError {
 
 /// Runs until SIGTERM or SIGINT; a change that is being made comes to its end first.
 pub fn run(agent_toml: &Path) -> Result<(), RunError> {
+    let start = Start::now(agent_toml)?;
     let mut config = match Config::load(agent_toml) {
         Ok(config) => config,
         // Nobody else would take back what is not confirmed in time: systemd starts us again and again, so each try does.
@@ -69,6 +71,12 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
         config.socket.path = path.into();
     }
     logging::start(&std::env::var(logging::VARIABLE).unwrap_or_else(|_| config.log.clone()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // Before anything is looked at: who is told to stop while it recovers must come to the end of `run`, too.
+    let (mut term, mut int) = {
+        let _within = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
     let config = Arc::new(config);
     let identity = Identity::load(&config.paths.identity)?;
     let store = Store::open(&config.state)?;
@@ -79,12 +87,10 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     recover(&agent);
     let clock = Clock::start(Arc::clone(&agent))?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(async {
         let Some(listener) = listening.listener.take() else { return Ok(()) };
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             host = agent.identity.fingerprint(),
@@ -110,7 +116,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     runtime.shutdown_timeout(END_TIME);
     drop(clock);
     // Without an agent there is nobody to keep the deadline.
-    deadline::stop(&agent);
+    deadline::stop(&agent, &start);
     agent.auditor.end(&agent.store, &agent.identity);
     served
 }

@@ -72,6 +72,22 @@ pub fn accepts(socket: &str) -> Result<bool, DbusError> {
     })
 }
 
+/// `SystemState` of the manager: `running`, `degraded`, `starting`, `stopping`, ... It blocks as [`units`] does.
+pub fn system_state() -> Result<String, DbusError> {
+    ask(&async |bus: &Connection| {
+        let reply = call(bus, MANAGER_PATH, PROPERTIES, "Get", &(MANAGER, "SystemState")).await?;
+        let value: OwnedVariant = reply.body().deserialize()?;
+        Ok(text(&value).unwrap_or_default())
+    })
+}
+
+/// What systemd is about to do with the unit of this process: the type of its job (`start`, `stop`, `restart`, ...); `None` where it
+/// has none. A restart is one job until the unit has stopped; only then it becomes a `start` (systemd, src/core/job.c). It blocks as
+/// [`units`] does.
+pub fn own_job() -> Result<Option<String>, DbusError> {
+    ask(&async |bus: &Connection| ask_own_job(bus).await)
+}
+
 /// One question, on the connection that is there or on a new one.
 fn ask<T>(question: &impl AsyncFn(&Connection) -> zbus::Result<T>) -> Result<T, DbusError> {
     let mut slot = SYSTEM.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,6 +169,17 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         kill_mode: text(&kill_mode).unwrap_or_default(),
         can_reload: bool::try_from(can_reload).unwrap_or(false),
     }))
+}
+
+async fn ask_own_job(bus: &Connection) -> zbus::Result<Option<String>> {
+    let reply = call(bus, MANAGER_PATH, MANAGER, "GetUnitByPID", &(std::process::id(),)).await?;
+    let unit: OwnedObjectPath = reply.body().deserialize()?;
+    let job = property(bus, &unit, "org.freedesktop.systemd1.Unit", "Job").await?;
+    let (id, job) = <(u32, OwnedObjectPath)>::try_from(job)?;
+    if id == 0 {
+        return Ok(None);
+    }
+    Ok(text(&property(bus, &job, "org.freedesktop.systemd1.Job", "JobType").await?))
 }
 
 async fn property(bus: &Connection, path: &OwnedObjectPath, interface: &str, name: &str) -> zbus::Result<OwnedVariant> {

@@ -247,11 +247,6 @@ fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
         server.ctl(&["rollback", &id, "--json"]).expect_error(1, "failed", &["it came to its end"]);
         server.ctl(&["rollback", &id, "--abandon", "--json"]).expect_error(1, "failed", &["only a stuck change"]);
 
-        // When the agent is stopped, at once too.
-        let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
-        server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
-        assert_eq!((state(server, &id).as_str(), server.read("/etc/hosts.deny")), ("rolled-back", before.clone()));
-
         for within in ["2s", "2h"] {
             let refused = server.ctl(&["hosts", "deny", "203.0.113.70", "--confirm-within", within, "--json"]);
             refused.expect_error(2, "usage", &["3 to 3600 seconds", "nothing was changed"]);
@@ -262,6 +257,6 @@ fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
         assert_eq!((&opened["state"], &opened["plan"]["confirm"]), (&"confirmed".into(), &"not-needed".into()));
         // What was taken back of itself is in the audit records.
         let audit = server.ctl(&["audit", "show", "--json"]).expect_status(0).stdout;
-        assert!(audit.contains("not confirmed in time") && audit.contains("the agent was stopped before"), "{audit}");
+        assert!(audit.contains("not confirmed in time"), "{audit}");
     });
 }

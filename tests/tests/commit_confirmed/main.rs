@@ -5,6 +5,7 @@
 mod confirm;
 mod drift;
 mod lockout;
+mod restart;
 
 use std::time::{Duration, Instant};
 
