@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan::{self, PlanError};
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject};
 use sshfix_policy::request::{Mode, Operation, Request};
-use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
+use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, sshd};
 use sshfix_policy::wire::SignedRequest;
 use sshfix_policy::{diagnose, verify};
 
@@ -205,7 +206,9 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
     }
     let applies = request.operation.mutates() && matches!(request.mode, Mode::Apply { .. });
     let port = match &request.operation {
-        Operation::Diagnose { port: Some(port), .. } | Operation::FirewallWho { port: Some(port) } => *port,
+        Operation::Diagnose { port: Some(port), .. }
+        | Operation::FirewallWho { port: Some(port) }
+        | Operation::SshdShow { port: Some(port), .. } => *port,
         _ => agent.config.ssh_port,
     };
     let question = question(agent, request, port);
@@ -237,6 +240,20 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         Operation::FirewallWho { .. } => {
             Ok(Body::Who(observed(host, &question, |state, needs| report::who(state, port, needs)).1))
         }
+        Operation::SshdShow { keywords, user, address, .. } => {
+            let login = login_shown(request, user.as_deref(), *address);
+            let asked = sshd::ShowQuestion { port, keywords, login: login.as_ref().map(|(user, from)| (user.as_str(), *from)) };
+            match observed(host, &question, |state, needs| sshd::show(state, &asked, needs)).1 {
+                Ok(Some(found)) => Ok(Body::SshdShow(found)),
+                Ok(None) => Err(failed(&"sshd was not asked all that is needed")),
+                Err(error) => Err(not_shown(&error)),
+            }
+        }
+        Operation::SshdCheck => match observed(host, &question, |state, needs| sshd::check(state, port, needs)).1 {
+            Ok(Some(found)) => Ok(Body::SshdCheck(found)),
+            Ok(None) => Err(failed(&"sshd was not asked all that is needed")),
+            Err(why) => Err(failed(&why)),
+        },
         Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
         Operation::Changes { .. } | Operation::Confirm { .. } => Err(failed(&"answered above")),
         Operation::Rollback { id, abandon } => decision::roll_back(agent, host, authorized, id, *abandon),
@@ -538,6 +555,32 @@ fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
         ),
     }
     .into()
+}
+
+/// For whom the configuration is shown: what is not said is the requester's own.
+fn login_shown(request: &Request, user: Option<&str>, address: Option<IpAddr>) -> Option<(String, IpAddr)> {
+    if user.is_none() && address.is_none() {
+        return None;
+    }
+    let user = user.or(request.from_user.as_deref()).unwrap_or("root");
+    let address = address.or(request.from).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    Some((user.to_owned(), sshfix_policy::address::canonical(address)))
+}
+
+fn not_shown(error: &sshd::ShowError) -> Refusal {
+    match error {
+        sshd::ShowError::Keyword { near, .. } => {
+            let advice = match near.as_slice() {
+                [] => "sshd_config(5) has the keywords; `sshfix ctl sshd show --all` shows those of this sshd".to_owned(),
+                near => format!("did you mean {}?", near.join(" or ")),
+            };
+            ErrorDocument::new(ErrorCode::Usage, error.to_string(), advice).into()
+        }
+        sshd::ShowError::Sshd(why) => {
+            ErrorDocument::new(ErrorCode::Failed, why.as_str(), "`sshfix ctl sshd check` says what is wrong with its files")
+                .into()
+        }
+    }
 }
 
 fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {

@@ -254,6 +254,8 @@ pub fn closing(body: &Body) -> AuditClosing {
         | Body::Hosts(_)
         | Body::Firewall(_)
         | Body::Who(_)
+        | Body::SshdShow(_)
+        | Body::SshdCheck(_)
         | Body::Jails(_)
         | Body::Changes(_)
         | Body::Status(_)

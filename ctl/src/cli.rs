@@ -36,6 +36,9 @@ afterwards. What was added carries the mark `sshfix lease ID` and exactly that i
 what somebody edited is left and said. After a reboot the missing parts are put back while time is left. sshd's own penalties
 (OpenSSH 9.8 and later) are not passed.";
 
+const CHECK: &str = "\
+Exit status: 0 where sshd takes its files and would start again, with or without warnings; 1 where it would not.";
+
 /// Which layer refuses this address, and how to let it in again without locking anybody out.
 #[derive(Debug, Parser)]
 #[command(name = "sshfix", version, max_term_width = 100)]
@@ -328,6 +331,27 @@ pub enum Fail2banVerb {
 /// `sshd ...`
 #[derive(Debug, Subcommand)]
 pub enum SshdVerb {
+    /// Show the effective configuration, with the file and line that sets each value
+    Show {
+        /// Only these [default: what is not the default]
+        #[arg(value_name = "KEYWORD")]
+        keywords: Vec<String>,
+        /// For this user, Match blocks included [default with --address: you]
+        #[arg(long)]
+        user: Option<String>,
+        /// For a login from this address, Match blocks included [default with --user: where you come from]
+        #[arg(long, value_parser = parse_address)]
+        address: Option<IpAddr>,
+        /// Of the sshd on this port [default: the SSH port]
+        #[arg(long)]
+        port: Option<u16>,
+        /// Everything sshd prints, defaults too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Whether the files are valid, whether sshd runs what they say, and whether it would start again
+    #[command(after_help = CHECK)]
+    Check,
     /// Set a keyword where its value wins, and have sshd read its files again; waits for `confirm`
     Set {
         /// As sshd_config(5) has it
@@ -395,7 +419,11 @@ pub enum Wish {
 impl Verb {
     /// Whether long lists are to be shown to their end.
     pub fn shows_all(&self) -> bool {
-        matches!(self, Verb::Firewall(FirewallVerb::Who { all: true, .. }))
+        match self {
+            Verb::Firewall(FirewallVerb::Who { all, .. }) => *all,
+            Verb::Sshd(SshdVerb::Show { all, keywords, .. }) => *all || !keywords.is_empty(),
+            _ => false,
+        }
     }
 
     /// What it asks the agent.
@@ -432,6 +460,10 @@ impl Verb {
             Verb::Fail2ban(Fail2banVerb::Unignore { source, jail, change }) => {
                 (Operation::Fail2banUnignore { source, jail }, Some(change))
             }
+            Verb::Sshd(SshdVerb::Show { keywords, user, address, port, all: _ }) => {
+                (Operation::SshdShow { keywords, user, address, port }, None)
+            }
+            Verb::Sshd(SshdVerb::Check) => (Operation::SshdCheck, None),
             Verb::Sshd(SshdVerb::Set { keyword, values, criteria, change }) => {
                 (Operation::SshdSet { keyword, values, criteria }, Some(change))
             }
@@ -506,6 +538,14 @@ pub fn command_line(operation: &Operation) -> String {
             option("jail", jail.clone());
             format!("fail2ban unignore {}", source.short())
         }
+        Operation::SshdShow { keywords, user, address, port } => {
+            option("user", user.clone());
+            option("address", address.map(|address| address.to_string()));
+            option("port", port.map(|port| port.to_string()));
+            let words = keywords.iter().map(|keyword| shell_word(keyword));
+            ["sshd".to_owned(), "show".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+        }
+        Operation::SshdCheck => "sshd check".to_owned(),
         Operation::SshdSet { keyword, values, criteria } => {
             // Before the values, which may begin with a dash.
             let block = criteria.as_ref().map_or_else(String::new, |criteria| format!("--match {} ", shell_word(criteria)));
@@ -648,6 +688,9 @@ mod tests {
             "sshfix ctl fail2ban jails",
             "sshfix ctl fail2ban ignore 203.0.113.7 --jail sshd",
             "sshfix ctl fail2ban unignore 203.0.113.7",
+            "sshfix ctl sshd show",
+            "sshfix ctl sshd show PermitRootLogin AllowUsers --user alice --address 203.0.113.7 --port 2222",
+            "sshfix ctl sshd check",
             "sshfix ctl sshd set PermitRootLogin no",
             "sshfix ctl sshd set AllowUsers alice bob@10.0.0.0/8",
             "sshfix ctl sshd set MaxSessions 3 --match all",

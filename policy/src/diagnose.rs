@@ -25,6 +25,7 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
         hosts_access::evaluate(host, &behind, needs),
     ];
     let (of_sshd, found): (Vec<_>, Vec<_>) = sshd::stages(host, &behind, needs).into_iter().unzip();
+    let found: Vec<Block> = found.into_iter().flatten().collect();
     stages.extend(of_sshd);
     if explain {
         for report in &mut stages {
@@ -40,7 +41,7 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
     if delivered_to.is_none() || filtered != Verdict::Refuse {
         findings.extend(listener::blocks(host, &behind).into_iter().map(|block| block.finding));
     }
-    findings.extend(found.into_iter().flatten());
+    findings.extend(found.into_iter().map(|block| block.finding));
     Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
 }
 

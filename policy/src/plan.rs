@@ -163,6 +163,8 @@ pub fn plan_beside(
         | Operation::HostsList
         | Operation::FirewallList
         | Operation::FirewallWho { .. }
+        | Operation::SshdShow { .. }
+        | Operation::SshdCheck
         | Operation::Fail2banJails
         | Operation::AuditShow { .. }
         | Operation::AuditVerify { .. }

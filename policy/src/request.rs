@@ -179,6 +179,23 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         jail: Option<String>,
     },
+    /// The effective configuration of sshd, with the origin of each value.
+    SshdShow {
+        /// Only these; all when none is given.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keywords: Vec<String>,
+        /// As whom; with no address either, for everybody.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// From where.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        /// Of the sshd on this port; the SSH port when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+    },
+    /// Whether the files of sshd are good, whether the running sshd runs what they say, and whether it would start again.
+    SshdCheck,
     /// Set a keyword of `sshd_config`, where the value wins, and reload sshd.
     SshdSet {
         /// Which.
@@ -291,6 +308,10 @@ pub enum Action {
     /// `fail2ban unignore`
     #[serde(rename = "fail2ban-unignore")]
     Fail2banUnignore,
+    /// `sshd show`
+    SshdShow,
+    /// `sshd check`
+    SshdCheck,
     /// `sshd set`
     SshdSet,
     /// `sshd unset`
@@ -339,6 +360,8 @@ impl fmt::Display for Action {
             Action::Fail2banJails => "fail2ban-jails",
             Action::Fail2banIgnore => "fail2ban-ignore",
             Action::Fail2banUnignore => "fail2ban-unignore",
+            Action::SshdShow => "sshd-show",
+            Action::SshdCheck => "sshd-check",
             Action::SshdSet => "sshd-set",
             Action::SshdUnset => "sshd-unset",
             Action::SshdReload => "sshd-reload",
@@ -376,6 +399,8 @@ impl Operation {
             Operation::Fail2banJails => Action::Fail2banJails,
             Operation::Fail2banIgnore { .. } => Action::Fail2banIgnore,
             Operation::Fail2banUnignore { .. } => Action::Fail2banUnignore,
+            Operation::SshdShow { .. } => Action::SshdShow,
+            Operation::SshdCheck => Action::SshdCheck,
             Operation::SshdSet { .. } => Action::SshdSet,
             Operation::SshdUnset { .. } => Action::SshdUnset,
             Operation::SshdReload => Action::SshdReload,
@@ -405,11 +430,13 @@ impl Operation {
             | Operation::Fail2banIgnore { source, .. }
             | Operation::Fail2banUnignore { source, .. } => Some(*source),
             Operation::Banned { source } => *source,
+            Operation::SshdShow { address, .. } => address.map(Source::from),
             Operation::HostsList
             | Operation::FirewallList
             | Operation::FirewallWho { .. }
             | Operation::FirewallRemove { .. }
             | Operation::Fail2banJails
+            | Operation::SshdCheck
             | Operation::SshdSet { .. }
             | Operation::SshdUnset { .. }
             | Operation::SshdReload
@@ -454,6 +481,8 @@ impl Operation {
             | Operation::SshdReload
             | Operation::SshdRestart => true,
             Operation::Diagnose { .. }
+            | Operation::SshdShow { .. }
+            | Operation::SshdCheck
             | Operation::Banned { .. }
             | Operation::HostsList
             | Operation::FirewallList

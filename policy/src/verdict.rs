@@ -164,6 +164,16 @@ pub enum Cause {
     SshdMaxstartups,
     /// `PerSourcePenalties`.
     SshdPenalty,
+    /// `MaxAuthTries`, `LoginGraceTime`, `MaxSessions`.
+    SshdLimits,
+    /// A session that ended for want of a sign of life.
+    SshdKeepalive,
+    /// Client and server have no algorithm in common.
+    SshdAlgorithms,
+    /// sshd or a part of it was killed by a signal, or for want of memory.
+    SshdCrash,
+    /// The host is going down, is about to, or is still coming up.
+    HostShutdown,
     /// Lists, Match blocks, `PermitRootLogin` or the methods that are left exclude this login.
     SshdAccessList,
     /// `sshd_config` or a drop-in does not parse.
@@ -198,6 +208,11 @@ impl fmt::Display for Cause {
             Cause::PortNotSsh => "port-not-ssh",
             Cause::SshdMaxstartups => "sshd-maxstartups",
             Cause::SshdPenalty => "sshd-penalty",
+            Cause::SshdLimits => "sshd-limits",
+            Cause::SshdKeepalive => "sshd-keepalive",
+            Cause::SshdAlgorithms => "sshd-algorithms",
+            Cause::SshdCrash => "sshd-crash",
+            Cause::HostShutdown => "host-shutdown",
             Cause::SshdAccessList => "sshd-access-list",
             Cause::SshdConfigInvalid => "sshd-config-invalid",
             Cause::SshdHostkeys => "sshd-hostkeys",
@@ -237,6 +252,14 @@ pub struct Block {
     pub managed: Vec<Step>,
     /// What else would lift it, and is not done unless it is asked for.
     pub alternatives: Vec<Alternative>,
+}
+
+impl Block {
+    /// A finding that sshfix does not lift: its `fix` says what a person must do.
+    pub fn told(finding: Finding) -> Self {
+        let lift = Lift::ByHand(finding.fix.clone());
+        Self { finding, lift, managed: Vec::new(), alternatives: Vec::new() }
+    }
 }
 
 /// A way to lift a block that is not taken by itself.

@@ -107,21 +107,6 @@ pub fn run_transient(transient: &Transient<'_>, limit: Duration) -> Result<(), J
     })
 }
 
-/// `SystemState` (org.freedesktop.systemd1(5)): `starting`, `running`, `degraded`, `stopping`, ...
-pub fn system_state() -> Result<String, JobError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(JobError::Runtime)?;
-    let after = Duration::from_secs(2);
-    let asked = async {
-        let bus = connection::Builder::system().build().await?;
-        let body = (MANAGER, "SystemState");
-        let reply = bus.call_method(Some(SYSTEMD), PATH, Some("org.freedesktop.DBus.Properties"), "Get", &body).await?;
-        let state: zbus::OwnedVariant = reply.body().deserialize()?;
-        Ok(String::try_from(state).unwrap_or_default())
-    };
-    let timed_out = |_| JobError::TimedOut { unit: "its own state".to_owned(), after };
-    runtime.block_on(async { tokio::time::timeout(after, asked).await }).map_err(timed_out)?
-}
-
 fn waited_for(
     unit: &str,
     limit: Duration,

@@ -14,6 +14,7 @@ mod changes;
 mod lists;
 mod path;
 mod plan;
+mod sshd;
 mod who;
 
 /// What drawing depends on besides the answer.
@@ -39,6 +40,8 @@ pub fn body(body: &Body, view: &View) -> String {
         Body::Hosts(hosts) => lists::hosts(hosts),
         Body::Firewall(firewall) => lists::firewall(firewall),
         Body::Who(found) => who::who(found, view),
+        Body::SshdShow(found) => sshd::show(found, view),
+        Body::SshdCheck(found) => sshd::check(found, view),
         Body::Jails(jails) => lists::jails(jails, view),
         Body::Changes(found) => changes::changes(found, view),
         Body::Status(status) => lists::status(status, view),

@@ -37,10 +37,15 @@ fn stage_of(finding: &Finding) -> Stage {
         Cause::RouteBlackhole => Stage::Route,
         Cause::HostsDeny | Cause::HostsAllowRestrict => Stage::HostsAccess,
         Cause::SshdListen | Cause::SshdDown | Cause::PortNotSsh => Stage::Listener,
-        Cause::SshdMaxstartups | Cause::SshdPenalty | Cause::SshdConfigInvalid | Cause::SshdHostkeys | Cause::SshdPrivsepDir => {
-            Stage::SshdAdmission
-        }
+        Cause::SshdMaxstartups
+        | Cause::SshdPenalty
+        | Cause::SshdConfigInvalid
+        | Cause::SshdHostkeys
+        | Cause::SshdPrivsepDir
+        | Cause::SshdCrash
+        | Cause::HostShutdown => Stage::SshdAdmission,
         Cause::SshdAccessList => Stage::SshdAccess,
+        Cause::SshdLimits | Cause::SshdKeepalive | Cause::SshdAlgorithms => Stage::SshdAccess,
         Cause::AccountLocked => Stage::Account,
     }
 }

@@ -18,6 +18,7 @@ pub use self::lists::{
 };
 pub use self::who::{Decided, SourceRange, Unsettled, Who};
 use crate::audit;
+use crate::subsystem::sshd::{SshdCheck, SshdShow};
 use crate::verdict::{Finding, StageReport, Verdict};
 
 /// The payload the agent signs.
@@ -53,6 +54,10 @@ pub enum Body {
     Who(Who),
     /// `sshfix.jails/1`
     Jails(Jails),
+    /// `sshfix.sshd-show/1`
+    SshdShow(SshdShow),
+    /// `sshfix.sshd-check/1`
+    SshdCheck(SshdCheck),
     /// `sshfix.changes/1`
     Changes(Changes),
     /// `sshfix.status/1`
@@ -194,12 +199,14 @@ impl Body {
                 ChangeState::Stuck => 7,
             },
             Body::Verification(verification) => u8::from(!verification.intact),
+            Body::SshdCheck(check) => u8::from(!(check.valid && check.would_start)),
             Body::Plan(_)
             | Body::Bans(_)
             | Body::Hosts(_)
             | Body::Firewall(_)
             | Body::Who(_)
             | Body::Jails(_)
+            | Body::SshdShow(_)
             | Body::Changes(_)
             | Body::Status(_)
             | Body::Leases(_)

@@ -9,6 +9,7 @@ use sshfix_policy::merge;
 use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
 
 use super::{SshdError, lookup, serves, test};
+use crate::sys::dbus;
 use crate::sys::files::{self, FileError};
 use crate::sys::jobs::{self, Job, Transient};
 
@@ -75,7 +76,7 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
         return Ok(restored(wrote, &notes));
     }
     // Early at boot the files are all there is: sshd starts later, with them.
-    let booting = jobs::system_state().is_ok_and(|state| matches!(state.as_str(), "initializing" | "starting"));
+    let booting = dbus::system_state().is_ok_and(|state| matches!(state.as_str(), "initializing" | "starting"));
     let sshd = match lookup::now(step.port) {
         Ok(sshd) if sshd.running => sshd,
         Ok(_) | Err(_) if booting || !serves::systemd_answers() => return Ok(restored(wrote, &notes)),

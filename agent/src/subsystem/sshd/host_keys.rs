@@ -1,12 +1,19 @@
-//! The host's own public keys, as the sshd on a port is configured to use them. Private keys are never opened.
+//! The host's own keys, as the sshd on a port is configured to use them: the public ones, and whether sshd could load the private ones.
+//! No private key is opened here: `ssh-keygen` says whether one is sound.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sshfix_policy::public_key::PublicKey;
-use sshfix_policy::subsystem::sshd::Effective;
+use sshfix_policy::subsystem::sshd::{Effective, HostKey, KeyProblem};
 
 use super::{SshdError, effective, invocation};
-use crate::sys::files;
+use crate::sys::{child, files};
+
+const SSH_KEYGEN: &str = "/usr/bin/ssh-keygen";
+const KEYGEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// The longest `.pub` file: RSA of 16,384 bits and a long comment.
 const PUBLIC_KEY_MAX: u64 = 16 * 1024;
@@ -38,6 +45,33 @@ fn public_file(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".pub");
     name.into()
+}
+
+/// What sshd would make of a file of `HostKey` (authfile.c, `sshkey_perm_ok`, `sshkey_load_private`).
+pub(super) fn look_at(path: &str) -> HostKey {
+    let public = fs::read_to_string(public_file(Path::new(path))).ok();
+    let algorithm = public.as_deref().and_then(|line| line.split(' ').next()).map(str::to_owned);
+    HostKey { path: path.to_owned(), algorithm, problem: problem(Path::new(path)) }
+}
+
+fn problem(path: &Path) -> Option<KeyProblem> {
+    let file = match fs::metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(KeyProblem::Missing),
+        Err(error) => return Some(KeyProblem::Corrupt(error.to_string())),
+    };
+    if path.extension().is_some_and(|extension| extension == "pub") {
+        return None;
+    }
+    // Only a file of root's own is looked at so closely.
+    if file.uid() == 0 && file.mode() & 0o077 != 0 {
+        return Some(KeyProblem::Open(file.mode() & 0o7777));
+    }
+    let path = path.to_str()?;
+    // It prints the public half.
+    let output = child::run(Path::new(SSH_KEYGEN), &["-y", "-P", "", "-f", path], None, KEYGEN_LIMIT, 64 << 10).ok()?;
+    let said = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().chars().take(200).collect();
+    (!output.success()).then_some(KeyProblem::Corrupt(said))
 }
 
 fn read(path: &Path) -> Result<PublicKey, String> {

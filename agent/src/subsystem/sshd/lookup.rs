@@ -1,11 +1,8 @@
 //! Answers what the stages of sshd ask, one fact at a time. Nothing is kept from one question to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,19 +10,18 @@ use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::sshd::{
-    self as model, Answer, Candidate, Dropped, Effective, Folder, Invocation, Manager, Need, Server, Startups,
+    Answer, Candidate, Effective, Folder, HostKey, Invocation, Manager, Need, Server, Startups,
 };
 
 use super::shadow::Shadow;
-use super::{Found, SshdError, account, effective, effective_for, files, find, host_keys, manager, test, version};
+use super::{
+    Found, SshdError, account, effective, effective_for, faillock, files, find, host_keys, journal, manager, power, running,
+    test, version,
+};
 use crate::subsystem::listener;
-use crate::sys::child;
 
 /// `_PATH_PRIVSEP_CHROOT_DIR` of Debian, Fedora and SUSE.
 const PRIVSEP: &str = "/run/sshd";
-const JOURNALCTL: &str = "/usr/bin/journalctl";
-const JOURNAL_LIMIT: Duration = Duration::from_secs(5);
-const JOURNAL_MAX: usize = 8 << 20;
 
 /// Puts one fact into the state.
 pub fn lookup(state: &mut HostState, need: &Need) {
@@ -56,7 +52,15 @@ pub fn lookup(state: &mut HostState, need: &Need) {
             });
             state.sshd.candidate_logins.insert((candidate.clone(), login.clone()), answer);
         }
-        Need::Drops(address) => _ = state.sshd.drops.insert(*address, drops(*address)),
+        Need::Journal => state.sshd.journal = Some(journal::read()),
+        Need::Tally(user) => _ = state.sshd.tallies.insert(user.clone(), faillock::tally(user)),
+        Need::Power => state.sshd.power = Some(power::read()),
+        Need::Running(port) => {
+            if let Some(Part::Present(server)) = state.sshd.servers.get(port) {
+                let running = running::running(state, server, *port);
+                state.sshd.running.insert(*port, running);
+            }
+        }
     }
 }
 
@@ -155,6 +159,7 @@ fn server(state: &HostState, port: u16) -> Part<Server> {
         version,
         test,
         privsep: privsep(),
+        host_key_files: effective.as_ref().map_or_else(|_| Vec::new(), keys),
         startups: title.as_deref().and_then(Startups::from_title),
         unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
         manager: manager::manager(listening, port),
@@ -164,6 +169,14 @@ fn server(state: &HostState, port: u16) -> Part<Server> {
         tree,
         effective,
         invocation,
+    })
+}
+
+/// Every file that it takes a host key from, asked for at once: each takes some milliseconds to start a program.
+fn keys(effective: &Effective) -> Vec<HostKey> {
+    thread::scope(|scope| {
+        let asked: Vec<_> = effective.all("hostkey").iter().map(|path| scope.spawn(|| host_keys::look_at(path))).collect();
+        asked.into_iter().filter_map(|key| key.join().ok()).collect()
     })
 }
 
@@ -185,15 +198,4 @@ fn privsep() -> Folder {
         }
         Ok(_) => Folder::Good,
     }
-}
-
-/// The last quarter of an hour: no penalty of a default configuration lasts longer than ten minutes.
-fn drops(address: IpAddr) -> Result<Vec<Dropped>, String> {
-    let arguments = ["-q", "--no-pager", "-o", "short-unix", "-t", "sshd", "--since=-15min", "-n", "5000"];
-    let output =
-        child::run(Path::new(JOURNALCTL), &arguments, None, JOURNAL_LIMIT, JOURNAL_MAX).map_err(|error| error.to_string())?;
-    if !output.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-    }
-    Ok(model::drops(&String::from_utf8_lossy(&output.stdout), address))
 }

@@ -3,10 +3,14 @@
 
 mod account;
 mod apply;
+mod faillock;
 mod files;
 mod host_keys;
+mod journal;
 mod lookup;
 mod manager;
+mod power;
+mod running;
 mod serves;
 mod shadow;
 mod unit;
@@ -132,6 +136,17 @@ fn effective_for(invocation: &Invocation, login: &Login) -> Result<Effective, Ss
 /// Whether it would start with its files as they are: `sshd -t`.
 fn test(invocation: &Invocation) -> Result<(), SshdError> {
     run(invocation, &["-t"]).map(|_| ())
+}
+
+/// What `sshd -t` says, whether it takes the files or not.
+fn complaints(invocation: &Invocation) -> Vec<String> {
+    let program = Path::new(&invocation.program);
+    if require_roots(program).is_err() {
+        return Vec::new();
+    }
+    let words: Vec<&str> = std::iter::once("-t").chain(invocation.options.iter().map(String::as_str)).collect();
+    let said = child::run(program, &words, None, LIMIT, OUTPUT_MAX).map(|output| output.stderr).unwrap_or_default();
+    String::from_utf8_lossy(&said).lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
 /// OpenSSH's version. Old ones do not know `-V` and say it while they complain.

@@ -10,7 +10,7 @@ use sshfix_policy::subsystem::sshd::{Invocation, Manager};
 
 use super::effective;
 use crate::subsystem::listener;
-use crate::sys::jobs;
+use crate::sys::dbus;
 
 /// Until its sockets are there: sshd lets connections that are being accepted finish first.
 const SOCKETS: Duration = Duration::from_secs(10);
@@ -81,7 +81,7 @@ impl Before {
 
 /// Whether there is a systemd to start anything by.
 pub(super) fn systemd_answers() -> bool {
-    std::path::Path::new("/run/systemd/system").exists() && jobs::system_state().is_ok()
+    std::path::Path::new("/run/systemd/system").exists() && dbus::system_state().is_ok()
 }
 
 /// What `sshd -T` prints of `ListenAddress`: every address and port, in order.

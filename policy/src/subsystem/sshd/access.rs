@@ -3,11 +3,11 @@
 
 use super::Effective;
 use super::config::{Client, Matching, Setting, Settings, evaluate, user_pattern};
-use super::judge::{Judgement, unit};
+use super::judge::{Judgement, found, unit};
 use super::state::Server;
 use crate::host::HostState;
 use crate::pattern::wildcard;
-use crate::verdict::{Cause, Evidence, Finding, Verdict};
+use crate::verdict::{Cause, Evidence, Verdict};
 
 /// The whole stage.
 pub fn judge(host: &HostState, server: &Server, effective: &Effective, client: &Client) -> Judgement {
@@ -21,7 +21,7 @@ pub fn judge(host: &HostState, server: &Server, effective: &Effective, client: &
         Ok(None) => methods(effective, client, &settings),
         Ok(Some(refusal)) => {
             let evidence = refusal.keywords.iter().flat_map(|keyword| origin(effective, &settings, keyword)).collect();
-            Judgement { verdict: Verdict::Refuse, detail: refusal.detail, evidence, findings: Vec::new() }
+            Judgement { verdict: Verdict::Refuse, detail: refusal.detail, evidence, blocks: Vec::new() }
         }
         Err(why) => Judgement::unknown(why),
     };
@@ -131,7 +131,7 @@ fn methods(effective: &Effective, client: &Client, settings: &Settings) -> Judge
         ];
         let evidence = keywords.iter().flat_map(|keyword| origin(effective, settings, keyword)).collect();
         let detail = format!("no authentication method is left for {user}");
-        return Judgement { verdict: Verdict::Refuse, detail, evidence, findings: Vec::new() };
+        return Judgement { verdict: Verdict::Refuse, detail, evidence, blocks: Vec::new() };
     }
     let shown: Vec<String> = ways.iter().map(|way| way.join(" and ")).collect();
     let only = match effective.one("permitrootlogin") {
@@ -193,15 +193,7 @@ fn with_finding(mut judgement: Judgement, host: &HostState, client: &Client) -> 
             client.address,
             unit(host)
         );
-        judgement.findings.push(Finding {
-            cause: Cause::SshdAccessList,
-            blocking: true,
-            owner: "sshd".to_owned(),
-            since: None,
-            until: None,
-            evidence: judgement.evidence.clone(),
-            fix,
-        });
+        judgement.blocks.extend(found(Cause::SshdAccessList, true, "sshd", judgement.evidence.clone(), fix).blocks);
     }
     judgement
 }

@@ -4,10 +4,11 @@
 use super::Effective;
 use super::access::alternatives;
 use super::config::Client;
-use super::judge::Judgement;
+use super::faillock::Locked;
+use super::judge::{Judgement, found};
 use super::state::{Account, KeyFile, Need};
 use crate::host::{self, HostState, Needs, Part};
-use crate::verdict::{Cause, Evidence, Finding, Verdict};
+use crate::verdict::{Cause, Evidence, Verdict};
 
 /// Shells that end a session as soon as it begins.
 const NO_SHELLS: [&str; 3] = ["nologin", "false", "true"];
@@ -20,23 +21,68 @@ pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: 
         let fix = format!("log in as a user of this host, or make one: `useradd -m {user}`");
         return refuse(format!("there is no user {user} on this host"), evidence, fix);
     };
-    if let Some(refused) = shut_out(effective, user, account) {
+    if let Some(mut refused) = shut_out(effective, user, account) {
+        let of_the_host = host.sshd.power.as_ref().is_some_and(super::Power::explains_nologin);
+        if of_the_host && account.nologin.as_ref().is_some_and(|(file, _)| file.contains("/run/")) && account.uid != 0 {
+            for block in &mut refused.blocks {
+                block.finding.cause = Cause::HostShutdown;
+                let wait = "`shutdown -c` calls a planned one off; else wait until the host is up again. root may log in";
+                wait.clone_into(&mut block.finding.fix);
+            }
+        }
         return refused;
     }
-    keys(host, effective, client, account, needs)
+    let mut judgement = keys(host, effective, client, account, needs);
+    judgement.add(faillock(host, effective, user, account, needs));
+    judgement
+}
+
+/// `pam_faillock(8)` refuses passwords alone: a login by key never runs the `auth` part of the PAM stack (auth2-pubkey.c).
+fn faillock(host: &HostState, effective: &Effective, user: &str, account: &Account, needs: &mut Needs) -> Judgement {
+    let by_password =
+        |way: &Vec<String>| way.iter().any(|method| method.starts_with("password") || method.starts_with("keyboard-interactive"));
+    let ways = alternatives(effective, user);
+    if effective.one("usepam") != Some("yes") || !ways.iter().any(by_password) {
+        return Judgement::accept("");
+    }
+    let tally = match host.sshd.tallies.get(user) {
+        None => {
+            needs.insert(host::Need::Sshd(Need::Tally(user.to_owned())));
+            return Judgement::accept("");
+        }
+        Some(Part::Absent(_)) => return Judgement::accept(""),
+        Some(Part::Unreadable(why)) => return Judgement::unknown(format!("the tally of pam_faillock: {why}")),
+        Some(Part::Present(tally)) => tally,
+    };
+    let Some(locked) = tally.locked(account.uid, host.at) else { return Judgement::accept("") };
+    let failures = tally.failures().len();
+    let until = match locked {
+        Locked::Until(at) => format!("until {at}"),
+        Locked::ForEver => "until it is reset".to_owned(),
+    };
+    let evidence = vec![
+        Evidence::new(tally.file.clone(), format!("{failures} failed logins, the last at {}", last(&tally.failures()))),
+        Evidence::new(tally.rules.line.0.clone(), tally.rules.line.1.clone()),
+    ];
+    let fix = format!("`faillock --user {user} --reset`");
+    let mut judgement =
+        refuse(format!("pam_faillock refuses passwords of {user} after {failures} wrong ones, {until}"), evidence, fix);
+    for block in &mut judgement.blocks {
+        block.finding.until = if let Locked::Until(at) = locked { Some(at) } else { None };
+    }
+    if ways.iter().any(|way| !by_password(way)) {
+        judgement.verdict = Verdict::Accept;
+        judgement.blocks.iter_mut().for_each(|block| block.finding.blocking = false);
+    }
+    judgement
+}
+
+fn last(times: &[jiff::Timestamp]) -> String {
+    times.last().map_or_else(String::new, ToString::to_string)
 }
 
 fn refuse(detail: String, evidence: Vec<Evidence>, fix: String) -> Judgement {
-    let finding = Finding {
-        cause: Cause::AccountLocked,
-        blocking: true,
-        owner: "nobody".to_owned(),
-        since: None,
-        until: None,
-        evidence: evidence.clone(),
-        fix,
-    };
-    Judgement { verdict: Verdict::Refuse, detail, evidence, findings: vec![finding] }
+    Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::AccountLocked, true, "nobody", evidence, fix) }
 }
 
 /// What keeps the account out whatever it offers.
@@ -125,7 +171,7 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
         // Another method is left, so this only explains why the key is not taken.
         judgement.verdict = Verdict::Accept;
         judgement.detail.push_str("; other methods are left");
-        judgement.findings.iter_mut().for_each(|finding| finding.blocking = false);
+        judgement.blocks.iter_mut().for_each(|block| block.finding.blocking = false);
     }
     judgement
 }

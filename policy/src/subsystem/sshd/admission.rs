@@ -4,28 +4,81 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use jiff::{SignedDuration, Timestamp};
-
 use super::config::{Tree, evaluate};
-use super::judge::Judgement;
-use super::state::{Dropped, Folder, Need, Server};
-use crate::host::{HostState, Needs};
-use crate::verdict::{Cause, Connection, Evidence, Finding, Verdict};
+use super::journal::{Said, Told};
+use super::judge::{Judgement, found};
+use super::penalty::{self, Terms, block};
+use super::state::{Folder, KeyProblem, Server};
+use crate::host::HostState;
+use crate::verdict::{Cause, Connection, Evidence, Verdict};
 
 /// From here on (OpenSSH 9.8) keys and configuration are handed to `sshd-session`, so that files matter only at the next start, and
 /// sources can earn penalties.
 const SPLIT: (u16, u16) = (9, 8);
 
 /// The whole stage.
-pub fn judge(host: &HostState, server: &Server, connection: &Connection, needs: &mut Needs) -> Judgement {
+pub fn judge(host: &HostState, server: &Server, connection: &Connection, told: &[Told]) -> Judgement {
     let mut judgement = health(host, server);
+    if server.test.is_ok() {
+        judgement.add(host_keys(host, server));
+    }
     if !server.running {
         return judgement;
     }
-    for part in [max_startups(server), per_source(server, connection), penalties(host, server, connection, needs)] {
+    let startups = max_startups(server);
+    let full = !startups.blocks.is_empty();
+    for part in [startups, per_source(server, connection), penalties(host, server, connection, told)] {
         judgement.add(part);
     }
+    if !full {
+        judgement.add(was_full(server, connection, told));
+    }
     judgement
+}
+
+/// Single host keys that sshd passes over. It says so of few of them, and serves with the others; a client that knows only the one that is
+/// gone, or wants only its kind, does not get in.
+fn host_keys(host: &HostState, server: &Server) -> Judgement {
+    let bad: Vec<_> = server.host_key_files.iter().filter_map(|key| Some((key, key.problem.as_ref()?))).collect();
+    // sshd_config(5), `HostKey`: the three default files need not all be there.
+    let named = setting(server, "hostkey").is_some();
+    let bad: Vec<_> = bad.into_iter().filter(|(_, problem)| named || **problem != KeyProblem::Missing).collect();
+    if bad.is_empty() {
+        return Judgement::accept("");
+    }
+    let evidence: Vec<Evidence> = bad.iter().map(|(key, problem)| Evidence::new(key.path.clone(), problem.to_string())).collect();
+    let fixes: Vec<String> = bad.iter().map(|(key, problem)| mend(&key.path, key.kind(), problem)).collect();
+    let unit = super::judge::unit(host);
+    let fix = format!("{}; then `sshd -t && systemctl restart {unit}`", fixes.join("; "));
+    let mut judgement = found(Cause::SshdHostkeys, false, &unit, evidence, fix);
+    judgement.detail = format!("sshd serves with its other host keys, and passes over {}", bad.len());
+    judgement
+}
+
+/// How a host key is mended. A key that may still be good is never overwritten.
+fn mend(path: &str, kind: Option<&str>, problem: &KeyProblem) -> String {
+    let make = kind.map_or_else(|| "`ssh-keygen -A`".to_owned(), |kind| format!("`ssh-keygen -q -t {kind} -N '' -f {path}`"));
+    match problem {
+        KeyProblem::Missing => format!("{make} makes {path}"),
+        KeyProblem::Open(_) => format!("`chmod 600 {path}`"),
+        KeyProblem::Corrupt(_) => {
+            format!("put {path} back from a backup, else `mv {path} {path}.broken` and {make}: clients that knew it will warn")
+        }
+    }
+}
+
+/// `MaxStartups` was reached lately and is not now.
+fn was_full(server: &Server, connection: &Connection, told: &[Told]) -> Judgement {
+    let mine = |told: &&Told| {
+        let dropped = matches!(&told.what, Said::Dropped(reason) if reason.to_ascii_lowercase().contains("maxstartups"));
+        dropped && told.from.is_some_and(|from| connection.source.single() == Some(from))
+    };
+    let drops: Vec<&Told> = told.iter().filter(mine).collect();
+    let Some(last) = drops.last() else { return Judgement::accept("") };
+    let mut evidence = vec![Evidence::new(format!("journal of {}", last.by), last.text.clone())];
+    evidence.extend(setting(server, "maxstartups"));
+    let fix = "try again; where it comes often, `sshfix ctl sshd set MaxStartups 100:30:200`".to_owned();
+    found(Cause::SshdMaxstartups, false, "sshd", evidence, fix)
 }
 
 /// Whether it can serve a connection now, and start again later.
@@ -71,10 +124,7 @@ fn health(host: &HostState, server: &Server) -> Judgement {
         Some(false) => Verdict::Accept,
         None => Verdict::Unknown,
     };
-    let owner = unit;
-    let finding =
-        Finding { cause, blocking: blocks != Some(false), owner, since: None, until: None, evidence: evidence.clone(), fix };
-    Judgement { verdict, detail, evidence, findings: vec![finding] }
+    Judgement { verdict, detail, ..found(cause, blocks != Some(false), &unit, evidence, fix) }
 }
 
 /// What kind of complaint it is. The words are those of sshd.c.
@@ -107,14 +157,15 @@ fn bad_line(server: &Server, said: &str, unit: &str) -> (Vec<Evidence>, String) 
 }
 
 /// `/etc/ssh/sshd_config: line 3: Bad configuration option: X`, `/etc/ssh/sshd_config line 3: no argument after keyword "Port"`.
-fn place(said: &str) -> Option<(String, usize)> {
+pub(super) fn place(said: &str) -> Option<(String, usize)> {
     let (file, rest) = said.split_once(": line ").or_else(|| said.split_once(" line "))?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     (file.starts_with('/') && !file.contains(' ')).then_some(())?;
     Some((file.to_owned(), digits.parse().ok()?))
 }
 
-fn quoted(tree: &Tree, file: &str, line: usize) -> Option<String> {
+/// A line as it stands there.
+pub(super) fn quoted(tree: &Tree, file: &str, line: usize) -> Option<String> {
     tree.files.get(file)?.line(line).map(ToString::to_string)
 }
 
@@ -149,17 +200,8 @@ fn max_startups(server: &Server) -> Judgement {
          reload let more in",
         rate.unwrap_or(100)
     );
-    let finding = Finding {
-        cause: Cause::SshdMaxstartups,
-        blocking: percent == 100,
-        owner: "sshd".to_owned(),
-        since: None,
-        until: None,
-        evidence: evidence.clone(),
-        fix,
-    };
     let verdict = if percent == 100 { Verdict::Refuse } else { Verdict::Unknown };
-    Judgement { verdict, detail, evidence, findings: vec![finding] }
+    Judgement { verdict, detail, ..found(Cause::SshdMaxstartups, percent == 100, "sshd", evidence, fix) }
 }
 
 fn rate(value: &str) -> Option<u32> {
@@ -196,7 +238,7 @@ fn per_source(server: &Server, connection: &Connection) -> Judgement {
     let Ok(effective) = &server.effective else { return Judgement::accept("") };
     let limit = effective.one("persourcemaxstartups").and_then(|value| value.parse::<usize>().ok());
     let (Some(limit), Some(address)) = (limit, connection.source.single()) else { return Judgement::accept("") };
-    let net = block(effective.one("persourcenetblocksize").unwrap_or("32:128"), address);
+    let net = block(effective, address);
     let same: Vec<String> =
         server.unauthenticated.iter().filter(|peer| net.contains(&peer.ip())).map(ToString::to_string).collect();
     if same.len() < limit {
@@ -206,74 +248,51 @@ fn per_source(server: &Server, connection: &Connection) -> Judgement {
     let mut evidence = vec![Evidence::new("unauthenticated connections", same.join("\n"))];
     evidence.extend(setting(server, "persourcemaxstartups"));
     let fix = "end those connections, or raise PerSourceMaxStartups in sshd_config and reload".to_owned();
-    let finding = Finding {
-        cause: Cause::SshdMaxstartups,
-        blocking: true,
-        owner: "sshd".to_owned(),
-        since: None,
-        until: None,
-        evidence: evidence.clone(),
-        fix,
-    };
-    Judgement { verdict: Verdict::Refuse, detail, evidence, findings: vec![finding] }
+    Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::SshdMaxstartups, true, "sshd", evidence, fix) }
 }
 
-/// The addresses that count as one source: `32:128` are prefix lengths of IPv4 and IPv6.
-fn block(sizes: &str, address: IpAddr) -> ipnet::IpNet {
-    let (v4, v6) = sizes.split_once(':').unwrap_or((sizes, "128"));
-    let (text, most) = if address.is_ipv4() { (v4, 32) } else { (v6, 128) };
-    let length = text.parse().ok().filter(|length| *length <= most).unwrap_or(most);
-    ipnet::IpNet::new(address, length).map_or_else(|_| ipnet::IpNet::from(address), |net| net.trunc())
-}
-
-/// `PerSourcePenalties`. The table is in sshd's memory only; the journal tells of refusals, not of all of them (it is rate-limited),
-/// and not how long they go on. So a recent one makes the answer unknown, never open.
-fn penalties(host: &HostState, server: &Server, connection: &Connection, needs: &mut Needs) -> Judgement {
-    let Ok(effective) = &server.effective else { return Judgement::accept("") };
-    let (Some(settings), Some(address)) = (effective.one("persourcepenalties"), connection.source.single()) else {
-        return Judgement::accept("");
-    };
-    let Some(longest) = longest_penalty(settings) else { return Judgement::accept("") };
-    let drops = match host.sshd.drops.get(&address) {
-        None => {
-            needs.insert(crate::host::Need::Sshd(Need::Drops(address)));
-            return Judgement::accept("");
-        }
-        Some(Ok(drops)) => drops,
-        Some(Err(_)) => return Judgement::accept(""),
-    };
-    let penalized: Vec<&Dropped> = drops.iter().filter(|drop| drop.reason.starts_with("penalty")).collect();
-    let (Some(first), Some(last)) = (penalized.first(), penalized.last()) else { return Judgement::accept("") };
-    let until = last.at.checked_add(SignedDuration::from_secs(longest)).unwrap_or(Timestamp::MAX);
-    if until <= host.at {
-        return Judgement::accept("");
+/// `PerSourcePenalties`: refused while sshd's own words say so, unknown while a penalty could still count.
+fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &[Told]) -> Judgement {
+    let nothing = Judgement::accept("");
+    let (Ok(effective), Some(address)) = (&server.effective, connection.source.single()) else { return nothing };
+    let Some(terms) = Terms::of(effective).filter(|_| !penalty::exempt(effective, address)) else { return nothing };
+    let net = block(effective, address);
+    let Some(ledger) = penalty::ledger(told, net, &terms, host.at) else { return nothing };
+    let mut evidence: Vec<Evidence> = ledger.lines.iter().map(|(by, text)| Evidence::new(by.clone(), text.clone())).collect();
+    if !ledger.earned.is_empty() {
+        evidence.push(Evidence::new("the last quarter of an hour", ledger.earned.join("\n")));
     }
-    let evidence: Vec<Evidence> =
-        [Evidence::new("journal of sshd", last.text.clone())].into_iter().chain(setting(server, "persourcepenalties")).collect();
-    let ago = host.at.duration_since(last.at).as_secs().max(0);
-    let detail = format!(
-        "sshd turned this address away {ago} s ago for a penalty, which lasts at most {longest} s; only sshd knows its end"
-    );
+    evidence.extend(setting(server, "persourcepenalties"));
+    let left = |until: &jiff::Timestamp| until.duration_since(host.at).as_secs().max(0);
+    let (verdict, detail) = match &ledger.at_least {
+        Some(until) => (
+            Verdict::Refuse,
+            format!(
+                "sshd turns {net} away for a penalty, for {} s more at least, probably {}, {} at most; only sshd knows its end",
+                left(until),
+                left(&ledger.probably),
+                left(&ledger.at_most)
+            ),
+        ),
+        None => (
+            Verdict::Unknown,
+            format!(
+                "sshd turned {net} away for a penalty, which by what the journal has lasts for {} s more, {} s at most; only sshd knows its end",
+                left(&ledger.probably),
+                left(&ledger.at_most)
+            ),
+        ),
+    };
     let unit = super::judge::unit(host);
     let fix = format!(
         "wait, or clear all penalties by `sshd -t && systemctl reload {unit}`; `PerSourcePenaltyExemptList {address}` in sshd_config \
          keeps it from earning new ones"
     );
-    let finding = Finding {
-        cause: Cause::SshdPenalty,
-        blocking: true,
-        owner: "sshd".to_owned(),
-        since: Some(first.at),
-        until: Some(until),
-        evidence: evidence.clone(),
-        fix,
-    };
-    Judgement { verdict: Verdict::Unknown, detail, evidence, findings: vec![finding] }
-}
-
-/// `max:` of `crash:90 authfail:5 noauth:1 ... max:600 min:15 ...`, in seconds; `None` with `no`.
-fn longest_penalty(settings: &str) -> Option<i64> {
-    settings.split_ascii_whitespace().find_map(|word| word.strip_prefix("max:")?.parse().ok())
+    let mut judgement = found(Cause::SshdPenalty, true, "sshd", evidence, fix);
+    for block in &mut judgement.blocks {
+        (block.finding.since, block.finding.until) = (Some(ledger.since), Some(ledger.at_most));
+    }
+    Judgement { verdict, detail, ..judgement }
 }
 
 /// The line that sets a keyword for everybody, where one does.
@@ -304,15 +323,5 @@ mod tests {
         assert_eq!(at("/a/x.conf line 12: no argument after keyword \"Port\"").as_deref(), Some("/a/x.conf:12"));
         assert_eq!(at("command-line: line 0: Bad configuration option: x"), None);
         assert_eq!(at("sshd: no hostkeys available -- exiting."), None);
-    }
-
-    #[test]
-    fn sources_count_by_their_block() {
-        let net = |sizes, address: &str| block(sizes, address.parse().unwrap_or(IpAddr::from([0; 4]))).to_string();
-        assert_eq!(net("24:56", "203.0.113.7"), "203.0.113.0/24");
-        assert_eq!(net("24:56", "2001:db8::7"), "2001:db8::/56");
-        assert_eq!(net("32:none", "203.0.113.7"), "203.0.113.7/32");
-        assert_eq!(longest_penalty("crash:90 authfail:5 max:600 min:15"), Some(600));
-        assert_eq!(longest_penalty("no"), None);
     }
 }

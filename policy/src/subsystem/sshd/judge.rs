@@ -1,10 +1,14 @@
 //! The three stages that sshd decides, put together: which of them apply, and what each needs to know first.
 
-use super::config::Client;
+use std::net::IpAddr;
+
+use super::config::{Client, Settings, evaluate};
+use super::journal::Told;
+use super::limits::{self, About};
 use super::state::{Account, Login, Need, Server, is_user_name};
-use super::{access, account, admission};
+use super::{Effective, access, account, admission, algorithms, crash, penalty, power};
 use crate::host::{self, HostState, Needs, Part};
-use crate::verdict::{Connection, Evidence, Finding, Stage, StageReport, Verdict};
+use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Stage, StageReport, Verdict};
 
 /// What one stage, or a part of one, came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,19 +19,25 @@ pub struct Judgement {
     pub detail: String,
     /// What decided.
     pub evidence: Vec<Evidence>,
-    /// What was found, blocking or not.
-    pub findings: Vec<Finding>,
+    /// What was found, blocking or not, and how it is lifted.
+    pub blocks: Vec<Block>,
+}
+
+/// A finding that does not decide by itself, and that a person must lift.
+pub fn found(cause: Cause, blocking: bool, owner: &str, evidence: Vec<Evidence>, fix: String) -> Judgement {
+    let finding = Finding { cause, blocking, owner: owner.to_owned(), since: None, until: None, evidence: evidence.clone(), fix };
+    Judgement { verdict: Verdict::Accept, detail: String::new(), evidence, blocks: vec![Block::told(finding)] }
 }
 
 impl Judgement {
     /// Nothing found.
     pub fn accept(detail: &str) -> Self {
-        Self { verdict: Verdict::Accept, detail: detail.to_owned(), evidence: Vec::new(), findings: Vec::new() }
+        Self { verdict: Verdict::Accept, detail: detail.to_owned(), evidence: Vec::new(), blocks: Vec::new() }
     }
 
     /// It cannot be told.
     pub fn unknown(detail: String) -> Self {
-        Self { verdict: Verdict::Unknown, detail, evidence: Vec::new(), findings: Vec::new() }
+        Self { verdict: Verdict::Unknown, detail, evidence: Vec::new(), blocks: Vec::new() }
     }
 
     /// A further part of the same stage. The first that refuses, else the first that is unknown, is the one whose words are shown.
@@ -38,17 +48,17 @@ impl Judgement {
             self.evidence = other.evidence;
         }
         self.verdict = both;
-        self.findings.extend(other.findings);
+        self.blocks.extend(other.blocks);
     }
 
-    fn report(self, stage: Stage) -> (StageReport, Vec<Finding>) {
-        let Self { verdict, detail, evidence, findings } = self;
-        (StageReport { stage, verdict, detail, evidence, trace: Vec::new() }, findings)
+    fn report(self, stage: Stage) -> (StageReport, Vec<Block>) {
+        let Self { verdict, detail, evidence, blocks } = self;
+        (StageReport { stage, verdict, detail, evidence, trace: Vec::new() }, blocks)
     }
 }
 
 /// The stages that apply: none where no OpenSSH server is; those of a login only where a user is asked about.
-pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<(StageReport, Vec<Finding>)> {
+pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<(StageReport, Vec<Block>)> {
     let server = match host.sshd.servers.get(&connection.port) {
         None => {
             needs.insert(host::Need::Sshd(Need::Server(connection.port)));
@@ -60,16 +70,69 @@ pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         }
         Some(Part::Present(server)) => server,
     };
-    let admission = admission::judge(host, server, connection, needs);
+    let told = match &host.sshd.journal {
+        Some(Ok(told)) => told.as_slice(),
+        Some(Err(_)) => &[],
+        None => {
+            needs.insert(host::Need::Sshd(Need::Journal));
+            &[]
+        }
+    };
+    let mut admission = admission::judge(host, server, connection, told);
+    admission.add(power::judge(host, !server.running, needs));
+    let about_it = about_it(server, connection, told);
+    admission.add(crash::judge(host, Some(server), &about_it));
     // Where nothing listens for another reason, the stage `listener` says all.
-    if !server.running && admission.findings.is_empty() {
+    if !server.running && admission.blocks.is_empty() {
         return Vec::new();
+    }
+    if let (None, Ok(effective)) = (&connection.user, &server.effective) {
+        admission.add(happened(server, effective, &about_it, None, &settings(server, None)));
     }
     let mut stages = vec![admission.report(Stage::SshdAdmission)];
     if let Some(user) = &connection.user {
         stages.extend(login(host, server, connection, user, needs));
     }
+    one_shutdown(&mut stages);
     stages
+}
+
+/// A planned shutdown that keeps users out already is one finding, with the evidence of both.
+fn one_shutdown(stages: &mut [(StageReport, Vec<Block>)]) {
+    let is = |block: &Block, blocking: bool| block.finding.cause == Cause::HostShutdown && block.finding.blocking == blocking;
+    if !stages.iter().any(|(_, blocks)| blocks.iter().any(|block| is(block, true))) {
+        return;
+    }
+    let mut planned = Vec::new();
+    for (_, blocks) in stages.iter_mut() {
+        let (told, kept): (Vec<Block>, Vec<Block>) = std::mem::take(blocks).into_iter().partition(|block| is(block, false));
+        planned.extend(told.into_iter().flat_map(|block| block.finding.evidence));
+        *blocks = kept;
+    }
+    if let Some(block) = stages.iter_mut().flat_map(|(_, blocks)| blocks).find(|block| is(block, true)) {
+        block.finding.evidence.extend(planned);
+    }
+}
+
+/// The journal's lines about the client, and those about nobody.
+fn about_it<'a>(server: &Server, connection: &Connection, told: &'a [Told]) -> Vec<&'a Told> {
+    let Some(address) = connection.source.single() else { return Vec::new() };
+    let net = server.effective.as_ref().map_or_else(|_| address.into(), |effective| penalty::block(effective, address));
+    limits::concerning(told, &net)
+}
+
+/// What became of connections of this client, and would again.
+fn happened(server: &Server, effective: &Effective, told: &[&Told], user: Option<&str>, settings: &Settings) -> Judgement {
+    let line = |keyword: &str| settings.get(keyword).and_then(|lines| lines.first()).map(access::quote);
+    let mut judgement = limits::judge(&About { effective, told, user, line: &line });
+    judgement.add(algorithms::judge(server, told, line));
+    judgement
+}
+
+/// The lines that count for a login, or for everybody; none where the files cannot be followed.
+pub fn settings(server: &Server, client: Option<&Client>) -> Settings {
+    let Ok(tree) = &server.tree else { return Settings::new() };
+    evaluate(tree, &server.invocation.options, client).unwrap_or_default()
 }
 
 /// The stages `sshd_access` and `account`, once everything they need is known.
@@ -79,14 +142,11 @@ fn login(
     connection: &Connection,
     user: &str,
     needs: &mut Needs,
-) -> Vec<(StageReport, Vec<Finding>)> {
+) -> Vec<(StageReport, Vec<Block>)> {
     let Some(address) = connection.source.single() else {
         return vec![Judgement::unknown("a login is judged for single addresses only".to_owned()).report(Stage::SshdAccess)];
     };
-    let local = host.listener.present().and_then(|state| {
-        let same = |ip: &&std::net::IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
-        state.addresses.iter().find(same).copied()
-    });
+    let local = local_address(host, address);
     let login = Login::new(user, address, local.unwrap_or(address), connection.port);
     let Some(login) = login.filter(|_| is_user_name(user)) else {
         return vec![Judgement::unknown("that is no name sshfix asks about".to_owned()).report(Stage::SshdAccess)];
@@ -114,9 +174,18 @@ fn login(
         local_address: Some(login.local_address),
         local_port: connection.port,
     };
-    let access = access::judge(host, server, effective, &client);
+    let mut access = access::judge(host, server, effective, &client);
+    let told = host.sshd.journal.as_ref().and_then(|told| told.as_ref().ok()).map_or(&[][..], Vec::as_slice);
+    let about_it = about_it(server, connection, told);
+    access.add(happened(server, effective, &about_it, Some(user), &settings(server, Some(&client))));
     let account = account::judge(host, effective, &client, known, needs);
     vec![access.report(Stage::SshdAccess), account.report(Stage::Account)]
+}
+
+/// An address of the host that a client could come to, as far as can be told by its own.
+pub fn local_address(host: &HostState, address: IpAddr) -> Option<IpAddr> {
+    let same = |ip: &&IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
+    host.listener.present()?.addresses.iter().find(same).copied()
 }
 
 /// The unit that runs it, for commands to paste.

@@ -4,25 +4,41 @@
 mod access;
 mod account;
 mod admission;
+mod algorithms;
 mod candidate;
+mod check;
 pub mod config;
+mod crash;
 mod effective;
+pub mod faillock;
 mod invocation;
+pub mod journal;
 mod judge;
+mod limits;
 mod methods;
+mod penalty;
 mod plan;
+mod power;
 mod serves;
+mod show;
 mod state;
 mod step;
 mod way_in;
 
 pub use admission::drop_percent;
 pub use candidate::{Answer, Candidate, Changes, login_as, resolved};
+pub use check::{
+    FileFacts, Problem, ProblemPlace, ReadAt, Running, RunningDocument, RunningState, Severity, SshdCheck, SshdCheckSchema, check,
+};
 pub use effective::Effective;
 pub use invocation::{Invocation, environment_file};
 pub use judge::stages;
 pub use methods::key_kinds;
 pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set, plan_start, plan_unset};
-pub use state::{Account, Dropped, Folder, KeyFile, Login, Manager, Need, Server, Startups, State, drops, is_user_name};
+pub use power::{Power, SCHEDULED};
+pub use show::{
+    Origin, ShowError, ShowQuestion, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema, show,
+};
+pub use state::{Account, Folder, HostKey, KeyFile, KeyProblem, Login, Manager, Need, Server, Startups, State, is_user_name};
 pub use step::{Activation, FileEdit, Step, Through};
 pub use way_in::{WayIn, way_in, way_in_now};

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::config::Tree;
-use super::{Answer, Candidate, Effective, Invocation};
+use super::faillock::Tally;
+use super::journal::Told;
+use super::power::Power;
+use super::{Answer, Candidate, Effective, Invocation, Running};
 use crate::host::Part;
 
 /// A fact about sshd that is not known yet.
@@ -26,12 +28,18 @@ pub enum Need {
         /// Where.
         path: String,
     },
-    /// What the journal says about dropped connections of an address.
-    Drops(IpAddr),
     /// What sshd says of files that are not in place yet.
     Candidate(Candidate),
     /// What `sshd -T -C` says for a login with those files.
     CandidateLogin(Candidate, Login),
+    /// What sshd, systemd and the kernel said of it lately.
+    Journal,
+    /// What `pam_faillock` remembers of a user.
+    Tally(String),
+    /// Whether the host is going down or coming up.
+    Power,
+    /// The running sshd on this port and its files besides their text.
+    Running(u16),
 }
 
 /// A login, as `sshd -T -C user=,host=,addr=,laddr=,lport=` takes it. The host name is the address, as with `UseDNS no`.
@@ -75,12 +83,18 @@ pub struct State {
     pub accounts: BTreeMap<String, Part<Account>>,
     /// Files of authorized keys, by user and path.
     pub key_files: BTreeMap<(String, String), KeyFile>,
-    /// Dropped connections by address, oldest first; the text says why they are not known.
-    pub drops: BTreeMap<IpAddr, Result<Vec<Dropped>, String>>,
     /// What sshd says of files that are not in place.
     pub candidates: BTreeMap<Candidate, Answer>,
     /// The effective configuration of logins with such files.
     pub candidate_logins: BTreeMap<(Candidate, Login), Result<Effective, String>>,
+    /// The last quarter of an hour, oldest first; the text says why it is not known.
+    pub journal: Option<Result<Vec<Told>, String>>,
+    /// Tallies of `pam_faillock`, by user; absent where sshd does not ask it.
+    pub tallies: BTreeMap<String, Part<Tally>>,
+    /// The host as a whole.
+    pub power: Option<Power>,
+    /// What is known of the running sshds and their files besides their text.
+    pub running: BTreeMap<u16, Running>,
 }
 
 /// The sshd on a port.
@@ -100,6 +114,8 @@ pub struct Server {
     pub effective: Result<Effective, String>,
     /// `/run/sshd`.
     pub privsep: Folder,
+    /// The files of its host keys, in its order.
+    pub host_key_files: Vec<HostKey>,
     /// As its title counts them.
     pub startups: Option<Startups>,
     /// The other ends of connections on which nobody has logged in yet.
@@ -143,6 +159,46 @@ pub enum Folder {
     Missing,
     /// What is wrong with its owner or mode.
     Wrong(String),
+}
+
+/// A file that sshd takes a host key from. Its content is never read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKey {
+    /// Where.
+    pub path: String,
+    /// `ssh-ed25519`, `rsa-...`: the type in the public key, where there is one.
+    pub algorithm: Option<String>,
+    /// Why sshd would not load it.
+    pub problem: Option<KeyProblem>,
+}
+
+/// What is wrong with the file of a host key (sshd.c, `sshkey_load_private`; authfile.c, `sshkey_perm_ok`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyProblem {
+    /// It is not there.
+    Missing,
+    /// Others than its owner may read it: its mode.
+    Open(u32),
+    /// It holds no key that can be loaded: what ssh-keygen says.
+    Corrupt(String),
+}
+
+impl HostKey {
+    /// The kind of key as `ssh-keygen -t` calls it, from its public half or from its name.
+    pub fn kind(&self) -> Option<&'static str> {
+        let name = self.algorithm.as_deref().unwrap_or(&self.path);
+        ["ed25519", "ecdsa", "rsa"].into_iter().find(|kind| name.contains(kind))
+    }
+}
+
+impl std::fmt::Display for KeyProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeyProblem::Missing => f.write_str("not there"),
+            KeyProblem::Open(mode) => write!(f, "mode {mode:04o}: others than root can read it, so sshd does not load it"),
+            KeyProblem::Corrupt(said) => write!(f, "no key that could be loaded: {said}"),
+        }
+    }
 }
 
 /// `11 of 10-100 startups`
@@ -202,45 +258,6 @@ pub enum KeyFile {
     Bad(String),
 }
 
-/// A line of the journal: `drop connection #0 from [203.0.113.7]:1234 on [203.0.113.1]:22 penalty: failed authentication`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dropped {
-    /// When.
-    pub at: Timestamp,
-    /// `penalty: failed authentication`, `Maxstartups`, ...
-    pub reason: String,
-    /// The whole line.
-    pub text: String,
-}
-
-/// The dropped connections of an address among lines of `journalctl -o short-unix`, oldest first. A line that says that sshd began
-/// to listen forgets all before it: penalties live in its memory.
-pub fn drops(journal: &str, address: IpAddr) -> Vec<Dropped> {
-    let mut found = Vec::new();
-    for line in journal.lines() {
-        let Some((time, rest)) = line.split_once(' ') else { continue };
-        let Some((_, message)) = rest.split_once("]: ") else { continue };
-        if message.starts_with("Server listening on ") {
-            found.clear();
-        }
-        let Some(drop) = message.strip_prefix("drop connection #") else { continue };
-        let Some((from, reason)) = drop.split_once(" on ").and_then(|(from, rest)| Some((from, rest.split_once(' ')?.1))) else {
-            continue;
-        };
-        let from = from.split_once("from [").and_then(|(_, rest)| rest.split_once("]:"));
-        let Some(Ok(from)) = from.map(|(from, _)| from.parse::<IpAddr>()) else { continue };
-        let (seconds, micros) = time.split_once('.').unwrap_or((time, "0"));
-        let at = seconds.parse().ok().zip(micros.parse::<i32>().ok());
-        let Some(at) = at.and_then(|(seconds, micros)| Timestamp::new(seconds, micros.saturating_mul(1000)).ok()) else {
-            continue;
-        };
-        if crate::address::canonical(from) == address {
-            found.push(Dropped { at, reason: reason.trim().to_owned(), text: message.to_owned() });
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -262,22 +279,5 @@ mod tests {
         for name in ["", "-x", "a,b", "a=b", "../x", "..", ".", "a b", "a/b", "a\n", "ä"] {
             assert!(!is_user_name(name), "{name}");
         }
-    }
-
-    #[test]
-    fn drops_before_the_last_start_are_forgotten() {
-        let line = |time: &str, message: &str| format!("{time} server sshd[81]: {message}\n");
-        let drop = |port: u16, reason: &str| format!("drop connection #0 from [203.0.113.7]:{port} on [203.0.113.1]:22 {reason}");
-        let journal = [
-            line("1795251600.000000", &drop(1, "penalty: failed authentication")),
-            line("1795251601.000000", "Server listening on 0.0.0.0 port 22."),
-            line("1795251602.500000", &drop(2, "Maxstartups")),
-            line("1795251603.000000", "drop connection #0 from [203.0.113.70]:9 on [203.0.113.1]:22 Maxstartups"),
-            "nonsense\n".to_owned(),
-        ];
-        let found = drops(&journal.concat(), "203.0.113.7".parse().unwrap());
-        assert_eq!(found.len(), 1);
-        let only = found.first().unwrap();
-        assert_eq!((only.reason.as_str(), only.at.as_millisecond()), ("Maxstartups", 1_795_251_602_500));
     }
 }

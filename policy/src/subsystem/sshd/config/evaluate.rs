@@ -47,7 +47,7 @@ pub fn evaluate(tree: &Tree, options: &[String], client: Option<&Client>) -> Res
 }
 
 /// Every line of the global section and of `Match all`, in order, also those that do not count because an earlier one does.
-pub(super) fn global_lines(tree: &Tree) -> Result<Vec<(String, Setting)>, ConfigError> {
+pub fn global_lines(tree: &Tree) -> Result<Vec<(String, Setting)>, ConfigError> {
     pass(tree, Pass::Global)
 }
 

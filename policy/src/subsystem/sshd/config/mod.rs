@@ -15,7 +15,7 @@ pub use block::{Block, Criteria, blocks};
 pub use criteria::{Client, Listed, Matching, address_list, match_line, pattern_list, user_pattern};
 pub use document::Document;
 pub use edit::{Edit, EditError, edit};
-pub use evaluate::{Setting, Settings, evaluate};
+pub use evaluate::{Setting, Settings, evaluate, global_lines};
 pub use line::{Directive, Line, LineError};
 pub use tree::{ConfigError, Place, Tree};
 

@@ -1,0 +1,386 @@
+//! What sshd, systemd and the kernel said of sshd lately, line by line, from `journalctl -o json`. Understands the words of OpenSSH 8.0 to
+//! 10.x; judges nothing. Names in the lines are strangers' own: an address is only taken from where sshd itself puts it.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::address::canonical;
+
+/// A line of the journal about sshd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// When.
+    pub at: Timestamp,
+    /// About whom, where the line says.
+    pub from: Option<IpAddr>,
+    /// The client's port, where the line says.
+    pub port: Option<u16>,
+    /// What it says.
+    pub what: Said,
+    /// Who wrote it: `sshd[81]`, `systemd[1]`, `kernel`.
+    pub by: String,
+    /// The whole message.
+    pub text: String,
+}
+
+/// What a line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// `drop connection #0 from [A]:P on [B]:22 penalty: failed authentication` (sshd.c, `drop_connection`).
+    Dropped(String),
+    /// `new A/32 active penalty of N seconds`, `activating`: from now on sshd turns the source away for so long (srclimit.c). Written from
+    /// OpenSSH 10.1 on, before that with `LogLevel VERBOSE`.
+    Penalty {
+        /// The source, as `PerSourceNetBlockSize` cuts it.
+        net: ipnet::IpNet,
+        /// Seconds.
+        seconds: i64,
+        /// Why.
+        reason: String,
+    },
+    /// A connection that ended without a login.
+    Ended(Ended),
+    /// `Accepted publickey for alice from A port P`.
+    Accepted(String),
+    /// `no matching cipher found. Their offer: aes128-cbc`.
+    NoMatch {
+        /// `key exchange method`, `cipher`, `MAC`, `host key type`.
+        kind: String,
+        /// What the client offered.
+        offer: Vec<String>,
+    },
+    /// A session whose client did not answer any more, with its user.
+    NoAnswer(Option<String>),
+    /// `no more sessions`: `MaxSessions`. Names no address.
+    NoMoreSessions,
+    /// A process of sshd was killed by a signal, or by the kernel for want of memory.
+    Crashed,
+}
+
+/// How a connection without a login ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// After more failed attempts than `MaxAuthTries`.
+    TooMany(String),
+    /// After failed attempts.
+    Failed,
+    /// Before any attempt.
+    Unasked,
+    /// `LoginGraceTime` was over.
+    Grace,
+}
+
+/// A line of `journalctl -o json`.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "__REALTIME_TIMESTAMP")]
+    at: String,
+    #[serde(rename = "SYSLOG_IDENTIFIER")]
+    by: Option<String>,
+    #[serde(rename = "SYSLOG_PID", alias = "_PID")]
+    pid: Option<String>,
+    #[serde(rename = "_UID")]
+    uid: Option<String>,
+    #[serde(rename = "_TRANSPORT")]
+    transport: Option<String>,
+    #[serde(rename = "MESSAGE")]
+    message: Option<serde_json::Value>,
+}
+
+/// The fields that [`read`] looks at, for `--output-fields=`.
+pub const FIELDS: &str = "SYSLOG_IDENTIFIER,SYSLOG_PID,_UID,_TRANSPORT,MESSAGE";
+
+/// The lines that say something, oldest first. A line that says that sshd began to listen forgets what sshd said before it: penalties
+/// live in its memory, and its files may have been changed.
+pub fn read(json: &str) -> Vec<Told> {
+    let mut found: Vec<Told> = Vec::new();
+    for entry in json.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok()) {
+        let Some(text) = entry.message.as_ref().and_then(serde_json::Value::as_str) else { continue };
+        let Some(at) = entry.at.parse().ok().and_then(|micros| Timestamp::from_microsecond(micros).ok()) else { continue };
+        let of_root = entry.uid.as_deref() == Some("0");
+        let kernel = entry.transport.as_deref() == Some("kernel");
+        let by = entry.by.unwrap_or_default();
+        let text = text.strip_suffix(" [preauth]").unwrap_or(text);
+        let said = match by.as_str() {
+            "kernel" | "audit" if kernel => of_kernel(text).map(|what| (None, None, what)),
+            "systemd" | "systemd-coredump" if of_root => of_systemd(text).map(|what| (None, None, what)),
+            "sshd" | "sshd-session" | "sshd-auth" => {
+                if of_root && text.starts_with("Server listening on ") {
+                    found.retain(|told| matches!(told.what, Said::Crashed));
+                }
+                // Of a session's own process, which runs as its user, only what every user may say of himself is taken.
+                of_sshd(text).filter(|(_, _, what)| of_root || matches!(what, Said::NoAnswer(_) | Said::NoMoreSessions))
+            }
+            _ => None,
+        };
+        let Some((from, port, what)) = said else { continue };
+        let by = entry.pid.filter(|_| !kernel).map_or_else(|| by.clone(), |pid| format!("{by}[{pid}]"));
+        found.push(Told { at, from: from.map(canonical), port, what, by, text: text.to_owned() });
+    }
+    found
+}
+
+type Line = (Option<IpAddr>, Option<u16>, Said);
+
+fn of_sshd(text: &str) -> Option<Line> {
+    let bare = text.strip_prefix("error: ").or_else(|| text.strip_prefix("fatal: ")).unwrap_or(text);
+    if let Some(drop) = bare.strip_prefix("drop connection #") {
+        let (from, rest) = drop.split_once("from [")?.1.split_once("]:")?;
+        let (port, rest) = rest.split_once(" on [")?;
+        let reason = rest.split_once("]:")?.1.split_once(' ')?.1;
+        return Some((from.parse().ok(), port.parse().ok(), Said::Dropped(reason.trim().to_owned())));
+    }
+    if let Some(penalty) = bare.strip_prefix("srclimit_penalise: ") {
+        return penalised(penalty).map(|what| (None, None, what));
+    }
+    if let Some(rest) = bare.strip_prefix("Unable to negotiate with ") {
+        let (who, rest) = rest.split_once(": no matching ")?;
+        let (kind, offer) = rest.split_once(" found. Their offer: ")?;
+        let offer = offer.split(',').map(|one| one.trim().to_owned()).collect();
+        let (from, port) = address(who)?;
+        return Some((Some(from), Some(port), Said::NoMatch { kind: kind.to_owned(), offer }));
+    }
+    if let Some(rest) = bare.strip_prefix("maximum authentication attempts exceeded for ") {
+        let (user, who) = rest.strip_suffix(" ssh2")?.rsplit_once(" from ")?;
+        let (from, port) = address(who)?;
+        let user = user.strip_prefix("invalid user ").unwrap_or(user).to_owned();
+        return Some((Some(from), Some(port), Said::Ended(Ended::TooMany(user))));
+    }
+    if let Some(rest) = bare.strip_prefix("Accepted ") {
+        // A key's fingerprint may follow; the name is one that the host knows, so it holds no blanks.
+        let mut words = rest.split(' ').skip_while(|word| *word != "for").skip(1);
+        let user = words.next()?.to_owned();
+        let mut words = words.skip(1);
+        let from = words.next()?.parse().ok()?;
+        return Some((Some(from), words.nth(1)?.parse().ok(), Said::Accepted(user)));
+    }
+    if let Some(rest) = bare.strip_prefix("Timeout before authentication for ") {
+        // 9.8 and later name both ends, older ones the client's alone.
+        if let Some(rest) = rest.strip_prefix("connection from ") {
+            return Some((Some(rest.split_once(" to ")?.0.parse().ok()?), None, Said::Ended(Ended::Grace)));
+        }
+        let (from, port) = address(rest)?;
+        return Some((Some(from), Some(port), Said::Ended(Ended::Grace)));
+    }
+    if let Some(rest) = bare.strip_prefix("Timeout, client not responding from ") {
+        let (from, port) = address(rest)?;
+        return Some((Some(from), Some(port), Said::NoAnswer(user_before(rest))));
+    }
+    if let Some(rest) = bare.strip_prefix("Read error from remote host ") {
+        let (who, _) = rest.rsplit_once(": ")?;
+        let (from, port) = address(who)?;
+        return Some((Some(from), Some(port), Said::NoAnswer(None)));
+    }
+    if bare == "no more sessions" {
+        return Some((None, None, Said::NoMoreSessions));
+    }
+    if let Some(rest) = bare.to_ascii_lowercase().strip_prefix("session process ") {
+        let crash = rest.contains("unpriv child crash") || rest.contains(" killed by signal ");
+        let from = rest.split_once("connection from ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        return crash.then_some((from, None, Said::Crashed));
+    }
+    if bare.contains("preauth child terminated by signal ") || bare.contains("preauth child terminated abnormally") {
+        return Some((None, None, Said::Crashed));
+    }
+    if let Some(rest) = bare.strip_prefix("Failed ") {
+        let (_, who) = rest.strip_suffix(" ssh2")?.rsplit_once(" from ")?;
+        let (from, port) = address(who)?;
+        return Some((Some(from), Some(port), Said::Ended(Ended::Failed)));
+    }
+    // `ssh_dispatch_run_fatal: Connection from authenticating user root A port P: Connection reset by peer`, `banner exchange: ...`.
+    if let Some((_, rest)) = bare.split_once(": Connection from ").filter(|(by, _)| !by.contains(' ') || *by == "banner exchange")
+    {
+        let (who, _) = rest.split_once(": ")?;
+        let (from, port) = address(who)?;
+        let tried = who.starts_with("authenticating user ") || who.starts_with("invalid user ");
+        let ended = if tried { Ended::Failed } else { Ended::Unasked };
+        return Some((Some(from), Some(port), Said::Ended(ended)));
+    }
+    let ends = ["Connection closed by ", "Connection reset by ", "Disconnected from ", "Received disconnect from "];
+    let rest = ends.iter().find_map(|start| bare.strip_prefix(start))?;
+    let tried = rest.starts_with("authenticating user ") || rest.starts_with("invalid user ");
+    let (from, port) = address(rest).or_else(|| address(rest.split(':').next()?))?;
+    // `Disconnected from user alice A port P` ended a session.
+    let ended = if tried { Ended::Failed } else { Ended::Unasked };
+    (!rest.starts_with("user ")).then_some((Some(from), Some(port), Said::Ended(ended)))
+}
+
+/// `ipv4: new A/32 active penalty of 300 seconds for REASON`, `A/32: activating ipv4 penalty of 16 seconds for REASON`.
+fn penalised(text: &str) -> Option<Said> {
+    let (who, rest) = text.split_once(" penalty of ")?;
+    let active = who.contains(" active") || who.contains(": activating ");
+    let net = who.split([' ', ':']).find_map(|word| word.parse().ok()).or_else(|| {
+        // An address of IPv6 holds the sign that parts the words.
+        who.split(' ').find_map(|word| word.trim_end_matches(':').parse().ok())
+    })?;
+    let (seconds, reason) = rest.split_once(" seconds for ")?;
+    let seconds = seconds.split('.').next()?.parse().ok()?;
+    active.then(|| Said::Penalty { net, seconds, reason: reason.trim().to_owned() })
+}
+
+/// The last words of it: `... 203.0.113.7 port 49053`.
+fn address(text: &str) -> Option<(IpAddr, u16)> {
+    let mut words = text.rsplit(' ');
+    let port = words.next()?.parse().ok()?;
+    (words.next()? == "port").then_some(())?;
+    Some((words.next()?.parse().ok()?, port))
+}
+
+/// `user alice 203.0.113.7 port 49053`
+fn user_before(text: &str) -> Option<String> {
+    let mut words = text.split(' ');
+    (words.next()? == "user").then(|| words.next().map(str::to_owned))?
+}
+
+/// arch/x86/mm/fault.c `show_signal_msg`, kernel/traps, `mm/oom_kill.c`, kernel/seccomp audit records: each names the program.
+fn of_kernel(text: &str) -> Option<Said> {
+    let named = ["sshd", "sshd-session", "sshd-auth"].iter().any(|name| {
+        let (process, killed, comm) = (format!("{name}["), format!("({name})"), format!("comm=\"{name}\""));
+        text.starts_with(&process) && text.contains(": segfault at ")
+            || text.starts_with(&format!("traps: {process}"))
+            || text.contains("Killed process ") && text.contains(&killed)
+            || text.contains("type=1326") && text.contains(&comm)
+    });
+    named.then_some(Said::Crashed)
+}
+
+/// systemd.exec(5): how the main process of a unit ended; and systemd-coredump(8).
+fn of_systemd(text: &str) -> Option<Said> {
+    let of_unit = text.starts_with("ssh.service: ") || text.starts_with("sshd.service: ");
+    let killed = ["code=killed, status=11/SEGV", "code=dumped", "status=31/SYS", "status=6/ABRT", "status=7/BUS", "status=4/ILL"];
+    let died = of_unit && (text.contains("Main process exited") || text.contains("Control process exited"));
+    let starved = of_unit && text.contains("killed by the OOM killer");
+    let dumped =
+        ["(sshd)", "(sshd-session)", "(sshd-auth)"].iter().any(|name| text.contains(name)) && text.contains("dumped core");
+    (died && killed.iter().any(|how| text.contains(how)) || starved || dumped).then_some(Said::Crashed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn line(by: &str, uid: u32, message: &str) -> String {
+        let transport = if by == "kernel" { "kernel" } else { "syslog" };
+        let entry = serde_json::json!({
+            "__REALTIME_TIMESTAMP": "1795251602500000", "SYSLOG_IDENTIFIER": by, "SYSLOG_PID": "81",
+            "_UID": uid.to_string(), "_TRANSPORT": transport, "MESSAGE": message,
+        });
+        format!("{entry}\n")
+    }
+
+    fn said(by: &str, message: &str) -> Option<(Option<String>, Said)> {
+        read(&line(by, 0, message)).pop().map(|told| (told.from.map(|ip| ip.to_string()), told.what))
+    }
+
+    #[test]
+    fn the_words_of_both_releases_are_understood() {
+        let seven = || Some("203.0.113.7".to_owned());
+        let of = |message: &str| said("sshd-session", message).unwrap();
+        let too_many = "error: maximum authentication attempts exceeded for invalid user gh from 1.2.3.4 port 5 ssh2 from 203.0.113.7 port \
+                        33631 ssh2 [preauth]";
+        let user = "gh from 1.2.3.4 port 5 ssh2".to_owned();
+        assert_eq!(of(too_many), (seven(), Said::Ended(Ended::TooMany(user))));
+        let offer = "Unable to negotiate with 203.0.113.7 port 36583: no matching host key type found. Their offer: ssh-rsa,ssh-dss [preauth]";
+        let offered = vec!["ssh-rsa".to_owned(), "ssh-dss".to_owned()];
+        assert_eq!(of(offer), (seven(), Said::NoMatch { kind: "host key type".to_owned(), offer: offered }));
+        let accepted = "Accepted publickey for root from 203.0.113.7 port 45373 ssh2: ED25519 SHA256:x";
+        assert_eq!(of(accepted), (seven(), Said::Accepted("root".to_owned())));
+        for grace in [
+            "Timeout before authentication for connection from 203.0.113.7 to 203.0.113.1, pid = 141",
+            "fatal: Timeout before authentication for 203.0.113.7 port 4711",
+        ] {
+            assert_eq!(of(grace), (seven(), Said::Ended(Ended::Grace)));
+        }
+        let silent = "Timeout, client not responding from user alice 203.0.113.7 port 45373";
+        assert_eq!(of(silent), (seven(), Said::NoAnswer(Some("alice".to_owned()))));
+        let left = |message: &str| of(message).1;
+        assert_eq!(
+            left("Connection closed by authenticating user root 203.0.113.7 port 1 [preauth]"),
+            Said::Ended(Ended::Failed)
+        );
+        assert_eq!(left("Connection reset by 203.0.113.7 port 1 [preauth]"), Said::Ended(Ended::Unasked));
+        let nonsense =
+            "ssh_dispatch_run_fatal: Connection from 203.0.113.7 port 46031: message authentication code incorrect [preauth]";
+        assert_eq!(of(nonsense), (seven(), Said::Ended(Ended::Unasked)));
+        assert_eq!(said("sshd-session", "Disconnected from user root 203.0.113.7 port 1"), None);
+        let crash = "Session process 213 unpriv child crash for connection from 203.0.113.7 to 203.0.113.1";
+        assert_eq!(said("sshd", crash), Some((seven(), Said::Crashed)));
+    }
+
+    #[test]
+    fn penalties_that_become_active_are_told_from_those_that_wait() {
+        let of = |message: &str| said("sshd", message).map(|(_, what)| what);
+        let penalty = |net: &str, seconds| {
+            let reason = "penalty: failed authentication".to_owned();
+            Some(Said::Penalty { net: net.parse().unwrap(), seconds, reason })
+        };
+        let end = "seconds for penalty: failed authentication";
+        assert_eq!(
+            of(&format!("srclimit_penalise: ipv4: new 203.0.113.7/32 active penalty of 300 {end}")),
+            penalty("203.0.113.7/32", 300)
+        );
+        assert_eq!(
+            of(&format!("srclimit_penalise: 203.0.113.0/24: activating ipv4 penalty of 16 {end}")),
+            penalty("203.0.113.0/24", 16)
+        );
+        assert_eq!(
+            of(&format!("srclimit_penalise: 2001:db8::/56: activating ipv6 penalty of 16.250 {end}")),
+            penalty("2001:db8::/56", 16)
+        );
+        assert_eq!(of(&format!("srclimit_penalise: ipv4: new 203.0.113.7/32 deferred penalty of 5 {end}")), None);
+    }
+
+    #[test]
+    fn crashes_are_found_in_the_words_of_the_kernel_and_of_systemd() {
+        for text in [
+            "sshd[1234]: segfault at 0 ip 00007f1 sp 00007ffd error 4 in sshd[55d+a0]",
+            "traps: sshd-session[12] general protection fault ip:7f sp:7f error:0 in libc.so.6[7f+1]",
+            "Out of memory: Killed process 99 (sshd) total-vm:15000kB",
+            "audit: type=1326 audit(1.2:3): auid=1 uid=105 comm=\"sshd-auth\" exe=\"/usr/lib/openssh/sshd-auth\" sig=31",
+        ] {
+            assert_eq!(said("kernel", text), Some((None, Said::Crashed)), "{text}");
+        }
+        assert_eq!(said("kernel", "Out of memory: Killed process 99 (nginx)"), None);
+        for text in [
+            "ssh.service: Main process exited, code=killed, status=11/SEGV",
+            "ssh.service: A process of this unit has been killed by the OOM killer.",
+            "Process 41 (sshd) of user 0 dumped core.",
+        ] {
+            assert_eq!(said("systemd", text), Some((None, Said::Crashed)), "{text}");
+        }
+        assert_eq!(said("systemd", "ssh.service: Main process exited, code=exited, status=255/EXCEPTION"), None);
+    }
+
+    #[test]
+    fn a_start_of_sshd_forgets_what_it_said_and_not_that_it_crashed() {
+        let drop = "drop connection #0 from [203.0.113.7]:1 on [203.0.113.1]:22 penalty: failed authentication";
+        let journal = [
+            line("sshd", 0, drop),
+            line("systemd", 0, "ssh.service: Main process exited, code=killed, status=11/SEGV"),
+            line("sshd", 0, "Server listening on 0.0.0.0 port 22."),
+            line("sshd", 0, "drop connection #0 from [::ffff:203.0.113.70]:9 on [203.0.113.1]:22 Maxstartups"),
+            "nonsense\n".to_owned(),
+        ];
+        let found = read(&journal.concat());
+        assert_eq!(found.len(), 2, "{found:?}");
+        let last = found.last().unwrap();
+        assert_eq!(
+            (last.from.unwrap().to_string(), last.port, last.by.as_str()),
+            ("203.0.113.70".to_owned(), Some(9), "sshd[81]")
+        );
+        assert_eq!(last.what, Said::Dropped("Maxstartups".to_owned()));
+        assert_eq!(last.at.as_millisecond(), 1_795_251_602_500);
+    }
+
+    #[test]
+    fn what_users_write_in_the_name_of_sshd_is_not_believed() {
+        let drop = "drop connection #0 from [203.0.113.7]:1 on [203.0.113.1]:22 penalty: failed authentication";
+        assert!(read(&line("sshd", 1000, drop)).is_empty());
+        assert_eq!(read(&line("sshd-session", 1000, "error: no more sessions")).len(), 1);
+        assert!(read(&line("systemd", 1000, "ssh.service: Main process exited, code=killed, status=11/SEGV")).is_empty());
+    }
+}

@@ -1,0 +1,84 @@
+//! A host that is going down, that is about to, or that is still coming up: then nothing is wrong with sshd.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::judge::{Judgement, found};
+use crate::host::{HostState, Needs};
+use crate::verdict::{Cause, Evidence, Verdict};
+
+/// What systemd and logind say of the host as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Power {
+    /// `SystemState` (systemctl(1), `is-system-running`): `running`, `starting`, `stopping`, ...; `None` without systemd.
+    pub state: Option<String>,
+    /// A shutdown that is planned (`shutdown(8)`): `reboot`, `poweroff`, ... and when. logind keeps it in [`SCHEDULED`].
+    pub scheduled: Option<(String, Timestamp)>,
+}
+
+/// Where logind notes what is planned.
+pub const SCHEDULED: &str = "/run/systemd/shutdown/scheduled";
+
+impl Power {
+    /// The planned shutdown in the text of that file: `USEC=1795265155129059`, `MODE=reboot`.
+    pub fn scheduled(text: &str) -> Option<(String, Timestamp)> {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let at = Timestamp::from_microsecond(field("USEC")?.parse().ok()?).ok()?;
+        let mode = field("MODE")?;
+        // `dry-reboot` only tells people.
+        (!mode.starts_with("dry-")).then(|| (mode.to_owned(), at))
+    }
+
+    fn going(&self) -> bool {
+        self.state.as_deref() == Some("stopping")
+    }
+
+    fn coming(&self) -> bool {
+        matches!(self.state.as_deref(), Some("initializing" | "starting"))
+    }
+
+    /// Whether nologin(5) is the host's own doing: `pam_nologin` keeps users out from five minutes before a shutdown until the host is up.
+    pub fn explains_nologin(&self) -> bool {
+        self.going() || self.coming() || self.scheduled.is_some()
+    }
+}
+
+/// Whether the host is going down or coming up. `refused`: something keeps connections out, which this may explain.
+pub fn judge(host: &HostState, refused: bool, needs: &mut Needs) -> Judgement {
+    let Some(power) = &host.sshd.power else {
+        needs.insert(crate::host::Need::Sshd(super::Need::Power));
+        return Judgement::accept("");
+    };
+    let state = || Evidence::new("systemd", format!("SystemState {}", power.state.as_deref().unwrap_or_default()));
+    let (detail, evidence, fix, verdict) = if power.going() {
+        let fix = "wait until it is up again; at its console, `systemctl list-jobs` shows what it waits for".to_owned();
+        ("the host is shutting down".to_owned(), vec![state()], fix, if refused { Verdict::Refuse } else { Verdict::Unknown })
+    } else if power.coming() && refused {
+        let fix = "wait until it is up; `systemctl list-jobs` shows what it waits for".to_owned();
+        ("the host is still starting, and sshd with it".to_owned(), vec![state()], fix, Verdict::Refuse)
+    } else if let Some((mode, at)) = &power.scheduled {
+        let detail = format!("the host is to {} at {at}", if mode == "reboot" { "reboot" } else { "shut down" });
+        let evidence = vec![Evidence::new(SCHEDULED, format!("MODE={mode} USEC={}", at.as_microsecond()))];
+        (detail, evidence, "`shutdown -c` calls it off".to_owned(), Verdict::Accept)
+    } else {
+        return Judgement::accept("");
+    };
+    let mut judgement = found(Cause::HostShutdown, verdict != Verdict::Accept, "systemd", evidence, fix);
+    judgement.verdict = verdict;
+    judgement.detail = detail;
+    judgement
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_planned_shutdown_is_read_and_a_rehearsal_is_none() {
+        let text = "USEC=1795265155129059\nWARN_WALL=1\nMODE=reboot\nUID=0\n";
+        let (mode, at) = Power::scheduled(text).unwrap_or_default();
+        assert_eq!((mode.as_str(), at.as_microsecond()), ("reboot", 1_795_265_155_129_059));
+        assert_eq!(Power::scheduled(&text.replace("reboot", "dry-reboot")), None);
+        assert_eq!(Power::scheduled(""), None);
+    }
+}
