@@ -52,7 +52,7 @@ fn trace(host: &HostState, stage: Stage, connection: &Connection, needs: &mut Ne
         Stage::Netfilter => netfilter::trace(host, connection, needs),
         Stage::Listener => listener::trace(host, connection),
         Stage::HostsAccess => hosts_access::trace(host, connection, needs),
-        Stage::SshdAdmission | Stage::SshdAccess | Stage::Account => Vec::new(),
+        Stage::SshdAdmission | Stage::SshdAccess | Stage::Account => sshd::trace(host, stage, connection, needs),
     }
 }
 

@@ -88,6 +88,30 @@ fn every_value_is_shown_with_the_line_that_sets_it() {
         assert_eq!(of(&bob, "MaxAuthTries"), format!("6 < file < {}", at(10)));
         assert_eq!(bob["settings"].as_array().unwrap().len(), 1);
 
+        // The same lines in the order in which sshd asks them, matched or not.
+        let trace = |user: &str| {
+            let said = server.ctl(&["--json", "diagnose", "10.1.2.3", "--user", user, "--explain"]).json();
+            let stages = said["stages"].as_array().unwrap().clone();
+            let stage = stages.into_iter().find(|stage| stage["stage"] == "sshd_access").unwrap_or_else(|| panic!("{said:#}"));
+            let lines = stage["trace"].as_array().unwrap().iter();
+            let text = |line: &Value| format!("{}: {}", line["source"].as_str().unwrap(), line["effect"].as_str().unwrap());
+            lines.map(|line| (text(line), line["decides"] == true)).collect::<Vec<_>>()
+        };
+        let (drop_in, main) = (format!("{DROP_IN} line 5"), format!("{MAIN} line {}", count - 3));
+        let block_line = format!("{MAIN} line {}", count - 1);
+        let alice = trace("alice");
+        assert_eq!(alice[0], (format!("{block_line}: matches: its lines count before those of the global section"), false));
+        assert_eq!(alice[1], (format!("{drop_in}: no match"), false));
+        assert_eq!(alice[2], (format!("{main}: `alice` matches: lets alice go on"), false));
+        // A user who is not in the block, and whom a pattern of the list names by the address.
+        let nobody = trace("nobody");
+        assert_eq!(nobody[0].0, format!("{block_line}: does not match"));
+        assert_eq!(nobody[2].0, format!("{main}: `*@10.0.0.0/8` matches: lets nobody go on"));
+        server.write(DROP_IN, lines.replace("AllowUsers root", "DenyUsers x al*"));
+        let denied = trace("alice");
+        assert_eq!(denied[1], (format!("{DROP_IN} line 5: `al*` matches: refuses alice"), true));
+        server.write(DROP_IN, lines);
+
         // What the versions of sshd read differently names no line.
         server.write(MAIN, block.replace("User alice", "User \"alice\""));
         let alice = show(&server, &["--user", "alice", "--address", "10.1.2.3"]);

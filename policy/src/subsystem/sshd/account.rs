@@ -183,7 +183,7 @@ pub fn key_paths(effective: &Effective, user: &str, account: &Account) -> Vec<St
 }
 
 /// `sshd_config(5)`, `AuthorizedKeysFile`: `%h`, `%u`, `%U`, `%%`; what is not absolute is below the home directory.
-fn expand(pattern: &str, user: &str, account: &Account) -> String {
+pub(super) fn expand(pattern: &str, user: &str, account: &Account) -> String {
     let mut path = String::new();
     let mut letters = pattern.chars();
     while let Some(letter) = letters.next() {

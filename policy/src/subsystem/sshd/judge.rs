@@ -161,25 +161,42 @@ fn login(
         Ok(effective) => effective,
         Err(why) => return vec![Judgement::unknown(format!("sshd -T: {why}")).report(Stage::SshdAccess)],
     };
-    let groups = match known {
-        Part::Present(Account { groups, .. }) => Some(groups.clone()),
-        Part::Absent(_) => None,
-        Part::Unreadable(why) => return vec![Judgement::unknown(why.clone()).report(Stage::Account)],
-    };
-    let client = Client {
-        user: user.to_owned(),
-        groups,
-        host: address.to_string(),
-        address,
-        local_address: Some(login.local_address),
-        local_port: connection.port,
-    };
+    if let Part::Unreadable(why) = known {
+        return vec![Judgement::unknown(why.clone()).report(Stage::Account)];
+    }
+    let Some(client) = client(&login, known) else { return Vec::new() };
     let mut access = access::judge(host, server, effective, &client);
     let told = host.sshd.journal.as_ref().and_then(|told| told.as_ref().ok()).map_or(&[][..], Vec::as_slice);
     let about_it = about_it(server, connection, told);
     access.add(happened(server, effective, &about_it, Some(user), &settings(server, Some(&client))));
     let account = account::judge(host, effective, &client, known, needs);
     vec![access.report(Stage::SshdAccess), account.report(Stage::Account)]
+}
+
+/// A login of which all is known: what sshd makes of its files for it, who it is, and the account.
+pub fn known_login<'a>(host: &'a HostState, connection: &Connection) -> Option<(&'a Effective, Client, &'a Part<Account>)> {
+    let (user, address) = (connection.user.as_ref()?, connection.source.single()?);
+    let login = Login::new(user, address, local_address(host, address).unwrap_or(address), connection.port)?;
+    let effective = host.sshd.logins.get(&login)?.as_ref().ok()?;
+    let account = host.sshd.accounts.get(user)?;
+    Some((effective, client(&login, account)?, account))
+}
+
+/// The client as our own evaluation takes it; `None` where the account could not be read.
+pub fn client(login: &Login, account: &Part<Account>) -> Option<Client> {
+    let groups = match account {
+        Part::Present(Account { groups, .. }) => Some(groups.clone()),
+        Part::Absent(_) => None,
+        Part::Unreadable(_) => return None,
+    };
+    Some(Client {
+        user: login.user().to_owned(),
+        groups,
+        host: login.address.to_string(),
+        address: login.address,
+        local_address: Some(login.local_address),
+        local_port: login.local_port,
+    })
 }
 
 /// An address of the host that a client could come to, as far as can be told by its own.

@@ -8,6 +8,7 @@ mod algorithms;
 mod candidate;
 mod check;
 pub mod config;
+mod considered;
 mod crash;
 mod effective;
 pub mod faillock;
@@ -30,6 +31,7 @@ pub use candidate::{Answer, Candidate, Changes, login_as, resolved};
 pub use check::{
     FileFacts, Problem, ProblemPlace, ReadAt, Running, RunningDocument, RunningState, Severity, SshdCheck, SshdCheckSchema, check,
 };
+pub use considered::trace;
 pub use effective::Effective;
 pub use invocation::{Invocation, environment_file};
 pub use judge::stages;

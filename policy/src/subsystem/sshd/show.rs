@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::candidate::{Candidate, answer, login_as, resolved};
 use super::config::{Client, Place, Setting, Settings, evaluate, keyword};
-use super::state::{Account, Login, Need, Server};
+use super::state::{Login, Need, Server};
 use super::{Effective, judge};
 use crate::host::{self, HostState, Needs, Part};
 use crate::reply::schema;
@@ -210,13 +210,10 @@ fn for_login<'a>(
         needs.insert(host::Need::Sshd(Need::Account(user.to_owned())));
     }
     let (Some(effective), Some(account)) = (login_as(host, server, &login, needs), account) else { return Ok(None) };
-    let groups = match account {
-        Part::Present(Account { groups, .. }) => Some(groups.clone()),
-        Part::Absent(_) => None,
-        Part::Unreadable(why) => return Err(ShowError::Sshd(why.clone())),
-    };
-    let local_address = Some(login.local_address);
-    let client = Client { user: user.to_owned(), groups, host: address.to_string(), address, local_address, local_port: port };
+    if let Part::Unreadable(why) = account {
+        return Err(ShowError::Sshd(why.clone()));
+    }
+    let Some(client) = judge::client(&login, account) else { return Ok(None) };
     effective.as_ref().map(|effective| Some((effective, client))).map_err(|why| ShowError::Sshd(why.clone()))
 }
 

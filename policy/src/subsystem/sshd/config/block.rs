@@ -141,18 +141,18 @@ pub struct Block {
     pub criteria: Option<Criteria>,
     /// The directives in it, by line and by keyword in lower case. What an `Include` among them names is not listed here.
     pub directives: Vec<(usize, String)>,
-    /// Whether its file is included from inside another block.
-    pub nested: bool,
+    /// The block inside which its file is included, by its place among all.
+    pub outer: Option<usize>,
 }
 
 /// All Match blocks in the order in which sshd meets them.
 pub fn blocks(tree: &Tree) -> Result<Vec<Block>, ConfigError> {
     let mut found = Vec::new();
-    collect(tree, &tree.main, false, 0, &mut found)?;
+    collect(tree, &tree.main, None, 0, &mut found)?;
     Ok(found)
 }
 
-fn collect(tree: &Tree, path: &str, nested: bool, depth: usize, found: &mut Vec<Block>) -> Result<(), ConfigError> {
+fn collect(tree: &Tree, path: &str, outer: Option<usize>, depth: usize, found: &mut Vec<Block>) -> Result<(), ConfigError> {
     let mut open: Option<usize> = None;
     for (number, line) in tree.file(path)?.lines() {
         let at = Place { file: path.to_owned(), line: number };
@@ -161,7 +161,7 @@ fn collect(tree: &Tree, path: &str, nested: bool, depth: usize, found: &mut Vec<
         if directive.keyword == "match" {
             open = Some(found.len());
             let criteria = Criteria::of(&directive);
-            found.push(Block { at, text: line.to_string(), criteria, directives: Vec::new(), nested });
+            found.push(Block { at, text: line.to_string(), criteria, directives: Vec::new(), outer });
             continue;
         }
         if let Some(block) = open.and_then(|open| found.get_mut(open)) {
@@ -173,7 +173,7 @@ fn collect(tree: &Tree, path: &str, nested: bool, depth: usize, found: &mut Vec<
             }
             for file in directive.arguments.iter().map(|pattern| tree.included(pattern)).collect::<Result<Vec<_>, _>>()? {
                 for file in file {
-                    collect(tree, file, nested || open.is_some(), depth + 1, found)?;
+                    collect(tree, file, open.or(outer), depth + 1, found)?;
                 }
             }
         }

@@ -238,7 +238,8 @@ impl Change<'_> {
         let settings = evaluate(self.tree, self.options, None)?;
         let client = client(criteria, &settings)?;
         let all = blocks(self.tree)?;
-        let same: Vec<&Block> = all.iter().filter(|block| !block.nested && block.criteria.as_ref() == Some(criteria)).collect();
+        let same: Vec<&Block> =
+            all.iter().filter(|block| block.outer.is_none() && block.criteria.as_ref() == Some(criteria)).collect();
         let mut tries: Vec<Edit> = Vec::new();
         if let Some((block, lines)) = self.lines_in(&same, Some(wanted))? {
             let mut document = self.tree.file(&block.at.file)?.clone();
@@ -285,7 +286,8 @@ impl Change<'_> {
 
     fn unset_in(&self, criteria: &Criteria) -> Result<Edit, EditError> {
         let all = blocks(self.tree)?;
-        let same: Vec<&Block> = all.iter().filter(|block| !block.nested && block.criteria.as_ref() == Some(criteria)).collect();
+        let same: Vec<&Block> =
+            all.iter().filter(|block| block.outer.is_none() && block.criteria.as_ref() == Some(criteria)).collect();
         let holding: Vec<&&Block> =
             same.iter().filter(|block| block.directives.iter().any(|(_, name)| *name == self.keyword)).collect();
         let Some(first) = holding.first() else {
