@@ -63,12 +63,12 @@ impl Before {
         loop {
             let listening = listener::listening().map_err(|error| format!("the listening sockets could not be read: {error}"))?;
             let new = |address: &SocketAddr| listening.iter().any(|(at, inode)| at == address && !self.old.contains(inode));
-            let not: Vec<String> = must.iter().filter(|address| !new(address)).map(ToString::to_string).collect();
-            if not.is_empty() {
+            let closed: Vec<String> = must.iter().filter(|address| !new(address)).map(ToString::to_string).collect();
+            if closed.is_empty() {
                 break;
             }
             if Instant::now() > until {
-                return Err(format!("sshd does not listen on {} as its files say", not.join(" and ")));
+                return Err(format!("sshd does not listen on {} as its files say", closed.join(" and ")));
             }
             std::thread::sleep(TICK);
         }
