@@ -7,6 +7,7 @@ use sshfix_policy::authorize::AuthorizedRequest;
 use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState, ErrorCode, ErrorDocument};
 
 use crate::change;
+use crate::lease;
 use crate::live::LiveHost;
 use crate::pipeline::{Agent, Refusal, failed};
 use crate::report;
@@ -44,7 +45,7 @@ pub(crate) fn confirm(
         .map_err(|why| refused(format!("the proof of access does not hold: {why}")))?;
     let detail = format!("confirmed by {}; {proven}", authorized.signer().principal());
     match agent.store.change_state(id, ChangeStage::Confirmed, &detail) {
-        Ok(()) => {}
+        Ok(()) => lease::revoked(agent, &change.operation, &[]),
         // Its deadline came in this very moment.
         Err(StoreError::Transition { from, .. }) => return Err(refused(format!("it is {from} by now"))),
         Err(error) => return Err(failed(&error)),

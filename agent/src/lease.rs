@@ -49,7 +49,7 @@ pub fn sources(agent: &Agent, operation: &Operation) -> Vec<Source> {
 
 fn sources_of(items: &[Item]) -> Vec<Source> {
     let of = |item: &Item| match item {
-        Item::Rules { source, .. } | Item::Line { source, .. } => Some(*source),
+        Item::Rules { source, .. } | Item::Line { source, .. } | Item::Exempt { source, .. } => Some(*source),
         Item::Ignore { entry, .. } => entry.parse().ok(),
     };
     items.iter().filter_map(of).collect()
@@ -158,7 +158,7 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let question = question(agent, &lease.items);
     let operation = Operation::Revoke { id: lease.id.clone() };
     let (state, (end, plan)) = pipeline::observed(&mut host, &question, |state, needs| {
-        let end = end(state, &this, &leases.running);
+        let end = end(state, &this, &leases.running, needs);
         let plan = plan::of_steps(&operation, end.steps.clone(), state, question.port, needs);
         (end, plan)
     });

@@ -9,7 +9,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::plan::PlanError;
 use crate::step::Step;
-use crate::subsystem::{fail2ban, hosts_access, route};
+use crate::subsystem::{fail2ban, hosts_access, route, sshd};
 use crate::verdict::{Connection, Verdict};
 
 /// One thing that a lease added, or that it counts on because another lease did.
@@ -32,6 +32,13 @@ pub enum Item {
         /// Whether there was no hosts.allow before.
         created: bool,
     },
+    /// An entry of sshd's `PerSourcePenaltyExemptList`. The list has no place for a mark: it is ours because it was not there.
+    Exempt {
+        /// For whom.
+        source: Source,
+        /// Of the sshd on this port.
+        port: u16,
+    },
     /// An ignoreip entry of a jail. fail2ban keeps no comments: it is ours because it was not there.
     Ignore {
         /// In which jail.
@@ -47,6 +54,7 @@ impl Item {
         match self {
             Item::Rules { source, .. } => format!("accept {} in the packet filter", source.short()),
             Item::Line { source, .. } => format!("{} in hosts.allow", source.short()),
+            Item::Exempt { source, .. } => format!("{} in sshd's PerSourcePenaltyExemptList", source.short()),
             Item::Ignore { jail, entry } => format!("jail {jail} ignores {entry}"),
         }
     }
@@ -54,7 +62,7 @@ impl Item {
     /// Whether it holds for all of a source.
     fn covers(&self, wanted: Source) -> bool {
         match self {
-            Item::Rules { source, .. } | Item::Line { source, .. } => source.contains(wanted),
+            Item::Rules { source, .. } | Item::Line { source, .. } | Item::Exempt { source, .. } => source.contains(wanted),
             Item::Ignore { entry, .. } => entry.parse::<Source>().is_ok_and(|entry| entry.contains(wanted)),
         }
     }
@@ -158,6 +166,14 @@ pub fn allow(
             steps.push(step);
         }
     }
+    match sshd::plan_exempt(host, source, port, needs) {
+        Ok(planned) => {
+            items.extend(planned.steps.first().map(|_| Item::Exempt { source, port }));
+            steps.extend(planned.steps.into_iter().map(Step::Sshd));
+            notes.extend(planned.notes);
+        }
+        Err(why) => notes.push(format!("what sshd may hold against {} is not passed: {why}", source.short())),
+    }
     Ok((steps, items))
 }
 
@@ -183,7 +199,7 @@ pub struct End {
 }
 
 /// Takes back what a lease added, but what other leases that run count on. What is gone already is fine.
-pub fn end(host: &HostState, lease: &Running, others: &[Running]) -> End {
+pub fn end(host: &HostState, lease: &Running, others: &[Running], needs: &mut Needs) -> End {
     let mut end = End::default();
     for item in &lease.items {
         if let Some(other) = others.iter().find(|other| other.id != lease.id && other.items.contains(item)) {
@@ -193,6 +209,10 @@ pub fn end(host: &HostState, lease: &Running, others: &[Running]) -> End {
         match item {
             Item::Rules { source, mark } => netfilter::marked(host, *source, mark, &mut end),
             Item::Line { source, mark, created } => hosts_access::plan_unlease(host, *source, mark, *created, &mut end),
+            Item::Exempt { source, port } => match sshd::plan_unexempt(host, *source, *port, needs) {
+                Ok(planned) => end.steps.extend(planned.steps.into_iter().map(Step::Sshd)),
+                Err(why) => end.unread.push(format!("sshd's configuration: {why}")),
+            },
             Item::Ignore { jail, entry } => unignore(host, jail, entry, &mut end),
         }
     }

@@ -210,8 +210,8 @@ fn a_subsystem_that_cannot_be_read_keeps_the_lease_from_ending_there_only() {
     let (mut leases, mut now) = (Leases::default(), host());
     lease(&mut leases, &mut now, ME);
     now.fail2ban = Part::Unreadable("it does not answer".to_owned());
-    let end = end(&now, &leases.running[0], &leases.running);
+    let end = end(&now, &leases.running[0], &leases.running, &mut Needs::new());
     assert_eq!((end.steps.len(), end.unread.len()), (2, 2), "{end:#?}");
     now.fail2ban = Part::Absent("gone, and its ignoreip with it".to_owned());
-    assert!(super::end(&now, &leases.running[0], &leases.running).unread.is_empty());
+    assert!(super::end(&now, &leases.running[0], &leases.running, &mut Needs::new()).unread.is_empty());
 }

@@ -150,7 +150,7 @@ pub fn plan_beside(
                 let id: String = id.chars().take(40).collect();
                 PlanError::Impossible(format!("no lease `{id}` runs; `sshfix ctl leases` lists those that do"))
             })?;
-            let end = lease::end(host, known, &leases.running);
+            let end = lease::end(host, known, &leases.running, needs);
             if !end.unread.is_empty() {
                 return Err(PlanError::Impossible(end.unread.join("; ")));
             }
@@ -323,7 +323,7 @@ fn ignore(
     let mut items: Vec<Item> = steps.iter().filter_map(lease::ignored).collect();
     items.extend(leases.shared(source, &leases.next).into_iter().filter(|item| match item {
         Item::Ignore { jail: of, .. } => jail.is_none_or(|jail| jail == of),
-        Item::Rules { .. } | Item::Line { .. } => false,
+        Item::Rules { .. } | Item::Line { .. } | Item::Exempt { .. } => false,
     }));
     if items.is_empty() {
         notes.push(format!("{} is ignored already: --ignore-for adds nothing, and nothing ends", source.short()));
@@ -339,8 +339,10 @@ fn confirm(operation: &Operation, steps: &[Step], closes: &[Source], unshown: &[
     // The model knows what hosts.allow and hosts.deny mean for sshd, not for other daemons.
     let other_daemon = |daemon: &Option<String>| daemon.as_ref().is_some_and(|daemon| daemon != "sshd");
     let to_close = match operation {
-        // What a lease added is all that its end takes away, and an allow only opens.
-        Operation::Allow { .. } | Operation::Revoke { .. } => return Confirm::NotNeeded,
+        // What a lease added is all that its end takes away, and an allow only opens; but an edit of sshd is an edit of sshd.
+        Operation::Allow { .. } | Operation::Revoke { .. } if !steps.iter().any(|step| matches!(step, Step::Sshd(_))) => {
+            return Confirm::NotNeeded;
+        }
         Operation::Ban { .. } | Operation::HostsDeny { .. } => true,
         Operation::HostsRemove { daemon, .. } => other_daemon(daemon),
         _ => false,

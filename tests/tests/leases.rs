@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sshfix_tests::lab::{Server, on_both};
+use sshfix_tests::lab::{self, Release, Server, on_both, root_or_skip};
 
 const ME: &str = "203.0.113.7";
 const OTHERS: [&str; 2] = ["203.0.113.8", "203.0.113.70"];
@@ -285,4 +285,101 @@ fn a_lease_holds_across_a_reboot_and_a_power_cut_and_still_ends() {
         assert!(!server.read("/etc/hosts.allow").contains(ME));
         assert_eq!(server.read("/etc/hosts.allow"), "# kept\nftpd: ALL\n");
     });
+}
+
+/// Breaks off before a login.
+fn break_off(server: &Server) {
+    let program = format!(
+        "import socket; s = socket.create_connection(('203.0.113.1', 22), 5, ('{ME}', 0)); \
+         s.recv(100); s.sendall(b'SSH-2.0-x\\r\\nnonsense' + b'x' * 99); s.recv(100)"
+    );
+    lab::run(&["ip", "netns", "exec", server.clients_netns(), "python3", "-c", &program]);
+}
+
+/// Breaks off until sshd turns the client away for it, which it does once it has reaped the processes.
+#[track_caller]
+fn earn_a_penalty(server: &Server) {
+    server.wait_until("sshd penalizes the client", Duration::from_mins(2), || {
+        break_off(server);
+        !server.ssh(ME).ok
+    });
+}
+
+/// Debian 12 has an sshd without penalties: the plan has nothing for it.
+#[test]
+fn what_sshd_holds_against_an_address_is_passed_and_exactly_that_entry_goes_again() {
+    if !root_or_skip() {
+        return;
+    }
+    for release in Release::ALL {
+        let server = Server::boot(release);
+        server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
+        server.install_sshfix();
+        let subsystems = |arguments: &[&str]| {
+            let plan = server.ctl(&[arguments, &["--dry-run", "--json"]].concat()).expect_status(0).json();
+            let steps = plan["steps"].as_array().unwrap().iter().map(|step| step["subsystem"].as_str().unwrap().to_owned());
+            (steps.collect::<Vec<_>>(), plan["confirm"].as_str().unwrap().to_owned())
+        };
+        assert_eq!(subsystems(&["allow", ME, "--for", "2h"]).0, [""; 0], "{release}: nothing blocks it");
+        if release == Release::Bookworm {
+            continue;
+        }
+        // Cheap enough that the proofs of access of `ctl`, which come from this host and break off too, earn none.
+        let penalties = "PerSourcePenalties crash:5s authfail:5s noauth:5s min:15s max:300s\n";
+        let list = "PerSourcePenaltyExemptList 198.51.100.7,203.0.113.70 # the office\n";
+        let drop_in = "/etc/ssh/sshd_config.d/50-x.conf";
+        let main = server.read("/etc/ssh/sshd_config");
+        // With a list that is there, which somebody edits meanwhile, and without one.
+        for (before, meanwhile, after) in [
+            (
+                format!("{penalties}{list}"),
+                Some(("203.0.113.70", "10.0.0.1,203.0.113.70")),
+                format!("{penalties}{}", list.replace("203.0.113.70", "10.0.0.1,203.0.113.70")),
+            ),
+            (penalties.to_owned(), None, penalties.to_owned()),
+        ] {
+            server.write(drop_in, &before);
+            server.sh("sshd -t && systemctl reset-failed ssh && systemctl restart ssh").expect_ok();
+            earn_a_penalty(&server);
+            let (steps, confirm) = subsystems(&["allow", ME, "--for", "2h"]);
+            assert_eq!((steps.as_slice(), confirm.as_str()), (&["sshd".to_owned()][..], "required"));
+            // Nobody confirms: all is as it was.
+            let id =
+                server.ctl(&["allow", ME, "--for", "2h", "--json"]).expect_status(5).json()["id"].as_str().unwrap().to_owned();
+            assert!(server.ssh(ME).ok);
+            assert!(leases(&server).is_empty(), "it is none before it is confirmed");
+            server.ctl(&["rollback", &id]).expect_status(0);
+            assert_eq!((server.read(drop_in), server.read("/etc/ssh/sshd_config")), (before.clone(), main.clone()));
+
+            earn_a_penalty(&server);
+            server.ctl_confirmed(&["allow", ME, "--for", "2h"]);
+            let lease = leases(&server).pop().unwrap();
+            assert_eq!(lease["parts"], serde_json::json!([format!("{ME} in sshd's PerSourcePenaltyExemptList")]));
+            let effective = || {
+                let list = server.sh("sshd -T | sed -n 's/^persourcepenaltyexemptlist //p'").expect_ok();
+                list.trim().split(',').map(str::to_owned).collect::<Vec<_>>()
+            };
+            assert!(effective().contains(&ME.to_owned()), "{:?}", effective());
+            // It earns no new ones.
+            (0..6).for_each(|_| break_off(&server));
+            assert!(server.ssh(ME).ok);
+            server.ctl(&["diagnose", ME]).expect_status(0);
+            if let Some((from, to)) = meanwhile {
+                server.write(drop_in, server.read(drop_in).replace(from, to));
+            }
+            let id = lease["id"].as_str().unwrap();
+            if meanwhile.is_some() {
+                server.ctl_confirmed(&["revoke", id]);
+            } else {
+                // On time, which nobody has to confirm.
+                let sql = format!("UPDATE leases SET boot_left = 0, boot_from = 0 WHERE id = {id}");
+                server.run(&["python3", "-c", &format!("import sqlite3; db = sqlite3.connect('/var/lib/sshfix/state.db', 60); db.execute('{sql}'); db.commit()")]).expect_ok();
+                wait_for_end(&server);
+            }
+            assert!(leases(&server).is_empty());
+            assert!(!effective().contains(&ME.to_owned()), "{:?}", effective());
+            assert_eq!((server.read(drop_in), server.read("/etc/ssh/sshd_config")), (after, main.clone()));
+            assert!(server.ssh(ME).ok);
+        }
+    }
 }

@@ -11,6 +11,7 @@ pub mod config;
 mod considered;
 mod crash;
 mod effective;
+mod exempt;
 pub mod faillock;
 mod invocation;
 pub mod journal;
@@ -33,6 +34,7 @@ pub use check::{
 };
 pub use considered::trace;
 pub use effective::Effective;
+pub use exempt::{plan_exempt, plan_unexempt};
 pub use invocation::{Invocation, environment_file};
 pub use judge::stages;
 pub use methods::key_kinds;

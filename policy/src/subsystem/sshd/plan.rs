@@ -185,7 +185,8 @@ fn alone(port: u16, activation: Activation) -> Planned {
     Planned { steps: vec![step], notes: Vec::new() }
 }
 
-fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Server>, String> {
+/// The server with what sshd says of its files as they are predicted. `None` while that is asked for.
+pub(super) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Server>, String> {
     if let Some(Part::Absent(why) | Part::Unreadable(why)) = host.sshd.servers.get(&port) {
         return Err(why.clone());
     }
