@@ -44,8 +44,7 @@ fn stage_of(finding: &Finding) -> Stage {
         | Cause::SshdPrivsepDir
         | Cause::SshdCrash
         | Cause::HostShutdown => Stage::SshdAdmission,
-        Cause::SshdAccessList => Stage::SshdAccess,
-        Cause::SshdLimits | Cause::SshdKeepalive | Cause::SshdAlgorithms => Stage::SshdAccess,
+        Cause::SshdAccessList | Cause::SshdLimits | Cause::SshdKeepalive | Cause::SshdAlgorithms => Stage::SshdAccess,
         Cause::AccountLocked => Stage::Account,
     }
 }
