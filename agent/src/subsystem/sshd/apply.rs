@@ -8,7 +8,7 @@ use sshfix_policy::host::{Done, Restored, StepError};
 use sshfix_policy::merge;
 use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
 
-use super::{SshdError, lookup, serves, test};
+use super::{SSHD, SshdError, lookup, serves, test, unit};
 use crate::sys::dbus;
 use crate::sys::files::{self, FileError};
 use crate::sys::jobs::{self, Job, Transient};
@@ -28,6 +28,11 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         return restore(&step.inverse()).map(|restored| restored.done);
     }
     let sshd = lookup::now(step.port).map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
+    if let Activation::Restart(Through::Unit(unit)) = &step.activation
+        && sshd.running
+    {
+        starts_the_same(unit, &sshd.invocation)?;
+    }
     let before = serves::Before::look(&sshd.invocation, &sshd.manager);
     for file in &step.files {
         match read(file)? {
@@ -54,6 +59,18 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     }
     before.serves_again(&sshd.invocation).map_err(|why| StepError::Failed(format!("after its {}: {why}", verb(step))))?;
     Ok(done)
+}
+
+/// A unit whose `ExecStart` names another program now would end the sshd that runs, and start something else.
+fn starts_the_same(unit: &str, running: &Invocation) -> Result<(), StepError> {
+    let real = |program: &str| std::fs::canonicalize(program).unwrap_or_else(|_| program.into());
+    match unit::of_service(unit) {
+        Some(would) if real(&would.program) != real(&running.program) => Err(StepError::Failed(format!(
+            "{unit} would start {}, and {} runs now; nothing was changed",
+            would.program, running.program
+        ))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Takes a step back: our lines of each file, and the service as it was. What others wrote into the files stays.
@@ -105,8 +122,12 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
         Activation::Reload(through) | Activation::Start(through) => Some(through),
         Activation::Nothing => None,
     };
-    if let Some(through) = through {
-        follow(Job::Reload, through, step.port)?;
+    // A unit that cannot be reloaded must not keep sshd from reading its old files again.
+    if let Some(through) = through
+        && let Err(why) = follow(Job::Reload, through, step.port)
+    {
+        lookup::signal(step.port).map_err(|also| StepError::Failed(format!("the files are as they were, but {why}; {also}")))?;
+        notes.push(format!("sshd was sent SIGHUP, because {why}"));
     }
     match before.serves_again(&sshd.invocation) {
         Ok(()) => Ok(restored(wrote, &notes)),
@@ -146,12 +167,14 @@ fn start_again(step: &Step, invocation: &Invocation, manager: &Manager, mut note
         },
         Err(why) => why.to_string(),
     };
+    // Of a unit that names something else by now, no sshd would come.
+    let program = if invocation.program.ends_with("/sshd") { &invocation.program } else { SSHD };
     let words: Vec<String> =
-        [invocation.program.clone(), "-D".to_owned()].into_iter().chain(invocation.options.iter().cloned()).collect();
+        [program.to_owned(), "-D".to_owned()].into_iter().chain(invocation.options.iter().cloned()).collect();
     let stand_in = Transient {
         name: STAND_IN,
         description: "sshd in the place of a unit that does not start, run by sshfix",
-        program: &invocation.program,
+        program,
         words: &words,
         runtime_directory: "sshd",
     };

@@ -17,7 +17,8 @@ pub(super) fn invocation(state: &State) -> Option<Invocation> {
     names.find_map(|unit| of_service(&unit.name))
 }
 
-fn of_service(name: &str) -> Option<Invocation> {
+/// By its name.
+pub(super) fn of_service(name: &str) -> Option<Invocation> {
     let service = dbus::service(name).ok()??;
     let (program, words) = service.exec_start?;
     // systemd.exec(5): the files win over Environment.
