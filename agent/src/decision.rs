@@ -177,5 +177,15 @@ fn not_rolled_back(change: &ChangeRecord, why: &str) -> ErrorDocument {
 fn document(change: &ChangeRecord, state: ChangeState, changed: bool, notes: Vec<String>) -> Body {
     let plan = report::plan_of(change);
     let id = change.id.clone();
-    Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline: None, plan, failure: None, notes })
+    Body::Change(Change {
+        schema: ChangeSchema::V1,
+        id,
+        state,
+        changed,
+        deadline: None,
+        plan,
+        failure: None,
+        verdict: None,
+        notes,
+    })
 }

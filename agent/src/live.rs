@@ -199,6 +199,7 @@ impl LiveHost {
             Step::Route(step) => route::apply(step),
             Step::Recent(step) => recent::apply(step),
             Step::Sshd(step) => sshd::apply(step),
+            Step::Repair(step) => sshd::repair(step),
         }
     }
 }

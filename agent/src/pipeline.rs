@@ -207,6 +207,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
     let applies = request.operation.mutates() && matches!(request.mode, Mode::Apply { .. });
     let port = match &request.operation {
         Operation::Diagnose { port: Some(port), .. }
+        | Operation::Fix { port: Some(port), .. }
         | Operation::FirewallWho { port: Some(port) }
         | Operation::SshdShow { port: Some(port), .. } => *port,
         _ => agent.config.ssh_port,
@@ -264,6 +265,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         Operation::Allow { .. }
         | Operation::Revoke { .. }
         | Operation::Unban { .. }
+        | Operation::Fix { .. }
         | Operation::Ban { .. }
         | Operation::HostsAllow { .. }
         | Operation::HostsDeny { .. }
@@ -323,7 +325,7 @@ fn make(
         // A lease that counts on what others added has no steps, and is made all the same.
         if safe.steps().is_empty() && safe.plan().lease.is_none() {
             lease::revoked(agent, &request.operation, &safe.plan().notes);
-            return nothing_to_do(&safe, &state);
+            return nothing_to_do(host, question, &safe, &state);
         }
         match host.unchanged(&state) {
             Ok(()) => {
@@ -383,12 +385,18 @@ fn change(
         lease,
     };
     store.change_begin(&begin).map_err(|error| failed(&error))?;
+    let mut verdict = None;
     let outcome = change::apply(host, store, &id, safe).and_then(|applied| {
-        let port = agent.config.ssh_port;
-        let (_, (differences, besides)) = observed(host, question, |state, needs| {
-            (verify::differences(safe, read, state, port, needs), verify::notes(safe, state, port, needs))
+        let port = question.port;
+        let (_, (differences, besides, fixed)) = observed(host, question, |state, needs| {
+            let differences = verify::differences(safe, read, state, port, needs);
+            (differences, verify::notes(safe, state, port, needs), verify::fixed(safe, state, port, needs))
         });
         notes.extend(besides);
+        if let Some((now, remains)) = fixed {
+            verdict = Some(now);
+            notes.extend(remains);
+        }
         if !differences.is_empty() {
             return Err(change::roll_back(host, store, applied, differences.join("; ")));
         }
@@ -412,7 +420,7 @@ fn change(
     };
     let deadline = deadline.filter(|_| state == ChangeState::Pending).map(|deadline| deadline.wall);
     let plan = safe.document();
-    Ok(Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline, plan, failure, notes }))
+    Ok(Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline, plan, failure, verdict, notes }))
 }
 
 fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
@@ -481,7 +489,7 @@ fn access_paths(agent: &Agent, request: &Request, state: &HostState, port: u16) 
 }
 
 /// An `unban` with nothing to lift: done, unless something that could refuse was not read.
-fn nothing_to_do(safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
+fn nothing_to_do(host: &mut LiveHost, question: &Question, safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
     let files_unread = match &state.hosts_access {
         Part::Present(files) => {
             [&files.allow, &files.deny].iter().any(|file| matches!(file.content, hosts_access::Content::Unreadable(_)))
@@ -490,7 +498,7 @@ fn nothing_to_do(safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
         Part::Absent(_) => false,
     };
     let blind = files_unread || matches!(state.nf_tables, Part::Unreadable(_)) || matches!(state.xtables, Part::Unreadable(_));
-    if blind && matches!(safe.plan().operation, Operation::Unban { .. }) {
+    if blind && matches!(safe.plan().operation, Operation::Unban { .. } | Operation::Fix { .. }) {
         return Err(ErrorDocument::new(
             ErrorCode::Failed,
             format!(
@@ -501,6 +509,12 @@ fn nothing_to_do(safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
         )
         .into());
     }
+    let (_, fixed) = observed(host, question, |state, needs| verify::fixed(safe, state, question.port, needs));
+    let mut notes = safe.plan().notes.clone();
+    let verdict = fixed.map(|(verdict, remains)| {
+        notes.extend(remains);
+        verdict
+    });
     Ok(Body::Change(Change {
         schema: ChangeSchema::V1,
         id: String::new(),
@@ -509,7 +523,8 @@ fn nothing_to_do(safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
         deadline: None,
         plan: safe.document(),
         failure: None,
-        notes: safe.plan().notes.clone(),
+        verdict,
+        notes,
     }))
 }
 

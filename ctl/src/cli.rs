@@ -153,6 +153,21 @@ pub enum Verb {
         #[command(flatten)]
         change: ChangeArgs,
     },
+    /// Lift everything that `diagnose` finds for an address, in every subsystem and in sshd itself, as one plan
+    Fix {
+        /// Where the connection comes from
+        #[arg(value_parser = parse_address)]
+        address: IpAddr,
+        /// As which user: also what sshd and the account hold against them
+        #[arg(long)]
+        user: Option<String>,
+        /// To which port [default: the SSH port]
+        #[arg(long)]
+        port: Option<u16>,
+        /// Flags of a change.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
     /// Ban an address through fail2ban
     Ban {
         /// An address or range
@@ -437,6 +452,7 @@ impl Verb {
             Verb::Unban { source, jail, ignore_for, range, change } => {
                 (Operation::Unban { source, jail, ignore_for: ignore_for.map(|time| time.as_secs()), range }, Some(change))
             }
+            Verb::Fix { address, user, port, change } => (Operation::Fix { address, user, port }, Some(change)),
             Verb::Ban { source, jail, change } => (Operation::Ban { source, jail }, Some(change)),
             Verb::Banned { source } => (Operation::Banned { source }, None),
             Verb::Hosts(HostsVerb::List) => (Operation::HostsList, None),
@@ -502,6 +518,11 @@ pub fn command_line(operation: &Operation) -> String {
             option("jail", jail.clone());
             option("ignore-for", ignore_for.map(|seconds| format!("{seconds}s")));
             format!("unban {}{}", source.short(), if *range { " --range" } else { "" })
+        }
+        Operation::Fix { address, user, port } => {
+            option("user", user.clone());
+            option("port", port.map(|port| port.to_string()));
+            format!("fix {address}")
         }
         Operation::Ban { source, jail } => {
             option("jail", Some(jail.clone()));

@@ -25,7 +25,6 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
         hosts_access::evaluate(host, &behind, needs),
     ];
     let (of_sshd, found): (Vec<_>, Vec<_>) = sshd::stages(host, &behind, needs).into_iter().unzip();
-    let found: Vec<Block> = found.into_iter().flatten().collect();
     stages.extend(of_sshd);
     if explain {
         for report in &mut stages {
@@ -41,8 +40,27 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
     if delivered_to.is_none() || filtered != Verdict::Refuse {
         findings.extend(listener::blocks(host, &behind).into_iter().map(|block| block.finding));
     }
-    findings.extend(found.into_iter().map(|block| block.finding));
+    let command = fix_command(subject);
+    for mut found in found.into_iter().flatten() {
+        if !found.remedies.is_empty() {
+            found.finding.fix = format!("`{command}`; or by hand: {}", found.finding.fix);
+        }
+        findings.push(found.finding);
+    }
     Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
+}
+
+/// What lifts all that is found for a login.
+fn fix_command(subject: &Subject) -> String {
+    let user = subject.user.as_ref().filter(|user| sshd::is_user_name(user));
+    let user = user.map_or_else(String::new, |user| format!(" --user {user}"));
+    format!("sshfix ctl fix {}{user}", subject.address)
+}
+
+/// The connection as it is behind the packet filters, which may send it to another port.
+pub fn behind(host: &HostState, connection: &Connection, needs: &mut Needs) -> Connection {
+    let (_, delivered_to) = netfilter::judge(host, connection, needs);
+    Connection { port: delivered_to.unwrap_or(connection.port), ..connection.clone() }
 }
 
 /// Everything the connection meets in one stage.

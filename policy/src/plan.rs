@@ -16,7 +16,7 @@ use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, St
 use crate::request::Operation;
 use crate::step::{Mismatch, Reach, Step};
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
-use crate::verdict::{Alternative, Connection, Lift};
+use crate::verdict::{Alternative, Cause, Connection, Lift};
 
 /// What is done to the host, not yet proven safe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +96,10 @@ pub fn plan_beside(
             let connection = Connection { source: *source, port, user: None };
             steps.extend(unban(host, &connection, *range, (&mut notes, &mut alternatives), needs)?);
             steps
+        }
+        Operation::Fix { address, user, port: _ } => {
+            let connection = Connection { source: (*address).into(), port, user: user.clone() };
+            fix(host, &connection, (&mut notes, &mut alternatives), needs)?
         }
         Operation::Ban { source, jail } => fail2ban::plan_ban(host, *source, jail).map_err(PlanError::Impossible)?,
         Operation::HostsAllow { source, daemon } => {
@@ -234,6 +238,31 @@ pub fn missing_of_lease(
     Ok(Plan { lease, notes, ..plan })
 }
 
+/// Everything that lifts what `diagnose` finds. What only a person can do is told in the notes; where that is all, there is no plan.
+fn fix(
+    host: &HostState,
+    connection: &Connection,
+    (notes, alternatives): (&mut Vec<String>, &mut Vec<NotTaken>),
+    needs: &mut Needs,
+) -> Result<Vec<Step>, PlanError> {
+    let (mut steps, mut by_hand) = lifts(host, connection, false, alternatives, needs);
+    let behind = diagnose::behind(host, connection, needs);
+    let listening = listener::blocks(host, &behind);
+    let startable = listening.iter().any(|block| block.finding.cause == Cause::SshdDown) && !listener::masked(host);
+    for block in listening.into_iter().filter(|block| block.finding.cause != Cause::SshdDown || !startable) {
+        by_hand.push(format!("{} ({}): {}", block.finding.cause, block.finding.owner, block.finding.fix));
+    }
+    let sshd = sshd::lifts(host, &behind, startable, needs);
+    steps.extend(sshd.steps);
+    by_hand.extend(sshd.told);
+    notes.extend(sshd.notes);
+    if steps.is_empty() && !by_hand.is_empty() {
+        return Err(PlanError::ByHand { source_text: connection.source.short(), by_hand });
+    }
+    notes.extend(by_hand.into_iter().map(|line| format!("not done by sshfix: {line}")));
+    Ok(steps)
+}
+
 /// A step for every subsystem that refuses the source; with `range`, those that lift the whole of what refuses it.
 fn unban(
     host: &HostState,
@@ -242,6 +271,24 @@ fn unban(
     (notes, alternatives): (&mut Vec<String>, &mut Vec<NotTaken>),
     needs: &mut Needs,
 ) -> Result<Vec<Step>, PlanError> {
+    let (steps, by_hand) = lifts(host, connection, range, alternatives, needs);
+    if !by_hand.is_empty() {
+        return Err(PlanError::ByHand { source_text: connection.source.short(), by_hand });
+    }
+    for block in listener::blocks(host, connection) {
+        notes.push(format!("not a ban, and not touched: {}: {}", block.finding.cause, block.finding.fix));
+    }
+    Ok(steps)
+}
+
+/// The steps that lift every block of routes, packet filters, bans and hosts files, and what a person must do.
+fn lifts(
+    host: &HostState,
+    connection: &Connection,
+    range: bool,
+    alternatives: &mut Vec<NotTaken>,
+    needs: &mut Needs,
+) -> (Vec<Step>, Vec<String>) {
     let source = connection.source;
     let mut steps: Vec<Step> = Vec::new();
     let mut by_hand = Vec::new();
@@ -272,13 +319,7 @@ fn unban(
             Lift::ByHand(advice) => by_hand.push(format!("{} ({}): {advice}", block.finding.cause, block.finding.owner)),
         }
     }
-    if !by_hand.is_empty() {
-        return Err(PlanError::ByHand { source_text: source.short(), by_hand });
-    }
-    for block in listener::blocks(host, connection) {
-        notes.push(format!("not a ban, and not touched: {}: {}", block.finding.cause, block.finding.fix));
-    }
-    Ok(steps)
+    (steps, by_hand)
 }
 
 fn summaries(steps: &[Step]) -> String {

@@ -101,6 +101,17 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         range: bool,
     },
+    /// Lift everything that `diagnose` finds for a login, in every subsystem and in sshd itself.
+    Fix {
+        /// From where.
+        address: IpAddr,
+        /// As whom.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// To which port; the SSH port when not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+    },
     /// Ban through fail2ban.
     Ban {
         /// Whom.
@@ -279,6 +290,8 @@ pub enum Action {
     Diagnose,
     /// `unban`
     Unban,
+    /// `fix`
+    Fix,
     /// `ban`
     Ban,
     /// `banned`
@@ -347,6 +360,7 @@ impl fmt::Display for Action {
         f.write_str(match self {
             Action::Diagnose => "diagnose",
             Action::Unban => "unban",
+            Action::Fix => "fix",
             Action::Ban => "ban",
             Action::Banned => "banned",
             Action::HostsList => "hosts-list",
@@ -386,6 +400,7 @@ impl Operation {
         match self {
             Operation::Diagnose { .. } => Action::Diagnose,
             Operation::Unban { .. } => Action::Unban,
+            Operation::Fix { .. } => Action::Fix,
             Operation::Ban { .. } => Action::Ban,
             Operation::Banned { .. } => Action::Banned,
             Operation::HostsList => Action::HostsList,
@@ -419,7 +434,7 @@ impl Operation {
     /// The source the operation is about, which a grant's networks must hold. `None` is about everybody.
     pub fn source(&self) -> Option<Source> {
         match self {
-            Operation::Diagnose { address, .. } => Some((*address).into()),
+            Operation::Diagnose { address, .. } | Operation::Fix { address, .. } => Some((*address).into()),
             Operation::Unban { source, .. }
             | Operation::Ban { source, .. }
             | Operation::HostsAllow { source, .. }
@@ -466,6 +481,7 @@ impl Operation {
     pub fn mutates(&self) -> bool {
         match self {
             Operation::Unban { .. }
+            | Operation::Fix { .. }
             | Operation::Allow { .. }
             | Operation::Revoke { .. }
             | Operation::Ban { .. }

@@ -28,6 +28,8 @@ pub enum Step {
     Recent(recent::Step),
     /// Files of sshd's configuration, and what makes it follow them.
     Sshd(sshd::Step),
+    /// What sshd needs besides its configuration.
+    Repair(sshd::Repair),
 }
 
 /// Whom a step can keep out, by its kind alone.
@@ -57,6 +59,7 @@ macro_rules! each {
             Step::Route($step) => $body,
             Step::Recent($step) => $body,
             Step::Sshd($step) => $body,
+            Step::Repair($step) => $body,
         }
     };
 }
@@ -74,6 +77,7 @@ impl Step {
             Step::Route(step) => Step::Route(step.inverse()),
             Step::Recent(step) => Step::Recent(step.inverse()),
             Step::Sshd(step) => Step::Sshd(step.inverse()),
+            Step::Repair(step) => Step::Repair(step.inverse()),
         }
     }
 
@@ -86,7 +90,7 @@ impl Step {
             Step::Xtables(_) | Step::Recent(_) => "xtables",
             Step::Ipset(_) => "ipset",
             Step::Route(_) => "route",
-            Step::Sshd(_) => "sshd",
+            Step::Sshd(_) | Step::Repair(_) => "sshd",
         }
     }
 
@@ -121,6 +125,7 @@ impl Step {
         match self {
             Step::Fail2ban(_) | Step::HostsAccess(_) | Step::Sshd(_) => true,
             Step::NfTables(_) | Step::Xtables(_) | Step::Ipset(_) | Step::Route(_) | Step::Recent(_) => false,
+            Step::Repair(step) => step.survives_reboot(),
         }
     }
 
@@ -140,6 +145,7 @@ impl Step {
             Step::Route(step) => step.needs(),
             Step::Recent(step) => step.needs(),
             Step::Sshd(step) => step.needs(),
+            Step::Repair(step) => step.needs(),
             Step::HostsAccess(_) | Step::Xtables(_) => Needs::new(),
         }
     }

@@ -3,6 +3,7 @@
 use owo_colors::OwoColorize;
 use sshfix_policy::address::Source;
 use sshfix_policy::reply::{Change, ChangeState, Confirm, Failure, PlanDocument, StepDocument};
+use sshfix_policy::verdict::Verdict;
 
 use super::{Page, View, verdict};
 use crate::cli::command_line;
@@ -96,6 +97,10 @@ pub fn change(change: &Change, view: &View) -> String {
     match change.state {
         ChangeState::Unchanged => out.line(&format!("{} {asked}", "Nothing to do:".green().bold())),
         ChangeState::Confirmed if !change.changed => out.line(&format!("{} {asked}", "Nothing to do:".green().bold())),
+        ChangeState::Confirmed if change.verdict.is_some_and(|verdict| verdict != Verdict::Accept) => {
+            out.line(&format!("{} {asked}, and something is still in the way:", "Done:".yellow().bold()));
+            done(&mut out, &change.plan);
+        }
         ChangeState::Confirmed => {
             out.line(&format!("{} {asked}", "Done:".green().bold()));
             done(&mut out, &change.plan);

@@ -102,6 +102,9 @@ pub struct Change {
     /// Where it failed: the step's number from 1, its summary and why; and how the rollback went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Of a fix: what `diagnose` says of the login now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
     /// What a person should know besides.
     pub notes: Vec<String>,
 }

@@ -191,7 +191,11 @@ impl Body {
                 Verdict::Unknown => 9,
             },
             Body::Change(change) => match change.state {
-                ChangeState::Confirmed | ChangeState::Unchanged | ChangeState::Abandoned => 0,
+                ChangeState::Confirmed | ChangeState::Unchanged | ChangeState::Abandoned => match change.verdict {
+                    None | Some(Verdict::Accept) => 0,
+                    Some(Verdict::Refuse) => 8,
+                    Some(Verdict::Unknown) => 9,
+                },
                 ChangeState::Pending => 5,
                 // Asked for, not fallen back to.
                 ChangeState::RolledBack if change.failure.is_none() => 0,

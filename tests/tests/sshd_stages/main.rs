@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod fix;
 mod journal;
+mod repair;
 mod service;
 
 use std::process::{Child, Command, Stdio};
@@ -245,7 +247,11 @@ fn an_sshd_that_cannot_serve_or_would_not_start_again_is_found() {
         server.sh("rm -rf /run/sshd").expect_ok();
         assert!(!can_log_in(&server, "root", FROM));
         let finding = asks("sshd-privsep-dir", "refuse", true);
-        assert!(finding["fix"].as_str().unwrap().starts_with("`install -d -m 0755 -o root -g root /run/sshd`"));
+        let fix = finding["fix"].as_str().unwrap();
+        assert!(
+            fix.starts_with("`sshfix ctl fix 203.0.113.7`") && fix.contains("`install -d -m 0755 -o root -g root /run/sshd`"),
+            "{fix}"
+        );
         server.sh("install -d -m 0755 -o root -g root /run/sshd").expect_ok();
         assert!(can_log_in(&server, "root", FROM));
         server.sh("chmod 777 /run/sshd").expect_ok();

@@ -1,4 +1,4 @@
-//! What is wrong with the service as a whole: crashes, single host keys, a host that goes down; and passwords that pam_faillock refuses.
+//! What is wrong with the service as a whole: crashes, single host keys, a host that goes down; and passwords that `pam_faillock` refuses.
 
 use sshfix_tests::lab::{self, Release, Server};
 
@@ -122,7 +122,7 @@ fn a_planned_shutdown_is_told_and_the_nologin_it_makes_is_its_own() {
 }
 
 /// A real login with a password.
-fn with_password(server: &Server, password: &str) -> bool {
+pub fn with_password(server: &Server, password: &str) -> bool {
     server.write("/root/askpass", format!("#!/bin/sh\necho {password}\n"));
     server.run(&["chmod", "755", "/root/askpass"]).expect_ok();
     let askpass = server.path("/root/askpass").display().to_string();
@@ -169,6 +169,10 @@ fn passwords_that_faillock_refuses_are_found_and_keys_are_not_touched_by_it() {
         let finding = Diagnosis::of(&server, FROM, Some("alice"));
         let finding = finding.finding("account-locked");
         assert!(finding.to_string().contains("/etc/pam.d/common-auth line 1") && !finding["until"].is_null(), "{finding:#}");
+        super::repair::faillock_is_reset(&server);
+        assert!(with_password(&server, "right"), "{release}");
+        open_by_password(&server);
+        (0..3).for_each(|_| _ = with_password(&server, "wrong"));
         // A key never asks it.
         configure(&server, "PasswordAuthentication yes\n");
         assert!(can_log_in(&server, "alice", FROM));

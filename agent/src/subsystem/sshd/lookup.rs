@@ -10,7 +10,7 @@ use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::sshd::{
-    Answer, Candidate, Effective, Folder, HostKey, Invocation, Manager, Need, Server, Startups,
+    Answer, Candidate, Effective, Folder, HostKey, Invocation, Manager, Need, PRIVSEP, Server, Startups, host_key_paths,
 };
 
 use super::shadow::Shadow;
@@ -19,9 +19,6 @@ use super::{
     test, version,
 };
 use crate::subsystem::listener;
-
-/// `_PATH_PRIVSEP_CHROOT_DIR` of Debian, Fedora and SUSE.
-const PRIVSEP: &str = "/run/sshd";
 
 /// Puts one fact into the state.
 pub fn lookup(state: &mut HostState, need: &Need) {
@@ -159,7 +156,7 @@ fn server(state: &HostState, port: u16) -> Part<Server> {
         version,
         test,
         privsep: privsep(),
-        host_key_files: effective.as_ref().map_or_else(|_| Vec::new(), keys),
+        host_key_files: keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options)),
         startups: title.as_deref().and_then(Startups::from_title),
         unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
         manager: manager::manager(listening, port),
@@ -173,9 +170,9 @@ fn server(state: &HostState, port: u16) -> Part<Server> {
 }
 
 /// Every file that it takes a host key from, asked for at once: each takes some milliseconds to start a program.
-fn keys(effective: &Effective) -> Vec<HostKey> {
+fn keys(paths: &[String]) -> Vec<HostKey> {
     thread::scope(|scope| {
-        let asked: Vec<_> = effective.all("hostkey").iter().map(|path| scope.spawn(|| host_keys::look_at(path))).collect();
+        let asked: Vec<_> = paths.iter().map(|path| scope.spawn(|| host_keys::look_at(path))).collect();
         asked.into_iter().filter_map(|key| key.join().ok()).collect()
     })
 }
@@ -194,7 +191,7 @@ fn privsep() -> Folder {
         Err(_) => Folder::Missing,
         Ok(folder) if !folder.is_dir() => Folder::Missing,
         Ok(folder) if folder.uid() != 0 || folder.permissions().mode() & 0o022 != 0 => {
-            Folder::Wrong(format!("owner {}, mode {:04o}", folder.uid(), folder.permissions().mode() & 0o7777))
+            Folder::Wrong { uid: folder.uid(), mode: folder.permissions().mode() & 0o7777 }
         }
         Ok(_) => Folder::Good,
     }

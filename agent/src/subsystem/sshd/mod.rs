@@ -10,6 +10,7 @@ mod journal;
 mod lookup;
 mod manager;
 mod power;
+mod repair;
 mod running;
 mod serves;
 mod shadow;
@@ -32,6 +33,7 @@ use crate::sys::child::{self, ChildError};
 pub use apply::{apply, restore};
 pub use host_keys::host_keys;
 pub use lookup::lookup;
+pub use repair::apply as repair;
 
 /// Where OpenSSH's server is on every distribution.
 const SSHD: &str = "/usr/sbin/sshd";

@@ -119,6 +119,13 @@ pub fn sessions(host: &HostState) -> Vec<AccessPath> {
     paths
 }
 
+/// Whether the unit that should listen is masked: somebody wants it down.
+pub fn masked(host: &HostState) -> bool {
+    let units = host.listener.present().into_iter().flat_map(|state| state.units.iter().flatten());
+    let mut known = units.filter(|unit| unit.name.ends_with(".service")).peekable();
+    known.peek().is_some() && known.all(|unit| unit.load == "masked")
+}
+
 impl State {
     /// Version and one line for `status`.
     pub fn describe(&self) -> (Option<String>, String) {

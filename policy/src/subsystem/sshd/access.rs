@@ -4,6 +4,7 @@
 use super::Effective;
 use super::config::{Client, Matching, Setting, Settings, evaluate, user_pattern};
 use super::judge::{Judgement, found, unit};
+use super::remedy::Remedy;
 use super::state::Server;
 use crate::host::HostState;
 use crate::pattern::wildcard;
@@ -30,7 +31,55 @@ pub fn judge(host: &HostState, server: &Server, effective: &Effective, client: &
         Some(why) => Judgement { verdict: Verdict::Unknown, detail: format!("{why}; else: {}", judgement.detail), ..judgement },
         None => judgement,
     };
-    with_finding(judgement, host, client)
+    let remedies = remedies(effective, client, &settings);
+    with_finding(judgement, host, client).with(remedies)
+}
+
+/// What lets this user in from this address and nobody else; nothing where that cannot be written down.
+fn remedies(effective: &Effective, client: &Client, settings: &Settings) -> Vec<Remedy> {
+    let (user, address) = (&client.user, client.address);
+    // auth.c splits the pattern at the first `@`.
+    if user.contains('@') {
+        return Vec::new();
+    }
+    let Ok(Some(refusal)) = refusal(effective, client) else {
+        let closed = alternatives(effective, user).is_empty()
+            && effective.one("authenticationmethods") == Some("any")
+            && effective.one("pubkeyauthentication") == Some("no");
+        return if closed { vec![for_this(user, address, "PubkeyAuthentication", "yes")] } else { Vec::new() };
+    };
+    let keyword = refusal.keywords.first().copied().unwrap_or_default();
+    let lines = settings.get(keyword).map_or(&[][..], Vec::as_slice);
+    let patterns: Vec<String> = lines.iter().flat_map(|line| line.arguments.iter().cloned()).collect();
+    let set = |name: &str, values| Remedy::set(name, lines.first(), values).into_iter().collect();
+    match keyword {
+        "allowusers" => set("AllowUsers", [patterns, vec![format!("{user}@{address}")]].concat()),
+        "denyusers" => {
+            // Only what names this very user can be narrowed; sshd_config(5), PATTERNS: a negated address among those of the pattern.
+            let narrowed: Option<Vec<String>> = patterns
+                .iter()
+                .map(|pattern| match (user_pattern(client, pattern), pattern.split_once('@')) {
+                    (Matching::No, _) => Some(pattern.clone()),
+                    (Matching::Yes, None) if pattern == user => Some(format!("{user}@!{address},*")),
+                    (Matching::Yes, Some((name, from))) if name == user => Some(format!("{user}@!{address},{from}")),
+                    _ => None,
+                })
+                .collect();
+            narrowed.map_or_else(Vec::new, |values| set("DenyUsers", values))
+        }
+        // A group of the user's own name holds nobody else (adduser.conf(5), USERGROUPS).
+        "allowgroups" if client.groups.iter().flatten().any(|group| group == user) => {
+            set("AllowGroups", [patterns, vec![user.clone()]].concat())
+        }
+        "permitrootlogin" => vec![for_this(user, address, "PermitRootLogin", "prohibit-password")],
+        _ => Vec::new(),
+    }
+}
+
+/// A Match block for one user from one address.
+fn for_this(user: &str, address: std::net::IpAddr, keyword: &str, value: &str) -> Remedy {
+    let criteria = Some(format!("User {user} Address {address}"));
+    Remedy::Set { keyword: keyword.to_owned(), criteria, values: vec![value.to_owned()] }
 }
 
 struct Refusal {

@@ -6,6 +6,8 @@ use super::access::alternatives;
 use super::config::Client;
 use super::faillock::Locked;
 use super::judge::{Judgement, found};
+use super::remedy::Remedy;
+use super::repair::Mend;
 use super::state::{Account, KeyFile, Need};
 use crate::host::{self, HostState, Needs, Part};
 use crate::verdict::{Cause, Evidence, Verdict};
@@ -70,6 +72,8 @@ fn faillock(host: &HostState, effective: &Effective, user: &str, account: &Accou
     for block in &mut judgement.blocks {
         block.finding.until = if let Locked::Until(at) = locked { Some(at) } else { None };
     }
+    let (path, before, user) = (tally.file.clone(), tally.bytes.clone(), user.to_owned());
+    let mut judgement = judgement.with([Remedy::Repair(Mend::Tally { user, path, before, after: Vec::new() })]);
     if ways.iter().any(|way| !by_password(way)) {
         judgement.verdict = Verdict::Accept;
         judgement.blocks.iter_mut().for_each(|block| block.finding.blocking = false);

@@ -8,7 +8,9 @@ use super::config::{Tree, evaluate};
 use super::journal::{Said, Told};
 use super::judge::{Judgement, found};
 use super::penalty::{self, Terms, block};
-use super::state::{Folder, KeyProblem, Server};
+use super::remedy::Remedy;
+use super::repair::Mend;
+use super::state::{Folder, HostKey, KeyProblem, Server};
 use crate::host::HostState;
 use crate::verdict::{Cause, Connection, Evidence, Verdict};
 
@@ -52,7 +54,10 @@ fn host_keys(host: &HostState, server: &Server) -> Judgement {
     let fix = format!("{}; then `sshd -t && systemctl restart {unit}`", fixes.join("; "));
     let mut judgement = found(Cause::SshdHostkeys, false, &unit, evidence, fix);
     judgement.detail = format!("sshd serves with its other host keys, and passes over {}", bad.len());
-    judgement
+    let mends: Vec<Remedy> = bad.iter().filter_map(|(key, _)| mendable(key)).collect();
+    // A running sshd has read its keys when it started.
+    let reload = (server.running && !mends.is_empty()).then_some(Remedy::Reload);
+    judgement.with(mends.into_iter().chain(reload))
 }
 
 /// How a host key is mended. A key that may still be good is never overwritten.
@@ -124,7 +129,38 @@ fn health(host: &HostState, server: &Server) -> Judgement {
         Some(false) => Verdict::Accept,
         None => Verdict::Unknown,
     };
-    Judgement { verdict, detail, ..found(cause, blocks != Some(false), &unit, evidence, fix) }
+    let remedies = match cause {
+        Cause::SshdPrivsepDir => folder(server).into_iter().collect(),
+        Cause::SshdHostkeys => server.host_key_files.iter().filter_map(mendable).collect(),
+        _ => said.lines().find_map(place).map(|(file, line)| Remedy::CommentOut { file, line }).into_iter().collect::<Vec<_>>(),
+    };
+    let judgement = Judgement { verdict, detail, ..found(cause, blocks != Some(false), &unit, evidence, fix) };
+    judgement.with(remedies)
+}
+
+/// The directory where it is missing, or root's with a mode that lets others write.
+fn folder(server: &Server) -> Option<Remedy> {
+    let before = match server.privsep {
+        Folder::Missing => None,
+        Folder::Wrong { uid: 0, mode } => Some(mode),
+        Folder::Wrong { .. } | Folder::Good => return None,
+    };
+    Some(Remedy::Repair(Mend::Folder { before, after: Some(0o755) }))
+}
+
+/// A host key whose file is missing or has the wrong mode. What may still be a good key is never overwritten.
+fn mendable(key: &HostKey) -> Option<Remedy> {
+    let path = key.path.clone();
+    Some(Remedy::Repair(match (key.problem.as_ref()?, key.kind()) {
+        (KeyProblem::Missing, Some(kind)) => Mend::Key { path, kind: kind.to_owned(), there: true },
+        (KeyProblem::Open(before), _) => Mend::KeyMode { path, before: *before, after: 0o600 },
+        (KeyProblem::Missing, None) | (KeyProblem::Corrupt(_), _) => return None,
+    }))
+}
+
+/// Whether it complains of nothing but its directory or its host keys.
+pub fn complains_of_these(said: &str, privsep: &Folder) -> bool {
+    matches!(complaint(said, privsep), Cause::SshdPrivsepDir | Cause::SshdHostkeys)
 }
 
 /// What kind of complaint it is. The words are those of sshd.c.
@@ -201,7 +237,9 @@ fn max_startups(server: &Server) -> Judgement {
         rate.unwrap_or(100)
     );
     let verdict = if percent == 100 { Verdict::Refuse } else { Verdict::Unknown };
-    Judgement { verdict, detail, ..found(Cause::SshdMaxstartups, percent == 100, "sshd", evidence, fix) }
+    let raised = format!("{}:30:{}", full.saturating_mul(2).max(100), full.saturating_mul(4).max(200));
+    let judgement = Judgement { verdict, detail, ..found(Cause::SshdMaxstartups, percent == 100, "sshd", evidence, fix) };
+    judgement.with(set("MaxStartups", raised))
 }
 
 fn rate(value: &str) -> Option<u32> {
@@ -248,7 +286,9 @@ fn per_source(server: &Server, connection: &Connection) -> Judgement {
     let mut evidence = vec![Evidence::new("unauthenticated connections", same.join("\n"))];
     evidence.extend(setting(server, "persourcemaxstartups"));
     let fix = "end those connections, or raise PerSourceMaxStartups in sshd_config and reload".to_owned();
-    Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::SshdMaxstartups, true, "sshd", evidence, fix) }
+    let raised = same.len().saturating_add(limit.max(10)).to_string();
+    let judgement = Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::SshdMaxstartups, true, "sshd", evidence, fix) };
+    judgement.with(set("PerSourceMaxStartups", raised))
 }
 
 /// `PerSourcePenalties`: refused while sshd's own words say so, unknown while a penalty could still count.
@@ -292,7 +332,14 @@ fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &
     for block in &mut judgement.blocks {
         (block.finding.since, block.finding.until) = (Some(ledger.since), Some(ledger.at_most));
     }
-    Judgement { verdict, detail, ..judgement }
+    let listed = effective.one("persourcepenaltyexemptlist").filter(|list| *list != "none");
+    let list = listed.map_or_else(|| address.to_string(), |list| format!("{list},{address}"));
+    Judgement { verdict, detail, ..judgement }.with(set("PerSourcePenaltyExemptList", list))
+}
+
+/// For everybody: these keywords stand in no Match block.
+fn set(keyword: &str, value: String) -> Option<Remedy> {
+    Remedy::set(keyword, None, vec![value])
 }
 
 /// The line that sets a keyword for everybody, where one does.

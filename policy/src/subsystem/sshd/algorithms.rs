@@ -2,9 +2,13 @@
 //! to 10.x by their strength; judges no cryptography itself.
 
 use super::Effective;
+use super::access::quote;
+use super::config::{Setting, Settings};
 use super::journal::{Said, Told};
 use super::judge::{Judgement, found};
-use super::state::Server;
+use super::remedy::Remedy;
+use super::repair::Mend;
+use super::state::{HostKey, KeyProblem, Server};
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// A kind of algorithm in `Unable to negotiate ...`, and where sshd and ssh have their lists.
@@ -96,7 +100,7 @@ const KINDS: [Kind; 4] = [
 
 /// What would let the client in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remedy {
+pub struct Would {
     /// The option, as both sides call it.
     pub option: &'static str,
     /// What sshd would have to take besides: the safest that the client offered. Whether it is weak.
@@ -121,7 +125,7 @@ fn key_type(algorithm: &str) -> Option<&'static str> {
 }
 
 /// The remedy for an offer; `None` where sshd takes it by now, or nobody knows the kind. `keys` are the host keys that it could load.
-fn remedy(kind: &str, offer: &[String], effective: &Effective, keys: &[&'static str]) -> Option<Remedy> {
+fn remedy(kind: &str, offer: &[String], effective: &Effective, keys: &[&'static str]) -> Option<Would> {
     let kind = KINDS.iter().find(|one| one.name == kind)?;
     let enabled: Vec<&str> = effective.one(kind.keyword)?.split(',').collect();
     let is_key = kind.keyword == "hostkeyalgorithms";
@@ -135,11 +139,11 @@ fn remedy(kind: &str, offer: &[String], effective: &Effective, keys: &[&'static 
     let server = strong.or_else(|| kind.weak.iter().find(offered).map(|one| ((*one).to_owned(), true)));
     let missing = server.as_ref().filter(|(one, _)| !has_key(one)).and_then(|(one, _)| key_type(one));
     let client = kind.strong.iter().find(|one| takes(one)).or_else(|| kind.weak.iter().find(|one| takes(one)));
-    Some(Remedy { option: kind.option, server, host_key: missing, client: client.map(|one| (*one).to_owned()) })
+    Some(Would { option: kind.option, server, host_key: missing, client: client.map(|one| (*one).to_owned()) })
 }
 
 /// The last refusal of an offer from this client, where nobody from there got in since. Whether it comes again depends on the client.
-pub fn judge(server: &Server, told: &[&Told], keyword_line: impl Fn(&str) -> Option<Evidence>) -> Judgement {
+pub fn judge(server: &Server, told: &[&Told], settings: &Settings) -> Judgement {
     let nothing = Judgement::accept("");
     let Ok(effective) = &server.effective else { return nothing };
     let last = told.iter().rev().find_map(|told| match &told.what {
@@ -149,9 +153,9 @@ pub fn judge(server: &Server, told: &[&Told], keyword_line: impl Fn(&str) -> Opt
     });
     let Some(Some((told, kind, offer))) = last else { return nothing };
     let keys: Vec<&'static str> =
-        server.host_key_files.iter().filter(|key| key.problem.is_none()).filter_map(super::state::HostKey::kind).collect();
+        server.host_key_files.iter().filter(|key| key.problem.is_none()).filter_map(HostKey::kind).collect();
     let Some(remedy) = remedy(kind, offer, effective, &keys) else { return nothing };
-    let Remedy { option, server: more, host_key, client } = &remedy;
+    let Would { option, server: more, host_key, client } = &remedy;
     let mut ways = Vec::new();
     let at_client = client
         .as_ref()
@@ -180,13 +184,32 @@ pub fn judge(server: &Server, told: &[&Told], keyword_line: impl Fn(&str) -> Opt
         effective.one(KINDS.iter().find(|one| one.name == kind.as_str()).map_or("", |one| one.keyword)).unwrap_or_default();
     let mut evidence = vec![Evidence::new(format!("journal of {}", told.by), told.text.clone())];
     evidence.push(Evidence::new("sshd -T", format!("{} {enabled}", option.to_ascii_lowercase())));
-    evidence.extend(keyword_line(&option.to_ascii_lowercase()));
+    let setting = settings.get(&option.to_ascii_lowercase()).and_then(|lines| lines.first());
+    evidence.extend(setting.map(quote));
     let detail = format!("the client offered no {kind} that sshd takes: {}", offer.join(", "));
     let fix = if ways.is_empty() { "the client needs a newer SSH".to_owned() } else { ways.join("; ") };
     let mut judgement = found(Cause::SshdAlgorithms, true, "sshd", evidence, fix);
     judgement.verdict = Verdict::Unknown;
     judgement.detail = detail;
-    judgement
+    judgement.with(remedies(server, &remedy, setting))
+}
+
+/// A safe algorithm that sshd leaves out, or a host key that is missing where its files name one. Nothing weak is done without being asked.
+fn remedies(server: &Server, remedy: &Would, setting: Option<&Setting>) -> Vec<Remedy> {
+    let (Some((one, false)), option) = (&remedy.server, remedy.option) else { return Vec::new() };
+    if let Some(kind) = remedy.host_key {
+        let missing = |key: &&HostKey| key.problem == Some(KeyProblem::Missing) && key.kind() == Some(kind);
+        let make = |key: &HostKey| Mend::Key { path: key.path.clone(), kind: kind.to_owned(), there: true };
+        let file = server.host_key_files.iter().find(missing).map(make);
+        return file.into_iter().flat_map(|part| [Remedy::Repair(part), Remedy::Reload]).collect();
+    }
+    let value = match setting.and_then(|setting| setting.arguments.first()) {
+        None => format!("+{one}"),
+        // What is taken away from the defaults, and what is moved to their front, is for a person to weigh.
+        Some(list) if list.starts_with(['-', '^']) => return Vec::new(),
+        Some(list) => format!("{list},{one}"),
+    };
+    Remedy::set(option, setting, vec![value]).into_iter().collect()
 }
 
 #[cfg(test)]
@@ -195,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    fn ask(kind: &str, offer: &str, list: &str, keys: &[&'static str]) -> Option<Remedy> {
+    fn ask(kind: &str, offer: &str, list: &str, keys: &[&'static str]) -> Option<Would> {
         let offer: Vec<String> = offer.split(',').map(str::to_owned).collect();
         remedy(kind, &offer, &Effective::parse(list), keys)
     }

@@ -2,6 +2,7 @@
 
 use super::journal::{Said, Told};
 use super::judge::{Judgement, found};
+use super::remedy::Remedy;
 use super::state::Server;
 use crate::host::HostState;
 use crate::subsystem::listener::Unit;
@@ -41,19 +42,19 @@ pub fn judge(host: &HostState, server: Option<&Server>, told: &[&Told]) -> Judge
         )
     };
     let fix = format!("`mkdir -p /run/sshd && sshd -t && systemctl restart {unit}`; {why}");
-    let (verdict, detail) = match (down, crashes.len()) {
+    let (verdict, detail) = match (down.as_ref(), crashes.len()) {
         (Some(unit), _) => (Verdict::Refuse, format!("sshd crashed and is down: {unit}")),
         (None, count) => {
-            // Somebody who got in since was served by the same program.
+            // Somebody who got in since was served by the same program; and one that was started since may be another one.
             let last = crashes.last().map(|told| told.at);
-            let got_in =
-                told.iter().any(|told| matches!(told.what, Said::Accepted(_)) && last.is_some_and(|last| told.at > last));
-            let verdict = if got_in { Verdict::Accept } else { Verdict::Unknown };
+            let since = |told: &&&Told| last.is_some_and(|last| told.at > last);
+            let over = told.iter().filter(since).any(|told| matches!(told.what, Said::Accepted(_) | Said::Listening));
+            let verdict = if over { Verdict::Accept } else { Verdict::Unknown };
             (verdict, format!("sshd crashed {count} times in the last quarter of an hour"))
         }
     };
     let mut judgement = found(Cause::SshdCrash, verdict != Verdict::Accept, &unit, evidence, fix);
     judgement.verdict = verdict;
     judgement.detail = detail;
-    judgement
+    judgement.with(down.map(|_| Remedy::Start))
 }

@@ -9,7 +9,7 @@ pub const CONFIGURATION: &str = "/etc/security/faillock.conf";
 /// Where the tallies are, unless `dir=` says otherwise.
 pub const DIRECTORY: &str = "/var/run/faillock";
 /// faillock.h, `struct tally`: 52 bytes of source, two of padding, two of status, eight of time.
-const RECORD: usize = 64;
+pub const RECORD: usize = 64;
 /// faillock.h, `TALLY_STATUS_VALID`.
 const VALID: u16 = 1;
 

@@ -55,6 +55,8 @@ pub enum Said {
     NoAnswer(Option<String>),
     /// `no more sessions`: `MaxSessions`. Names no address.
     NoMoreSessions,
+    /// sshd began to listen, or began anew after a reload.
+    Listening,
     /// A process of sshd was killed by a signal, or by the kernel for want of memory.
     Crashed,
 }
@@ -64,9 +66,9 @@ pub enum Said {
 pub enum Ended {
     /// After more failed attempts than `MaxAuthTries`.
     TooMany(String),
-    /// After failed attempts.
+    /// After an attempt that failed: a password, or a signature.
     Failed,
-    /// Before any attempt.
+    /// Before any; to ask whether a key would do is none (monitor.c, `MON_AUTHDECIDE`).
     Unasked,
     /// `LoginGraceTime` was over.
     Grace,
@@ -173,6 +175,9 @@ fn of_sshd(text: &str) -> Option<Line> {
         let (from, port) = address(who)?;
         return Some((Some(from), Some(port), Said::NoAnswer(None)));
     }
+    if bare.starts_with("Server listening on ") {
+        return Some((None, None, Said::Listening));
+    }
     if bare == "no more sessions" {
         return Some((None, None, Said::NoMoreSessions));
     }
@@ -194,17 +199,13 @@ fn of_sshd(text: &str) -> Option<Line> {
     {
         let (who, _) = rest.split_once(": ")?;
         let (from, port) = address(who)?;
-        let tried = who.starts_with("authenticating user ") || who.starts_with("invalid user ");
-        let ended = if tried { Ended::Failed } else { Ended::Unasked };
-        return Some((Some(from), Some(port), Said::Ended(ended)));
+        return Some((Some(from), Some(port), Said::Ended(Ended::Unasked)));
     }
     let ends = ["Connection closed by ", "Connection reset by ", "Disconnected from ", "Received disconnect from "];
     let rest = ends.iter().find_map(|start| bare.strip_prefix(start))?;
-    let tried = rest.starts_with("authenticating user ") || rest.starts_with("invalid user ");
     let (from, port) = address(rest).or_else(|| address(rest.split(':').next()?))?;
     // `Disconnected from user alice A port P` ended a session.
-    let ended = if tried { Ended::Failed } else { Ended::Unasked };
-    (!rest.starts_with("user ")).then_some((Some(from), Some(port), Said::Ended(ended)))
+    (!rest.starts_with("user ")).then_some((Some(from), Some(port), Said::Ended(Ended::Unasked)))
 }
 
 /// `ipv4: new A/32 active penalty of 300 seconds for REASON`, `A/32: activating ipv4 penalty of 16 seconds for REASON`.
@@ -366,7 +367,8 @@ mod tests {
             "nonsense\n".to_owned(),
         ];
         let found = read(&journal.concat());
-        assert_eq!(found.len(), 2, "{found:?}");
+        let kinds: Vec<bool> = found.iter().map(|told| matches!(told.what, Said::Crashed | Said::Listening)).collect();
+        assert_eq!(kinds, [true, true, false], "{found:?}");
         let last = found.last().unwrap();
         assert_eq!(
             (last.from.unwrap().to_string(), last.port, last.by.as_str()),

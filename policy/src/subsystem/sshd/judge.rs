@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use super::config::{Client, Settings, evaluate};
 use super::journal::Told;
 use super::limits::{self, About};
+use super::remedy::{Found, Remedy};
 use super::state::{Account, Login, Need, Server, is_user_name};
 use super::{Effective, access, account, admission, algorithms, crash, penalty, power};
 use crate::host::{self, HostState, Needs, Part};
-use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Stage, StageReport, Verdict};
+use crate::verdict::{Cause, Connection, Evidence, Finding, Stage, StageReport, Verdict};
 
 /// What one stage, or a part of one, came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,13 +21,13 @@ pub struct Judgement {
     /// What decided.
     pub evidence: Vec<Evidence>,
     /// What was found, blocking or not, and how it is lifted.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<Found>,
 }
 
 /// A finding that does not decide by itself, and that a person must lift.
 pub fn found(cause: Cause, blocking: bool, owner: &str, evidence: Vec<Evidence>, fix: String) -> Judgement {
     let finding = Finding { cause, blocking, owner: owner.to_owned(), since: None, until: None, evidence: evidence.clone(), fix };
-    Judgement { verdict: Verdict::Accept, detail: String::new(), evidence, blocks: vec![Block::told(finding)] }
+    Judgement { verdict: Verdict::Accept, detail: String::new(), evidence, blocks: vec![Found { finding, remedies: Vec::new() }] }
 }
 
 impl Judgement {
@@ -40,6 +41,14 @@ impl Judgement {
         Self { verdict: Verdict::Unknown, detail, evidence: Vec::new(), blocks: Vec::new() }
     }
 
+    /// The same, lifted by these, in this order.
+    pub fn with(mut self, remedies: impl IntoIterator<Item = Remedy>) -> Self {
+        if let Some(found) = self.blocks.last_mut() {
+            found.remedies.extend(remedies);
+        }
+        self
+    }
+
     /// A further part of the same stage. The first that refuses, else the first that is unknown, is the one whose words are shown.
     pub fn add(&mut self, other: Self) {
         let both = self.verdict.and(other.verdict);
@@ -51,14 +60,14 @@ impl Judgement {
         self.blocks.extend(other.blocks);
     }
 
-    fn report(self, stage: Stage) -> (StageReport, Vec<Block>) {
+    fn report(self, stage: Stage) -> (StageReport, Vec<Found>) {
         let Self { verdict, detail, evidence, blocks } = self;
         (StageReport { stage, verdict, detail, evidence, trace: Vec::new() }, blocks)
     }
 }
 
 /// The stages that apply: none where no OpenSSH server is; those of a login only where a user is asked about.
-pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<(StageReport, Vec<Block>)> {
+pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<(StageReport, Vec<Found>)> {
     let server = match host.sshd.servers.get(&connection.port) {
         None => {
             needs.insert(host::Need::Sshd(Need::Server(connection.port)));
@@ -68,8 +77,12 @@ pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         Some(Part::Unreadable(why)) => {
             return vec![Judgement::unknown(format!("sshd could not be asked: {why}")).report(Stage::SshdAdmission)];
         }
-        Some(Part::Present(server)) => server,
+        Some(Part::Present(_)) => match super::resolved(host, connection.port, needs) {
+            Some(server) => server,
+            None => return Vec::new(),
+        },
     };
+    let server = &server;
     let told = match &host.sshd.journal {
         Some(Ok(told)) => told.as_slice(),
         Some(Err(_)) => &[],
@@ -98,14 +111,14 @@ pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
 }
 
 /// A planned shutdown that keeps users out already is one finding, with the evidence of both.
-fn one_shutdown(stages: &mut [(StageReport, Vec<Block>)]) {
-    let is = |block: &Block, blocking: bool| block.finding.cause == Cause::HostShutdown && block.finding.blocking == blocking;
+fn one_shutdown(stages: &mut [(StageReport, Vec<Found>)]) {
+    let is = |block: &Found, blocking: bool| block.finding.cause == Cause::HostShutdown && block.finding.blocking == blocking;
     if !stages.iter().any(|(_, blocks)| blocks.iter().any(|block| is(block, true))) {
         return;
     }
     let mut planned = Vec::new();
     for (_, blocks) in stages.iter_mut() {
-        let (told, kept): (Vec<Block>, Vec<Block>) = std::mem::take(blocks).into_iter().partition(|block| is(block, false));
+        let (told, kept): (Vec<Found>, Vec<Found>) = std::mem::take(blocks).into_iter().partition(|block| is(block, false));
         planned.extend(told.into_iter().flat_map(|block| block.finding.evidence));
         *blocks = kept;
     }
@@ -123,9 +136,8 @@ fn about_it<'a>(server: &Server, connection: &Connection, told: &'a [Told]) -> V
 
 /// What became of connections of this client, and would again.
 fn happened(server: &Server, effective: &Effective, told: &[&Told], user: Option<&str>, settings: &Settings) -> Judgement {
-    let line = |keyword: &str| settings.get(keyword).and_then(|lines| lines.first()).map(access::quote);
-    let mut judgement = limits::judge(&About { effective, told, user, line: &line });
-    judgement.add(algorithms::judge(server, told, line));
+    let mut judgement = limits::judge(&About { effective, told, user, settings });
+    judgement.add(algorithms::judge(server, told, settings));
     judgement
 }
 
@@ -142,7 +154,7 @@ fn login(
     connection: &Connection,
     user: &str,
     needs: &mut Needs,
-) -> Vec<(StageReport, Vec<Block>)> {
+) -> Vec<(StageReport, Vec<Found>)> {
     let Some(address) = connection.source.single() else {
         return vec![Judgement::unknown("a login is judged for single addresses only".to_owned()).report(Stage::SshdAccess)];
     };
@@ -151,12 +163,11 @@ fn login(
     let Some(login) = login.filter(|_| is_user_name(user)) else {
         return vec![Judgement::unknown("that is no name sshfix asks about".to_owned()).report(Stage::SshdAccess)];
     };
-    let (known, effective) = (host.sshd.accounts.get(user), host.sshd.logins.get(&login));
-    let (Some(known), Some(effective)) = (known, effective) else {
+    let (known, effective) = (host.sshd.accounts.get(user), super::login_as(host, server, &login, needs));
+    if known.is_none() {
         needs.insert(host::Need::Sshd(Need::Account(user.to_owned())));
-        needs.insert(host::Need::Sshd(Need::Login(login)));
-        return Vec::new();
-    };
+    }
+    let (Some(known), Some(effective)) = (known, effective) else { return Vec::new() };
     let effective = match effective {
         Ok(effective) => effective,
         Err(why) => return vec![Judgement::unknown(format!("sshd -T: {why}")).report(Stage::SshdAccess)],

@@ -2,8 +2,11 @@
 //! journal, whether it happens again depends on the client; so the verdict is unknown, never open, until somebody got in since.
 
 use super::Effective;
+use super::access::quote;
+use super::config::{Setting, Settings};
 use super::journal::{Ended, Said, Told};
 use super::judge::{Judgement, found};
+use super::remedy::Remedy;
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// People need longer than this to type a password or touch a key; seconds.
@@ -19,8 +22,8 @@ pub struct About<'a> {
     pub told: &'a [&'a Told],
     /// As whom, where asked.
     pub user: Option<&'a str>,
-    /// The line that sets a keyword.
-    pub line: &'a dyn Fn(&str) -> Option<Evidence>,
+    /// The lines that count.
+    pub settings: &'a Settings,
 }
 
 impl About<'_> {
@@ -28,9 +31,22 @@ impl About<'_> {
         self.effective.one(keyword)?.parse().ok()
     }
 
+    fn setting(&self, keyword: &str) -> Option<&Setting> {
+        self.settings.get(keyword)?.first()
+    }
+
+    fn line(&self, keyword: &str) -> Option<Evidence> {
+        self.setting(keyword).map(quote)
+    }
+
+    /// Sets a keyword where the line stands that counts now.
+    fn set(&self, keyword: &str, value: u32) -> Option<Remedy> {
+        Remedy::set(keyword, self.setting(&keyword.to_ascii_lowercase()), vec![value.to_string()])
+    }
+
     fn evidence(&self, told: &Told, keywords: &[&str]) -> Vec<Evidence> {
         let mut evidence = vec![Evidence::new(format!("journal of {}", told.by), told.text.clone())];
-        evidence.extend(keywords.iter().filter_map(|keyword| (self.line)(keyword)));
+        evidence.extend(keywords.iter().filter_map(|keyword| self.line(keyword)));
         evidence
     }
 
@@ -67,10 +83,10 @@ fn tries(about: &About<'_>) -> Option<Judgement> {
     };
     let Some((told, got_in)) = happened else {
         // Nothing happened: said where somebody chose so few that it will.
-        let line = (about.line)("maxauthtries").filter(|_| limit < FEW_TRIES && about.user.is_some())?;
+        let line = about.line("maxauthtries").filter(|_| limit < FEW_TRIES && about.user.is_some())?;
         let mut judgement = found(Cause::SshdLimits, false, "sshd", vec![line], fix(6));
         judgement.detail = format!("MaxAuthTries {limit}: a client with more keys than that is cut off before the right one");
-        return Some(judgement);
+        return Some(judgement.with(about.set("MaxAuthTries", 6)));
     };
     let evidence = about.evidence(told, &["maxauthtries"]);
     let mut judgement = found(Cause::SshdLimits, !got_in, "sshd", evidence, fix(limit.saturating_mul(2).max(6)));
@@ -78,7 +94,7 @@ fn tries(about: &About<'_>) -> Option<Judgement> {
         "the client offered {limit} keys or passwords that were not taken, and sshd allows no more (MaxAuthTries {limit})"
     );
     judgement.verdict = if got_in { Verdict::Accept } else { Verdict::Unknown };
-    Some(judgement)
+    Some(judgement.with(about.set("MaxAuthTries", limit.saturating_mul(2).max(6))))
 }
 
 /// sshd(8), `-g`; 0 is without end.
@@ -90,7 +106,7 @@ fn grace(about: &About<'_>) -> Option<Judgement> {
     let (evidence, blocking, what) = match happened {
         Some((told, got_in)) => (about.evidence(told, &["logingracetime"]), short && !got_in, "did not log in within"),
         // OpenSSH 9.2 of Debian writes nothing when the time is over.
-        None => ((about.line)("logingracetime").filter(|_| short).into_iter().collect(), false, "has only"),
+        None => (about.line("logingracetime").filter(|_| short).into_iter().collect(), false, "has only"),
     };
     if evidence.is_empty() {
         return None;
@@ -98,7 +114,7 @@ fn grace(about: &About<'_>) -> Option<Judgement> {
     let mut judgement = found(Cause::SshdLimits, blocking, "sshd", evidence, fix);
     judgement.detail = format!("the client {what} {seconds} s to log in (LoginGraceTime)");
     judgement.verdict = if blocking { Verdict::Unknown } else { Verdict::Accept };
-    Some(judgement)
+    Some(judgement.with(about.set("LoginGraceTime", 120).filter(|_| short)))
 }
 
 /// session.c, `session_new`: one more session on the same connection is refused. New connections are not.
@@ -135,7 +151,7 @@ fn keepalive(about: &About<'_>) -> Option<Judgement> {
         .to_owned();
     let mut judgement = found(Cause::SshdKeepalive, false, "sshd", evidence, fix);
     judgement.detail = detail;
-    Some(judgement)
+    Some(judgement.with([about.set("ClientAliveInterval", 60), about.set("ClientAliveCountMax", 3)].into_iter().flatten()))
 }
 
 /// The lines that concern these sources, and those that name nobody.

@@ -21,6 +21,8 @@ mod methods;
 mod penalty;
 mod plan;
 mod power;
+mod remedy;
+mod repair;
 mod serves;
 mod show;
 mod state;
@@ -40,9 +42,13 @@ pub use judge::stages;
 pub use methods::key_kinds;
 pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set, plan_start, plan_unset};
 pub use power::{Power, SCHEDULED};
+pub use remedy::{Found, Lifts, Remedy, lifts};
+pub use repair::{MADE_BY, Mend, PRIVSEP, Repair};
 pub use show::{
     Origin, ShowError, ShowQuestion, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema, show,
 };
-pub use state::{Account, Folder, HostKey, KeyFile, KeyProblem, Login, Manager, Need, Server, Startups, State, is_user_name};
+pub use state::{
+    Account, Folder, HostKey, KeyFile, KeyProblem, Login, Manager, Need, Server, Startups, State, host_key_paths, is_user_name,
+};
 pub use step::{Activation, FileEdit, Step, Through};
 pub use way_in::{WayIn, way_in, way_in_now};

@@ -157,8 +157,13 @@ pub enum Folder {
     Good,
     /// It is not there.
     Missing,
-    /// What is wrong with its owner or mode.
-    Wrong(String),
+    /// Others can write to it.
+    Wrong {
+        /// Its owner.
+        uid: u32,
+        /// Its mode.
+        mode: u32,
+    },
 }
 
 /// A file that sshd takes a host key from. Its content is never read.
@@ -189,6 +194,20 @@ impl HostKey {
         let name = self.algorithm.as_deref().unwrap_or(&self.path);
         ["ed25519", "ecdsa", "rsa"].into_iter().find(|kind| name.contains(kind))
     }
+}
+
+/// servconf.c, `fill_default_server_options`: where no line names a key.
+const DEFAULT_KEYS: [&str; 3] = ["/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_ecdsa_key", "/etc/ssh/ssh_host_ed25519_key"];
+
+/// The files of host keys: those that `sshd -T` names; where it names none, because it has no key, those of the lines.
+pub fn host_key_paths(effective: Option<&Effective>, tree: Option<&Tree>, options: &[String]) -> Vec<String> {
+    if let Some(effective) = effective {
+        return effective.all("hostkey").to_vec();
+    }
+    let settings = tree.and_then(|tree| super::config::evaluate(tree, options, None).ok()).unwrap_or_default();
+    let named: Vec<String> =
+        settings.get("hostkey").into_iter().flatten().filter_map(|line| line.arguments.first().cloned()).collect();
+    if named.is_empty() { DEFAULT_KEYS.map(str::to_owned).to_vec() } else { named }
 }
 
 impl std::fmt::Display for KeyProblem {
