@@ -40,15 +40,21 @@ const UNIT: &str = "[Unit]\nDefaultDependencies=no\nAfter=lab-network.service\nB
 const HOSTS_DENY: &str = "# kept\nsshd: 203.0.113.7 203.0.113.8\n";
 
 /// The changes that are cut, as shell scripts.
-const CHANGES: [(&str, &str); 6] = [
+const CHANGES: [(&str, &str); 8] = [
     ("unban", "sshfix ctl unban 203.0.113.7"),
     ("ban", "sshfix ctl ban 203.0.113.70 --jail sshd"),
     ("hosts deny", "sshfix ctl hosts deny 203.0.113.70"),
+    // What sshd says to everybody who connects, so that the running one can be seen to follow its file.
+    ("sshd set", "sshfix ctl sshd set VersionAddendum cut"),
     (
         "firewall remove",
         "sshfix ctl firewall remove $(sshfix ctl firewall list --json | grep -o 'nft/inet/hand/input/[^\"]*/[0-9]*' | sed -n 2p)",
     ),
     ("firewall accept", "sshfix ctl firewall accept 203.0.113.8"),
+    (
+        "sshd set, confirmed",
+        "sshfix ctl sshd set VersionAddendum cut --json > /root/change || true; sshfix ctl confirm $(grep -o '\"id\":\"[^\"]*' /root/change | cut -d '\"' -f 4)",
+    ),
     (
         "hosts deny, confirmed",
         "sshfix ctl hosts deny 203.0.113.70 --json > /root/change || true; sshfix ctl confirm $(grep -o '\"id\":\"[^\"]*' /root/change | cut -d '\"' -f 4)",
@@ -70,10 +76,17 @@ struct Snapshot {
 }
 
 fn snapshot(server: &Server) -> Snapshot {
-    let disk = "cat /etc/hosts.allow /etc/hosts.deny; stat -c '%a %u %g %n' /etc/hosts.allow /etc/hosts.deny; ls -a /etc | grep sshfix-new || true; \
+    let disk = "cat /etc/hosts.allow /etc/hosts.deny /etc/ssh/sshd_config; ls -a /etc /etc/ssh | grep sshfix || true; \
+                stat -c '%a %u %g %n' /etc/hosts.allow /etc/hosts.deny /etc/ssh/sshd_config; sshd -T | grep -i versionaddendum; \
                 fail2ban-client get sshd banip | tr ' ' '\\n' | sort";
     let kernel = "nft -s list table inet hand; iptables-legacy -S; ipset save | grep ^add | sort; ip route show type blackhole";
-    Snapshot { disk: server.sh(disk).expect_ok(), kernel: server.sh(kernel).expect_ok() }
+    // While sshd reads its files again, nobody listens for a moment.
+    let mut banner = String::new();
+    server.wait_until("sshd says who it is", Duration::from_mins(1), || {
+        banner = server.run(&["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/22 && timeout 5 head -n 1 <&3"]).stdout;
+        !banner.is_empty()
+    });
+    Snapshot { disk: server.sh(disk).expect_ok() + &banner, kernel: server.sh(kernel).expect_ok() }
 }
 
 /// Everything as at the beginning, whatever was changed.
@@ -83,6 +96,7 @@ fn reset(server: &Server) {
         server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
     }
     server.write("/etc/hosts.deny", HOSTS_DENY);
+    server.sh("cmp -s /root/sshd_config /etc/ssh/sshd_config || { cat /root/sshd_config >/etc/ssh/sshd_config; systemctl reload ssh; }").expect_ok();
     server.sh("sh /etc/lab-rules; fail2ban-client set sshd banip 203.0.113.7 203.0.113.8; fail2ban-client set sshd unbanip 203.0.113.70").expect_ok();
 }
 
@@ -115,6 +129,7 @@ fn prepare(release: Release) -> Server {
     server.run(&["systemctl", "restart", "fail2ban"]).expect_ok();
     server.wait_for_fail2ban();
     server.write("/etc/lab-rules", RULES);
+    server.sh("cp /etc/ssh/sshd_config /root/").expect_ok();
     server.write("/etc/systemd/system/lab-rules.service", UNIT);
     server.run(&["systemctl", "enable", "lab-rules.service"]).expect_ok();
     reset(&server);
