@@ -84,6 +84,16 @@ fn begin(store: &Store, id: &str, plan: &SafePlan) {
     store.change_begin(&new(id, plan)).unwrap();
 }
 
+/// Blocked, and the change that lifts it on disk as `c`.
+fn begun(directory: &Path) -> (HostState, SafePlan, Store, FakeHost) {
+    let before = blocked();
+    let plan = planned(&before);
+    let store = store(directory);
+    begin(&store, "c", &plan);
+    let host = FakeHost::new(before.clone());
+    (before, plan, store, host)
+}
+
 fn store(directory: &Path) -> Store {
     Store::open(&directory.join("state.db")).unwrap()
 }
@@ -119,12 +129,9 @@ fn a_fault_in_any_step_leaves_the_host_as_it_was_and_says_which_step_failed() {
 
 #[test]
 fn a_rollback_that_fails_too_is_stuck_and_tried_again() {
-    let before = blocked();
-    let plan = planned(&before);
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
-    begin(&store, "c", &plan);
-    let mut host = FakeHost { fail_after: Some(2), fault: Fault::FailForEver, ..FakeHost::new(before.clone()) };
+    let (before, plan, store, host) = begun(directory.path());
+    let mut host = FakeHost { fail_after: Some(2), fault: Fault::FailForEver, ..host };
     let failed = apply(&mut host, &store, "c", &plan).unwrap_err();
     assert!(!failed.clean());
     assert_eq!(failed.failure.stuck.len(), 3, "the two that were done and the one that may have been: {failed:?}");
@@ -187,12 +194,8 @@ fn killed_at_any_step_the_next_start_restores_the_state_before() {
 
 #[test]
 fn a_confirmed_change_is_never_recovered() {
-    let before = blocked();
-    let plan = planned(&before);
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
-    begin(&store, "c", &plan);
-    let mut host = FakeHost::new(before.clone());
+    let (before, plan, store, mut host) = begun(directory.path());
     let applied = apply(&mut host, &store, "c", &plan).unwrap();
     assert!(applied.changed());
     assert_eq!(settle(&mut host, &store, applied, None, &at(1, "one")).unwrap(), Settled::Confirmed);
@@ -204,11 +207,7 @@ fn a_confirmed_change_is_never_recovered() {
 
 /// Applied, verified and waiting since second 1.
 fn pending(directory: &Path) -> (HostState, SafePlan, Store, FakeHost) {
-    let before = blocked();
-    let plan = planned(&before);
-    let store = store(directory);
-    begin(&store, "c", &plan);
-    let mut host = FakeHost::new(before.clone());
+    let (before, plan, store, mut host) = begun(directory);
     let applied = apply(&mut host, &store, "c", &plan).unwrap();
     let deadline = new("c", &plan).deadline;
     assert_eq!(settle(&mut host, &store, applied, deadline, &at(1, "one")).unwrap(), Settled::Pending);
@@ -258,12 +257,8 @@ fn a_pending_change_does_not_survive_a_reboot() {
 
 #[test]
 fn a_change_that_took_longer_than_it_may_wait_is_taken_back_at_once() {
-    let before = blocked();
-    let plan = planned(&before);
     let directory = tempfile::tempdir().unwrap();
-    let store = store(directory.path());
-    begin(&store, "c", &plan);
-    let mut host = FakeHost::new(before.clone());
+    let (before, plan, store, mut host) = begun(directory.path());
     let applied = apply(&mut host, &store, "c", &plan).unwrap();
     let failed = settle(&mut host, &store, applied, new("c", &plan).deadline, &at(120, "one")).unwrap_err();
     assert!(failed.clean());

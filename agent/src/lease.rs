@@ -158,14 +158,14 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let question = question(agent, &lease.items);
     let operation = Operation::Revoke { id: lease.id.clone() };
     let (state, (end, plan)) = pipeline::observed(&mut host, &question, |state, needs| {
-        let end = end(state, &this, &leases.running, needs);
+        let end = end(state, &this, &leases.running, needs).unattended();
         let plan = plan::of_steps(&operation, end.steps.clone(), state, question.port, needs);
         (end, plan)
     });
     let plan = plan.map_err(|error| error.to_string())?;
     let nothing_to_do = plan.steps.is_empty();
     if !nothing_to_do {
-        make(agent, &mut host, &question, &state, &lease.principal, plan, &what)?;
+        make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
     }
     // Parts that could not be looked at are ended when they can be.
     if !end.unread.is_empty() {
@@ -203,7 +203,7 @@ fn put_back(agent: &Agent, lease: &LeaseRecord, since: Duration) -> Result<Next,
     }
     if !plan.steps.is_empty() {
         let what = format!("lease {} of {} goes on after a reboot: {}", lease.id, lease.principal, lease.summary);
-        make(agent, &mut host, &question, &state, &lease.principal, plan, &what)?;
+        make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
     }
     if since < COMING_UP {
         return Ok(Next::SeeAgain);
@@ -215,24 +215,27 @@ fn question(agent: &Agent, items: &[Item]) -> Question {
     Question { sources: sources_of(items).into_iter().collect(), port: agent.config.ssh_port, everybody: false }
 }
 
-/// Makes a change of the agent's own, with a record of its own.
-fn make(
-    agent: &Agent,
-    host: &mut LiveHost,
-    question: &Question,
-    read: &HostState,
-    principal: &str,
+/// A change that the agent makes by itself.
+struct Own<'a> {
+    /// What it is about, to read it again,
+    question: &'a Question,
+    /// and as it was read.
+    read: &'a HostState,
+    /// Whose lease it is.
+    principal: &'a str,
     plan: Plan,
-    what: &str,
-) -> Result<(), String> {
+}
+
+/// Makes a change of the agent's own, with a record of its own.
+fn make(agent: &Agent, host: &mut LiveHost, own: Own<'_>, what: &str) -> Result<(), String> {
     decision::in_the_way(agent, host).map_err(|refusal| match refusal {
         Refusal::Refused(why) => why,
         Refusal::Error(document) => document.message,
     })?;
     let opening = AuditOpening::of_itself(what);
     let record = agent.auditor.open(&agent.store, &opening).map_err(|error| error.to_string())?;
-    let digest = plan.digest();
-    let made = change_of_own(agent, host, question, read, principal, plan);
+    let digest = own.plan.digest();
+    let made = change_of_own(agent, host, own);
     let (outcome, detail, change) = match &made {
         Ok(change) => (Outcome::Confirmed, String::new(), Some(change.clone())),
         Err((change, why)) => (Outcome::Failed, why.clone(), change.clone()),
@@ -243,14 +246,8 @@ fn make(
 }
 
 /// Applies and verifies. The error holds the change, where one was begun.
-fn change_of_own(
-    agent: &Agent,
-    host: &mut LiveHost,
-    question: &Question,
-    read: &HostState,
-    principal: &str,
-    plan: Plan,
-) -> Result<String, (Option<String>, String)> {
+fn change_of_own(agent: &Agent, host: &mut LiveHost, own: Own<'_>) -> Result<String, (Option<String>, String)> {
+    let Own { question, read, principal, plan } = own;
     let unbegun = |why: String| (None, why);
     // No way in is kept: what a lease opened, its end closes.
     let safe = lockout::prove(plan, read, &[], &mut Needs::new()).map_err(|why| unbegun(why.to_string()))?;

@@ -196,6 +196,21 @@ pub struct End {
     pub left: Vec<String>,
     /// What could not be looked at; the end must be tried again for it.
     pub unread: Vec<String>,
+    /// What the reload of sshd brings into effect besides: files that somebody edited and sshd has not read yet.
+    pub besides: Vec<String>,
+}
+
+impl End {
+    /// An end that nobody looks at leaves sshd alone where a reload would bring edits of others into effect, and is tried again. The
+    /// entry lets nobody in meanwhile.
+    #[must_use]
+    pub fn unattended(mut self) -> Self {
+        if !self.besides.is_empty() {
+            self.steps.retain(|step| !matches!(step, Step::Sshd(_)));
+            self.unread.append(&mut self.besides);
+        }
+        self
+    }
 }
 
 /// Takes back what a lease added, but what other leases that run count on. What is gone already is fine.
@@ -210,7 +225,10 @@ pub fn end(host: &HostState, lease: &Running, others: &[Running], needs: &mut Ne
             Item::Rules { source, mark } => netfilter::marked(host, *source, mark, &mut end),
             Item::Line { source, mark, created } => hosts_access::plan_unlease(host, *source, mark, *created, &mut end),
             Item::Exempt { source, port } => match sshd::plan_unexempt(host, *source, *port, needs) {
-                Ok(planned) => end.steps.extend(planned.steps.into_iter().map(Step::Sshd)),
+                Ok(planned) => {
+                    end.steps.extend(planned.steps.into_iter().map(Step::Sshd));
+                    end.besides.extend(planned.notes);
+                }
                 Err(why) => end.unread.push(format!("sshd's configuration: {why}")),
             },
             Item::Ignore { jail, entry } => unignore(host, jail, entry, &mut end),

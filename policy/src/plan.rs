@@ -159,6 +159,7 @@ pub fn plan_beside(
                 return Err(PlanError::Impossible(end.unread.join("; ")));
             }
             notes.extend(end.left);
+            notes.extend(end.besides);
             end.steps
         }
         Operation::Leases

@@ -372,9 +372,15 @@ fn what_sshd_holds_against_an_address_is_passed_and_exactly_that_entry_goes_agai
                 server.ctl_confirmed(&["revoke", id]);
             } else {
                 // On time, which nobody has to confirm.
+                server.write("/etc/ssh/sshd_config.d/60-y.conf", "Banner none\n");
                 let sql = format!("UPDATE leases SET boot_left = 0, boot_from = 0 WHERE id = {id}");
                 server.run(&["python3", "-c", &format!("import sqlite3; db = sqlite3.connect('/var/lib/sshfix/state.db', 60); db.execute('{sql}'); db.commit()")]).expect_ok();
-                wait_for_end(&server);
+                // Not while that would bring somebody's edit into effect that sshd has not read.
+                let tried = || server.run(&["journalctl", "--no-pager", "-u", "sshfix-agent"]).stdout;
+                server.wait_until("the end is tried", Duration::from_mins(1), || tried().contains("comes into effect too"));
+                assert!(effective().contains(&ME.to_owned()) && leases(&server).len() == 1);
+                server.sh("systemctl reload ssh").expect_ok();
+                server.wait_until("the lease ended", Duration::from_mins(2), || leases(&server).is_empty());
             }
             assert!(leases(&server).is_empty());
             assert!(!effective().contains(&ME.to_owned()), "{:?}", effective());
