@@ -22,7 +22,8 @@ use sshfix_policy::subsystem::fail2ban::{self, Ticket};
 use sshfix_policy::subsystem::hosts_access::{self, Content, Facts, File, Libwrap};
 use sshfix_policy::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase, Verdict as NftVerdict};
 use sshfix_policy::subsystem::nf_tables::{self, BaseChain, Chain, Element, Family, Rule, Set, SetKey, Table};
-use sshfix_policy::subsystem::{ipset, route, xtables};
+use sshfix_policy::subsystem::sshd::config::{Document, Tree};
+use sshfix_policy::subsystem::{ipset, route, sshd, xtables};
 use sshfix_policy::verdict::{Connection, Verdict};
 
 use crate::change::{apply, recover, settle};
@@ -256,6 +257,7 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
         Step::Xtables(xtables::step::Step::delete(host.xtables.present().unwrap(), &place, None).unwrap()),
         Step::Ipset(ipset::Step { query, before: true, after: false, extras: false }),
         Step::Route(route::Step { before: Some(blackhole), after: None }),
+        sshd_edit(&mut host),
     ];
     let mut plans = Vec::new();
     for (first, one) in steps.iter().enumerate() {
@@ -280,6 +282,47 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
         }
     }
     plans
+}
+
+/// Puts an sshd into the host, with the step that edits two of its files.
+fn sshd_edit(host: &mut HostState) -> Step {
+    let (main, drop_in) = ("/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/50-x.conf");
+    let mut tree = Tree::new(main);
+    tree.files.insert(main.to_owned(), Document::parse(b"# kept\nInclude sshd_config.d/*.conf\nUsePAM yes\n"));
+    tree.files.insert(drop_in.to_owned(), Document::parse(b"PermitRootLogin yes\n"));
+    tree.includes.insert("/etc/ssh/sshd_config.d/*.conf".to_owned(), vec![drop_in.to_owned()]);
+    let edit = |path: &str, after: &[u8]| sshd::FileEdit {
+        path: path.to_owned(),
+        before: tree.files[path].bytes(),
+        after: after.to_vec(),
+    };
+    let unit = sshd::Through::Unit("ssh.service".to_owned());
+    let step = sshd::Step {
+        port: 22,
+        files: vec![edit(main, b"# kept\nInclude sshd_config.d/*.conf\nUsePAM no\n"), edit(drop_in, b"PermitRootLogin no\n")],
+        activation: sshd::Activation::Reload(unit),
+        why: Vec::new(),
+        effect: Vec::new(),
+        undoing: false,
+    };
+    let server = sshd::Server {
+        invocation: sshd::Invocation::plain("/usr/sbin/sshd"),
+        running: true,
+        version: None,
+        test: Ok(()),
+        tree: Ok(tree),
+        effective: Ok(sshd::Effective::default()),
+        privsep: sshd::Folder::Good,
+        host_key_files: Vec::new(),
+        startups: None,
+        unauthenticated: Vec::new(),
+        manager: sshd::Manager::Nobody,
+        host_keys: Vec::new(),
+        stale: Vec::new(),
+        edited: BTreeMap::new(),
+    };
+    host.sshd.servers.insert(22, Part::Present(server));
+    Step::Sshd(step)
 }
 
 fn at(seconds: u64) -> Moment {

@@ -24,6 +24,8 @@ pub enum Job {
     Reload,
     /// `systemctl restart`
     Restart,
+    /// `systemctl stop`
+    Stop,
 }
 
 /// Why it was not done.
@@ -74,10 +76,11 @@ pub fn run(job: Job, unit: &str, limit: Duration) -> Result<(), JobError> {
         Job::Start => "StartUnit",
         Job::Reload => "ReloadUnit",
         Job::Restart => "RestartUnit",
+        Job::Stop => "StopUnit",
     };
     waited_for(unit, limit, &async |bus: &Connection| {
         // What failed too often is not started again before it is forgotten. A unit that is not loaded has nothing to forget.
-        if job != Job::Reload {
+        if matches!(job, Job::Start | Job::Restart) {
             let _ = bus.call_method(Some(SYSTEMD), PATH, Some(MANAGER), "ResetFailedUnit", &(unit,)).await;
         }
         let reply = bus.call_method(Some(SYSTEMD), PATH, Some(MANAGER), method, &(unit, "replace")).await?;

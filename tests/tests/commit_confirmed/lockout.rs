@@ -44,6 +44,8 @@ fn cases() -> Vec<Case> {
         ),
         case("iptables-nft", accept_all_but("iptables-nft", "-s 192.0.2.9"), &[], "-s 192.0.2.9/32", ADMIN_V4),
         case("iptables-legacy", accept_all_but("iptables-legacy", "-s 192.0.2.9"), &[], "-s 192.0.2.9/32", ADMIN_V4),
+        case("sshd", String::new(), &["sshd", "set", "DenyUsers", "root"], "", ADMIN_V4),
+        case("sshd, an address", String::new(), &["sshd", "set", "ListenAddress", "127.0.0.1"], "", ADMIN_V4),
         case(
             "the rule of an ipset",
             format!(
@@ -102,7 +104,7 @@ fn an_agent_that_is_killed_right_after_it_still_keeps_the_deadline() {
     on_both(|server| {
         server.write("/run/sshfix/without-proof", "");
         for (index, case) in
-            cases().into_iter().filter(|case| ["fail2ban", "hosts.deny", "an nft rule"].contains(&case.name)).enumerate()
+            cases().into_iter().filter(|case| ["fail2ban", "hosts.deny", "an nft rule", "sshd"].contains(&case.name)).enumerate()
         {
             let start = Instant::now();
             let config = server.read("/etc/sshfix/agent.toml");
@@ -125,7 +127,7 @@ fn an_agent_that_is_killed_right_after_it_still_keeps_the_deadline() {
 #[test]
 fn a_server_that_is_rebooted_while_a_change_waits_lets_the_admin_in() {
     on_both(|server| {
-        let names = ["hosts.deny", "fail2ban", "an nft rule"];
+        let names = ["hosts.deny", "fail2ban", "an nft rule", "sshd"];
         for (index, case) in cases().into_iter().filter(|case| names.contains(&case.name)).enumerate() {
             server.write("/run/sshfix/without-proof", "");
             let deny = server.read("/etc/hosts.deny");

@@ -167,6 +167,10 @@ fn start_again(step: &Step, invocation: &Invocation, manager: &Manager, mut note
         },
         Err(why) => why.to_string(),
     };
+    // Else systemd would try it again and again, and take /run/sshd away each time. No session dies of it: nothing runs.
+    if let Err(error) = jobs::run(Job::Stop, unit, JOB) {
+        tracing::warn!("{unit}: {error}");
+    }
     // Of a unit that names something else by now, no sshd would come.
     let program = if invocation.program.ends_with("/sshd") { &invocation.program } else { SSHD };
     let words: Vec<String> =

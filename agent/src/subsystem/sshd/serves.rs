@@ -30,6 +30,8 @@ pub(super) struct Before {
     silent: BTreeSet<bool>,
     /// systemd keeps the sockets open all the time.
     held_by_systemd: bool,
+    /// The service that it is.
+    unit: Option<String>,
 }
 
 impl Before {
@@ -44,12 +46,16 @@ impl Before {
             missing: wanted.into_iter().filter(|address| !open.contains(address)).collect(),
             silent,
             held_by_systemd: matches!(manager, Manager::Service { socket: Some(_), .. } | Manager::Connections(_)),
+            unit: match manager {
+                Manager::Service { name, .. } => Some(name.clone()),
+                Manager::Connections(_) | Manager::Nobody => None,
+            },
         }
     }
 
     /// Of a service that was down.
     pub(super) fn nothing() -> Self {
-        Self { old: BTreeSet::new(), missing: BTreeSet::new(), silent: BTreeSet::new(), held_by_systemd: false }
+        Self { old: BTreeSet::new(), missing: BTreeSet::new(), silent: BTreeSet::new(), held_by_systemd: false, unit: None }
     }
 
     /// Waits until sshd serves as its files say now; else what it does not do.
@@ -67,7 +73,7 @@ impl Before {
             if closed.is_empty() {
                 break;
             }
-            if Instant::now() > until {
+            if Instant::now() > until || self.is_dead() {
                 return Err(format!("sshd does not listen on {} as its files say", closed.join(" and ")));
             }
             std::thread::sleep(TICK);
@@ -76,6 +82,15 @@ impl Before {
             exchange(to).map_err(|error| format!("no key exchange with sshd: {error}"))?;
         }
         Ok(())
+    }
+}
+
+impl Before {
+    /// Whether systemd has given the service up: then there is nothing to wait for.
+    fn is_dead(&self) -> bool {
+        let Some(unit) = &self.unit else { return false };
+        let units = dbus::units(&[unit]).unwrap_or_default();
+        units.iter().any(|unit| matches!(unit.active.as_str(), "failed" | "inactive"))
     }
 }
 

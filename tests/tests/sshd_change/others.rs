@@ -1,0 +1,55 @@
+//! Others edit the same files while a change waits, and sshd is run by no unit at all.
+
+use sshfix_tests::lab::{ADMIN_V4, ADMIN_V6};
+
+use super::{DROP_IN, LONG, Session, banner, files, on_both, pending, state};
+
+#[test]
+fn lines_of_others_survive_a_rollback_and_what_they_broke_is_stuck_until_it_is_mended() {
+    on_both(|server| {
+        server.write("/etc/second", "this is the second banner\n");
+        server.write(DROP_IN, "X11Forwarding yes\n");
+        server.run(&["systemctl", "reload", "ssh.service"]).expect_ok();
+        let change = pending(server, "120s", &["sshd", "set", "X11Forwarding", "no"]);
+        server.write(DROP_IN, format!("# theirs\n{}PrintMotd no\n", server.read(DROP_IN)));
+        let taken = server.ctl(&["rollback", change["id"].as_str().unwrap(), "--json"]).expect_status(0).json();
+        assert_eq!(server.read(DROP_IN), "# theirs\nX11Forwarding yes\nPrintMotd no\n");
+        assert!(taken.to_string().contains("their lines were kept"), "{taken:#}");
+        assert!(server.ssh(ADMIN_V4).ok);
+
+        let session = Session::open(server, "alice", ADMIN_V6);
+        let change = pending(server, "120s", &["sshd", "set", "X11Forwarding", "no"]);
+        let id = change["id"].as_str().unwrap();
+        server.write(DROP_IN, format!("{}NoSuchKeyword x\n", server.read(DROP_IN)));
+        let stuck = server.ctl(&["rollback", id, "--json"]).expect_status(7).json();
+        assert!(stuck.to_string().contains("NoSuchKeyword"), "{stuck:#}");
+        assert_eq!(server.read(DROP_IN), "# theirs\nX11Forwarding yes\nPrintMotd no\nNoSuchKeyword x\n");
+        assert!(server.ssh(ADMIN_V4).ok, "sshd was not told to read what it would not take");
+        server.ctl(&["sshd", "reload"]).expect_status(7);
+        server.sh(&format!("sed -i /NoSuch/d {DROP_IN}")).expect_ok();
+        server.wait_until("it is tried again", LONG, || state(server, id) == "rolled-back");
+        session.lives(server, "alice");
+        assert!(server.ssh(ADMIN_V4).ok);
+    });
+}
+
+#[test]
+fn an_sshd_that_no_unit_runs_is_told_by_a_signal() {
+    on_both(|server| {
+        server.write("/etc/second", "this is the second banner\n");
+        server
+            .sh("systemctl stop ssh.service; mkdir -p /run/sshd; systemd-run -q --scope --unit=hand setsid /usr/sbin/sshd -o 'PrintMotd no'")
+            .expect_ok();
+        server.wait_until("sshd listens", LONG, || server.ssh(ADMIN_V4).ok);
+        let session = Session::open(server, "alice", ADMIN_V6);
+        let old = files(server);
+        let change = pending(server, "5s", &["sshd", "set", "Banner", "/etc/second"]);
+        assert!(change["plan"]["steps"][0]["summary"].as_str().unwrap().contains("SIGHUP"), "{change:#}");
+        assert!(banner(server).contains("second"));
+        let id = change["id"].as_str().unwrap();
+        server.wait_until("it is taken back", LONG, || state(server, id) == "rolled-back");
+        assert_eq!(files(server), old);
+        assert!(!banner(server).contains("second"));
+        session.lives(server, "alice");
+    });
+}

@@ -1,0 +1,102 @@
+//! What is refused before anything is done: what would cut off somebody who gets in now, and what sshd does not take.
+
+use sshfix_tests::lab::{ADMIN_V4, Server};
+
+use super::{DROP_IN, LONG, MAIN, Session, files, on_both};
+
+/// Refused with status 4 and a witness that names these.
+#[track_caller]
+fn locks_out(server: &Server, arguments: &[&str], words: &[&str]) {
+    let old = files(server);
+    let answer = server.ctl_from(ADMIN_V4, &[&["--json", "sshd"], arguments].concat());
+    assert_eq!(answer.status, 4, "{arguments:?}: {answer:#?}");
+    let error = answer.json();
+    let message = error["message"].as_str().unwrap();
+    assert_eq!(error["code"], "lockout");
+    for word in words {
+        assert!(message.contains(word), "{arguments:?}: `{word}` is not in: {message}");
+    }
+    assert!(message.contains("nothing was changed"), "{message}");
+    assert_eq!(files(server), old, "{arguments:?}");
+}
+
+#[test]
+fn what_would_lock_somebody_out_is_refused_with_a_witness() {
+    on_both(|server| {
+        let alice = Session::open(server, "alice", "198.51.100.7");
+        let root = Session::open(server, "root", ADMIN_V4);
+        let pid = || server.run(&["systemctl", "show", "-P", "MainPID", "ssh.service"]).stdout;
+        let before = pid();
+        for (arguments, words) in [
+            (&["set", "PermitRootLogin", "no"][..], &["root from 192.0.2.9", "PermitRootLogin no refuses root"][..]),
+            (&["set", "AllowUsers", "root"], &["alice from 198.51.100.7", "AllowUsers does not name alice"]),
+            (&["set", "DenyUsers", "*@198.51.100.0/24"], &["alice from 198.51.100.7 (a live session)", "DenyUsers"]),
+            (&["set", "AllowGroups", "nobody-at-all"], &["AllowGroups"]),
+            (
+                &["set", "PubkeyAuthentication", "no", "--match", "User root"],
+                &["root from 192.0.2.9", "no authentication method"],
+            ),
+            (&["set", "PubkeyAuthentication", "no"], &["no authentication method"]),
+            (&["set", "AuthenticationMethods", "publickey,password"], &["no authentication method is left"]),
+            (&["set", "AuthorizedKeysFile", "/etc/ssh/none/%u"], &["no authorized keys"]),
+            (&["set", "PubkeyAcceptedAlgorithms", "rsa-sha2-512"], &["no authentication method is left that can work"]),
+            (&["set", "ListenAddress", "127.0.0.1"], &["would not listen on", ":22 any more"]),
+            (&["set", "Port", "2222"], &["would not listen on", ":22 any more"]),
+            (&["set", "AddressFamily", "inet6"], &["would not listen on 203.0.113.1:22 any more"]),
+            (&["set", "Ciphers", "aes128-cbc"], &["Ciphers"]),
+            (&["set", "KexAlgorithms", "diffie-hellman-group14-sha256"], &["KexAlgorithms"]),
+            (&["set", "HostKeyAlgorithms", "ssh-rsa"], &["HostKey"]),
+            (&["set", "LoginGraceTime", "1"], &["LoginGraceTime"]),
+            (&["set", "MaxSessions", "0"], &["MaxSessions 0"]),
+        ] {
+            locks_out(server, arguments, words);
+        }
+        // Somebody who may come back is a way in, too.
+        let config = server.read("/etc/sshfix/agent.toml");
+        server.write("/etc/sshfix/agent.toml", format!("[[keep]]\naddress = \"203.0.113.8\"\n{config}"));
+        server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
+        locks_out(server, &["set", "DenyUsers", "bob"], &["203.0.113.8 (a `keep` entry", "name the user in [[keep]]"]);
+        server.ctl(&["sshd", "set", "DenyUsers", "bob"]).expect_status(4);
+        server.write("/etc/sshfix/agent.toml", format!("[[keep]]\naddress = \"203.0.113.8\"\nuser = \"alice\"\n{config}"));
+        server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
+        locks_out(server, &["set", "DenyUsers", "*@203.0.113.8"], &["alice from 203.0.113.8", "DenyUsers"]);
+        // Whoever is in got in by what sshd had read; what was written since and would keep them out does not get in by the way.
+        server.wait_until("another second", LONG, || server.sh("test -n \"$(find /run/sshd.pid -mmin +0.02)\"").ok());
+        server.write(DROP_IN, "AllowUsers root\n");
+        locks_out(server, &["reload"], &["alice from 198.51.100.7 (a live session)", "AllowUsers does not name alice"]);
+        locks_out(server, &["restart"], &["alice from 198.51.100.7 (a live session)"]);
+        server.run(&["rm", DROP_IN]).expect_ok();
+        assert_eq!(pid(), before, "sshd was left alone");
+        alice.lives(server, "alice");
+        root.lives(server, "root");
+    });
+}
+
+#[test]
+fn what_sshd_does_not_take_is_refused_in_its_words_with_the_real_file_and_line() {
+    on_both(|server| {
+        let refused = |arguments: &[&str], words: &[&str]| {
+            let old = files(server);
+            let answer = server.ctl(&[&["--json", "sshd"], arguments].concat()).expect_status(1);
+            let message = answer.json()["message"].as_str().unwrap().to_owned();
+            for word in words {
+                assert!(message.contains(word), "{arguments:?}: `{word}` is not in: {message}");
+            }
+            assert!(message.contains("nothing was changed") && !message.contains("candidate-"), "{message}");
+            assert_eq!(files(server), old, "{arguments:?}");
+            assert!(server.ssh(ADMIN_V4).ok);
+        };
+        refused(&["set", "Subsystem", "sftp"], &[MAIN, "line"]);
+        refused(&["set", "Port", "70000"], &[]);
+        refused(&["set", "ListenAddress", "nonsense:::"], &[]);
+        server.write(DROP_IN, "UsePAM yes\n\nNoSuchKeyword yes\n");
+        refused(&["set", "Banner", "none", "--match", "User root"], &[&format!("{DROP_IN}: line 3"), "NoSuchKeyword"]);
+        refused(&["reload"], &[&format!("{DROP_IN}: line 3"), "NoSuchKeyword"]);
+        refused(&["restart"], &[&format!("{DROP_IN}: line 3"), "NoSuchKeyword"]);
+        // A keyword of a broken file can be corrected where that is what mends it.
+        server.write(DROP_IN, "UsePAM yes\nPermitRootLogin maybe\n");
+        server.ctl_confirmed(&["sshd", "set", "PermitRootLogin", "prohibit-password"]);
+        assert_eq!(server.read(DROP_IN), "UsePAM yes\nPermitRootLogin prohibit-password\n");
+        assert!(server.ssh(ADMIN_V4).ok);
+    });
+}
