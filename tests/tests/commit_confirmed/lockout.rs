@@ -44,8 +44,8 @@ fn cases() -> Vec<Case> {
         ),
         case("iptables-nft", accept_all_but("iptables-nft", "-s 192.0.2.9"), &[], "-s 192.0.2.9/32", ADMIN_V4),
         case("iptables-legacy", accept_all_but("iptables-legacy", "-s 192.0.2.9"), &[], "-s 192.0.2.9/32", ADMIN_V4),
-        case("sshd", String::new(), &["sshd", "set", "DenyUsers", "root"], "", ADMIN_V4),
-        case("sshd, an address", String::new(), &["sshd", "set", "ListenAddress", "127.0.0.1"], "", ADMIN_V4),
+        // Not a list of users: whoever tries again and again as one of them is banned by fail2ban.
+        case("sshd", String::new(), &["sshd", "set", "ListenAddress", "127.0.0.1"], "", ADMIN_V4),
         case(
             "the rule of an ipset",
             format!(

@@ -60,9 +60,6 @@ impl Before {
 
     /// Waits until sshd serves as its files say now; else what it does not do.
     pub(super) fn serves_again(&self, invocation: &Invocation) -> Result<(), String> {
-        if self.held_by_systemd {
-            return Ok(());
-        }
         let wanted = addresses(invocation)?;
         let must: Vec<SocketAddr> = wanted.iter().filter(|address| !self.missing.contains(address)).copied().collect();
         let until = Instant::now() + SOCKETS;
@@ -70,7 +67,7 @@ impl Before {
             let listening = listener::listening().map_err(|error| format!("the listening sockets could not be read: {error}"))?;
             let new = |address: &SocketAddr| listening.iter().any(|(at, inode)| at == address && !self.old.contains(inode));
             let closed: Vec<String> = must.iter().filter(|address| !new(address)).map(ToString::to_string).collect();
-            if closed.is_empty() {
+            if closed.is_empty() || self.held_by_systemd {
                 break;
             }
             if Instant::now() > until || self.is_dead() {
