@@ -22,7 +22,7 @@ fn a_unit_that_does_not_come_back_leaves_a_running_sshd_and_says_so() {
         assert!(said.contains("sshfix-sshd.service") && said.contains("journalctl -u ssh.service"), "{answer:#}");
         let (v4, v6) = (server.ssh(ADMIN_V4), server.ssh(ADMIN_V6));
         assert!(v4.ok && v6.ok, "{v4:?} {v6:?}");
-        session.lives(server, "alice");
+        session.lives(server);
         // The stand-in is as good as the unit: it can be changed, and taken back.
         let change = super::pending(server, "5s", &["sshd", "set", "MaxSessions", "9"]);
         let id = change["id"].as_str().unwrap();
@@ -32,7 +32,7 @@ fn a_unit_that_does_not_come_back_leaves_a_running_sshd_and_says_so() {
         unit("");
         server.sh("systemctl stop sshfix-sshd.service; systemctl start ssh.service").expect_ok();
         assert!(server.ssh(ADMIN_V4).ok);
-        session.lives(server, "alice");
+        session.lives(server);
 
         // A reload that fails: nothing was reloaded, and the bytes come back. So does sshd, by a signal.
         unit("[Service]\nExecReload=\nExecReload=/bin/false\n");
@@ -43,7 +43,7 @@ fn a_unit_that_does_not_come_back_leaves_a_running_sshd_and_says_so() {
         server.ctl(&["sshd", "set", "MaxSessions", "9", "--json"]).expect_status(6);
         assert_eq!(files(server), old);
         assert!(server.ssh(ADMIN_V4).ok);
-        session.lives(server, "alice");
+        session.lives(server);
         unit("");
 
         // A port that another program holds.
@@ -59,6 +59,6 @@ fn a_unit_that_does_not_come_back_leaves_a_running_sshd_and_says_so() {
         assert!(answer.status == 6 || answer.status == 1, "{answer:#?}");
         assert_eq!(files(server), old);
         assert!(server.ssh(ADMIN_V4).ok);
-        session.lives(server, "alice");
+        session.lives(server);
     });
 }

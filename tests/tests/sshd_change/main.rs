@@ -39,6 +39,7 @@ fn on_both(test: impl Fn(&mut Server)) {
 /// A login that counts as long as it lives.
 struct Session {
     ssh: Child,
+    user: String,
 }
 
 impl Session {
@@ -50,15 +51,16 @@ impl Session {
         let _ = std::fs::remove_file(server.path(format!("/tmp/alive-{user}")));
         let mut run = Command::new(&command[0]);
         let ssh = run.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let session = Self { ssh };
-        session.lives(server, user);
+        let session = Self { ssh, user: user.to_owned() };
+        session.lives(server);
         session
     }
 
     /// It goes on counting.
     #[track_caller]
-    fn lives(&self, server: &Server, user: &str) {
-        let count = || std::fs::read_to_string(server.path(format!("/tmp/alive-{user}"))).unwrap_or_default().trim().to_owned();
+    fn lives(&self, server: &Server) {
+        let file = format!("/tmp/alive-{}", self.user);
+        let count = || std::fs::read_to_string(server.path(&file)).unwrap_or_default().trim().to_owned();
         let before = count();
         server.wait_until("the session lives", LONG, || !count().is_empty() && count() != before);
     }
@@ -95,7 +97,7 @@ fn files(server: &Server) -> String {
 fn banner(server: &Server) -> String {
     let mut command = server.ssh_command(ADMIN_V4);
     let destination = command.pop().unwrap();
-    command.iter_mut().filter(|word| *word == "LogLevel=ERROR").for_each(|word| *word = "LogLevel=INFO".to_owned());
+    command.iter_mut().filter(|word| *word == "LogLevel=ERROR").for_each(|word| "LogLevel=INFO".clone_into(word));
     command.extend([destination, "true".to_owned()]);
     lab::run(&command.iter().map(String::as_str).collect::<Vec<_>>()).stderr
 }
@@ -131,11 +133,11 @@ fn a_change_is_kept_by_its_confirm_and_else_taken_back_to_the_byte() {
         let change = pending(server, "6s", &["sshd", "set", "Banner", "/etc/second"]);
         let id = change["id"].as_str().unwrap();
         assert!(banner(server).contains("second"));
-        session.lives(server, "alice");
+        session.lives(server);
         server.wait_until("it is taken back", LONG, || state(server, id) == "rolled-back");
         assert_eq!(files(server), old);
         assert!(banner(server).contains("first"));
-        session.lives(server, "alice");
+        session.lives(server);
 
         // Confirmed, and then there is nothing to do.
         server.ctl_confirmed(&["sshd", "set", "Banner", "/etc/second"]);
@@ -157,7 +159,7 @@ fn a_change_is_kept_by_its_confirm_and_else_taken_back_to_the_byte() {
         for verb in ["reload", "restart"] {
             server.ctl_confirmed(&["sshd", verb]);
             assert!(server.ssh(ADMIN_V4).ok);
-            session.lives(server, "alice");
+            session.lives(server);
         }
         assert_eq!(server.run(&["systemctl", "is-active", "ssh.service"]).stdout.trim(), "active");
     });

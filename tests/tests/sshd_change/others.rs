@@ -28,7 +28,7 @@ fn lines_of_others_survive_a_rollback_and_what_they_broke_is_stuck_until_it_is_m
         server.ctl(&["sshd", "reload"]).expect_status(7);
         server.sh(&format!("sed -i /NoSuch/d {DROP_IN}")).expect_ok();
         server.wait_until("it is tried again", LONG, || state(server, id) == "rolled-back");
-        session.lives(server, "alice");
+        session.lives(server);
         assert!(server.ssh(ADMIN_V4).ok);
     });
 }
@@ -50,6 +50,6 @@ fn an_sshd_that_no_unit_runs_is_told_by_a_signal() {
         server.wait_until("it is taken back", LONG, || state(server, id) == "rolled-back");
         assert_eq!(files(server), old);
         assert!(!banner(server).contains("second"));
-        session.lives(server, "alice");
+        session.lives(server);
     });
 }

@@ -67,8 +67,8 @@ fn what_would_lock_somebody_out_is_refused_with_a_witness() {
         locks_out(server, &["restart"], &["alice from 198.51.100.7 (a live session)"]);
         server.run(&["rm", DROP_IN]).expect_ok();
         assert_eq!(pid(), before, "sshd was left alone");
-        alice.lives(server, "alice");
-        root.lives(server, "root");
+        alice.lives(server);
+        root.lives(server);
     });
 }
 
