@@ -68,7 +68,7 @@ impl Host for LiveHost {
     fn lookup(&mut self, state: &mut HostState, needs: &Needs) {
         let (mut keys, mut sets, mut hosts) = (BTreeSet::new(), BTreeSet::new(), Needs::new());
         let (mut ipsets, mut entries, mut recent_lists) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let (mut routes, mut links) = (BTreeSet::new(), false);
+        let (mut routes, mut links, mut policy_rules) = (BTreeSet::new(), false, BTreeSet::new());
         let (mut tables, mut listings) = (BTreeSet::new(), BTreeSet::new());
         for need in needs {
             match need {
@@ -84,6 +84,7 @@ impl Host for LiveHost {
                 Need::Links => links = true,
                 Need::Ufw => state.ufw = Some(ufw::read()),
                 Need::RouteTables(v6) => _ = tables.insert(*v6),
+                Need::PolicyRules(v6) => _ = policy_rules.insert(*v6),
                 Need::Sshd(need) => sshd::lookup(state, need),
             }
         }
@@ -99,6 +100,7 @@ impl Host for LiveHost {
         ipset::list(&mut state.ipset, &listings);
         if let Part::Present(read) = &mut state.route {
             route::list_tables(read, &tables);
+            route::list_rules(read, &policy_rules);
         }
         recent::lookup(&mut state.ipset.recent, &recent_lists);
         if !hosts.is_empty()

@@ -136,6 +136,8 @@ pub enum Need {
     Ufw,
     /// All routes of IPv4 (`false`) or IPv6 (`true`): only for questions about everybody, or about a range.
     RouteTables(bool),
+    /// The policy rules (`ip rule`) of IPv4 (`false`) or IPv6 (`true`): only for a trace.
+    PolicyRules(bool),
     /// About sshd, its users and their files.
     Sshd(sshd::Need),
 }

@@ -98,8 +98,43 @@ fn a_wider_route_is_named_and_left_to_a_person() {
             server.run(&["ip", family, "route", "del", "blackhole", wide]).expect_ok();
             assert!(server.ssh(blocked).ok);
             server.ctl(&["diagnose", blocked]).expect_status(0);
+            policy_rules_are_traced_as_ip_prints_them(&server, family, blocked, wide);
         }
     }
+}
+
+/// Those that an answer to the client may meet, in their order, and the one that refuses as what decides.
+fn policy_rules_are_traced_as_ip_prints_them(server: &Server, family: &str, client: &str, wide: &str) {
+    let marked = ["fwmark", "0x10/0xff", "table", "77"];
+    let rules: [&[&str]; 5] = [
+        &["prio", "90", "to", wide, "iif", "lo", "table", "main", "suppress_prefixlength", "64"],
+        &["prio", "91", "to", wide, "ipproto", "udp", "table", "78"],
+        &[&["prio", "92"][..], &marked].concat(),
+        &["prio", "93", "to", client, "prohibit"],
+        // About others, as 91 is.
+        &["prio", "94", "iif", "host0", "table", "79"],
+    ];
+    for rule in rules {
+        server.run(&[&["ip", family, "rule", "add"], rule].concat()).expect_ok();
+    }
+    let printed = server.run(&["ip", family, "rule"]).expect_ok().replace('\t', " ");
+    let expected: Vec<&str> =
+        printed.lines().map(str::trim).filter(|line| !line.starts_with("91:") && !line.starts_with("94:")).collect();
+    let diagnosis = server.ctl(&["diagnose", client, "--explain", "--json"]).expect_status(8).json();
+    let trace = diagnosis["stages"][0]["trace"].as_array().unwrap();
+    let of_rules = || trace.iter().filter(|line| line["source"].as_str().unwrap().ends_with(" rule"));
+    let traced: Vec<&str> = of_rules().map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!(traced, expected, "{diagnosis:#}");
+    let decides: Vec<&str> =
+        of_rules().filter(|line| line["decides"] == true).map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!(decides.len(), 1, "{diagnosis:#}");
+    assert!(decides[0].starts_with("93:") && decides[0].ends_with("prohibit"), "{diagnosis:#}");
+    let unsure = of_rules().find(|line| line["text"].as_str().unwrap().starts_with("92:")).unwrap();
+    assert!(unsure["depends"].to_string().contains("fwmark 0x10/0xff"), "{unsure:#}");
+    for rule in rules {
+        server.run(&[&["ip", family, "rule", "del"], rule].concat()).expect_ok();
+    }
+    server.ctl(&["diagnose", client]).expect_status(0);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Routes on the real host, by rtnetlink(7): one lookup for each of the host's own addresses that an answer may come from, and the
 //! routes behind a refusal. Deletes or makes one route and reads it back. Lists no table while nothing refuses.
 
+mod policy_rule;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -14,6 +16,7 @@ use sshfix_policy::address::{Source, canonical};
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Route, State, Step, Tables, Way};
 
+use self::policy_rule::policy_rules;
 use super::{link, rp_filter};
 use crate::sys::rtnetlink::{ask, open};
 
@@ -70,33 +73,19 @@ pub fn lookup(state: &mut State, sources: &BTreeSet<Source>) -> io::Result<()> {
 /// Lists all routes of IPv4 (`false`) and IPv6 (`true`), and what policy rules say about destinations.
 pub fn list_tables(state: &mut State, families: &BTreeSet<bool>) {
     for v6 in families {
-        let listed = list(!v6, &[0], |_| true).and_then(|routes| Ok(Tables { routes, rules: rules(!v6)? }));
+        let listed = list(!v6, &[0], |_| true)
+            .and_then(|routes| Ok(Tables { routes, rules: policy_rules(!v6)?.into_iter().filter_map(|rule| rule.to).collect() }));
         let listed = listed.map(Arc::new).map_err(|error| format!("the kernel did not list its routes: {error}"));
         state.tables.insert(*v6, listed);
     }
 }
 
-/// The destinations of `ip rule` lines: `struct fib_rule_hdr` is as long as `struct rtmsg` and begins alike.
-fn rules(v4: bool) -> io::Result<Vec<Source>> {
-    /// `FRA_DST`
-    const DESTINATION: u16 = 1;
-    let socket = open(false)?;
-    let mut found = Vec::new();
-    let request = message([family(v4), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
-    ask(&socket, libc::RTM_GETRULE, NLM_F_DUMP, &request, |bytes| {
-        let (header, rest) = bytes.split_first_chunk::<HEADER>().ok_or_else(|| io::Error::other("a rule that is cut short"))?;
-        let [_, length, ..] = *header;
-        for attribute in NlasIterator::new(rest) {
-            let attribute = attribute.map_err(io::Error::other)?;
-            if attribute.kind() == DESTINATION
-                && let Some(net) = address(attribute.value()).and_then(|address| IpNet::new(address, length).ok())
-            {
-                found.push(Source::new(net));
-            }
-        }
-        Ok(())
-    })?;
-    Ok(found)
+/// Lists the policy rules of IPv4 (`false`) and IPv6 (`true`).
+pub fn list_rules(state: &mut State, families: &BTreeSet<bool>) {
+    for v6 in families {
+        let listed = policy_rules(!v6).map_err(|error| format!("the kernel did not list its policy rules: {error}"));
+        state.rules.insert(*v6, listed);
+    }
 }
 
 /// Deletes or makes one route, and reads it back.

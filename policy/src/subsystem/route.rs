@@ -1,6 +1,8 @@
 //! route: whether the host's answer finds its way back to the client, by what the kernel says to a route lookup, and the routes
 //! that refuse it (blackhole, unreachable, prohibit, throw). Knows nothing of packet filters; must not guess a gateway.
 
+mod policy_rule;
+
 use std::cmp;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,13 +12,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::rp_filter::{self, Reverse};
-use crate::address::Source;
+use crate::address::{Source, canonical};
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Links;
 use crate::ranges::{self, Classes, Span};
 use crate::step::{Mismatch, Reach, Step as AnyStep};
 use crate::trace::TraceLine;
 use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
+
+pub use policy_rule::{Does, PolicyRule};
 
 /// The tables that every host looks in, in this order (ip-rule(8)): local, main, default. Others need a policy rule.
 const TABLES: [u32; 3] = [255, MAIN, 253];
@@ -39,6 +43,9 @@ pub struct State {
     /// All routes of IPv4 (`false`) and IPv6 (`true`), where they were asked for; the text says why they could not be listed.
     #[serde(default)]
     pub tables: BTreeMap<bool, Result<Arc<Tables>, String>>,
+    /// The policy rules of IPv4 (`false`) and IPv6 (`true`), in their order; the text says why they could not be listed.
+    #[serde(default)]
+    pub rules: BTreeMap<bool, Result<Vec<PolicyRule>, String>>,
 }
 
 /// All routes of a family, in all tables, and what its policy rules say about destinations.
@@ -376,6 +383,7 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
         Answer::NoRoute => TraceLine::new(asked, "no route", "answers are not sent"),
         Answer::Unknown(why) => TraceLine::new(asked, why.clone(), "unknown"),
     }];
+    lines.extend(rules_met(state, source, fact, refusing.is_some(), needs));
     let mut routes: Vec<&Route> = fact.routes.iter().collect();
     routes.sort_by_key(|route| {
         let table = TABLES.iter().position(|table| *table == route.table).unwrap_or(TABLES.len());
@@ -406,6 +414,33 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
         first.decides = true;
     }
     lines
+}
+
+/// The policy rules that the answer may meet. One that refuses decides where no route does.
+fn rules_met(state: &State, source: Source, fact: &Fact, by_a_route: bool, needs: &mut Needs) -> Vec<TraceLine> {
+    let program = if source.is_ipv4() { "ip rule" } else { "ip -6 rule" };
+    let rules = match state.rules.get(&!source.is_ipv4()) {
+        None => {
+            needs.insert(Need::PolicyRules(!source.is_ipv4()));
+            return Vec::new();
+        }
+        Some(Err(why)) => return vec![TraceLine::new(program, why.clone(), "unknown")],
+        Some(Ok(rules)) => rules,
+    };
+    let own = state.links.iter().flat_map(|links| links.addresses()).map(|(_, net)| canonical(net.addr())).collect();
+    let mut decided = by_a_route;
+    let met = rules.iter().filter_map(|rule| Some((rule, rule.concerns(source, &own)?)));
+    met.take(MOST_TRACED)
+        .map(|(rule, depends)| {
+            let mut line = TraceLine::new(program, rule.to_string(), rule.effect());
+            if let (Does::Refuse(kind), Answer::Refused(answer)) = (&rule.does, &fact.answer) {
+                line.decides = !decided && kind == answer;
+                decided |= line.decides;
+            }
+            line.depends = depends;
+            line
+        })
+        .collect()
 }
 
 /// The routes that refuse the source, each with its removal where it is about nobody else.

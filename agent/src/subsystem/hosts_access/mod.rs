@@ -77,6 +77,7 @@ pub fn lookup(state: &mut State, needs: &Needs) {
             | Need::IpsetEntry(_)
             | Need::IpsetElements(_)
             | Need::RouteTables(_)
+            | Need::PolicyRules(_)
             | Need::Recent(_)
             | Need::Conntrack
             | Need::Route(_)

@@ -264,6 +264,7 @@ pub fn answer(kernel: &State, state: &mut State, needs: &crate::host::Needs) {
             | crate::host::Need::IpsetEntry(_)
             | crate::host::Need::IpsetElements(_)
             | crate::host::Need::RouteTables(_)
+            | crate::host::Need::PolicyRules(_)
             | crate::host::Need::Recent(_)
             | crate::host::Need::Conntrack
             | crate::host::Need::Route(_)
