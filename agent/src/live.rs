@@ -69,7 +69,7 @@ impl Host for LiveHost {
         let (mut keys, mut sets, mut hosts) = (BTreeSet::new(), BTreeSet::new(), Needs::new());
         let (mut ipsets, mut entries, mut recent_lists) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut routes, mut links, mut policy_rules) = (BTreeSet::new(), false, BTreeSet::new());
-        let (mut tables, mut listings) = (BTreeSet::new(), BTreeSet::new());
+        let (mut tables, mut listings, mut properties) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for need in needs {
             match need {
                 Need::Element(key) => _ = keys.insert(key.clone()),
@@ -79,6 +79,7 @@ impl Host for LiveHost {
                 Need::Conntrack => state.ipset.conntrack = Some(conntrack::read().map_err(|error| error.to_string())),
                 Need::Recent(name) => _ = recent_lists.insert(name.clone()),
                 Need::HostName(_) | Need::PatternFile(_) => _ = hosts.insert(need.clone()),
+                Need::IpsetProperties(name) => _ = properties.insert(name.clone()),
                 Need::IpsetElements(name) => _ = listings.insert(name.clone()),
                 Need::Route(source) => _ = routes.insert(*source),
                 Need::Links => links = true,
@@ -97,6 +98,7 @@ impl Host for LiveHost {
         if !(ipsets.is_empty() && entries.is_empty()) {
             ipset::lookup(&mut state.ipset, &ipsets, &entries);
         }
+        ipset::properties(&mut state.ipset, &properties);
         ipset::list(&mut state.ipset, &listings);
         if let Part::Present(read) = &mut state.route {
             route::list_tables(read, &tables);

@@ -2,7 +2,7 @@
 //! Joins a fail2ban ticket with the kernel entries that enforce it. Asks the subsystems; holds no rule of theirs.
 
 use crate::address::Source;
-use crate::host::{HostState, Needs, Part};
+use crate::host::{HostState, Need, Needs, Part};
 use crate::netfilter;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::step::Step;
@@ -14,8 +14,8 @@ use crate::verdict::{Block, Cause, Connection, Lift, Stage, Verdict};
 /// Facts that are missing are added to `needs`; the answer is final only when none is.
 pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut Needs) -> Diagnosis {
     let connection = Connection { source: subject.address.into(), port: subject.port, user: subject.user.clone() };
-    let (filters, delivered_to) = netfilter::judge(host, &connection, needs);
-    let filtered = filters.verdict;
+    let (filters, walked) = netfilter::judge(host, &connection, needs);
+    let (filtered, delivered_to) = (filters.verdict, walked.delivered_to);
     // Who listens, and for which port hosts.allow is asked, is about the port that the packets are delivered to.
     let behind = Connection { port: delivered_to.unwrap_or(connection.port), ..connection.clone() };
     let mut stages = vec![
@@ -35,7 +35,8 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
         }
     }
     let verdict = stages.iter().fold(Verdict::Accept, |all, stage| all.and(stage.verdict));
-    let mut findings: Vec<_> = blocks_behind(host, &connection, filtered, needs).into_iter().map(|block| block.finding).collect();
+    let mut findings: Vec<_> =
+        blocks_behind(host, &connection, (filtered, walked), needs).into_iter().map(|block| block.finding).collect();
     // Where a rule sends it to a port on which nobody listens, the rule is what is wrong.
     if delivered_to.is_none() || filtered != Verdict::Refuse {
         findings.extend(listener::blocks(host, &behind).into_iter().map(|block| block.finding));
@@ -47,6 +48,8 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
         }
         findings.push(found.finding);
     }
+    // A diagnosis names the command and plans no step, and reading this would make its cost depend on the size of the set.
+    needs.retain(|need| !matches!(need, Need::IpsetProperties(_)));
     Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
 }
 
@@ -59,8 +62,13 @@ fn fix_command(subject: &Subject) -> String {
 
 /// The connection as it is behind the packet filters, which may send it to another port.
 pub fn behind(host: &HostState, connection: &Connection, needs: &mut Needs) -> Connection {
-    let (_, delivered_to) = netfilter::judge(host, connection, needs);
-    Connection { port: delivered_to.unwrap_or(connection.port), ..connection.clone() }
+    let (_, walked) = netfilter::judge(host, connection, needs);
+    Connection { port: walked.delivered_to.unwrap_or(connection.port), ..connection.clone() }
+}
+
+/// What every diagnosis asks for, whatever the packet filters say: to be fetched at once.
+pub fn first_needs(subject: &Subject) -> Needs {
+    [Need::Route(subject.address.into()), Need::Sshd(sshd::Need::Server(subject.port))].into()
 }
 
 /// Everything the connection meets in one stage.
@@ -97,16 +105,21 @@ pub fn admission(read: &HostState, now: &HostState, connection: &Connection, nee
 
 /// Everything a plan could lift that refuses this connection: fail2ban first, then netfilter, routes and hosts files.
 pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
-    let filtered = netfilter::evaluate(host, connection, needs).verdict;
-    blocks_behind(host, connection, filtered, needs)
+    let (filters, walked) = netfilter::judge(host, connection, needs);
+    blocks_behind(host, connection, (filters.verdict, walked), needs)
 }
 
 /// The same, where it is known what the packet filters do.
-fn blocks_behind(host: &HostState, connection: &Connection, filtered: Verdict, needs: &mut Needs) -> Vec<Block> {
+fn blocks_behind(
+    host: &HostState,
+    connection: &Connection,
+    (filtered, walked): (Verdict, netfilter::Walk),
+    needs: &mut Needs,
+) -> Vec<Block> {
     let mut blocks = fail2ban::blocks(host, connection);
     let tickets = blocks.len();
     let mut enforced = vec![false; tickets];
-    for mut kernel in netfilter::blocks(host, connection, needs) {
+    for mut kernel in netfilter::blocks(host, connection, walked, needs) {
         if kernel.finding.cause == Cause::Fail2banBanStale {
             let owner = kernel.finding.owner.clone();
             let same_jail = blocks.iter().take(tickets).position(|ticket| ticket.finding.owner == owner);

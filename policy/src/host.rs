@@ -118,6 +118,8 @@ pub enum Need {
     Ipset(u16),
     /// Whether an ipset holds a key.
     IpsetEntry(ipset::Query),
+    /// What the ipset of this name keeps with its elements: only for plans, since the kernel counts all elements to tell.
+    IpsetProperties(String),
     /// All elements of the ipset of this name: only for questions about everybody.
     IpsetElements(String),
     /// How full connection tracking is.

@@ -384,7 +384,8 @@ fn judge(host: &HostState) {
     for connection in connections() {
         let mut needs = Needs::new();
         let _ = netfilter::evaluate(host, &connection, &mut needs);
-        for block in netfilter::blocks(host, &connection, &mut needs) {
+        let (_, walked) = netfilter::judge(host, &connection, &mut needs);
+        for block in netfilter::blocks(host, &connection, walked, &mut needs) {
             assert!(!block.finding.evidence.is_empty());
         }
     }

@@ -115,6 +115,76 @@ fn a_network_in_an_ipset_stays_and_only_the_one_address_is_let_in() {
             assert!(!server.ssh("203.0.113.8").ok);
             let left = server.sh("ipset save nets").expect_ok();
             assert!(left.contains("203.0.113.8/31") && !left.contains("203.0.113.7"), "{left}");
+            assert_eq!(banned(server), ["198.51.100.0/24", "203.0.113.8/31"], "{} {stack}", server.release());
+            // The whole network only where that is asked for, and it comes back whole.
+            let plan = server.ctl(&["unban", "203.0.113.8", "--range", "--dry-run", "--json"]).expect_status(0).json();
+            assert_eq!(plan["steps"][0]["summary"], "delete 203.0.113.8/31 from ipset nets", "{plan:#}");
+            assert_eq!(plan["opens"], serde_json::json!(["203.0.113.8/31"]), "{plan:#}");
+            let change = server.ctl(&["unban", "203.0.113.8", "--range", "--json"]).expect_status(0).json();
+            assert!(server.ssh("203.0.113.8").ok, "{change:#}");
+            server.ctl(&["rollback", change["id"].as_str().unwrap()]);
+            server.sh("ipset -exist add nets 203.0.113.8/31").expect_ok();
+        }
+    });
+}
+
+/// The sources that `banned` lists for the set `nets`.
+fn banned(server: &Server) -> Vec<String> {
+    let bans = server.ctl(&["banned", "--json"]).expect_status(0).json();
+    let of_set = bans["bans"].as_array().unwrap().iter().filter(|ban| ban["by"] == "ipset nets");
+    let mut sources: Vec<String> = of_set.map(|ban| ban["source"].as_str().unwrap().to_owned()).collect();
+    sources.sort();
+    sources
+}
+
+#[test]
+fn elements_are_listed_and_removed_by_their_reference_and_no_other_is() {
+    on_both(|server| {
+        for stack in STACKS {
+            let sets = "create nets hash:net timeout 3600;add nets 203.0.113.0/28;add nets 198.51.100.7;add nets 203.0.113.7 nomatch;\
+                        create ports hash:ip,port;add ports 203.0.113.70,tcp:22;add ports 203.0.113.41,udp:22;\
+                        create whole hash:ip netmask 24;add whole 10.9.8.0";
+            block(server, stack, false, sets, "-m set --match-set nets src -j DROP");
+            for more in ["-m set --match-set ports src,dst -j DROP", "-m set --match-set whole src -j DROP"] {
+                server.sh(&format!("iptables-{stack} -A INPUT {more}")).expect_ok();
+            }
+            assert_eq!(
+                banned(server),
+                ["198.51.100.7/32", "203.0.113.0/28"],
+                "{} {stack}: what is excluded is no ban",
+                server.release()
+            );
+            let listed = server.ctl(&["firewall", "list", "--json"]).expect_status(0).json().to_string();
+            assert!(["nets", "ports", "whole"].iter().all(|set| listed.contains(&format!("\"ipset/{set}\""))), "{listed}");
+
+            // What would open more than it says, or would close, or is not there, is refused.
+            for element in
+                ["whole/10.9.8.0", "nets/203.0.113.7 nomatch", "nets/203.0.113.0/29", "ports/203.0.113.41,udp:22", "no/1.2.3.4"]
+            {
+                let before = server.sh("ipset save -sorted | sed 's/timeout [0-9]*//'").expect_ok();
+                server.ctl(&["firewall", "remove", &format!("ipset/{element}")]).expect_status(1);
+                assert_eq!(before, server.sh("ipset save -sorted | sed 's/timeout [0-9]*//'").expect_ok(), "{element}");
+            }
+            // The one that is excluded was in all the time.
+            let around = ["203.0.113.0/30", "203.0.113.4/31", "203.0.113.6/32", "203.0.113.8/29"];
+            for (reference, opens, client) in [
+                ("ipset/nets/203.0.113.0/28", &around[..], "203.0.113.8"),
+                ("ipset/ports/203.0.113.70,tcp:22", &["203.0.113.70/32"], "203.0.113.70"),
+            ] {
+                let step = server.ctl(&["firewall", "remove", reference, "--dry-run", "--json"]).expect_status(0).json();
+                assert_eq!(step["opens"], serde_json::json!(opens), "{step:#}");
+                let change = server.ctl(&["firewall", "remove", reference, "--json"]).json();
+                if change["state"] == "pending" {
+                    server.ctl(&["confirm", change["id"].as_str().unwrap()]).expect_status(0);
+                }
+                assert!(server.ssh(client).ok, "{} {stack} {reference}: {change:#}", server.release());
+            }
+            assert_eq!(banned(server), ["198.51.100.7/32"]);
+            assert!(server.sh("ipset save ports").expect_ok().contains("203.0.113.41,udp:22"));
+            assert!(!server.ssh("198.51.100.7").ok);
+            // An address of a network that stands for its element: only it is let in.
+            server.ctl(&["unban", "10.9.8.7"]).expect_status(0);
+            assert!(server.sh("ipset save whole").expect_ok().contains("10.9.8.0"));
         }
     });
 }

@@ -13,7 +13,7 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::libc;
 use sshfix_policy::host::{Done, StepError};
-use sshfix_policy::subsystem::ipset::{Element, Entry, Query, Set, State, Step};
+use sshfix_policy::subsystem::ipset::{Element, Entry, Properties, Query, Set, State, Step};
 use thiserror::Error;
 
 use self::elements::CountedBits;
@@ -28,6 +28,7 @@ const LIST: u16 = 7;
 const ADD: u16 = 9;
 const DELETE: u16 = 10;
 const TEST: u16 = 11;
+const HEADER: u16 = 12;
 /// `IPSET_PROTOCOL_MIN`, which every kernel of today takes.
 const PROTOCOL: u8 = 6;
 /// `IPSET_FLAG_LIST_HEADER`
@@ -91,6 +92,14 @@ pub fn lookup(state: &mut State, indices: &BTreeSet<u16>, queries: &BTreeSet<Que
     }
 }
 
+/// Reads what sets keep with their elements, which takes the kernel as long as the set is large. What cannot be had is noted as such.
+pub fn properties(state: &mut State, names: &BTreeSet<String>) {
+    for name in names {
+        let properties = Netlink::open().and_then(|mut netlink| netlink.properties(name));
+        state.properties.insert(name.clone(), properties.map_err(|error| format!("ipset {name}: {error}")));
+    }
+}
+
 /// Lists sets whole. What cannot be had is noted as such in the state.
 pub fn list(state: &mut State, names: &BTreeSet<String>) {
     for name in names {
@@ -112,6 +121,10 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     }
     if now != step.before {
         return Err(StepError::Drifted(format!("{} in ipset {set}", step.query.key)));
+    }
+    // The set of this name may be another one by now.
+    if step.before && netlink.properties(set).map_err(failed)?.masked {
+        return Err(StepError::Drifted(format!("ipset {set}: its elements stand for networks now")));
     }
     let command = if step.after { ADD } else { DELETE };
     match netlink.ask(command, EXCLUSIVE, &about(&step.query, None), |_| {}) {
@@ -135,6 +148,7 @@ fn set_named(name: &str) -> Attrs {
 /// The set and one element, which is a network where a prefix length is given.
 fn about(query: &Query, length: Option<u8>) -> Attrs {
     let mut data = Attrs::new();
+    let length = length.or(query.key.prefix);
     if let Some(first) = query.key.address {
         // IPSET_ATTR_IP
         data = data.nest(1, &address(first));
@@ -186,12 +200,10 @@ impl Netlink {
         Ok(Self { socket: netlink::open(NETLINK_NETFILTER)?, sequence: 0 })
     }
 
-    /// What a set is, without its elements.
+    /// What a set is, without a look at its elements: `LIST`, even of the header alone, counts them (`mtype_head`).
     fn header(&mut self, name: &str) -> Result<Set, IpsetError> {
         let mut found = None;
-        // IPSET_ATTR_FLAGS
-        let attrs = set_named(name).put(6 | BIG_ENDIAN, &ONLY_HEADER.to_be_bytes());
-        self.ask(LIST, DUMP, &attrs, |attributes| found = set(&attributes).or(found.take()))?;
+        self.ask(HEADER, 0, &set_named(name), |attributes| found = set(&attributes).or(found.take()))?;
         let mut found = found.filter(|set| set.name == name).ok_or(IpsetError::Malformed)?;
         if found.kind == "list:set" {
             // Elements are names of sets, of which none is a list itself (`IPSET_ERR_LOOP`).
@@ -200,6 +212,15 @@ impl Netlink {
             }
         }
         Ok(found)
+    }
+
+    /// What a set keeps with its elements.
+    fn properties(&mut self, name: &str) -> Result<Properties, IpsetError> {
+        let mut found = None;
+        // IPSET_ATTR_FLAGS
+        let attrs = set_named(name).put(6 | BIG_ENDIAN, &ONLY_HEADER.to_be_bytes());
+        self.ask(LIST, DUMP, &attrs, |attributes| found = properties_in(&attributes).or(found.take()))?;
+        found.ok_or(IpsetError::Malformed)
     }
 
     /// All elements of a set.
@@ -237,6 +258,9 @@ impl Netlink {
     fn entry(&mut self, query: &Query) -> Result<Entry, IpsetError> {
         if !self.test(query, None)? {
             return Ok(Entry::Absent);
+        }
+        if query.key.prefix.is_some() {
+            return Ok(Entry::Exact);
         }
         let fields: Vec<&str> = query.kind.split_once(':').map_or("", |(_, fields)| fields).split(',').collect();
         let networks = fields.contains(&"net");
@@ -297,22 +321,23 @@ impl Netlink {
     }
 }
 
-/// A set's description: `IPSET_ATTR_SETNAME` 2, `TYPENAME` 3, `FAMILY` 5, `DATA` 7.
+/// A set's description: `IPSET_ATTR_SETNAME` 2, `TYPENAME` 3, `FAMILY` 5.
 fn set(attributes: &Attributes<'_>) -> Option<Set> {
-    let data = attributes.nested(7)?;
     let v6 = match attributes.get(5)?.first()? {
         2 => Some(false),
         10 => Some(true),
         _ => None,
     };
+    Some(Set { name: attributes.text(2)?, kind: attributes.text(3)?, v6, members: Vec::new() })
+}
+
+/// `IPSET_ATTR_DATA` 7 of a listed set.
+fn properties_in(attributes: &Attributes<'_>) -> Option<Properties> {
+    let data = attributes.nested(7)?;
     // IPSET_ATTR_NETMASK 20, BITMASK 12; TIMEOUT 6; CADT_FLAGS 8 with COUNTERS 8, COMMENT 16, SKBINFO 64
     let flags = data.be32(8).unwrap_or(0);
-    Some(Set {
-        name: attributes.text(2)?,
-        kind: attributes.text(3)?,
-        v6,
+    Some(Properties {
         masked: data.get(20).or(data.get(12)).is_some(),
         extras: data.get(6).is_some() || flags & (8 | 16 | 64) != 0,
-        members: Vec::new(),
     })
 }

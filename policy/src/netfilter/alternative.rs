@@ -2,6 +2,7 @@
 //! would stay behind. Builds steps; takes none.
 
 use super::block::{accepts, legacy_rule, refusal_owner, side};
+use super::ipset;
 use super::walk::{Culprit, Pass, Refusal};
 use crate::address::Source;
 use crate::host::HostState;
@@ -51,6 +52,7 @@ fn wider(host: &HostState, connection: &Connection, refusal: &Refusal) -> Vec<Al
                         all.push(range(Step::NfTables(step), sources));
                     }
                 }
+                all.extend(ipset::in_frame(host, connection, refusal.pass, frame).iter().filter_map(|held| held.range(source)));
                 let named = rule_source(state, chain, rule, v6, side).into_iter().collect::<Vec<_>>();
                 let delete = |touches| delete_rule(state, chain, index, touches, &host.set_names());
                 if reach_beyond(&named, source)
@@ -68,6 +70,7 @@ fn wider(host: &HostState, connection: &Connection, refusal: &Refusal) -> Vec<Al
         }
         Culprit::Legacy(outcome) => {
             let place = &outcome.place;
+            all.extend(ipset::in_place(host, connection, refusal.pass, place).iter().filter_map(|held| held.range(source)));
             let (Some(state), Some(rule)) = (host.xtables.present(), legacy_rule(host, place)) else { return all };
             let named = rule.source(place.v6).into_iter().collect::<Vec<_>>();
             let delete = |touches| xtables::Step::delete(state, place, touches);

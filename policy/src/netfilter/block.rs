@@ -22,11 +22,11 @@ use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift};
 const MOST_BLOCKS: usize = 64;
 
 /// Every rule, element and policy that keeps this connection out. What may refuse for its rate is listed too, as not blocking and
-/// with nothing to do; what may refuse for other reasons is only part of the stage.
-pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+/// with nothing to do; what may refuse for other reasons is only part of the stage. `walked` is the way the connection goes now.
+pub fn blocks(host: &HostState, connection: &Connection, walked: Walk, needs: &mut Needs) -> Vec<Block> {
     let mut model = filters_of(host);
     let mut blocks = Vec::new();
-    let mut walked = walk(&model, connection, needs);
+    let mut walked = walked;
     while blocks.len() < MOST_BLOCKS {
         let Some(refusal) = next(&model, connection, &walked) else { break };
         let attempts = attempts(&model, connection, &refusal, needs);
@@ -52,6 +52,7 @@ pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         };
         let wanted = alternatives.iter().flat_map(|one| &one.steps).filter_map(|step| match (step, model.nf_tables.present()) {
             (Step::NfTables(step), Some(state)) => Some(missing(state, step)),
+            (Step::Ipset(step), _) if !model.ipset.entries.contains_key(&step.query) => Some(step.needs()),
             _ => None,
         });
         needs.extend(wanted.flatten());
@@ -297,7 +298,7 @@ fn nft_attempts(host: &HostState, connection: &Connection, refusal: &Refusal, ev
                 }));
             }
         }
-        steps.extend(ipset::in_frame(host, connection, pass, frame).iter().filter_map(|held| held.delete(connection)));
+        steps.extend(ipset::in_frame(host, connection, pass, frame).iter().filter_map(|held| held.delete(connection, needs)));
         steps.extend(recent::in_frame(host, connection, pass, frame).iter().filter_map(clear));
         let steps_are_none = steps.is_empty();
         if !steps_are_none {
@@ -444,7 +445,7 @@ fn legacy_attempts(
     let by_hand = managed::take_back(host, connection, refusal, &owner, 0, needs)
         .or_else(|| legacy_by_hand(host, connection, refusal, place));
     let elements = ipset::in_place(host, connection, pass, place);
-    let mut steps: Vec<Step> = elements.iter().filter_map(|held| held.delete(connection)).collect();
+    let mut steps: Vec<Step> = elements.iter().filter_map(|held| held.delete(connection, needs)).collect();
     steps.extend(recent::in_place(host, connection, pass, place).iter().filter_map(clear));
     if !steps.is_empty() {
         let by_hand = managed::take_back(host, connection, refusal, &owner, 0, needs);

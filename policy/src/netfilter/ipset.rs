@@ -1,19 +1,23 @@
 //! Which ipset elements decide about a connection: the `-m set` matches of a deciding rule together with what the sets hold,
 //! whose sets they are, and which element a lift may delete. Works for iptables-nft and iptables-legacy rules alike.
 
+use std::collections::BTreeSet;
+
 use super::arrival::arrivals;
 use super::walk::{Culprit, Pass, Refusal};
-use crate::host::{HostState, Needs};
+use crate::address::Source;
+use crate::host::{HostState, Need, Needs};
 use crate::packet::Packet;
+use crate::ranges::{number, prefixes};
 use crate::step::Step;
-use crate::subsystem::ipset::{self, Entry, Key, Set, State};
+use crate::subsystem::ipset::{self, Entry, Key, Properties, Set, State};
 use crate::subsystem::nf_tables::Rule;
 use crate::subsystem::nf_tables::evaluate::Frame;
 use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::xtables::matches::{Match, decode};
 use crate::subsystem::xtables::targets::{SetReference, Target, decode as decode_target};
 use crate::subsystem::xtables::{self, Action};
-use crate::verdict::{Connection, Evidence};
+use crate::verdict::{Alternative, Connection, Evidence};
 
 /// A set that holds the connection's address, as a rule asks it.
 pub struct Held<'h> {
@@ -23,6 +27,8 @@ pub struct Held<'h> {
     pub key: Key,
     /// What it said.
     pub entry: &'h Entry,
+    /// What it keeps with its elements, where that is known.
+    properties: Option<&'h Result<Properties, String>>,
 }
 
 impl Held<'_> {
@@ -31,21 +37,125 @@ impl Held<'_> {
         Evidence::new(format!("ipset {}", self.set.name), self.entry.text(self.set, &self.key))
     }
 
-    /// Deletes the element, where it stands for nobody outside of what was asked.
-    pub fn delete(&self, connection: &Connection) -> Option<Step> {
-        let step = ipset::Step::delete(self.set, self.key.clone(), self.entry)?;
+    /// Deletes the element, where it stands for nobody outside of what was asked. What is not known of the set yet is asked for, and
+    /// until then it is taken for a plain one.
+    pub fn delete(&self, connection: &Connection, needs: &mut Needs) -> Option<Step> {
+        let properties = if let Some(known) = self.properties {
+            *known.as_ref().ok()?
+        } else {
+            needs.insert(Need::IpsetProperties(self.set.name.clone()));
+            Properties::default()
+        };
+        let step = ipset::Step::delete(self.set, properties, self.key.clone(), self.entry)?;
         let only = step.touches()?.iter().all(|source| connection.source.contains(*source));
         only.then_some(Step::Ipset(step))
     }
 
-    /// The set's name without what fail2ban appends to those of IPv6.
+    /// Deletes the networks that hold the address, for everybody in them. They are plain: a network has its own length.
+    pub fn range(&self, asked: Source) -> Option<Alternative> {
+        let Entry::Wider(lengths) = self.entry else { return None };
+        let Some(Ok(properties)) = self.properties else { return None };
+        let steps: Vec<ipset::Step> =
+            self.key.networks(lengths).filter_map(|key| ipset::Step::delete(self.set, *properties, key, &Entry::Exact)).collect();
+        let opens = steps.iter().filter_map(ipset::Step::touches).flatten().collect();
+        (!steps.is_empty()).then(|| Alternative::range(asked, steps.into_iter().map(Step::Ipset).collect(), opens))
+    }
+
+    /// The name by which its owner is known.
     pub fn owner_name(&self) -> &str {
-        let name = self.set.name.as_str();
-        match name.strip_suffix('6') {
-            Some(plain) if self.set.v6 == Some(true) && name.starts_with("f2b-") => plain,
-            _ => name,
+        owner_name(self.set)
+    }
+}
+
+/// The set's name without what fail2ban appends to those of IPv6.
+pub fn owner_name(set: &Set) -> &str {
+    let name = set.name.as_str();
+    match name.strip_suffix('6') {
+        Some(plain) if set.v6 == Some(true) && name.starts_with("f2b-") => plain,
+        _ => name,
+    }
+}
+
+/// Every set that a rule anywhere asks, by its index.
+fn asked(host: &HostState) -> BTreeSet<u16> {
+    let nft = host.nf_tables.present().into_iter().flat_map(|state| &state.chains).flat_map(|chain| &chain.rules);
+    let legacy = host.xtables.present().into_iter().flat_map(|state| state.v4.iter().chain(&state.v6));
+    let legacy = legacy.flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
+    let of_legacy = legacy.flat_map(|rule| &rule.matches).filter_map(reference);
+    nft.flat_map(|rule| asked_by(rule, false)).chain(of_legacy).map(|reference| reference.index).collect()
+}
+
+/// Deletes one element of a set that rules ask; the error says why not. Facts that are missing are added to `needs`, and then there is
+/// no step yet.
+pub fn remove(host: &HostState, set: &str, element: &str, needs: &mut Needs) -> Result<Option<Step>, String> {
+    let indices = asked(host);
+    let unknown = indices.iter().filter(|index| !host.ipset.sets.contains_key(index));
+    let missing: Vec<Need> = unknown.map(|index| Need::Ipset(*index)).collect();
+    if !missing.is_empty() {
+        needs.extend(missing);
+        return Ok(None);
+    }
+    let reference = format!("ipset/{set}/{element}");
+    let gone = || format!("there is no {reference} on this host (any more), or no rule asks that set");
+    let read = indices.iter().filter_map(|index| host.ipset.sets.get(index)?.as_ref().ok());
+    let mut sets = read.flat_map(|set| set.members.iter().chain([set]));
+    let known = sets.find(|known| known.name == set).ok_or_else(gone)?;
+    let by_hand = |why: &str| format!("{reference} {why}. By hand: ipset del {set} {element}");
+    let key = Key::parse(&known.kind, element).filter(|key| key.to_string() == element);
+    let key = key.ok_or_else(|| by_hand("is of a type of set whose elements sshfix does not delete"))?;
+    let query = known.query(key.clone());
+    match (host.ipset.properties.get(set), host.ipset.entries.get(&query)) {
+        (None, _) | (_, None) => {
+            needs.extend([Need::IpsetProperties(set.to_owned()), Need::IpsetEntry(query)]);
+            Ok(None)
+        }
+        (Some(Err(why)), _) | (_, Some(Entry::Unknown(why))) => Err(format!("{reference} could not be read: {why}")),
+        (_, Some(Entry::Absent)) => Err(gone()),
+        (Some(Ok(properties)), Some(entry)) => {
+            let step = ipset::Step::delete(known, *properties, key, entry);
+            Ok(Some(Step::Ipset(step.ok_or_else(|| by_hand("is not an element of exactly this"))?)))
         }
     }
+}
+
+/// Whom the elements of a set refuse, where a rule that refuses asks it so: each with the seconds it still has. Sets are read whole.
+pub fn refused(facts: &State, reference: SetReference, needs: &mut Needs) -> Vec<(String, Source, Option<u32>)> {
+    // IPSET_INV_MATCH: it refuses everybody else.
+    if reference.flags & 1 != 0 {
+        return Vec::new();
+    }
+    let set = match facts.sets.get(&reference.index) {
+        None => {
+            needs.insert(Need::Ipset(reference.index));
+            return Vec::new();
+        }
+        Some(Err(_)) => return Vec::new(),
+        Some(Ok(set)) => set,
+    };
+    let mut found = Vec::new();
+    let members = if set.kind == "list:set" { set.members.as_slice() } else { std::slice::from_ref(set) };
+    for set in members {
+        let Some(listing) = facts.listings.get(&set.name) else {
+            needs.insert(Need::IpsetElements(set.name.clone()));
+            continue;
+        };
+        let Some(field) = client_field(set, reference) else { continue };
+        for element in listing.iter().flat_map(|listing| listing.iter()).filter(|element| !element.nomatch) {
+            let Some((from, to)) = element.addresses.get(field) else { continue };
+            let span = [(number(*from), number(*to))];
+            found.extend(prefixes(from.is_ipv6(), &span).map(|source| (set.name.clone(), source, element.left)));
+        }
+    }
+    found
+}
+
+/// Which of a set's address fields is asked for the packet's source.
+fn client_field(set: &Set, reference: SetReference) -> Option<usize> {
+    let fields = set.kind.split_once(':')?.1.split(',');
+    // IPSET_DIM_ONE_SRC 2, TWO_SRC 4, THREE_SRC 8
+    let source = |dimension: u32| reference.flags.checked_shr(dimension).unwrap_or(0) & 1 != 0;
+    let addresses = fields.zip(1..).filter(|(field, _)| matches!(*field, "ip" | "net"));
+    addresses.enumerate().find(|(_, (_, dimension))| source(*dimension)).map(|(index, _)| index)
 }
 
 /// What is known of ipsets, with the names that legacy rules brought and with the sets that rules change while packets pass.
@@ -95,16 +205,16 @@ pub fn decides<'h>(host: &'h HostState, connection: &Connection, refusal: &Refus
 pub fn in_frame<'h>(host: &'h HostState, connection: &Connection, pass: Pass, frame: &Frame) -> Vec<Held<'h>> {
     let chain = host.nf_tables.present().and_then(|state| state.chains.get(frame.chain));
     let rule = chain.and_then(|chain| chain.rules.get(frame.rule?));
-    let references = |rule: &Rule| {
-        let of = |expression: &Expression| match expression {
-            Expression::Match { name, revision, info } if name == "set" => {
-                reference(&decode(!connection.source.is_ipv4(), name, *revision, info))
-            }
-            _ => None,
-        };
-        rule.expressions.iter().filter_map(of).collect::<Vec<_>>()
+    held(host, connection, pass, rule.map_or_else(Vec::new, |rule| asked_by(rule, !connection.source.is_ipv4())))
+}
+
+/// The sets that an `nf_tables` rule asks.
+pub fn asked_by(rule: &Rule, v6: bool) -> Vec<SetReference> {
+    let of = |expression: &Expression| match expression {
+        Expression::Match { name, revision, info } if name == "set" => reference(&decode(v6, name, *revision, info)),
+        _ => None,
     };
-    held(host, connection, pass, rule.map_or_else(Vec::new, |rule| references(rule)))
+    rule.expressions.iter().filter_map(of).collect()
 }
 
 /// Those of a legacy rule.
@@ -115,7 +225,8 @@ pub fn in_place<'h>(host: &'h HostState, connection: &Connection, pass: Pass, pl
     held(host, connection, pass, rule.iter().flat_map(|rule| &rule.matches).filter_map(reference).collect())
 }
 
-fn reference(one: &Match) -> Option<SetReference> {
+/// The set that a match asks.
+pub fn reference(one: &Match) -> Option<SetReference> {
     if let Match::Set { set, .. } = one { Some(*set) } else { None }
 }
 
@@ -134,5 +245,7 @@ fn held<'h>(host: &'h HostState, connection: &Connection, pass: Pass, references
         })
         .collect();
     let one = |reference| packets.iter().find_map(|packet| host.ipset.held(reference, &packet.view()));
-    references.into_iter().filter_map(one).map(|(set, key, entry)| Held { set, key, entry }).collect()
+    let properties = |set: &Set| host.ipset.properties.get(&set.name);
+    let held = references.into_iter().filter_map(one);
+    held.map(|(set, key, entry)| Held { set, key, entry, properties: properties(set) }).collect()
 }

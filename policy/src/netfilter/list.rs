@@ -17,10 +17,10 @@ use crate::subsystem::nf_tables::evaluate::Evaluator;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, delete_element, delete_rule, found_sources, has_anonymous_set, rule_source};
 use crate::subsystem::nf_tables::owner::{self, Owner};
-use crate::subsystem::nf_tables::{Chain, Element, ElementData, ElementKey, Rule, SetKey, State, render};
+use crate::subsystem::nf_tables::{Chain, Element, ElementData, ElementKey, Family, Rule, SetKey, State, render};
 use crate::subsystem::xtables::evaluate::matches_rule;
 use crate::subsystem::xtables::holds::Matched;
-use crate::subsystem::xtables::targets::{StandardVerdict, Target, TargetEffect, target};
+use crate::subsystem::xtables::targets::{SetReference, StandardVerdict, Target, TargetEffect, target};
 use crate::subsystem::xtables::{self, Action};
 use crate::verdict::Connection;
 
@@ -98,6 +98,7 @@ fn rules<'s>(state: &'s State, port: u16, ipsets: &'s ipset::State, wanted: &mut
 /// Rules and sets on the way to the SSH port, each with its reference.
 pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall {
     let mut firewall = Firewall { schema: FirewallSchema::V1, entries: Vec::new(), notes: Vec::new() };
+    let mut asked = Vec::new();
     let ipsets = super::ipset::facts(host);
     match &host.nf_tables {
         Part::Unreadable(why) => firewall.notes.push(format!("nftables could not be read: {why}")),
@@ -121,6 +122,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                 needs.extend(render::needs(state, chain, rule));
                 let text = render::rule(state, chain, rule, &ipsets.names);
                 firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner: owner.name(), text });
+                asked.extend(super::ipset::asked_by(rule, false));
                 for set in named_sets(chain, rule) {
                     if !sets.contains(&set) {
                         let owner = owner_of(chain, Some(&set)).name();
@@ -149,8 +151,15 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                 let owner = owner_of_legacy(&place, rule).name();
                 let text = rule.line(&chain.name, place.v6, &ipsets.names);
                 firewall.entries.push(FirewallEntry { reference: Reference::Legacy(place).to_string(), owner, text });
+                asked.extend(rule.matches.iter().filter_map(super::ipset::reference));
             }
         }
+    }
+    let names = asked.into_iter().filter_map(|reference| ipsets.names.get(&reference.index)).collect::<BTreeSet<_>>();
+    for name in names {
+        let owner = owner::of("", "", Some(name), std::iter::empty()).name();
+        let reference = Reference::Ipset { set: name.clone(), element: None }.to_string();
+        firewall.entries.push(FirewallEntry { reference, owner, text: format!("ipset {name}") });
     }
     firewall
 }
@@ -227,6 +236,10 @@ pub fn bans(host: &HostState, port: u16, needs: &mut Needs) -> Vec<Ban> {
     if let Some(state) = host.nf_tables.present() {
         for (chain, _, rule) in rules(state, port, &ipsets, needs) {
             nft_bans(host.at, state, chain, rule, needs, &mut bans);
+            if rule.expressions.iter().any(|expression| refuses(state, chain, expression)) {
+                let asked = super::ipset::asked_by(rule, chain.family == Family::Ip6);
+                ipset_bans(host.at, &ipsets, asked, needs, &mut bans);
+            }
         }
     }
     if let Some(state) = host.xtables.present() {
@@ -235,6 +248,10 @@ pub fn bans(host: &HostState, port: u16, needs: &mut Needs) -> Vec<Ban> {
                 Action::Target(Target::Verdict(StandardVerdict::Drop) | Target::Reject(_)) => true,
                 Action::Target(_) | Action::Count | Action::Jump(_) | Action::Goto(_) => false,
             };
+            if refuses {
+                let asked = rule.matches.iter().filter_map(super::ipset::reference).collect();
+                ipset_bans(host.at, &ipsets, asked, needs, &mut bans);
+            }
             if let (true, Some(source)) = (refuses, rule.source(place.v6)) {
                 let owner = owner::of(&place.table, &place.chain, None, std::iter::empty());
                 bans.push(Ban { source, by: by(&owner, &place.to_string()), since: None, until: None });
@@ -242,6 +259,21 @@ pub fn bans(host: &HostState, port: u16, needs: &mut Needs) -> Vec<Ban> {
         }
     }
     bans
+}
+
+/// Those that a refusing rule finds in ipsets.
+fn ipset_bans(at: Timestamp, ipsets: &ipset::State, asked: Vec<SetReference>, needs: &mut Needs, bans: &mut Vec<Ban>) {
+    for reference in asked {
+        for (set, source, left) in super::ipset::refused(ipsets, reference, needs) {
+            let owner = owner::of("", "", Some(set.as_str()), std::iter::empty());
+            let until = left.and_then(|left| at.checked_add(SignedDuration::from_secs(left.into())).ok());
+            let ban = Ban { source, by: by(&owner, &format!("ipset {set}")), since: None, until };
+            // Several rules can ask one set.
+            if !bans.contains(&ban) {
+                bans.push(ban);
+            }
+        }
+    }
 }
 
 fn by(owner: &Owner, place: &str) -> String {
@@ -305,7 +337,7 @@ fn refuses(state: &State, chain: &Chain, expression: &Expression) -> bool {
             })
         }
         Expression::Target { name, revision, info } => {
-            let v6 = chain.family == crate::subsystem::nf_tables::Family::Ip6;
+            let v6 = chain.family == Family::Ip6;
             matches!(target(v6, name, *revision, info), TargetEffect::Drop | TargetEffect::Reject(_))
         }
         _ => false,
@@ -360,6 +392,13 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
         }
         Reference::Set { set, element: None } => {
             Err(format!("{reference} is a whole set; name one element, such as {reference}/203.0.113.7. nft {set}"))
+        }
+        Reference::Ipset { element: None, .. } => {
+            Err(format!("{reference} is a whole set; name one element, such as {reference}/203.0.113.7"))
+        }
+        Reference::Ipset { set, element: Some(element) } => {
+            managed(&owner::of("", "", Some(set.trim_end_matches('6')), std::iter::empty()), reference)?;
+            Ok(super::ipset::remove(host, set, element, needs)?.into_iter().collect())
         }
         Reference::Set { set, element: Some(text) } => remove_element(host, set, text, reference, needs),
     }

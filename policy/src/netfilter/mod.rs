@@ -28,17 +28,18 @@ pub use list::{bans, firewall_list, plan_remove};
 pub(crate) use marked::marked;
 pub use reference::{Reference, ReferenceError};
 pub use trace::trace;
-use walk::{Culprit, Pass, Refusal, Walk, solicited, walk};
+pub use walk::Walk;
+use walk::{Culprit, Pass, Refusal, solicited, walk};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
     judge(host, connection, needs).0
 }
 
-/// The same, with the port that the connection is delivered to where that is another one than asked for.
-pub fn judge(host: &HostState, connection: &Connection, needs: &mut Needs) -> (StageReport, Option<u16>) {
+/// The same, with the way it goes.
+pub fn judge(host: &HostState, connection: &Connection, needs: &mut Needs) -> (StageReport, Walk) {
     let walked = walk(host, connection, needs);
-    (report(host, connection, &walked, needs), walked.delivered_to)
+    (report(host, connection, &walked, needs), walked)
 }
 
 fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut Needs) -> StageReport {

@@ -30,6 +30,13 @@ pub enum Reference {
     },
     /// `legacy/ip/filter/INPUT/3`
     Legacy(xtables::Place),
+    /// `ipset/blocked`, or `ipset/blocked/203.0.113.0/24` for one element.
+    Ipset {
+        /// The set's name.
+        set: String,
+        /// The element as `ipset save` prints it.
+        element: Option<String>,
+    },
 }
 
 /// Text that names nothing.
@@ -57,6 +64,10 @@ impl fmt::Display for Reference {
                 element.as_ref().map_or(Ok(()), |element| write!(f, "/{element}"))
             }
             Reference::Legacy(place) => f.write_str(&xtables::Step::reference(place)),
+            Reference::Ipset { set, element } => {
+                write!(f, "ipset/{}", escape(set))?;
+                element.as_ref().map_or(Ok(()), |element| write!(f, "/{element}"))
+            }
         }
     }
 }
@@ -88,6 +99,9 @@ impl FromStr for Reference {
                 chain: (*chain).to_owned(),
                 position: position.parse().map_err(|_| wrong())?,
             }),
+            ["ipset", set, element @ ..] if !set.is_empty() => {
+                Reference::Ipset { set: unescape(set), element: (!element.is_empty()).then(|| element.join("/")) }
+            }
             _ => return Err(wrong()),
         };
         // Numbers with a sign or zeros in front would be other names for the same thing.
@@ -116,6 +130,9 @@ mod tests {
             "nft/inet/filter/@blocked/203.0.113.7 . 22",
             "legacy/ip/filter/INPUT/3",
             "legacy/ip6/filter/f2b-sshd/1",
+            "ipset/blocked",
+            "ipset/a%2fb/203.0.113.0/24",
+            "ipset/blocked/2001:db8::7,tcp:22",
         ] {
             assert_eq!(text.parse::<Reference>().map(|r| r.to_string()), Ok(text.to_owned()));
         }
@@ -133,6 +150,8 @@ mod tests {
             "nft/inet/filter/blocked/203.0.113.7",
             "legacy/ip/filter/INPUT/x",
             "legacy/inet/filter/INPUT/1",
+            "ipset",
+            "ipset/",
             "../../etc/passwd",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{bans, blocks, evaluate, firewall_list, plan_accept, plan_remove};
+use super::{bans, blocks, evaluate, firewall_list, judge, plan_accept, plan_remove};
 use crate::host::{HostState, Needs, Part};
 use crate::step::Step;
 use crate::subsystem::nf_tables::build::{self, *};
@@ -41,7 +41,10 @@ fn verdict(kernel: &State, source: &str) -> Verdict {
 }
 
 fn found(kernel: &State, source: &str) -> (Vec<Block>, HostState) {
-    let (blocks, host, _) = asked(kernel, |host, needs| blocks(host, &from(source), needs));
+    let (blocks, host, _) = asked(kernel, |host, needs| {
+        let (_, walked) = judge(host, &from(source), needs);
+        blocks(host, &from(source), walked, needs)
+    });
     (blocks, host)
 }
 

@@ -251,7 +251,10 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
     let empty = State::default();
     let syn = arrival.map_or_else(|| Packet::syn(connection), |arrival| arrival.syn(connection));
     let mut ipsets = super::ipset::facts(host);
-    ipsets.recent.changes = super::recent::changes(host, &syn, &ipsets);
+    // Of lists that are not known yet, nothing is told.
+    if !ipsets.recent.lists.is_empty() {
+        ipsets.recent.changes = super::recent::changes(host, &syn, &ipsets);
+    }
     let mut walk = Walk::default();
     for (name, unreadable) in [("nftables", unreadable(&host.nf_tables)), ("iptables-legacy", unreadable(&host.xtables))] {
         if let Some(why) = unreadable {
@@ -320,8 +323,8 @@ struct Walker<'a, 'n> {
     redirect: Option<Culprit>,
     /// Sets that a rule changed for a packet before: what they hold now is not what was read.
     changed_sets: BTreeSet<SetKey>,
-    /// Whether connections of this family are tracked at all.
-    tracks: bool,
+    /// The whole host, to tell whether connections are tracked at all.
+    host: &'a HostState,
 }
 
 impl<'a, 'n> Walker<'a, 'n> {
@@ -348,7 +351,7 @@ impl<'a, 'n> Walker<'a, 'n> {
             delivered: None,
             redirect: None,
             changed_sets: BTreeSet::new(),
-            tracks: super::conntrack::in_use(host, !connection.source.is_ipv4()),
+            host,
         }
     }
 
@@ -648,7 +651,8 @@ impl<'a, 'n> Walker<'a, 'n> {
     /// Whether connection tracking has room for the SYN; `None` when it certainly has not (`__nf_conntrack_alloc`).
     fn room(&mut self, packet: &Packet) -> Option<()> {
         let exempt = packet.tracking.among(Tracking::UNTRACKED.0);
-        if self.pass != Pass::Syn || exempt == Tri::Yes || !self.tracks {
+        let room = self.ipsets.conntrack.as_ref().is_some_and(|fill| fill.as_ref().is_ok_and(|fill| !fill.full()));
+        if self.pass != Pass::Syn || exempt == Tri::Yes || room || !super::conntrack::in_use(self.host, packet.v6) {
             return Some(());
         }
         let fill = match &self.ipsets.conntrack {
@@ -661,7 +665,6 @@ impl<'a, 'n> Walker<'a, 'n> {
                 self.refuse(Culprit::Unread(why), false, Vec::new());
                 return Some(());
             }
-            Some(Ok(fill)) if !fill.full() => return Some(()),
             Some(Ok(fill)) => fill.clone(),
         };
         let certain = exempt == Tri::No && fill.evictable == Some(false);

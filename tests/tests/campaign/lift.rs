@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sshfix_policy::host::Host as _;
-use sshfix_policy::netfilter::blocks;
+use sshfix_policy::netfilter::{blocks, judge};
 use sshfix_policy::verdict::{Lift, Verdict};
 use sshfix_tests::lab::{WIRE_CLIENTS, Wire};
 use sshfix_tests::rulesets::Ruleset;
@@ -16,7 +16,10 @@ pub fn lift(wire: &Wire, ruleset: &Ruleset, name: &str, which: usize, before: &[
     let client = WIRE_CLIENTS[which];
     let applied: Result<(Vec<String>, Said), Option<String>> = wire.server.enter(|| {
         let (mut live, mut host) = (live(), observe());
-        let blocks = asked(&mut live, &mut host, |host, needs| blocks(host, &connection(client), needs));
+        let blocks = asked(&mut live, &mut host, |host, needs| {
+            let (_, walked) = judge(host, &connection(client), needs);
+            blocks(host, &connection(client), walked, needs)
+        });
         let mut summaries = Vec::new();
         for block in blocks {
             let Lift::Steps(steps) = block.lift else { return Err(None) };

@@ -75,6 +75,7 @@ pub fn lookup(state: &mut State, needs: &Needs) {
             | Need::SetElements(_)
             | Need::Ipset(_)
             | Need::IpsetEntry(_)
+            | Need::IpsetProperties(_)
             | Need::IpsetElements(_)
             | Need::RouteTables(_)
             | Need::PolicyRules(_)

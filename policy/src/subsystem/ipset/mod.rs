@@ -18,6 +18,7 @@ use super::xtables::matches::SetCounters;
 use super::xtables::targets::SetReference;
 use super::xtables::view::{Span, Tri, View};
 use super::{conntrack, recent};
+use crate::address::Source;
 use crate::host::Need;
 use crate::packet::Interface;
 use crate::ranges::number;
@@ -33,6 +34,8 @@ pub struct State {
     pub names: SetNames,
     /// Sets by the kernel's index; the text says why one cannot be known.
     pub sets: BTreeMap<u16, Result<Set, String>>,
+    /// What sets keep with their elements, by name; the text says why one could not be asked.
+    pub properties: BTreeMap<String, Result<Properties, String>>,
     /// What sets hold.
     pub entries: BTreeMap<Query, Entry>,
     /// Sets listed whole, by name: only for questions about everybody. The text says why one could not be listed.
@@ -48,7 +51,7 @@ pub struct State {
     pub conntrack: Option<Result<conntrack::Fill, String>>,
 }
 
-/// A set, as `ipset list -terse` tells it.
+/// A set, as the kernel tells it without looking at its elements (`ip_set_core.c`, `ip_set_header`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Set {
     /// Its name.
@@ -57,13 +60,19 @@ pub struct Set {
     pub kind: String,
     /// Whether it is of IPv6; `None` for types without addresses.
     pub v6: Option<bool>,
+    /// The sets of a `list:set`, in their order.
+    #[serde(default)]
+    pub members: Vec<Set>,
+}
+
+/// What a set keeps with its elements, as `ipset list -terse` tells it. The kernel counts all elements for that
+/// (`ip_set_hash_gen.h`, `mtype_head`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Properties {
     /// Whether its elements stand for whole networks (`netmask`, `bitmask`).
     pub masked: bool,
     /// Whether its elements have a timeout, a comment, counters or skbinfo, which adding an element again does not bring back.
     pub extras: bool,
-    /// The sets of a `list:set`, in their order.
-    #[serde(default)]
-    pub members: Vec<Set>,
 }
 
 /// The fields of a packet that a set is asked for: those that the set's type has.
@@ -71,6 +80,9 @@ pub struct Set {
 pub struct Key {
     /// Its address.
     pub address: Option<IpAddr>,
+    /// Where it is a network and no packet's address: its prefix length, shorter than that of a single address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<u8>,
     /// Its TCP port.
     pub port: Option<u16>,
     /// Its other address.
@@ -89,13 +101,54 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let port = self.port.map(|port| if self.address.is_some() { format!("tcp:{port}") } else { port.to_string() });
         let fields = [
-            self.address.map(|address| address.to_string()),
+            self.address.map(|address| self.prefix.map_or_else(|| address.to_string(), |prefix| format!("{address}/{prefix}"))),
             port,
             self.second.map(|address| address.to_string()),
             self.mark.map(|mark| format!("0x{mark:08x}")),
             self.interface.clone(),
         ];
         f.write_str(&fields.into_iter().flatten().collect::<Vec<_>>().join(","))
+    }
+}
+
+impl Key {
+    /// The addresses it stands for.
+    pub fn source(&self) -> Option<Source> {
+        let address = self.address?;
+        match self.prefix {
+            None => Some(address.into()),
+            Some(prefix) => ipnet::IpNet::new(address, prefix).ok().map(Source::new),
+        }
+    }
+
+    /// The networks around it of these prefix lengths.
+    pub fn networks(&self, lengths: &[u8]) -> impl Iterator<Item = Key> {
+        let network = |prefix| {
+            let address = ipnet::IpNet::new(self.address?, prefix).ok()?.network();
+            Some(Key { address: Some(address), prefix: Some(prefix), ..self.clone() })
+        };
+        lengths.iter().copied().filter_map(network)
+    }
+
+    /// The key of an element as `ipset save` prints it, in a set of this type. `None` where it has other fields than addresses, networks
+    /// and TCP ports.
+    pub fn parse(kind: &str, element: &str) -> Option<Self> {
+        let fields = kind.split_once(':')?.1.split(',');
+        let mut key = Key::default();
+        let mut words = element.split(',');
+        for field in fields {
+            let word = words.next()?;
+            match field {
+                "ip" | "net" if key.address.is_none() => {
+                    let source: Source = word.parse().ok()?;
+                    key.address = Some(source.first());
+                    key.prefix = source.single().is_none().then(|| source.net().prefix_len());
+                }
+                "port" => key.port = Some(word.strip_prefix("tcp:")?.parse().ok()?),
+                _ => return None,
+            }
+        }
+        words.next().is_none().then_some(key)
     }
 }
 
@@ -169,6 +222,7 @@ impl State {
         Self {
             names: BTreeMap::new(),
             sets: BTreeMap::new(),
+            properties: BTreeMap::new(),
             entries: BTreeMap::new(),
             listings: BTreeMap::new(),
             grow: BTreeSet::new(),

@@ -1,10 +1,10 @@
 //! Steps on ipsets: one element, there before and not after, or the other way round. As data; the agent does them.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Key, Query, Set, State};
+use super::{Entry, Key, Properties, Query, Set, State};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
 use crate::step::{Mismatch, Reach};
@@ -25,9 +25,9 @@ pub struct Step {
 
 impl Step {
     /// Deletes the element of this key. `None` where the set holds it by another element, or with others.
-    pub fn delete(set: &Set, key: Key, entry: &Entry) -> Option<Self> {
-        let deletes = *entry == Entry::Exact && !set.masked && key.address.is_some();
-        deletes.then(|| Self { query: set.query(key), before: true, after: false, extras: set.extras })
+    pub fn delete(set: &Set, properties: Properties, key: Key, entry: &Entry) -> Option<Self> {
+        let deletes = *entry == Entry::Exact && !properties.masked && key.address.is_some();
+        deletes.then(|| Self { query: set.query(key), before: true, after: false, extras: properties.extras })
     }
 
     /// See [`crate::step::Step::inverse`].
@@ -38,7 +38,7 @@ impl Step {
 
     /// See [`crate::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
-        self.query.key.address.map(|address: IpAddr| vec![address.into()])
+        self.query.key.source().map(|source| vec![source])
     }
 
     /// See [`crate::step::Step::reach`].
@@ -97,6 +97,35 @@ impl Step {
         self.look(entry)
     }
 
+    /// What a network that comes or goes changes in the answers for addresses in it. Whether an address is an element of its own beside
+    /// a network cannot be asked: where the last network goes it is taken for none, and reading it again tells.
+    fn predict_within(&self, state: &mut State) {
+        let (Some(prefix), Some(net)) = (self.query.key.prefix, self.query.key.source()) else { return };
+        for (query, entry) in &mut state.entries {
+            let same =
+                Key { address: self.query.key.address, prefix: self.query.key.prefix, ..query.key.clone() } == self.query.key;
+            let inside = query.key.prefix.is_none() && query.key.source().is_some_and(|source| net.contains(source));
+            if query.set != self.query.set || !same || !inside {
+                continue;
+            }
+            *entry = match (entry.clone(), self.after) {
+                (Entry::Wider(lengths), false) => {
+                    match lengths.iter().copied().filter(|length| *length != prefix).collect::<Vec<_>>() {
+                        rest if rest.is_empty() => Entry::Absent,
+                        rest => Entry::Wider(rest),
+                    }
+                }
+                (Entry::Wider(mut lengths), true) => {
+                    lengths.push(prefix);
+                    lengths.sort_unstable();
+                    Entry::Wider(lengths)
+                }
+                (Entry::Absent | Entry::Exact, true) => Entry::Wider(vec![prefix]),
+                (other, _) => other,
+            };
+        }
+    }
+
     /// See [`crate::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         let now = self.now(&state.ipset)?;
@@ -105,6 +134,11 @@ impl Step {
         }
         let entry = if self.after { Entry::Exact } else { Entry::Absent };
         state.ipset.entries.insert(self.query.clone(), entry);
+        self.predict_within(&mut state.ipset);
+        if let (false, Some(Ok(listing))) = (self.after, state.ipset.listings.get_mut(&self.query.set)) {
+            let text = self.query.key.to_string();
+            Arc::make_mut(listing).retain(|element| element.text != text);
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::{Asked, Entry, Judged, Key, Set, State, Step};
+use super::{Asked, Entry, Judged, Key, Properties, Set, State, Step};
 use crate::host::Need;
 use crate::packet::Packet;
 use crate::subsystem::xtables::matches::SetCounters;
@@ -17,7 +17,7 @@ const SRC_DST: SetReference = SetReference { index: 3, dimensions: 2, flags: 2 }
 const SRC: SetReference = SetReference { index: 3, dimensions: 1, flags: 2 };
 
 fn set(kind: &str) -> Set {
-    Set { name: "bad".to_owned(), kind: kind.to_owned(), v6: Some(false), masked: false, extras: false, members: Vec::new() }
+    Set { name: "bad".to_owned(), kind: kind.to_owned(), v6: Some(false), members: Vec::new() }
 }
 
 fn syn(source: &str) -> View<'static> {
@@ -125,11 +125,13 @@ fn a_list_holds_what_one_of_its_members_holds() {
 #[test]
 fn only_an_element_of_exactly_the_address_is_deleted() {
     let key = key("203.0.113.7", None);
-    assert!(Step::delete(&set("hash:net"), key.clone(), &Entry::Wider(vec![24])).is_none());
-    assert!(Step::delete(&Set { masked: true, ..set("hash:ip") }, key.clone(), &Entry::Exact).is_none());
+    let plain = Properties::default();
+    let masked = Properties { masked: true, ..plain };
+    assert!(Step::delete(&set("hash:net"), plain, key.clone(), &Entry::Wider(vec![24])).is_none());
+    assert!(Step::delete(&set("hash:ip"), masked, key.clone(), &Entry::Exact).is_none());
     let ports = Key { port: Some(22), ..Key::default() };
-    assert!(Step::delete(&set("bitmap:port"), ports, &Entry::Exact).is_none());
-    let step = Step::delete(&set("hash:ip"), key, &Entry::Exact).unwrap();
+    assert!(Step::delete(&set("bitmap:port"), plain, ports, &Entry::Exact).is_none());
+    let step = Step::delete(&set("hash:ip"), plain, key, &Entry::Exact).unwrap();
     assert_eq!(step.summary(), "delete 203.0.113.7 from ipset bad");
     assert_eq!(step.diff(), "# ipset bad (hash:ip)\n- 203.0.113.7\n");
     assert_eq!(step.undo(), "add 203.0.113.7 to ipset bad");
@@ -138,7 +140,8 @@ fn only_an_element_of_exactly_the_address_is_deleted() {
 
 #[test]
 fn a_step_is_the_inverse_of_its_inverse_and_survives_the_journal() {
-    let step = Step::delete(&Set { extras: true, ..set("hash:net,port") }, key("2001:db8::7", Some(22)), &Entry::Exact).unwrap();
+    let extras = Properties { extras: true, masked: false };
+    let step = Step::delete(&set("hash:net,port"), extras, key("2001:db8::7", Some(22)), &Entry::Exact).unwrap();
     assert_eq!(step.inverse().inverse(), step);
     assert_ne!(step.inverse(), step);
     assert!(step.undo().contains("default timeout"), "{}", step.undo());
@@ -148,9 +151,61 @@ fn a_step_is_the_inverse_of_its_inverse_and_survives_the_journal() {
 
 #[test]
 fn a_step_drifts_when_a_wider_element_appeared() {
-    let step = Step::delete(&set("hash:net"), key("203.0.113.7", None), &Entry::Exact).unwrap();
+    let step = Step::delete(&set("hash:net"), Properties::default(), key("203.0.113.7", None), &Entry::Exact).unwrap();
     assert_eq!(step.look(&Entry::Exact), Ok(true));
     assert_eq!(step.look(&Entry::Absent), Ok(false));
     assert!(step.look(&Entry::Wider(vec![24])).is_err());
     assert!(step.look(&Entry::Unknown("gone".to_owned())).is_err());
+}
+
+#[test]
+fn an_address_is_in_no_network_any_more_once_its_networks_are_deleted() {
+    let (address, other) = (key("203.0.113.7", None), key("198.51.100.7", None));
+    let networks: Vec<Key> = address.networks(&[16, 24]).collect();
+    assert_eq!(networks.iter().map(Key::to_string).collect::<Vec<_>>(), ["203.0.0.0/16", "203.0.113.0/24"]);
+    let nets = set("hash:net");
+    let mut host = crate::host::HostState::empty();
+    let held = [(address.clone(), Entry::Wider(vec![16, 24])), (other.clone(), Entry::Wider(vec![24]))];
+    host.ipset.entries = held.into_iter().map(|(key, entry)| (nets.query(key), entry)).collect();
+    let before = host.ipset.entries.clone();
+    let mut steps = Vec::new();
+    for network in networks {
+        host.ipset.entries.insert(nets.query(network.clone()), Entry::Exact);
+        steps.push(Step::delete(&nets, Properties::default(), network, &Entry::Exact).unwrap());
+    }
+    assert_eq!(steps[1].touches().unwrap(), ["203.0.113.0/24".parse().unwrap()]);
+    steps[0].predict(&mut host).unwrap();
+    assert_eq!(host.ipset.entries[&nets.query(address.clone())], Entry::Wider(vec![24]));
+    steps[1].predict(&mut host).unwrap();
+    assert_eq!(host.ipset.entries[&nets.query(address.clone())], Entry::Absent);
+    assert_eq!(host.ipset.entries[&nets.query(other.clone())], Entry::Wider(vec![24]), "in none of them");
+    for step in steps.iter().rev() {
+        step.inverse().predict(&mut host).unwrap();
+    }
+    for (query, entry) in before {
+        assert_eq!(host.ipset.entries[&query], entry);
+    }
+}
+
+#[test]
+fn an_element_is_read_as_ipset_prints_it_or_not_at_all() {
+    for (kind, text) in [
+        ("hash:ip", "203.0.113.7"),
+        ("hash:net", "203.0.113.0/24"),
+        ("hash:net", "2001:db8::/32"),
+        ("hash:ip,port", "203.0.113.7,tcp:22"),
+    ] {
+        assert_eq!(Key::parse(kind, text).unwrap().to_string(), text);
+    }
+    for (kind, text) in [
+        ("hash:ip", "203.0.113.7 nomatch"),
+        ("hash:ip,port", "203.0.113.7,udp:22"),
+        ("hash:ip,port", "203.0.113.7"),
+        ("hash:ip", "203.0.113.7,tcp:22"),
+        ("hash:net,iface", "203.0.113.0/24,eth0"),
+        ("hash:net,net", "203.0.113.0/24,10.0.0.0/8"),
+        ("list:set", "other"),
+    ] {
+        assert_eq!(Key::parse(kind, text), None, "{kind} {text}");
+    }
 }

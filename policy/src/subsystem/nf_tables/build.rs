@@ -262,6 +262,7 @@ pub fn answer(kernel: &State, state: &mut State, needs: &crate::host::Needs) {
             | crate::host::Need::PatternFile(_)
             | crate::host::Need::Ipset(_)
             | crate::host::Need::IpsetEntry(_)
+            | crate::host::Need::IpsetProperties(_)
             | crate::host::Need::IpsetElements(_)
             | crate::host::Need::RouteTables(_)
             | crate::host::Need::PolicyRules(_)
