@@ -19,13 +19,15 @@ pub struct LiveHost {
     fail2ban: fail2ban::Fail2ban,
     ruleset: nf_tables::Ruleset,
     texts: xtables::Texts,
+    sshd_versions: sshd::Versions,
 }
 
 impl LiveHost {
     /// Opens nothing yet: what is missing shows when it is first read.
     pub fn new(config: Arc<Config>) -> Self {
         let fail2ban = fail2ban::Fail2ban::new(&config.paths.fail2ban_socket);
-        Self { config, fail2ban, ruleset: nf_tables::Ruleset::new(), texts: xtables::Texts::default() }
+        let (ruleset, texts, sshd_versions) = (nf_tables::Ruleset::new(), xtables::Texts::default(), sshd::Versions::default());
+        Self { config, fail2ban, ruleset, texts, sshd_versions }
     }
 
     /// Lets the next observation read the counters of the rules as they are then.
@@ -41,7 +43,7 @@ fn joined<T>(name: &str, thread: thread::ScopedJoinHandle<'_, Part<T>>) -> Part<
 
 impl Host for LiveHost {
     fn observe(&mut self, question: &Question) -> HostState {
-        let Self { config, fail2ban, ruleset, texts } = self;
+        let Self { config, fail2ban, ruleset, texts, .. } = self;
         thread::scope(|scope| {
             let fail2ban = scope.spawn(|| fail2ban.observe(question));
             let hosts_access = scope.spawn(|| hosts_access::observe(config, question));
@@ -86,7 +88,7 @@ impl Host for LiveHost {
                 Need::Ufw => state.ufw = Some(ufw::read()),
                 Need::RouteTables(v6) => _ = tables.insert(*v6),
                 Need::PolicyRules(v6) => _ = policy_rules.insert(*v6),
-                Need::Sshd(need) => sshd::lookup(state, need),
+                Need::Sshd(need) => sshd::lookup(state, need, &mut self.sshd_versions),
             }
         }
         if !(keys.is_empty() && sets.is_empty())

@@ -229,7 +229,9 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
                 // The trace shows them.
                 host.forget_counters();
             }
-            Ok(Body::Diagnosis(observed(host, &question, |state, needs| diagnose::diagnose(state, &subject, *explain, needs)).1))
+            let first = diagnose::first_needs(&subject);
+            let answer = |state: &HostState, needs: &mut Needs| diagnose::diagnose(state, &subject, *explain, needs);
+            Ok(Body::Diagnosis(observed_with(host, &question, first, answer).1))
         }
         Operation::Banned { source } => {
             Ok(Body::Bans(observed(host, &question, |state, needs| report::bans(state, *source, port, needs)).1))
@@ -438,8 +440,19 @@ pub(crate) fn observed<T>(
     question: &Question,
     answer: impl Fn(&HostState, &mut Needs) -> T,
 ) -> (HostState, T) {
+    observed_with(host, question, Needs::new(), answer)
+}
+
+/// The same, where some of the facts that will be asked for are known: each round saved is one evaluation of the ruleset less.
+fn observed_with<T>(
+    host: &mut LiveHost,
+    question: &Question,
+    first: Needs,
+    answer: impl Fn(&HostState, &mut Needs) -> T,
+) -> (HostState, T) {
     let mut state = host.observe(question);
-    let mut asked = Needs::new();
+    host.lookup(&mut state, &first);
+    let mut asked = first;
     for _ in 0..MAX_ROUNDS {
         let mut needs = Needs::new();
         let value = answer(&state, &mut needs);

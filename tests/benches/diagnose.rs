@@ -1,5 +1,6 @@
 //! How long the agent takes to diagnose one address: with sets of 10 to 1,000,000 elements and with 10 to 20,000 rules, beside the
-//! tools an admin would ask, measured in turn. "Agent" is from the request's bytes to the signed reply, as the agent logs it.
+//! tools an admin would ask, measured in turn. "Agent" is from the request's bytes to the signed reply, as the agent logs it: the median
+//! and the least; "CPU" is what agent and the programs it ran used for one answer, on average, which a busy machine does not change.
 //!
 //! Run as root: `cargo bench -p sshfix-tests --bench diagnose [-- ROUNDS [KIND]]`, where
 //! KIND is a part of the name of a line. A benchmark, not a test: it prints, it does not fail.
@@ -70,8 +71,14 @@ fn main() {
 }
 
 fn heading(what: &str, peer: &str) {
-    println!("\n{:<22}{what:>10}{:>10}{:>12}{:>14}{:>18}", "", "agent", "after a", "sshfix ctl", peer);
-    println!("{:<22}{:>10}{:>10}{:>12}{:>14}{:>18}", "", "", "", "change", "(process)", "(process)");
+    println!(
+        "\n{:<22}{what:>10}{:>16}{:>9}{:>16}{:>9}{:>14}{:>18}",
+        "", "agent", "CPU", "after a change", "CPU", "sshfix ctl", peer
+    );
+    println!(
+        "{:<22}{:>10}{:>16}{:>9}{:>16}{:>9}{:>14}{:>18}",
+        "", "", "median  least", "", "median  least", "", "(process)", "(process)"
+    );
 }
 
 /// Addresses that no range can merge, and then the blocked one.
@@ -146,17 +153,24 @@ fn measure(kind: &str, count: usize, load: &Load, peer: &str, rounds: usize) {
     if peers != own {
         processes[0] = times(&own, &[&sshfix]).remove(0);
     }
-    let warm = agent_times(&server, rounds);
+    let asked = |change: &str| {
+        let before = cpu(&server);
+        for _ in 0..rounds {
+            server.sh(change).expect_ok();
+            ask();
+        }
+        let used = (cpu(&server) - before) / rounds as f64;
+        let times = agent_times(&server, rounds);
+        let least = times.iter().copied().fold(f64::INFINITY, f64::min);
+        format!("{:>9.1}{least:>7.1}{used:>9.1}", median(times))
+    };
+    let warm = asked(":");
     // Any change of the ruleset makes the agent read it anew.
-    for _ in 0..rounds {
-        server.sh("nft add table inet other; nft delete table inet other").expect_ok();
-        ask();
-    }
-    let cold = agent_times(&server, rounds);
+    let cold = asked("nft add table inet other; nft delete table inet other");
     let [sshfix, peer] = [median(processes[0].clone()), median(processes[1].clone())];
     let limit = f64::from(PEER_SECONDS) * 1000.0;
     let peer = if peer < limit { format!("{peer:.1}") } else { format!("over {limit:.0}") };
-    println!("{kind:<22}{count:>10}{:>10.1}{:>12.1}{sshfix:>14.1}{peer:>18}", median(warm), median(cold));
+    println!("{kind:<22}{count:>10}{warm}{cold}{sshfix:>14.1}{peer:>18}");
 }
 
 /// The newest so many answers, as the agent's log tells how long they took.
@@ -164,6 +178,13 @@ fn agent_times(server: &Server, count: usize) -> Vec<f64> {
     let log = server.sh("journalctl --sync; journalctl -u sshfix-agent -o cat --no-pager | grep 'answered in'").expect_ok();
     let times: Vec<f64> = log.lines().map(|line| line.rsplit(' ').nth(1).unwrap().parse::<f64>().unwrap() / 1000.0).collect();
     times[times.len() - count..].to_vec()
+}
+
+/// Milliseconds that the agent and the programs it ran have used so far (proc(5), `stat`: utime, stime, cutime, cstime in 1/100 s).
+fn cpu(server: &Server) -> f64 {
+    let stat = server.sh("cat /proc/$(systemctl show -P MainPID sshfix-agent)/stat").expect_ok();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().skip(11).take(4).map(|ticks| ticks.parse::<f64>().unwrap() * 10.0).sum()
 }
 
 fn median(mut times: Vec<f64>) -> f64 {

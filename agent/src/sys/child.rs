@@ -101,14 +101,11 @@ pub fn run(
         .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // SAFETY: the closure runs between fork and exec and makes one system call, which is async-signal-safe and takes no memory.
-    unsafe {
-        command.pre_exec(|| {
-            // Close-on-exec for everything above 2, whoever opened it and forgot. A kernel without it (before 5.11) changes nothing.
-            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-            Ok(())
-        });
-    }
+    // Close-on-exec for everything above 2, whoever opened it and forgot: nothing of the agent's is ever for a child. A kernel without it
+    // (before 5.11) changes nothing. Done here and not in the child, so that it is started as by vfork(2): a fork would copy the page
+    // tables of a ruleset first.
+    // SAFETY: the call takes three numbers and no memory, and sets a flag of descriptors.
+    unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     let mut child = command.spawn().map_err(not_started)?;
     let talk = talk(&mut child, stdin.unwrap_or_default(), deadline, max_output);
     if !matches!(talk, Ok(Talk::Ended(..))) {

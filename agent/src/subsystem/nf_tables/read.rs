@@ -11,6 +11,8 @@ use super::libnftnl::{self, Attributes};
 use super::message::{self, Attrs, Kind, Received, nft};
 use super::socket::{Netlink, NetlinkError};
 
+/// How many rules that were read before are looked through for the one that comes.
+const MOST_DELETED: usize = 100;
 /// How often a ruleset that keeps changing is read again.
 const TRIES: usize = 5;
 /// `NFTA_RULE_TABLE`.
@@ -65,18 +67,29 @@ fn read(netlink: &mut Netlink, generation: u32, cached: Option<&State>) -> Resul
     if state.tables.is_empty() {
         return Ok(state); // nothing else can be there
     }
-    let known = Known::of(cached);
+    let mut known = Known::of(cached);
     let mut rules: HashMap<Place, Vec<Arc<Rule>>> = HashMap::new();
-    netlink.dump(nft::GET_RULE, 0, &none, "the rules", |message| {
-        let read = match known.unchanged(&message) {
-            Some(read) => Some(read),
-            None => rule(&message)?.map(|(place, rule)| (place, Arc::new(rule))),
-        };
-        if let Some((place, rule)) = read {
-            rules.entry(place).or_default().push(rule);
+    let mut run: Vec<Arc<Rule>> = Vec::new();
+    // Rules of a chain that stand one after the other as they did before: most of a large ruleset.
+    let mut put = |known: &Known<'_>, run: &mut Vec<Arc<Rule>>| {
+        if let (Some(place), false) = (known.place(), run.is_empty()) {
+            rules.entry(place).or_default().append(run);
         }
+    };
+    netlink.dump(nft::GET_RULE, 0, &none, "the rules", |message| {
+        let Some(read) = Bytes::of(&message)? else { return Ok(()) };
+        if !known.stands_at(&read) {
+            put(&known, &mut run);
+            known.go_to(&read);
+        }
+        let read = match known.unchanged(&read) {
+            Some(rule) => Some(rule),
+            None => rule(&message)?.map(|(_, rule)| Arc::new(rule)),
+        };
+        run.extend(read);
         Ok(())
     })?;
+    put(&known, &mut run);
     netlink.dump(nft::GET_CHAIN, 0, &none, "the chains", |message| {
         if message.kind == Kind::Nft(nft::NEW_CHAIN)
             && let Some(mut chain) = chain(&message)?
@@ -96,47 +109,88 @@ fn read(netlink: &mut Netlink, generation: u32, cached: Option<&State>) -> Resul
     Ok(state)
 }
 
-/// The rules of an earlier reading. Taking a rule apart costs far more than its dump, and most rules outlive a change.
-struct Known<'a>(HashMap<RuleKey<'a>, &'a Arc<Rule>>);
+/// The parts of a rule's message, as they came.
+struct Bytes<'m> {
+    family: Family,
+    table: &'m [u8],
+    chain: &'m [u8],
+    handle: u64,
+    expressions: &'m [u8],
+    userdata: &'m [u8],
+    compat: bool,
+}
 
-/// Family, table, chain and handle.
-type RuleKey<'a> = (Family, &'a [u8], &'a [u8], u64);
-
-impl<'a> Known<'a> {
-    fn of(cached: Option<&'a State>) -> Self {
-        let chains = cached.into_iter().flat_map(|state| &state.chains);
-        Self(
-            chains
-                .flat_map(|chain| {
-                    let (table, name) = (chain.table.as_bytes(), chain.name.as_bytes());
-                    chain.rules.iter().map(move |rule| ((chain.family, table, name, rule.handle), rule))
-                })
-                .collect(),
-        )
-    }
-
-    /// The rule of this message, if it was read before and every byte that it was made of is the same: handles are given out
-    /// again when a table is made anew, and counters count.
-    fn unchanged(&self, message: &Received<'_>) -> Option<(Place, Arc<Rule>)> {
-        let family = Family::from_number(message.family()).filter(|_| message.kind == Kind::Nft(nft::NEW_RULE))?;
-        let (mut table, mut chain, mut handle, mut expressions, mut userdata) = (None, None, None, None, None);
+impl<'m> Bytes<'m> {
+    /// `None` for other messages and unknown families.
+    fn of(message: &Received<'m>) -> Result<Option<Self>, NetlinkError> {
+        let family = Family::from_number(message.family()).filter(|_| message.kind == Kind::Nft(nft::NEW_RULE));
+        let Some(family) = family else { return Ok(None) };
+        let (mut table, mut chain, mut handle) = (None, None, None);
+        let mut rest = (&[][..], &[][..], false);
         for (kind, payload) in message.attributes() {
             match kind {
                 RULE_TABLE => table = payload.strip_suffix(&[0]),
                 RULE_CHAIN => chain = payload.strip_suffix(&[0]),
                 RULE_HANDLE => handle = payload.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)),
-                RULE_EXPRESSIONS => expressions = Some(payload),
-                RULE_USERDATA => userdata = Some(payload),
-                RULE_COMPAT => return None,
+                RULE_EXPRESSIONS => rest.0 = payload,
+                RULE_USERDATA => rest.1 = payload,
+                RULE_COMPAT => rest.2 = true,
                 _ => {}
             }
         }
-        let (table, chain) = (table?, chain?);
-        let rule = *self.0.get(&(family, table, chain, handle?))?;
-        let same = rule.raw_expressions == expressions.unwrap_or_default()
-            && rule.userdata == userdata.unwrap_or_default()
-            && rule.compat.is_none();
-        same.then(|| ((family, message::text(table), message::text(chain)), Arc::clone(rule)))
+        let (expressions, userdata, compat) = rest;
+        match (table, chain, handle) {
+            (Some(table), Some(chain), Some(handle)) => {
+                Ok(Some(Self { family, table, chain, handle, expressions, userdata, compat }))
+            }
+            _ => Err(malformed("a rule without its table, chain or handle")),
+        }
+    }
+}
+
+/// The rules of an earlier reading. Taking a rule apart costs far more than its dump, and most rules outlive a change.
+struct Known<'a> {
+    chains: HashMap<Place, &'a [Arc<Rule>]>,
+    /// The chain whose rules are being read.
+    at: Option<Place>,
+    /// Its rules that were not met again yet.
+    expected: &'a [Arc<Rule>],
+}
+
+impl<'a> Known<'a> {
+    fn of(cached: Option<&'a State>) -> Self {
+        let chains = cached.into_iter().flat_map(|state| &state.chains);
+        let chains = chains.map(|chain| ((chain.family, chain.table.clone(), chain.name.clone()), chain.rules.as_slice()));
+        Self { chains: chains.collect(), at: None, expected: &[] }
+    }
+
+    /// The chain whose rules are being read.
+    fn place(&self) -> Option<Place> {
+        self.at.clone()
+    }
+
+    fn stands_at(&self, read: &Bytes<'_>) -> bool {
+        self.at.as_ref().is_some_and(|(family, table, chain)| {
+            (*family, table.as_bytes(), chain.as_bytes()) == (read.family, read.table, read.chain)
+        })
+    }
+
+    fn go_to(&mut self, read: &Bytes<'_>) {
+        let place = (read.family, message::text(read.table), message::text(read.chain));
+        self.expected = self.chains.get(&place).copied().unwrap_or_default();
+        self.at = Some(place);
+    }
+
+    /// The rule of this message, if it was read before and every byte that it was made of is the same: handles are given out
+    /// again when a table is made anew, and counters count.
+    fn unchanged(&mut self, read: &Bytes<'_>) -> Option<Arc<Rule>> {
+        // The next one, or one of those after it where some were deleted. Of rules that were put in, no more are looked through.
+        let index = self.expected.iter().take(MOST_DELETED).position(|rule| rule.handle == read.handle)?;
+        let rule = self.expected.get(index)?;
+        self.expected = self.expected.get(index + 1..).unwrap_or_default();
+        let same =
+            rule.raw_expressions == read.expressions && rule.userdata == read.userdata && rule.compat.is_none() && !read.compat;
+        same.then(|| Arc::clone(rule))
     }
 }
 

@@ -1,7 +1,8 @@
-//! Answers what the stages of sshd ask, one fact at a time. Nothing is kept from one question to the next.
+//! Answers what the stages of sshd ask, one fact at a time. Nothing but the version of a program is kept from one question to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
@@ -15,21 +16,24 @@ use sshfix_policy::subsystem::sshd::{
 
 use super::shadow::Shadow;
 use super::{
-    Found, SshdError, account, effective, effective_for, faillock, files, find, host_keys, journal, manager, power, running,
-    test, version,
+    Found, SshdError, Versions, account, effective_for, examine, faillock, files, find, host_keys, journal, manager, power,
+    running,
 };
 use crate::subsystem::listener;
 
 /// Puts one fact into the state.
-pub fn lookup(state: &mut HostState, need: &Need) {
+pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
     match need {
         Need::Server(port) => {
-            let server = server(state, *port);
+            let server = server(state, *port, versions);
             state.sshd.servers.insert(*port, server);
         }
         Need::Login(login) => {
             let answer = match state.sshd.servers.get(&login.local_port) {
-                Some(Part::Present(server)) => effective_for(&server.invocation, login).map_err(|error| error.to_string()),
+                Some(Part::Present(server)) => match &server.effective {
+                    Ok(for_everybody) if server.same_for_everybody() => Ok(for_everybody.clone()),
+                    _ => effective_for(&server.invocation, login).map_err(|error| error.to_string()),
+                },
                 _ => Err("there is no sshd".to_owned()),
             };
             state.sshd.logins.insert(login.clone(), answer);
@@ -109,21 +113,16 @@ fn of_candidate(state: &HostState, candidate: &Candidate) -> Answer {
         Ok(made) => made,
         Err(why) => return Answer { test: Err(why.clone()), effective: Err(why), host_keys: Vec::new() },
     };
-    let (test, effective) = thread::scope(|scope| {
-        let test = scope.spawn(|| test(&invocation));
-        (test.join(), effective(&invocation))
+    let (test, effective) = examine(&invocation);
+    let test = test.map_err(|error| match error {
+        SshdError::Complains { said, .. } => shadow.translate(&said),
+        error => shadow.translate(&error.to_string()),
     });
-    let test = match test {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(SshdError::Complains { said, .. })) => Err(shadow.translate(&said)),
-        Ok(Err(error)) => Err(shadow.translate(&error.to_string())),
-        Err(_) => Err("asking sshd failed inside sshfix; its log has the details".to_owned()),
-    };
     let effective = effective.map_err(|error| shadow.translate(&error.to_string()));
     Answer { test, host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(), effective }
 }
 
-fn server(state: &HostState, port: u16) -> Part<Server> {
+fn server(state: &HostState, port: u16, versions: &mut Versions) -> Part<Server> {
     let listening = match &state.listener {
         Part::Present(listening) => listening,
         Part::Absent(why) | Part::Unreadable(why) => return Part::Unreadable(why.clone()),
@@ -132,24 +131,15 @@ fn server(state: &HostState, port: u16) -> Part<Server> {
         Ok(found) => found,
         Err(error) => return Part::Absent(error.to_string()),
     };
-    // Each takes 10 to 20 ms, most of it to start a program.
-    let (test, version, effective) = thread::scope(|scope| {
-        let test = scope.spawn(|| test(&invocation));
-        let version = scope.spawn(|| version(&invocation));
-        let effective = effective(&invocation).map_err(|error| error.to_string());
-        (test.join(), version.join(), effective)
-    });
-    let failed = |_| "asking sshd failed inside sshfix; its log has the details".to_owned();
-    let (test, version) = match (test.map_err(failed), version.map_err(failed)) {
-        (Ok(test), Ok(version)) => (test, version),
-        (Err(why), _) | (_, Err(why)) => return Part::Unreadable(why),
-    };
+    let version = versions.of(Path::new(&invocation.program));
+    let (test, effective) = examine(&invocation);
     let test = match test {
         Ok(()) => Ok(()),
         Err(SshdError::Complains { said, .. }) => Err(said),
         Err(SshdError::Program { why, .. }) if !running => return Part::Absent(why),
         Err(error) => return Part::Unreadable(error.to_string()),
     };
+    let effective = effective.map_err(|error| error.to_string());
     let tree = files::tree(invocation.file());
     Part::Present(Server {
         running,

@@ -15,6 +15,7 @@ mod running;
 mod serves;
 mod shadow;
 mod unit;
+mod version;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,6 +35,7 @@ pub use apply::{apply, restore};
 pub use host_keys::host_keys;
 pub use lookup::lookup;
 pub use repair::apply as repair;
+pub use version::Versions;
 
 /// Where OpenSSH's server is on every distribution.
 const SSHD: &str = "/usr/sbin/sshd";
@@ -151,17 +153,13 @@ fn complaints(invocation: &Invocation) -> Vec<String> {
     String::from_utf8_lossy(&said).lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
-/// OpenSSH's version. Old ones do not know `-V` and say it while they complain.
-fn version(invocation: &Invocation) -> Option<(u16, u16)> {
-    let program = Path::new(&invocation.program);
-    require_roots(program).ok()?;
-    let output = child::run(program, &["-V"], None, LIMIT, OUTPUT_MAX).ok()?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let (_, rest) = said.split_once("OpenSSH_")?;
-    let (major, rest) = rest.split_once('.')?;
-    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Some((major.parse().ok()?, minor.parse().ok()?))
+/// The same, and its configuration for everybody: `-T` does all that `-t` does, and then prints (sshd.c, `main`, `test_flag`). Only where it
+/// fails is it asked which of the two does.
+fn examine(invocation: &Invocation) -> (Result<(), SshdError>, Result<Effective, SshdError>) {
+    match effective(invocation) {
+        Ok(effective) => (Ok(()), Ok(effective)),
+        Err(error) => (test(invocation), Err(error)),
+    }
 }
 
 /// Runs that sshd with its own options and these, which make it print and end.

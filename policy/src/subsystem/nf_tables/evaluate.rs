@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::early::fails_early;
 use super::run::{Doubt, End, Found};
 use super::{Chain, Family, Rule, Set, SetKey, State};
 use crate::host::Needs;
@@ -173,6 +174,11 @@ impl<'a> Evaluator<'a> {
         let Some(chain) = state.chains.get(index) else { return true };
         let mut returned: Option<Packet> = None;
         for (number, rule) in chain.rules.iter().enumerate() {
+            if self.budget > 0 && fails_early(rule, packet) {
+                debug_assert!(self.run(chain, rule, &mut packet.clone()).is_none(), "{rule:?} may hold for {packet:?}");
+                self.budget -= 1;
+                continue;
+            }
             let run = if self.budget == 0 {
                 let ends = vec![End::Anything("a ruleset too large to be evaluated".to_owned())];
                 Some(super::run::Run { ends, ..Default::default() })

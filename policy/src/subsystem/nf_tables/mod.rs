@@ -5,6 +5,7 @@
 pub mod build;
 pub mod condition;
 pub mod depends;
+mod early;
 pub mod evaluate;
 pub mod expression;
 pub mod lift;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::Tree;
+use super::config::{Document, Line, Tree};
 use super::faillock::Tally;
 use super::journal::Told;
 use super::power::Power;
@@ -148,6 +148,17 @@ pub enum Manager {
     Connections(String),
     /// Nobody: a process that was started by hand or by another init.
     Nobody,
+}
+
+impl Server {
+    /// Whether its configuration, as it was read, is the same for every login: no `Match` anywhere. False where that cannot be told.
+    pub fn same_for_everybody(&self) -> bool {
+        let asks = |word: &str| word.to_ascii_lowercase().contains("match");
+        let plain = |line: &Line| line.directive().is_ok_and(|it| it.is_none_or(|directive| directive.keyword != "match"));
+        let tree =
+            self.tree.as_ref().is_ok_and(|tree| tree.files.values().flat_map(Document::lines).all(|(_, line)| plain(line)));
+        self.edited.is_empty() && tree && !self.invocation.options.iter().any(|word| asks(word))
+    }
 }
 
 /// The directory sshd's unprivileged half is locked into.
@@ -298,5 +309,45 @@ mod tests {
         for name in ["", "-x", "a,b", "a=b", "../x", "..", ".", "a b", "a/b", "a\n", "ä"] {
             assert!(!is_user_name(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_match_anywhere_makes_logins_differ_and_what_cannot_be_read_counts_as_one() {
+        let server = |main: &str, included: &str, options: &[&str]| {
+            let mut tree = Tree::new("/etc/ssh/sshd_config");
+            for (path, text) in [("/etc/ssh/sshd_config", main), ("/etc/ssh/sshd_config.d/a.conf", included)] {
+                tree.files.insert(path.to_owned(), Document::parse(text.as_bytes()));
+            }
+            Server {
+                invocation: Invocation {
+                    options: options.iter().map(|word| (*word).to_owned()).collect(),
+                    ..Invocation::plain("/usr/sbin/sshd")
+                },
+                running: true,
+                version: None,
+                test: Ok(()),
+                tree: Ok(tree),
+                effective: Err("not in this test".to_owned()),
+                privsep: Folder::Good,
+                startups: None,
+                unauthenticated: Vec::new(),
+                host_key_files: Vec::new(),
+                manager: Manager::Nobody,
+                host_keys: Vec::new(),
+                stale: Vec::new(),
+                edited: BTreeMap::new(),
+            }
+        };
+        let plain = server("Include /etc/ssh/sshd_config.d/*.conf\n# Match user a\n", "Port 22\n", &["-D"]);
+        assert!(plain.same_for_everybody());
+        for (main, included, options) in [
+            ("Port 22\n", "match Address 203.0.113.0/24\n", &["-D"]),
+            ("Port 22\nMATCH=all\n", "", &["-D"]),
+            ("Port\n", "", &["-D"]),
+            ("Port 22\n", "", &["-oMatch user a"]),
+        ] {
+            assert!(!server(main, included, options).same_for_everybody(), "{main} {included} {options:?}");
+        }
+        assert!(!Server { tree: Err("it is gone".to_owned()), ..plain }.same_for_everybody());
     }
 }

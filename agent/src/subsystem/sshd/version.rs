@@ -1,0 +1,95 @@
+//! The version of an OpenSSH server, as the program itself tells it. Kept for as long as the file is the same one, since that is what it
+//! depends on; what a server makes of its configuration is never kept.
+
+use std::collections::HashMap;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{LIMIT, OUTPUT_MAX, require_roots};
+use crate::sys::child;
+
+/// What a file is by: device, inode, size, and the times of its content and of any change to it, in nanoseconds. Nobody can set the last
+/// one (`inode(7)`, ctime).
+type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
+
+/// OpenSSH's major and minor number.
+type Version = (u16, u16);
+
+/// The versions of the programs that were asked so far.
+#[derive(Debug, Default)]
+pub struct Versions(HashMap<PathBuf, (Identity, Version)>);
+
+impl Versions {
+    /// OpenSSH's version: `sshd -V`. Old ones do not know `-V` and say it while they complain.
+    pub fn of(&mut self, program: &Path) -> Option<Version> {
+        require_roots(program).ok()?;
+        let now = identity(&fs::metadata(program).ok()?);
+        if let Some((known, version)) = self.0.get(program)
+            && *known == now
+        {
+            return Some(*version);
+        }
+        let output = child::run(program, &["-V"], None, LIMIT, OUTPUT_MAX).ok()?;
+        let version = said(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()))?;
+        // It was that file's answer only if the file is still there.
+        if identity(&fs::metadata(program).ok()?) == now {
+            self.0.insert(program.to_owned(), (now, version));
+        }
+        Some(version)
+    }
+}
+
+fn identity(file: &Metadata) -> Identity {
+    (file.dev(), file.ino(), file.size(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()))
+}
+
+/// `OpenSSH_9.2p1 Debian-2+deb12u3, OpenSSL 3.0.15`
+fn said(text: &str) -> Option<Version> {
+    let (_, rest) = text.split_once("OpenSSH_")?;
+    let (major, rest) = rest.split_once('.')?;
+    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs::{FileTimes, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// A program that counts how often it ran, with the same size and time whatever version it tells.
+    fn install(folder: &Path, version: &str) -> PathBuf {
+        let program = folder.join("sshd");
+        let text = format!("#!/bin/sh\necho >>{}/runs\necho OpenSSH_{version}p1 >&2\n", folder.display());
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        fs::File::open(&program).unwrap().set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH)).unwrap();
+        program
+    }
+
+    #[test]
+    fn a_program_is_asked_once_and_again_when_the_file_is_another_of_the_same_size_and_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = || fs::read_to_string(folder.path().join("runs")).unwrap().lines().count();
+        let mut versions = Versions::default();
+        let program = install(folder.path(), "9.2");
+        if require_roots(&program).is_err() {
+            return assert_eq!(versions.of(&program), None, "a file of somebody else is not run");
+        }
+        assert_eq!((versions.of(&program), versions.of(&program), runs()), (Some((9, 2)), Some((9, 2)), 1));
+        install(folder.path(), "9.8");
+        assert_eq!((versions.of(&program), versions.of(&program), runs()), (Some((9, 8)), Some((9, 8)), 2));
+    }
+
+    #[test]
+    fn the_version_is_found_in_what_old_and_new_servers_say() {
+        assert_eq!(said("OpenSSH_9.2p1 Debian-2+deb12u3, OpenSSL 3.0.15"), Some((9, 2)));
+        assert_eq!(said("unknown option -- V\nOpenSSH_8.4p1 Debian-5, OpenSSL 1.1.1\nusage: sshd"), Some((8, 4)));
+        assert_eq!(said("dropbear"), None);
+    }
+}
