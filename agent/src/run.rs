@@ -24,6 +24,7 @@ use crate::pipeline::Agent;
 use crate::restart::Start;
 use crate::serve::serve;
 use crate::store::{Store, StoreError};
+use crate::subsystem::sshd;
 use crate::{lease, recover};
 
 /// How long the end waits for threads after the last connection is closed.
@@ -84,6 +85,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     let host = || Mutex::new(LiveHost::new(Arc::clone(&config)));
     let (host, reader) = (host(), host());
     let agent = Arc::new(Agent { config, identity, store, auditor: Auditor::default(), host, reader });
+    sshd::clear_copies();
     recover(&agent);
     let clock = Clock::start(Arc::clone(&agent))?;
 

@@ -178,6 +178,23 @@ pub fn remove(path: &Path, expected: &[u8]) -> Result<(), FileError> {
     fsync(&folder).map_err(|errno| FileError::NotSynced { path: path.into(), error: errno.into() })
 }
 
+/// Clears away what a crash left behind of a new version of a file; nothing where there is none.
+pub fn clear(path: &Path) -> Result<(), FileError> {
+    let (folder, name) = open_parent(path)?;
+    match unlinkat(&folder, unfinished(&name).as_os_str(), UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(failed(path, "clear away an unfinished version of")(errno)),
+    }
+}
+
+/// `.NAME.sshfix-new`: always the same for the same file, so that the next write clears away what a crash left behind.
+fn unfinished(target: &OsStr) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(target);
+    name.push(".sshfix-new");
+    name
+}
+
 /// The content now, read no further than is needed to tell it from `expected`.
 fn current(folder: &OwnedFd, name: &OsStr, path: &Path, expected: Option<&[u8]>) -> Result<Option<Vec<u8>>, FileError> {
     let limit = expected.map_or(0, <[u8]>::len).try_into().unwrap_or(u64::MAX);
@@ -290,11 +307,8 @@ struct Temporary<'a> {
 }
 
 impl<'a> Temporary<'a> {
-    /// `.NAME.sshfix-new`: always the same for the same file, so that the next write clears away what a crash left behind.
     fn create(folder: &'a OwnedFd, target: &OsStr, path: &Path) -> Result<Self, FileError> {
-        let mut name = OsString::from(".");
-        name.push(target);
-        name.push(".sshfix-new");
+        let name = unfinished(target);
         match unlinkat(folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(failed(path, "clear away an unfinished version of")(errno)),
@@ -444,6 +458,10 @@ mod tests {
         replace(&path, Some(b"old"), b"new", 0o644).unwrap();
         assert_eq!(names(&folder), ["f"]);
         assert_eq!(fs::read(&path).unwrap(), b"new");
+        fs::write(folder.path().join(".f.sshfix-new"), "half").unwrap();
+        clear(&path).unwrap();
+        clear(&path).unwrap();
+        assert_eq!(names(&folder), ["f"]);
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
     for file in &step.files {
         let now = read(file)?;
         if now == file.before {
+            if let Err(error) = files::clear(Path::new(&file.path)) {
+                tracing::warn!("{error}");
+            }
             continue;
         }
         let back = if now == file.after { file.before.clone() } else { merged(file, &now)? };

@@ -35,6 +35,7 @@ pub use apply::{apply, restore};
 pub use host_keys::host_keys;
 pub use lookup::lookup;
 pub use repair::apply as repair;
+pub use shadow::clear_copies;
 pub use version::Versions;
 
 /// Where OpenSSH's server is on every distribution.

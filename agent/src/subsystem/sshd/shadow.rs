@@ -13,6 +13,8 @@ use crate::random;
 
 /// Below the agent's own folder, which is in memory and gone with the boot.
 const FOLDER: &str = "/run/sshfix";
+/// What the folder of each begins with.
+const PREFIX: &str = "candidate-";
 
 /// The copy. Dropping it removes it.
 pub(super) struct Shadow {
@@ -26,7 +28,7 @@ impl Shadow {
     /// Writes a copy of all files of this tree.
     pub(super) fn make(tree: &Tree) -> Result<Self, String> {
         let name = random::hex::<8>().map_err(|error| error.to_string())?;
-        let folder = Path::new(FOLDER).join(format!("candidate-{name}"));
+        let folder = Path::new(FOLDER).join(format!("{PREFIX}{name}"));
         let text = |error: std::io::Error| format!("no copy of the configuration could be made in {}: {error}", folder.display());
         fs::create_dir_all(FOLDER).map_err(text)?;
         DirBuilder::new().mode(0o700).create(&folder).map_err(text)?;
@@ -64,6 +66,16 @@ impl Drop for Shadow {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             tracing::warn!("{} could not be removed: {error}", self.folder.display());
+        }
+    }
+}
+
+/// Removes the copies that an agent left behind that was killed. Before there is anything to ask.
+pub fn clear_copies() {
+    let copies = fs::read_dir(FOLDER).into_iter().flatten().filter_map(Result::ok);
+    for copy in copies.filter(|copy| copy.file_name().to_string_lossy().starts_with(PREFIX)) {
+        if let Err(error) = fs::remove_dir_all(copy.path()) {
+            tracing::warn!("{} could not be removed: {error}", copy.path().display());
         }
     }
 }
