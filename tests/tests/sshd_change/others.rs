@@ -53,3 +53,30 @@ fn an_sshd_that_no_unit_runs_is_told_by_a_signal() {
         session.lives(server);
     });
 }
+
+#[test]
+fn where_systemd_listens_the_port_is_the_socket_units_and_sshd_is_restarted() {
+    on_both(|server| {
+        server.write("/etc/second", "this is the second banner\n");
+        server.sh("systemctl disable --now ssh.service; systemctl enable --now ssh.socket").expect_ok();
+        let refused = |keyword: &str, value: &str| {
+            let answer = server.ctl(&["sshd", "set", keyword, value, "--json"]).expect_status(1).json();
+            assert!(answer.to_string().contains("systemctl edit ssh.socket"), "{answer:#}");
+        };
+        refused("Port", "2222");
+        // Before somebody comes, systemd has not made its directory, without which sshd says nothing of its files.
+        let old = files(server);
+        let early = server.ctl(&["sshd", "set", "MaxSessions", "9", "--json"]).expect_status(1).json();
+        assert!(early.to_string().contains("/run/sshd"), "{early:#}");
+        let session = Session::open(server, "alice", ADMIN_V6);
+        refused("ListenAddress", "127.0.0.1");
+        let change = pending(server, "5s", &["sshd", "set", "Banner", "/etc/second"]);
+        assert!(change["plan"]["steps"][0]["summary"].as_str().unwrap().contains("restart ssh.service"), "{change:#}");
+        assert!(banner(server).contains("second"));
+        let id = change["id"].as_str().unwrap();
+        server.wait_until("it is taken back", LONG, || state(server, id) == "rolled-back");
+        assert_eq!(files(server), old);
+        assert!(!banner(server).contains("second"));
+        session.lives(server);
+    });
+}

@@ -52,7 +52,9 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         test(&sshd.invocation).map_err(complains)?;
     }
     match &step.activation {
-        Activation::Nothing => return Ok(done),
+        Activation::Nothing if !sshd.running => return Ok(done),
+        // systemd listens: the next connection is served by the new files.
+        Activation::Nothing => {}
         Activation::Reload(through) => follow(Job::Reload, through, step.port)?,
         Activation::Restart(through) => follow(Job::Restart, through, step.port)?,
         Activation::Start(through) => follow(Job::Start, through, step.port)?,

@@ -18,16 +18,15 @@ pub(super) fn manager(state: &State, port: u16) -> Manager {
     let by_systemd = holders().any(|holder| holder.pid == 1);
     let socket =
         units().find(|unit| unit.name.ends_with(".socket") && unit.active == "active" && (by_systemd || listens(unit, port)));
+    let sshd = holders().find(|holder| holder.pid != 1 && speaks_ssh(holder));
     if let Some(socket) = socket
-        && dbus::accepts(&socket.name).unwrap_or(false)
+        && (sshd.is_none() || dbus::accepts(&socket.name).unwrap_or(false))
     {
         return Manager::Connections(socket.name.clone());
     }
-    let sshd = holders().find(|holder| holder.pid != 1 && speaks_ssh(holder));
-    let name = match (sshd, socket) {
-        (Some(holder), _) => holder.unit.clone().filter(|unit| unit.ends_with(".service")),
-        (None, Some(socket)) => Some(socket.name.replace(".socket", ".service")),
-        (None, None) => units().find(|unit| unit.name.ends_with(".service")).map(|unit| unit.name.clone()),
+    let name = match sshd {
+        Some(holder) => holder.unit.clone().filter(|unit| unit.ends_with(".service")),
+        None => units().find(|unit| unit.name.ends_with(".service")).map(|unit| unit.name.clone()),
     };
     let Some(name) = name else { return Manager::Nobody };
     match dbus::service(&name) {

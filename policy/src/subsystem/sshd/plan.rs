@@ -105,7 +105,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     let step = Step {
         port,
         files: files.collect(),
-        activation: following(&server),
+        activation: following(host, &server)?,
         why: edits.iter().map(|edit| edit.why.clone()).collect(),
         effect,
         undoing: false,
@@ -117,11 +117,11 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
 pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     accepted(&server, &server.test).map_err(|said| format!("sshd would not take its files: {said}"))?;
-    match following(&server) {
+    match following(host, &server)? {
         Activation::Nothing => match &server.manager {
-            Manager::Connections(socket) => {
-                Ok(Planned::note(format!("systemd starts an sshd for each connection ({socket}), which reads the files itself")))
-            }
+            Manager::Connections(socket) => Ok(Planned::note(format!(
+                "systemd listens ({socket}) and starts sshd when somebody comes, which reads the files then"
+            ))),
             _ => Err(format!("no sshd runs on port {port}: `sshfix ctl sshd restart` starts it")),
         },
         activation => Ok(Planned { notes: stale(&server), ..alone(port, activation) }),
@@ -143,19 +143,9 @@ pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pl
     }
     accepted(&server, &server.test).map_err(|said| format!("sshd would not start again with its files: {said}"))?;
     match &server.manager {
-        Manager::Service { name, kill_mode, .. } => {
-            // systemd.kill(5): only the main process is ended by these; all others end the sessions that are still in its cgroup.
-            let sessions = host.listener.present().is_some_and(|state| !state.sessions.is_empty());
-            if sessions && !matches!(kill_mode.as_str(), "process" | "none") {
-                return Err(format!(
-                    "{name} has KillMode={kill_mode}, so a restart could end live sessions: `sshfix ctl sshd reload` does not"
-                ));
-            }
-            let restart = Activation::Restart(Through::Unit(name.clone()));
-            Ok(Planned { notes: stale(&server), ..alone(port, restart) })
-        }
+        Manager::Service { .. } => Ok(Planned { notes: stale(&server), ..alone(port, restart(host, &server)?) }),
         Manager::Connections(socket) => {
-            Ok(Planned::note(format!("systemd starts an sshd for each connection ({socket}): there is none to restart")))
+            Ok(Planned::note(format!("systemd listens ({socket}) and starts sshd when somebody comes: there is none to restart")))
         }
         Manager::Nobody => Ok(Planned {
             notes: vec!["no unit of systemd runs this sshd: SIGHUP makes it execute itself anew".to_owned()],
@@ -202,15 +192,27 @@ fn accepted(server: &Server, test: &Result<(), String>) -> Result<(), String> {
 }
 
 /// What makes a server follow its files. SIGHUP, which is what a reload is, has sshd execute itself anew with the same options: it
-/// closes its sockets and opens those that the files name, so that no keyword needs a restart (sshd(8), SIGHUP).
-fn following(server: &Server) -> Activation {
-    match &server.manager {
+/// closes its sockets and opens those that the files name, so that no keyword needs a restart (sshd(8), SIGHUP). One that got its
+/// socket from systemd finds the port in use then and dies (measured on 9.2 and 10.0): that one is restarted.
+fn following(host: &HostState, server: &Server) -> Result<Activation, String> {
+    Ok(match &server.manager {
         Manager::Connections(_) => Activation::Nothing,
         _ if !server.running => Activation::Nothing,
+        Manager::Service { socket: Some(_), .. } | Manager::Service { can_reload: false, .. } => restart(host, server)?,
         Manager::Service { name, can_reload: true, .. } => Activation::Reload(Through::Unit(name.clone())),
-        Manager::Service { name, can_reload: false, .. } => Activation::Restart(Through::Unit(name.clone())),
         Manager::Nobody => Activation::Reload(Through::Signal),
+    })
+}
+
+/// A restart of the service, where that ends no session.
+fn restart(host: &HostState, server: &Server) -> Result<Activation, String> {
+    let Manager::Service { name, kill_mode, .. } = &server.manager else { return Ok(Activation::Nothing) };
+    // systemd.kill(5): only the main process is ended by these; all others end the sessions that are still in its cgroup.
+    let sessions = host.listener.present().is_some_and(|state| !state.sessions.is_empty());
+    if sessions && !matches!(kill_mode.as_str(), "process" | "none") {
+        return Err(format!("{name} has KillMode={kill_mode}, so its restart could end live sessions: set it to `process`"));
     }
+    Ok(Activation::Restart(Through::Unit(name.clone())))
 }
 
 /// sshd takes its sockets from systemd where that listens, and passes over what its files say.
