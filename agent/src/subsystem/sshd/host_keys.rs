@@ -9,6 +9,7 @@ use std::time::Duration;
 use sshfix_policy::public_key::PublicKey;
 use sshfix_policy::subsystem::sshd::{Effective, HostKey, KeyProblem};
 
+use super::version::Sound;
 use super::{SshdError, effective, invocation};
 use crate::sys::{child, files};
 
@@ -48,13 +49,13 @@ fn public_file(file: &Path) -> PathBuf {
 }
 
 /// What sshd would make of a file of `HostKey` (authfile.c, `sshkey_perm_ok`, `sshkey_load_private`).
-pub(super) fn look_at(path: &str) -> HostKey {
+pub(super) fn look_at(path: &str, sound: &Sound) -> HostKey {
     let public = fs::read_to_string(public_file(Path::new(path))).ok();
     let algorithm = public.as_deref().and_then(|line| line.split(' ').next()).map(str::to_owned);
-    HostKey { path: path.to_owned(), algorithm, problem: problem(Path::new(path)) }
+    HostKey { path: path.to_owned(), algorithm, problem: problem(Path::new(path), sound) }
 }
 
-fn problem(path: &Path) -> Option<KeyProblem> {
+fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {
     let file = match fs::metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(KeyProblem::Missing),
@@ -67,9 +68,15 @@ fn problem(path: &Path) -> Option<KeyProblem> {
     if file.uid() == 0 && file.mode() & 0o077 != 0 {
         return Some(KeyProblem::Open(file.mode() & 0o7777));
     }
-    let path = path.to_str()?;
+    if sound.knows(path, &file) {
+        return None;
+    }
     // It prints the public half.
-    let output = child::run(Path::new(SSH_KEYGEN), &["-y", "-P", "", "-f", path], None, KEYGEN_LIMIT, 64 << 10).ok()?;
+    let words = ["-y", "-P", "", "-f", path.to_str()?];
+    let output = child::run(Path::new(SSH_KEYGEN), &words, None, KEYGEN_LIMIT, 64 << 10).ok()?;
+    if output.success() {
+        sound.note(path, &file);
+    }
     let said = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().chars().take(200).collect();
     (!output.success()).then_some(KeyProblem::Corrupt(said))
 }

@@ -15,6 +15,7 @@ use sshfix_policy::subsystem::sshd::{
 };
 
 use super::shadow::Shadow;
+use super::version::Sound;
 use super::{
     Found, SshdError, Versions, account, effective_for, examine, faillock, files, find, host_keys, journal, manager, power,
     running,
@@ -146,7 +147,7 @@ fn server(state: &HostState, port: u16, versions: &mut Versions) -> Part<Server>
         version,
         test,
         privsep: privsep(),
-        host_key_files: keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options)),
+        host_key_files: keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options), &versions.sound),
         startups: title.as_deref().and_then(Startups::from_title),
         unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
         manager: manager::manager(listening, port),
@@ -159,10 +160,10 @@ fn server(state: &HostState, port: u16, versions: &mut Versions) -> Part<Server>
     })
 }
 
-/// Every file that it takes a host key from, asked for at once: each takes some milliseconds to start a program.
-fn keys(paths: &[String]) -> Vec<HostKey> {
+/// Every file that it takes a host key from, asked for at once: each that is new takes some milliseconds to start a program.
+fn keys(paths: &[String], sound: &Sound) -> Vec<HostKey> {
     thread::scope(|scope| {
-        let asked: Vec<_> = paths.iter().map(|path| scope.spawn(|| host_keys::look_at(path))).collect();
+        let asked: Vec<_> = paths.iter().map(|path| scope.spawn(|| host_keys::look_at(path, sound))).collect();
         asked.into_iter().filter_map(|key| key.join().ok()).collect()
     })
 }

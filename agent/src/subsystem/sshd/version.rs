@@ -1,10 +1,11 @@
-//! The version of an OpenSSH server, as the program itself tells it. Kept for as long as the file is the same one, since that is what it
-//! depends on; what a server makes of its configuration is never kept.
+//! The version of an OpenSSH server, as the program itself tells it, and the private keys that ssh-keygen found sound. Kept for as long as
+//! the file is the same one, since that is what it depends on; what a server makes of its configuration is never kept.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::{LIMIT, OUTPUT_MAX, require_roots};
 use crate::sys::child;
@@ -16,16 +17,37 @@ type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
 /// OpenSSH's major and minor number.
 type Version = (u16, u16);
 
-/// The versions of the programs that were asked so far.
+/// The versions of the programs that were asked so far, and the keys that were found sound.
 #[derive(Debug, Default)]
-pub struct Versions(HashMap<PathBuf, (Identity, Version)>);
+pub struct Versions {
+    programs: HashMap<PathBuf, (Identity, Version)>,
+    pub(super) sound: Sound,
+}
+
+/// Files that were found sound as they were then.
+#[derive(Debug, Default)]
+pub(super) struct Sound(Mutex<HashMap<PathBuf, Identity>>);
+
+impl Sound {
+    /// Whether this file was found sound and is the same one.
+    pub(super) fn knows(&self, path: &Path, file: &Metadata) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path) == Some(&identity(file))
+    }
+
+    /// Notes that a file was found sound, if it still is what it was before it was looked at.
+    pub(super) fn note(&self, path: &Path, before: &Metadata) {
+        if fs::metadata(path).is_ok_and(|now| identity(&now) == identity(before)) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), identity(before));
+        }
+    }
+}
 
 impl Versions {
     /// OpenSSH's version: `sshd -V`. Old ones do not know `-V` and say it while they complain.
     pub fn of(&mut self, program: &Path) -> Option<Version> {
         require_roots(program).ok()?;
         let now = identity(&fs::metadata(program).ok()?);
-        if let Some((known, version)) = self.0.get(program)
+        if let Some((known, version)) = self.programs.get(program)
             && *known == now
         {
             return Some(*version);
@@ -34,7 +56,7 @@ impl Versions {
         let version = said(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()))?;
         // It was that file's answer only if the file is still there.
         if identity(&fs::metadata(program).ok()?) == now {
-            self.0.insert(program.to_owned(), (now, version));
+            self.programs.insert(program.to_owned(), (now, version));
         }
         Some(version)
     }
@@ -84,6 +106,27 @@ mod tests {
         assert_eq!((versions.of(&program), versions.of(&program), runs()), (Some((9, 2)), Some((9, 2)), 1));
         install(folder.path(), "9.8");
         assert_eq!((versions.of(&program), versions.of(&program), runs()), (Some((9, 8)), Some((9, 8)), 2));
+    }
+
+    #[test]
+    fn a_key_is_known_as_sound_until_its_file_is_another_or_has_another_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        let (sound, looked_at) = (Sound::default(), || fs::metadata(&key).unwrap());
+        fs::write(&key, "one").unwrap();
+        let before = looked_at();
+        assert!(!sound.knows(&key, &before));
+        sound.note(&key, &before);
+        assert!(sound.knows(&key, &looked_at()));
+        fs::write(folder.path().join("new"), "two").unwrap();
+        fs::rename(folder.path().join("new"), &key).unwrap();
+        assert!(!sound.knows(&key, &looked_at()));
+        sound.note(&key, &before);
+        assert!(!sound.knows(&key, &looked_at()), "it changed while it was looked at");
+        sound.note(&key, &looked_at());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        assert!(!sound.knows(&key, &looked_at()));
     }
 
     #[test]
