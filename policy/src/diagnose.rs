@@ -42,6 +42,13 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
         findings.extend(listener::blocks(host, &behind).into_iter().map(|block| block.finding));
     }
     let command = fix_command(subject);
+    let power = |found: &sshd::Found| found.finding.blocking && found.finding.cause == Cause::HostShutdown;
+    if found.iter().flatten().any(power) {
+        for down in findings.iter_mut().filter(|finding| finding.cause == Cause::SshdDown) {
+            down.blocking = false;
+            "nothing: it is the host that goes down or is not up yet".clone_into(&mut down.fix);
+        }
+    }
     for mut found in found.into_iter().flatten() {
         if !found.remedies.is_empty() {
             found.finding.fix = format!("`{command}`; or by hand: {}", found.finding.fix);

@@ -3,7 +3,7 @@
 use sshfix_tests::lab::{self, Release, Server};
 
 use super::fix::{fixed, told};
-use super::{DROP_IN, Diagnosis, FROM, LIMIT, can_log_in, configure, open, prepared};
+use super::{DROP_IN, Diagnosis, FROM, LIMIT, can_log_in, configure, open, prepared, restart};
 
 #[test]
 fn an_sshd_that_cannot_serve_is_mended_and_started() {
@@ -38,7 +38,8 @@ fn an_sshd_that_cannot_serve_is_mended_and_started() {
                 "# x\n# sshd does not take this line: PermitRootLogn no\n\t# sshd does not take this line: Port many\n"
             );
             assert_eq!(server.read("/etc/ssh/sshd_config.d/60-y.conf"), "# sshd does not take this line: Banner\n");
-            server.sh("sshd -t && systemctl restart ssh && rm /etc/ssh/sshd_config.d/60-y.conf").expect_ok();
+            server.sh("sshd -t && rm /etc/ssh/sshd_config.d/60-y.conf").expect_ok();
+            restart(&server);
         }
         configure(&server, "");
 
@@ -58,7 +59,8 @@ fn an_sshd_that_cannot_serve_is_mended_and_started() {
                 }
                 assert_eq!(can_log_in(&server, "root", FROM), !down && !old, "{release}");
                 fixed(&server, None, &[word]);
-                server.sh("sshd -t && systemctl restart ssh").expect_ok();
+                server.sh("sshd -t").expect_ok();
+                restart(&server);
                 open(&server, "root", FROM);
                 let after = server.sh("cat /etc/ssh/ssh_host_*_key.pub").expect_ok();
                 assert_eq!(before == after, make.starts_with("chmod"), "{release}: {make}");
@@ -72,7 +74,14 @@ fn an_sshd_that_cannot_serve_is_mended_and_started() {
         assert_eq!((&change["state"], &change["verdict"]), (&"unchanged".into(), &"accept".into()), "{change:#}");
         server.sh("cp -a /root/rsa /etc/ssh/ssh_host_rsa_key").expect_ok();
         configure(&server, "HostKey /etc/ssh/gone_rsa_key\nHostKey /etc/ssh/ssh_host_ed25519_key\n");
+        // Taken back: a key that sshfix made goes again, and the others stay.
+        let key = server.path("/etc/ssh/gone_rsa_key");
+        let change = server.ctl(&["--json", "fix", FROM]).expect_status(5).json();
+        assert!(key.exists() && server.sh("sshd -T | grep -q gone_rsa_key").ok());
+        server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
+        assert!(!key.exists() && server.path("/etc/ssh/ssh_host_ed25519_key").exists(), "{release}");
         fixed(&server, None, &["make the host key /etc/ssh/gone_rsa_key (rsa)"]);
+        assert!(key.exists());
     }
 }
 
@@ -95,6 +104,19 @@ fn a_service_that_is_down_is_started_and_what_only_a_person_can_do_is_told() {
         server.wait_until("it is down", LIMIT * 3, || server.run(&["systemctl", "is-failed", "ssh"]).ok());
         assert_eq!(Diagnosis::of(&server, FROM, None).finding("sshd-crash")["blocking"], true);
         fixed(&server, None, &["start ssh.service"]);
+
+        // systemd listened for it, and its socket is down: the service listens itself.
+        server
+            .sh("rm -r /etc/systemd/system/ssh.service.d; systemctl daemon-reload; systemctl disable --now ssh.service")
+            .expect_ok();
+        server.sh("systemctl enable --now ssh.socket; systemctl stop ssh.socket ssh.service").expect_ok();
+        assert!(!can_log_in(&server, "root", FROM));
+        fixed(&server, None, &["start ssh.service"]);
+        server
+            .sh("systemctl stop ssh.socket ssh.service; systemctl disable ssh.socket; systemctl enable ssh.service")
+            .expect_ok();
+        let start = || server.sh("systemctl reset-failed ssh; systemctl start ssh").ok() && can_log_in(&server, "root", FROM);
+        server.wait_until("the service listens itself again", LIMIT * 3, start);
 
         // Masked: somebody wants it so.
         server.sh("systemctl stop ssh; systemctl mask ssh").expect_ok();

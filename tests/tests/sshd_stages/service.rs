@@ -118,6 +118,24 @@ fn a_planned_shutdown_is_told_and_the_nologin_it_makes_is_its_own() {
         server.run(&["shutdown", "-c"]).expect_ok();
         server.wait_until("logind takes it away", LIMIT * 3, || !nologin.exists());
         open(&server, "alice", FROM);
+
+        // On its way down: something takes long to stop, and the agent stays as long as it can.
+        server.write(
+            "/etc/systemd/system/slow.service",
+            "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecStop=/bin/sleep 300\nTimeoutStopSec=300\n",
+        );
+        for unit in ["sshfix-agent.service", "sshfix-agent.socket", "dbus.service", "dbus.socket"] {
+            server.write(&format!("/etc/systemd/system/{unit}.d/x.conf"), "[Unit]\nDefaultDependencies=no\n");
+        }
+        server.sh("systemctl daemon-reload; systemctl start slow; systemctl poweroff --no-block").expect_ok();
+        server.wait_until("sshd is gone", LIMIT * 3, || !can_log_in(&server, "root", FROM));
+        let finding = || Diagnosis::of(&server, FROM, None).0["findings"].to_string();
+        server.wait_until("the host says so", LIMIT * 3, || finding().contains("SystemState stopping"));
+        let diagnosis = Diagnosis::of(&server, FROM, None);
+        assert_eq!(diagnosis.0["verdict"], "refuse");
+        assert_eq!(diagnosis.finding("host-shutdown")["blocking"], true, "{release}: {:#}", diagnosis.0);
+        assert_eq!(diagnosis.finding("sshd-down")["blocking"], false, "it is not sshd's fault");
+        super::fix::told(&server, None, &["host-shutdown", "wait until it is up again"]);
     }
 }
 

@@ -10,7 +10,7 @@ use super::judge::{Judgement, found};
 use super::penalty::{self, Terms, block};
 use super::remedy::Remedy;
 use super::repair::Mend;
-use super::state::{Folder, HostKey, KeyProblem, Server};
+use super::state::{Folder, HostKey, KeyProblem, Manager, Server};
 use crate::host::HostState;
 use crate::verdict::{Cause, Connection, Evidence, Verdict};
 
@@ -93,7 +93,8 @@ fn health(host: &HostState, server: &Server) -> Judgement {
     let Err(said) = &server.test else { return Judgement::accept("sshd takes new connections") };
     let cause = complaint(said, &server.privsep);
     // systemd makes the directory at each start and takes it away with the service (RuntimeDirectory); sshd looks for it last.
-    if !server.running && cause == Cause::SshdPrivsepDir && server.privsep == Folder::Missing {
+    if (!server.running || waits_for_a_connection(server)) && cause == Cause::SshdPrivsepDir && server.privsep == Folder::Missing
+    {
         return Judgement::accept("sshd could start");
     }
     // Measured: without the directory no release serves anybody; older ones read the keys again for each connection.
@@ -136,6 +137,12 @@ fn health(host: &HostState, server: &Server) -> Judgement {
     };
     let judgement = Judgement { verdict, detail, ..found(cause, blocks != Some(false), &unit, evidence, fix) };
     judgement.with(remedies)
+}
+
+/// systemd listens for it, and starts it with the next connection.
+pub fn waits_for_a_connection(server: &Server) -> bool {
+    let by_socket = matches!(&server.manager, Manager::Service { socket: Some(_), .. } | Manager::Connections(_));
+    by_socket && server.startups.is_none()
 }
 
 /// The directory where it is missing, or root's with a mode that lets others write.

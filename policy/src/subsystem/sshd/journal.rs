@@ -301,8 +301,9 @@ mod tests {
         let left = |message: &str| of(message).1;
         assert_eq!(
             left("Connection closed by authenticating user root 203.0.113.7 port 1 [preauth]"),
-            Said::Ended(Ended::Failed)
+            Said::Ended(Ended::Unasked)
         );
+        assert_eq!(left("Failed password for root from 203.0.113.7 port 1 ssh2"), Said::Ended(Ended::Failed));
         assert_eq!(left("Connection reset by 203.0.113.7 port 1 [preauth]"), Said::Ended(Ended::Unasked));
         let nonsense =
             "ssh_dispatch_run_fatal: Connection from 203.0.113.7 port 46031: message authentication code incorrect [preauth]";

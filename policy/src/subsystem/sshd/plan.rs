@@ -186,9 +186,14 @@ pub(super) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<O
 /// Whether sshd takes its files. While it is down, systemd has taken /run/sshd away with it, and brings it back at the start.
 fn accepted(server: &Server, test: &Result<(), String>) -> Result<(), String> {
     match test {
-        Err(said) if server.running || !admission::only_misses_its_directory(said, server) => Err(said.clone()),
+        Err(said) if runs(server) || !admission::only_misses_its_directory(said, server) => Err(said.clone()),
         _ => Ok(()),
     }
+}
+
+/// Whether a process of it runs: where systemd listens, the first connection starts one.
+fn runs(server: &Server) -> bool {
+    server.running && !admission::waits_for_a_connection(server)
 }
 
 /// What makes a server follow its files. SIGHUP, which is what a reload is, has sshd execute itself anew with the same options: it

@@ -104,16 +104,19 @@ pub fn lifts(host: &HostState, connection: &Connection, start: bool, needs: &mut
     let mut lifts = Lifts::default();
     let mut state = host.clone();
     let mut tried: Vec<Finding> = Vec::new();
+    // What a host that goes down has stopped is not started, and what it has not started yet it will.
+    let mut waits = false;
     for round in 0..ROUNDS {
         let found: Vec<Found> = stages(&state, connection, needs).into_iter().flat_map(|(_, found)| found).collect();
         let matters = |one: &&Found| one.finding.blocking || matters_later(one.finding.cause);
         let blocks = found.iter().any(|one| matters(&one));
         let proposed = round == 0 && !blocks;
         let next = found.iter().find(|one| (proposed || matters(one)) && !tried.iter().any(|old| same(old, &one.finding)));
+        waits |= found.iter().any(|one| one.finding.blocking && one.finding.cause == Cause::HostShutdown);
         let Some(Found { finding, remedies }) = next else { break };
         tried.push(finding.clone());
         let told = format!("{} ({}): {}", finding.cause, finding.owner, finding.fix);
-        if remedies.is_empty() {
+        if remedies.is_empty() || waits && remedies.contains(&Remedy::Start) {
             if finding.blocking {
                 lifts.told.push(told);
             }
@@ -127,7 +130,7 @@ pub fn lifts(host: &HostState, connection: &Connection, start: bool, needs: &mut
             Err(why) => lifts.told.push(format!("{told} (not done by sshfix: {why})")),
         }
     }
-    if start && !running(&state, port) {
+    if start && !waits && !running(&state, port) {
         match steps_of(&[Remedy::Start], &state, port, needs) {
             Ok((steps, notes, _)) => (lifts.steps, lifts.notes) = ([lifts.steps, steps].concat(), [lifts.notes, notes].concat()),
             Err(why) => lifts.told.push(format!("{}: {why}", Cause::SshdDown)),
