@@ -33,6 +33,8 @@ iptables-legacy -A INPUT -s 203.0.113.8 -j DROP
 iptables-legacy -A INPUT -s 203.0.113.7 -p tcp -m tcp --dport 22 -j DROP
 ipset create -exist bad hash:ip; ipset -exist add bad 203.0.113.7; ipset -exist add bad 203.0.113.8
 iptables-legacy -A INPUT -m set --match-set bad src -j DROP
+iptables-legacy -A INPUT -p tcp --dport 22 -m recent --name bad --rcheck -j DROP
+echo / >/proc/net/xt_recent/bad; echo +203.0.113.7 >/proc/net/xt_recent/bad; echo +203.0.113.8 >/proc/net/xt_recent/bad
 ip route replace blackhole 203.0.113.7
 ";
 const UNIT: &str = "[Unit]\nDefaultDependencies=no\nAfter=lab-network.service\nBefore=network-pre.target sshfix-recover.service\n\n\
@@ -79,7 +81,8 @@ fn snapshot(server: &Server) -> Snapshot {
     let disk = "cat /etc/hosts.allow /etc/hosts.deny /etc/ssh/sshd_config; ls -a /etc /etc/ssh | grep sshfix || true; \
                 stat -c '%a %u %g %n' /etc/hosts.allow /etc/hosts.deny /etc/ssh/sshd_config; sshd -T | grep -i versionaddendum; \
                 fail2ban-client get sshd banip | tr ' ' '\\n' | sort";
-    let kernel = "nft -s list table inet hand; iptables-legacy -S; ipset save | grep ^add | sort; ip route show type blackhole";
+    let kernel = "nft -s list table inet hand; iptables-legacy -S; ipset save | grep ^add | sort; ip route show type blackhole; \
+                  cut -d ' ' -f 1 /proc/net/xt_recent/bad | sort";
     // While sshd reads its files again, nobody listens for a moment.
     let mut banner = String::new();
     server.wait_until("sshd says who it is", Duration::from_mins(1), || {
@@ -195,7 +198,9 @@ fn cut_at_random_instants(release: Release) {
         }
         client.wait().expect("the client ends");
         server.wait_until(&said, Duration::from_mins(1), || settled(&server));
-        assert!(server.ssh(ADMIN_V4).ok, "{said}: the admin must get in");
+        let login = server.ssh(ADMIN_V4);
+        let log = || server.sh("journalctl --no-pager -b -u ssh -u sshfix-recover -u sshfix-agent -n 60").stdout;
+        assert!(login.ok, "{said}: the admin must get in: {}\n{}", login.stderr, log());
 
         let change = newest(&server)
             .filter(|change| Some(change) != earlier.as_ref() && earlier.as_ref().is_none_or(|e| e["id"] != change["id"]));
