@@ -15,7 +15,8 @@ use sshfix_policy::address::Source;
 use sshfix_policy::audit::{Filter, MOST, Outcome};
 use sshfix_policy::request::{Action, Operation};
 
-use super::{parse_duration, shell_word};
+use super::command_line::shell_word;
+use super::parse::parse_duration;
 
 /// `audit ...`
 #[derive(Debug, Subcommand)]
