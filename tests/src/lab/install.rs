@@ -1,9 +1,7 @@
 //! Puts the workspace's own agent and client into a server of the lab, as packaging/quickstart would.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -132,12 +130,12 @@ impl Server {
         self.ctl(&["confirm", &id, "--json"]).expect_status(0).json()
     }
 
-    /// Copies a file of this machine into the server.
+    /// Copies a file of this machine into the server. By another process: a file that is open for writing here would be so in
+    /// the children of other threads, too, and could not be executed meanwhile (execve(2), `ETXTBSY`).
     #[track_caller]
     pub fn copy(&self, from: &Path, to: &str, mode: u32) {
-        let bytes = fs::read(from).unwrap_or_else(|error| panic!("cannot read {}: {error}", from.display()));
-        self.write(to, bytes);
-        fs::set_permissions(self.path(to), fs::Permissions::from_mode(mode)).expect("the mode of a file just written");
+        let copied = Command::new("install").arg("-D").arg(format!("--mode={mode:o}")).arg(from).arg(self.path(to)).status();
+        assert!(copied.as_ref().is_ok_and(ExitStatus::success), "{} to {to}: {copied:?}", from.display());
     }
 }
 
