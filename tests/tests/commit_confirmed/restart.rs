@@ -117,7 +117,7 @@ fn an_agent_that_does_not_come_back_takes_back_what_waits() {
         server.run(&["systemctl", "restart", "--no-block", "sshfix-agent.service"]).expect_ok();
         server.wait_until("it is taken back", Duration::from_mins(1), restored);
         server.sh("mv -f /root/agent /usr/local/sbin/sshfix-agent").expect_ok();
-        took_back(&id, "does not pass `sshfix-agent check`: /usr/local/sbin/sshfix-agent");
+        took_back(&id, "what would be started cannot be checked: cannot run /usr/local/sbin/sshfix-agent");
 
         // A crash: systemd starts it again, and the change waits on.
         let start = Instant::now();
