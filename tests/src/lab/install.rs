@@ -130,6 +130,19 @@ impl Server {
         self.ctl(&["confirm", &id, "--json"]).expect_status(0).json()
     }
 
+    /// Runs `ctl`, and a script in the server while the agent is paused before the step (0: before its last look at the host).
+    #[track_caller]
+    pub fn ctl_meanwhile(&self, step: usize, script: &str, arguments: &[&str]) -> CtlResult {
+        self.write("/run/sshfix/pause-step", step.to_string());
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| self.ctl(arguments));
+            self.wait_until("the agent is paused", Duration::from_secs(20), || self.path("/run/sshfix/paused").exists());
+            self.sh(script).expect_ok();
+            self.sh("rm /run/sshfix/paused").expect_ok();
+            asked.join().unwrap()
+        })
+    }
+
     /// Copies a file of this machine into the server. By another process: a file that is open for writing here would be so in
     /// the children of other threads, too, and could not be executed meanwhile (execve(2), `ETXTBSY`).
     #[track_caller]

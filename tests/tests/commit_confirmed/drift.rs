@@ -3,21 +3,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use sshfix_tests::lab::{CtlResult, Server};
+use sshfix_tests::lab::Server;
 
 use super::{on_both, one, pending, state};
-
-/// Runs `ctl`, and a script in the server while the agent is paused before the step (0: before its last look at the host).
-fn meanwhile(server: &Server, step: usize, script: &str, arguments: &[&str]) -> CtlResult {
-    server.write("/run/sshfix/pause-step", step.to_string());
-    std::thread::scope(|scope| {
-        let asked = scope.spawn(|| server.ctl(arguments));
-        server.wait_until("the agent is paused", Duration::from_secs(20), || server.path("/run/sshfix/paused").exists());
-        server.sh(script).expect_ok();
-        server.sh("rm /run/sshfix/paused").expect_ok();
-        asked.join().unwrap()
-    })
-}
 
 fn blocked(server: &Server) {
     server
@@ -54,7 +42,7 @@ fn a_plan_whose_host_was_changed_is_not_applied_and_the_new_one_is_shown() {
                 "iptables-legacy -D INPUT -s 203.0.113.0/29 -p tcp --dport 22 -j REJECT",
             ),
         ] {
-            let answer = meanwhile(server, 0, script, &unban);
+            let answer = server.ctl_meanwhile(0, script, &unban);
             answer.expect_error(1, "plan-changed", &["nothing was changed"]);
             let plan = &answer.json()["plan"];
             assert!(plan["digest"] != digest && plan["schema"] == "sshfix.plan/1", "{plan:#}");
@@ -64,7 +52,7 @@ fn a_plan_whose_host_was_changed_is_not_applied_and_the_new_one_is_shown() {
         // What does not change the plan does not stop it.
         let before = everything(server);
         let answer =
-            meanwhile(server, 0, "nft add table inet other", &["hosts", "deny", "203.0.113.70", "--json"]).expect_status(5);
+            server.ctl_meanwhile(0, "nft add table inet other", &["hosts", "deny", "203.0.113.70", "--json"]).expect_status(5);
         server.ctl(&["rollback", answer.json()["id"].as_str().unwrap()]).expect_status(0);
         assert_eq!(everything(server), before);
         // Just before each step: what was done is taken back, what others did stays.
@@ -79,7 +67,7 @@ fn a_plan_whose_host_was_changed_is_not_applied_and_the_new_one_is_shown() {
                 "ipset" => continue,
                 other => panic!("{other}"),
             };
-            let answer = meanwhile(server, index + 1, script, &unban);
+            let answer = server.ctl_meanwhile(index + 1, script, &unban);
             answer.expect_error(1, "plan-changed", &["taken back"]);
             assert!(!server.ssh("203.0.113.7").ok, "{step:#}");
             server.sh("nft delete table inet hand; iptables-legacy -F INPUT; ipset destroy").expect_ok();

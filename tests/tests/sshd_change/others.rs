@@ -67,7 +67,9 @@ fn where_systemd_listens_the_port_is_the_socket_units_and_sshd_is_restarted() {
         // Before somebody comes, systemd has not made its directory, without which sshd says nothing of its files.
         let old = files(server);
         let early = server.ctl(&["sshd", "set", "MaxSessions", "9", "--json"]).expect_status(1).json();
-        assert!(early.to_string().contains("/run/sshd"), "{early:#}");
+        assert!(early.to_string().contains("systemd makes it with the first connection"), "{early:#}");
+        let check = server.ctl(&["sshd", "check", "--json"]).expect_status(0).json();
+        assert_eq!(check["would_start"], true, "{check:#}");
         let session = Session::open(server, "alice", ADMIN_V6);
         refused("ListenAddress", "127.0.0.1");
         let change = pending(server, "5s", &["sshd", "set", "Banner", "/etc/second"]);

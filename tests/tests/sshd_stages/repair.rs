@@ -85,6 +85,22 @@ fn an_sshd_that_cannot_serve_is_mended_and_started() {
     }
 }
 
+/// What systemd started by itself after the first repair, it still lacks what the next ones made.
+#[test]
+fn an_sshd_that_comes_up_by_itself_amid_its_repairs_serves_with_all_of_them() {
+    lab::on_both(|server| {
+        server.sh("rm /etc/ssh/ssh_host_*; systemctl restart ssh; systemctl stop ssh").ok();
+        let change = server.ctl_meanwhile(2, "systemctl reset-failed ssh; systemctl start ssh", &["--json", "fix", FROM]);
+        let change = change.expect_status(0).json();
+        assert_eq!((&change["state"], &change["verdict"]), (&"confirmed".into(), &"accept".into()), "{change:#}");
+        for kind in ["rsa", "ecdsa", "ed25519"] {
+            let shown = server.sh(&format!("ssh-keyscan -t {kind} 127.0.0.1 2>/dev/null")).expect_ok();
+            assert!(shown.contains("127.0.0.1"), "{}: no {kind} key: {shown}", server.release());
+        }
+        open(server, "root", FROM);
+    });
+}
+
 #[test]
 fn a_service_that_is_down_is_started_and_what_only_a_person_can_do_is_told() {
     if !lab::root_or_skip() {

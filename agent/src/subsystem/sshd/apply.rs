@@ -33,7 +33,12 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     {
         starts_the_same(unit, &sshd.invocation)?;
     }
-    let before = serves::Before::look(&sshd.invocation, &sshd.manager);
+    let before = match step.activation {
+        Activation::Start(_) => serves::Before::down(&sshd.invocation, &sshd.manager),
+        Activation::Nothing | Activation::Reload(_) | Activation::Restart(_) => {
+            serves::Before::look(&sshd.invocation, &sshd.manager)
+        }
+    };
     for file in &step.files {
         match read(file)? {
             now if now == file.before || now == file.after => {}
@@ -57,7 +62,15 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         Activation::Nothing => {}
         Activation::Reload(through) => follow(Job::Reload, through, step.port)?,
         Activation::Restart(through) => follow(Job::Restart, through, step.port)?,
-        Activation::Start(through) => follow(Job::Start, through, step.port)?,
+        Activation::Start(through) => {
+            follow(Job::Start, through, step.port)?;
+            // systemd tried once more, in the middle of the repairs: what came after is read, too. One that cannot reload serves.
+            if before.came_up_by_itself(&sshd.invocation)
+                && let Err(error) = follow(Job::Reload, through, step.port)
+            {
+                tracing::warn!("sshd came up by itself and was not told to read its files again: {error}");
+            }
+        }
     }
     before.serves_again(&sshd.invocation).map_err(|why| StepError::Failed(format!("after its {}: {why}", verb(step))))?;
     Ok(done)

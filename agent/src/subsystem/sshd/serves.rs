@@ -32,6 +32,8 @@ pub(super) struct Before {
     held_by_systemd: bool,
     /// The service that it is.
     unit: Option<String>,
+    /// It was down, so that it cannot be told which of its addresses and families never worked: one socket is enough.
+    down: bool,
 }
 
 impl Before {
@@ -50,30 +52,52 @@ impl Before {
                 Manager::Service { name, .. } => Some(name.clone()),
                 Manager::Connections(_) | Manager::Nobody => None,
             },
+            down: false,
         }
     }
 
-    /// Of a service that was down.
+    /// Of a service that was down a moment ago.
+    pub(super) fn down(invocation: &Invocation, manager: &Manager) -> Self {
+        Self { down: true, ..Self::look(invocation, manager) }
+    }
+
+    /// Of a service that the step has ended.
     pub(super) fn nothing() -> Self {
-        Self { old: BTreeSet::new(), missing: BTreeSet::new(), silent: BTreeSet::new(), held_by_systemd: false, unit: None }
+        let (old, missing, silent) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { old, missing, silent, held_by_systemd: false, unit: None, down: false }
+    }
+
+    /// Whether a service that was down came up by itself (`Restart=`) before it was started: with what its files said then.
+    pub(super) fn came_up_by_itself(&self, invocation: &Invocation) -> bool {
+        let wanted = addresses(invocation).unwrap_or_default();
+        let listening = listener::listening().unwrap_or_default();
+        let old = |(at, inode): &(SocketAddr, u32)| wanted.contains(at) && self.old.contains(inode);
+        self.down && !self.held_by_systemd && listening.iter().any(old)
     }
 
     /// Waits until sshd serves as its files say now; else what it does not do.
     pub(super) fn serves_again(&self, invocation: &Invocation) -> Result<(), String> {
         let wanted = addresses(invocation)?;
-        let must: Vec<SocketAddr> = wanted.iter().filter(|address| !self.missing.contains(address)).copied().collect();
+        let must: Vec<SocketAddr> =
+            wanted.iter().filter(|address| self.down || !self.missing.contains(address)).copied().collect();
         let until = Instant::now() + SOCKETS;
         loop {
             let listening = listener::listening().map_err(|error| format!("the listening sockets could not be read: {error}"))?;
-            let new = |address: &SocketAddr| listening.iter().any(|(at, inode)| at == address && !self.old.contains(inode));
+            let new = |address: &SocketAddr| {
+                listening.iter().any(|(at, inode)| at == address && (self.down || !self.old.contains(inode)))
+            };
             let closed: Vec<String> = must.iter().filter(|address| !new(address)).map(ToString::to_string).collect();
-            if closed.is_empty() || self.held_by_systemd {
+            let open = if self.down { closed.len() < must.len() } else { closed.is_empty() };
+            if open || self.held_by_systemd {
                 break;
             }
             if Instant::now() > until || self.is_dead() {
                 return Err(format!("sshd does not listen on {} as its files say", closed.join(" and ")));
             }
             std::thread::sleep(TICK);
+        }
+        if self.down {
+            return Ok(());
         }
         for to in firsts(&must).into_iter().filter(|to| !self.silent.contains(&to.is_ipv4())) {
             exchange(to).map_err(|error| format!("no key exchange with sshd: {error}"))?;

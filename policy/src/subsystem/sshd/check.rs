@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::admission::{only_misses_its_directory, place, quoted};
+use super::admission::{only_misses_its_directory, place, quoted, waits_for_a_connection};
 use super::candidate::resolved;
 use super::config::keyword::{self, Lines};
 use super::config::{Place, Tree, blocks, global_lines};
@@ -182,7 +182,7 @@ fn at(tree: &Tree, place: &Place) -> ProblemPlace {
 /// What `sshd -t` refuses, line by line. While sshd is down its directory is away, and systemd makes it at the start.
 fn broken(server: &Server) -> Vec<Problem> {
     let Err(said) = &server.test else { return Vec::new() };
-    if !server.running && only_misses_its_directory(said, server) {
+    if (!server.running || waits_for_a_connection(server)) && only_misses_its_directory(said, server) {
         return Vec::new();
     }
     let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(": terminating, "));

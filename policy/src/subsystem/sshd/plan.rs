@@ -3,6 +3,7 @@
 
 use super::candidate::{Candidate, answer, resolved};
 use super::config::{self, Edit, EditError};
+use super::repair::PRIVSEP;
 use super::state::{Manager, Server};
 use super::step::{Activation, FileEdit, Step, Through};
 use super::{Effective, admission};
@@ -186,14 +187,14 @@ pub(super) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<O
 /// Whether sshd takes its files. While it is down, systemd has taken /run/sshd away with it, and brings it back at the start.
 fn accepted(server: &Server, test: &Result<(), String>) -> Result<(), String> {
     match test {
-        Err(said) if runs(server) || !admission::only_misses_its_directory(said, server) => Err(said.clone()),
-        _ => Ok(()),
+        Err(said) if !admission::only_misses_its_directory(said, server) => Err(said.clone()),
+        // Without it the checks of a change that sshd is to serve with at once say nothing.
+        Err(said) if admission::waits_for_a_connection(server) => Err(format!(
+            "{said}: systemd makes it with the first connection; make one, or `mkdir -m 0755 {PRIVSEP}`, and ask again"
+        )),
+        Err(said) if server.running => Err(said.clone()),
+        Ok(()) | Err(_) => Ok(()),
     }
-}
-
-/// Whether a process of it runs: where systemd listens, the first connection starts one.
-fn runs(server: &Server) -> bool {
-    server.running && !admission::waits_for_a_connection(server)
 }
 
 /// What makes a server follow its files. SIGHUP, which is what a reload is, has sshd execute itself anew with the same options: it
