@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sshfix_policy::address::Source;
+use sshfix_policy::address::{self, NoClient, Source};
 use sshfix_policy::allowed_signers::AllowedSigners;
 use sshfix_policy::authenticate::{self, AuthenticateError, AuthenticatedRequest};
 use sshfix_policy::authorize::{self, AuthorizedRequest, Grants};
@@ -204,6 +204,9 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
     if let Some(answer) = about_the_records(agent, &request.operation) {
         return answer;
     }
+    if let Operation::Diagnose { address, .. } | Operation::Fix { address, .. } = &request.operation {
+        address::of_a_client(*address).map_err(|error| no_client(&error))?;
+    }
     let applies = request.operation.mutates() && matches!(request.mode, Mode::Apply { .. });
     let port = match &request.operation {
         Operation::Diagnose { port: Some(port), .. }
@@ -224,7 +227,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
     let host = &mut *host;
     match &request.operation {
         Operation::Diagnose { address, user, explain, .. } => {
-            let subject = Subject { address: sshfix_policy::address::canonical(*address), user: user.clone(), port };
+            let subject = Subject { address: address::canonical(*address), user: user.clone(), port };
             if *explain {
                 // The trace shows them.
                 host.forget_counters();
@@ -488,7 +491,7 @@ fn question(agent: &Agent, request: &Request, port: u16) -> Question {
 /// Every way in that must not be lost: the requester's own, live sessions, `keep` entries.
 fn access_paths(agent: &Agent, request: &Request, state: &HostState, port: u16) -> Vec<AccessPath> {
     let mut paths = BTreeSet::new();
-    if let Some(from) = request.from.map(sshfix_policy::address::canonical).filter(|from| !from.is_loopback()) {
+    if let Some(from) = request.from.map(address::canonical).filter(|from| !from.is_loopback()) {
         paths.insert(AccessPath {
             source: Source::from(from),
             user: request.from_user.clone(),
@@ -592,7 +595,7 @@ fn login_shown(request: &Request, user: Option<&str>, address: Option<IpAddr>) -
     }
     let user = user.or(request.from_user.as_deref()).unwrap_or("root");
     let address = address.or(request.from).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    Some((user.to_owned(), sshfix_policy::address::canonical(address)))
+    Some((user.to_owned(), address::canonical(address)))
 }
 
 fn not_shown(error: &sshd::ShowError) -> Refusal {
@@ -620,6 +623,11 @@ fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {
 pub(crate) fn failed(why: &impl Display) -> Refusal {
     ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
         .into()
+}
+
+fn no_client(error: &NoClient) -> Refusal {
+    let message = format!("{error}; nothing was changed");
+    ErrorDocument::new(ErrorCode::Usage, message, "name the address that the client connects from").into()
 }
 
 fn out_of_bounds(why: &str) -> Refusal {

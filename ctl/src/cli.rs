@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use sshfix_policy::address::Source;
 use sshfix_policy::request::{Mode, Operation};
 
@@ -135,7 +135,7 @@ pub enum Verb {
         #[arg(long)]
         user: Option<String>,
         /// To which port [default: the SSH port]
-        #[arg(long)]
+        #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
         /// Everything it meets on its way: each rule that matches with its counter and owner, each line considered
         #[arg(long)]
@@ -168,7 +168,7 @@ pub enum Verb {
         #[arg(long)]
         user: Option<String>,
         /// To which port [default: the SSH port]
-        #[arg(long)]
+        #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
         /// Flags of a change.
         #[command(flatten)]
@@ -293,7 +293,7 @@ pub enum FirewallVerb {
     /// Show which addresses reach the port and which do not, for all addresses at once
     Who {
         /// Which port [default: the SSH port]
-        #[arg(long)]
+        #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
         /// Show all of them, however many
         #[arg(long)]
@@ -364,7 +364,7 @@ pub enum SshdVerb {
         #[arg(long, value_parser = parse_address)]
         address: Option<IpAddr>,
         /// Of the sshd on this port [default: the SSH port]
-        #[arg(long)]
+        #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
         /// Everything sshd prints, defaults too
         #[arg(long)]

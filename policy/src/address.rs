@@ -2,7 +2,7 @@
 //! Compares numbers, never text. Must not resolve names.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -37,6 +37,32 @@ pub enum AddressError {
         /// The network.
         network: IpNet,
     },
+}
+
+/// An address that no client can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("no connection comes from {address}: it is {what}")]
+pub struct NoClient {
+    /// The address.
+    pub address: IpAddr,
+    /// What it is instead.
+    pub what: &'static str,
+}
+
+/// Whether a client can have the address. The kernel drops packets from any other as martians (`ip_route_input_slow` in
+/// `net/ipv4/route.c`, `ip6_rcv_core` in `net/ipv6/ip6_input.c`), whatever the rules say.
+///
+/// # Errors
+/// Where it is none, and what it is.
+pub fn of_a_client(address: IpAddr) -> Result<(), NoClient> {
+    let address = canonical(address);
+    let what = match address {
+        _ if address.is_unspecified() => "no address at all",
+        _ if address.is_multicast() => "a multicast address",
+        IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast address",
+        IpAddr::V4(_) | IpAddr::V6(_) => return Ok(()),
+    };
+    Err(NoClient { address, what })
 }
 
 impl Source {
@@ -141,6 +167,17 @@ impl<'de> Deserialize<'de> for Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_that_no_client_can_have_are_told_from_those_of_clients() {
+        for none in ["0.0.0.0", "::", "224.0.0.1", "239.255.255.255", "ff02::1", "255.255.255.255", "::ffff:224.0.0.1"] {
+            assert!(none.parse().is_ok_and(|none| of_a_client(none).is_err()), "{none}");
+        }
+        for client in ["203.0.113.7", "127.0.0.1", "::1", "240.0.0.1", "0.0.0.1", "fe80::1", "2001:db8::7", "::ffff:203.0.113.7"]
+        {
+            assert!(client.parse().is_ok_and(|client| of_a_client(client).is_ok()), "{client}");
+        }
+    }
 
     #[test]
     fn v4_mapped_addresses_and_ranges_are_ipv4() {

@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use sshfix_policy::address::Source;
+use sshfix_policy::address::{self, AddressError, Source};
 
 pub fn parse_address(text: &str) -> Result<IpAddr, String> {
-    let source: Source = text.parse().map_err(|error: sshfix_policy::address::AddressError| error.to_string())?;
-    source.single().ok_or_else(|| format!("`{text}` is a range; name one address of it"))
+    let source: Source = text.parse().map_err(|error: AddressError| error.to_string())?;
+    let address = source.single().ok_or_else(|| format!("`{text}` is a range; name one address of it"))?;
+    address::of_a_client(address).map_err(|error| error.to_string())?;
+    Ok(address)
 }
 
 /// Far from the limit of a frame, and enough for a ticket and a sentence.

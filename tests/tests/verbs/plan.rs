@@ -115,6 +115,10 @@ fn mapped_addresses_mean_ipv4_and_bad_ones_are_refused_clearly() {
         let host_bits = server.ctl(&["unban", "203.0.113.7/24", "--json"]);
         host_bits.expect_error(2, "usage", &["host bits", "203.0.113.0/24"]);
         server.ctl(&["diagnose", "203.0.113.0/24"]).expect_status(2);
+        for none in ["0.0.0.0", "224.0.0.1", "ff02::1", "::ffff:255.255.255.255"] {
+            server.ctl(&["diagnose", none]).expect_status(2);
+        }
+        server.ctl(&["diagnose", "203.0.113.7", "--port", "0"]).expect_status(2);
         for bad in ["", "0s", "5", "1y", "-3s", "99999999999999999999s"] {
             server.ctl(&["unban", "203.0.113.7", &format!("--ignore-for={bad}")]).expect_status(2);
         }

@@ -177,19 +177,18 @@ fn nobody(state: &State, connection: &Connection) -> Judgement {
     evidence.extend(unit_evidence(state));
     if let Some(first) = elsewhere.first() {
         let places = list(elsewhere.iter().map(|listener| listener.local));
-        let owner = match state.socket_unit(first) {
+        let socket = state.socket_unit(first);
+        let owner = match socket {
             Some(unit) => unit.name.clone(),
             None => first.holders.iter().find_map(|holder| holder.unit.clone()).unwrap_or_else(|| "sshd".to_owned()),
         };
         let port = first.local.port();
         let fix = if elsewhere.iter().any(|listener| listener.local.port() == connection.port) {
-            format!(
-                "the SSH server listens on {places} only: add a ListenAddress of {family} to sshd_config (or to {owner}) and restart it"
-            )
+            let (keyword, file) = if socket.is_some() { ("ListenStream", "") } else { ("ListenAddress", "sshd_config of ") };
+            format!("the SSH server listens on {places} only: add a {keyword} of {family} to {file}{owner} and restart it")
         } else {
-            format!(
-                "the SSH server listens on {places}: connect with `ssh -p {port}`, or change Port in sshd_config (or ListenStream of {owner})"
-            )
+            let place = if socket.is_some() { "ListenStream in" } else { "Port in sshd_config of" };
+            format!("the SSH server listens on {places}: connect with `ssh -p {port}`, or change {place} {owner}")
         };
         return Judgement {
             verdict: Verdict::Refuse,
