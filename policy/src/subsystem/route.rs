@@ -1,7 +1,10 @@
 //! route: whether the host's answer finds its way back to the client, by what the kernel says to a route lookup, and the routes
 //! that refuse it (blackhole, unreachable, prohibit, throw). Knows nothing of packet filters; must not guess a gateway.
 
+mod block;
 mod policy_rule;
+mod step;
+mod trace;
 
 use std::cmp;
 use std::collections::BTreeMap;
@@ -12,15 +15,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::rp_filter::{self, Reverse};
-use crate::address::{Source, canonical};
+use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Links;
 use crate::ranges::{self, Classes, Span};
-use crate::step::{Mismatch, Reach, Step as AnyStep};
-use crate::trace::TraceLine;
-use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
+use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
+pub use block::blocks;
 pub use policy_rule::{Does, PolicyRule};
+pub use step::Step;
+pub use trace::trace;
 
 /// The tables that every host looks in, in this order (ip-rule(8)): local, main, default. Others need a policy rule.
 const TABLES: [u32; 3] = [255, MAIN, 253];
@@ -367,275 +371,6 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
                 }
             }
         },
-    }
-}
-
-/// The kernel's answer to the lookup, and the routes that were looked at for it, in the order the kernel prefers them.
-pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<TraceLine> {
-    let Part::Present(state) = &host.route else { return Vec::new() };
-    let source = connection.source;
-    let Some(fact) = fact(state, source, needs) else { return Vec::new() };
-    let asked = format!("{} get {}", program(source), source.first());
-    let refusing = fact.decider(source);
-    let mut lines = vec![match &fact.answer {
-        Answer::Goes(route) => TraceLine::new(asked, route.clone(), "answers leave this way"),
-        Answer::Refused(kind) => TraceLine::new(asked, kind.to_string(), format!("answers are not sent: {}", why(*kind))),
-        Answer::NoRoute => TraceLine::new(asked, "no route", "answers are not sent"),
-        Answer::Unknown(why) => TraceLine::new(asked, why.clone(), "unknown"),
-    }];
-    lines.extend(rules_met(state, source, fact, refusing.is_some(), needs));
-    let mut routes: Vec<&Route> = fact.routes.iter().collect();
-    routes.sort_by_key(|route| {
-        let table = TABLES.iter().position(|table| *table == route.table).unwrap_or(TABLES.len());
-        (table, cmp::Reverse(route.destination.net().prefix_len()), route.metric)
-    });
-    let (shown, rest) = routes.split_at(routes.len().min(MOST_TRACED));
-    for route in shown {
-        let decides = refusing == Some(*route);
-        let effect = match (decides, route.kind) {
-            (true, kind) => format!("takes it: {}", why(kind)),
-            (false, Kind::Delivers) => "delivers, if no other route comes first".to_owned(),
-            (false, kind) => format!("is a {kind} route, and another one comes first"),
-        };
-        let Evidence { source, text } = evidence(route);
-        let mut line = TraceLine::new(source, text, effect);
-        line.decides = decides;
-        lines.push(line);
-    }
-    if !rest.is_empty() {
-        lines.push(TraceLine::new(program(source), format!("{} more routes share addresses with it", rest.len()), "not shown"));
-    }
-    if let Some(Ok(reverse)) = state.reverse.get(&source) {
-        lines.extend(rp_filter::trace(reverse));
-    }
-    if lines.iter().all(|line| !line.decides)
-        && let Some(first) = lines.first_mut()
-    {
-        first.decides = true;
-    }
-    lines
-}
-
-/// The policy rules that the answer may meet. One that refuses decides where no route does.
-fn rules_met(state: &State, source: Source, fact: &Fact, by_a_route: bool, needs: &mut Needs) -> Vec<TraceLine> {
-    let program = if source.is_ipv4() { "ip rule" } else { "ip -6 rule" };
-    let rules = match state.rules.get(&!source.is_ipv4()) {
-        None => {
-            needs.insert(Need::PolicyRules(!source.is_ipv4()));
-            return Vec::new();
-        }
-        Some(Err(why)) => return vec![TraceLine::new(program, why.clone(), "unknown")],
-        Some(Ok(rules)) => rules,
-    };
-    let own = state.links.iter().flat_map(|links| links.addresses()).map(|(_, net)| canonical(net.addr())).collect();
-    let mut decided = by_a_route;
-    let met = rules.iter().filter_map(|rule| Some((rule, rule.concerns(source, &own)?)));
-    met.take(MOST_TRACED)
-        .map(|(rule, depends)| {
-            let mut line = TraceLine::new(program, rule.to_string(), rule.effect());
-            if let (Does::Refuse(kind), Answer::Refused(answer)) = (&rule.does, &fact.answer) {
-                line.decides = !decided && kind == answer;
-                decided |= line.decides;
-            }
-            line.depends = depends;
-            line
-        })
-        .collect()
-}
-
-/// The routes that refuse the source, each with its removal where it is about nobody else.
-pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
-    let Part::Present(state) = &host.route else { return Vec::new() };
-    let source = connection.source;
-    let Some(fact) = fact(state, source, needs) else { return Vec::new() };
-    let refused = matches!(fact.answer, Answer::Refused(_) | Answer::NoRoute);
-    if source.single().is_some() && !refused {
-        let reverse = state.reverse.get(&source).and_then(|reverse| reverse.as_ref().ok());
-        let block = reverse.and_then(|reverse| rp_filter::block(connection, reverse, fact, state.links.as_deref()));
-        return block.into_iter().collect();
-    }
-    let decider = fact.decider(source);
-    let mut removed: Vec<&Route> = fact.within(source).collect();
-    removed.extend(decider.filter(|route| source.contains(route.destination) && !removed.contains(route)));
-    let rest: Vec<Route> = fact.routes.iter().filter(|route| !removed.contains(route)).cloned().collect();
-    let mut blocks: Vec<Block> = removed.iter().map(|route| block(source, route, &rest)).collect();
-    let first = Source::from(source.first());
-    match best(&rest, first) {
-        // The next one in line: taking away what is before it would not help.
-        Some(route) if refused && route.refuses() => blocks.push(block(source, route, &rest)),
-        _ => match decider {
-            Some(route) if !removed.contains(&route) => blocks.push(block(source, route, &rest)),
-            None if refused && blocks.is_empty() => blocks.push(without_route(fact, source)),
-            _ => {}
-        },
-    }
-    blocks
-}
-
-fn block(source: Source, route: &Route, rest: &[Route]) -> Block {
-    let (fix, lift) = if source.contains(route.destination) {
-        let step = AnyStep::Route(Step { before: Some(route.clone()), after: None });
-        (format!("sshfix ctl unban {}", source.short()), Lift::Steps(vec![step]))
-    } else {
-        let others: Vec<Route> = rest.iter().filter(|one| !one.refuses()).cloned().collect();
-        let next = best(&others, Source::from(source.first()))
-            .map_or_else(String::new, |next| format!("; without the route, `{next}` would apply"));
-        let advice = format!(
-            "the route `{route}` refuses more than {source}; delete it (`{program} del {kind} {destination}`), or add a route for {source} \
-             alone over the right gateway (`{program} add {source} via GATEWAY`){next}",
-            program = program(source),
-            source = source.short(),
-            kind = route.kind,
-            destination = route.destination.short(),
-        );
-        (advice.clone(), Lift::ByHand(advice))
-    };
-    let wider = !source.contains(route.destination) && route.refuses();
-    let whole = || {
-        let step = AnyStep::Route(Step { before: Some(route.clone()), after: None });
-        Alternative::range(source, vec![step], vec![route.destination])
-    };
-    let alternatives = wider.then(whole).into_iter().collect();
-    Block { finding: finding(vec![evidence(route)], fix), lift, managed: Vec::new(), alternatives }
-}
-
-/// Refused, and no route to delete.
-fn without_route(fact: &Fact, source: Source) -> Block {
-    let (text, advice) = match &fact.answer {
-        Answer::NoRoute => (
-            "no route".to_owned(),
-            format!(
-                "this host has no route to {source}: add one (`{program} add ...`)",
-                source = source.short(),
-                program = program(source)
-            ),
-        ),
-        Answer::Refused(kind) => (
-            format!("{kind} {}", source.short()),
-            format!("no route refuses {}, so a policy rule does: see `ip rule` and delete it there", source.short()),
-        ),
-        Answer::Goes(route) | Answer::Unknown(route) => (route.clone(), String::new()),
-    };
-    let finding = finding(vec![Evidence::new(format!("{} get {}", program(source), source.short()), text)], advice.clone());
-    Block { finding, lift: Lift::ByHand(advice), managed: Vec::new(), alternatives: Vec::new() }
-}
-
-fn finding(evidence: Vec<Evidence>, fix: String) -> Finding {
-    Finding { cause: Cause::RouteBlackhole, blocking: true, owner: "nobody".to_owned(), since: None, until: None, evidence, fix }
-}
-
-/// A route that is deleted, or made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// As it is.
-    pub before: Option<Route>,
-    /// As it will be.
-    pub after: Option<Route>,
-}
-
-impl Step {
-    /// See [`AnyStep::inverse`].
-    #[must_use]
-    pub fn inverse(&self) -> Self {
-        Self { before: self.after.clone(), after: self.before.clone() }
-    }
-
-    fn routes(&self) -> impl Iterator<Item = &Route> {
-        self.before.iter().chain(&self.after)
-    }
-
-    /// See [`AnyStep::summary`].
-    pub fn summary(&self) -> String {
-        let said = |verb: &str, route: &Route| format!("{verb} the route `{route}`");
-        match (&self.before, &self.after) {
-            (_, Some(after)) => said("add", after),
-            (Some(before), None) => said("delete", before),
-            (None, None) => "change no route".to_owned(),
-        }
-    }
-
-    /// See [`AnyStep::diff`].
-    pub fn diff(&self) -> String {
-        let program = self.routes().next().map_or("ip route", |route| program(route.destination));
-        let line =
-            |mark: char, route: &Option<Route>| route.as_ref().map_or_else(String::new, |route| format!("{mark} {route}\n"));
-        format!("{program}\n{}{}", line('-', &self.before), line('+', &self.after))
-    }
-
-    /// See [`AnyStep::undo`].
-    pub fn undo(&self) -> String {
-        self.inverse().summary()
-    }
-
-    /// See [`AnyStep::touches`].
-    pub fn touches(&self) -> Option<Vec<Source>> {
-        Some(self.routes().map(|route| route.destination).collect())
-    }
-
-    /// See [`AnyStep::reach`].
-    pub fn reach(&self) -> Reach {
-        let takes_away_a_way = self.before.as_ref().is_some_and(|route| !route.refuses());
-        let refuses = self.after.as_ref().is_some_and(Route::refuses);
-        if takes_away_a_way || refuses { Reach::Anybody } else { Reach::Nobody }
-    }
-
-    /// See [`AnyStep::needs`].
-    pub fn needs(&self) -> Needs {
-        self.routes().map(|route| Need::Route(route.destination)).collect()
-    }
-
-    /// See [`AnyStep::predict`]. What takes the place of a deleted route is told by the routes that were read with it.
-    pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
-        let state = match &mut state.route {
-            Part::Present(state) => state,
-            Part::Absent(why) | Part::Unreadable(why) => return Err(Mismatch(format!("routes: {why}"))),
-        };
-        for (source, fact) in &mut state.facts {
-            let count = fact.routes.len();
-            if let Some(before) = &self.before {
-                fact.routes.retain(|route| !route.same(before));
-            }
-            if let Some(after) = &self.after
-                && after.destination.overlaps(*source)
-                && !fact.routes.iter().any(|route| route.same(after))
-            {
-                fact.routes.push(after.clone());
-            }
-            let changed = fact.routes.len() != count;
-            let goes = matches!(fact.answer, Answer::Goes(_));
-            if !changed || (goes && self.after.is_none()) {
-                continue;
-            }
-            fact.answer = match best(&fact.routes, Source::from(source.first())) {
-                _ if fact.routes.iter().any(|route| !TABLES.contains(&route.table)) => {
-                    Answer::Unknown("policy rules choose among several routing tables".to_owned())
-                }
-                Some(route) if route.refuses() => Answer::Refused(route.kind),
-                // The routes that deliver are not read where one does.
-                _ if goes => continue,
-                Some(route) => Answer::Goes(route.to_string()),
-                None => Answer::NoRoute,
-            };
-        }
-        Ok(())
-    }
-
-    /// See [`AnyStep::holds`].
-    pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
-        let state = match &state.route {
-            Part::Present(state) => state,
-            Part::Absent(why) | Part::Unreadable(why) => return Err(Mismatch(format!("routes: {why}"))),
-        };
-        let there = |route: &Route| match state.facts.get(&route.destination) {
-            None => Err(Mismatch(format!("the routes to {} were not read", route.destination.short()))),
-            Some(Fact { answer: Answer::Unknown(why), .. }) => Err(Mismatch(why.clone())),
-            Some(fact) => Ok(fact.routes.iter().any(|one| one.same(route))),
-        };
-        match (&self.before, &self.after) {
-            (_, Some(after)) if !there(after)? => Err(Mismatch(format!("there is no route `{after}`"))),
-            (Some(before), None) if there(before)? => Err(Mismatch(format!("the route `{before}` is still there"))),
-            _ => Ok(()),
-        }
     }
 }
 
