@@ -9,7 +9,8 @@ use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState,
 use crate::change;
 use crate::lease;
 use crate::live::LiveHost;
-use crate::pipeline::{Agent, Refusal, failed};
+use crate::pipeline::Agent;
+use crate::refusal::{Refusal, failed};
 use crate::report;
 use crate::serve::Challenge;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};

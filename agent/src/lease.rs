@@ -17,7 +17,9 @@ use sshfix_policy::verify;
 use crate::audit::{AuditClosing, AuditOpening, Outcome};
 use crate::change::{self, Settled};
 use crate::live::LiveHost;
-use crate::pipeline::{self, Agent, Refusal};
+use crate::observe::observed;
+use crate::pipeline::{self, Agent};
+use crate::refusal::Refusal;
 use crate::store::{LeaseRecord, NewChange, StoreError};
 use crate::sys::clock::Moment;
 use crate::{decision, random};
@@ -157,7 +159,7 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let mut host = pipeline::lock(&agent.host);
     let question = question(agent, &lease.items);
     let operation = Operation::Revoke { id: lease.id.clone() };
-    let (state, (end, plan)) = pipeline::observed(&mut host, &question, |state, needs| {
+    let (state, (end, plan)) = observed(&mut host, &question, |state, needs| {
         let end = end(state, &this, &leases.running, needs).unattended();
         let plan = plan::of_steps(&operation, end.steps.clone(), state, question.port, needs);
         (end, plan)
@@ -189,7 +191,7 @@ fn put_back(agent: &Agent, lease: &LeaseRecord, since: Duration) -> Result<Next,
     leases.longest = 0;
     let mut host = pipeline::lock(&agent.host);
     let question = question(agent, &lease.items);
-    let (state, plan) = pipeline::observed(&mut host, &question, |state, needs| {
+    let (state, plan) = observed(&mut host, &question, |state, needs| {
         plan::missing_of_lease(&leases, &lease.operation, state, question.port, needs)
     });
     let plan = plan.map_err(|error| error.to_string())?;
@@ -267,7 +269,7 @@ fn change_of_own(agent: &Agent, host: &mut LiveHost, own: Own<'_>) -> Result<Str
     store.change_begin(&begin).map_err(|why| unbegun(why.to_string()))?;
     let settled = change::apply(host, store, &id, &safe).and_then(|applied| {
         let (_, differences) =
-            pipeline::observed(host, question, |state, needs| verify::differences(&safe, read, state, question.port, needs));
+            observed(host, question, |state, needs| verify::differences(&safe, read, state, question.port, needs));
         if !differences.is_empty() {
             return Err(change::roll_back(host, store, applied, differences.join("; ")));
         }

@@ -2,19 +2,18 @@
 //! Each stage takes the type that only the stage before can make. Must not hold rules of its own: those are in `policy`.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sshfix_policy::address::{self, NoClient, Source};
+use sshfix_policy::address::{self, Source};
 use sshfix_policy::allowed_signers::AllowedSigners;
 use sshfix_policy::authenticate::{self, AuthenticateError, AuthenticatedRequest};
 use sshfix_policy::authorize::{self, AuthorizedRequest, Grants};
 use sshfix_policy::host::{AccessPath, Host, HostState, Needs, Part, PathOrigin, Question};
 use sshfix_policy::lockout::{self, SafePlan};
-use sshfix_policy::plan::{self, PlanError};
+use sshfix_policy::plan;
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject};
 use sshfix_policy::request::{Mode, Operation, Request};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, sshd};
@@ -27,9 +26,11 @@ use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 use crate::lease;
 use crate::live::LiveHost;
+use crate::observe::{observed, observed_with};
+use crate::refusal::{Refusal, failed, no_client, not_shown, out_of_bounds, plan_changed, refused, refused_plan, unaudited};
 use crate::report;
 use crate::serve::{Answer, Challenge, Peer};
-use crate::store::{NewChange, NewLease, Store, StoreError};
+use crate::store::{NewChange, NewLease, Store};
 use crate::sys::clock::Moment;
 use crate::{config, decision, random};
 
@@ -49,27 +50,11 @@ pub struct Agent {
     pub reader: Mutex<LiveHost>,
 }
 
-/// How often facts are fetched before a question is given up: each round answers at least one more lookup of the ruleset.
-const MAX_ROUNDS: usize = 64;
 /// How often a change is planned again because others changed the host meanwhile.
 const MAX_PLANS: usize = 5;
 /// Debug builds only, for the lab: while this file is there, plans are made without the proof.
 #[cfg(debug_assertions)]
 const WITHOUT_PROOF: &str = "/run/sshfix/without-proof";
-
-/// Why a request is not answered with what it asked for. The host is unchanged.
-pub(crate) enum Refusal {
-    /// Not authenticated, not fresh, or not permitted: all alike to the peer; the reason is for the audit record.
-    Refused(String),
-    /// Anything the peer may know.
-    Error(ErrorDocument),
-}
-
-impl From<ErrorDocument> for Refusal {
-    fn from(document: ErrorDocument) -> Self {
-        Refusal::Error(document)
-    }
-}
 
 impl Answer for Agent {
     fn hello(&self, challenge: &Challenge) -> Vec<u8> {
@@ -149,23 +134,6 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
     };
     agent.auditor.close(&agent.store, &agent.identity, &opening, sequence, closing);
     (id, body)
-}
-
-/// The one answer to everything that fails before the operation is looked at, so that it teaches a stranger nothing.
-fn refused() -> ErrorDocument {
-    ErrorDocument::new(
-        ErrorCode::Refused,
-        "the request was refused; nothing was changed",
-        "the reason is in the agent's log and audit records on the host: `journalctl -u sshfix-agent` (or see `sshfix-agent check`)",
-    )
-}
-
-fn unaudited(why: &StoreError) -> ErrorDocument {
-    ErrorDocument::new(
-        ErrorCode::Failed,
-        format!("the audit record could not be written ({why}); nothing was changed"),
-        "make room and check the modes under /var/lib/sshfix, then try again",
-    )
 }
 
 fn authenticate(agent: &Agent, challenge: &Challenge, signed: &SignedRequest) -> Result<AuthenticatedRequest, Refusal> {
@@ -437,39 +405,6 @@ fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
     NewLease { id: lease.id.clone(), summary, items: lease.items.clone(), time: Duration::from_secs(lease.seconds) }
 }
 
-/// Reads the host and asks again until no fact is missing. An answer that still misses one treats it as unknown.
-pub(crate) fn observed<T>(
-    host: &mut LiveHost,
-    question: &Question,
-    answer: impl Fn(&HostState, &mut Needs) -> T,
-) -> (HostState, T) {
-    observed_with(host, question, Needs::new(), answer)
-}
-
-/// The same, where some of the facts that will be asked for are known: each round saved is one evaluation of the ruleset less.
-fn observed_with<T>(
-    host: &mut LiveHost,
-    question: &Question,
-    first: Needs,
-    answer: impl Fn(&HostState, &mut Needs) -> T,
-) -> (HostState, T) {
-    let mut state = host.observe(question);
-    host.lookup(&mut state, &first);
-    let mut asked = first;
-    for _ in 0..MAX_ROUNDS {
-        let mut needs = Needs::new();
-        let value = answer(&state, &mut needs);
-        needs.retain(|need| !asked.contains(need));
-        if needs.is_empty() {
-            return (state, value);
-        }
-        host.lookup(&mut state, &needs);
-        asked.append(&mut needs);
-    }
-    let value = answer(&state, &mut Needs::new());
-    (state, value)
-}
-
 /// What must be read to answer, and to prove that nobody is locked out.
 fn question(agent: &Agent, request: &Request, port: u16) -> Question {
     let mut sources: BTreeSet<Source> = request.operation.source().into_iter().collect();
@@ -544,50 +479,6 @@ fn nothing_to_do(host: &mut LiveHost, question: &Question, safe: &SafePlan, stat
     }))
 }
 
-/// Why there is no safe plan.
-#[derive(Debug, thiserror::Error)]
-enum NoSafePlan {
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    #[error(transparent)]
-    Lockout(#[from] lockout::Lockout),
-}
-
-fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
-    match error {
-        NoSafePlan::Lockout(why) => ErrorDocument::new(
-            ErrorCode::Lockout,
-            why.to_string(),
-            "keep the way in that is named, or change it on the host itself",
-        ),
-        NoSafePlan::Plan(PlanError::ByHand { by_hand, .. }) => ErrorDocument::new(
-            ErrorCode::Failed,
-            format!("sshfix does not change what blocks here, so nothing was changed: {}", by_hand.join("; ")),
-            "do what is said for each, then run the command again for the rest",
-        ),
-        NoSafePlan::Plan(error) => ErrorDocument::new(
-            ErrorCode::Failed,
-            format!("{error}; nothing was changed"),
-            match operation {
-                Operation::FirewallAccept { .. } | Operation::FirewallRemove { .. } => {
-                    "`sshfix ctl firewall list` shows what there is"
-                }
-                Operation::HostsAllow { .. } | Operation::HostsDeny { .. } | Operation::HostsRemove { .. } => {
-                    "`sshfix ctl hosts list` shows what there is"
-                }
-                Operation::Ban { .. } | Operation::Fail2banIgnore { .. } | Operation::Fail2banUnignore { .. } => {
-                    "`sshfix ctl fail2ban jails` shows what there is"
-                }
-                Operation::SshdSet { .. } | Operation::SshdUnset { .. } | Operation::SshdReload | Operation::SshdRestart => {
-                    "put right what sshd names, then try again; sshd runs on with what it had read"
-                }
-                _ => "`sshfix ctl status` shows what was found",
-            },
-        ),
-    }
-    .into()
-}
-
 /// For whom the configuration is shown: what is not said is the requester's own.
 fn login_shown(request: &Request, user: Option<&str>, address: Option<IpAddr>) -> Option<(String, IpAddr)> {
     if user.is_none() && address.is_none() {
@@ -596,43 +487,6 @@ fn login_shown(request: &Request, user: Option<&str>, address: Option<IpAddr>) -
     let user = user.or(request.from_user.as_deref()).unwrap_or("root");
     let address = address.or(request.from).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     Some((user.to_owned(), address::canonical(address)))
-}
-
-fn not_shown(error: &sshd::ShowError) -> Refusal {
-    match error {
-        sshd::ShowError::Keyword { near, .. } => {
-            let advice = match near.as_slice() {
-                [] => "sshd_config(5) has the keywords; `sshfix ctl sshd show --all` shows those of this sshd".to_owned(),
-                near => format!("did you mean {}?", near.join(" or ")),
-            };
-            ErrorDocument::new(ErrorCode::Usage, error.to_string(), advice).into()
-        }
-        sshd::ShowError::Sshd(why) => {
-            ErrorDocument::new(ErrorCode::Failed, why.as_str(), "`sshfix ctl sshd check` says what is wrong with its files")
-                .into()
-        }
-    }
-}
-
-fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {
-    let mut document = ErrorDocument::new(ErrorCode::PlanChanged, what, "look at the new plan, then apply it with its digest");
-    document.plan = Some(Box::new(safe.document()));
-    document
-}
-
-pub(crate) fn failed(why: &impl Display) -> Refusal {
-    ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
-        .into()
-}
-
-fn no_client(error: &NoClient) -> Refusal {
-    let message = format!("{error}; nothing was changed");
-    ErrorDocument::new(ErrorCode::Usage, message, "name the address that the client connects from").into()
-}
-
-fn out_of_bounds(why: &str) -> Refusal {
-    let message = format!("{why}; nothing was changed");
-    ErrorDocument::new(ErrorCode::Usage, message, "[confirm] in agent.toml sets the bounds of --confirm-within").into()
 }
 
 /// The one writer's lock. A request that panicked left at worst an unfinished change, which the next one recovers.

@@ -21,7 +21,7 @@ use super::{DrillError, ensure_private, inside, setup};
 use crate::change;
 use crate::config::Config;
 use crate::live::LiveHost;
-use crate::pipeline::observed;
+use crate::observe::observed;
 use crate::store::{NewChange, Store};
 use crate::sys::clock::Moment;
 

@@ -1,0 +1,41 @@
+//! Reads the host for one question: what is always read, then fact by fact what the answer asks for, until it asks for nothing more.
+
+use sshfix_policy::host::{Host, HostState, Needs, Question};
+
+use crate::live::LiveHost;
+
+/// How often facts are fetched before a question is given up: each round answers at least one more lookup of the ruleset.
+const MAX_ROUNDS: usize = 64;
+
+/// Reads the host and asks again until no fact is missing. An answer that still misses one treats it as unknown.
+pub(crate) fn observed<T>(
+    host: &mut LiveHost,
+    question: &Question,
+    answer: impl Fn(&HostState, &mut Needs) -> T,
+) -> (HostState, T) {
+    observed_with(host, question, Needs::new(), answer)
+}
+
+/// The same, where some of the facts that will be asked for are known: each round saved is one evaluation of the ruleset less.
+pub(crate) fn observed_with<T>(
+    host: &mut LiveHost,
+    question: &Question,
+    first: Needs,
+    answer: impl Fn(&HostState, &mut Needs) -> T,
+) -> (HostState, T) {
+    let mut state = host.observe(question);
+    host.lookup(&mut state, &first);
+    let mut asked = first;
+    for _ in 0..MAX_ROUNDS {
+        let mut needs = Needs::new();
+        let value = answer(&state, &mut needs);
+        needs.retain(|need| !asked.contains(need));
+        if needs.is_empty() {
+            return (state, value);
+        }
+        host.lookup(&mut state, &needs);
+        asked.append(&mut needs);
+    }
+    let value = answer(&state, &mut Needs::new());
+    (state, value)
+}

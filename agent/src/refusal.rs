@@ -1,0 +1,124 @@
+//! Why a request is not done, in the words of the reply: what happened, that nothing was changed, and what to do. Decides nothing.
+
+use std::fmt::Display;
+
+use sshfix_policy::address::NoClient;
+use sshfix_policy::lockout::{self, SafePlan};
+use sshfix_policy::plan::PlanError;
+use sshfix_policy::reply::{ErrorCode, ErrorDocument};
+use sshfix_policy::request::Operation;
+use sshfix_policy::subsystem::sshd;
+
+use crate::store::StoreError;
+
+/// Why a request is not answered with what it asked for. The host is unchanged.
+pub(crate) enum Refusal {
+    /// Not authenticated, not fresh, or not permitted: all alike to the peer; the reason is for the audit record.
+    Refused(String),
+    /// Anything the peer may know.
+    Error(ErrorDocument),
+}
+
+impl From<ErrorDocument> for Refusal {
+    fn from(document: ErrorDocument) -> Self {
+        Refusal::Error(document)
+    }
+}
+
+/// The one answer to everything that fails before the operation is looked at, so that it teaches a stranger nothing.
+pub(crate) fn refused() -> ErrorDocument {
+    ErrorDocument::new(
+        ErrorCode::Refused,
+        "the request was refused; nothing was changed",
+        "the reason is in the agent's log and audit records on the host: `journalctl -u sshfix-agent` (or see `sshfix-agent check`)",
+    )
+}
+
+pub(crate) fn unaudited(why: &StoreError) -> ErrorDocument {
+    ErrorDocument::new(
+        ErrorCode::Failed,
+        format!("the audit record could not be written ({why}); nothing was changed"),
+        "make room and check the modes under /var/lib/sshfix, then try again",
+    )
+}
+
+/// Why there is no safe plan.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoSafePlan {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Lockout(#[from] lockout::Lockout),
+}
+
+pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
+    match error {
+        NoSafePlan::Lockout(why) => ErrorDocument::new(
+            ErrorCode::Lockout,
+            why.to_string(),
+            "keep the way in that is named, or change it on the host itself",
+        ),
+        NoSafePlan::Plan(PlanError::ByHand { by_hand, .. }) => ErrorDocument::new(
+            ErrorCode::Failed,
+            format!("sshfix does not change what blocks here, so nothing was changed: {}", by_hand.join("; ")),
+            "do what is said for each, then run the command again for the rest",
+        ),
+        NoSafePlan::Plan(error) => ErrorDocument::new(
+            ErrorCode::Failed,
+            format!("{error}; nothing was changed"),
+            match operation {
+                Operation::FirewallAccept { .. } | Operation::FirewallRemove { .. } => {
+                    "`sshfix ctl firewall list` shows what there is"
+                }
+                Operation::HostsAllow { .. } | Operation::HostsDeny { .. } | Operation::HostsRemove { .. } => {
+                    "`sshfix ctl hosts list` shows what there is"
+                }
+                Operation::Ban { .. } | Operation::Fail2banIgnore { .. } | Operation::Fail2banUnignore { .. } => {
+                    "`sshfix ctl fail2ban jails` shows what there is"
+                }
+                Operation::SshdSet { .. } | Operation::SshdUnset { .. } | Operation::SshdReload | Operation::SshdRestart => {
+                    "put right what sshd names, then try again; sshd runs on with what it had read"
+                }
+                _ => "`sshfix ctl status` shows what was found",
+            },
+        ),
+    }
+    .into()
+}
+
+pub(crate) fn not_shown(error: &sshd::ShowError) -> Refusal {
+    match error {
+        sshd::ShowError::Keyword { near, .. } => {
+            let advice = match near.as_slice() {
+                [] => "sshd_config(5) has the keywords; `sshfix ctl sshd show --all` shows those of this sshd".to_owned(),
+                near => format!("did you mean {}?", near.join(" or ")),
+            };
+            ErrorDocument::new(ErrorCode::Usage, error.to_string(), advice).into()
+        }
+        sshd::ShowError::Sshd(why) => {
+            ErrorDocument::new(ErrorCode::Failed, why.as_str(), "`sshfix ctl sshd check` says what is wrong with its files")
+                .into()
+        }
+    }
+}
+
+pub(crate) fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {
+    let mut document = ErrorDocument::new(ErrorCode::PlanChanged, what, "look at the new plan, then apply it with its digest");
+    document.plan = Some(Box::new(safe.document()));
+    document
+}
+
+pub(crate) fn failed(why: &impl Display) -> Refusal {
+    ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
+        .into()
+}
+
+pub(crate) fn no_client(error: &NoClient) -> Refusal {
+    let message = format!("{error}; nothing was changed");
+    ErrorDocument::new(ErrorCode::Usage, message, "name the address that the client connects from").into()
+}
+
+pub(crate) fn out_of_bounds(why: &str) -> Refusal {
+    let message = format!("{why}; nothing was changed");
+    ErrorDocument::new(ErrorCode::Usage, message, "[confirm] in agent.toml sets the bounds of --confirm-within").into()
+}
