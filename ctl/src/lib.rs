@@ -16,6 +16,7 @@ use crate::session::Session;
 
 pub mod cli;
 pub mod client;
+mod complete;
 pub mod identities;
 pub mod kex;
 pub mod origin;
@@ -30,6 +31,9 @@ pub mod text;
 /// Runs one command line and gives its exit status (interface.md).
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(status) = complete::answer(&args) {
+        return status;
+    }
     let Cli { program: Program::Ctl(Ctl { globals, verb }) } = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, args.iter().any(|arg| arg == "--json")),

@@ -77,6 +77,9 @@ fn quickstart_installs_shows_where_the_admin_came_from_and_uninstalls_without_a_
         let socket = server.run(&["stat", "-c", "%a %U:%G", "/run/sshfix/agent.sock"]).expect_ok();
         assert_eq!(socket, "660 root:sshfix");
 
+        let completes = "source /usr/local/share/bash-completion/completions/sshfix && complete -p sshfix";
+        assert!(server.run(&["bash", "-c", completes]).expect_ok().contains("_sshfix"));
+
         let key = server.read("/etc/sshfix/agent_ed25519.pub");
         let again = quickstart(&server, "--address 2001:db8::7").expect_ok();
         assert!(again.contains("SSH from 2001:db8::7"), "{again}");

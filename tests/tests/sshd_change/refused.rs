@@ -87,6 +87,8 @@ fn what_sshd_does_not_take_is_refused_in_its_words_with_the_real_file_and_line()
             assert!(server.ssh(ADMIN_V4).ok);
         };
         refused(&["set", "Subsystem", "sftp"], &[MAIN, "line"]);
+        let takes = "takes yes, no, prohibit-password, without-password, forced-commands-only";
+        refused(&["set", "PermitRootLogin", "maybe"], &[MAIN, "line", "sshd does not take it", takes]);
         refused(&["set", "Port", "70000"], &[]);
         refused(&["set", "ListenAddress", "nonsense:::"], &[]);
         server.write(DROP_IN, "UsePAM yes\n\nNoSuchKeyword yes\n");

@@ -48,7 +48,8 @@ pub fn plan_set(
     sockets_are_its_own(&server, keyword)?;
     let edit = edit(&server, keyword, Some(values))?.map_err(|error| error.to_string())?;
     let besides = edit.besides.clone();
-    let mut planned = plan_edits(host, port, vec![edit], needs)?;
+    let advice = || config::keyword::check(keyword.name, values).map_or_else(|wrong| format!("; {wrong}"), |()| String::new());
+    let mut planned = plan_edits(host, port, vec![edit], needs).map_err(|said| said + &advice())?;
     // sshd prints what counts: where that stays as it is, the value counts already, wherever it comes from.
     let name = config::keyword::canonical(keyword.name);
     let printed = server.effective.as_ref().is_ok_and(|effective| !effective.all(&name).is_empty());

@@ -8,12 +8,12 @@ use super::criteria::{Client, Listed, Matching, address_list, match_line, patter
 use super::line::{Directive, Line};
 use super::tree::{ConfigError, DEPTH_MAX, Place, Tree};
 
+/// As `sshd_config(5)`, `Match`, names them; `invalid-user` has no pattern.
+pub const NAMES: [&str; 7] = ["User", "Group", "Host", "Address", "LocalAddress", "LocalPort", "Invalid-User"];
+
 /// Criteria of a `Match` line that this version of sshfix can decide. Their order and the case of their names do not matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Criteria(Vec<(String, String)>);
-
-/// As `sshd_config(5)`, `Match`, names them; `invalid-user` has no pattern.
-const NAMES: [&str; 7] = ["User", "Group", "Host", "Address", "LocalAddress", "LocalPort", "Invalid-User"];
 
 impl Criteria {
     /// From the words behind `Match`; the text says what is wrong with them.

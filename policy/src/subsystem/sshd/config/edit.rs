@@ -7,7 +7,7 @@ use super::block::{Block, Criteria, blocks};
 use super::criteria::Client;
 use super::document::Document;
 use super::evaluate::{Setting, Settings, evaluate, global_lines};
-use super::keyword::{self, Lines, WrongValue, canonical, spelling};
+use super::keyword::{self, Lines, canonical, spelling};
 use super::line::Line;
 use super::tree::{ConfigError, Place, Tree};
 
@@ -43,9 +43,6 @@ pub enum EditError {
         /// The nearest ones.
         near: Vec<String>,
     },
-    /// Nothing that the keyword takes.
-    #[error(transparent)]
-    Value(#[from] WrongValue),
     /// They cannot be decided.
     #[error("{0}")]
     Criteria(String),
@@ -131,7 +128,6 @@ type Wanted = Vec<Vec<String>>;
 impl Change<'_> {
     /// One line, or one for each value where a line takes one only.
     fn wanted(&self, arguments: &[String]) -> Result<Wanted, EditError> {
-        keyword::check(&self.keyword, arguments)?;
         if arguments.is_empty() {
             return Err(EditError::Text(self.spelled.clone()));
         }

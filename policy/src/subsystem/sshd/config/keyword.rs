@@ -29,6 +29,20 @@ pub enum Kind {
     Text,
 }
 
+/// A release of OpenSSH: `(9, 8)`.
+pub type Release = (u32, u32);
+
+/// Which sshd has a keyword.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// OpenSSH 9.2 has it.
+    Old,
+    /// From this release on (its release notes).
+    Release(Release),
+    /// Only where it was built so: on OpenBSD, with AFS, with patches of Fedora.
+    SomeBuilds,
+}
+
 /// A keyword.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keyword {
@@ -40,6 +54,8 @@ pub struct Keyword {
     pub lines: Lines,
     /// What it takes.
     pub kind: Kind,
+    /// Which sshd has it.
+    pub since: Since,
 }
 
 /// Why a value is not one of a keyword's.
@@ -61,25 +77,51 @@ const FACILITIES: Kind = Kind::OneOf(&[
     "DAEMON", "USER", "AUTH", "AUTHPRIV", "LOCAL0", "LOCAL1", "LOCAL2", "LOCAL3", "LOCAL4", "LOCAL5", "LOCAL6", "LOCAL7",
 ]);
 
+/// From this release on, `Subsystem` may stand in Match blocks (its release notes).
+const SUBSYSTEM_IN_MATCH: Release = (9, 5);
+
 /// Global only.
 const fn global(name: &'static str, kind: Kind) -> Keyword {
-    Keyword { name, in_match: false, lines: Lines::First, kind }
+    Keyword { name, in_match: false, lines: Lines::First, kind, since: Since::Old }
 }
 
 /// Also in Match blocks.
 const fn anywhere(name: &'static str, kind: Kind) -> Keyword {
-    Keyword { name, in_match: true, lines: Lines::First, kind }
+    Keyword { name, in_match: true, lines: Lines::First, kind, since: Since::Old }
 }
 
 impl Keyword {
     const fn adding(self, lines: Lines) -> Self {
         Self { lines, ..self }
     }
+
+    const fn from(self, major: u32, minor: u32) -> Self {
+        Self { since: Since::Release((major, minor)), ..self }
+    }
+
+    const fn in_some_builds(self) -> Self {
+        Self { since: Since::SomeBuilds, ..self }
+    }
+
+    /// Whether it may stand in a Match block of a release; where that is not known, of a new one.
+    pub fn fits_match(&self, release: Option<Release>) -> bool {
+        let too_old = self.lines == Lines::AddNamed && release.is_some_and(|release| release < SUBSYSTEM_IN_MATCH);
+        self.in_match && !too_old
+    }
+
+    /// Whether the sshd of a release has it for sure; where the release is not known, every one counts as having it.
+    pub fn is_in(&self, release: Option<Release>) -> bool {
+        match self.since {
+            Since::Old => true,
+            Since::Release(first) => release.is_none_or(|release| release >= first),
+            Since::SomeBuilds => false,
+        }
+    }
 }
 
 /// All but the synonyms. Of `MaxStartups` OpenSSH 9.2 takes the last line and 10.0 the first, so all are kept here; the words of
 /// several `PerSourcePenalties` add up, of each the first counts.
-const KEYWORDS: [Keyword; 108] = [
+const KEYWORDS: [Keyword; 109] = [
     anywhere("AcceptEnv", Kind::Text).adding(Lines::Add),
     global("AddressFamily", Kind::OneOf(&["any", "inet", "inet6"])),
     anywhere("AllowAgentForwarding", YES_NO),
@@ -111,12 +153,12 @@ const KEYWORDS: [Keyword; 108] = [
     anywhere("ForceCommand", Kind::Text),
     anywhere("GatewayPorts", Kind::OneOf(&["yes", "no", "clientspecified"])),
     anywhere("GSSAPIAuthentication", YES_NO),
-    anywhere("GSSAPICleanupCredentials", YES_NO),
-    global("GSSAPIEnablek5users", YES_NO),
+    global("GSSAPICleanupCredentials", YES_NO),
+    global("GSSAPIEnablek5users", YES_NO).in_some_builds(),
     global("GSSAPIKexAlgorithms", Kind::Text),
     global("GSSAPIKeyExchange", YES_NO),
     global("GSSAPIStoreCredentialsOnRekey", YES_NO),
-    anywhere("GSSAPIStrictAcceptorCheck", YES_NO),
+    global("GSSAPIStrictAcceptorCheck", YES_NO),
     anywhere("HostbasedAcceptedAlgorithms", Kind::Text),
     anywhere("HostbasedAuthentication", YES_NO),
     anywhere("HostbasedUsesNameFromPacketOnly", YES_NO),
@@ -125,13 +167,13 @@ const KEYWORDS: [Keyword; 108] = [
     global("HostKeyAgent", Kind::Text),
     global("HostKeyAlgorithms", Kind::Text),
     anywhere("IgnoreRhosts", Kind::OneOf(&["yes", "no", "shosts-only"])),
-    anywhere("IgnoreUserKnownHosts", YES_NO),
+    global("IgnoreUserKnownHosts", YES_NO),
     anywhere("Include", Kind::Text).adding(Lines::Add),
     anywhere("IPQoS", Kind::Text),
     anywhere("KbdInteractiveAuthentication", YES_NO),
     anywhere("KerberosAuthentication", YES_NO),
-    global("KerberosGetAFSToken", YES_NO),
-    anywhere("KerberosOrLocalPasswd", YES_NO),
+    global("KerberosGetAFSToken", YES_NO).in_some_builds(),
+    global("KerberosOrLocalPasswd", YES_NO),
     global("KerberosTicketCleanup", YES_NO),
     global("KexAlgorithms", Kind::Text),
     global("ListenAddress", Kind::Text).adding(Lines::AddEach),
@@ -144,7 +186,7 @@ const KEYWORDS: [Keyword; 108] = [
     anywhere("MaxSessions", Kind::Number),
     global("MaxStartups", Kind::Text).adding(Lines::Add),
     global("ModuliFile", Kind::Text),
-    anywhere("PAMServiceName", Kind::Text),
+    anywhere("PAMServiceName", Kind::Text).from(9, 8),
     anywhere("PasswordAuthentication", YES_NO),
     anywhere("PermitEmptyPasswords", YES_NO),
     anywhere("PermitListen", Kind::Text),
@@ -156,8 +198,8 @@ const KEYWORDS: [Keyword; 108] = [
     anywhere("PermitUserRC", YES_NO),
     global("PerSourceMaxStartups", Kind::Text),
     global("PerSourceNetBlockSize", Kind::Text),
-    global("PerSourcePenalties", Kind::Text).adding(Lines::Add),
-    global("PerSourcePenaltyExemptList", Kind::Text),
+    global("PerSourcePenalties", Kind::Text).adding(Lines::Add).from(9, 8),
+    global("PerSourcePenaltyExemptList", Kind::Text).from(9, 8),
     global("PidFile", Kind::Text),
     global("Port", Kind::Text).adding(Lines::AddEach),
     global("PrintLastLog", YES_NO),
@@ -165,15 +207,15 @@ const KEYWORDS: [Keyword; 108] = [
     anywhere("PubkeyAcceptedAlgorithms", Kind::Text),
     anywhere("PubkeyAuthentication", YES_NO),
     anywhere("PubkeyAuthOptions", Kind::Text),
-    anywhere("RDomain", Kind::Text),
-    anywhere("RefuseConnection", YES_NO),
+    anywhere("RDomain", Kind::Text).in_some_builds(),
+    anywhere("RefuseConnection", YES_NO).from(9, 9),
     anywhere("RekeyLimit", Kind::Text),
     anywhere("RequiredRSASize", Kind::Number),
     anywhere("RevokedKeys", Kind::Text),
     global("SecurityKeyProvider", Kind::Text),
     anywhere("SetEnv", Kind::Text),
-    global("SshdAuthPath", Kind::Text),
-    global("SshdSessionPath", Kind::Text),
+    global("SshdAuthPath", Kind::Text).from(10, 0),
+    global("SshdSessionPath", Kind::Text).from(9, 8),
     anywhere("StreamLocalBindMask", Kind::Text),
     anywhere("StreamLocalBindUnlink", YES_NO),
     global("StrictModes", YES_NO),
@@ -187,7 +229,8 @@ const KEYWORDS: [Keyword; 108] = [
     global("VersionAddendum", Kind::Text),
     anywhere("X11DisplayOffset", Kind::Number),
     anywhere("X11Forwarding", YES_NO),
-    global("X11UseLocalhost", YES_NO),
+    anywhere("X11UseLocalhost", YES_NO),
+    global("XAuthLocation", Kind::Text),
 ];
 
 /// Older names, and the keywords they mean (servconf.c, `keywords[]`).
@@ -211,6 +254,11 @@ pub fn canonical(name: &str) -> String {
 pub fn find(name: &str) -> Option<&'static Keyword> {
     let canonical = canonical(name);
     KEYWORDS.iter().find(|keyword| keyword.name.eq_ignore_ascii_case(&canonical))
+}
+
+/// All of them, sorted.
+pub fn all() -> &'static [Keyword] {
+    &KEYWORDS
 }
 
 /// How several lines of a keyword count; of one that is not known, the first.
@@ -243,7 +291,8 @@ pub fn near(name: &str) -> Vec<&'static str> {
     rated.into_iter().map(|(_, known)| known).take(3).collect()
 }
 
-/// Whether these can be values of a keyword. Nothing is said of keywords whose values only sshd can judge.
+/// What a keyword takes, where these do not look like it: advice for values that sshd refused, and no judgement. Nothing is said of
+/// keywords that take any text.
 pub fn check(name: &str, arguments: &[String]) -> Result<(), WrongValue> {
     let Some(keyword) = find(name) else { return Ok(()) };
     let takes = match keyword.kind {

@@ -9,9 +9,10 @@ mod evaluate;
 pub mod glob;
 pub mod keyword;
 mod line;
+pub mod offer;
 mod tree;
 
-pub use block::{Block, Criteria, blocks};
+pub use block::{Block, Criteria, NAMES as CRITERIA, blocks};
 pub use criteria::{Client, Listed, Matching, address_list, match_line, pattern_list, user_pattern};
 pub use document::Document;
 pub use edit::{Edit, EditError, edit};
