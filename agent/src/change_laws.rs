@@ -166,6 +166,7 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
         fields: Vec::new(),
         data_type: None,
         data_len: None,
+        object: None,
     }));
     state.dumps.insert(set.clone(), vec![element.clone()]);
     let chain = state.chains[0].rules.clone();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::address::Source;
 use crate::link::{Link, Links};
 pub use crate::subsystem::xtables::view::Tri;
-use crate::subsystem::xtables::view::{Span, View};
+use crate::subsystem::xtables::view::{Octet, Span, View};
 use crate::verdict::Connection;
 
 /// Bytes of which some bits are known. Bits that are not known are zero in `value`.
@@ -238,23 +238,92 @@ impl Zone {
         }
     }
 
-    /// After a rule that gives a zone to a packet which has this one; a tracked one keeps it (`nft_ct_set_zone_eval`).
+    /// Whether the packet carries a template, which tells connection tracking what to do with it once it comes there (`nf_ct_tmpl_alloc`).
+    /// Until then rules see the template as the entry of a new connection.
+    pub fn template(self, seen: bool) -> Tri {
+        match self {
+            Zone::Default => Tri::No,
+            Zone::Is(_) | Zone::Unknown if seen => Tri::No,
+            Zone::Is(_) => Tri::Yes,
+            Zone::Unknown => Tri::Maybe,
+        }
+    }
+}
+
+/// What connection tracking found of a packet, and what rules ahead of it told it to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// The state.
+    pub state: Tracking,
+    /// The zone.
+    pub zone: Zone,
+    /// Whether connection tracking has looked at it.
+    pub seen: bool,
+}
+
+impl Tracked {
+    /// After a rule that gives it a zone: a tracked packet keeps its own, and the first one given stays (`nft_ct_set_zone_eval`,
+    /// `xt_ct_target`). `anew` is for nft, whose rule also takes back that it is exempt from tracking.
     #[must_use]
-    pub fn assigned(self, zone: Zone, tracking: Tracking) -> Self {
-        match (self, tracking.entry()) {
-            (_, Tri::Yes) | (Zone::Is(_) | Zone::Unknown, _) => self,
-            (Zone::Default, Tri::No) => zone,
-            (Zone::Default, Tri::Maybe) => Zone::Unknown,
+    pub fn zoned(self, zone: Zone, anew: bool) -> Self {
+        let Self { state, seen, .. } = self;
+        let untracked = state.among(Tracking::UNTRACKED.0);
+        if state.entry() == Tri::Yes || self.zone.template(seen) == Tri::Yes || !anew && untracked == Tri::Yes {
+            return self;
+        }
+        if seen || state.entry() == Tri::Maybe {
+            // What a template does behind connection tracking is not followed.
+            return Self { state: Tracking::ANY, zone: Zone::Unknown, seen };
+        }
+        match (self.zone, untracked) {
+            (Zone::Default, _) if anew => Self { state: Tracking::INVALID, zone, seen },
+            (Zone::Default, Tri::No) => Self { state, zone, seen },
+            (Zone::Default | Zone::Is(_) | Zone::Unknown, _) => {
+                Self { state: state.join(Tracking::INVALID), zone: Zone::Unknown, seen }
+            }
         }
     }
 
-    /// The state of a packet with this zone after a rule that exempts it from tracking; a tracked one stays so.
+    /// After a rule that exempts it from tracking: one with an entry or a template stays as it is (`nft_notrack_eval`, `notrack_tg`).
     #[must_use]
-    pub fn exempt(self, tracking: Tracking) -> Tracking {
-        match (self, tracking.entry()) {
-            (Zone::Is(_), _) | (_, Tri::Yes) => tracking,
-            (Zone::Default, Tri::No) => Tracking::UNTRACKED,
-            (Zone::Default | Zone::Unknown, _) => tracking.join(Tracking::UNTRACKED),
+    pub fn exempt(self) -> Self {
+        let state = match self.state.entry().or(self.zone.template(self.seen)) {
+            Tri::Yes => self.state,
+            Tri::No => Tracking::UNTRACKED,
+            Tri::Maybe => self.state.join(Tracking::UNTRACKED),
+        };
+        Self { state, ..self }
+    }
+
+    /// The state as rules see it.
+    pub fn shown(self) -> Tracking {
+        match self.zone.template(self.seen) {
+            Tri::Yes => Tracking::NEW,
+            Tri::No => self.state,
+            Tri::Maybe => self.state.join(Tracking::NEW),
+        }
+    }
+}
+
+/// Whether a rule wrote other addresses or ports into a packet by hand (`payload ... set`), past connection tracking's translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewritten {
+    /// No rule did.
+    No,
+    /// To values that are known: the packet shows them.
+    Known,
+    /// Perhaps, or to what is not known, or other fields by which a connection is known.
+    Unknown,
+}
+
+impl Rewritten {
+    /// What is known of a packet that was the one before and is the other now.
+    #[must_use]
+    pub fn then(self, next: Rewritten) -> Self {
+        match (self, next) {
+            (Rewritten::Unknown, _) | (_, Rewritten::Unknown) => Rewritten::Unknown,
+            (Rewritten::No, Rewritten::No) => Rewritten::No,
+            (Rewritten::Known, _) | (_, Rewritten::Known) => Rewritten::Known,
         }
     }
 }
@@ -276,6 +345,10 @@ pub struct Packet {
     pub input: Interface,
     /// Where it leaves.
     pub output: Interface,
+    /// Whether its ends were written over by hand, its own or those of the packet it answers.
+    pub rewritten: Rewritten,
+    /// To whom the link layer said it goes (`skb->pkt_type`), 1 byte: `PACKET_HOST` 0 unless a rule says otherwise.
+    pub kind: Bits,
     /// The packet mark, 4 bytes in the machine's order.
     pub mark: Bits,
     /// The connection mark, 4 bytes in the machine's order.
@@ -284,6 +357,8 @@ pub struct Packet {
     pub tracking: Tracking,
     /// The zone it is tracked in.
     pub zone: Zone,
+    /// Whether connection tracking has looked at it.
+    pub seen: bool,
     /// Whether its destination is an address of this host.
     pub local: Tri,
     /// Whether its destination was translated, to another one than it had.
@@ -320,10 +395,13 @@ impl Packet {
             transport: transport(0x02),
             input: if loopback { Interface::Known(Arc::new(Link::loopback())) } else { Interface::NotLoopback },
             output: Interface::None,
+            rewritten: Rewritten::No,
+            kind: Bits::exactly(&[0]),
             mark: Bits::exactly(&[0; 4]),
             ct_mark: Bits::exactly(&[0; 4]),
             tracking: Tracking::INVALID,
             zone: Zone::Default,
+            seen: false,
             // It would not reach the SSH port otherwise.
             local: Tri::Yes,
             dnat: Tri::No,
@@ -364,10 +442,12 @@ impl Packet {
             local: Tri::from(self.input.is_loopback()),
             input: Interface::None,
             output: self.input.clone(),
+            kind: Bits::exactly(&[0]),
             // The answer takes the mark of the SYN only if net.ipv4.tcp_fwmark_accept says so.
             mark: self.mark.join(&Bits::exactly(&[0; 4])),
             tracking: Tracking::INVALID,
             zone: Zone::Default,
+            seen: false,
             answers_from: Some((self.destination(), self.destination_port())),
             ..self.clone()
         };
@@ -385,6 +465,7 @@ impl Packet {
         let mut follower = self.clone();
         follower.transport.set_part(13, &Bits::exactly(&[0x10]));
         follower.ct_mark = answer.ct_mark.clone();
+        follower.rewritten = answer.rewritten;
         follower.answers_from = Some((handled.destination(), handled.destination_port()));
         follower
     }
@@ -429,6 +510,16 @@ impl Packet {
     pub fn set_destination(&mut self, address: &Bits) {
         let (offset, _) = self.fields().1;
         self.network.set_part(offset, address);
+    }
+
+    /// What connection tracking knows of it.
+    pub fn tracked(&self) -> Tracked {
+        Tracked { state: self.tracking, zone: self.zone, seen: self.seen }
+    }
+
+    /// Takes over what a rule told connection tracking.
+    pub fn track(&mut self, tracked: Tracked) {
+        (self.tracking, self.zone) = (tracked.state, tracked.zone);
     }
 
     /// Marks the connection, where the packet has one: without an entry this does nothing (`nft_ct_set_eval`, `connmark_tg_shift`).
@@ -480,16 +571,104 @@ impl Packet {
         }
     }
 
+    /// Source address and port, destination address and port.
+    pub fn ends(&self) -> [Bits; 4] {
+        [self.source(), self.source_port(), self.destination(), self.destination_port()]
+    }
+
+    /// Writes bytes of the network header, or of the transport header, as `payload ... set` does.
+    pub fn write(&mut self, transport: bool, offset: usize, data: &Bits) {
+        let before = self.clone();
+        let header = if transport { &mut self.transport } else { &mut self.network };
+        header.set_part(offset, data);
+        let is_end = |at: usize| match (transport, self.v6) {
+            (true, _) => at < 4,
+            (false, true) => at >= 8,
+            (false, false) => at >= 12,
+        };
+        // What the receiver and connection tracking look at besides: version, lengths, fragments, protocol, sequence, flags, checksums.
+        // Not: traffic class, flow label, identification, hop limit, window, urgent pointer.
+        let identity = |at: usize| match (transport, self.v6, at) {
+            (true, _, 4..=13 | 16..=17) | (false, false, 2..=3 | 7 | 9..=11) | (false, true, 4..=6) => 0xff,
+            (false, _, 0) => 0xf0,
+            (false, false, 6) => 0xbf,
+            (..) => 0,
+        };
+        let (old, new) = if transport { (&before.transport, &self.transport) } else { (&before.network, &self.network) };
+        let mut rewritten = Rewritten::No;
+        for at in offset..offset.saturating_add(data.len()).min(new.len()) {
+            let (mask, end) = (identity(at), is_end(at));
+            let byte = |bits: &Bits| (bits.value().get(at).copied().unwrap_or(0), bits.known().get(at).copied().unwrap_or(0));
+            let ((old, old_known), (new, new_known)) = (byte(old), byte(new));
+            let differs = |mask: u8| old_known & new_known & mask != mask || (old ^ new) & mask != 0;
+            // Flags are written together with the header's length beside them, which stays.
+            let beside = transport && at == 12 && (old, old_known) == (new, new_known);
+            if end && differs(0xff) {
+                rewritten = rewritten.then(if new_known == 0xff { Rewritten::Known } else { Rewritten::Unknown });
+            } else if !end && !beside && differs(mask) {
+                rewritten = Rewritten::Unknown;
+            }
+        }
+        self.rewritten = self.rewritten.then(rewritten);
+        if self.destination() != before.destination() {
+            self.local = self.own_destination();
+            self.original.0 = Bits::unknown(self.original.0.len());
+        }
+        if self.destination_port() != before.destination_port() {
+            self.original.1 = Bits::unknown(2);
+        }
+    }
+
+    /// The type of service or traffic class: DSCP and ECN.
+    pub fn tos(&self) -> Bits {
+        if !self.v6 {
+            return self.network.part(1, 1);
+        }
+        let (value, known) = (self.network.value(), self.network.known());
+        let class = |bytes: &[u8]| match bytes {
+            [first, second, ..] => first << 4 | second >> 4,
+            _ => 0,
+        };
+        Bits::masked(&[class(value)], &[class(known)])
+    }
+
+    /// Writes the type of service or traffic class.
+    pub fn set_tos(&mut self, tos: &Bits) {
+        if !self.v6 {
+            return self.network.set_part(1, tos);
+        }
+        let mut first = self.network.part(0, 2);
+        let spread = |old: &[u8], tos: &[u8]| match (old, tos) {
+            ([first, second], [tos]) => vec![first & 0xf0 | tos >> 4, second & 0x0f | tos << 4],
+            (old, _) => old.to_vec(),
+        };
+        first = Bits::masked(&spread(first.value(), tos.value()), &spread(first.known(), tos.known()));
+        self.network.set_part(0, &first);
+    }
+
+    /// The time to live or hop limit.
+    pub fn hop_limit(&self) -> Bits {
+        self.network.part(if self.v6 { 7 } else { 8 }, 1)
+    }
+
+    /// Writes the time to live or hop limit.
+    pub fn set_hop_limit(&mut self, hops: &Bits) {
+        self.network.set_part(if self.v6 { 7 } else { 8 }, hops);
+    }
+
     /// What answers come from: address and port.
     pub fn answered_by(&self) -> (Bits, Bits) {
+        if self.rewritten != Rewritten::No {
+            return (Bits::unknown(if self.v6 { 16 } else { 4 }), Bits::unknown(2));
+        }
         self.answers_from.clone().unwrap_or_else(|| (self.destination(), self.destination_port()))
     }
 
     /// The connection's `enum ip_conntrack_status`, as far as it follows from the packet: expected 1, seen-reply 2, assured 4,
-    /// confirmed 8, snat 16, dnat 32, dying 512, template 2048, helper 8192. Only after the last rule the first packet confirms its
+    /// confirmed 8, snat 16, dnat 32, dying 512, template 2048. Only after the last rule the first packet confirms its
     /// entry, and only the ACK assures it (`tcp_packet`).
     pub fn status(&self) -> Bits {
-        let (mut value, mut known) = (0_u32, 512 | 2048 | 8192);
+        let (mut value, mut known) = (0_u32, 512 | 2048);
         let mut set = |bits: u32, tri: Tri| {
             if tri != Tri::Maybe {
                 known |= bits;
@@ -569,6 +748,8 @@ impl Packet {
             connmark: number(&self.ct_mark),
             dnat: known(self.dnat),
             length: Span { low: 40, high: 0xffff },
+            tos: Octet::of(&self.tos()),
+            hop_limit: Octet::of(&self.hop_limit()),
             packet: self,
         }
     }
@@ -584,6 +765,12 @@ impl Packet {
         }
         if view.connmark != before.connmark {
             self.ct_mark = mark(view.connmark);
+        }
+        if view.tos != before.tos {
+            self.set_tos(&view.tos.bits());
+        }
+        if view.hop_limit != before.hop_limit {
+            self.set_hop_limit(&view.hop_limit.bits());
         }
         self.tracking = view.tracking;
         self.zone = view.zone;
@@ -631,10 +818,17 @@ impl Packet {
             transport: self.transport.join(&other.transport),
             input: self.input.clone(),
             output: self.output.clone(),
+            rewritten: match (self.rewritten, other.rewritten) {
+                (Rewritten::No, Rewritten::No) => Rewritten::No,
+                (Rewritten::Known, Rewritten::Known) if self.ends() == other.ends() => Rewritten::Known,
+                _ => Rewritten::Unknown,
+            },
+            kind: self.kind.join(&other.kind),
             mark: self.mark.join(&other.mark),
             ct_mark: self.ct_mark.join(&other.ct_mark),
             tracking: self.tracking.join(other.tracking),
             zone: self.zone.join(other.zone),
+            seen: self.seen,
             local: either(self.local, other.local),
             dnat: either(self.dnat, other.dnat),
             destined: either(self.destined, other.destined),
@@ -647,6 +841,8 @@ impl Packet {
 
     /// Forgets everything a rule could have changed.
     pub fn forget(&mut self) {
+        self.rewritten = Rewritten::Unknown;
+        self.kind = Bits::unknown(1);
         self.mark = Bits::unknown(4);
         self.ct_mark = Bits::unknown(4);
         self.tracking = Tracking::ANY;

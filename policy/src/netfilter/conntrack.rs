@@ -55,7 +55,12 @@ pub fn in_use(host: &HostState, v6: bool) -> bool {
 
 fn asks(expression: &Expression) -> bool {
     match expression {
-        Expression::Ct { .. } | Expression::CtSet { .. } | Expression::Connlimit { .. } | Expression::Synproxy => true,
+        // Of what kind the objects of a map are is not looked up.
+        Expression::Ct { .. }
+        | Expression::CtSet { .. }
+        | Expression::Connlimit { .. }
+        | Expression::Synproxy
+        | Expression::ObjectMap { .. } => true,
         Expression::Nat { kind, .. } => *kind != NatKind::Tproxy,
         // NFT_OBJECT_CT_HELPER 3, CONNLIMIT 5, CT_TIMEOUT 7, CT_EXPECT 9, SYNPROXY 10
         Expression::Objref { kind, .. } => matches!(kind, 3 | 5 | 7 | 9 | 10),

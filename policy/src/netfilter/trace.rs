@@ -330,6 +330,8 @@ fn action(action: &Action, v6: bool) -> String {
         | TargetEffect::MarkUnknown
         | TargetEffect::Connmark { .. }
         | TargetEffect::ConnmarkUnknown
+        | TargetEffect::Tos { .. }
+        | TargetEffect::HopLimit(_)
         | TargetEffect::Notrack
         | TargetEffect::Zone(_) => "goes on".to_owned(),
     }

@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use super::arrival::{Arrival, arrivals};
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Link;
-use crate::packet::{Bits, Interface, Packet, Tracking, Tri};
+use crate::packet::{Bits, Interface, Packet, Rewritten, Tracking, Tri};
 use crate::subsystem::conntrack::Fill;
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
 use crate::subsystem::nf_tables::{BaseChain, Chain, Doubt, Family, SetKey, State};
+use crate::subsystem::xtables::view::Octet;
 use crate::subsystem::xtables::{self, evaluate as legacy};
 use crate::verdict::{Connection, Verdict};
 
@@ -168,6 +169,26 @@ const NAT_DESTINATION: i32 = -100;
 /// `NF_IP_PRI_NAT_SRC`
 const NAT_SOURCE: i32 = 100;
 
+/// The flags of a TCP header that a handshake has.
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// Source and destination change places.
+fn reversed([source, port, destination, other]: [Bits; 4]) -> [Bits; 4] {
+    [destination, other, source, port]
+}
+
+/// Whether both are the same ends. What is not known is the same where it is known alike: then no rule wrote it.
+fn same_ends(one: &[Bits; 4], two: &[Bits; 4]) -> Tri {
+    let same = |(one, two): (&Bits, &Bits)| match (one.exact(), two.exact()) {
+        _ if one == two => Tri::Yes,
+        (_, Some(two)) => one.equals(two),
+        (Some(one), None) => two.equals(one),
+        (None, None) => Tri::Maybe,
+    };
+    one.iter().zip(two).map(same).fold(Tri::Yes, Tri::and)
+}
+
 /// Takes the handshake through every hook: once without knowing where it comes in, and where that leaves something open, once for
 /// every interface and address of the host it may come to. Where these differ, it is unknown.
 pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
@@ -277,15 +298,27 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
         {
             walk.delivered_to = Some(u16::from_be_bytes([high, low]));
         }
-        if let (Some(port), Some(culprit)) = (walk.delivered_to, walker.redirect.take())
+        let sent = Tri::from(port.exact().is_some()).or(delivered.dnat.invert(true));
+        if sent != Tri::Yes && delivered.dnat != Tri::No {
+            walker.open = true;
+            walker.refuse(Culprit::Unread("to which port it is translated is not known".to_owned()), false, Vec::new());
+        }
+        if let Some(port) = walk.delivered_to
             && delivered.local == Tri::Yes
             && listener::evaluate(host, &Connection { port, ..connection.clone() }).verdict == Verdict::Refuse
         {
-            walker.refuse(culprit.misdirects(port), true, Vec::new());
+            match walker.redirect.take() {
+                Some(culprit) => walker.refuse(culprit.misdirects(port), true, Vec::new()),
+                None if delivered.rewritten != Rewritten::No => {
+                    let why = format!("a rule rewrites its port to {port}, where no SSH server listens");
+                    walker.refuse(Culprit::Unread(why), true, Vec::new());
+                }
+                None => {}
+            }
         }
         walker.entry = delivered.tracking.entry();
         walker.delivered = Some(delivered.clone());
-        if walker.rewritten(&syn, &delivered) {
+        if walker.taken(&delivered, SYN) {
             walker.answer(&syn, &delivered);
         }
     }
@@ -317,6 +350,8 @@ struct Walker<'a, 'n> {
     entry: Tri,
     /// Whether connection tracking saw the answer.
     answered: Tri,
+    /// The ends of the SYN as connection tracking saw it: source address and port, destination address and port.
+    tuple: Option<[Bits; 4]>,
     /// The SYN as it was delivered.
     delivered: Option<Packet>,
     /// The rule that gave the SYN another destination on this host.
@@ -348,6 +383,7 @@ impl<'a, 'n> Walker<'a, 'n> {
             refusals: Vec::new(),
             entry: Tri::Maybe,
             answered: Tri::Maybe,
+            tuple: None,
             delivered: None,
             redirect: None,
             changed_sets: BTreeSet::new(),
@@ -418,6 +454,9 @@ impl<'a, 'n> Walker<'a, 'n> {
                 Called::Table(table) => self.table(hook, table, packet)?,
                 Called::Conntrack => {
                     self.room(&packet)?;
+                    if self.pass == Pass::Syn {
+                        self.tuple = Some(packet.ends());
+                    }
                     let tracked = self.track(packet);
                     self.meet(hook, CONNTRACK, What::Conntrack(tracked.tracking));
                     tracked
@@ -436,31 +475,54 @@ impl<'a, 'n> Walker<'a, 'n> {
         if !self.translated(delivered, &answer, "it is exempt from connection tracking, so it is not translated back") {
             return;
         }
+        if !self.taken(&answer, SYN | ACK)
+            || !self.known(answer.rewritten, same_ends(&answer.ends(), &reversed(syn.ends())), "the client")
+        {
+            return;
+        }
+        // No host of the internet is more than some 30 hops away.
+        let near = answer.hop_limit().within(&[0], &[31]) == Tri::Yes;
+        self.lose(if near { Tri::Maybe } else { Tri::No }, "a rule lets it go only a few hops, which not every client is away");
         self.pass = Pass::Ack;
         let follower = syn.follower(delivered, &answer);
-        if let Some(ack) = self.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], follower) {
-            self.translated(delivered, &ack, "connection tracking does not know it, so it is not translated as the SYN was");
+        let Some(routed) = self.through(&[Hook::Ingress, Hook::Prerouting], follower) else { return };
+        if let Some(ack) = self.through(&[Hook::Input], routed.clone())
+            && self.translated(delivered, &ack, "connection tracking does not know it, so it is not translated as the SYN was")
+            && self.taken(&ack, ACK)
+        {
+            // Its connection is looked for ahead of the input hook, too, unless that is turned off (`tcp_v4_early_demux`).
+            let early = same_ends(&routed.ends(), &delivered.ends()).and(Tri::Maybe);
+            self.known(ack.rewritten, same_ends(&ack.ends(), &delivered.ends()).or(early), "this host");
         }
     }
 
     /// Whether a later packet of a connection whose destination was translated still belongs to it.
     fn translated(&mut self, delivered: &Packet, packet: &Packet, why: &str) -> bool {
         let lost = delivered.dnat.and(packet.tracking.entry().invert(true));
+        let why = if packet.rewritten == Rewritten::No { why } else { "a rule rewrites what connection tracking translates" };
         self.lose(lost, why)
     }
 
-    /// Whether the answer to a SYN that arrives like this still has its ends: a rule may rewrite headers (`payload ... set`) without
-    /// translating the connection. False when it certainly has not.
-    fn rewritten(&mut self, syn: &Packet, delivered: &Packet) -> bool {
-        let same = |a: &Bits, b: &Bits| b.exact().map_or(Tri::Maybe, |b| a.equals(b));
-        let changed = |a: Bits, b: Bits| if a == b { Tri::No } else { same(&a, &b).invert(true) };
-        let destination = changed(syn.destination(), delivered.destination())
-            .or(changed(syn.destination_port(), delivered.destination_port()))
-            .and(Tri::from(delivered.dnat == Tri::No));
-        let source = changed(syn.source(), delivered.source())
-            .or(changed(syn.source_port(), delivered.source_port()))
-            .and(Tri::from(delivered.snat == Tri::No));
-        self.lose(destination.or(source), "a rule rewrites its addresses or ports, so its answer is not known to the client")
+    /// Whether who gets a packet takes it for what it is: a rule may have changed its flags (`tcp flags set`), or said that it is not for
+    /// this host (`meta pkttype set`; `tcp_v4_rcv` takes only `PACKET_HOST`). False when certainly not.
+    fn taken(&mut self, packet: &Packet, flags: u8) -> bool {
+        // FIN 1, RST 4
+        let changed = Octet::of(&packet.transport.part(13, 1)).masked(flags, SYN | ACK | 1 | 4).invert(true);
+        // What becomes of a handshake of other flags than usual (a simultaneous open, say) is not followed.
+        let changed = if self.pass == Pass::Syn { changed } else { changed.and(Tri::Maybe) };
+        self.lose(packet.kind.equals(&[0]).invert(true), "a rule says that it is not for this host (meta pkttype)")
+            && self.lose(changed, "a rule changes its TCP flags")
+    }
+
+    /// Whether a packet whose ends a rule may have written over by hand (`payload ... set`), its own or those of the one before, is of this
+    /// connection for who gets it. False when certainly not.
+    fn known(&mut self, rewritten: Rewritten, same: Tri, by: &str) -> bool {
+        let lost = match (rewritten, same) {
+            (Rewritten::No, _) | (Rewritten::Known, Tri::Yes) => Tri::No,
+            (_, Tri::No) => Tri::Yes,
+            (Rewritten::Known, Tri::Maybe) | (Rewritten::Unknown, _) => Tri::Maybe,
+        };
+        self.lose(lost, &format!("a rule rewrites its addresses or ports, so it is not known to {by}"))
     }
 
     fn lose(&mut self, lost: Tri, why: &str) -> bool {
@@ -473,13 +535,14 @@ impl<'a, 'n> Walker<'a, 'n> {
 
     /// Connection tracking: the first packet makes a new entry; later ones belong to it, where there is one.
     fn track(&self, mut packet: Packet) -> Packet {
+        packet.seen = true;
         if packet.protocol == 58 {
             // Neighbour discovery is not tracked (`nf_conntrack_icmpv6_error`).
             packet.tracking = Tracking::UNTRACKED;
             return packet;
         }
         let same_zone = self.delivered.as_ref().map_or(Tri::Yes, |first| first.zone.equals(packet.zone));
-        let found = match (self.pass, self.entry.and(same_zone), self.answered) {
+        let found = match (self.pass, self.entry.and(same_zone).and(self.same_tuple(&packet)), self.answered) {
             (Pass::Syn, ..) => Tracking::NEW,
             (Pass::Answer, Tri::Yes, _) | (Pass::Ack, Tri::Yes, Tri::Yes) => Tracking::ESTABLISHED,
             // So is an ACK to a SYN whose answer was not seen (`tcp_conntracks`).
@@ -503,6 +566,19 @@ impl<'a, 'n> Walker<'a, 'n> {
             packet.dnat = delivered.dnat;
         }
         packet
+    }
+
+    /// Whether the packet has the ends of the connection's entry, in its direction. Without a rule that writes over them, it has.
+    fn same_tuple(&self, packet: &Packet) -> Tri {
+        let (Some(tuple), Some(delivered)) = (&self.tuple, &self.delivered) else { return Tri::Yes };
+        match (packet.rewritten, self.pass) {
+            (Rewritten::No, _) | (_, Pass::Syn) => Tri::Yes,
+            (Rewritten::Known, Pass::Ack) => same_ends(&packet.ends(), tuple),
+            (Rewritten::Known, Pass::Answer) if (delivered.dnat, delivered.snat) == (Tri::No, Tri::No) => {
+                same_ends(&packet.ends(), &reversed(tuple.clone()))
+            }
+            (Rewritten::Known, Pass::Answer) | (Rewritten::Unknown, _) => Tri::Maybe,
+        }
     }
 
     /// Later packets of the connection go where its first one went, and answers seem to come from where it was sent to.

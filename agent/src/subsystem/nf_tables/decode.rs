@@ -1,7 +1,9 @@
 //! From libnftnl's expressions to the model's. What is not understood stays unknown with its name; nothing is guessed.
 
 use nftnl::nftnl_sys as sys;
-use sshfix_policy::subsystem::nf_tables::expression::{BitwiseOp, CmpOp, Expression, NatKind, PayloadBase, Verdict};
+use sshfix_policy::subsystem::nf_tables::expression::{
+    BitwiseOp, CmpOp, Expression, ExtensionKind, NatKind, PayloadBase, Verdict,
+};
 
 use super::libnftnl::{Attributes, Expr, Rule};
 use super::message::{self, Attrs, Kind, Messages, nft};
@@ -173,8 +175,10 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
         },
         "objref" => match expr.u32(sys::NFTNL_EXPR_OBJREF_IMM_TYPE) {
             Some(kind) => Expression::Objref { kind, name: expr.text(sys::NFTNL_EXPR_OBJREF_IMM_NAME) },
-            // Through a map: which object, and even of which kind, is in the map.
-            None => return None,
+            None => Expression::ObjectMap {
+                set: expr.text(sys::NFTNL_EXPR_OBJREF_SET_NAME)?,
+                sreg: expr.u32(sys::NFTNL_EXPR_OBJREF_SET_SREG)?,
+            },
         },
         "fib" => Expression::Fib {
             dreg: expr.u32(sys::NFTNL_EXPR_FIB_DREG)?,
@@ -191,24 +195,33 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
             address_register: expr.u32(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN),
             port_register: expr.u32(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN),
             family: expr.u32(sys::NFTNL_EXPR_NAT_FAMILY).and_then(|family| u8::try_from(family).ok()),
+            ranges: (
+                // NF_NAT_RANGE_NETMAP 1 << 6
+                several(expr, sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, sys::NFTNL_EXPR_NAT_REG_ADDR_MAX)
+                    || expr.u32(sys::NFTNL_EXPR_NAT_FLAGS).unwrap_or(0) & 0x40 != 0,
+                several(expr, sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, sys::NFTNL_EXPR_NAT_REG_PROTO_MAX),
+            ),
         },
         "masq" => Expression::Nat {
             kind: NatKind::Masquerade,
             address_register: None,
             port_register: expr.u32(sys::NFTNL_EXPR_MASQ_REG_PROTO_MIN),
             family: None,
+            ranges: (false, several(expr, sys::NFTNL_EXPR_MASQ_REG_PROTO_MIN, sys::NFTNL_EXPR_MASQ_REG_PROTO_MAX)),
         },
         "redir" => Expression::Nat {
             kind: NatKind::Redirect,
             address_register: None,
             port_register: expr.u32(sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN),
             family: None,
+            ranges: (false, several(expr, sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN, sys::NFTNL_EXPR_REDIR_REG_PROTO_MAX)),
         },
         "tproxy" => Expression::Nat {
             kind: NatKind::Tproxy,
             address_register: expr.u32(sys::NFTNL_EXPR_TPROXY_REG_ADDR),
             port_register: expr.u32(sys::NFTNL_EXPR_TPROXY_REG_PORT),
             family: expr.u32(sys::NFTNL_EXPR_TPROXY_FAMILY).and_then(|family| u8::try_from(family).ok()),
+            ranges: (false, false),
         },
         "queue" => Expression::Queue,
         "notrack" => Expression::Notrack,
@@ -232,10 +245,29 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
         "osf" => opaque(name, expr, sys::NFTNL_EXPR_OSF_DREG)?,
         "tunnel" => opaque(name, expr, sys::NFTNL_EXPR_TUNNEL_DREG)?,
         "xfrm" => opaque(name, expr, sys::NFTNL_EXPR_XFRM_DREG)?,
-        // Without a destination it changes the packet (`tcp option maxseg size set`) and goes on.
-        "exthdr" => Expression::Opaque { name: name.to_owned(), dreg: expr.u32(sys::NFTNL_EXPR_EXTHDR_DREG) },
+        "exthdr" => match expr.u32(sys::NFTNL_EXPR_EXTHDR_DREG) {
+            Some(dreg) => Expression::ExtensionHeader {
+                dreg,
+                // NFT_EXTHDR_OP_IPV6 0, TCPOPT 1, IPV4 2, SCTP 3, DCCP 4
+                kind: match expr.u32(sys::NFTNL_EXPR_EXTHDR_OP).unwrap_or(0) {
+                    0 => ExtensionKind::Ipv6,
+                    1 => ExtensionKind::TcpOption,
+                    2 => ExtensionKind::Ipv4Option,
+                    3 | 4 => ExtensionKind::OtherTransport,
+                    _ => return None,
+                },
+                present: expr.u32(sys::NFTNL_EXPR_EXTHDR_FLAGS).unwrap_or(0) & 1 != 0,
+            },
+            // Without a destination it changes the packet (`tcp option maxseg size set`) and goes on.
+            None => Expression::Opaque { name: name.to_owned(), dreg: None },
+        },
         _ => return None,
     })
+}
+
+/// Whether a register for the highest value is another one than that for the lowest.
+fn several(expr: &Expr<'_>, lowest: u32, highest: u32) -> bool {
+    expr.u32(highest).is_some_and(|register| expr.u32(lowest) != Some(register))
 }
 
 fn opaque(name: &str, expr: &Expr<'_>, dreg: u32) -> Option<Expression> {

@@ -304,6 +304,7 @@ fn set(message: &Received<'_>) -> Result<Option<Set>, NetlinkError> {
         fields: parsed.bytes(sys::NFTNL_SET_DESC_CONCAT).unwrap_or_default().into_iter().map(u32::from).collect(),
         data_type: parsed.u32(sys::NFTNL_SET_DATA_TYPE),
         data_len: parsed.u32(sys::NFTNL_SET_DATA_LEN),
+        object: parsed.u32(sys::NFTNL_SET_OBJ_TYPE).filter(|kind| *kind != 0),
     }))
 }
 

@@ -218,6 +218,7 @@ impl Ruleset {
             fields: Vec::new(),
             data_type: map.then_some(0xffff_ff00),
             data_len: map.then_some(16),
+            object: None,
         }));
         self.state.dumps.insert(key, elements);
         self

@@ -142,7 +142,9 @@ pub fn items<'r>(state: &State, chain: &Chain, rule: &'r Rule) -> Vec<Item<'r>> 
                 }
                 items.push(Item::Statement(expression));
             }
-            Expression::Lookup { dreg: Some(dreg), .. } | Expression::Immediate { dreg, .. } => {
+            Expression::ExtensionHeader { dreg, .. }
+            | Expression::Lookup { dreg: Some(dreg), .. }
+            | Expression::Immediate { dreg, .. } => {
                 load(&mut loads, *dreg, 16, Field::Unknown);
                 items.push(Item::Statement(expression));
             }

@@ -75,7 +75,7 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
                 family = family.filter(|(register, _)| register != dreg);
                 registers.store(*dreg, &conntrack(v6, *key, *direction));
             }
-            Expression::Fib { dreg, .. } => registers.store(*dreg, &plain(4)),
+            Expression::Fib { dreg, .. } | Expression::ExtensionHeader { dreg, .. } => registers.store(*dreg, &plain(4)),
             Expression::Immediate { dreg, data } => registers.store(*dreg, &vec![Byte::Plain; data.len()]),
             Expression::Bitwise { sreg, dreg, len, op } => {
                 let bytes = registers.load(*sreg, size(*len));
@@ -112,6 +112,14 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
                 // Which element was found is told apart already, so what it gives is nothing of its own.
                 if let Some(dreg @ 1..) = dreg {
                     registers.store(*dreg, &plain(set.data_len.unwrap_or(4)));
+                }
+            }
+            Expression::ObjectMap { set, sreg } => {
+                let key = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
+                let Some(set) = state.sets.iter().find(|set| set.key == key) else { continue };
+                match state.dumps.get(&key) {
+                    Some(elements) => lookup(set, elements, &registers.load(*sreg, size(set.key_len)), classes),
+                    None => _ = needs.insert(Need::SetElements(key)),
                 }
             }
             Expression::Opaque { dreg, .. } => {

@@ -261,6 +261,13 @@ pub enum Expression {
         /// Its name, where it is not looked up in a map.
         name: Option<String>,
     },
+    /// Uses the named object that a map gives for a key; without one the rule ends.
+    ObjectMap {
+        /// The map's name.
+        set: String,
+        /// Key register.
+        sreg: u32,
+    },
     /// Routing lookup.
     Fib {
         /// Destination register.
@@ -281,6 +288,9 @@ pub enum Expression {
         /// The family of its address (`NFPROTO_*`), which in tables of several families says whose packets it translates.
         #[serde(default)]
         family: Option<u8>,
+        /// Whether these are only the lowest of several addresses, of several ports.
+        #[serde(default)]
+        ranges: (bool, bool),
     },
     /// To user space.
     Queue,
@@ -310,7 +320,16 @@ pub enum Expression {
         /// The target's UAPI struct.
         info: Vec<u8>,
     },
-    /// One that loads a register with what cannot be known (rt, socket, numgen, hash, exthdr, osf, tunnel, xfrm, inner, ...).
+    /// Loads a field of an extension header or option, or whether there is one.
+    ExtensionHeader {
+        /// Destination register.
+        dreg: u32,
+        /// Of which kind.
+        kind: ExtensionKind,
+        /// `NFT_EXTHDR_F_PRESENT`: 1 or 0, instead of the field.
+        present: bool,
+    },
+    /// One that loads a register with what cannot be known (rt, socket, numgen, hash, osf, tunnel, xfrm, inner, ...).
     Opaque {
         /// Its name.
         name: String,
@@ -324,6 +343,20 @@ pub enum Expression {
         /// As libnftnl prints it.
         text: String,
     },
+}
+
+/// Headers and options beside the plain ones (`NFT_EXTHDR_OP_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExtensionKind {
+    /// An IPv6 extension header.
+    Ipv6,
+    /// A TCP option.
+    TcpOption,
+    /// An IPv4 option.
+    Ipv4Option,
+    /// A chunk of SCTP or an option of DCCP.
+    OtherTransport,
 }
 
 /// Kinds of address translation.

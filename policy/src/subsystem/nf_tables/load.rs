@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use super::expression::PayloadBase;
-use crate::packet::{Bits, Interface, Packet, Tracking, Tri};
+use super::expression::{ExtensionKind, PayloadBase};
+use crate::packet::{Bits, Interface, Packet, Rewritten, Tracking, Tri};
 
 /// What an expression loads.
 #[derive(Clone, Debug)]
@@ -160,9 +160,8 @@ pub fn meta(packet: &Packet, key: u32) -> Loaded {
         14 => Loaded::unknown("meta secmark", 4),
         15 => Loaded::new("meta nfproto", Bits::exactly(&[if packet.v6 { 10 } else { 2 }])),
         16 => Loaded::new("meta l4proto", Bits::exactly(&[packet.protocol])),
-        // PACKET_HOST: it is addressed to this host.
         // What this host sends has the same until it leaves it.
-        19 if packet.protocol == 6 => Loaded::new("meta pkttype", Bits::exactly(&[0])),
+        19 if packet.protocol == 6 => Loaded::new("meta pkttype", packet.kind.clone()),
         19 => Loaded::unknown("meta pkttype", 1),
         20 => Loaded::unknown("meta cpu", 4),
         21 => interface_group("iifgroup", &packet.input),
@@ -184,15 +183,17 @@ pub fn meta(packet: &Packet, key: u32) -> Loaded {
 /// `ct`, by `enum nft_ct_keys`. Without an entry every key but the state ends the rule.
 pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
     if key == 0 {
-        let possible = packet.tracking.0;
+        let possible = packet.tracked().shown().0;
         let value = u32::from(possible);
         let known = if possible.is_power_of_two() { u32::MAX } else { !value };
         return Loaded::new("ct state", Bits::masked(&value.to_ne_bytes(), &known.to_ne_bytes()));
     }
+    let template = packet.zone.template(packet.seen);
     let breaks = packet.tracking.entry().invert(true);
     let original = direction.unwrap_or(0) == 0;
     let address_len = if packet.v6 { 16 } else { 4 };
     let client = || if packet.reply { packet.destination() } else { packet.source() };
+    let source_changed = packet.snat != Tri::No || packet.rewritten != Rewritten::No;
     let loaded = match key {
         1 => Loaded::new("ct direction", Bits::exactly(&[u8::from(packet.reply)])),
         2 => Loaded::new("ct status", packet.status()),
@@ -213,7 +214,7 @@ pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
                 (true, false) => ("ct reply saddr", packet.answered_by().0),
                 (false, false) => ("ct reply daddr", client()),
             };
-            let translated = source == original && packet.snat != Tri::No;
+            let translated = source == original && source_changed;
             Loaded::new(label, if translated || len != address_len { Bits::unknown(len) } else { address })
         }
         17 => Loaded::new("ct zone", packet.zone.bits(direction)),
@@ -221,14 +222,31 @@ pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
         10 => Loaded::new("ct protocol", Bits::exactly(&[packet.protocol])),
         12 if original => Loaded::new("ct original proto-dst", packet.original.1.clone()),
         11 if !original => Loaded::new("ct reply proto-src", packet.answered_by().1),
-        11 | 12 if packet.snat == Tri::No => {
+        11 | 12 if !source_changed => {
             Loaded::new("the client's port", if packet.reply { packet.destination_port() } else { packet.source_port() })
         }
         11 | 12 => Loaded::unknown("ct proto", 2),
         _ => Loaded::unknown("a ct key", 16).breaking(Tri::Maybe),
     };
+    // Of a template not every kernel loads anything but the state.
+    if template != Tri::No {
+        return Loaded { bits: Bits::unknown(loaded.bits.len()), ..loaded }.breaking(Tri::Maybe);
+    }
     // `ct helper` and others can be missing of an entry that exists.
     if loaded.breaks == Tri::No || breaks == Tri::Yes { loaded.breaking(breaks) } else { loaded }
+}
+
+/// `exthdr` (`nft_exthdr.c`): the packet is TCP without extension headers and IP options, as almost every packet is; what options of TCP
+/// a SYN has, its sender decides. What is missing ends the rule, unless it is asked whether it is there.
+pub fn extension_header(kind: ExtensionKind, present: bool) -> Loaded {
+    match kind {
+        ExtensionKind::TcpOption => {
+            Loaded::unknown("a TCP option", if present { 1 } else { 16 }).breaking(if present { Tri::No } else { Tri::Maybe })
+        }
+        ExtensionKind::Ipv6 | ExtensionKind::Ipv4Option | ExtensionKind::OtherTransport => {
+            Loaded::new("an extension header", Bits::exactly(&[0])).breaking(Tri::from(!present))
+        }
+    }
 }
 
 /// `fib`: results are 1 oif, 2 oifname, 3 address type; flags `NFTA_FIB_F_*`: 1 saddr, 2 daddr, 4 mark, 8 iif, 16 oif, 32 present.
@@ -250,7 +268,9 @@ pub fn fib(packet: &Packet, result: u32, flags: u32) -> Loaded {
 /// what is taken for granted, and so `fib saddr . iif oif` finds it too.
 fn fib_device(packet: &Packet, label: &'static str, len: usize, result: u32, flags: u32) -> Loaded {
     let Interface::Known(link) = &packet.input else { return Loaded::unknown(label, len) };
-    if flags & 3 != 1 || packet.reply || flags & 16 != 0 {
+    // With the mark, another routing table may be asked than the one that said where it came in.
+    let marked = flags & 4 != 0 && packet.mark.equals(&[0; 4]) != Tri::Yes;
+    if flags & 3 != 1 || packet.reply || flags & 16 != 0 || marked {
         return Loaded::unknown(label, len);
     }
     let present = flags & 32 != 0;

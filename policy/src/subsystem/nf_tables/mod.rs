@@ -206,6 +206,9 @@ pub struct Set {
     pub data_type: Option<u32>,
     /// Bytes of a map's data.
     pub data_len: Option<u32>,
+    /// `NFTA_SET_OBJ_TYPE` of maps that give named objects (`NFT_OBJECT_*`).
+    #[serde(default)]
+    pub object: Option<u32>,
 }
 
 impl Set {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::condition::{self, Field, Item, Test, items};
-use super::expression::{CmpOp, Expression, NatKind, PayloadBase, Verdict};
+use super::expression::{CmpOp, Expression, ExtensionKind, NatKind, PayloadBase, Verdict};
 use super::{Chain, Element, ElementData, Family, Rule, SetKey, State};
 use crate::host::{Need, Needs};
 use crate::subsystem::xtables::SetNames;
@@ -654,6 +654,7 @@ fn statement(chain: &Chain, family: Family, expression: &Expression, ipsets: &Se
             format!("[{op} @{set}{}]", if *has_expressions { " with a limit of its own" } else { "" })
         }
         Expression::Objref { name: Some(name), .. } => format!("[object {}]", string(name)),
+        Expression::ObjectMap { set, .. } => format!("[object from @{set}]"),
         Expression::Objref { name: None, .. } => "[object from a map]".to_owned(),
         Expression::Match { name, revision, info } => format!("xt [{}]", render_match(v6, name, *revision, info, ipsets)),
         Expression::Target { name, revision, info } => format!("xt [{}]", render_target(v6, name, *revision, info, ipsets)),
@@ -662,6 +663,13 @@ fn statement(chain: &Chain, family: Family, expression: &Expression, ipsets: &Se
         Expression::PayloadSet { .. } => "[payload set]".to_owned(),
         Expression::Dup => "[dup]".to_owned(),
         Expression::Fwd => "[fwd]".to_owned(),
+        Expression::ExtensionHeader { kind, .. } => match kind {
+            ExtensionKind::Ipv6 => "[exthdr]",
+            ExtensionKind::TcpOption => "[tcp option]",
+            ExtensionKind::Ipv4Option => "[ip option]",
+            ExtensionKind::OtherTransport => "[chunk]",
+        }
+        .to_owned(),
         Expression::Opaque { name, .. } | Expression::Unknown { name, .. } => format!("[{name}]"),
         // These are parts of conditions, or of statements that are printed with their values.
         Expression::Immediate { .. }

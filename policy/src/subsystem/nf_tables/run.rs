@@ -7,9 +7,10 @@ use super::load::{self, Loaded};
 use super::lookup::{Hit, lookup};
 use super::registers::Registers;
 use super::{Chain, Element, ElementData, Family, Rule, SetKey};
-use crate::packet::{Bits, Packet, Tri, Zone};
+use crate::packet::{Bits, Packet, Rewritten, Tri, Zone};
 use crate::subsystem::xtables::holds::{Matched, matches};
 use crate::subsystem::xtables::targets::{TargetEffect, target};
+use crate::subsystem::xtables::view::Octet;
 
 /// Why it cannot be told whether a rule holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,8 @@ pub struct Run {
 const MARK: u32 = 3;
 /// `NFT_CT_ZONE`
 const ZONE: u32 = 17;
+/// `NFT_META_PKTTYPE`
+const KIND: u32 = 19;
 
 /// The rule that is being run.
 struct Running<'r> {
@@ -150,8 +153,10 @@ impl Evaluator<'_> {
                 }
                 Expression::MetaSet { key, sreg } => {
                     let data = at.registers.load(*sreg, 4);
-                    if *key == MARK {
-                        at.change(|packet| packet.mark = data);
+                    match *key {
+                        MARK => at.change(|packet| packet.mark = data),
+                        KIND => at.change(|packet| packet.kind = data.part(0, 1)),
+                        _ => {}
                     }
                     true
                 }
@@ -167,7 +172,7 @@ impl Evaluator<'_> {
                         let number = at.registers.load(*sreg, 2).exact().and_then(|bytes| bytes.try_into().ok());
                         let zone = number.map_or(Zone::Unknown, |number| Zone::Is(u16::from_ne_bytes(number)));
                         let zone = if direction.is_none() { zone } else { Zone::Unknown };
-                        at.change(|packet| packet.zone = packet.zone.assigned(zone, packet.tracking));
+                        at.change(|packet| packet.track(packet.tracked().zoned(zone, true)));
                     }
                     true
                 }
@@ -245,6 +250,10 @@ impl Evaluator<'_> {
                     Some(end) => return Some(at.end(end)),
                 },
                 Expression::Counter { .. } | Expression::Log { .. } | Expression::Dup => true,
+                Expression::ExtensionHeader { dreg, kind, present } => {
+                    let loaded = load::extension_header(*kind, *present);
+                    at.load(*dreg, &loaded)
+                }
                 Expression::Limit { rate, unit, over, .. } => {
                     let over = if *over { "over " } else { "" };
                     at.holds(Tri::Maybe, || Doubt::rate(format!("limit rate {over}{rate}/{}", time_unit(*unit))))
@@ -268,21 +277,28 @@ impl Evaluator<'_> {
                     self.changed_sets.insert(key);
                     at.holds(Tri::Maybe, || doubt)
                 }
-                Expression::Objref { kind, name } => match (kind, name) {
-                    // Counters, helpers, timeouts, security marks and expectations change no verdict.
-                    (1 | 3 | 6..=9, Some(_)) => true,
-                    (kind, name) => {
-                        let name = name.as_deref().unwrap_or("from a map");
-                        let kind = match kind {
-                            2 => "quota",
-                            4 => "limit",
-                            5 => "ct count",
-                            10 => return Some(at.end(End::Anything(format!("synproxy {name}")))),
-                            _ => "object",
-                        };
-                        at.holds(Tri::Maybe, || Doubt::rate(format!("{kind} {name}")))
-                    }
+                Expression::Objref { kind, name } => match object(*kind, name.as_deref().unwrap_or("from a map")) {
+                    Object::GoesOn => true,
+                    Object::Counts(doubt) => at.holds(Tri::Maybe, || doubt),
+                    Object::Anything(what) => return Some(at.end(End::Anything(what))),
                 },
+                Expression::ObjectMap { set, sreg } => {
+                    let key = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
+                    let kind = self.set(&key).and_then(|set| set.object);
+                    match self.find(&key, &at.registers, *sreg) {
+                        Hit::Miss => return None,
+                        Hit::Found(elements) => at.run.found.extend(found(&key, elements, true)),
+                        Hit::Maybe(elements) => {
+                            at.run.doubts.push(Doubt::on(format!("{} in {}", at.label, named(&key))));
+                            at.run.found.extend(found(&key, elements, false));
+                        }
+                    }
+                    match object(kind.unwrap_or(0), &format!("of map {}", key.set)) {
+                        Object::GoesOn => true,
+                        Object::Counts(doubt) => at.holds(Tri::Maybe, || doubt),
+                        Object::Anything(what) => return Some(at.end(End::Anything(what))),
+                    }
+                }
                 Expression::Fib { dreg, result, flags } => {
                     let loaded = load::fib(at.packet, *result, *flags);
                     at.load(*dreg, &loaded)
@@ -293,8 +309,8 @@ impl Evaluator<'_> {
                 {
                     *kind != NatKind::Tproxy
                 }
-                Expression::Nat { kind, address_register, port_register, .. } => {
-                    let end = translate(&at, *kind, *address_register, *port_register);
+                Expression::Nat { kind, address_register, port_register, ranges, .. } => {
+                    let end = translate(&at, *kind, *address_register, *port_register, *ranges);
                     return Some(at.end(end));
                 }
                 Expression::Notrack => {
@@ -307,6 +323,10 @@ impl Evaluator<'_> {
                 }
                 Expression::Queue => return Some(at.end(End::Anything("a program on a queue".to_owned()))),
                 Expression::Synproxy => return Some(at.end(End::Anything("synproxy".to_owned()))),
+                // Where another device takes what this host sends is not known.
+                Expression::Fwd if at.packet.reply => {
+                    return Some(at.end(End::Anything("the other device that it is sent out by".to_owned())));
+                }
                 Expression::Fwd => return Some(at.end(End::Refuse("sent to another device".to_owned()))),
                 Expression::Match { name, revision, info } => {
                     let condition = matches(name, *revision, info, &at.packet.view(), self.ipsets);
@@ -330,7 +350,19 @@ impl Evaluator<'_> {
                     if let Some(dreg) = dreg {
                         at.registers.store_unknown(*dreg, 16);
                     }
-                    at.holds(Tri::Maybe, || Doubt::on(format!("`{name}`")))
+                    match (name.as_str(), dreg) {
+                        // They always load something (`nft_numgen.c`, `nft_hash.c`).
+                        ("numgen", Some(_)) => at.label = "`numgen`",
+                        ("hash", Some(_)) => at.label = "`hash`",
+                        _ => {}
+                    }
+                    let goes_on = match (name.as_str(), dreg) {
+                        ("numgen" | "hash", Some(_)) | ("last", _) => Tri::Yes,
+                        // An option changed or removed (`nft_exthdr_tcp_set_eval`): only headers that lie end the rule.
+                        ("exthdr", None) => Tri::from(at.packet.protocol == 6),
+                        _ => Tri::Maybe,
+                    };
+                    at.holds(goes_on, || Doubt::on(format!("`{name}`")))
                 }
                 Expression::Unknown { name, text } => {
                     return Some(at.end(End::Anything(format!("the expression `{name}`, which sshfix does not know ({text})"))));
@@ -351,6 +383,30 @@ impl Evaluator<'_> {
         let len = usize::try_from(set.key_len).unwrap_or(0).min(64);
         let ruled_out = |value: &[u8]| registers.equals(sreg, value) == Tri::No;
         lookup(self.state, set, &registers.load(sreg, len), ruled_out, self.whole_sets, self.needs)
+    }
+}
+
+/// What using a named object does to a rule.
+enum Object {
+    GoesOn,
+    /// It may end the rule.
+    Counts(Doubt),
+    Anything(String),
+}
+
+/// Of this kind, `NFT_OBJECT_*`.
+fn object(kind: u32, name: &str) -> Object {
+    match kind {
+        // Counters, helpers, timeouts and security marks change no verdict.
+        1 | 3 | 6..=8 => Object::GoesOn,
+        // Ends the rule, or drops the packet: for want of an entry, by how many there are, or of a connection that is not new
+        // (`nft_ct_expect_obj_eval`).
+        9 => Object::Anything(format!("ct expectation {name}")),
+        2 => Object::Counts(Doubt::rate(format!("quota {name}"))),
+        4 => Object::Counts(Doubt::rate(format!("limit {name}"))),
+        5 => Object::Counts(Doubt::rate(format!("ct count {name}"))),
+        10 => Object::Anything(format!("synproxy {name}")),
+        _ => Object::Counts(Doubt::rate(format!("object {name}"))),
     }
 }
 
@@ -475,38 +531,42 @@ fn swap(bits: &Bits, size: u32) -> Bits {
 /// `payload ... set`
 fn write(packet: &mut Packet, base: PayloadBase, offset: u32, data: &Bits) {
     let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-    let (destination, port) = (packet.destination(), packet.destination_port());
     match base {
-        PayloadBase::Network => packet.network.set_part(offset, data),
-        PayloadBase::Transport => packet.transport.set_part(offset, data),
+        PayloadBase::Network => packet.write(false, offset, data),
+        PayloadBase::Transport => packet.write(true, offset, data),
+        // To whom it goes on its link. What came in, came in.
+        PayloadBase::LinkLayer if packet.reply => packet.rewritten = Rewritten::Unknown,
+        // The SSH protocol itself: the handshake carries none of it.
         PayloadBase::LinkLayer | PayloadBase::Inner | PayloadBase::Tunnel => {}
-    }
-    if packet.destination() != destination {
-        packet.local = packet.own_destination();
-    }
-    if packet.destination_port() != port {
-        packet.original.1 = Bits::unknown(2);
     }
 }
 
 /// `nft_notrack.c`: a packet that has an entry already keeps it.
 fn untrack(packet: &mut Packet) {
-    packet.tracking = packet.zone.exempt(packet.tracking);
+    packet.track(packet.tracked().exempt());
 }
 
 /// Where address translation leads.
-fn translate(at: &Running<'_>, kind: NatKind, address_register: Option<u32>, port_register: Option<u32>) -> End {
+fn translate(
+    at: &Running<'_>,
+    kind: NatKind,
+    address_register: Option<u32>,
+    port_register: Option<u32>,
+    ranges: (bool, bool),
+) -> End {
+    // Which of several it takes is by chance (`nf_nat_l4proto_unique_tuple`), or by a hash (`find_best_ips_proto`).
+    let load = |register: u32, len: usize, range: bool| if range { Bits::unknown(len) } else { at.registers.load(register, len) };
     let mut packet = at.packet.clone();
     match kind {
         NatKind::Tproxy => return End::Anything("the program that tproxy hands it to".to_owned()),
         NatKind::Snat | NatKind::Masquerade => translate_source(&mut packet),
         NatKind::Dnat | NatKind::Redirect => {
             let address = match (kind, address_register) {
-                (NatKind::Dnat, Some(register)) => Some(at.registers.load(register, if packet.v6 { 16 } else { 4 })),
+                (NatKind::Dnat, Some(register)) => Some(load(register, if packet.v6 { 16 } else { 4 }, ranges.0)),
                 (NatKind::Redirect, _) => Some(packet.redirected()),
                 _ => None,
             };
-            let port = port_register.map(|register| at.registers.load(register, 2));
+            let port = port_register.map(|register| load(register, 2, ranges.1));
             translate_destination(&mut packet, address.as_ref(), port.as_ref());
             if kind == NatKind::Redirect {
                 packet.local = Tri::Yes;
@@ -554,8 +614,14 @@ fn target_end(at: &mut Running<'_>, v6: bool, name: &str, revision: u32, info: &
             at.change(|packet| packet.mark_connection(&marked(&packet.ct_mark, mask, value)));
         }
         TargetEffect::ConnmarkUnknown => at.change(|packet| packet.mark_connection(&Bits::unknown(4))),
+        TargetEffect::Tos { mask, value } => {
+            at.change(|packet| packet.set_tos(&Octet::of(&packet.tos()).changed(mask, value).bits()));
+        }
+        TargetEffect::HopLimit(change) => {
+            at.change(|packet| packet.set_hop_limit(&change.of(Octet::of(&packet.hop_limit())).bits()));
+        }
         TargetEffect::Notrack => at.change(untrack),
-        TargetEffect::Zone(zone) => at.change(|packet| packet.zone = packet.zone.assigned(zone, packet.tracking)),
+        TargetEffect::Zone(zone) => at.change(|packet| packet.track(packet.tracked().zoned(zone, false))),
         TargetEffect::Destination { address, port, local } => {
             let mut packet = at.packet.clone();
             let redirected = local.then(|| packet.redirected());

@@ -119,6 +119,8 @@ fn join<'a>(one: View<'a>, two: View<'a>) -> View<'a> {
         mark: same(one.mark, two.mark),
         connmark: same(one.connmark, two.connmark),
         dnat: same(one.dnat, two.dnat),
+        tos: one.tos.join(two.tos),
+        hop_limit: one.hop_limit.join(two.hop_limit),
         ..one
     }
 }
@@ -260,12 +262,20 @@ impl<'a> Runner<'_, 'a> {
                 mark_connection(view, None);
                 return Next::Goes(flow);
             }
+            TargetEffect::Tos { mask, value } => {
+                view.tos = view.tos.changed(mask, value);
+                return Next::Goes(flow);
+            }
+            TargetEffect::HopLimit(change) => {
+                view.hop_limit = change.of(view.hop_limit);
+                return Next::Goes(flow);
+            }
             TargetEffect::Notrack => {
-                view.tracking = view.zone.exempt(view.tracking);
+                view.track(view.tracked().exempt());
                 return Next::Goes(flow);
             }
             TargetEffect::Zone(zone) => {
-                view.zone = view.zone.assigned(zone, view.tracking);
+                view.track(view.tracked().zoned(zone, false));
                 return Next::Goes(flow);
             }
             TargetEffect::Destination { address, port, local } => {

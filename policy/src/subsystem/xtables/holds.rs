@@ -9,7 +9,7 @@ use super::targets::SetReference;
 use super::view::{Span, Tri, View};
 use crate::host::Need;
 use crate::link::Link;
-use crate::packet::{Interface, Tracking, span};
+use crate::packet::{Interface, Rewritten, Tracking, span};
 use crate::subsystem::ipset::{self, Judged};
 use crate::subsystem::recent;
 
@@ -76,8 +76,10 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
             let seen = 1_u8;
             Tri::from(if *soft { (seen ^ flags ^ invert) & flags == 0 } else { (seen == *flags) != (*invert != 0) })
         }
-        // PACKET_HOST 0: it is addressed to this host. What goes out has a type of its own.
-        Match::PacketType { kind, invert } => Tri::from(*kind == 0).invert(*invert),
+        // xt_pkttype.c: PACKET_HOST 0, that it is addressed to this host, unless a rule said otherwise.
+        Match::PacketType { kind, invert } => {
+            u8::try_from(*kind).map_or(Tri::No, |kind| view.packet.kind.equals(&[kind])).invert(*invert)
+        }
         Match::Multiport { side, ports, invert } => {
             let one = |span: Span| ports.iter().fold(Tri::No, |found, (low, high, _)| found.or(port(span, (*low, *high))));
             match side {
@@ -88,7 +90,7 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
             .invert(*invert)
         }
         Match::Conntrack(conntrack) => judge_conntrack(conntrack, view),
-        Match::State(states) => view.tracking.among(*states),
+        Match::State(states) => view.tracked().shown().among(*states),
         Match::Addrtype { source, destination, flags } => {
             // XT_ADDRTYPE_INVERT_SOURCE 1, INVERT_DEST 2, LIMIT_IFACE_IN 4, LIMIT_IFACE_OUT 8
             let of = |span: Span, local: Option<bool>, types: u16, invert: bool| {
@@ -105,7 +107,10 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         Match::Mark(masked) => known_bits(view.mark, masked.value, masked.mask).invert(masked.invert),
         Match::Connmark(masked) => {
             // xt_connmark.c: without an entry it does not match, whatever `invert` says.
-            view.tracking.entry().and(known_bits(view.connmark, masked.value, masked.mask).invert(masked.invert))
+            view.tracking
+                .entry()
+                .or(view.zone.template(view.packet.seen).and(Tri::Maybe))
+                .and(known_bits(view.connmark, masked.value, masked.mask).invert(masked.invert))
         }
         Match::Comment(_) => Tri::Yes,
         Match::Iprange { source, destination, flags } => {
@@ -131,6 +136,19 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         Match::Rpfilter(flags) if !view.reply && matches!(view.input, Interface::Known(_)) => Tri::from(flags & 8 == 0),
         // xt_physdev.c: a packet that passed no bridge matches where everything asked for is inverted.
         Match::Physdev { invert, flags, .. } if bridged(view) == Tri::No => Tri::from(flags & !invert == 0),
+        Match::Dscp { value, invert } => view.tos.masked(value << 2, 0xfc).invert(*invert),
+        Match::Tos { mask, value, invert } => view.tos.masked(*value, *mask).invert(*invert),
+        // IPT_TTL_EQ 0, NE 1, LT 2, GT 3
+        Match::HopLimit { mode, value, .. } => {
+            let (hops, value) = (view.hop_limit.span(), u128::from(*value));
+            match mode {
+                0 => view.hop_limit.masked(u8::try_from(value).unwrap_or(0), 0xff),
+                1 => view.hop_limit.masked(u8::try_from(value).unwrap_or(0), 0xff).invert(true),
+                2 => hops.within(value, 255).invert(true),
+                3 => hops.within(0, value).invert(true),
+                _ => Tri::Maybe,
+            }
+        }
         // xt_rateest, string, u32, bpf, geoip and whatever else exists
         Match::Set { .. }
         | Match::Recent { .. }
@@ -147,9 +165,6 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         | Match::Quota { .. }
         | Match::Cgroup { .. }
         | Match::Rpfilter(_)
-        | Match::Dscp { .. }
-        | Match::Tos { .. }
-        | Match::HopLimit { .. }
         | Match::Helper { .. }
         | Match::Undecoded { .. } => Tri::Maybe,
     }
@@ -230,7 +245,7 @@ fn judge_conntrack(want: &Conntrack, view: &View<'_>) -> Tri {
         if want.states & 256 != 0 {
             states |= Tracking::UNTRACKED.0;
         }
-        let mut state = view.tracking.among(states);
+        let mut state = view.tracked().shown().among(states);
         if want.states & 64 != 0 {
             state = state.or(view.packet.snat);
         }
@@ -240,18 +255,20 @@ fn judge_conntrack(want: &Conntrack, view: &View<'_>) -> Tri {
         verdict = verdict.and(state.invert(inverted(1)));
     }
     // Without an entry only the state counts, and a rule that asks for nothing of it does not match.
-    let entry = view.tracking.among(Tracking::ESTABLISHED.0 | Tracking::RELATED.0 | Tracking::NEW.0);
+    let template = view.zone.template(view.packet.seen);
+    let entry = view.tracking.entry().or(template);
     if want.flags & !(1 | 1 << 13) == 0 {
         return if looked(1) { verdict } else { verdict.and(entry) };
     }
-    let mut rest = Tri::Yes;
+    // Of a template, the rest is not known.
+    let mut rest = if template == Tri::No { Tri::Yes } else { Tri::Maybe };
     if looked(1 << 12) {
         rest = rest.and(Tri::from(!view.reply).invert(inverted(1 << 12)));
     }
     // Original source and destination, reply source and destination. A source that was translated is not known any more.
     let (client, client_port) =
         if view.reply { (view.destination, view.destination_port) } else { (view.source, view.source_port) };
-    let untouched = view.packet.snat == Tri::No;
+    let untouched = view.packet.snat == Tri::No && view.packet.rewritten == Rewritten::No;
     let (address, port_of) = view.packet.answered_by();
     let (original, answered_by) = (&view.packet.original, (span(&address), span(&port_of)));
     let addresses = [untouched.then_some(client), Some(span(&original.0)), Some(answered_by.0), untouched.then_some(client)];

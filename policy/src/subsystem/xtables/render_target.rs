@@ -3,7 +3,7 @@
 use super::SetNames;
 use super::holds::set_fields;
 use super::render::{Line, address, address_range, quoted, range, set_name};
-use super::targets::{self, Nat, StandardVerdict, Target};
+use super::targets::{self, HopLimit, Nat, StandardVerdict, Target};
 
 /// A raw target as iptables-save prints it, `-j NAME` first.
 pub fn render_target(v6: bool, name: &str, revision: u32, info: &[u8], sets: &SetNames) -> String {
@@ -106,6 +106,29 @@ pub fn target_text(target: &Target, v6: bool, sets: &SetNames) -> String {
         Target::TcpMss(mss) => Line::new("-j TCPMSS --set-mss").word(mss),
         Target::Tos { value, mask } => Line::new("-j TOS --set-tos").word(format_args!("0x{value:02x}/0x{mask:02x}")),
         Target::Dscp(value) => Line::new("-j DSCP").word(format_args!("--set-dscp 0x{value:02x}")),
+        Target::HopLimit { change, v6 } => {
+            let name = if *v6 { "hl" } else { "ttl" };
+            let (what, by) = match change {
+                HopLimit::Set(to) => ("set", to),
+                HopLimit::Increase(by) => ("inc", by),
+                HopLimit::Decrease(by) => ("dec", by),
+            };
+            Line::new("-j").word(name.to_uppercase()).word(format_args!("--{name}-{what}")).word(by)
+        }
+        // IPT_ECN_OP_SET_IP 1; else the flags of the TCP header are cleared.
+        Target::Ecn { operation, codepoint } if operation & 1 != 0 => Line::new("-j ECN --ecn-ip-ect").word(codepoint),
+        Target::Ecn { .. } => Line::new("-j ECN --ecn-tcp-remove"),
+        // XT_SYNPROXY_OPT_MSS 1, WSCALE 2, SACK_PERM 4, TIMESTAMP 8
+        Target::Synproxy { options, scale, mss } => {
+            let mut line = Line::new("-j SYNPROXY").flag(options & 4 != 0, "--sack-perm").flag(options & 8 != 0, "--timestamp");
+            if options & 2 != 0 {
+                line = line.word("--wscale").word(scale);
+            }
+            if options & 1 != 0 {
+                line = line.word("--mss").word(mss);
+            }
+            line
+        }
         Target::Classify(class) => {
             Line::new("-j CLASSIFY --set-class").word(format_args!("{:04x}:{:04x}", class >> 16, class & 0xffff))
         }
@@ -154,6 +177,7 @@ pub fn target_text(target: &Target, v6: bool, sets: &SetNames) -> String {
             }
             line
         }
+        Target::Hmark => Line::new("-j HMARK [not decoded]"),
         Target::Passing { name, .. } | Target::Undecoded { name, .. } => Line::new("-j").word(name).word("[not decoded]"),
     }
     .0

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::bytes::Bytes;
-use crate::packet::Zone;
+use super::view::Octet;
+use crate::packet::{Bits, Zone};
 
 /// A decoded target (`linux/netfilter/xt_*.h`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,31 @@ pub enum Target {
     },
     /// `DSCP`
     Dscp(u8),
+    /// `TTL`, `HL`
+    HopLimit {
+        /// What it does.
+        change: HopLimit,
+        /// Whether it is `HL`.
+        v6: bool,
+    },
+    /// `HMARK`: the mark becomes a hash of the connection's ends.
+    Hmark,
+    /// `ECN`
+    Ecn {
+        /// `IPT_ECN_OP_*`
+        operation: u8,
+        /// The codepoint it sets.
+        codepoint: u8,
+    },
+    /// `SYNPROXY`
+    Synproxy {
+        /// `XT_SYNPROXY_OPT_*`
+        options: u8,
+        /// Window scale.
+        scale: u8,
+        /// Maximum segment size.
+        mss: u16,
+    },
     /// `CLASSIFY`
     Classify(u32),
     /// `AUDIT`
@@ -168,6 +194,32 @@ pub enum StandardVerdict {
     Jump(u32),
 }
 
+/// What `TTL` and `HL` do, 255 at most and 0 at least (`xt_HL.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HopLimit {
+    /// To this.
+    Set(u8),
+    /// More by this.
+    Increase(u8),
+    /// Less by this.
+    Decrease(u8),
+}
+
+impl HopLimit {
+    /// The hop limit it makes of one.
+    pub fn of(self, hops: Octet) -> Octet {
+        let exact = |of: &dyn Fn(u8) -> u8| match hops.bits().exact() {
+            Some(&[hops]) => Octet::of(&Bits::exactly(&[of(hops)])),
+            _ => Octet::of(&Bits::unknown(1)),
+        };
+        match self {
+            HopLimit::Set(to) => Octet::of(&Bits::exactly(&[to])),
+            HopLimit::Increase(by) => exact(&|hops| hops.saturating_add(by)),
+            HopLimit::Decrease(by) => exact(&|hops| hops.saturating_sub(by)),
+        }
+    }
+}
+
 /// Kinds of address translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Nat {
@@ -223,6 +275,15 @@ pub enum TargetEffect {
     },
     /// The next rule; the connection mark is not known any more.
     ConnmarkUnknown,
+    /// The next rule, with `tos = (tos & !mask) ^ value`.
+    Tos {
+        /// Bits cleared first.
+        mask: u8,
+        /// Bits flipped then.
+        value: u8,
+    },
+    /// The next rule, with another hop limit.
+    HopLimit(HopLimit),
     /// The next rule; the packet is not tracked (`CT --notrack`, `NOTRACK`).
     Notrack,
     /// The next rule; the packet is tracked in this zone, with what else `CT` gives its entry.
@@ -291,6 +352,18 @@ fn known(v6: bool, name: &str, revision: u32, info: Bytes<'_>) -> Option<Target>
         ("TCPMSS", 0) => Target::TcpMss(info.u16(0)?),
         ("TOS", 1) => Target::Tos { value: info.u8(0)?, mask: info.u8(1)? },
         ("DSCP", 0) => Target::Dscp(info.u8(0)?),
+        ("TTL" | "HL", 0) => Target::HopLimit {
+            change: match info.u8(0)? {
+                0 => HopLimit::Set(info.u8(1)?),
+                1 => HopLimit::Increase(info.u8(1)?),
+                2 => HopLimit::Decrease(info.u8(1)?),
+                _ => return None,
+            },
+            v6: name == "HL",
+        },
+        ("HMARK", 0) => Target::Hmark,
+        ("ECN", 0) => Target::Ecn { operation: info.u8(0)?, codepoint: info.u8(1)? },
+        ("SYNPROXY", 0) => Target::Synproxy { options: info.u8(0)?, scale: info.u8(1)?, mss: info.u16(2)? },
         ("CLASSIFY", 0) => Target::Classify(info.u32(0)?),
         ("AUDIT", 0 | 1) => Target::Audit(info.u8(0)?),
         ("TRACE", 0) => Target::Trace,
@@ -309,11 +382,9 @@ fn known(v6: bool, name: &str, revision: u32, info: Bytes<'_>) -> Option<Target>
         ("NFQUEUE", 2 | 3) => Target::Nfqueue { queue: info.u16(0)?, total: info.u16(2)?, flags: info.u16(4)? },
         ("SET", 1..=3) => set(revision, info)?,
         // These change or copy the packet, or count it, and return XT_CONTINUE (net/netfilter/xt_*.c).
-        (
-            "ULOG" | "CHECKSUM" | "TCPOPTSTRIP" | "SECMARK" | "CONNSECMARK" | "IDLETIMER" | "LED" | "RATEEST" | "TEE" | "TTL"
-            | "HL" | "ECN",
-            _,
-        ) => Target::Passing { name: name.to_owned(), revision },
+        ("ULOG" | "CHECKSUM" | "TCPOPTSTRIP" | "SECMARK" | "CONNSECMARK" | "IDLETIMER" | "LED" | "RATEEST" | "TEE", _) => {
+            Target::Passing { name: name.to_owned(), revision }
+        }
         _ => return None,
     })
 }
@@ -396,16 +467,22 @@ pub fn effect(v6: bool, target: &Target) -> TargetEffect {
         | Target::Set { .. }
         | Target::Nflog { .. }
         | Target::TcpMss(_)
-        | Target::Tos { .. }
-        | Target::Dscp(_)
         | Target::Classify(_)
         | Target::Audit(_)
         | Target::Trace
         | Target::Passing { .. } => TargetEffect::Continue,
+        // IPT_ECN_OP_SET_IP 1
+        Target::Ecn { operation, .. } if operation & 1 == 0 => TargetEffect::Continue,
+        Target::Ecn { codepoint, .. } => TargetEffect::Tos { mask: 3, value: codepoint & 3 },
+        Target::Tos { mask, value } => TargetEffect::Tos { mask: *mask, value: *value },
+        // xt_DSCP.c: ECN keeps its two bits.
+        Target::Dscp(value) => TargetEffect::Tos { mask: 0xfc, value: value << 2 },
+        Target::HopLimit { change, .. } => TargetEffect::HopLimit(*change),
+        Target::Synproxy { .. } => TargetEffect::Unknown("synproxy, which answers in this host's place".to_owned()),
         Target::Mark { mask, value } => TargetEffect::Mark { mask: *mask, value: *value },
         Target::Connmark { mark, ct_mask, mode: 0, shift: (_, 0), .. } => TargetEffect::Connmark { mask: *ct_mask, value: *mark },
         Target::Connmark { mode: 0 | 1, .. } => TargetEffect::ConnmarkUnknown,
-        Target::Connmark { .. } => TargetEffect::MarkUnknown,
+        Target::Connmark { .. } | Target::Hmark => TargetEffect::MarkUnknown,
         Target::Notrack => TargetEffect::Notrack,
         Target::Nat { kind, flags, addresses, ports, .. } => match kind {
             Nat::Snat | Nat::Masquerade => TargetEffect::SourceNat,

@@ -1,7 +1,7 @@
 //! What an xtables match may ask of a packet: a TCP packet to or from the SSH port whose fields are known, unknown, or lie in
 //! a range. Plain data; both evaluators (`nf_tables` for iptables-nft rules, this room's for iptables-legacy) fill it in.
 
-use crate::packet::{Bits, Interface, Packet, Tracking, Zone};
+use crate::packet::{Bits, Interface, Packet, Tracked, Tracking, Zone};
 
 /// A number of which is known that it lies in this range, both ends included. One value when both are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,54 @@ impl Span {
         } else {
             Tri::from(mask & all & !shared == 0).or(Tri::Maybe)
         }
+    }
+}
+
+/// A byte of which some bits are known. Those that are not are zero in `value`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Octet {
+    value: u8,
+    known: u8,
+}
+
+impl Octet {
+    /// The first byte.
+    pub fn of(bits: &Bits) -> Self {
+        let first = |bytes: &[u8]| bytes.first().copied().unwrap_or(0);
+        Self { value: first(bits.value()) & first(bits.known()), known: first(bits.known()) }
+    }
+
+    /// As it stands in a header.
+    pub fn bits(self) -> Bits {
+        Bits::masked(&[self.value], &[self.known])
+    }
+
+    /// `(byte & !mask) ^ value`
+    #[must_use]
+    pub fn changed(self, mask: u8, value: u8) -> Self {
+        let known = self.known | mask;
+        Self { value: ((self.value & !mask) ^ value) & known, known }
+    }
+
+    /// Whether `byte & mask == want`.
+    pub fn masked(self, want: u8, mask: u8) -> Tri {
+        if want & !mask != 0 || (self.value ^ want) & mask & self.known != 0 {
+            Tri::No
+        } else {
+            Tri::from(mask & !self.known == 0).or(Tri::Maybe)
+        }
+    }
+
+    /// The lowest and highest possible value.
+    pub fn span(self) -> Span {
+        Span { low: self.value.into(), high: (self.value | !self.known).into() }
+    }
+
+    /// What both have in common.
+    #[must_use]
+    pub fn join(self, other: Octet) -> Self {
+        let known = self.known & other.known & !(self.value ^ other.value);
+        Self { value: self.value & known, known }
     }
 }
 
@@ -153,11 +201,25 @@ pub struct View<'a> {
     pub dnat: Option<bool>,
     /// Bytes of the IP packet.
     pub length: Span,
+    /// Type of service or traffic class.
+    pub tos: Octet,
+    /// Time to live or hop limit.
+    pub hop_limit: Octet,
     /// The packet as it came to the table.
     pub packet: &'a Packet,
 }
 
 impl View<'_> {
+    /// What connection tracking knows of it.
+    pub fn tracked(&self) -> Tracked {
+        Tracked { state: self.tracking, zone: self.zone, seen: self.packet.seen }
+    }
+
+    /// Takes over what a rule told connection tracking.
+    pub fn track(&mut self, tracked: Tracked) {
+        (self.tracking, self.zone) = (tracked.state, tracked.zone);
+    }
+
     /// An address of the packet's family, from its number.
     pub fn address(&self, number: u128) -> Bits {
         let bytes = number.to_be_bytes();
