@@ -19,7 +19,13 @@ use std::time::Duration;
 
 /// A small generator (xorshift64*): a seed that fails can be run again.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct Dice {
+    state: u64,
+    rare: usize,
+}
+
+/// One rule in so many holds something that few servers have.
+const RARE: usize = 30;
 
 impl Dice {
     /// The dice of one ruleset of a campaign.
@@ -27,15 +33,27 @@ impl Dice {
         // Neighbouring numbers must not give neighbouring dice, and 0 gives only zeros.
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number.wrapping_mul(0xbf58_476d_1ce4_e5b9)) | 1;
         state ^= state >> 31;
-        Dice(state.wrapping_mul(0x94d0_49bb_1331_11eb) | 1)
+        Dice { state: state.wrapping_mul(0x94d0_49bb_1331_11eb) | 1, rare: RARE }
     }
 
     /// From 0 to one less than `sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        (self.state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
+    }
+
+    /// Lets one rule in so many hold something rare, to look at nothing else for a while.
+    #[must_use]
+    pub fn with_rare(self, one_in: usize) -> Self {
+        Dice { rare: one_in.max(1), ..self }
+    }
+
+    /// Whether something rare is taken; `times` as seldom as in a rule.
+    fn rare(&mut self, times: usize) -> bool {
+        let sides = self.rare * times;
+        self.once_in(sides)
     }
 
     /// True once in so many throws.

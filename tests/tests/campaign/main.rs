@@ -145,6 +145,7 @@ fn the_verdict_agrees_with_the_kernel_about_real_connections() {
     let (rulesets, seed) = (number("SSHFIX_RULESETS", 2000), number("SSHFIX_SEED", 1));
     let first = number("SSHFIX_FIRST", 0);
     let workers = number("SSHFIX_WORKERS", 2);
+    let rare = usize::try_from(number("SSHFIX_RARE", 0)).ok().filter(|one_in| *one_in > 0);
     let next = AtomicU64::new(first);
     let started = Instant::now();
     let mut report = std::thread::scope(|scope| {
@@ -156,7 +157,8 @@ fn the_verdict_agrees_with_the_kernel_about_real_connections() {
                 if number >= first + rulesets {
                     return report;
                 }
-                let ruleset = Ruleset::random(&mut Dice::new(seed, number));
+                let dice = Dice::new(seed, number);
+                let ruleset = Ruleset::random(&mut rare.map_or(dice.clone(), |one_in| dice.with_rare(one_in)));
                 one(&wire, &ruleset, &format!("seed {seed} ruleset {number}"), number.is_multiple_of(4), &mut report);
             }
         };

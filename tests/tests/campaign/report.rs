@@ -27,7 +27,7 @@ pub enum Judged {
 }
 
 /// What only counting, chance, the clock, a program, the client's own system or the owner of the listener (not read here) can tell.
-const INHERENT: [&str; 29] = [
+const INHERENT: &[&str] = &[
     "limit rate",
     "quota",
     "ct count",
@@ -57,11 +57,53 @@ const INHERENT: [&str; 29] = [
     "-m tcpmss",
     "--uid-owner",
     "same priority",
+    // The client's own system, and the way from there.
+    "a field of the IP",
+    "a field of the TCP",
+    "a TCP option",
+    "meta length",
+    "meta ipsec",
+    "-m length",
+    "-m dscp",
+    "-m tos",
+    "-m ttl",
+    "-m hl",
+    "-m tcp --tcp-option",
+    "-m tcp ! --tcp-option",
+    "-m ecn",
+    "-m policy",
+    "only a few hops",
+    "a rule changes its TCP flags",
+    // How this host looks connections up (`tcp_early_demux`).
+    "not known to this host",
+    "ct expectation",
+    // Chance.
+    "to which port it is translated",
+    // The owner and the options of the listener.
+    "--gid-owner",
+    "-m cgroup",
+    "-m socket",
+    "`socket`",
+    "meta skuid",
+    "the program that tproxy",
+    "TPROXY",
+    "synproxy",
+    // The link layer, routing and accounting.
+    "the link layer header",
+    "`rt`",
+    "the other device",
+    "-m connbytes",
+    "-m cpu",
+    "a ct key",
 ];
 /// What a rule that counts can have changed before.
-const CHANGED: [&str; 8] = ["mark", "DNAT", "dnat", "new destination", "match-set", "port", "ct status", "rewrites"];
+const CHANGED: [&str; 9] =
+    ["where it comes in", "mark", "DNAT", "dnat", "new destination", "match-set", "port", "ct status", "rewrites"];
 /// Rules that count, or hang on chance or the clock.
-const COUNTING: [&str; 15] = [
+const COUNTING: [&str; 18] = [
+    "NFQUEUE",
+    "TPROXY",
+    "SYNPROXY",
     "limit",
     "quota",
     "numgen",

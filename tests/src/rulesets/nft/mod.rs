@@ -1,5 +1,7 @@
 //! Random tables of nft: every family that sees the packets of a handshake, with sets, maps and chains that lead into each other.
 
+mod rare;
+
 use super::Dice;
 
 const CLIENTS4: [&str; 3] = ["203.0.113.7", "203.0.113.8", "198.51.100.7"];
@@ -24,7 +26,8 @@ enum Place {
 /// One to three tables.
 pub fn tables(dice: &mut Dice) -> String {
     let count = [1, 1, 1, 2, 2, 3][dice.roll(6)];
-    (0..count).map(|number| table(dice, number)).collect()
+    let tables: String = (0..count).map(|number| table(dice, number)).collect();
+    if dice.rare(4) { tables + &rare::whole(dice) } else { tables }
 }
 
 fn table(dice: &mut Dice, number: usize) -> String {
@@ -35,6 +38,10 @@ fn table(dice: &mut Dice, number: usize) -> String {
     }
     text += &sets(dice);
     text += "limit slow { rate 1/hour; }\nquota small { over 100 bytes }\ncounter seen { }\n";
+    text += rare::OBJECTS;
+    if matches!(family, "inet" | "ip") {
+        text += rare::TRACKING_OBJECTS;
+    }
     // Chains lead only to later ones, so that there is no loop.
     let called = ["c1", "c2", "c3"];
     for (at, name) in called.iter().enumerate().rev() {
@@ -176,7 +183,17 @@ fn rule(dice: &mut Dice, family: &str, place: Place, out: bool, next: &[String],
         let map = dice.one(maps);
         return format!("{}\n", map.replace("{ 203.0.113.7 : accept, 203.0.113.0/24", "{ 203.0.113.7 : accept, 198.51.100.0/24"));
     }
-    let matches = matches(dice, family, place, out);
+    let mut matches = matches(dice, family, place, out);
+    if dice.rare(1) {
+        let (change, then) = rare::change(dice, family, place, out, raw);
+        return format!("{matches}{change}{}", then.unwrap_or_default());
+    }
+    if dice.rare(1) {
+        matches += &format!("{} ", rare::condition(dice, family, place, out));
+        if matches.contains("vmap") {
+            return format!("{matches}\n");
+        }
+    }
     let mut ends = vec!["accept", "accept", "accept", "drop", "drop", "return", "continue", "counter"];
     let tracked = !matches!(place, Place::Ingress | Place::Egress) && family != "bridge" && family != "netdev";
     if matches!(place, Place::Input | Place::Prerouting) && tracked {

@@ -1,5 +1,7 @@
 //! Random tables of iptables, for both of its backends, and the ipsets that their rules use.
 
+mod rare;
+
 use super::Dice;
 
 /// Every table empty, every policy accept.
@@ -174,6 +176,16 @@ fn rule(dice: &mut Dice, place: Place<'_>, next: &[&str]) -> String {
     }
     if dice.once_in(3) {
         text += &format!(" {}", matches(dice, place, sources, tcp));
+    }
+    if dice.rare(1)
+        && !text.contains(" -p ")
+        && let Some((change, then)) = rare::change(dice, place)
+    {
+        let then = then.map_or_else(String::new, |then| format!("-A {chain} {then}\n"));
+        return format!("{text} {change}\n{then}");
+    }
+    if dice.rare(1) {
+        text += &format!(" {}", rare::condition(dice, place, tcp));
     }
     let target = target(dice, place, next, tcp);
     format!("{text} {target}\n")
