@@ -71,6 +71,24 @@ fn unban_inside_a_banned_range_opens_that_address_alone() {
             server.sh(clean).expect_ok();
         }
 
+        // The whole net of a line only where that is asked for.
+        for (deny, left, address, other, net) in [
+            ("sshd: 203.0.113.0/255.255.255.0, 198.51.100.7", "sshd: 198.51.100.7\n", v4.0, v4.1, "203.0.113.0/24"),
+            ("sshd: [2001:db8::]/64", "", v6.0, v6.1, "2001:db8::/64"),
+        ] {
+            server.write("/etc/hosts.deny", format!("{deny}\n"));
+            expect_out(server, &[other]);
+            let exact = server.ctl(&["unban", address, "--dry-run", "--json"]).expect_status(0).json();
+            assert_eq!(exact["alternatives"][0]["opens"], serde_json::json!([net]), "{deny}: {exact:#}");
+            let plan = server.ctl(&["unban", address, "--range", "--dry-run", "--json"]).expect_status(0).json();
+            assert_eq!(plan["opens"], serde_json::json!([net]), "{deny}: {plan:#}");
+            assert_eq!(plan["alternatives"][0]["opens"], exact["opens"], "what was not taken now: {plan:#}");
+            server.ctl(&["unban", address, "--range"]).expect_status(0);
+            assert_eq!((server.read("/etc/hosts.deny").as_str(), server.read("/etc/hosts.allow").as_str()), (left, ""));
+            expect_in(server, &[address, other]);
+        }
+        expect_in(server, &["203.0.113.70"]);
+
         // And a range lifts everything in it, no more.
         server
             .sh(&format!(

@@ -13,7 +13,7 @@ use crate::address::Source;
 use crate::host::Needs;
 use crate::ranges::Classes;
 use crate::step;
-use crate::verdict::{Block, Cause, Connection, Finding, Lift, Verdict};
+use crate::verdict::{Alternative, Block, Cause, Connection, Finding, Lift, Verdict};
 
 /// How many other sources an edit is checked against, and how many lines are run for that at most.
 const OTHERS: usize = 64;
@@ -35,6 +35,7 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
         Lift::ByHand(by_hand) => by_hand.clone(),
     };
     let linked = matches!(state.libwrap, Libwrap::Linked(_));
+    let mut whole = whole(state, &tables, &refusals, &request, source).into_iter();
     // The edits of all blocks together are one step a file; they come with the first.
     let again = match &lift {
         Lift::Steps(_) => Lift::Steps(Vec::new()),
@@ -59,7 +60,7 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
                 // The edits of all blocks together are one step a file; they come with the first.
                 lift: lifts.next().unwrap_or_else(|| again.clone()),
                 managed: Vec::new(),
-                alternatives: Vec::new(),
+                alternatives: whole.next().into_iter().collect(),
             }
         })
         .collect()
@@ -134,12 +135,44 @@ pub fn rule_at(tables: &Tables, place: Place) -> Option<&Rule> {
 
 /// The clients before the first EXCEPT that name the source, or part of it, and nothing else.
 fn clients_within(rule: &Rule, source: Source) -> Vec<usize> {
+    named_clients(rule).into_iter().filter(|(_, net)| source.contains(*net)).map(|(at, _)| at).collect()
+}
+
+/// The clients before the first EXCEPT that name addresses and nothing else, and these.
+fn named_clients(rule: &Rule) -> Vec<(usize, Source)> {
     let named = rule.clients();
     let named = named.iter().take_while(|token| !token.is_except()).enumerate();
-    named
-        .filter(|(_, token)| pattern::named_source(token.text).is_some_and(|net| source.contains(net)))
-        .map(|(at, _)| at)
-        .collect()
+    named.filter_map(|(at, token)| Some((at, pattern::named_source(token.text)?))).collect()
+}
+
+/// Lifting the nets that hold the source and more, by taking them out of the lines that name them. None where no line does, or where
+/// that would not let the source in: behind it stands a rule against everybody.
+fn whole(state: &State, tables: &Tables, refusals: &[Refusal], request: &Request<'_>, source: Source) -> Option<Alternative> {
+    let mut dropped = BTreeSet::<Client>::new();
+    let mut opened = vec![source];
+    for Refusal { place, .. } in refusals {
+        let named = named_clients(rule_at(tables, *place)?);
+        for (client, net) in named.into_iter().filter(|(_, net)| net.overlaps(source)) {
+            dropped.insert((*place, client));
+            if net.contains(source) {
+                opened.retain(|other| !net.contains(*other));
+                if !opened.iter().any(|other| other.contains(net)) {
+                    opened.push(net);
+                }
+            }
+        }
+    }
+    if opened == [source] {
+        return None;
+    }
+    let mut edited = state.clone();
+    for which in [Which::Allow, Which::Deny] {
+        set_lines(&mut edited, which, |document| without_clients(document, which, &dropped)).ok()?;
+    }
+    if edited.trace(request).verdict() != Verdict::Accept || opens_others(state, &edited, request, &opened) {
+        return None;
+    }
+    Some(Alternative::range(source, steps(state, &edited, &opened).ok()?, opened))
 }
 
 /// The steps that lift all of them, checked by evaluating the edited files; or what a person must do.
@@ -169,14 +202,14 @@ fn edits(
     if edited.trace(request).verdict() != Verdict::Accept {
         return Err(by_hand("sshfix found no edit that is sure to let this source in"));
     }
-    if opens_others(state, &edited, request, source) {
+    if opens_others(state, &edited, request, &[source]) {
         return Err(by_hand("every edit sshfix knows would let others in as well"));
     }
-    steps(state, &edited, source)
+    steps(state, &edited, &[source])
 }
 
-/// One step for every file that differs.
-pub fn steps(state: &State, edited: &State, source: Source) -> Result<Vec<step::Step>, String> {
+/// One step for every file that differs, which can change what becomes of these sources.
+pub fn steps(state: &State, edited: &State, touched: &[Source]) -> Result<Vec<step::Step>, String> {
     let mut steps = Vec::new();
     for which in [Which::Allow, Which::Deny] {
         let (old, new) = (state.file(which), edited.file(which));
@@ -191,7 +224,7 @@ pub fn steps(state: &State, edited: &State, source: Source) -> Result<Vec<step::
             path: old.path.clone(),
             before: old.content.bytes().map(<[u8]>::to_vec),
             after: new.content.bytes().map(<[u8]>::to_vec),
-            touches: Some(vec![source]),
+            touches: Some(touched.to_vec()),
         }));
     }
     Ok(steps)
@@ -250,8 +283,8 @@ pub fn insert(state: &mut State, which: Which, line: &str, request: &Request<'_>
     })
 }
 
-/// Whether any other source that the files name, or that lies beside this one, gets in by the edit.
-pub fn opens_others(before: &State, after: &State, request: &Request<'_>, source: Source) -> bool {
+/// Whether any other source that the files name, or that lies beside these, gets in by the edit.
+pub fn opens_others(before: &State, after: &State, request: &Request<'_>, opened: &[Source]) -> bool {
     let (tables, edited) = (before.tables(), after.tables());
     let lines = [Which::Allow, Which::Deny].map(|which| tables.get(which).map_or(0, |document| document.lines.len()));
     let lines = lines.iter().sum::<usize>().max(1);
@@ -261,7 +294,7 @@ pub fn opens_others(before: &State, after: &State, request: &Request<'_>, source
         .flatten()
         .take((LINES / lines).min(OTHERS))
         .collect();
-    others.extend(beside(source));
+    others.extend(opened.iter().flat_map(|source| beside(*source)));
     others.extend(["192.0.2.1", "8.8.8.8", "2001:db8::1", "2a00::1"].iter().filter_map(|text| text.parse::<Source>().ok()));
     let verdict = |state: &State, tables: &Tables, other: Source| {
         let request = Request { client: pattern::Address::In(other), ..request.clone() };
@@ -269,7 +302,7 @@ pub fn opens_others(before: &State, after: &State, request: &Request<'_>, source
     };
     others
         .into_iter()
-        .filter(|other| !source.overlaps(*other))
+        .filter(|other| !opened.iter().any(|source| source.overlaps(*other)))
         .any(|other| verdict(before, &tables, other) != Verdict::Accept && verdict(after, &edited, other) == Verdict::Accept)
 }
 

@@ -25,10 +25,10 @@ pub fn plan_allow(host: &HostState, source: Source, daemon: Option<&str>) -> Res
     let mut edited = state.clone();
     insert(&mut edited, Which::Allow, &format!("{daemon}: {}\n", pattern::pattern_for(source)), &request)?;
     proven(&edited, &request, Verdict::Accept)?;
-    if opens_others(state, &edited, &request, source) {
+    if opens_others(state, &edited, &request, &[source]) {
         return Err("the line would let others in as well; edit hosts.allow by hand".to_owned());
     }
-    steps(state, &edited, source)
+    steps(state, &edited, &[source])
 }
 
 /// Lets a source in by a line of hosts.allow below a comment line, which is the mark that the line is found by again.
@@ -38,10 +38,10 @@ pub fn plan_lease(host: &HostState, source: Source, mark: &str) -> Result<Vec<St
     let mut edited = state.clone();
     insert(&mut edited, Which::Allow, &format!("{}{}", mark_line(mark), lease_line(source)), &request)?;
     proven(&edited, &request, Verdict::Accept)?;
-    if opens_others(state, &edited, &request, source) {
+    if opens_others(state, &edited, &request, &[source]) {
         return Err("the line would let others in as well; edit hosts.allow by hand".to_owned());
     }
-    steps(state, &edited, source)
+    steps(state, &edited, &[source])
 }
 
 fn mark_line(mark: &str) -> String {
@@ -84,7 +84,7 @@ pub fn plan_unlease(host: &HostState, source: Source, mark: &str, created: bool,
     if created && edited.allow.content.bytes().is_some_and(<[u8]>::is_empty) {
         edited.allow.content = Content::Missing;
     }
-    match cut.and_then(|()| steps(state, &edited, source)) {
+    match cut.and_then(|()| steps(state, &edited, &[source])) {
         Ok(mut steps) => end.steps.append(&mut steps),
         Err(why) => end.left.push(why),
     }
@@ -109,7 +109,7 @@ pub fn plan_deny(host: &HostState, source: Source, daemon: Option<&str>) -> Resu
         insert(&mut edited, Which::Allow, &format!("{daemon}: {pattern} : deny\n"), &request)?;
     }
     proven(&edited, &request, Verdict::Refuse)?;
-    steps(state, &edited, source)
+    steps(state, &edited, &[source])
 }
 
 /// Takes the name of exactly this source out of the rules of both files that are about the daemon; a rule that names nobody
@@ -121,7 +121,7 @@ pub fn plan_remove(host: &HostState, source: Source, daemon: Option<&str>) -> Re
     for which in [Which::Allow, Which::Deny] {
         set_lines(&mut edited, which, |document| without_clients(document, which, &dropped))?;
     }
-    steps(state, &edited, source)
+    steps(state, &edited, &[source])
 }
 
 fn present(host: &HostState) -> Result<&State, String> {

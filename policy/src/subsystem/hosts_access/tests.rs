@@ -148,6 +148,33 @@ fn a_wider_rule_stays_and_one_allow_line_lets_in_only_the_source() {
 }
 
 #[test]
+fn the_nets_around_a_source_are_lifted_whole_only_where_that_is_asked_for() {
+    let whole = |deny: &str, address: &str| {
+        let host = host(None, Some(deny));
+        let blocks = blocks(&host, &from(address), &mut Needs::new());
+        let all: Vec<_> = blocks.into_iter().flat_map(|block| block.alternatives).collect();
+        assert!(all.len() <= 1 && all.iter().all(|one| one.range));
+        all.into_iter().next().map(|one| {
+            let after = after_steps(&host, &one.steps);
+            assert_eq!(verdict(&after, address), Verdict::Accept);
+            let opens: Vec<_> = one.opens.iter().map(ToString::to_string).collect();
+            (text(&after, Which::Deny).unwrap(), opens.join(" "), one.why_not)
+        })
+    };
+    let of = |text: &str, opens: &str, others: &str| {
+        Some((text.to_owned(), opens.to_owned(), format!("also lifts it for {others} others; needs --range")))
+    };
+    assert_eq!(whole("sshd: 203.0.113.\n", "203.0.113.7"), of("", "203.0.113.0/24", "255"));
+    let two = "# a\nsshd: 198.51.100.7, 203.0.113.0/255.255.255.240 EXCEPT 203.0.113.8\n";
+    assert_eq!(whole(two, "203.0.113.7"), of("# a\nsshd: 198.51.100.7, EXCEPT 203.0.113.8\n", "203.0.113.0/28", "15"));
+    let nested = "sshd: 203.0.113.7\nALL: 203.0.113.\nsshd: 203.0.\n";
+    assert_eq!(whole(nested, "203.0.113.7"), of("", "203.0.0.0/16", "65535"));
+    assert_eq!(whole("sshd: [2001:db8::]/120\n", "2001:db8::7"), of("", "2001:db8::/120", "255"));
+    assert_eq!(whole("sshd: 203.0.113.7\n", "203.0.113.7"), None, "it is no net");
+    assert_eq!(whole("sshd: 203.0.113.\nALL: ALL\n", "203.0.113.7"), None, "nobody else would get in by it");
+}
+
+#[test]
 fn every_rule_against_the_source_is_found_and_lifted_at_once() {
     let host = host(Some("sshd: 198.51.100.7\n"), Some("sshd: 203.0.113.7\nALL: ALL\nALL: 203.0.113.7 : spawn x\n"));
     let (after, blocks) = unban(&host, "203.0.113.7");
