@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 /// Characters that move the cursor, change colours, or turn the reading direction: C0, DEL, C1, and Unicode's invisible ones.
-fn is_dangerous(c: char) -> bool {
+pub fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }

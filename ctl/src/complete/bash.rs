@@ -101,7 +101,7 @@ fn quoted(text: &str, open: Option<char>) -> Option<String> {
         text.chars().flat_map(one).collect()
     };
     match open {
-        _ if text.chars().any(char::is_control) => None,
+        _ if text.chars().any(crate::text::is_dangerous) => None,
         None => Some(escape(|c| c.is_ascii() && !c.is_ascii_alphanumeric() && !"_@%+=:,./-^!".contains(c) || c == '!')),
         // `!` begins a word of the history, which no backslash prevents there.
         Some('"') if text.contains('!') => None,
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(answer("sshfix 'User al", "User al", &["User alice"]), "User alice\n");
         assert_eq!(answer("sshfix User\\ al", "User\\ al", &["User alice"]), "User\\ alice\n");
         assert_eq!(answer("sshfix User=al", "al", &["User=alice"]), "alice\n");
-        assert_eq!(answer("sshfix ", "", &["$(reboot)", "a'b", "a\nb", "~x"]), "\\$\\(reboot\\)\na\\'b\n\\~x\n");
+        assert_eq!(answer("sshfix ", "", &["$(reboot)", "a'b", "a\nb", "\u{202e}x", "~x"]), "\\$\\(reboot\\)\na\\'b\n\\~x\n");
         assert_eq!(answer("sshfix \"", "", &["$(reboot)", "a!b"]), "\\$(reboot)\n");
         assert_eq!(answer("sshfix '", "", &["$(reboot)", "a'b"]), "$(reboot)\n");
         assert_eq!(answer("sshfix a", "something else", &["ab"]), "");

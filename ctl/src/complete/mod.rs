@@ -12,6 +12,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathComplete
 use clap_complete::env::{EnvCompleter, Fish, Zsh};
 
 use crate::cli::Cli;
+use crate::text;
 
 mod bash;
 mod host;
@@ -158,7 +159,7 @@ fn command(words: &[OsString]) -> Command {
 fn completer(of: impl Fn(&str) -> Vec<String> + Send + Sync + 'static) -> ArgValueCompleter {
     ArgValueCompleter::new(move |current: &OsStr| -> Vec<CompletionCandidate> {
         let found = current.to_str().map(&of).unwrap_or_default();
-        let plain = found.into_iter().filter(|text| !text.chars().any(char::is_control));
+        let plain = found.into_iter().filter(|text| !text.chars().any(text::is_dangerous));
         plain.enumerate().map(|(place, text)| CompletionCandidate::new(text).display_order(Some(place))).collect()
     })
 }
