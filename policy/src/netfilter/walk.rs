@@ -166,6 +166,8 @@ fn orders<'a>(group: &[Call<'a>]) -> Vec<Vec<Call<'a>>> {
 const CONNTRACK: i32 = -200;
 /// `NF_IP_PRI_NAT_DST`: all nat chains before routing run at this point of the hook, whatever their own priority.
 const NAT_DESTINATION: i32 = -100;
+/// On what it depends that a later nat chain sees a packet.
+const EARLIER: &str = "whether an earlier nat chain translated it";
 /// `NF_IP_PRI_NAT_SRC`
 const NAT_SOURCE: i32 = 100;
 
@@ -423,8 +425,13 @@ impl<'a, 'n> Walker<'a, 'n> {
         }
         let (first, _) = ends.first()?;
         if ends.iter().all(|(end, _)| end == first) {
-            let (first, refusals) = ends.swap_remove(0);
-            self.refusals.extend(refusals);
+            // It ends the same, but in one order more may refuse it on the way than in another.
+            let certain = first.is_none();
+            let first = first.clone();
+            for (_, refusals) in ends.into_iter().take(if certain { 1 } else { usize::MAX }) {
+                let new = refusals.into_iter().filter(|refusal| !self.refusals.contains(refusal)).collect::<Vec<_>>();
+                self.refusals.extend(new);
+            }
             return first;
         }
         self.open = true;
@@ -620,8 +627,10 @@ impl<'a, 'n> Walker<'a, 'n> {
                 Tri::Maybe => perhaps = Some("whether the connection is tracked".to_owned()),
             }
             // `nf_nat_inet_fn` stops once one chain has set the translation up.
-            if hook == Hook::Prerouting && packet.destined == Tri::Yes {
-                return Some(packet);
+            match packet.destined {
+                Tri::Yes if hook == Hook::Prerouting => return Some(packet),
+                Tri::Maybe if hook == Hook::Prerouting => perhaps = Some(EARLIER.to_owned()),
+                Tri::Yes | Tri::Maybe | Tri::No => {}
             }
         }
         let mut evaluator = Evaluator::new(self.state, self.whole_sets, self.needs);
@@ -672,8 +681,9 @@ impl<'a, 'n> Walker<'a, 'n> {
             Hook::Ingress | Hook::Egress => return Some(packet),
         };
         let nat = table.name == "nat";
-        let seen = if nat { self.sees_nat(&packet) } else { Tri::Yes };
-        if seen == Tri::No || nat && hook == xtables::Hook::Prerouting && packet.destined == Tri::Yes {
+        let earlier = if nat && hook == xtables::Hook::Prerouting { packet.destined } else { Tri::No };
+        let seen = if nat { self.sees_nat(&packet) } else { Tri::Yes }.and(earlier.invert(true));
+        if seen == Tri::No {
             return Some(packet);
         }
         let run = legacy::run(table, hook, packet.view(), self.ipsets);

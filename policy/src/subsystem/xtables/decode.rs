@@ -117,6 +117,9 @@ fn known(v6: bool, name: &str, revision: u32, info: Bytes<'_>) -> Option<Match> 
                 invert: (info.u8(2)? != 0, info.u8(3)? != 0),
             }
         }
+        ("devgroup", 0) => {
+            Match::Devgroup { flags: info.u32(0)?, input: (info.u32(4)?, info.u32(8)?), output: (info.u32(12)?, info.u32(16)?) }
+        }
         ("rpfilter", 0) => Match::Rpfilter(info.u8(0)?),
         ("dscp", 0) => Match::Dscp { value: info.u8(0)?, invert: info.u8(1)? != 0 },
         ("tos", 1) => Match::Tos { mask: info.u8(0)?, value: info.u8(1)?, invert: info.u8(2)? != 0 },

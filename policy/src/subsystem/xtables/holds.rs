@@ -132,6 +132,15 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         // xt_owner.c: XT_OWNER_SOCKET 4. An answer has the socket of the listener, whose user is not known here.
         Match::Owner { .. } if matches!(view.output, Interface::None) => Tri::No,
         Match::Owner { flags: 4, invert, .. } => Tri::from(invert & 4 == 0),
+        // xt_devgroup.c
+        Match::Devgroup { flags, input, output } => {
+            let one = |looked: u32, invert: u32, (group, mask): (u32, u32), seen: &Interface| match seen {
+                _ if flags & looked == 0 => Tri::Yes,
+                Interface::Known(link) => known_bits(link.group, group & mask, mask).invert(flags & invert != 0),
+                Interface::None | Interface::NotLoopback => Tri::Maybe,
+            };
+            one(1, 2, *input, view.input).and(one(4, 8, *output, view.output))
+        }
         // xt_rpfilter.c: a packet that came in where answers to it leave passes. XT_RPFILTER_INVERT 8.
         Match::Rpfilter(flags) if !view.reply && matches!(view.input, Interface::Known(_)) => Tri::from(flags & 8 == 0),
         // xt_physdev.c: a packet that passed no bridge matches where everything asked for is inverted.

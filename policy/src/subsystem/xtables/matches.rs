@@ -205,6 +205,15 @@ pub enum Match {
         /// Path, class inverted.
         invert: (bool, bool),
     },
+    /// `devgroup`
+    Devgroup {
+        /// `XT_DEVGROUP_*`: 1 looks at the interface it came in by, 2 inverts that, 4 at the one it leaves by, 8 inverts that.
+        flags: u32,
+        /// Group and mask of the interface it came in by.
+        input: (u32, u32),
+        /// Group and mask of the interface it leaves by.
+        output: (u32, u32),
+    },
     /// `rpfilter`
     Rpfilter(u8),
     /// `dscp`

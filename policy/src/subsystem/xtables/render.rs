@@ -245,6 +245,16 @@ pub fn match_text(rule_match: &Match, v6: bool, sets: &SetNames) -> String {
         Match::Tos { mask, value, invert } => {
             Line::new("-m tos").not(*invert).word(format_args!("--tos 0x{value:02x}/0x{mask:02x}"))
         }
+        Match::Devgroup { flags, input, output } => {
+            let mut line = Line::new("-m devgroup");
+            for (looked, invert, option, (group, mask)) in [(1, 2, "--src-group", input), (4, 8, "--dst-group", output)] {
+                if flags & looked != 0 {
+                    let mask = if *mask == u32::MAX { String::new() } else { format!("/0x{mask:x}") };
+                    line = line.flag(flags & invert != 0, "!").word(option).word(format_args!("0x{group:x}{mask}"));
+                }
+            }
+            line
+        }
         Match::HopLimit { mode, value, v6 } => {
             let name = if *v6 { "hl" } else { "ttl" };
             let line = Line::new("-m").word(name).not(*mode == 1);
