@@ -97,10 +97,22 @@ const INHERENT: &[&str] = &[
     "a ct key",
 ];
 /// What a rule that counts can have changed before.
-const CHANGED: [&str; 9] =
-    ["where it comes in", "mark", "DNAT", "dnat", "new destination", "match-set", "port", "ct status", "rewrites"];
+const CHANGED: &[&str] = &[
+    "state",
+    "earlier nat chain",
+    "where it comes in",
+    "mark",
+    "DNAT",
+    "dnat",
+    "new destination",
+    "match-set",
+    "port",
+    "ct status",
+    "rewrites",
+];
 /// Rules that count, or hang on chance or the clock.
-const COUNTING: [&str; 18] = [
+const COUNTING: &[&str] = &[
+    "--uid-owner",
     "NFQUEUE",
     "TPROXY",
     "SYNPROXY",

@@ -247,6 +247,10 @@ fn nat_rule(dice: &mut Dice, family: &str, place: Place, out: bool) -> String {
         ("inet", false) => "ip ",
         _ => "",
     };
+    if dice.rare(1) {
+        let tcp = if matches.contains("tcp") { "" } else { "meta l4proto tcp " };
+        return format!("{matches}{tcp}{}\n", rare::translation(dice, ip, six));
+    }
     let own = if six { SERVERS6[dice.roll(2)] } else { SERVERS4[dice.roll(2)] };
     let (own_port, other, loopback) = if six {
         (format!("[{own}]:2222"), "2001:db8:9::9", "[::1]:22")

@@ -118,6 +118,26 @@ pub fn change(dice: &mut Dice, family: &str, place: Place, out: bool, raw: bool)
     (format!("{}{end}\n", fill(statement)), then)
 }
 
+/// A translation of the destination to one of several, or by a map. `ip` is the family where the table does not say it.
+pub fn translation(dice: &mut Dice, ip: &str, six: bool) -> String {
+    let v4 = [
+        "dnat IPto 192.0.2.1-192.0.2.2",
+        "dnat IPto ip saddr map { 203.0.113.7 : 192.0.2.2, 198.51.100.0/24 : 192.0.2.1 }",
+        "dnat IPto numgen inc mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }",
+        "dnat IPto ip saddr . tcp dport map { 203.0.113.7 . 22 : 192.0.2.2, 203.0.113.8 . 22 : 192.0.2.99 }",
+        "dnat IPaddr . port to ip saddr map { 203.0.113.7 : 192.0.2.2 . 2222, 203.0.113.8 : 192.0.2.1 . 8022 }",
+        "dnat IPprefix to ip daddr map { 192.0.2.0/30 : 192.0.2.0/30 }",
+    ];
+    let v6 = [
+        "dnat IPto 2001:db8:2::1-2001:db8:2::2",
+        "dnat IPto ip6 saddr map { 2001:db8::7 : 2001:db8:2::2, 2001:db8:1::/64 : 2001:db8:2::1 }",
+    ];
+    let any = ["redirect to :2222-2225", "redirect to :2222 random", "redirect to :numgen inc mod 2 map { 0 : 22, 1 : 2222 }"];
+    let of_family: &[&str] = if six { &v6 } else { &v4 };
+    let one = if dice.once_in(3) { dice.one(&any) } else { dice.one(of_family) };
+    one.replace("IP", ip)
+}
+
 /// A match that is seldom seen. Empty where there is none for the place.
 pub fn condition(dice: &mut Dice, family: &str, place: Place, out: bool) -> String {
     let device = matches!(place, Place::Ingress | Place::Egress);

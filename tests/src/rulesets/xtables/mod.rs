@@ -306,6 +306,9 @@ fn target(dice: &mut Dice, place: Place<'_>, next: &[&str], tcp: bool) -> String
         } else {
             ("192.0.2.2", "192.0.2.1:2222", "192.0.2.99", "127.0.0.1:22")
         };
+        if dice.rare(1) && (!called || tcp) {
+            return rare::translation(dice, v6).to_owned();
+        }
         return match dice.roll(9) {
             0 if !called || tcp => "-j REDIRECT --to-ports 2222".to_owned(),
             1 if !called || tcp => "-j REDIRECT".to_owned(),

@@ -134,3 +134,23 @@ pub fn condition(dice: &mut Dice, place: Place<'_>, tcp: bool) -> String {
     }
     dice.one(&all).to_owned()
 }
+
+/// A translation of the destination to one of several.
+pub fn translation(dice: &mut Dice, v6: bool) -> &'static str {
+    dice.one(if v6 {
+        &[
+            "-j DNAT --to-destination 2001:db8:2::1-2001:db8:2::2",
+            "-j DNAT --to-destination 2001:db8:2::2 --persistent",
+            "-j NETMAP --to 2001:db8:2::/64",
+            "-j REDIRECT --to-ports 2222-2225",
+        ]
+    } else {
+        &[
+            "-j DNAT --to-destination 192.0.2.1-192.0.2.2",
+            "-j DNAT --to-destination 192.0.2.1:2222-2225",
+            "-j DNAT --to-destination 192.0.2.2 --random",
+            "-j NETMAP --to 192.0.2.0/24",
+            "-j REDIRECT --to-ports 2222-2225",
+        ]
+    })
+}
