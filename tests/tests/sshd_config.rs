@@ -29,7 +29,7 @@ impl Dice {
 }
 
 /// What may stand in the global section and in Match blocks alike, with values that `sshd -T` prints as they are.
-const EVERYWHERE: [(&str, &[&str]); 15] = [
+const EVERYWHERE: [(&str, &[&str]); 16] = [
     ("PermitRootLogin", &["yes", "no", "forced-commands-only"]),
     ("MaxAuthTries", &["1", "2", "3", "4", "5"]),
     ("PasswordAuthentication", &["yes", "no"]),
@@ -39,6 +39,7 @@ const EVERYWHERE: [(&str, &[&str]); 15] = [
     ("DenyGroups", &["bob", "staff"]),
     ("Banner", &["/etc/banner", "\"/etc/my banner\"", "none", "/etc/a#b"]),
     ("X11Forwarding", &["yes", "no"]),
+    ("X11UseLocalhost", &["yes", "no"]),
     ("AuthorizedKeysFile", &[".ssh/authorized_keys", ".ssh/a /etc/keys/%u"]),
     ("AcceptEnv", &["LANG", "LC_* X"]),
     ("PermitTTY", &["yes", "no"]),
