@@ -30,6 +30,46 @@ impl LiveHost {
         Self { config, fail2ban, ruleset, texts, sshd_versions }
     }
 
+    /// Observes, with facts that will be asked for: what takes programs is read beside the ruleset, whose dump takes as long.
+    pub fn observe_with(&mut self, question: &Question, first: &Needs) -> HostState {
+        let Self { config, fail2ban, ruleset, texts, sshd_versions } = self;
+        let mut state = thread::scope(|scope| {
+            let fail2ban = scope.spawn(|| fail2ban.observe(question));
+            let hosts_access = scope.spawn(|| hosts_access::observe(config, question));
+            let xtables = scope.spawn(|| texts.observe());
+            let listener = scope.spawn(|| {
+                let listener = listener::observe(question);
+                let servers = first.iter().filter_map(|need| match need {
+                    Need::Sshd(sshd_model::Need::Server(port)) => Some((*port, sshd::server(&listener, *port, sshd_versions))),
+                    _ => None,
+                });
+                let sshd = sshd_model::State { servers: servers.collect(), ..sshd_model::State::default() };
+                (listener, sshd)
+            });
+            let nf_tables = ruleset.observe();
+            let (listener, sshd) = listener.join().unwrap_or_else(|_| (panicked("the listener"), sshd_model::State::default()));
+            HostState {
+                at: Timestamp::now(),
+                fail2ban: joined("fail2ban", fail2ban),
+                hosts_access: joined("hosts.allow and hosts.deny", hosts_access),
+                nf_tables,
+                xtables: joined("iptables-legacy", xtables),
+                ipset: ipset_model::State::new(),
+                listener,
+                // Asked for one by one: `Need::Route`.
+                route: Part::Present(route_model::State::default()),
+                ufw: None,
+                // The rest is asked for one by one: `Need::Sshd`.
+                sshd,
+            }
+        });
+        let is_read =
+            |need: &&Need| matches!(need, Need::Sshd(sshd_model::Need::Server(port)) if state.sshd.servers.contains_key(port));
+        let rest = first.iter().filter(|need| !is_read(need)).cloned().collect();
+        self.lookup(&mut state, &rest);
+        state
+    }
+
     /// Lets the next observation read the counters of the rules as they are then.
     pub fn forget_counters(&mut self) {
         self.ruleset.forget_counters();
@@ -38,33 +78,16 @@ impl LiveHost {
 
 /// A reader that panicked has read nothing.
 fn joined<T>(name: &str, thread: thread::ScopedJoinHandle<'_, Part<T>>) -> Part<T> {
-    thread.join().unwrap_or_else(|_| Part::Unreadable(format!("reading {name} failed inside sshfix; its log has the details")))
+    thread.join().unwrap_or_else(|_| panicked(name))
+}
+
+fn panicked<T>(name: &str) -> Part<T> {
+    Part::Unreadable(format!("reading {name} failed inside sshfix; its log has the details"))
 }
 
 impl Host for LiveHost {
     fn observe(&mut self, question: &Question) -> HostState {
-        let Self { config, fail2ban, ruleset, texts, .. } = self;
-        thread::scope(|scope| {
-            let fail2ban = scope.spawn(|| fail2ban.observe(question));
-            let hosts_access = scope.spawn(|| hosts_access::observe(config, question));
-            let xtables = scope.spawn(|| texts.observe());
-            let listener = scope.spawn(|| listener::observe(question));
-            let nf_tables = ruleset.observe();
-            HostState {
-                at: Timestamp::now(),
-                fail2ban: joined("fail2ban", fail2ban),
-                hosts_access: joined("hosts.allow and hosts.deny", hosts_access),
-                nf_tables,
-                xtables: joined("iptables-legacy", xtables),
-                ipset: ipset_model::State::new(),
-                listener: joined("the listener", listener),
-                // Asked for one by one: `Need::Route`.
-                route: Part::Present(route_model::State::default()),
-                ufw: None,
-                // Asked for one by one: `Need::Sshd`.
-                sshd: sshd_model::State::default(),
-            }
-        })
+        self.observe_with(question, &Needs::new())
     }
 
     fn lookup(&mut self, state: &mut HostState, needs: &Needs) {

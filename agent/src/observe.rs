@@ -23,8 +23,7 @@ pub(crate) fn observed_with<T>(
     first: Needs,
     answer: impl Fn(&HostState, &mut Needs) -> T,
 ) -> (HostState, T) {
-    let mut state = host.observe(question);
-    host.lookup(&mut state, &first);
+    let mut state = host.observe_with(question, &first);
     let mut asked = first;
     for _ in 0..MAX_ROUNDS {
         let mut needs = Needs::new();

@@ -26,7 +26,7 @@ use crate::subsystem::listener;
 pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
     match need {
         Need::Server(port) => {
-            let server = server(state, *port, versions);
+            let server = server(&state.listener, *port, versions);
             state.sshd.servers.insert(*port, server);
         }
         Need::Login(login) => {
@@ -123,8 +123,9 @@ fn of_candidate(state: &HostState, candidate: &Candidate) -> Answer {
     Answer { test, host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(), effective }
 }
 
-fn server(state: &HostState, port: u16, versions: &mut Versions) -> Part<Server> {
-    let listening = match &state.listener {
+/// The sshd that listens on a port, or would.
+pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut Versions) -> Part<Server> {
+    let listening = match listener {
         Part::Present(listening) => listening,
         Part::Absent(why) | Part::Unreadable(why) => return Part::Unreadable(why.clone()),
     };
