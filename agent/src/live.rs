@@ -70,6 +70,11 @@ impl LiveHost {
         state
     }
 
+    /// Reads the nftables ruleset if it changed, so that the next question finds it read.
+    pub fn read_ahead(&mut self) {
+        self.ruleset.read_ahead();
+    }
+
     /// Lets the next observation read the counters of the rules as they are then.
     pub fn forget_counters(&mut self) {
         self.ruleset.forget_counters();

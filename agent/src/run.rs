@@ -5,13 +5,13 @@ use std::future;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::audit::{self, AuditClosing, AuditOpening, Auditor, Outcome};
 use crate::config::{Config, ConfigError};
@@ -29,6 +29,11 @@ use crate::{lease, recover};
 
 /// How long the end waits for threads after the last connection is closed.
 const END_TIME: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the ruleset changed: one small message.
+const AHEAD: Duration = Duration::from_secs(1);
+/// Reading it ahead takes at most one part of so many of the time, however large it is and often it changes.
+const AHEAD_SHARE: u32 = 100;
 
 /// Overrides `socket.path` of agent.toml.
 pub const SOCKET_VARIABLE: &str = "SSHFIX_SOCKET";
@@ -110,6 +115,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
             () = serve(listener, Arc::clone(&agent), limits, stop) => {}
             () = keep_leases(Arc::clone(&agent)) => {}
             () = keep_audit(Arc::clone(&agent)) => {}
+            () = read_ahead(Arc::clone(&agent)) => {}
             () = feed_watchdog() => {}
         }
         Ok(())
@@ -168,6 +174,25 @@ async fn keep_leases(agent: Arc<Agent>) {
         if let Err(error) = tokio::task::spawn_blocking(look).await {
             tracing::error!("looking at the leases failed inside the agent; it is tried again: {error}");
         }
+    }
+}
+
+/// Reads the rules that others changed before somebody asks about them: the dump of a chain of 20,000 takes the kernel longer than
+/// all else of an answer.
+async fn read_ahead(agent: Arc<Agent>) {
+    loop {
+        let agent = Arc::clone(&agent);
+        let started = Instant::now();
+        let read = move || {
+            // Whoever asks is reading it now.
+            if let Ok(mut reader) = agent.reader.try_lock() {
+                reader.read_ahead();
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(read).await {
+            tracing::error!("reading the ruleset ahead failed inside the agent; it is tried again: {error}");
+        }
+        sleep(AHEAD.max(started.elapsed() * AHEAD_SHARE)).await;
     }
 }
 

@@ -77,6 +77,20 @@ fn a_warm_agent_asks_only_for_the_generation() {
 }
 
 #[test]
+fn what_was_read_ahead_is_not_read_again_by_the_question() {
+    in_namespace(|| {
+        nft("table inet f { chain in { type filter hook input priority 0; tcp dport 22 accept; } }");
+        let mut ruleset = Ruleset::new();
+        observe(&mut ruleset);
+        nft("add rule inet f in tcp dport 23 accept");
+        ruleset.read_ahead();
+        let (messages, _) = ruleset.received();
+        assert_eq!(chain(&observe(&mut ruleset), "f", "in").rules.len(), 2);
+        assert_eq!(ruleset.received().0 - messages, 2, "the generation and its ack");
+    });
+}
+
+#[test]
 fn elements_of_every_kind_of_set_are_found_by_one_key() {
     in_namespace(|| {
         nft("table inet f {

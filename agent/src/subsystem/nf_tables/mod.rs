@@ -11,12 +11,16 @@ mod socket;
 mod write;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use nix::errno::Errno;
 use sshfix_policy::host::{Done, Part, StepError};
 use sshfix_policy::subsystem::nf_tables::{ElementKey, Set, SetKey, State, Step};
 
 pub use socket::{Netlink, NetlinkError};
+
+/// There once nf_tables is loaded.
+const MODULE: &str = "/sys/module/nf_tables";
 
 /// The ruleset of this network namespace. Keep one: it keeps the socket, and the decoded rules of the last generation.
 #[derive(Default)]
@@ -42,6 +46,14 @@ impl Ruleset {
                 Part::Present(state)
             }
             Err(error) => unreadable(&error),
+        }
+    }
+
+    /// Reads what changed since the last observation, for the next one. Asks nothing of a kernel that has no nf_tables yet: that
+    /// would load it (`request_module` in `nfnetlink_rcv_msg`).
+    pub fn read_ahead(&mut self) {
+        if self.cached.is_some() || Path::new(MODULE).exists() {
+            let _ = self.observe();
         }
     }
 
