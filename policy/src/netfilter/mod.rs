@@ -14,6 +14,8 @@ pub mod partition;
 mod recent;
 mod reference;
 #[cfg(test)]
+mod rewrite_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 mod trace;
 mod walk;
