@@ -496,6 +496,11 @@ impl<'a, 'n> Walker<'a, 'n> {
         if let Some(ack) = self.through(&[Hook::Input], routed.clone())
             && self.translated(delivered, &ack, "connection tracking does not know it, so it is not translated as the SYN was")
             && self.taken(&ack, ACK)
+            && self.lose(
+                // Connection tracking takes up an ACK whose SYN was exempt, and then nat chains see it alone.
+                if delivered.dnat == Tri::No { ack.dnat } else { Tri::No },
+                "a nat chain sends it elsewhere than the SYN, which was exempt from connection tracking",
+            )
         {
             // Its connection is looked for ahead of the input hook, too, unless that is turned off (`tcp_v4_early_demux`).
             let early = same_ends(&routed.ends(), &delivered.ends()).and(Tri::Maybe);

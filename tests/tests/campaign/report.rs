@@ -77,6 +77,8 @@ const INHERENT: &[&str] = &[
     // How this host looks connections up (`tcp_early_demux`).
     "not known to this host",
     "ct expectation",
+    // Whether connection tracking takes a connection up in the middle (`nf_conntrack_tcp_loose`).
+    "than the SYN, which was exempt",
     // Chance.
     "to which port it is translated",
     // The owner and the options of the listener.
