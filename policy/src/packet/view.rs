@@ -1,0 +1,111 @@
+//! The packet as xtables looks at it, and what it takes over from there: numbers where nf_tables has bytes.
+
+use super::{Bits, Packet, Tri};
+use crate::subsystem::xtables::view::{Octet, Span, View};
+
+impl Packet {
+    /// The packet as xtables matches and targets look at it.
+    pub fn view(&self) -> View<'_> {
+        let number = |bits: &Bits| bits.exact().and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        let known = |tri: Tri| match tri {
+            Tri::Yes => Some(true),
+            Tri::No => Some(false),
+            Tri::Maybe => None,
+        };
+        View {
+            v6: self.v6,
+            source: span(&self.source()),
+            destination: span(&self.destination()),
+            destination_local: known(self.local),
+            source_port: span(&self.source_port()),
+            destination_port: span(&self.destination_port()),
+            tcp_flags: self.transport.value().get(13).copied().unwrap_or(0),
+            input: &self.input,
+            output: &self.output,
+            tracking: self.tracking,
+            zone: self.zone,
+            reply: self.reply,
+            mark: number(&self.mark),
+            connmark: number(&self.ct_mark),
+            dnat: known(self.dnat),
+            length: Span { low: 40, high: 0xffff },
+            tos: Octet::of(&self.tos()),
+            hop_limit: Octet::of(&self.hop_limit()),
+            packet: self,
+        }
+    }
+
+    /// Takes over what an xtables table changed of the packet it looked at.
+    pub fn take(&mut self, view: &View<'_>) {
+        let original = self.clone();
+        let before = original.view();
+        let tri = |known: Option<bool>| known.map_or(Tri::Maybe, Tri::from);
+        let mark = |known: Option<u32>| known.map_or_else(|| Bits::unknown(4), |mark| Bits::exactly(&mark.to_ne_bytes()));
+        if view.mark != before.mark {
+            self.mark = mark(view.mark);
+        }
+        if view.connmark != before.connmark {
+            self.ct_mark = mark(view.connmark);
+        }
+        if view.tos != before.tos {
+            self.set_tos(&view.tos.bits());
+        }
+        if view.hop_limit != before.hop_limit {
+            self.set_hop_limit(&view.hop_limit.bits());
+        }
+        self.tracking = view.tracking;
+        self.zone = view.zone;
+        if view.dnat != before.dnat {
+            self.destined = tri(view.dnat);
+        }
+        self.dnat = tri(view.dnat);
+        self.local = tri(view.destination_local);
+        // REDIRECT leaves the address open, DNAT to one of this host's own names it.
+        let changed = view.destination != before.destination;
+        let redirected = changed && view.destination_local == Some(true) && view.destination.low != view.destination.high;
+        if view.source != before.source {
+            self.snat = Tri::Maybe;
+            self.set_source(&number(view.source, before.v6));
+        }
+        if changed {
+            self.set_destination(&number(view.destination, before.v6));
+        }
+        if redirected {
+            self.set_destination(&original.redirected());
+        } else if self.local == Tri::Maybe {
+            self.local = self.own_destination();
+        }
+        let translated = self.dnat == Tri::Yes && before.dnat != Some(true);
+        if view.source_port != before.source_port {
+            self.transport.set_part(0, &port(view.source_port));
+        }
+        if view.destination_port != before.destination_port {
+            self.set_destination_port(&port(view.destination_port));
+        }
+        if translated {
+            self.destine(&(original.destination(), original.destination_port()));
+        }
+    }
+}
+
+/// The lowest and the highest possible number.
+pub(crate) fn span(bits: &Bits) -> Span {
+    let number = |bytes: Vec<u8>| bytes.into_iter().fold(0_u128, |number, byte| number << 8 | u128::from(byte));
+    let (low, high) = bits.ends();
+    Span { low: number(low), high: number(high) }
+}
+
+/// An address, where exactly one is possible.
+fn number(span: Span, v6: bool) -> Bits {
+    let bytes = span.low.to_be_bytes();
+    let len = if v6 { 16 } else { 4 };
+    if span.low == span.high { Bits::exactly(bytes.get(16 - len..).unwrap_or_default()) } else { Bits::unknown(len) }
+}
+
+/// A port, where exactly one is possible.
+fn port(span: Span) -> Bits {
+    match u16::try_from(span.low) {
+        Ok(port) if span.low == span.high => Bits::exactly(&port.to_be_bytes()),
+        _ => Bits::unknown(2),
+    }
+}
