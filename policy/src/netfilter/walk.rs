@@ -1,20 +1,31 @@
 //! Takes the packets of a handshake through the host's hooks: `nf_tables`' base chains and iptables-legacy's tables together, in
 //! the kernel's order (`nf_hook_slow`), with connection tracking and address translation at their points. Judges nothing itself.
 
+mod calls;
+mod connection;
+
 use std::collections::BTreeSet;
 
 use super::arrival::{Arrival, arrivals};
-use crate::host::{HostState, Need, Needs, Part};
-use crate::link::Link;
-use crate::packet::{Bits, Interface, Packet, Rewritten, Tracking, Tri};
+use crate::host::{HostState, Needs, Part};
+use crate::packet::{Bits, Packet, Rewritten, Tracking, Tri};
 use crate::subsystem::conntrack::Fill;
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
-use crate::subsystem::nf_tables::{BaseChain, Chain, Doubt, Family, SetKey, State};
-use crate::subsystem::xtables::view::Octet;
+use crate::subsystem::nf_tables::{Doubt, SetKey, State};
 use crate::subsystem::xtables::{self, evaluate as legacy};
 use crate::verdict::{Connection, Verdict};
+
+use calls::{CONNTRACK, Call, Called, orders};
+pub use calls::{Hook, on_the_way, on_the_way_in};
+use connection::{reversed, same_ends};
+
+/// On what it depends that a later nat chain sees a packet.
+const EARLIER: &str = "whether an earlier nat chain translated it";
+/// The flags of a TCP header that a handshake has.
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 /// Which packet of the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,73 +133,6 @@ impl Walk {
     pub fn decided(&self) -> Option<&Refusal> {
         self.refusals.iter().find(|refusal| refusal.certain)
     }
-}
-
-/// A hook on the way. `Ingress` and `Egress` belong to devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    Ingress,
-    Prerouting,
-    Input,
-    Output,
-    Postrouting,
-    Egress,
-}
-
-/// What is called at a hook.
-#[derive(Clone, Debug)]
-enum Called<'a> {
-    /// An `nf_tables` base chain; the text says on what it depends that it sees the packet at all.
-    Chain(usize, Option<String>),
-    /// A legacy table.
-    Table(&'a xtables::Table),
-    /// Connection tracking looks the packet up (`NF_IP_PRI_CONNTRACK`).
-    Conntrack,
-    /// The translation of a known connection (`NF_IP_PRI_NAT_DST`).
-    Translate,
-}
-
-/// One call with its priority, and for nat chains their own among themselves.
-type Call<'a> = ((i32, i32), Called<'a>);
-
-/// The orders in which calls of the same priority may run; the first is theirs.
-fn orders<'a>(group: &[Call<'a>]) -> Vec<Vec<Call<'a>>> {
-    let order = |of: &[usize]| of.iter().filter_map(|index| group.get(*index).cloned()).collect();
-    let numbers: Vec<usize> = (0..group.len()).collect();
-    let reverse: Vec<usize> = numbers.iter().rev().copied().collect();
-    match group.len() {
-        3 => [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]].iter().map(|of| order(of)).collect(),
-        _ => vec![order(&numbers), order(&reverse)],
-    }
-}
-
-/// `NF_IP_PRI_CONNTRACK`
-const CONNTRACK: i32 = -200;
-/// `NF_IP_PRI_NAT_DST`: all nat chains before routing run at this point of the hook, whatever their own priority.
-const NAT_DESTINATION: i32 = -100;
-/// On what it depends that a later nat chain sees a packet.
-const EARLIER: &str = "whether an earlier nat chain translated it";
-/// `NF_IP_PRI_NAT_SRC`
-const NAT_SOURCE: i32 = 100;
-
-/// The flags of a TCP header that a handshake has.
-const SYN: u8 = 2;
-const ACK: u8 = 16;
-
-/// Source and destination change places.
-fn reversed([source, port, destination, other]: [Bits; 4]) -> [Bits; 4] {
-    [destination, other, source, port]
-}
-
-/// Whether both are the same ends. What is not known is the same where it is known alike: then no rule wrote it.
-fn same_ends(one: &[Bits; 4], two: &[Bits; 4]) -> Tri {
-    let same = |(one, two): (&Bits, &Bits)| match (one.exact(), two.exact()) {
-        _ if one == two => Tri::Yes,
-        (_, Some(two)) => one.equals(two),
-        (Some(one), None) => two.equals(one),
-        (None, None) => Tri::Maybe,
-    };
-    one.iter().zip(two).map(same).fold(Tri::Yes, Tri::and)
 }
 
 /// Takes the handshake through every hook: once without knowing where it comes in, and where that leaves something open, once for
@@ -396,7 +340,7 @@ impl<'a, 'n> Walker<'a, 'n> {
     /// Takes a packet through hooks. `None` when it certainly does not get through.
     fn through(&mut self, hooks: &[Hook], mut packet: Packet) -> Option<Packet> {
         for hook in hooks {
-            let calls = self.calls(*hook, &packet);
+            let calls = calls::calls(self.state, self.legacy, *hook, &packet);
             let mut rest = calls.as_slice();
             while let Some((key, _)) = rest.first() {
                 let same = rest.iter().take_while(|(other, _)| other == key).count();
@@ -506,120 +450,6 @@ impl<'a, 'n> Walker<'a, 'n> {
             let early = same_ends(&routed.ends(), &delivered.ends()).and(Tri::Maybe);
             self.known(ack.rewritten, same_ends(&ack.ends(), &delivered.ends()).or(early), "this host");
         }
-    }
-
-    /// Whether a later packet of a connection whose destination was translated still belongs to it.
-    fn translated(&mut self, delivered: &Packet, packet: &Packet, why: &str) -> bool {
-        let lost = delivered.dnat.and(packet.tracking.entry().invert(true));
-        let why = if packet.rewritten == Rewritten::No { why } else { "a rule rewrites what connection tracking translates" };
-        self.lose(lost, why)
-    }
-
-    /// Whether who gets a packet takes it for what it is: a rule may have changed its flags (`tcp flags set`), or said that it is not for
-    /// this host (`meta pkttype set`; `tcp_v4_rcv` takes only `PACKET_HOST`). False when certainly not.
-    fn taken(&mut self, packet: &Packet, flags: u8) -> bool {
-        // FIN 1, RST 4
-        let changed = Octet::of(&packet.transport.part(13, 1)).masked(flags, SYN | ACK | 1 | 4).invert(true);
-        // What becomes of a handshake of other flags than usual (a simultaneous open, say) is not followed.
-        let changed = if self.pass == Pass::Syn { changed } else { changed.and(Tri::Maybe) };
-        self.lose(packet.kind.equals(&[0]).invert(true), "a rule says that it is not for this host (meta pkttype)")
-            && self.lose(changed, "a rule changes its TCP flags")
-    }
-
-    /// Whether a packet whose ends a rule may have written over by hand (`payload ... set`), its own or those of the one before, is of this
-    /// connection for who gets it. False when certainly not.
-    fn known(&mut self, rewritten: Rewritten, same: Tri, by: &str) -> bool {
-        let lost = match (rewritten, same) {
-            (Rewritten::No, _) | (Rewritten::Known, Tri::Yes) => Tri::No,
-            (_, Tri::No) => Tri::Yes,
-            (Rewritten::Known, Tri::Maybe) | (Rewritten::Unknown, _) => Tri::Maybe,
-        };
-        self.lose(lost, &format!("a rule rewrites its addresses or ports, so it is not known to {by}"))
-    }
-
-    fn lose(&mut self, lost: Tri, why: &str) -> bool {
-        if lost != Tri::No {
-            self.open = true;
-            self.refuse(Culprit::Unread(why.to_owned()), lost == Tri::Yes, Vec::new());
-        }
-        lost != Tri::Yes
-    }
-
-    /// Connection tracking: the first packet makes a new entry; later ones belong to it, where there is one.
-    fn track(&self, mut packet: Packet) -> Packet {
-        packet.seen = true;
-        if packet.protocol == 58 {
-            // Neighbour discovery is not tracked (`nf_conntrack_icmpv6_error`).
-            packet.tracking = Tracking::UNTRACKED;
-            return packet;
-        }
-        let same_zone = self.delivered.as_ref().map_or(Tri::Yes, |first| first.zone.equals(packet.zone));
-        let found = match (self.pass, self.entry.and(same_zone).and(self.same_tuple(&packet)), self.answered) {
-            (Pass::Syn, ..) => Tracking::NEW,
-            (Pass::Answer, Tri::Yes, _) | (Pass::Ack, Tri::Yes, Tri::Yes) => Tracking::ESTABLISHED,
-            // So is an ACK to a SYN whose answer was not seen (`tcp_conntracks`).
-            (Pass::Answer, Tri::No, _) | (Pass::Ack, Tri::Yes, Tri::No) => Tracking::INVALID,
-            (Pass::Ack, Tri::Yes, Tri::Maybe) => Tracking(Tracking::ESTABLISHED.0 | Tracking::INVALID.0),
-            // Loose tracking takes it up in the middle of the connection.
-            (Pass::Ack, Tri::No, _) => Tracking(Tracking::NEW.0 | Tracking::INVALID.0),
-            (Pass::Answer | Pass::Ack, Tri::Maybe, _) => {
-                Tracking(Tracking::ESTABLISHED.0 | Tracking::NEW.0 | Tracking::INVALID.0)
-            }
-        };
-        // Packets that were exempted before stay so.
-        let exempt = packet.tracking.0 & Tracking::UNTRACKED.0;
-        let tracked = if packet.tracking.among(Tracking::UNTRACKED.0) == Tri::Yes { 0 } else { found.0 };
-        packet.tracking = Tracking(exempt | tracked);
-        if self.pass != Pass::Syn && found.0 & Tracking::NEW.0 != 0 {
-            // An entry of its own has no mark yet.
-            packet.ct_mark = packet.ct_mark.join(&Bits::exactly(&[0; 4]));
-        }
-        if let (Pass::Ack, Some(delivered), Tri::Yes) = (self.pass, &self.delivered, packet.tracking.entry()) {
-            packet.dnat = delivered.dnat;
-        }
-        packet
-    }
-
-    /// Whether the packet has the ends of the connection's entry, in its direction. Without a rule that writes over them, it has.
-    fn same_tuple(&self, packet: &Packet) -> Tri {
-        let (Some(tuple), Some(delivered)) = (&self.tuple, &self.delivered) else { return Tri::Yes };
-        match (packet.rewritten, self.pass) {
-            (Rewritten::No, _) | (_, Pass::Syn) => Tri::Yes,
-            (Rewritten::Known, Pass::Ack) => same_ends(&packet.ends(), tuple),
-            (Rewritten::Known, Pass::Answer) if (delivered.dnat, delivered.snat) == (Tri::No, Tri::No) => {
-                same_ends(&packet.ends(), &reversed(tuple.clone()))
-            }
-            (Rewritten::Known, Pass::Answer) | (Rewritten::Unknown, _) => Tri::Maybe,
-        }
-    }
-
-    /// Later packets of the connection go where its first one went, and answers seem to come from where it was sent to.
-    fn translate(&self, packet: Packet) -> Packet {
-        let Some(delivered) = &self.delivered else { return packet };
-        let mut translated = packet.clone();
-        match self.pass {
-            Pass::Syn => return packet,
-            Pass::Answer => {
-                translated.set_source(&packet.original.0);
-                translated.transport.set_part(0, &packet.original.1);
-            }
-            Pass::Ack => {
-                translated.set_destination(&delivered.destination());
-                translated.set_destination_port(&delivered.destination_port());
-                translated.local = delivered.local;
-                translated.dnat = delivered.dnat;
-            }
-        }
-        match delivered.dnat.and(packet.tracking.entry()) {
-            Tri::Yes => translated,
-            Tri::Maybe => packet.join(&translated),
-            Tri::No => packet,
-        }
-    }
-
-    /// A nat chain sees only the first packet of a tracked connection (`nf_nat_inet_fn`).
-    fn sees_nat(&self, packet: &Packet) -> Tri {
-        if self.pass == Pass::Syn { packet.tracking.entry() } else { packet.tracking.among(Tracking::NEW.0) }
     }
 
     fn chain(&mut self, hook: Hook, index: usize, perhaps: Option<&str>, packet: Packet) -> Option<Packet> {
@@ -739,31 +569,6 @@ impl<'a, 'n> Walker<'a, 'n> {
         Some(after)
     }
 
-    /// Whether connection tracking has room for the SYN; `None` when it certainly has not (`__nf_conntrack_alloc`).
-    fn room(&mut self, packet: &Packet) -> Option<()> {
-        let exempt = packet.tracking.among(Tracking::UNTRACKED.0);
-        let room = self.ipsets.conntrack.as_ref().is_some_and(|fill| fill.as_ref().is_ok_and(|fill| !fill.full()));
-        if self.pass != Pass::Syn || exempt == Tri::Yes || room || !super::conntrack::in_use(self.host, packet.v6) {
-            return Some(());
-        }
-        let fill = match &self.ipsets.conntrack {
-            None => {
-                self.needs.insert(Need::Conntrack);
-                return Some(());
-            }
-            Some(Err(why)) => {
-                let why = format!("whether connection tracking has room could not be read: {why}");
-                self.refuse(Culprit::Unread(why), false, Vec::new());
-                return Some(());
-            }
-            Some(Ok(fill)) => fill.clone(),
-        };
-        let certain = exempt == Tri::No && fill.evictable == Some(false);
-        let doubts = if certain { Vec::new() } else { vec![Doubt::rate("whether an entry can be evicted")] };
-        self.refuse(Culprit::Full(fill), certain, doubts);
-        (!certain).then_some(())
-    }
-
     fn meet(&mut self, hook: Hook, priority: i32, what: What) {
         if let Some(met) = &mut self.met {
             met.push(Met { pass: self.pass, hook, priority, arrival: None, ends: None, what });
@@ -772,138 +577,5 @@ impl<'a, 'n> Walker<'a, 'n> {
 
     fn refuse(&mut self, culprit: Culprit, certain: bool, doubts: Vec<Doubt>) {
         self.refusals.push(Refusal { pass: self.pass, culprit, certain, doubts });
-    }
-
-    /// What is called at a hook for a packet of this family: by priority, and nat chains by their own among themselves.
-    fn calls(&self, hook: Hook, packet: &Packet) -> Vec<Call<'a>> {
-        let v6 = packet.v6;
-        let mut calls = Vec::new();
-        for (index, chain) in self.state.chains.iter().enumerate() {
-            let Some(base) = &chain.base else { continue };
-            if self.dormant(chain) {
-                continue;
-            }
-            let seen = sees(chain, base, hook, v6, &devices(hook, packet));
-            if seen != Sees::No {
-                let perhaps = if let Sees::Perhaps(on) = seen { Some(on) } else { None };
-                let priority = match (base.kind.as_str(), hook) {
-                    ("nat", Hook::Prerouting | Hook::Output) => NAT_DESTINATION,
-                    ("nat", Hook::Input | Hook::Postrouting) => NAT_SOURCE,
-                    _ => base.priority,
-                };
-                calls.push(((priority, base.priority), Called::Chain(index, perhaps)));
-            }
-        }
-        let legacy_hook = match hook {
-            Hook::Prerouting => Some(xtables::Hook::Prerouting),
-            Hook::Input => Some(xtables::Hook::Input),
-            Hook::Output => Some(xtables::Hook::Output),
-            Hook::Postrouting => Some(xtables::Hook::Postrouting),
-            Hook::Ingress | Hook::Egress => None,
-        };
-        if let (Some(legacy), Some(legacy_hook)) = (self.legacy, legacy_hook) {
-            for table in legacy.tables(v6) {
-                if table.at(legacy_hook).is_some()
-                    && let Some(priority) = xtables::priority(&table.name, legacy_hook)
-                {
-                    calls.push(((priority, priority), Called::Table(table)));
-                }
-            }
-        }
-        if matches!(hook, Hook::Prerouting | Hook::Output) {
-            calls.push(((CONNTRACK, CONNTRACK), Called::Conntrack));
-        }
-        match hook {
-            Hook::Prerouting => calls.push(((NAT_DESTINATION, i32::MIN), Called::Translate)),
-            Hook::Postrouting => calls.push(((NAT_SOURCE, i32::MIN), Called::Translate)),
-            Hook::Ingress | Hook::Input | Hook::Output | Hook::Egress => {}
-        }
-        calls.sort_by_key(|(priority, _)| *priority);
-        calls
-    }
-
-    fn dormant(&self, chain: &Chain) -> bool {
-        self.state.tables.iter().any(|table| table.dormant && table.family == chain.family && table.name == chain.table)
-    }
-}
-
-/// Whether this is a base chain that a packet on its way in to this host may pass.
-pub fn on_the_way_in(state: &State, index: usize) -> bool {
-    [false, true].into_iter().any(|v6| called(state, index, v6, &[Hook::Ingress, Hook::Prerouting, Hook::Input]))
-}
-
-/// Whether this is a base chain that a packet of the handshake may pass, in or out.
-pub fn on_the_way(state: &State, index: usize, v6: bool) -> bool {
-    let hooks = [Hook::Ingress, Hook::Prerouting, Hook::Input, Hook::Output, Hook::Postrouting, Hook::Egress];
-    called(state, index, v6, &hooks)
-}
-
-fn called(state: &State, index: usize, v6: bool, hooks: &[Hook]) -> bool {
-    let Some(chain) = state.chains.get(index) else { return false };
-    let dormant = state.tables.iter().any(|table| table.dormant && table.family == chain.family && table.name == chain.table);
-    let called = |base: &BaseChain| hooks.iter().any(|hook| sees(chain, base, *hook, v6, &Devices::Unknown) != Sees::No);
-    !dormant && chain.base.as_ref().is_some_and(called)
-}
-
-/// Whether a base chain is called for a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Sees {
-    Yes,
-    No,
-    /// The text says on what it depends.
-    Perhaps(String),
-}
-
-/// The devices a packet passes at this hook.
-enum Devices<'a> {
-    /// Some that are not `lo`, and perhaps a bridge.
-    Unknown,
-    /// This one, and perhaps these below it.
-    Known(&'a Link, Vec<&'a Link>),
-}
-
-fn devices(hook: Hook, packet: &Packet) -> Devices<'_> {
-    let interface = match hook {
-        Hook::Ingress | Hook::Prerouting | Hook::Input => &packet.input,
-        Hook::Output | Hook::Postrouting | Hook::Egress => &packet.output,
-    };
-    match (interface, &packet.links) {
-        (Interface::Known(link), Some(links)) => Devices::Known(link, links.below(link).into_iter().map(AsRef::as_ref).collect()),
-        (Interface::Known(link), None) if link.is_loopback() => Devices::Known(link, Vec::new()),
-        (Interface::Known(_) | Interface::NotLoopback | Interface::None, _) => Devices::Unknown,
-    }
-}
-
-/// Whether a base chain is called at this hook.
-fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool, devices: &Devices<'_>) -> Sees {
-    let names = |link: &Link| base.devices.contains(&link.name);
-    let device = || match devices {
-        Devices::Known(link, _) if names(link) => Sees::Yes,
-        Devices::Known(_, below) if !below.iter().any(|link| names(link)) => Sees::No,
-        Devices::Unknown if !base.devices.is_empty() && base.devices.iter().all(|device| device == "lo") => Sees::No,
-        Devices::Known(..) | Devices::Unknown => Sees::Perhaps(format!("whether it passes {}", base.devices.join(" or "))),
-    };
-    let bridge = || match devices {
-        Devices::Known(link, below) if link.driver != "bridge" && below.iter().all(|link| link.driver != "bridge") => Sees::No,
-        Devices::Known(..) | Devices::Unknown => Sees::Perhaps("whether it passes a bridge".to_owned()),
-    };
-    match chain.family {
-        Family::Ip if v6 => Sees::No,
-        Family::Ip6 if !v6 => Sees::No,
-        Family::Arp => Sees::No,
-        Family::Ip | Family::Ip6 | Family::Inet => match (base.hook, hook) {
-            (0, Hook::Prerouting) | (1, Hook::Input) | (3, Hook::Output) | (4, Hook::Postrouting) => Sees::Yes,
-            (5, Hook::Ingress) if chain.family == Family::Inet => device(),
-            _ => Sees::No,
-        },
-        Family::Netdev => match (base.hook, hook) {
-            (0, Hook::Ingress) | (1, Hook::Egress) => device(),
-            _ => Sees::No,
-        },
-        Family::Bridge => match (base.hook, hook) {
-            // Ahead of the IP hooks on the way in, behind them on the way out.
-            (0 | 1, Hook::Ingress) | (3 | 4, Hook::Egress) => bridge(),
-            _ => Sees::No,
-        },
     }
 }

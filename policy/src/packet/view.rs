@@ -1,4 +1,4 @@
-//! The packet as xtables looks at it, and what it takes over from there: numbers where nf_tables has bytes.
+//! The packet as xtables looks at it, and what it takes over from there: numbers where `nf_tables` has bytes.
 
 use super::{Bits, Packet, Tri};
 use crate::subsystem::xtables::view::{Octet, Span, View};
