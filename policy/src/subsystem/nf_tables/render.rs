@@ -1,16 +1,21 @@
 //! Prints rules, elements and policies as their own tool does: `nft -s` for native rules, iptables-save for those of iptables-nft.
 //! What is not understood is named in brackets; such text must never be fed back to a tool. Counters are left out.
 
+mod iptables;
+mod value;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::condition::{self, Field, Item, Test, items};
-use super::expression::{CmpOp, Expression, ExtensionKind, NatKind, PayloadBase, Verdict};
+use super::expression::{CmpOp, Expression, ExtensionKind, NatKind, PayloadBase};
 use super::{Chain, Element, ElementData, Family, Rule, SetKey, State};
 use crate::host::{Need, Needs};
 use crate::subsystem::xtables::SetNames;
-use crate::subsystem::xtables::render::{quoted, render_match, render_target};
+use crate::subsystem::xtables::render::{render_match, render_target};
+use iptables::iptables;
+use value::{address, duration, hex, key, mark, name, port, protocol, string, types, verdict};
+pub use value::{mask_len, prefix_of};
 
 /// A rule as its own tool prints it.
 pub fn rule(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
@@ -99,172 +104,6 @@ pub fn whole_element(state: &State, set: &SetKey, element: &Element) -> String {
     }
     text + given
 }
-
-/// As nft prints a time: `1d2h3m4s5ms` (`time_print` in `src/datatype.c`).
-fn duration(milliseconds: u64) -> String {
-    let mut rest = milliseconds;
-    let mut text = String::new();
-    for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
-        let count = rest / length;
-        rest %= length;
-        if count > 0 {
-            let _ = write!(text, "{count}{unit}");
-        }
-    }
-    if text.is_empty() { "0s".to_owned() } else { text }
-}
-
-/// nft's own type numbers (`include/datatype.h`).
-const IPV4_ADDR: u32 = 7;
-const IPV6_ADDR: u32 = 8;
-const INET_PROTO: u32 = 12;
-const INET_SERVICE: u32 = 13;
-const MARK: u32 = 19;
-const IFNAME: u32 = 41;
-
-/// The types of a concatenation, 6 bits each, the last one lowest.
-fn types(number: u32) -> Vec<u32> {
-    let mut types: Vec<u32> = (0..5).map(|place| number >> (place * 6) & 0x3f).take_while(|kind| *kind != 0).collect();
-    types.reverse();
-    types
-}
-
-fn type_len(kind: u32) -> Option<usize> {
-    match kind {
-        IPV4_ADDR | MARK => Some(4),
-        IPV6_ADDR | IFNAME => Some(16),
-        INET_PROTO => Some(1),
-        INET_SERVICE => Some(2),
-        _ => None,
-    }
-}
-
-fn key(types: &[u32], from: &[u8], to: Option<&[u8]>) -> String {
-    if let [kind] = types {
-        return to.map_or_else(|| typed(*kind, from), |to| range(*kind, from, to));
-    }
-    let mut at = 0;
-    let mut parts = Vec::new();
-    for kind in types {
-        let Some(len) = type_len(*kind) else { return hex(from) };
-        let part = |bytes: &[u8]| bytes.get(at..at + len).map(<[u8]>::to_vec);
-        let Some(low) = part(from) else { return hex(from) };
-        parts.push(match to.and_then(part) {
-            Some(high) if high != low => range(*kind, &low, &high),
-            _ => typed(*kind, &low),
-        });
-        at += len.next_multiple_of(4);
-    }
-    if parts.is_empty() { hex(from) } else { parts.join(" . ") }
-}
-
-fn typed(kind: u32, bytes: &[u8]) -> String {
-    match kind {
-        IPV4_ADDR | IPV6_ADDR => address(bytes),
-        INET_SERVICE => port(bytes),
-        INET_PROTO => protocol(bytes),
-        IFNAME => string(&name(bytes)),
-        MARK => mark(bytes),
-        _ => hex(bytes),
-    }
-}
-
-/// A range: as a prefix where it is one.
-fn range(kind: u32, from: &[u8], to: &[u8]) -> String {
-    if matches!(kind, IPV4_ADDR | IPV6_ADDR)
-        && let Some(len) = prefix_of(from, to)
-    {
-        return if usize::try_from(len) == Ok(from.len() * 8) { address(from) } else { format!("{}/{len}", address(from)) };
-    }
-    if from == to { typed(kind, from) } else { format!("{}-{}", typed(kind, from), typed(kind, to)) }
-}
-
-/// The prefix length when the range is exactly a prefix.
-pub fn prefix_of(from: &[u8], to: &[u8]) -> Option<u32> {
-    let differing: Vec<u8> = from.iter().zip(to).map(|(from, to)| from ^ to).collect();
-    let mask: Vec<u8> = differing.iter().map(|byte| !byte).collect();
-    let zero = from.iter().zip(&differing).all(|(from, differing)| from & differing == 0);
-    (zero && from.len() == to.len()).then(|| mask_len(&mask)).flatten()
-}
-
-/// The length of a contiguous mask.
-pub fn mask_len(mask: &[u8]) -> Option<u32> {
-    let mut len = 0;
-    let mut ended = false;
-    for byte in mask {
-        let ones = byte.leading_ones();
-        if byte.count_ones() != ones || ended && *byte != 0 {
-            return None;
-        }
-        len += ones;
-        ended |= ones < 8;
-    }
-    Some(len)
-}
-
-fn address(bytes: &[u8]) -> String {
-    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Ipv4Addr::from(v4).to_string();
-    }
-    <[u8; 16]>::try_from(bytes).map_or_else(|_| hex(bytes), |v6| Ipv6Addr::from(v6).to_string())
-}
-
-fn port(bytes: &[u8]) -> String {
-    <[u8; 2]>::try_from(bytes).map_or_else(|_| hex(bytes), |port| u16::from_be_bytes(port).to_string())
-}
-
-fn mark(bytes: &[u8]) -> String {
-    <[u8; 4]>::try_from(bytes).map_or_else(|_| hex(bytes), |mark| format!("0x{:08x}", u32::from_ne_bytes(mark)))
-}
-
-fn protocol(bytes: &[u8]) -> String {
-    match bytes.first() {
-        Some(1) => "icmp".to_owned(),
-        Some(2) => "igmp".to_owned(),
-        Some(6) => "tcp".to_owned(),
-        Some(17) => "udp".to_owned(),
-        Some(47) => "gre".to_owned(),
-        Some(50) => "esp".to_owned(),
-        Some(51) => "ah".to_owned(),
-        Some(58) => "ipv6-icmp".to_owned(),
-        Some(132) => "sctp".to_owned(),
-        Some(number) => number.to_string(),
-        None => String::new(),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold("0x".to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// An interface name up to its NUL.
-fn name(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
-}
-
-fn string(text: &str) -> String {
-    // Control characters would draw over the rest of the line.
-    format!("\"{}\"", text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>())
-}
-
-fn verdict(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Accept => "accept".to_owned(),
-        Verdict::Drop => "drop".to_owned(),
-        Verdict::Queue => "queue".to_owned(),
-        Verdict::Continue => "continue".to_owned(),
-        Verdict::Break => "break".to_owned(),
-        Verdict::Jump(chain) => format!("jump {chain}"),
-        Verdict::Goto(chain) => format!("goto {chain}"),
-        Verdict::Return => "return".to_owned(),
-    }
-}
-
-// ---- nft -------------------------------------------------------------------------------------------------------------------
 
 /// How a field is called, and how its values are printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -683,96 +522,4 @@ fn statement(chain: &Chain, family: Family, expression: &Expression, ipsets: &Se
         | Expression::Byteorder { .. }
         | Expression::Fib { .. } => return None,
     })
-}
-
-// ---- iptables-nft ----------------------------------------------------------------------------------------------------------
-
-/// A rule as iptables-nft-save prints it.
-fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
-    let v6 = chain.family == Family::Ip6;
-    // -s, -d, -i, -o, -p come in this order, whatever the order of the expressions.
-    let mut head: [Option<String>; 5] = [None, None, None, None, None];
-    let mut words = Vec::new();
-    let items = items(state, chain, rule);
-    let transport = condition::transport(&items);
-    for item in items {
-        match item {
-            Item::Condition(tested, test) => match option(&tested, &test, v6, transport) {
-                Some((Some(place), word)) => {
-                    if let Some(slot) = head.get_mut(place) {
-                        *slot = Some(word);
-                    }
-                }
-                Some((None, word)) => words.push(word),
-                None => words.push(format!("[{}]", condition(state, chain.family, transport, &tested, &test))),
-            },
-            Item::Statement(expression) => match expression {
-                Expression::Match { name, revision, info } => words.push(render_match(v6, name, *revision, info, ipsets)),
-                Expression::Target { name, revision, info } => words.push(render_target(v6, name, *revision, info, ipsets)),
-                Expression::Verdict(Verdict::Accept) => words.push("-j ACCEPT".to_owned()),
-                Expression::Verdict(Verdict::Drop) => words.push("-j DROP".to_owned()),
-                Expression::Verdict(Verdict::Return) => words.push("-j RETURN".to_owned()),
-                Expression::Verdict(Verdict::Jump(to)) => words.push(format!("-j {to}")),
-                Expression::Verdict(Verdict::Goto(to)) => words.push(format!("-g {to}")),
-                Expression::Counter { .. } => {}
-                Expression::Limit { rate, unit, burst, kind: 0, over: false } if matches!(unit, 1 | 60 | 3600 | 86_400) => {
-                    let unit = match unit {
-                        1 => "sec",
-                        60 => "min",
-                        3600 => "hour",
-                        _ => "day",
-                    };
-                    let burst = if *burst == 5 { String::new() } else { format!(" --limit-burst {burst}") };
-                    words.push(format!("-m limit --limit {rate}/{unit}{burst}"));
-                }
-                other => words.extend(statement(chain, chain.family, other, ipsets).map(|text| format!("[{text}]"))),
-            },
-        }
-    }
-    if let Some(comment) = &rule.comment {
-        words.push(format!("-m comment --comment {}", quoted(comment)));
-    }
-    let mut line = format!("-A {}", chain.name);
-    for word in head.into_iter().flatten().chain(words) {
-        let _ = write!(line, " {word}");
-    }
-    line
-}
-
-/// A condition as an option: where it stands, and its text.
-fn option(tested: &Field, test: &Test, v6: bool, transport: &str) -> Option<(Option<usize>, String)> {
-    let not = |op: CmpOp| match op {
-        CmpOp::Eq => Some(""),
-        CmpOp::Neq => Some("! "),
-        CmpOp::Lt | CmpOp::Lte | CmpOp::Gt | CmpOp::Gte => None,
-    };
-    let kind = field(tested, if v6 { Family::Ip6 } else { Family::Ip }, transport).0;
-    match (kind.as_str(), test) {
-        ("ip saddr" | "ip6 saddr" | "ip daddr" | "ip6 daddr", test) => {
-            let (op, bytes, len) = match test {
-                Test::Compare(op, bytes) => (*op, bytes, u32::try_from(bytes.len() * 8).ok()?),
-                Test::Masked { mask, xor, op, value } if xor.iter().all(|byte| *byte == 0) => (*op, value, mask_len(mask)?),
-                Test::Masked { .. } | Test::Range { .. } | Test::Set { .. } => return None,
-            };
-            let (place, letter) = if kind.ends_with("saddr") { (0, 's') } else { (1, 'd') };
-            Some((Some(place), format!("{}-{letter} {}/{len}", not(op)?, address(&widen(bytes, v6)))))
-        }
-        ("iifname", Test::Compare(op, bytes)) => Some((Some(2), format!("{}-i {}", not(*op)?, interface(bytes)))),
-        ("oifname", Test::Compare(op, bytes)) => Some((Some(3), format!("{}-o {}", not(*op)?, interface(bytes)))),
-        ("meta l4proto" | "ip protocol" | "ip6 nexthdr", Test::Compare(op, bytes)) => {
-            Some((Some(4), format!("{}-p {}", not(*op)?, protocol(bytes))))
-        }
-        ("tcp dport" | "udp dport", Test::Compare(op, bytes)) => {
-            Some((None, format!("-m {transport} {}--dport {}", not(*op)?, port(bytes))))
-        }
-        ("tcp sport" | "udp sport", Test::Compare(op, bytes)) => {
-            Some((None, format!("-m {transport} {}--sport {}", not(*op)?, port(bytes))))
-        }
-        _ => None,
-    }
-}
-
-/// iptables-nft compares a name with its NUL, and a `name+` without.
-fn interface(bytes: &[u8]) -> String {
-    if bytes.contains(&0) { name(bytes) } else { format!("{}+", name(bytes)) }
 }
