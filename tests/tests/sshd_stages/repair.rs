@@ -121,13 +121,13 @@ fn a_service_that_is_down_is_started_and_what_only_a_person_can_do_is_told() {
         assert_eq!(Diagnosis::of(&server, FROM, None).finding("sshd-crash")["blocking"], true);
         fixed(&server, None, &["start ssh.service"]);
 
-        // systemd listened for it, and its socket is down: the service listens itself.
+        // systemd listens for it, and its socket is down.
         server
             .sh("rm -r /etc/systemd/system/ssh.service.d; systemctl daemon-reload; systemctl disable --now ssh.service")
             .expect_ok();
         server.sh("systemctl enable --now ssh.socket; systemctl stop ssh.socket ssh.service").expect_ok();
         assert!(!can_log_in(&server, "root", FROM));
-        fixed(&server, None, &["start ssh.service"]);
+        fixed(&server, None, &["start ssh.socket"]);
         server
             .sh("systemctl stop ssh.socket ssh.service; systemctl disable ssh.socket; systemctl enable ssh.service")
             .expect_ok();

@@ -188,13 +188,14 @@ pub(super) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<O
 /// Whether sshd takes its files. While it is down, systemd has taken /run/sshd away with it, and brings it back at the start.
 fn accepted(server: &Server, test: &Result<(), String>) -> Result<(), String> {
     match test {
+        Ok(()) => Ok(()),
         Err(said) if !admission::only_misses_its_directory(said, server) => Err(said.clone()),
+        Err(_) if !server.running => Ok(()),
         // Without it the checks of a change that sshd is to serve with at once say nothing.
         Err(said) if admission::waits_for_a_connection(server) => Err(format!(
             "{said}: systemd makes it with the first connection; make one, or `mkdir -m 0755 {PRIVSEP}`, and ask again"
         )),
-        Err(said) if server.running => Err(said.clone()),
-        Ok(()) | Err(_) => Ok(()),
+        Err(said) => Err(said.clone()),
     }
 }
 
