@@ -445,6 +445,10 @@ impl<'a, 'n> Walker<'a, 'n> {
                 if delivered.dnat == Tri::No { ack.dnat } else { Tri::No },
                 "a nat chain sends it elsewhere than the SYN, which was exempt from connection tracking",
             )
+            && self.lose(
+                self.collides(delivered, &ack),
+                "connection tracking may drop it, as it may not find the SYN's connection from a zone of one direction",
+            )
         {
             // Its connection is looked for ahead of the input hook, too, unless that is turned off (`tcp_v4_early_demux`).
             let early = same_ends(&routed.ends(), &delivered.ends()).and(Tri::Maybe);

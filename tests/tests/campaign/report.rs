@@ -78,6 +78,7 @@ const INHERENT: &[&str] = &[
     "not known to this host",
     "ct expectation",
     // Whether connection tracking takes a connection up in the middle (`nf_conntrack_tcp_loose`).
+    "a zone of one direction",
     "than the SYN, which was exempt",
     // Chance.
     "to which port it is translated",

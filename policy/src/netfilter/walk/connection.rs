@@ -4,7 +4,7 @@
 use super::{ACK, Culprit, Pass, SYN, Walker};
 use crate::host::Need;
 use crate::netfilter::conntrack;
-use crate::packet::{Bits, Packet, Rewritten, Tracking, Tri};
+use crate::packet::{Bits, Packet, Rewritten, Tracking, Tri, Zone};
 use crate::subsystem::nf_tables::Doubt;
 use crate::subsystem::xtables::view::Octet;
 
@@ -95,6 +95,15 @@ impl Walker<'_, '_> {
             packet.dnat = delivered.dnat;
         }
         packet
+    }
+
+    /// Whether the ACK is dropped because it begins an entry whose answers another one has already (`__nf_conntrack_confirm`): so it is
+    /// where the SYN alone was given a zone of one direction, in which the ACK is not found, while both zones of the answers are one. An
+    /// ACK begins no entry where `nf_conntrack_tcp_loose` is off.
+    pub(super) fn collides(&self, delivered: &Packet, ack: &Packet) -> Tri {
+        let exempt = ack.tracking.among(Tracking::UNTRACKED.0) == Tri::Yes;
+        let one_way = [delivered.zone, ack.zone].contains(&Zone::Unknown);
+        if one_way && !exempt { self.entry.and(Tri::Maybe) } else { Tri::No }
     }
 
     /// Whether the packet has the ends of the connection's entry, in its direction. Without a rule that writes over them, it has.
