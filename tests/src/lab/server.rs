@@ -291,6 +291,20 @@ impl Server {
         self.ssh_run(from, &["true"])
     }
 
+    /// The same while sshd may be told to read its files again (SIGHUP): it closes its sockets before it opens others, and refuses who
+    /// comes in that instant.
+    #[track_caller]
+    pub fn ssh_beside_reload(&self, from: &str) -> SshResult {
+        let mut login = self.ssh(from);
+        for _ in 0..5 {
+            if login.ok || !login.stderr.contains("Connection refused") {
+                break;
+            }
+            login = self.ssh(from);
+        }
+        login
+    }
+
     /// The same with extra options or a command of one's own after the destination.
     #[track_caller]
     pub fn ssh_run(&self, from: &str, command: &[&str]) -> SshResult {

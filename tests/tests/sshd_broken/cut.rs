@@ -138,7 +138,8 @@ fn killed_between_any_two_system_calls_of_an_edit_sshd_serves_and_the_files_are_
             assert!(whole(&before) || whole(&edited), "{shown}: files between before and after");
             server.sh("sshd -t").expect_ok();
             let journal = || server.sh("journalctl -q --no-pager -n 40 -u ssh -u sshfix-agent").stdout;
-            assert!(server.ssh(ADMIN).ok, "{shown}: the admin does not get in\n{}", journal());
+            let login = server.ssh_beside_reload(ADMIN);
+            assert!(login.ok, "{shown}: the admin does not get in: {}\n{}", login.stderr, journal());
             let (_, _, killed) = cut.end();
             assert!(killed || answer.status == 5, "{shown}: {answer:#?}");
 
