@@ -13,7 +13,12 @@ const PARENTS_MAX: usize = 16;
 /// As the environment says, or that of the processes that started this one: sudo drops `SSH_CONNECTION`.
 pub fn origin() -> Origin {
     let real = || User::from_uid(Uid::current()).ok().flatten().map(|user| user.name);
-    Origin { address: connection(client_address), user: variable("SUDO_USER").or_else(real) }
+    Origin { address: ssh_client(), user: variable("SUDO_USER").or_else(real) }
+}
+
+/// The address the person came from over SSH.
+pub fn ssh_client() -> Option<IpAddr> {
+    connection(client_address)
 }
 
 /// The address and port of the SSH server the person came in by.

@@ -10,7 +10,7 @@ use sshfix_policy::subsystem::sshd::config::keyword::{self, Kind, Since};
 use sshfix_policy::subsystem::sshd::config::offer::{Names, offer};
 use sshfix_tests::lab::{self, Release, Server};
 
-fn number(release: Release) -> (u32, u32) {
+fn number(release: Release) -> keyword::Release {
     match release {
         Release::Bookworm => (9, 2),
         Release::Trixie => (10, 0),

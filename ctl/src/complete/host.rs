@@ -1,13 +1,13 @@
-//! Facts of this host that completion names, as any user may read them: its users and groups, what its ssh and sshd say of themselves,
-//! and the way one came. Asks no name service, which could block; what cannot be had at once is left out.
+//! Facts of this host that completion names, as any user may read them: its users and groups, and what its ssh and
+//! sshd say of themselves. Asks no name service, which could block; what cannot be had at once is left out.
 
 use std::io::{Read, pipe};
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sshfix_policy::subsystem::sshd::config::keyword::{self, Release};
 
 const SSH: &str = "/usr/bin/ssh";
 const SSHD: &str = "/usr/sbin/sshd";
@@ -19,6 +19,11 @@ const BYTES: usize = 1024 * 1024;
 /// Those that begin so.
 pub fn starting(current: &str, names: Vec<String>) -> Vec<String> {
     names.into_iter().filter(|name| name.starts_with(current)).collect()
+}
+
+/// Whether a word begins so, whatever its case.
+pub fn begins(word: &str, current: &str) -> bool {
+    word.get(..current.len()).is_some_and(|start| start.eq_ignore_ascii_case(current))
 }
 
 /// Users of this host (passwd(5)); not those of a directory service.
@@ -52,27 +57,8 @@ pub fn algorithms(query: &str) -> Vec<String> {
 }
 
 /// The release of this host's sshd: `OpenSSH_9.2p1 Debian-2+deb12u3, ...`. One that knows no `-V` (before 9.3) says so, and prints it too.
-pub fn release() -> Option<(u32, u32)> {
-    let printed = ask(SSHD, &["-V"])?;
-    let (_, behind) = printed.split_once("OpenSSH_")?;
-    let (major, rest) = behind.split_once('.')?;
-    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-/// `SSH_CONNECTION` (ssh(1)).
-pub struct Way {
-    pub client: IpAddr,
-    pub server: IpAddr,
-    pub port: u16,
-}
-
-/// The way one came, where that was over ssh.
-pub fn way_in() -> Option<Way> {
-    let connection = std::env::var("SSH_CONNECTION").ok()?;
-    let mut fields = connection.split(' ');
-    let (client, _, server, port) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    Some(Way { client: client.parse().ok()?, server: server.parse().ok()?, port: port.parse().ok()? })
+pub fn release() -> Option<Release> {
+    keyword::release(&ask(SSHD, &["-V"])?)
 }
 
 /// What a program prints on either stream, within the time.

@@ -1,15 +1,14 @@
 //! Keywords, values and Match criteria of `sshd_config(5)` that could be typed next, as the sshd of this host has them.
 //! Judges nothing: that sshd does, when the agent asks it.
 
-use std::net::IpAddr;
-
 use clap_complete::engine::PathCompleter;
 use sshfix_policy::subsystem::sshd::config::CRITERIA;
 use sshfix_policy::subsystem::sshd::config::keyword;
 use sshfix_policy::subsystem::sshd::config::offer::{DEPRECATED, Names, offer};
 
-use super::host::{self, starting};
+use super::host::{self, begins, starting};
 use super::paths;
+use crate::origin::{ssh_client, ssh_server};
 
 /// From this release on, `Match invalid-user` (its release notes).
 const INVALID_USER: keyword::Release = (9, 9);
@@ -17,9 +16,8 @@ const INVALID_USER: keyword::Release = (9, 9);
 /// Keywords that begin so, whatever their case, as the manual writes them.
 pub fn keywords(current: &str, in_match: bool) -> Vec<String> {
     let fits = |keyword: &&keyword::Keyword| {
-        let begins = keyword.name.get(..current.len()).is_some_and(|start| start.eq_ignore_ascii_case(current));
         // Lines of these have a meaning of their own, and are not set.
-        begins && !["Match", "Include"].contains(&keyword.name)
+        begins(keyword.name, current) && !["Match", "Include"].contains(&keyword.name)
     };
     let release = host::release();
     let here = |keyword: &&keyword::Keyword| keyword.is_in(release) && (!in_match || keyword.fits_match(release));
@@ -41,8 +39,7 @@ pub fn values(keyword: &str, before: &[String], current: &str) -> Vec<String> {
     let alone = |word: &str| ["any", "none"].contains(&word);
     let words = offer.words.iter().filter(|word| !DEPRECATED.contains(word) && (kept.is_empty() || !alone(word)));
     let words: Vec<String> = words.map(|word| (*word).to_owned()).collect();
-    let begins = |word: &String| word.get(..part.len()).is_some_and(|start| start.eq_ignore_ascii_case(part));
-    let mut found: Vec<String> = words.into_iter().filter(begins).collect();
+    let mut found: Vec<String> = words.into_iter().filter(|word| begins(word, part)).collect();
     found.extend(match offer.names {
         Names::Nothing => Vec::new(),
         Names::Users => starting(part, host::users()),
@@ -86,10 +83,7 @@ pub fn criteria(current: &str) -> Vec<String> {
     if let Some(criterion) = awaits {
         return patterns(criterion, part).into_iter().map(|pattern| format!("{kept}{pattern}")).collect();
     }
-    let fits = |name: &&&str| {
-        let begins = name.get(..part.len()).is_some_and(|start| start.eq_ignore_ascii_case(part));
-        begins && !used.iter().any(|used| used.eq_ignore_ascii_case(name))
-    };
+    let fits = |name: &&&str| begins(name, part) && !used.iter().any(|used| used.eq_ignore_ascii_case(name));
     let mut names: Vec<&str> = CRITERIA.iter().filter(fits).copied().collect();
     if names.contains(&"Invalid-User") && host::release().is_some_and(|release| release < INVALID_USER) {
         names.retain(|name| *name != "Invalid-User");
@@ -110,17 +104,15 @@ fn patterns(criterion: &str, current: &str) -> Vec<String> {
     let comma = current.rfind(',').map_or(0, |comma| comma + 1);
     let bang = usize::from(current.get(comma..).is_some_and(|part| part.starts_with('!')));
     let (kept, part) = current.split_at_checked(comma + bang).unwrap_or(("", current));
-    let way = host::way_in();
-    let own = |of: fn(&host::Way) -> IpAddr| way.as_ref().map(|way| of(way).to_canonical().to_string());
     let found = match criterion.to_ascii_lowercase().as_str() {
         "user" => host::users(),
         "group" => host::groups(),
         "address" => {
             let networks = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"].map(str::to_owned);
-            own(|way| way.client).into_iter().chain(networks).collect()
+            ssh_client().map(|client| client.to_string()).into_iter().chain(networks).collect()
         }
-        "localaddress" => own(|way| way.server).into_iter().collect(),
-        "localport" => vec![way.map_or(22, |way| way.port).to_string()],
+        "localaddress" => ssh_server().map(|server| server.ip().to_string()).into_iter().collect(),
+        "localport" => vec![ssh_server().map_or(22, |server| server.port()).to_string()],
         _ => Vec::new(),
     };
     let named: Vec<&str> = kept.split(',').map(|word| word.trim_start_matches('!')).collect();

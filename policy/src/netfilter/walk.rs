@@ -244,8 +244,7 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
         {
             walk.delivered_to = Some(u16::from_be_bytes([high, low]));
         }
-        let sent = Tri::from(port.exact().is_some()).or(delivered.dnat.invert(true));
-        if sent != Tri::Yes && delivered.dnat != Tri::No {
+        if port.exact().is_none() && delivered.dnat != Tri::No {
             walker.open = true;
             walker.refuse(Culprit::Unread("to which port it is translated is not known".to_owned()), false, Vec::new());
         }

@@ -77,17 +77,6 @@ impl Zone {
             (Zone::Unknown, _) | (_, Some(_)) => Bits::unknown(2),
         }
     }
-
-    /// Whether the packet carries a template, which tells connection tracking what to do with it once it comes there (`nf_ct_tmpl_alloc`).
-    /// Until then rules see the template as the entry of a new connection.
-    pub fn template(self, seen: bool) -> Tri {
-        match self {
-            Zone::Default => Tri::No,
-            Zone::Is(_) | Zone::Unknown if seen => Tri::No,
-            Zone::Is(_) => Tri::Yes,
-            Zone::Unknown => Tri::Maybe,
-        }
-    }
 }
 
 /// What connection tracking found of a packet, and what rules ahead of it told it to do.
@@ -102,13 +91,24 @@ pub struct Tracked {
 }
 
 impl Tracked {
+    /// Whether the packet carries a template, which tells connection tracking what to do with it once it comes there (`nf_ct_tmpl_alloc`).
+    /// Until then rules see the template as the entry of a new connection.
+    pub fn template(self) -> Tri {
+        match self.zone {
+            Zone::Default => Tri::No,
+            Zone::Is(_) | Zone::Unknown if self.seen => Tri::No,
+            Zone::Is(_) => Tri::Yes,
+            Zone::Unknown => Tri::Maybe,
+        }
+    }
+
     /// After a rule that gives it a zone: a tracked packet keeps its own, and the first one given stays (`nft_ct_set_zone_eval`,
     /// `xt_ct_target`). `anew` is for nft, whose rule also takes back that it is exempt from tracking.
     #[must_use]
     pub fn zoned(self, zone: Zone, anew: bool) -> Self {
         let Self { state, seen, .. } = self;
         let untracked = state.among(Tracking::UNTRACKED.0);
-        if state.entry() == Tri::Yes || self.zone.template(seen) == Tri::Yes || !anew && untracked == Tri::Yes {
+        if state.entry() == Tri::Yes || self.template() == Tri::Yes || !anew && untracked == Tri::Yes {
             return self;
         }
         if seen || state.entry() == Tri::Maybe {
@@ -127,7 +127,7 @@ impl Tracked {
     /// After a rule that exempts it from tracking: one with an entry or a template stays as it is (`nft_notrack_eval`, `notrack_tg`).
     #[must_use]
     pub fn exempt(self) -> Self {
-        let state = match self.state.entry().or(self.zone.template(self.seen)) {
+        let state = match self.state.entry().or(self.template()) {
             Tri::Yes => self.state,
             Tri::No => Tracking::UNTRACKED,
             Tri::Maybe => self.state.join(Tracking::UNTRACKED),
@@ -137,7 +137,7 @@ impl Tracked {
 
     /// The state as rules see it.
     pub fn shown(self) -> Tracking {
-        match self.zone.template(self.seen) {
+        match self.template() {
             Tri::Yes => Tracking::NEW,
             Tri::No => self.state,
             Tri::Maybe => self.state.join(Tracking::NEW),

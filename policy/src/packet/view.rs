@@ -7,16 +7,11 @@ impl Packet {
     /// The packet as xtables matches and targets look at it.
     pub fn view(&self) -> View<'_> {
         let number = |bits: &Bits| bits.exact().and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
-        let known = |tri: Tri| match tri {
-            Tri::Yes => Some(true),
-            Tri::No => Some(false),
-            Tri::Maybe => None,
-        };
         View {
             v6: self.v6,
             source: span(&self.source()),
             destination: span(&self.destination()),
-            destination_local: known(self.local),
+            destination_local: self.local.known(),
             source_port: span(&self.source_port()),
             destination_port: span(&self.destination_port()),
             tcp_flags: self.transport.value().get(13).copied().unwrap_or(0),
@@ -27,7 +22,7 @@ impl Packet {
             reply: self.reply,
             mark: number(&self.mark),
             connmark: number(&self.ct_mark),
-            dnat: known(self.dnat),
+            dnat: self.dnat.known(),
             length: Span { low: 40, high: 0xffff },
             tos: Octet::of(&self.tos()),
             hop_limit: Octet::of(&self.hop_limit()),

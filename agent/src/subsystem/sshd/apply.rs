@@ -34,7 +34,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         starts_the_same(unit, &sshd.invocation)?;
     }
     let before = match step.activation {
-        Activation::Start(_) => serves::Before::down(&sshd.invocation, &sshd.manager),
+        Activation::Start(_) => serves::Before::down(&sshd.manager),
         Activation::Nothing | Activation::Reload(_) | Activation::Restart(_) => {
             serves::Before::look(&sshd.invocation, &sshd.manager)
         }

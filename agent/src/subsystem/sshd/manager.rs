@@ -20,10 +20,7 @@ pub(super) fn manager(state: &State, port: u16) -> Manager {
         units().find(|unit| unit.name.ends_with(".socket") && unit.active == "active" && (by_systemd || listens(unit, port)));
     let sshd = holders().find(|holder| holder.pid != 1 && speaks_ssh(holder));
     // Down, and it is a socket unit that would be started at boot.
-    let enabled = |kind: &str| {
-        let at_boot = |unit: &&Unit| unit.file.as_deref().is_some_and(|file| file.starts_with("enabled"));
-        units().filter(at_boot).find(|unit| unit.name.ends_with(kind))
-    };
+    let enabled = |kind: &str| units().find(|unit| unit.enabled() && unit.name.ends_with(kind));
     let down = || enabled(".socket").filter(|_| holders().next().is_none() && enabled(".service").is_none());
     let socket = socket.or_else(down);
     if let Some(socket) = socket

@@ -47,18 +47,16 @@ impl Before {
             old: listening.iter().map(|(_, inode)| *inode).collect(),
             missing: wanted.into_iter().filter(|address| !open.contains(address)).collect(),
             silent,
-            held_by_systemd: matches!(manager, Manager::Service { socket: Some(_), .. } | Manager::Connections(_)),
-            unit: match manager {
-                Manager::Service { name, .. } => Some(name.clone()),
-                Manager::Connections(_) | Manager::Nobody => None,
-            },
+            held_by_systemd: holds(manager),
+            unit: service(manager),
             down: false,
         }
     }
 
     /// Of a service that was down a moment ago.
-    pub(super) fn down(invocation: &Invocation, manager: &Manager) -> Self {
-        Self { down: true, ..Self::look(invocation, manager) }
+    pub(super) fn down(manager: &Manager) -> Self {
+        let old = listener::listening().unwrap_or_default().iter().map(|(_, inode)| *inode).collect();
+        Self { old, held_by_systemd: holds(manager), unit: service(manager), down: true, ..Self::nothing() }
     }
 
     /// Of a service that the step has ended.
@@ -82,8 +80,7 @@ impl Before {
             return Ok(());
         }
         let wanted = addresses(invocation)?;
-        let must: Vec<SocketAddr> =
-            wanted.iter().filter(|address| self.down || !self.missing.contains(address)).copied().collect();
+        let must: Vec<SocketAddr> = wanted.iter().filter(|address| !self.missing.contains(address)).copied().collect();
         let until = Instant::now() + SOCKETS;
         loop {
             let listening = listener::listening().map_err(|error| format!("the listening sockets could not be read: {error}"))?;
@@ -116,6 +113,18 @@ impl Before {
         let Some(unit) = &self.unit else { return false };
         let units = dbus::units(&[unit]).unwrap_or_default();
         units.iter().any(|unit| matches!(unit.active.as_str(), "failed" | "inactive"))
+    }
+}
+
+/// Whether systemd keeps the sockets open.
+fn holds(manager: &Manager) -> bool {
+    matches!(manager, Manager::Service { socket: Some(_), .. } | Manager::Connections(_))
+}
+
+fn service(manager: &Manager) -> Option<String> {
+    match manager {
+        Manager::Service { name, .. } => Some(name.clone()),
+        Manager::Connections(_) | Manager::Nobody => None,
     }
 }
 

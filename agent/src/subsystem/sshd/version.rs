@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use sshfix_policy::subsystem::sshd::config::keyword::{Release, release};
+
 use super::{LIMIT, OUTPUT_MAX, require_roots};
 use crate::sys::child;
 
@@ -14,13 +16,10 @@ use crate::sys::child;
 /// one (`inode(7)`, ctime).
 type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
 
-/// OpenSSH's major and minor number.
-type Version = (u16, u16);
-
 /// The versions of the programs that were asked so far, and the keys that were found sound.
 #[derive(Debug, Default)]
 pub struct Versions {
-    programs: HashMap<PathBuf, (Identity, Version)>,
+    programs: HashMap<PathBuf, (Identity, Release)>,
     pub(super) sound: Sound,
 }
 
@@ -44,7 +43,7 @@ impl Sound {
 
 impl Versions {
     /// OpenSSH's version: `sshd -V`. Old ones do not know `-V` and say it while they complain.
-    pub fn of(&mut self, program: &Path) -> Option<Version> {
+    pub fn of(&mut self, program: &Path) -> Option<Release> {
         require_roots(program).ok()?;
         let now = identity(&fs::metadata(program).ok()?);
         if let Some((known, version)) = self.programs.get(program)
@@ -53,7 +52,7 @@ impl Versions {
             return Some(*version);
         }
         let output = child::run(program, &["-V"], None, LIMIT, OUTPUT_MAX).ok()?;
-        let version = said(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()))?;
+        let version = release(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()))?;
         // It was that file's answer only if the file is still there.
         if identity(&fs::metadata(program).ok()?) == now {
             self.programs.insert(program.to_owned(), (now, version));
@@ -64,14 +63,6 @@ impl Versions {
 
 fn identity(file: &Metadata) -> Identity {
     (file.dev(), file.ino(), file.size(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()))
-}
-
-/// `OpenSSH_9.2p1 Debian-2+deb12u3, OpenSSL 3.0.15`
-fn said(text: &str) -> Option<Version> {
-    let (_, rest) = text.split_once("OpenSSH_")?;
-    let (major, rest) = rest.split_once('.')?;
-    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -131,8 +122,8 @@ mod tests {
 
     #[test]
     fn the_version_is_found_in_what_old_and_new_servers_say() {
-        assert_eq!(said("OpenSSH_9.2p1 Debian-2+deb12u3, OpenSSL 3.0.15"), Some((9, 2)));
-        assert_eq!(said("unknown option -- V\nOpenSSH_8.4p1 Debian-5, OpenSSL 1.1.1\nusage: sshd"), Some((8, 4)));
-        assert_eq!(said("dropbear"), None);
+        assert_eq!(release("OpenSSH_9.2p1 Debian-2+deb12u3, OpenSSL 3.0.15"), Some((9, 2)));
+        assert_eq!(release("unknown option -- V\nOpenSSH_8.4p1 Debian-5, OpenSSL 1.1.1\nusage: sshd"), Some((8, 4)));
+        assert_eq!(release("dropbear"), None);
     }
 }

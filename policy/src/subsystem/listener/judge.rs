@@ -220,10 +220,9 @@ fn unit_evidence(state: &State) -> impl Iterator<Item = Evidence> {
 
 /// The unit that should be listening: one that failed or is masked before an enabled one, sockets before services where enabled.
 fn chosen_unit(units: &[Unit]) -> Option<&Unit> {
-    let enabled = |unit: &Unit| unit.file.as_deref().is_some_and(|file| file.starts_with("enabled"));
     units.iter().filter(|unit| unit.load != "not-found").min_by_key(|unit| {
         let socket = unit.name.ends_with(".socket");
-        if enabled(unit) {
+        if unit.enabled() {
             u8::from(!socket)
         } else if unit.active != "inactive" && unit.load != "masked" {
             2

@@ -80,6 +80,13 @@ pub struct Unit {
     pub listens: Vec<String>,
 }
 
+impl Unit {
+    /// Whether systemd starts it at boot.
+    pub fn enabled(&self) -> bool {
+        self.file.as_deref().is_some_and(|file| file.starts_with("enabled"))
+    }
+}
+
 /// A live SSH session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {

@@ -188,7 +188,7 @@ pub fn ct(packet: &Packet, key: u32, direction: Option<u8>) -> Loaded {
         let known = if possible.is_power_of_two() { u32::MAX } else { !value };
         return Loaded::new("ct state", Bits::masked(&value.to_ne_bytes(), &known.to_ne_bytes()));
     }
-    let template = packet.zone.template(packet.seen);
+    let template = packet.tracked().template();
     let breaks = packet.tracking.entry().invert(true);
     let original = direction.unwrap_or(0) == 0;
     let address_len = if packet.v6 { 16 } else { 4 };

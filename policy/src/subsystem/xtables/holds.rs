@@ -109,7 +109,7 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
             // xt_connmark.c: without an entry it does not match, whatever `invert` says.
             view.tracking
                 .entry()
-                .or(view.zone.template(view.packet.seen).and(Tri::Maybe))
+                .or(view.tracked().template().and(Tri::Maybe))
                 .and(known_bits(view.connmark, masked.value, masked.mask).invert(masked.invert))
         }
         Match::Comment(_) => Tri::Yes,
@@ -264,7 +264,7 @@ fn judge_conntrack(want: &Conntrack, view: &View<'_>) -> Tri {
         verdict = verdict.and(state.invert(inverted(1)));
     }
     // Without an entry only the state counts, and a rule that asks for nothing of it does not match.
-    let template = view.zone.template(view.packet.seen);
+    let template = view.tracked().template();
     let entry = view.tracking.entry().or(template);
     if want.flags & !(1 | 1 << 13) == 0 {
         return if looked(1) { verdict } else { verdict.and(entry) };

@@ -30,7 +30,15 @@ pub enum Kind {
 }
 
 /// A release of OpenSSH: `(9, 8)`.
-pub type Release = (u32, u32);
+pub type Release = (u16, u16);
+
+/// The release in what sshd says of itself: `OpenSSH_9.2p1 Debian-2+deb12u3, OpenSSL 3.0.15`.
+pub fn release(said: &str) -> Option<Release> {
+    let (_, rest) = said.split_once("OpenSSH_")?;
+    let (major, rest) = rest.split_once('.')?;
+    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
 
 /// Which sshd has a keyword.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +103,7 @@ impl Keyword {
         Self { lines, ..self }
     }
 
-    const fn from(self, major: u32, minor: u32) -> Self {
+    const fn from(self, major: u16, minor: u16) -> Self {
         Self { since: Since::Release((major, minor)), ..self }
     }
 
