@@ -55,6 +55,56 @@ fn an_sshd_that_no_unit_runs_is_told_by_a_signal() {
 }
 
 #[test]
+fn an_sshd_that_is_reading_its_files_again_is_not_taken_for_one_that_is_down() {
+    // Stops it between the end of its old sockets and its new ones.
+    let between = "pid=$(systemctl show -P MainPID ssh)
+        none() { ! grep -q ':0016 0*:0000 0A ' /proc/net/tcp /proc/net/tcp6; }
+        for i in $(seq 200); do
+            kill -HUP $pid
+            for j in $(seq 100); do
+                if none; then
+                    kill -STOP $pid; sleep 0.1
+                    if none; then (sleep 0.3; kill -CONT $pid) >/dev/null 2>&1 & exit 0; fi
+                    kill -CONT $pid; break
+                fi
+            done
+        done
+        exit 1";
+    on_both(|server| {
+        let session = Session::open(server, "alice", ADMIN_V6);
+        server.sh(between).expect_ok();
+        assert_eq!(server.ctl(&["diagnose", ADMIN_V4, "--json"]).expect_status(0).json()["verdict"], "accept");
+        server.sh(between).expect_ok();
+        let change = pending(server, "120s", &["sshd", "set", "MaxSessions", "9"]);
+        assert!(change["plan"]["steps"][0]["summary"].as_str().unwrap().contains("reload ssh.service"), "{change:#}");
+        server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
+        session.lives(server);
+    });
+}
+
+#[test]
+fn an_sshd_that_was_down_and_is_started_meanwhile_is_not_left_with_what_nobody_proved() {
+    on_both(|server| {
+        server.write("/etc/second", "this is the second banner\n");
+        let set = ["sshd", "set", "Banner", "/etc/second", "--confirm-within", "120s", "--json"];
+        let old = files(server);
+        server.run(&["systemctl", "stop", "ssh.service"]).expect_ok();
+        let drifted = server.ctl_meanwhile(0, "systemctl start ssh.service", &set).expect_status(1).json();
+        assert!(drifted.to_string().contains("no sshd ran on port 22 when this was planned"), "{drifted:#}");
+        assert_eq!(files(server), old);
+
+        // Its undo is read, too.
+        server.run(&["systemctl", "stop", "ssh.service"]).expect_ok();
+        let change = server.ctl(&set).expect_status(5).json();
+        server.run(&["systemctl", "start", "ssh.service"]).expect_ok();
+        assert!(banner(server).contains("second"));
+        server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
+        assert_eq!(files(server), old);
+        assert!(!banner(server).contains("second"));
+    });
+}
+
+#[test]
 fn where_systemd_listens_the_port_is_the_socket_units_and_sshd_is_restarted() {
     on_both(|server| {
         server.write("/etc/second", "this is the second banner\n");

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use sshfix_policy::address::canonical;
 use sshfix_policy::host::{Part, Question};
@@ -21,12 +22,30 @@ use sockets::TcpSocket;
 /// Asked for its version, and only this one: a program of that name elsewhere may be anybody's.
 const SSHD: &str = "/usr/sbin/sshd";
 
+/// How long sshd may be without sockets while it reads its files again: it takes some 20 ms.
+const REOPENS: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(20);
+
 /// Who listens, by which unit, and who is logged in. The version is asked for by questions about everybody only (`status`).
 pub fn observe(question: &Question) -> Part<State> {
-    read(question).unwrap_or_else(|error| Part::Unreadable(format!("the kernel did not list its TCP sockets: {error}")))
+    let until = Instant::now() + REOPENS;
+    loop {
+        match read(question) {
+            Ok(state) if reopens(&state) && Instant::now() < until => thread::sleep(TICK),
+            Ok(state) => return Part::Present(state),
+            Err(error) => return Part::Unreadable(format!("the kernel did not list its TCP sockets: {error}")),
+        }
+    }
 }
 
-fn read(question: &Question) -> io::Result<Part<State>> {
+/// At SIGHUP sshd closes its sockets, executes itself anew and opens them again (sshd.c, `sighup_restart`): its service is up, and
+/// nothing listens. It is not down, and what it does is to be seen a moment later.
+fn reopens(state: &State) -> bool {
+    let up = |unit: &Unit| unit.name.ends_with(".service") && matches!(unit.active.as_str(), "active" | "reloading");
+    state.listeners.is_empty() && state.units.iter().flatten().any(up)
+}
+
+fn read(question: &Question) -> io::Result<State> {
     let listening = sockets::listening()?;
     let asked: BTreeSet<u32> =
         listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| socket.inode).collect();
@@ -49,7 +68,7 @@ fn read(question: &Question) -> io::Result<Part<State>> {
         sessions.extend(sockets::established(port)?.iter().filter_map(|socket| session(socket, &holders)));
     }
     let version = if question.everybody { version() } else { None };
-    Ok(Part::Present(State { listeners, units, sessions, addresses: addresses()?, version, notes }))
+    Ok(State { listeners, units, sessions, addresses: addresses()?, version, notes })
 }
 
 /// The SSH units, where systemd runs this host.

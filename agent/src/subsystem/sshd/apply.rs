@@ -8,6 +8,7 @@ use sshfix_policy::host::{Done, Restored, StepError};
 use sshfix_policy::merge;
 use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
 
+use super::lookup::Now;
 use super::{SSHD, SshdError, lookup, serves, test, unit};
 use crate::sys::dbus;
 use crate::sys::files::{self, FileError};
@@ -32,6 +33,10 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         && sshd.running
     {
         starts_the_same(unit, &sshd.invocation)?;
+    }
+    // Of an sshd that is down nobody's way in was proven.
+    if step.activation == Activation::Nothing && sshd.running && !matches!(sshd.manager, Manager::Connections(_)) {
+        return Err(StepError::Drifted(format!("no sshd ran on port {} when this was planned, and one does now", step.port)));
     }
     let before = match step.activation {
         Activation::Start(_) => serves::Before::down(&sshd.manager),
@@ -107,14 +112,16 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
         write(file, &now, &back)?;
         wrote = true;
     }
-    if matches!((&step.activation, step.files.is_empty()), (Activation::Nothing, _) | (Activation::Start(_), true)) {
+    let nothing_ran = step.activation == Activation::Nothing;
+    if step.files.is_empty() && (nothing_ran || matches!(step.activation, Activation::Start(_))) {
         return Ok(restored(wrote, &notes));
     }
     // Early at boot the files are all there is: sshd starts later, with them.
     let booting = dbus::system_state().is_ok_and(|state| matches!(state.as_str(), "initializing" | "starting"));
     let sshd = match lookup::now(step.port) {
+        Ok(Now { manager: Manager::Connections(_), .. }) if nothing_ran => return Ok(restored(wrote, &notes)),
         Ok(sshd) if sshd.running => sshd,
-        Ok(_) | Err(_) if booting || !serves::systemd_answers() => return Ok(restored(wrote, &notes)),
+        Ok(_) | Err(_) if nothing_ran || booting || !serves::systemd_answers() => return Ok(restored(wrote, &notes)),
         Ok(sshd) => {
             return start_again(step, &sshd.invocation, &sshd.manager, notes);
         }
@@ -137,12 +144,16 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
             follow(Job::Restart, through, step.port)?;
             None
         }
-        Activation::Reload(through) | Activation::Start(through) => Some(through),
-        Activation::Nothing => None,
+        Activation::Reload(through) | Activation::Start(through) => Some(through.clone()),
+        // Somebody has started it since, with the files that are taken back.
+        Activation::Nothing => Some(match &sshd.manager {
+            Manager::Service { name, .. } => Through::Unit(name.clone()),
+            Manager::Connections(_) | Manager::Nobody => Through::Signal,
+        }),
     };
     // A unit that cannot be reloaded must not keep sshd from reading its old files again.
     if let Some(through) = through
-        && let Err(why) = follow(Job::Reload, through, step.port)
+        && let Err(why) = follow(Job::Reload, &through, step.port)
     {
         lookup::signal(step.port).map_err(|also| StepError::Failed(format!("the files are as they were, but {why}; {also}")))?;
         notes.push(format!("sshd was sent SIGHUP, because {why}"));
