@@ -289,7 +289,7 @@ mod lab {
 
     fn wait(what: &str) {
         let _ = std::fs::write(PAUSED, what);
-        for _ in 0..3000 {
+        for _ in 0..4500 {
             if !Path::new(PAUSED).exists() {
                 return;
             }

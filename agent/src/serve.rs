@@ -100,8 +100,8 @@ pub async fn serve(listener: UnixListener, service: Arc<impl Answer>, limits: Li
         }
     }
     drop(listener);
-    room.idle.clear();
     room.working.close();
+    room.idle.clear();
     let ended = timeout(STOP_TIME, async { while connections.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::error!(

@@ -242,11 +242,12 @@ mod tests {
         run(Path::new("/bin/sh"), &["-c", script], stdin, timeout, max)
     }
 
-    const SECOND: Duration = Duration::from_secs(5);
+    /// Longer than a loaded machine takes for anything here.
+    const LONG: Duration = Duration::from_mins(1);
 
     #[test]
     fn the_child_gets_its_input_an_empty_environment_and_the_root_folder() {
-        let output = sh("pwd; /usr/bin/env; /bin/cat; echo bad >&2; exit 3", Some(b"hello\n"), SECOND, 1000).unwrap();
+        let output = sh("pwd; /usr/bin/env; /bin/cat; echo bad >&2; exit 3", Some(b"hello\n"), LONG, 1000).unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "/\nLC_ALL=C\nPWD=/\nhello\n");
         assert_eq!((output.code, output.stderr.as_slice()), (Some(3), b"bad\n".as_slice()));
     }
@@ -256,41 +257,40 @@ mod tests {
         let begun = Instant::now();
         let error = sh("sleep 321.5 & sleep 321.5; true", None, Duration::from_millis(200), 1000).unwrap_err();
         assert!(matches!(error, ChildError::TimedOut { .. }), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(3));
-        std::thread::sleep(Duration::from_millis(100));
-        let left = run(Path::new("/usr/bin/pgrep"), &["-f", "^sleep 321[.]5$"], None, SECOND, 1000).unwrap();
-        assert_eq!(left.code, Some(1), "{left:?}");
+        // Killed is not yet gone.
+        while run(Path::new("/usr/bin/pgrep"), &["-f", "^sleep 321[.]5$"], None, LONG, 1000).unwrap().code != Some(1) {
+            assert!(begun.elapsed() < LONG, "a child of the child lives on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(begun.elapsed() < LONG);
     }
 
     #[test]
     fn a_background_process_that_keeps_the_pipes_open_is_not_waited_for() {
         let begun = Instant::now();
-        let output = sh("echo done; sleep 2 & exit 0", None, SECOND, 1000).unwrap();
+        let output = sh("echo done; sleep 100 & exit 0", None, LONG, 1000).unwrap();
         assert_eq!(output.stdout, b"done\n");
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(begun.elapsed() < LONG);
     }
 
     #[test]
     fn endless_output_is_bounded() {
-        assert!(matches!(
-            sh("while :; do echo aaaaaaaaaaaaaaa; done", None, SECOND, 5000),
-            Err(ChildError::TooMuchOutput { .. })
-        ));
+        assert!(matches!(sh("while :; do echo aaaaaaaaaaaaaaa; done", None, LONG, 5000), Err(ChildError::TooMuchOutput { .. })));
     }
 
     #[test]
     fn large_input_and_output_do_not_block_each_other() {
         let input = vec![b'x'; 3_000_000];
-        let output = run(Path::new("/bin/cat"), &[] as &[&str], Some(&input), SECOND, 4_000_000).unwrap();
+        let output = run(Path::new("/bin/cat"), &[] as &[&str], Some(&input), LONG, 4_000_000).unwrap();
         assert_eq!(output.stdout.len(), input.len());
-        assert!(sh("exit 0", Some(&input), SECOND, 10).unwrap().success());
+        assert!(sh("exit 0", Some(&input), LONG, 10).unwrap().success());
     }
 
     #[test]
     fn open_descriptors_do_not_leak_into_the_child() {
         // Without close-on-exec, on purpose.
         let folder = nix::fcntl::open("/", OFlag::O_RDONLY, nix::sys::stat::Mode::empty()).unwrap();
-        let output = run(Path::new("/bin/ls"), &["/proc/self/fd"], None, SECOND, 1000).unwrap();
+        let output = run(Path::new("/bin/ls"), &["/proc/self/fd"], None, LONG, 1000).unwrap();
         let fds = String::from_utf8(output.stdout).unwrap();
         assert_eq!(fds.split_whitespace().filter(|fd| fd.parse::<i32>().unwrap() > 2).count(), 1, "only ls's own: {fds}");
         drop(folder);
@@ -299,9 +299,9 @@ mod tests {
     #[test]
     fn programs_without_an_absolute_path_or_that_do_not_exist_are_clear_errors() {
         for program in ["true", "./true", "/nonexistent/true"] {
-            let error = run(Path::new(program), &[] as &[&str], None, SECOND, 10).unwrap_err();
+            let error = run(Path::new(program), &[] as &[&str], None, LONG, 10).unwrap_err();
             assert!(matches!(error, ChildError::NotStarted { .. }), "{error}");
         }
-        assert_eq!(sh("kill -9 $$", None, SECOND, 10).unwrap().signal, Some(9));
+        assert_eq!(sh("kill -9 $$", None, LONG, 10).unwrap().signal, Some(9));
     }
 }
