@@ -17,8 +17,10 @@ use crate::render;
 use crate::session::Session;
 
 const TICK: Duration = Duration::from_secs(1);
-/// The agent looks at the deadline several times a second; after this it has taken the change back.
+/// The agent looks at the deadline several times a second and then takes the change back: asked for after this,
 const GRACE: Duration = Duration::from_secs(2);
+/// and again as long as it is not done.
+const TAKES: Duration = Duration::from_mins(2);
 
 /// Whether there is a person to ask.
 pub fn can_ask() -> bool {
@@ -45,8 +47,12 @@ pub fn offer(session: &mut Session, change: &Change) -> Option<Answer> {
                 return None;
             }
             Err(RecvTimeoutError::Timeout) if Instant::now() >= until + GRACE => {
+                let answer = session.ask(&changes(&change.id)).ok();
+                if answer.as_ref().is_some_and(|answer| unfinished(&answer.body)) && Instant::now() < until + TAKES {
+                    continue;
+                }
                 let _ = writeln!(err);
-                return session.ask(&changes(&change.id)).ok();
+                return answer;
             }
             Err(RecvTimeoutError::Timeout) => continue,
             Ok(line) => match line.trim() {
@@ -102,6 +108,12 @@ fn rollback(id: &str) -> Wish {
 
 fn changes(id: &str) -> Wish {
     Wish::Ask(Ask { operation: Operation::Changes { id: Some(id.to_owned()) }, mode: Mode::DryRun, reason: None })
+}
+
+/// Whether the agent is still about to take it back.
+fn unfinished(body: &Body) -> bool {
+    let Body::Changes(changes) = body else { return false };
+    changes.changes.first().is_some_and(|change| matches!(change.state.as_str(), "pending" | "rolling-back"))
 }
 
 /// The exit status of a change that was offered, by the answer that decided it (interface.md).
