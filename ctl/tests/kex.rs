@@ -20,8 +20,11 @@ fn server(serve: impl FnOnce(TcpStream) + Send + 'static) -> SocketAddr {
     address
 }
 
+/// Longer than a loaded machine takes for anything here.
+const LONG: Duration = Duration::from_mins(1);
+
 fn ask(serve: impl FnOnce(TcpStream) + Send + 'static) -> KexError {
-    prove(&[server(serve)], &COOKIE, Duration::from_secs(2)).unwrap_err()
+    prove(&[server(serve)], &COOKIE, LONG).unwrap_err()
 }
 
 /// Says this, hears the client out, and closes.
@@ -42,19 +45,19 @@ fn packet(payload: &[u8]) -> Vec<u8> {
 #[test]
 fn a_closed_port_is_refused_and_the_next_target_is_tried() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = prove(&[closed], &COOKIE, Duration::from_secs(2)).unwrap_err();
+    let error = prove(&[closed], &COOKIE, LONG).unwrap_err();
     assert!(matches!(error, KexError::Refused { to, .. } if to == closed), "{error}");
     let open = server(|mut stream| stream.write_all(b"Not allowed at this time\r\n").unwrap());
-    let error = prove(&[closed, open], &COOKIE, Duration::from_secs(2)).unwrap_err();
+    let error = prove(&[closed, open], &COOKIE, LONG).unwrap_err();
     assert!(matches!(error, KexError::TurnedAway { to, .. } if to == open), "{error}");
-    assert!(matches!(prove(&[], &COOKIE, Duration::from_secs(2)), Err(KexError::Local(_))));
+    assert!(matches!(prove(&[], &COOKIE, LONG), Err(KexError::Local(_))));
 }
 
 #[test]
 fn a_port_that_says_no_banner_is_described_by_what_it_does() {
     let error = ask(drop);
     assert!(matches!(error, KexError::NoBanner { .. }), "{error}");
-    assert!(error.to_string().contains("closes the connection before its banner, after 0."), "{error}");
+    assert!(error.to_string().contains("closes the connection before its banner, after "), "{error}");
 
     let error = says(b"Exceeded MaxStartups\r\n");
     assert!(error.to_string().ends_with("turns the connection away: \"Exceeded MaxStartups\""), "{error}");
@@ -69,13 +72,14 @@ fn a_port_that_says_no_banner_is_described_by_what_it_does() {
 #[test]
 fn a_server_that_drips_is_given_up_at_the_deadline() {
     let started = Instant::now();
-    let error = ask(|mut stream| {
+    let drips = server(|mut stream| {
         while stream.write_all(b"x").is_ok() {
             thread::sleep(Duration::from_millis(100));
         }
     });
+    let error = prove(&[drips], &COOKIE, Duration::from_secs(2)).unwrap_err();
     assert!(matches!(error, KexError::Stalled { during: "banner", .. }), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < LONG);
 }
 
 #[test]
