@@ -12,16 +12,25 @@ const BLOCKED: &str = "203.0.113.7";
 const NEIGHBOUR: &str = "203.0.113.70";
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// A change looks at the host several times.
+const AT_MOST: u32 = 4;
+
 fn server(release: Release) -> Server {
     let server = Server::boot(release);
     server.install_sshfix();
     server
 }
 
-/// Asks the agent and checks that it did not wait for the missing part.
+/// Asks the agent and checks that it did not wait for the missing part. Who waits for that does so each time; who waits for a busy
+/// machine does not.
 #[track_caller]
 fn ctl(server: &Server, arguments: &[&str]) -> CtlResult {
-    let result = server.ctl(arguments);
+    let mut result = server.ctl(arguments);
+    for _ in 0..4 {
+        if result.time >= LONGEST {
+            result = server.ctl(arguments);
+        }
+    }
     assert!(result.time < LONGEST, "{}: {arguments:?} took {:?}\n{result:#?}", server.release(), result.time);
     result
 }
@@ -61,7 +70,10 @@ fn is_found_and_lifted(server: &Server, expected: &[&str]) -> Value {
     for cause in expected {
         assert!(causes(&diagnosis).contains(cause), "{release}: no {cause} in {diagnosis:#}");
     }
-    let change = ctl(server, &["unban", BLOCKED, "--json"]).expect_status(0).json();
+    ctl(server, &["unban", BLOCKED, "--dry-run", "--json"]).expect_status(0);
+    let change = server.ctl(&["unban", BLOCKED, "--json"]).expect_status(0);
+    assert!(change.time < LONGEST * AT_MOST, "{release}: {change:#?}");
+    let change = change.json();
     assert_eq!(change["changed"], true, "{release}: {change:#}");
     let login = server.ssh(BLOCKED);
     assert!(login.ok, "{release}: {}\n{change:#}", login.stderr);
@@ -144,8 +156,8 @@ fn with_a_dead_fail2ban_the_rest_works() {
     for release in Release::ALL {
         let server = server(release);
         server
-            .sh("systemctl mask --runtime fail2ban; systemctl kill --signal=KILL fail2ban; sleep 0.5
-                 ! pgrep -f fail2ban-server; test -S /run/fail2ban/fail2ban.sock || \
+            .sh("systemctl mask --runtime fail2ban; systemctl kill --signal=KILL fail2ban
+                 while pgrep -f 'fail2ban-serve[r]' >/dev/null; do sleep 0.1; done; test -S /run/fail2ban/fail2ban.sock || \
                  python3 -c \"import os, socket; os.makedirs('/run/fail2ban', exist_ok=True); \
                  socket.socket(socket.AF_UNIX).bind('/run/fail2ban/fail2ban.sock')\"")
             .expect_ok();

@@ -111,7 +111,8 @@ fn an_address_is_taken_out_of_a_range_with_its_comment_and_time_and_put_back() {
             assert!(!server.ssh(near).ok, "{release} {near} got in as well");
             let set = server.sh("nft list set inet hand bad").expect_ok();
             assert_eq!(set.matches("a bad net").count(), 2, "{set}");
-            assert_eq!(set.matches("timeout 1h expires 59m").count(), 2, "{set}");
+            let left = set.matches("timeout 1h expires 59m").count() + set.matches("timeout 1h expires 58m").count();
+            assert_eq!(left, 2, "{set}");
             // The step after a step that fails takes the range back together.
             load(
                 &server,

@@ -18,6 +18,10 @@ const GROWTH: u64 = 32 * 1024;
 /// What it may hold at all, in KiB.
 const TOTAL: u64 = 96 * 1024;
 
+/// What an honest request may take on a loaded machine: less than the ten seconds that a peer has to send one, so that whoever waits
+/// for a peer takes longer.
+const SOON: Duration = Duration::from_secs(8);
+
 struct Agent {
     server: Server,
     before: u64,
@@ -60,7 +64,7 @@ impl Agent {
     #[track_caller]
     fn goes_on(&self) {
         let status = self.server.ctl(&["status", "--json"]).expect_status(0);
-        assert!(status.time < Duration::from_secs(5), "an honest request waited {:?}", status.time);
+        assert!(status.time < SOON, "an honest request waited {:?}", status.time);
     }
 
     /// Everything given back, and never restarted.
@@ -68,7 +72,7 @@ impl Agent {
     fn is_as_before(&self) {
         self.goes_on();
         self.stayed_small();
-        self.server.wait_until("the agent's files are closed", Duration::from_secs(20), || self.files() <= self.files_before + 2);
+        self.server.wait_until("the agent's files are closed", Duration::from_mins(2), || self.files() <= self.files_before + 2);
         let restarts = self.server.run(&["systemctl", "show", "-P", "NRestarts", "sshfix-agent"]).expect_ok();
         assert_eq!(restarts, "0", "the agent was restarted");
     }
@@ -87,8 +91,8 @@ impl Agent {
 
     fn connect_only(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).expect("the socket takes connections");
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_mins(1))).unwrap();
         stream
     }
 
@@ -155,7 +159,7 @@ fn malformed_frames_get_a_clear_error_or_a_close_and_the_agent_goes_on() {
     for (what, bytes) in cases {
         let started = Instant::now();
         let answer = agent.send(&bytes);
-        assert!(started.elapsed() < Duration::from_secs(5), "{what}: answered after {:?}", started.elapsed());
+        assert!(started.elapsed() < SOON, "{what}: answered after {:?}", started.elapsed());
         if let Some(document) = answer {
             assert_eq!(document["schema"], "sshfix.error/1", "{what}: {document}");
             let code = document["code"].as_str().unwrap();
@@ -189,7 +193,7 @@ fn an_oversized_frame_is_refused_by_its_length_and_never_read() {
                 let started = Instant::now();
                 let block = vec![0xff; 1 << 20];
                 while stream.write_all(&block).is_ok() {
-                    assert!(started.elapsed() < Duration::from_secs(10), "the agent still reads after a length it refuses");
+                    assert!(started.elapsed() < Duration::from_mins(1), "the agent still reads after a length it refuses");
                 }
             });
         }
@@ -217,7 +221,7 @@ fn slow_writers_are_cut_off_and_hold_nobody_up() {
     while cut_off < 100 {
         agent.goes_on();
         agent.stayed_small();
-        assert!(started.elapsed() < Duration::from_secs(40), "{} slow writers are still connected", 100 - cut_off);
+        assert!(started.elapsed() < Duration::from_mins(2), "{} slow writers are still connected", 100 - cut_off);
         slow.retain_mut(|stream| {
             let open = stream.write_all(b"{").is_ok();
             cut_off += usize::from(!open);
@@ -244,7 +248,7 @@ fn two_hundred_idle_connections_keep_nobody_out() {
     agent.goes_on();
     agent.stayed_small();
     let diagnosis = agent.server.ctl(&["diagnose", "203.0.113.7", "--json"]).expect_status(0);
-    assert!(diagnosis.time < Duration::from_secs(5), "{:?}", diagnosis.time);
+    assert!(diagnosis.time < SOON, "{:?}", diagnosis.time);
     drop((idle, deaf));
     agent.is_as_before();
 }

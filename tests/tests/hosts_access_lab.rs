@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::thread;
-use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use sshfix_agent::config::Config;
@@ -21,8 +20,7 @@ fn server(release: Release) -> Server {
     server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
     let penalties = if release == Release::Trixie { "PerSourcePenalties no\n" } else { "" };
     server.write("/etc/ssh/sshd_config.d/lab-hosts.conf", format!("MaxStartups 200\n{penalties}"));
-    server.run(&["systemctl", "reload", "ssh"]).expect_ok();
-    thread::sleep(Duration::from_millis(300));
+    server.run(&["systemctl", "restart", "ssh"]).expect_ok();
     server
 }
 

@@ -67,12 +67,13 @@ fn leases(server: &Server) -> Vec<Value> {
     leases["leases"].as_array().unwrap().clone()
 }
 
-/// Waits until no lease runs; how long it took.
+/// Longer than any lease here that is waited for, on a loaded machine.
+const LONG: Duration = Duration::from_mins(4);
+
+/// Waits until no lease runs.
 #[track_caller]
-fn wait_for_end(server: &Server) -> Duration {
-    let started = Instant::now();
-    server.wait_until("the lease ended", Duration::from_mins(1), || leases(server).is_empty());
-    started.elapsed()
+fn wait_for_end(server: &Server) {
+    server.wait_until("the lease ended", LONG, || leases(server).is_empty());
 }
 
 #[test]
@@ -81,11 +82,11 @@ fn an_allow_lets_in_whatever_blocks_and_ends_by_itself_with_the_first_state() {
         block(server);
         let before = snapshot(server);
         assert!(!server.ssh(ME).ok);
-        let plan = server.ctl(&["allow", ME, "--for", "6s", "--dry-run", "--json"]).expect_status(0).json();
+        let plan = server.ctl(&["allow", ME, "--for", "30s", "--dry-run", "--json"]).expect_status(0).json();
         assert_eq!((&plan["confirm"], &plan["opens"][0]), (&"not-needed".into(), &format!("{ME}/32").into()), "{plan:#}");
         assert_eq!(snapshot(server), before, "a dry run changes nothing");
         let digest = plan["digest"].as_str().unwrap();
-        let made = server.ctl(&["allow", ME, "--for", "6s", "--plan", digest, "--json"]).expect_status(0).json();
+        let made = server.ctl(&["allow", ME, "--for", "30s", "--plan", digest, "--json"]).expect_status(0).json();
         assert_eq!(made["state"], "confirmed", "{made:#}");
         in_and_others_out(server);
         let running = leases(server);
@@ -161,12 +162,12 @@ fn of_two_leases_each_removes_its_own_and_the_access_holds_until_the_last_ends()
     on_both(|server| {
         block(server);
         let before = snapshot(server);
-        server.ctl(&["allow", ME, "--for", "20s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "40s"]).expect_status(0);
         let second = server.ctl(&["allow", ME, "--for", "1h", "--json"]).expect_status(0).json();
         assert_eq!(second["state"], "confirmed", "{second:#}");
         server.ctl(&["unban", "198.51.100.7", "--ignore-for", "1h"]).expect_status(0);
         assert_eq!(leases(server).len(), 3);
-        server.wait_until("the first lease ended", Duration::from_mins(1), || leases(server).len() == 2);
+        server.wait_until("the first lease ended", LONG, || leases(server).len() == 2);
         in_and_others_out(server);
         server.ctl(&["revoke", "2"]).expect_status(0);
         assert!(!server.ssh(ME).ok);
@@ -180,13 +181,13 @@ fn of_two_leases_each_removes_its_own_and_the_access_holds_until_the_last_ends()
 fn a_revoke_that_cuts_off_who_asks_is_refused_and_the_automatic_end_is_not() {
     on_both(|server| {
         block(server);
-        server.ctl(&["allow", ME, "--for", "30s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "45s"]).expect_status(0);
         let refused = server.ctl_from(ME, &["revoke", "1", "--json"]).expect_status(4).json();
         assert_eq!(refused["code"], "lockout", "{refused:#}");
         // A live session counts as much.
         let mut session = std::process::Command::new(&server.ssh_command(ME)[0])
             .args(&server.ssh_command(ME)[1..])
-            .arg("echo in; exec sleep 60")
+            .arg("echo in; exec sleep 600")
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::piped())
             .spawn()
@@ -216,7 +217,7 @@ fn a_lease_ends_on_time_also_when_the_agent_was_killed_or_down() {
     on_both(|server| {
         block(server);
         let before = snapshot(server);
-        server.ctl(&["allow", ME, "--for", "30s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "45s"]).expect_status(0);
         for _ in 0..3 {
             server.sh("kill -9 $(systemctl show -p MainPID --value sshfix-agent.service)").expect_ok();
             sleep(Duration::from_millis(1500));
@@ -225,21 +226,20 @@ fn a_lease_ends_on_time_also_when_the_agent_was_killed_or_down() {
         wait_for_end(server);
         assert_eq!(snapshot(server), before);
         // Down when the time is over: it ends at the next start.
-        server.ctl(&["allow", ME, "--for", "3s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "20s"]).expect_status(0);
         server.sh("systemctl stop sshfix-agent.socket sshfix-agent.service").expect_ok();
-        sleep(Duration::from_secs(4));
+        sleep(Duration::from_secs(21));
         assert!(server.ssh(ME).ok, "nobody is there to end it");
         server.sh("systemctl start sshfix-agent.socket sshfix-agent.service").expect_ok();
-        assert!(wait_for_end(server) < Duration::from_secs(20));
+        wait_for_end(server);
         assert_eq!(snapshot(server), before);
         // Killed in the middle of making one, at every step: all of it or nothing, and it ends.
         for step in 1..=5 {
             server.write("/run/sshfix/pause-step", step.to_string());
             let asked = std::thread::scope(|scope| {
                 let asking = scope.spawn(|| server.ctl(&["allow", ME, "--for", "2s"]).status);
-                server.wait_until("the agent pauses", Duration::from_secs(30), || {
-                    server.path("/run/sshfix/paused").exists() || asking.is_finished()
-                });
+                server
+                    .wait_until("the agent pauses", LONG, || server.path("/run/sshfix/paused").exists() || asking.is_finished());
                 server.sh("kill -9 $(systemctl show -p MainPID --value sshfix-agent.service); rm -f /run/sshfix/paused /run/sshfix/pause-step").expect_ok();
                 asking.join().unwrap()
             });
@@ -250,36 +250,43 @@ fn a_lease_ends_on_time_also_when_the_agent_was_killed_or_down() {
     });
 }
 
+/// A lease of so many seconds is put back after a power cut and after a reboot, and ends when they are over. Whether it could be seen.
+fn outlives_reboots(server: &mut Server, time: u64) -> bool {
+    // Before it: it cannot end sooner than so long after this.
+    let begun = Instant::now();
+    server.ctl(&["allow", ME, "--for", &format!("{time}s")]).expect_status(0);
+    let soon_over = || begun.elapsed().as_secs() + 3 > time;
+    server.power_cut();
+    server.start();
+    server.wait_for_fail2ban();
+    // Bans come back from fail2ban's database; ignoreip and rules do not, so they are put back.
+    server.wait_until("the lease is in place again", LONG, || {
+        soon_over() || server.sh("fail2ban-client get sshd ignoreip").expect_ok().contains(ME) && server.ssh(ME).ok
+    });
+    others_out(server);
+    server.power_off();
+    server.start();
+    server.wait_for_fail2ban();
+    server.wait_until("the lease is in place again", LONG, || soon_over() || server.ssh(ME).ok);
+    let seen = !soon_over();
+    server.wait_until("the lease ended", LONG + Duration::from_secs(time), || leases(server).is_empty());
+    assert!(begun.elapsed() >= Duration::from_secs(time - 1), "not before its time: {:?}", begun.elapsed());
+    seen
+}
+
 #[test]
 fn a_lease_holds_across_a_reboot_and_a_power_cut_and_still_ends() {
     on_both(|server| {
         block(server);
-        server.ctl(&["allow", ME, "--for", "90s"]).expect_status(0);
-        let made = Instant::now();
-        server.power_cut();
-        server.start();
-        server.wait_for_fail2ban();
-        // Bans come back from fail2ban's database; ignoreip and rules do not, so they are put back.
-        server.wait_until("the lease is in place again", Duration::from_secs(30), || {
-            server.sh("fail2ban-client get sshd ignoreip").expect_ok().contains(ME) && server.ssh(ME).ok
-        });
-        others_out(server);
-        server.power_off();
-        server.start();
-        server.wait_for_fail2ban();
-        server.wait_until("the lease is in place again", Duration::from_secs(30), || {
-            server.ssh(ME).ok || made.elapsed().as_secs() > 88
-        });
-        assert!(made.elapsed() < Duration::from_secs(88), "the machine is too slow to tell");
-        server.wait_until("the lease ended", Duration::from_mins(3), || leases(server).is_empty());
-        assert!(made.elapsed() >= Duration::from_secs(89), "not before its time: {:?}", made.elapsed());
+        // A machine that boots so slowly that the lease is over meanwhile has another try, with more time.
+        assert!([90, 270, 810].into_iter().any(|time| outlives_reboots(server, time)), "the machine is too slow to tell");
         let after = snapshot(server);
         assert!(!after.contains("sshfix lease") && !server.ssh(ME).ok, "{after}");
         others_out(server);
         // Over while the host is off: gone from the files at the next start.
-        server.ctl(&["allow", ME, "--for", "3s"]).expect_status(0);
+        server.ctl(&["allow", ME, "--for", "4s"]).expect_status(0);
         server.power_cut();
-        sleep(Duration::from_secs(4));
+        sleep(Duration::from_secs(5));
         server.start();
         wait_for_end(server);
         assert!(!server.read("/etc/hosts.allow").contains(ME));

@@ -125,7 +125,7 @@ fn every_way_a_server_can_listen_or_not_is_told_as_a_real_login_finds_it() {
         restart_with("");
         server.run(&["systemctl", "stop", "ssh.service"]).expect_ok();
         server.run(&["systemd-run", "--unit=other", "--collect", "python3", "-m", "http.server", "22"]).expect_ok();
-        server.wait_until("it listens", Duration::from_secs(20), || asks(&server, V4).1 != Some(Cause::SshdDown));
+        server.wait_until("it listens", Duration::from_mins(2), || asks(&server, V4).1 != Some(Cause::SshdDown));
         let (cause, fix) = agrees(&server, V4);
         assert_eq!(cause, Some(Cause::PortNotSsh));
         assert!(fix.contains("python3") && fix.contains("systemctl stop other.service"), "{fix}");
@@ -187,20 +187,20 @@ fn people_who_are_logged_in_are_sessions_and_strangers_at_the_door_are_not() {
         assert_eq!(read(&server, 22, false).sessions, [], "nobody yet");
 
         let _logins = [
-            login(&server, "203.0.113.7", "root", &["sleep", "60"]),
-            login(&server, "203.0.113.8", "alice", &["sleep", "60"]),
+            login(&server, "203.0.113.7", "root", &["sleep", "600"]),
+            login(&server, "203.0.113.8", "alice", &["sleep", "600"]),
             login(&server, "198.51.100.7", "alice", &["-N"]),
             login(&server, "203.0.113.70", "root", &["-N"]),
-            login(&server, "2001:db8::7", "root", &["sleep", "60"]),
+            login(&server, "2001:db8::7", "root", &["sleep", "600"]),
         ];
         // A stranger who connects and says nothing.
         let stranger = Command::new("ip")
             .args(["netns", "exec", server.clients_netns(), "python3", "-c"])
-            .arg("import socket, time; s = socket.create_connection(('2001:db8::1', 22), source_address=('2001:db8::8', 0)); time.sleep(60)")
+            .arg("import socket, time; s = socket.create_connection(('2001:db8::1', 22), source_address=('2001:db8::8', 0)); time.sleep(600)")
             .spawn();
         let _stranger = Login(stranger.unwrap());
         let connections = || server.sh("ss -Htn state established sport = :22 | wc -l").expect_ok();
-        server.wait_until("six connections", Duration::from_secs(30), || connections() == "6");
+        server.wait_until("six connections", Duration::from_mins(2), || connections() == "6");
 
         let want = [
             ("198.51.100.7", "alice"),
@@ -218,7 +218,7 @@ fn people_who_are_logged_in_are_sessions_and_strangers_at_the_door_are_not() {
         let started = std::time::Instant::now();
         while last != want.map(|(from, user)| (from.to_owned(), user.to_owned())) {
             last = seen();
-            assert!(started.elapsed() < Duration::from_secs(30), "{release}: {last:?}");
+            assert!(started.elapsed() < Duration::from_mins(2), "{release}: {last:?}");
         }
         // Asked for another port, the sessions are the same.
         assert_eq!(read(&server, 2222, false).sessions.len(), want.len());

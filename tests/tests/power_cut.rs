@@ -197,7 +197,7 @@ fn cut_at_random_instants(release: Release) {
             }
         }
         client.wait().expect("the client ends");
-        server.wait_until(&said, Duration::from_mins(1), || settled(&server));
+        server.wait_until(&said, Duration::from_mins(3), || settled(&server));
         let login = server.ssh_beside_reload(ADMIN_V4);
         let log = || server.sh("journalctl --no-pager -b -u ssh -u sshfix-recover -u sshfix-agent -n 60").stdout;
         assert!(login.ok, "{said}: the admin must get in: {}\n{}", login.stderr, log());

@@ -195,7 +195,7 @@ fn a_ban_by_the_route_action_belongs_to_fail2ban_and_one_unban_lifts_it() {
         for (family, blocked, neighbour) in FAMILIES {
             server.run(&["fail2ban-client", "set", "sshd", "banip", blocked, neighbour]).expect_ok();
             let routed = || routes(&server, family).iter().any(|line| line.starts_with(&format!("unreachable {blocked}")));
-            server.wait_until("fail2ban made its route", std::time::Duration::from_secs(10), routed);
+            server.wait_until("fail2ban made its route", std::time::Duration::from_mins(2), routed);
             assert!(!server.ssh(blocked).ok);
             let finding = finding(&server, blocked);
             assert_eq!(finding["owner"], "fail2ban jail sshd", "{finding:#}");

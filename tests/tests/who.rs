@@ -103,7 +103,7 @@ fn handshake(from: IpAddr, to: SocketAddr) -> bool {
         if stream.peer_addr().is_ok() {
             // The server's end must have it too: an ACK that is dropped leaves only the client in the belief.
             stream.set_nonblocking(false).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             let mut banner = [0; 4];
             return std::io::Read::read(&mut (&stream), &mut banner).is_ok_and(|read| read > 0);
         }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longest run of one command; it is killed then and `status` is 124, as `timeout(1)` says it.
-const SECONDS: &str = "60";
+const SECONDS: &str = "180";
 
 /// What a command said.
 #[derive(Clone, Debug)]

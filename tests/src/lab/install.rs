@@ -136,7 +136,7 @@ impl Server {
         self.write("/run/sshfix/pause-step", step.to_string());
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| self.ctl(arguments));
-            self.wait_until("the agent is paused", Duration::from_secs(20), || self.path("/run/sshfix/paused").exists());
+            self.wait_until("the agent is paused", Duration::from_mins(2), || self.path("/run/sshfix/paused").exists());
             self.sh(script).expect_ok();
             self.sh("rm /run/sshfix/paused").expect_ok();
             asked.join().unwrap()

@@ -12,7 +12,7 @@ use super::place::Place;
 use super::{ADMIN_V4, CLIENTS, Release, SERVER_V4, SERVER_V6};
 
 /// Gives up on a boot after this long; one takes about a second on an idle machine.
-const BOOT: Duration = Duration::from_mins(1);
+const BOOT: Duration = Duration::from_mins(3);
 
 /// What `ssh` from one of the client addresses came to.
 #[derive(Clone, Debug)]
@@ -249,7 +249,7 @@ impl Server {
         text.chars().skip(skip).collect()
     }
 
-    /// Runs a command in it as root. It is killed after a minute.
+    /// Runs a command in it as root. It is killed after three minutes.
     #[track_caller]
     pub fn run(&self, command: &[&str]) -> Output {
         self.run_with_input(command, b"")
@@ -326,7 +326,7 @@ impl Server {
             .into_iter()
             .chain(["-o", "BatchMode=yes", "-o", "ConnectTimeout=7", "-o", "ConnectionAttempts=1"])
             .chain(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"])
-            .chain(["-o", "LogLevel=ERROR", "-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=2", &destination])
+            .chain(["-o", "LogLevel=ERROR", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", &destination])
             .map(str::to_owned)
             .collect()
     }

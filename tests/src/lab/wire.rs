@@ -76,7 +76,7 @@ impl Wire {
         // No answer is held back, no address is waited for, and half-open connections do not stay.
         let quiet = "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv6.conf.all.accept_dad=0 \
              net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.accept_ra=0 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0 \
-             net.ipv4.tcp_synack_retries=1 net.ipv4.tcp_syn_retries=2 net.ipv4.conf.all.route_localnet=0";
+             net.ipv4.icmp_ratemask=0 net.ipv6.icmp.ratemask=2 net.ipv4.tcp_synack_retries=1 net.ipv4.tcp_syn_retries=2 net.ipv4.conf.all.route_localnet=0";
         server.sh(quiet).expect_ok();
         client.sh(quiet).expect_ok();
         for name in ["eth0", "eth1"] {
@@ -115,7 +115,7 @@ impl Wire {
     /// before the answers are counted; the kernel itself needs none.
     ///
     /// # Panics
-    /// When a socket cannot be made, or the marker does not come through in five seconds.
+    /// When a socket cannot be made, or the marker does not come through in a minute.
     pub fn connect(&self, tries: &[(Client, IpAddr)], port: u16, patience: Duration) -> Vec<Fate> {
         // A port that is used again must not meet what connection tracking remembers of it.
         let listeners: Vec<TcpListener> = self.server.enter(|| {
@@ -197,7 +197,7 @@ fn syn((from, device): Client, to: SocketAddr) -> (OwnedFd, SocketAddr) {
 fn marker() {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback device that is up");
     socket.connect(socket.local_addr().expect("its own address")).expect("itself");
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket option");
+    socket.set_read_timeout(Some(Duration::from_mins(1))).expect("a socket option");
     for _ in 0..12 {
         socket.send(b"marker").expect("to send to itself");
         socket.recv(&mut [0; 8]).expect("what it sent itself");

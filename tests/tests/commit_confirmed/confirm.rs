@@ -15,7 +15,7 @@ use sshfix_policy::sshsig;
 use sshfix_policy::wire::{Hello, SignedRequest};
 use sshfix_tests::lab::Server;
 
-use super::{WITHIN, on_both, one, pending, state, taken_back};
+use super::{WITHIN, on_both, one, pending, pending_for, state, taken_back};
 
 /// One connection to the agent, its hello read.
 struct Connection {
@@ -26,7 +26,7 @@ struct Connection {
 impl Connection {
     fn open(server: &Server) -> Self {
         let mut stream = UnixStream::connect(server.path("/run/sshfix/agent.sock")).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         let hello = Hello::decode(&frame(&mut stream)).unwrap();
         Self { stream, hello }
     }
@@ -68,7 +68,7 @@ impl Connection {
         let cookie = access_proof::cookie(id, &self.hello.challenge);
         let prove = move || {
             setns(net, CloneFlags::CLONE_NEWNET).unwrap();
-            kex::prove(&["127.0.0.1:22".parse().unwrap()], &cookie, Duration::from_secs(8)).unwrap()
+            kex::prove(&["127.0.0.1:22".parse().unwrap()], &cookie, Duration::from_secs(20)).unwrap()
         };
         std::thread::spawn(prove).join().unwrap()
     }
@@ -201,22 +201,29 @@ fn a_confirm_of_another_principal_counts_only_with_the_grant_for_it() {
 #[test]
 fn at_a_terminal_ctl_offers_the_confirm_itself() {
     on_both(|server| {
-        let asked = |keys: &str| {
-            let ctl = "sshfix ctl hosts deny 203.0.113.70 --confirm-within 20s";
-            server.sh(&format!("{{ sleep 3; {keys} }} | script --quiet --return --command '{ctl}' /dev/null"))
+        // The key is typed once it is asked for, and the keyboard stays until ctl ends.
+        let asked = |within: &str, key: &str| {
+            server.sh(&format!(
+                "rm -f /run/keyboard /run/screen; mkfifo /run/keyboard; : >/run/screen
+                 script --quiet --return --flush --command 'sshfix ctl hosts deny 203.0.113.70 --confirm-within {within}' /dev/null \\
+                     </run/keyboard >/run/screen & ctl=$!
+                 exec 3>/run/keyboard
+                 while kill -0 $ctl && ! grep -q 'taken back by itself in' /run/screen; do sleep 0.1; done
+                 printf '{key}' >&3; status=0; wait $ctl || status=$?; cat /run/screen; exit $status"
+            ))
         };
-        let kept = asked("echo y; sleep 4;");
+        let kept = asked("100s", "y\\n");
         assert_eq!(kept.status, 0, "{kept:#?}");
-        for text in ["Does everything still work?", "taken back by itself in 0:1", "Done:"] {
+        for text in ["Does everything still work?", "taken back by itself in 1:", "Done:"] {
             assert!(kept.stdout.contains(text), "`{text}` is not in: {}", kept.stdout);
         }
         assert!(server.read("/etc/hosts.deny").contains("203.0.113.70"));
         server.ctl(&["hosts", "remove", "203.0.113.70"]).expect_status(0);
-        let back = asked("echo r; sleep 4;");
+        let back = asked("100s", "r\\n");
         assert_eq!(back.status, 6, "{back:#?}");
         assert!(back.stdout.contains("Taken back:") && !server.read("/etc/hosts.deny").contains("203.0.113.70"), "{back:#?}");
         // Nobody answers.
-        let late = asked("sleep 24;");
+        let late = asked("3s", "");
         assert_eq!(late.status, 6, "{late:#?}");
         assert!(late.stdout.contains("not confirmed in time") && !server.read("/etc/hosts.deny").contains("203.0.113.70"));
     });
@@ -230,16 +237,16 @@ fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
         let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
         assert!(!server.ssh("203.0.113.70").ok);
         let first = one(server, &id);
-        assert!(first["events"].as_array().unwrap().len() == 2 && first["seconds_left"].as_u64().unwrap() <= 8, "{first:#}");
+        assert!(first["events"].as_array().unwrap().len() == 2 && first["seconds_left"].as_u64().unwrap() <= 20, "{first:#}");
         taken_back(server, &id, start);
-        assert!(start.elapsed() >= Duration::from_secs(7), "not before its deadline");
+        assert!(start.elapsed() >= Duration::from_secs(19), "not before its deadline");
         assert_eq!(server.read("/etc/hosts.deny"), before);
         assert_eq!(one(server, &id)["detail"], "not confirmed in time");
         server.ctl(&["confirm", &id, "--json"]).expect_error(3, "not-confirmed", &["it is rolled-back"]);
         assert!(server.ssh("203.0.113.70").ok);
 
         // By hand, at once.
-        let id = pending(server, &["ban", "203.0.113.70", "--jail", "sshd"]);
+        let id = pending_for(server, "10m", &["ban", "203.0.113.70", "--jail", "sshd"]);
         assert!(!server.ssh("203.0.113.70").ok);
         let back = server.ctl(&["rollback", &id, "--json"]).expect_status(0).json();
         assert_eq!((&back["state"], &back["changed"]), (&"rolled-back".into(), &false.into()), "{back:#}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sshfix_tests::lab::Server;
 
-use super::{on_both, one, pending, state};
+use super::{on_both, one, pending_for, state};
 
 fn blocked(server: &Server) {
     server
@@ -82,14 +82,14 @@ fn a_plan_whose_host_was_changed_is_not_applied_and_the_new_one_is_shown() {
 fn what_others_changed_while_it_waited_stays_and_what_cannot_be_undone_is_stuck() {
     on_both(|server| {
         server.write("/etc/hosts.deny", "# kept\nsshd: 203.0.113.8\n");
-        let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
+        let id = pending_for(server, "10m", &["hosts", "deny", "203.0.113.70"]);
         server.sh("echo 'sshd: 198.51.100.7' >> /etc/hosts.deny; sed -i '1i # theirs' /etc/hosts.deny").expect_ok();
         let back = server.ctl(&["rollback", &id, "--json"]).expect_status(0).json();
         assert!(back["notes"].to_string().contains("their lines were kept"), "{back:#}");
         assert_eq!(server.read("/etc/hosts.deny"), "# theirs\n# kept\nsshd: 203.0.113.8\nsshd: 198.51.100.7\n");
 
         // Their edit of our very line cannot be told from ours.
-        let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
+        let id = pending_for(server, "10m", &["hosts", "deny", "203.0.113.70"]);
         server.sh("sed -i 's/sshd: 203.0.113.70/sshd: 203.0.113.70, 203.0.113.71/' /etc/hosts.deny").expect_ok();
         let stuck = server.ctl(&["rollback", &id, "--json"]).expect_status(7).json();
         assert_eq!(stuck["state"], "stuck", "{stuck:#}");
@@ -105,11 +105,11 @@ fn what_others_changed_while_it_waited_stays_and_what_cannot_be_undone_is_stuck(
 
         // Put right by hand, it is taken back by itself; nobody has to say so.
         server.sh("sed -i 's/, 203.0.113.71//' /etc/hosts.deny").expect_ok();
-        server.wait_until("it is tried again", Duration::from_secs(40), || state(server, &id) == "rolled-back");
+        server.wait_until("it is tried again", Duration::from_mins(2), || state(server, &id) == "rolled-back");
         assert!(!server.read("/etc/hosts.deny").contains("203.0.113.70"));
 
         // Or it is left to a person.
-        let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
+        let id = pending_for(server, "10m", &["hosts", "deny", "203.0.113.70"]);
         server.sh("sed -i 's/sshd: 203.0.113.70/sshd: 203.0.113.72/' /etc/hosts.deny").expect_ok();
         server.ctl(&["rollback", &id]).expect_status(7);
         let left = server.ctl(&["rollback", &id, "--abandon", "--json"]).expect_status(0).json();

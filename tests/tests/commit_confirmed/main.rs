@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sshfix_tests::lab::{self, Server};
 
-/// How long a change waits in these tests: long enough to log in twice, short enough to wait for.
-const WITHIN: &str = "8s";
+/// How long a change waits where the tests wait for its end: a loaded machine logs in meanwhile, also where a packet filter has the
+/// login wait for its seven seconds.
+const WITHIN: &str = "20s";
 /// The same, and the time in which a loaded machine comes to it. How late it was by the agent's own clock is `restart`'s.
-const AFTER: Duration = Duration::from_secs(8 + 60);
+const AFTER: Duration = Duration::from_secs(20 + 120);
 
 /// The same, where changes may wait for as short as these tests want.
 fn on_both(test: impl Fn(&mut Server)) {
@@ -27,10 +28,16 @@ fn on_both(test: impl Fn(&mut Server)) {
     });
 }
 
-/// Makes a change that waits; its id.
+/// Makes a change that waits for its end in this test; its id.
 #[track_caller]
 fn pending(server: &Server, arguments: &[&str]) -> String {
-    let change = server.ctl(&[arguments, &["--confirm-within", WITHIN, "--json"]].concat()).expect_status(5).json();
+    pending_for(server, WITHIN, arguments)
+}
+
+/// Makes a change that waits so long; its id.
+#[track_caller]
+fn pending_for(server: &Server, within: &str, arguments: &[&str]) -> String {
+    let change = server.ctl(&[arguments, &["--confirm-within", within, "--json"]].concat()).expect_status(5).json();
     assert_eq!((&change["state"], &change["changed"]), (&"pending".into(), &true.into()), "{change:#}");
     assert_eq!(change["plan"]["confirm"], "required");
     assert!(change["deadline"].is_string(), "{change:#}");

@@ -2,12 +2,12 @@
 //! deadline, and the deadline stays the one that was set.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sshfix_tests::lab::Server;
 
-use super::{on_both, one, pending, state};
+use super::{AFTER, on_both, one, pending, state};
 
 /// Waits longer than a loaded machine takes for what happens meanwhile.
 fn deny(server: &Server) -> String {
@@ -17,14 +17,15 @@ fn deny(server: &Server) -> String {
 
 /// Waits until it is taken back: because nobody confirmed it, and at the deadline that was set first.
 #[track_caller]
-fn unconfirmed(server: &Server, id: &str, since: Instant) {
-    server.wait_until("it is taken back", Duration::from_mins(1), || state(server, id) == "rolled-back");
-    assert!(since.elapsed() >= Duration::from_secs(7), "not before its deadline");
+fn unconfirmed(server: &Server, id: &str, set: Timestamp) {
+    server.wait_until("it is taken back", AFTER, || state(server, id) == "rolled-back");
     let change = one(server, id);
     assert_eq!(change["detail"], "not confirmed in time");
     let time = |name: &str| change[name].as_str().unwrap().parse::<Timestamp>().unwrap();
-    let late = time("finished").duration_since(time("deadline"));
-    assert!((0..5).contains(&late.as_secs()), "{change:#}");
+    assert_eq!(time("deadline"), set);
+    // Soon, which is more than seconds where an agent that is just starting waits for a busy machine.
+    let late = time("finished").duration_since(set);
+    assert!((0..60).contains(&late.as_secs()), "{change:#}");
 }
 
 fn deadline(server: &Server, id: &str) -> Timestamp {
@@ -66,13 +67,13 @@ fn a_restart_of_the_agent_leaves_a_change_waiting_until_its_own_deadline() {
             assert_eq!(server.read("/etc/hosts.deny"), before);
         }
         // Nobody confirms: not later for the restarts.
-        let start = Instant::now();
         let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
+        let set = deadline(server, &id);
         for _ in 0..2 {
             sleep(Duration::from_secs(1));
             systemctl(server, &["restart", "sshfix-agent.service"]);
         }
-        unconfirmed(server, &id, start);
+        unconfirmed(server, &id, set);
         assert_eq!(server.read("/etc/hosts.deny"), before);
     });
 }
@@ -100,7 +101,7 @@ fn an_agent_that_does_not_come_back_takes_back_what_waits() {
         let id = deny(server);
         systemctl(server, &["kill", "-s", "TERM", "--kill-whom=main", "sshfix-agent.service"]);
         let ended = || server.run(&["systemctl", "is-active", "sshfix-agent.service"]).stdout.trim() == "inactive";
-        server.wait_until("the agent ends", Duration::from_mins(1), ended);
+        server.wait_until("the agent ends", AFTER, ended);
         took_back(&id, "systemd has no job for it");
 
         // A restart that would start nothing that can keep the deadline.
@@ -108,23 +109,23 @@ fn an_agent_that_does_not_come_back_takes_back_what_waits() {
         server.write("/etc/sshfix/agent.toml", format!("{config}\nssh_prot = 22\n"));
         server.run(&["systemctl", "restart", "--no-block", "sshfix-agent.service"]).expect_ok();
         let restored = || server.read("/etc/hosts.deny") == before;
-        server.wait_until("it is taken back", Duration::from_mins(1), restored);
+        server.wait_until("it is taken back", AFTER, restored);
         server.write("/etc/sshfix/agent.toml", &config);
         took_back(&id, "does not pass `sshfix-agent check`: /etc/sshfix/agent.toml");
 
         let id = deny(server);
         server.sh("mv /usr/local/sbin/sshfix-agent /root/agent; printf broken >/usr/local/sbin/sshfix-agent; chmod 755 /usr/local/sbin/sshfix-agent").expect_ok();
         server.run(&["systemctl", "restart", "--no-block", "sshfix-agent.service"]).expect_ok();
-        server.wait_until("it is taken back", Duration::from_mins(1), restored);
+        server.wait_until("it is taken back", AFTER, restored);
         server.sh("mv -f /root/agent /usr/local/sbin/sshfix-agent").expect_ok();
         took_back(&id, "what would be started cannot be checked: cannot run /usr/local/sbin/sshfix-agent");
 
         // A crash: systemd starts it again, and the change waits on.
-        let start = Instant::now();
         let id = pending(server, &["hosts", "deny", "203.0.113.70"]);
+        let set = deadline(server, &id);
         systemctl(server, &["kill", "-s", "SEGV", "--kill-whom=main", "sshfix-agent.service"]);
-        server.wait_until("the agent is back", Duration::from_mins(1), || server.ctl(&["status"]).status == 0);
-        unconfirmed(server, &id, start);
+        server.wait_until("the agent is back", AFTER, || server.ctl(&["status"]).status == 0);
+        unconfirmed(server, &id, set);
         assert_eq!(server.read("/etc/hosts.deny"), before);
     });
 }

@@ -18,7 +18,7 @@ fn bans_and_unbans(server: &Server, action: &str, cause: &str) {
     server.wait_for_fail2ban();
     server.sh(&format!("fail2ban-client set sshd banip {}", BANNED.join(" "))).expect_ok();
     // fail2ban answers before its action has run.
-    server.wait_until(&format!("{action} has banned"), std::time::Duration::from_secs(20), || {
+    server.wait_until(&format!("{action} has banned"), std::time::Duration::from_mins(2), || {
         BANNED.iter().all(|address| server.ctl(&["diagnose", address]).status == 8)
     });
     for (address, neighbour) in BANNED.into_iter().zip(["203.0.113.8", "2001:db8::8"]) {

@@ -73,9 +73,8 @@ fn sshguards_blocks_are_told_and_lifted() {
         let config = format!("BACKEND={folder}/sshg-fw-nft-sets\nFILES=/var/log/attacks\nTHRESHOLD=30\nBLOCK_TIME=600\n");
         server.write("/etc/sshguard/sshguard.conf", config);
         server.sh("touch /var/log/attacks; systemctl start sshguard").expect_ok();
-        server.wait_until("sshguard has made its tables", Duration::from_secs(30), || {
-            server.sh("nft list table ip6 sshguard").ok()
-        });
+        server
+            .wait_until("sshguard has made its tables", Duration::from_mins(2), || server.sh("nft list table ip6 sshguard").ok());
         // Its `tail -F -n 0` may start after the tables are there, and skips what was written before: attack until it sees.
         server.wait_until("sshguard has blocked all four", Duration::from_mins(2), || {
             server
@@ -105,12 +104,12 @@ fn sshguards_blocks_are_told_and_lifted() {
 fn crowdsecs_decisions_are_deleted_by_cscli() {
     on_both(|server| {
         server.sh("systemctl start crowdsec crowdsec-firewall-bouncer").expect_ok();
-        server.wait_until("CrowdSec answers", Duration::from_secs(50), || server.sh("cscli decisions list").ok());
+        server.wait_until("CrowdSec answers", Duration::from_mins(2), || server.sh("cscli decisions list").ok());
         server
             .sh("cscli decisions add --ip 203.0.113.7; cscli decisions add --ip 2001:db8::7
                  cscli decisions add --ip 203.0.113.8")
             .expect_ok();
-        server.wait_until("the bouncer has all of them", Duration::from_secs(50), || {
+        server.wait_until("the bouncer has all of them", Duration::from_mins(2), || {
             ["203.0.113.7", "2001:db8::7", "203.0.113.8"].iter().all(|address| server.ctl(&["diagnose", address]).status == 8)
         });
         open(server, "203.0.113.70");
@@ -121,7 +120,7 @@ fn crowdsecs_decisions_are_deleted_by_cscli() {
             server.sh(found["fix"].as_str().unwrap()).expect_ok();
             // The bouncer asks for news every ten seconds.
             server
-                .wait_until("the bouncer lets it in", Duration::from_secs(50), || server.ctl(&["diagnose", address]).status == 0);
+                .wait_until("the bouncer lets it in", Duration::from_mins(2), || server.ctl(&["diagnose", address]).status == 0);
             open(server, address);
         }
         refused(server, "203.0.113.8", "crowdsec-decision", "CrowdSec");

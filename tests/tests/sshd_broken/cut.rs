@@ -17,7 +17,7 @@ use super::{ADMIN, Session, files, number, prepared};
 
 const EDIT: [&str; 4] = ["sshd", "set", "MaxAuthTries", "5"];
 const MAIN: &str = "/etc/ssh/sshd_config";
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// The process of the agent, as this machine numbers it.
 fn agent(server: &Server) -> u32 {

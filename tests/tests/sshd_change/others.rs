@@ -10,7 +10,7 @@ fn lines_of_others_survive_a_rollback_and_what_they_broke_is_stuck_until_it_is_m
         server.write("/etc/second", "this is the second banner\n");
         server.write(DROP_IN, "X11Forwarding yes\n");
         server.run(&["systemctl", "reload", "ssh.service"]).expect_ok();
-        let change = pending(server, "120s", &["sshd", "set", "X11Forwarding", "no"]);
+        let change = pending(server, "10m", &["sshd", "set", "X11Forwarding", "no"]);
         server.write(DROP_IN, format!("# theirs\n{}PrintMotd no\n", server.read(DROP_IN)));
         let taken = server.ctl(&["rollback", change["id"].as_str().unwrap(), "--json"]).expect_status(0).json();
         assert_eq!(server.read(DROP_IN), "# theirs\nX11Forwarding yes\nPrintMotd no\n");
@@ -18,7 +18,7 @@ fn lines_of_others_survive_a_rollback_and_what_they_broke_is_stuck_until_it_is_m
         assert!(server.ssh(ADMIN_V4).ok);
 
         let session = Session::open(server, "alice", ADMIN_V6);
-        let change = pending(server, "120s", &["sshd", "set", "X11Forwarding", "no"]);
+        let change = pending(server, "10m", &["sshd", "set", "X11Forwarding", "no"]);
         let id = change["id"].as_str().unwrap();
         server.write(DROP_IN, format!("{}NoSuchKeyword x\n", server.read(DROP_IN)));
         let stuck = server.ctl(&["rollback", id, "--json"]).expect_status(7).json();
@@ -43,7 +43,7 @@ fn an_sshd_that_no_unit_runs_is_told_by_a_signal() {
         server.wait_until("sshd listens", LONG, || server.ssh(ADMIN_V4).ok);
         let session = Session::open(server, "alice", ADMIN_V6);
         let old = files(server);
-        let change = pending(server, "5s", &["sshd", "set", "Banner", "/etc/second"]);
+        let change = pending(server, "20s", &["sshd", "set", "Banner", "/etc/second"]);
         assert!(change["plan"]["steps"][0]["summary"].as_str().unwrap().contains("SIGHUP"), "{change:#}");
         assert!(banner(server).contains("second"));
         let id = change["id"].as_str().unwrap();
@@ -75,7 +75,7 @@ fn an_sshd_that_is_reading_its_files_again_is_not_taken_for_one_that_is_down() {
         server.sh(between).expect_ok();
         assert_eq!(server.ctl(&["diagnose", ADMIN_V4, "--json"]).expect_status(0).json()["verdict"], "accept");
         server.sh(between).expect_ok();
-        let change = pending(server, "120s", &["sshd", "set", "MaxSessions", "9"]);
+        let change = pending(server, "10m", &["sshd", "set", "MaxSessions", "9"]);
         assert!(change["plan"]["steps"][0]["summary"].as_str().unwrap().contains("reload ssh.service"), "{change:#}");
         server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
         session.lives(server);
@@ -86,7 +86,7 @@ fn an_sshd_that_is_reading_its_files_again_is_not_taken_for_one_that_is_down() {
 fn an_sshd_that_was_down_and_is_started_meanwhile_is_not_left_with_what_nobody_proved() {
     on_both(|server| {
         server.write("/etc/second", "this is the second banner\n");
-        let set = ["sshd", "set", "Banner", "/etc/second", "--confirm-within", "120s", "--json"];
+        let set = ["sshd", "set", "Banner", "/etc/second", "--confirm-within", "10m", "--json"];
         let old = files(server);
         server.run(&["systemctl", "stop", "ssh.service"]).expect_ok();
         let drifted = server.ctl_meanwhile(0, "systemctl start ssh.service", &set).expect_status(1).json();
@@ -122,7 +122,7 @@ fn where_systemd_listens_the_port_is_the_socket_units_and_sshd_is_restarted() {
         assert_eq!(check["would_start"], true, "{check:#}");
         let session = Session::open(server, "alice", ADMIN_V6);
         refused("ListenAddress", "127.0.0.1");
-        let change = pending(server, "5s", &["sshd", "set", "Banner", "/etc/second"]);
+        let change = pending(server, "20s", &["sshd", "set", "Banner", "/etc/second"]);
         assert!(change["plan"]["steps"][0]["summary"].as_str().unwrap().contains("restart ssh.service"), "{change:#}");
         assert!(banner(server).contains("second"));
         let id = change["id"].as_str().unwrap();

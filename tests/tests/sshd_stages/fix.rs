@@ -124,8 +124,7 @@ fn limits_and_penalties_are_lifted_and_the_dry_run_changes_nothing() {
         wrong.push("true".to_owned());
         let words: Vec<&str> = wrong.iter().map(String::as_str).collect();
         assert!(!lab::run(&words).ok());
-        server
-            .wait_until("the journal has it", super::LIMIT * 3, || Diagnosis::of(&server, FROM, None).0["verdict"] == "unknown");
+        server.wait_until("the journal has it", super::LIMIT, || Diagnosis::of(&server, FROM, None).0["verdict"] == "unknown");
         fixed(&server, None, &["+Ciphers aes256-ctr,aes128-ctr"]);
         assert!(lab::run(&words).ok(), "{release}: the same client gets in");
 

@@ -22,7 +22,7 @@ fn ssh(server: &Server, from: &str, options: &[&str]) -> Output {
 #[track_caller]
 fn found(server: &Server, user: Option<&str>, cause: &str) -> (String, bool, String) {
     let has = || Diagnosis::of(server, FROM, user).0["findings"].to_string().contains(cause);
-    server.wait_until(&format!("{cause} is found"), LIMIT * 3, has);
+    server.wait_until(&format!("{cause} is found"), LIMIT, has);
     let diagnosis = Diagnosis::of(server, FROM, user);
     let stage = if user.is_some() { "sshd_access" } else { "sshd_admission" };
     let finding = diagnosis.finding(cause);
@@ -55,7 +55,7 @@ fn limits_that_end_a_login_or_a_session_are_found() {
         tells(&shown, &[&format!("{DROP_IN} line 2"), "MaxAuthTries 2"]);
         let refused = ssh(&server, FROM, &[&wrong[0], &wrong[1]]);
         assert!(refused.stderr.contains("Too many authentication failures"), "{refused:?}");
-        server.wait_until("the journal has it", LIMIT * 3, || found(&server, alice, "sshd-limits").1);
+        server.wait_until("the journal has it", LIMIT, || found(&server, alice, "sshd-limits").1);
         let (verdict, _, shown) = found(&server, alice, "sshd-limits");
         assert_eq!(verdict, "unknown", "{release}: it depends on the client: {shown}");
         tells(
@@ -69,7 +69,7 @@ fn limits_that_end_a_login_or_a_session_are_found() {
         );
         // Who gets in shows that it is over.
         assert!(can_log_in(&server, "alice", FROM));
-        server.wait_until("the login is seen", LIMIT * 3, || !found(&server, alice, "sshd-limits").1);
+        server.wait_until("the login is seen", LIMIT, || !found(&server, alice, "sshd-limits").1);
         open(&server, "alice", FROM);
         configure(&server, "MaxAuthTries 6\n");
         assert!(ssh(&server, FROM, &[&wrong[0], &wrong[1]]).ok(), "{release}: six are enough");
@@ -81,21 +81,21 @@ fn limits_that_end_a_login_or_a_session_are_found() {
                     s.sendall(b'SSH-2.0-x\\r\\n'); \nwhile s.recv(9999): pass";
         lab::run(&["ip", "netns", "exec", server.clients_netns(), "python3", "-c", idle]);
         if release == Release::Trixie {
-            server.wait_until("the journal has it", LIMIT * 3, || found(&server, None, "sshd-limits").1);
+            server.wait_until("the journal has it", LIMIT, || found(&server, None, "sshd-limits").1);
             let (verdict, _, shown) = found(&server, None, "sshd-limits");
             assert_eq!(verdict, "unknown");
             tells(&shown, &["Timeout before authentication for connection from 203.0.113.7"]);
         }
 
         // A second session on one connection, and a client that falls silent.
-        configure(&server, "MaxSessions 1\nClientAliveInterval 1\nClientAliveCountMax 2\n");
+        configure(&server, "MaxSessions 1\nClientAliveInterval 5\nClientAliveCountMax 2\n");
         let control = format!("ControlPath={}", server.path("/root/control").display());
         let mut master = server.ssh_command(FROM);
         let destination = master.pop().unwrap().replace("root@", "alice@");
         master.extend(["-M", "-o", &control, &destination, "sleep 100"].map(str::to_owned));
         let mut master = Command::new(&master[0]).args(&master[1..]).stdin(Stdio::null()).spawn().unwrap();
         let second = || ssh(&server, FROM, &[&control, "ControlMaster=no"]);
-        server.wait_until("the second session is refused", LIMIT * 3, || second().stderr.contains("refused"));
+        server.wait_until("the second session is refused", LIMIT, || second().stderr.contains("refused"));
         let (verdict, blocking, shown) = found(&server, alice, "sshd-limits");
         assert_eq!((verdict.as_str(), blocking), ("accept", false), "{shown}");
         tells(&shown, &["no more sessions", "50-x.conf line 1", "ControlPath=none"]);
@@ -140,7 +140,7 @@ fn clients_without_an_algorithm_in_common_are_told_which_would_do() {
         tells(&shown, &["ssh -o Ciphers=aes256-ctr"]);
         assert!(Diagnosis::of(&server, OTHER, None).0["verdict"] == "accept", "nobody else is concerned");
         assert!(ssh(&server, FROM, &["Ciphers=aes256-ctr"]).ok());
-        server.wait_until("the login is seen", LIMIT * 3, || Diagnosis::of(&server, FROM, None).0["verdict"] == "accept");
+        server.wait_until("the login is seen", LIMIT, || Diagnosis::of(&server, FROM, None).0["verdict"] == "accept");
 
         configure(&server, "");
         for (offer, parts) in [

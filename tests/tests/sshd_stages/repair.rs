@@ -117,7 +117,7 @@ fn a_service_that_is_down_is_started_and_what_only_a_person_can_do_is_told() {
         // Crashed, and not started again by systemd.
         server.write("/etc/systemd/system/ssh.service.d/x.conf", "[Service]\nRestart=no\n");
         server.sh("systemctl daemon-reload; systemctl kill -s SEGV --kill-whom=main ssh").expect_ok();
-        server.wait_until("it is down", LIMIT * 3, || server.run(&["systemctl", "is-failed", "ssh"]).ok());
+        server.wait_until("it is down", LIMIT, || server.run(&["systemctl", "is-failed", "ssh"]).ok());
         assert_eq!(Diagnosis::of(&server, FROM, None).finding("sshd-crash")["blocking"], true);
         fixed(&server, None, &["start ssh.service"]);
 
@@ -132,7 +132,7 @@ fn a_service_that_is_down_is_started_and_what_only_a_person_can_do_is_told() {
             .sh("systemctl stop ssh.socket ssh.service; systemctl disable ssh.socket; systemctl enable ssh.service")
             .expect_ok();
         let start = || server.sh("systemctl reset-failed ssh; systemctl start ssh").ok() && can_log_in(&server, "root", FROM);
-        server.wait_until("the service listens itself again", LIMIT * 3, start);
+        server.wait_until("the service listens itself again", LIMIT, start);
 
         // Masked: somebody wants it so.
         server.sh("systemctl stop ssh; systemctl mask ssh").expect_ok();
@@ -141,7 +141,7 @@ fn a_service_that_is_down_is_started_and_what_only_a_person_can_do_is_told() {
 
         // Another program on the port, and a server on another one.
         server.sh("systemd-run -q --unit=other python3 -c 'import socket, time; s = socket.create_server((\"\", 22)); time.sleep(1000)'").expect_ok();
-        server.wait_until("it listens", LIMIT * 3, || server.sh("ss -ltn | grep -q :22").ok());
+        server.wait_until("it listens", LIMIT, || server.sh("ss -ltn | grep -q :22").ok());
         told(&server, None, &["port-not-ssh", "systemctl stop other.service"]);
         server.sh("systemctl stop other").expect_ok();
         configure(&server, "Port 2222\n");
@@ -153,10 +153,10 @@ fn a_service_that_is_down_is_started_and_what_only_a_person_can_do_is_told() {
         told(&server, Some("alice"), &["account-locked", "chage -E -1 alice"]);
         server.sh("chage -E -1 alice; shutdown -r +4").expect_ok();
         let nologin = server.path("/run/nologin");
-        server.wait_until("logind makes nologin", LIMIT * 3, || nologin.exists());
+        server.wait_until("logind makes nologin", LIMIT, || nologin.exists());
         told(&server, Some("alice"), &["host-shutdown", "shutdown -c"]);
         server.run(&["shutdown", "-c"]).expect_ok();
-        server.wait_until("logind takes it away", LIMIT * 3, || !nologin.exists());
+        server.wait_until("logind takes it away", LIMIT, || !nologin.exists());
         open(&server, "alice", FROM);
     }
 }

@@ -22,7 +22,7 @@ fn an_sshd_that_crashes_is_named_with_its_signal() {
         // Killed at each start, until systemd gives up.
         unit(&server, "SystemCallFilter=~listen");
         assert!(!server.sh("systemctl restart ssh").ok() || !can_log_in(&server, "root", FROM));
-        server.wait_until("systemd gives up", LIMIT * 3, || server.run(&["systemctl", "is-failed", "ssh"]).ok());
+        server.wait_until("systemd gives up", LIMIT, || server.run(&["systemctl", "is-failed", "ssh"]).ok());
         assert!(!can_log_in(&server, "root", FROM));
         let diagnosis = Diagnosis::of(&server, FROM, None);
         assert_eq!(diagnosis.stage("sshd_admission").0, "refuse", "{release}: {:#}", diagnosis.0);
@@ -39,16 +39,16 @@ fn an_sshd_that_crashes_is_named_with_its_signal() {
         if release == Release::Trixie {
             assert!(!can_log_in(&server, "root", FROM));
             let told = || Diagnosis::of(&server, FROM, None).finding("sshd-crash").to_string().contains("unpriv child crash");
-            server.wait_until("sshd notes it", LIMIT * 3, told);
+            server.wait_until("sshd notes it", LIMIT, told);
             let diagnosis = Diagnosis::of(&server, FROM, None);
             assert_eq!(diagnosis.stage("sshd_admission").0, "unknown", "{:#}", diagnosis.0);
             unit(&server, "");
             server.run(&["systemctl", "restart", "ssh"]).expect_ok();
         }
         // A login shows that it is over; what happened is still told.
-        server.wait_until("a login works", LIMIT * 3, || can_log_in(&server, "root", FROM));
+        server.wait_until("a login works", LIMIT, || can_log_in(&server, "root", FROM));
         let over = || Diagnosis::of(&server, FROM, None).0["verdict"] == "accept";
-        server.wait_until("the login is seen", LIMIT * 3, over);
+        server.wait_until("the login is seen", LIMIT, over);
         assert_eq!(Diagnosis::of(&server, FROM, None).finding("sshd-crash")["blocking"], false);
     }
 }
@@ -112,11 +112,11 @@ fn a_planned_shutdown_is_told_and_the_nologin_it_makes_is_its_own() {
         // From five minutes before it pam_nologin keeps users out.
         server.run(&["shutdown", "-r", "+4"]).expect_ok();
         let nologin = server.path("/run/nologin");
-        server.wait_until("logind makes nologin", LIMIT * 3, || nologin.exists());
+        server.wait_until("logind makes nologin", LIMIT, || nologin.exists());
         refused(&server, "alice", "account", "host-shutdown", "/var/run/nologin", "System is going down");
         open(&server, "root", FROM);
         server.run(&["shutdown", "-c"]).expect_ok();
-        server.wait_until("logind takes it away", LIMIT * 3, || !nologin.exists());
+        server.wait_until("logind takes it away", LIMIT, || !nologin.exists());
         open(&server, "alice", FROM);
 
         // On its way down: something takes long to stop, and the agent stays as long as it can.
@@ -128,9 +128,9 @@ fn a_planned_shutdown_is_told_and_the_nologin_it_makes_is_its_own() {
             server.write(&format!("/etc/systemd/system/{unit}.d/x.conf"), "[Unit]\nDefaultDependencies=no\n");
         }
         server.sh("systemctl daemon-reload; systemctl start slow; systemctl poweroff --no-block").expect_ok();
-        server.wait_until("sshd is gone", LIMIT * 3, || !can_log_in(&server, "root", FROM));
+        server.wait_until("sshd is gone", LIMIT, || !can_log_in(&server, "root", FROM));
         let finding = || Diagnosis::of(&server, FROM, None).0["findings"].to_string();
-        server.wait_until("the host says so", LIMIT * 3, || finding().contains("SystemState stopping"));
+        server.wait_until("the host says so", LIMIT, || finding().contains("SystemState stopping"));
         let diagnosis = Diagnosis::of(&server, FROM, None);
         assert_eq!(diagnosis.0["verdict"], "refuse");
         assert_eq!(diagnosis.finding("host-shutdown")["blocking"], true, "{release}: {:#}", diagnosis.0);

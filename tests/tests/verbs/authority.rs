@@ -89,7 +89,7 @@ fn a_user_may_do_what_the_grant_says_and_nothing_else() {
         server.sh("runuser -u ops -- ssh-keygen -q -p -N secret -P '' -f /home/ops/.ssh/id_ed25519").expect_ok();
         let started = Instant::now();
         let locked = ctl_as(server, "ops", &["diagnose", "203.0.113.8"]);
-        assert!([1, 3].contains(&locked.status) && started.elapsed() < Duration::from_secs(10), "{locked:#?}");
+        assert!([1, 3].contains(&locked.status) && started.elapsed() < Duration::from_mins(1), "{locked:#?}");
         assert!(locked.stderr.contains("id_ed25519") && locked.stderr.contains("terminal"), "{}", locked.stderr);
         let named = ctl_as(server, "ops", &["diagnose", "203.0.113.8", "--identity", "/home/ops/.ssh/id_ed25519"]);
         assert!(named.status == 1 && named.stderr.contains("terminal"), "{named:#?}");

@@ -152,7 +152,7 @@ fn an_agent_killed_during_an_unban_leaves_nothing_half_done() {
             });
             // Recovery is done before the socket is served.
             let answered = || server.ctl(&["status"]).status == 0;
-            server.wait_until("the agent is back", Duration::from_secs(20), answered);
+            server.wait_until("the agent is back", Duration::from_mins(2), answered);
             let now = snapshot(server);
             let log = || server.run(&["journalctl", "--no-pager", "-u", "sshfix-agent", "-n", "30"]).stdout;
             if now == blocked {
