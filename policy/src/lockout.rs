@@ -104,8 +104,8 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
         if let Step::Sshd(step) = step {
             // What a step on sshd leaves as it is, routes, packet filters and hosts files, stays as it was judged.
             let open = paths.iter().zip(&after).map(|(path, filtered)| (path, *filtered != Verdict::Refuse));
-            if let Some((path, now)) = logins.worse(step.port, (host, &state), open, needs) {
-                return witness(path, now.verdict, now.why);
+            if let Some((path, verdict, why)) = logins.worse(step.port, (host, &state), open, needs) {
+                return witness(path, verdict, why);
             }
             continue;
         }
@@ -158,12 +158,12 @@ impl Logins {
         (read, now): (&HostState, &HostState),
         paths: impl Iterator<Item = (&'a AccessPath, bool)>,
         needs: &mut Needs,
-    ) -> Option<(&'a AccessPath, WayIn)> {
+    ) -> Option<(&'a AccessPath, Verdict, String)> {
         let mut found = None;
         for (((path, open), before), after) in paths.zip(&self.before).zip(&mut self.after) {
             *after = sshd::way_in(read, now, port, path, needs);
-            if open && found.is_none() && before.is_worse(after) {
-                found = Some((path, after.clone()));
+            if open && found.is_none() {
+                found = before.worse(after).map(|(verdict, why)| (path, verdict, why));
             }
         }
         found

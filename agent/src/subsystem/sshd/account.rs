@@ -9,7 +9,7 @@ use std::path::Path;
 use jiff::{Timestamp, ToSpan, civil::Date};
 use nix::unistd::{Group, User, getgrouplist};
 use sshfix_policy::host::Part;
-use sshfix_policy::subsystem::sshd::{Account, KeyFile, key_kinds};
+use sshfix_policy::subsystem::sshd::{Account, KeyFile, authorized_keys};
 
 use crate::sys::files;
 
@@ -111,7 +111,7 @@ pub(super) fn key_file(user: &str, path: &str) -> KeyFile {
         return KeyFile::Bad(format!("{} cannot read it ({})", user.name, describe(&file)));
     }
     match files::read_followed(&real, KEYS_MAX) {
-        Ok(file) => KeyFile::Good(key_kinds(&String::from_utf8_lossy(&file.bytes))),
+        Ok(file) => KeyFile::Good(authorized_keys(&String::from_utf8_lossy(&file.bytes))),
         Err(error) => KeyFile::Bad(error.to_string()),
     }
 }

@@ -1,6 +1,8 @@
 //! The traces of the stages that sshd decides: the Match lines it comes to and whether they match, then the lines that decide in the
 //! order in which sshd asks them, then the account. Long runs of Match lines that do not match are counted, not listed.
 
+use std::collections::BTreeSet;
+
 use super::Effective;
 use super::access::{alternatives, quote};
 use super::config::{Block, Client, Line, Matching, Settings, blocks, match_line, user_pattern};
@@ -224,7 +226,10 @@ fn of_account(
                 needs.insert(host::Need::Sshd(Need::KeyFile { user: user.clone(), path: path.clone() }));
                 "not read yet".to_owned()
             }
-            Some(KeyFile::Good(types)) => format!("sshd reads it: {}", types.join(", ")),
+            Some(KeyFile::Good(keys)) => {
+                let types: BTreeSet<&str> = keys.iter().map(|key| key.kind.as_str()).collect();
+                format!("sshd reads it: {}", types.into_iter().collect::<Vec<_>>().join(", "))
+            }
             Some(KeyFile::Missing) => "not there".to_owned(),
             Some(KeyFile::Bad(why)) if effective.one("strictmodes") == Some("no") => {
                 format!("sshd reads it (StrictModes no): {why}")

@@ -1,6 +1,8 @@
 //! Which methods of authentication can really work for a user: not only switched on, but with a key that sshd would read and take, or
 //! a password to type. Whether a person has that key or knows that password is not known here.
 
+use std::collections::BTreeSet;
+
 use super::Effective;
 use super::access::alternatives;
 use super::account::key_paths;
@@ -57,7 +59,6 @@ fn publickey(host: &HostState, effective: &Effective, user: &str, account: &Acco
         || set("revokedkeys")
         || effective.one("pubkeyauthoptions").is_some_and(|value| value != "none");
     let found = if doubtful { Verdict::Unknown } else { Verdict::Accept };
-    let accepted: Vec<&str> = effective.one("pubkeyacceptedalgorithms").unwrap_or_default().split(',').collect();
     let mut best = if set("authorizedkeyscommand") || set("trustedusercakeys") { found } else { Verdict::Refuse };
     for path in key_paths(effective, user, account) {
         match host.sshd.key_files.get(&(user.to_owned(), path.clone())) {
@@ -65,7 +66,7 @@ fn publickey(host: &HostState, effective: &Effective, user: &str, account: &Acco
                 needs.insert(host::Need::Sshd(Need::KeyFile { user: user.to_owned(), path }));
                 return Verdict::Unknown;
             }
-            Some(KeyFile::Good(kinds)) if kinds.iter().any(|kind| taken(&accepted, kind)) => return found,
+            Some(KeyFile::Good(keys)) if keys.iter().any(|key| key.is_taken(effective)) => return found,
             Some(KeyFile::Bad(_)) if effective.one("strictmodes") == Some("no") => best = Verdict::Unknown,
             Some(KeyFile::Good(_) | KeyFile::Bad(_) | KeyFile::Missing) => {}
         }
@@ -73,60 +74,23 @@ fn publickey(host: &HostState, effective: &Effective, user: &str, account: &Acco
     best
 }
 
-/// Whether a key of this type may sign (RFC 8332: the type `ssh-rsa` signs by two algorithms of this age).
-fn taken(accepted: &[&str], kind: &str) -> bool {
-    match kind {
-        "ssh-rsa" => accepted.contains(&"rsa-sha2-512") || accepted.contains(&"rsa-sha2-256"),
-        kind => accepted.contains(&kind),
-    }
-}
-
-/// The types of the keys in an `authorized_keys` file (sshd(8), `AUTHORIZED_KEYS` FILE FORMAT); that of an authority counts as none,
-/// because which keys it signed is not known.
-pub fn key_kinds(text: &str) -> Vec<String> {
-    const KINDS: [&str; 7] = [
-        "ssh-ed25519",
-        "ssh-rsa",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "sk-ssh-ed25519@openssh.com",
-        "sk-ecdsa-sha2-nistp256@openssh.com",
-    ];
-    let mut kinds = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let (mut quoted, mut escaped) = (false, false);
-        // Options may hold blanks inside quotes.
-        let words = line.split(|c: char| {
-            let blank = !quoted && matches!(c, ' ' | '\t');
-            quoted ^= c == '"' && !escaped;
-            escaped = c == '\\' && !escaped;
-            blank
-        });
-        let words: Vec<&str> = words.filter(|word| !word.is_empty()).take(3).collect();
-        let (options, kind) = match words[..] {
-            [kind, _, ..] if KINDS.contains(&kind) => ("", kind),
-            [options, kind, _] if KINDS.contains(&kind) => (options, kind),
-            _ => continue,
-        };
-        if !options.split(',').any(|option| option.eq_ignore_ascii_case("cert-authority")) {
-            kinds.push(kind.to_owned());
+/// The keys that may log in, in words: of each file that sshd reads those that it takes, and where others come from. For telling which of
+/// them a change leaves out: which of them somebody holds is not known.
+pub fn keys(host: &HostState, effective: &Effective, user: &str, account: &Account) -> BTreeSet<String> {
+    let elsewhere = ["authorizedkeyscommand", "trustedusercakeys"].into_iter().filter_map(|keyword| {
+        let value = effective.one(keyword).filter(|value| *value != "none")?;
+        Some(format!("what {keyword} {value} lets in"))
+    });
+    let mut keys: BTreeSet<String> = elsewhere.collect();
+    for path in key_paths(effective, user, account) {
+        match host.sshd.key_files.get(&(user.to_owned(), path.clone())) {
+            Some(KeyFile::Good(found)) => {
+                let taken = found.iter().filter(|key| key.is_taken(effective));
+                keys.extend(taken.map(|key| format!("{} {}", key.kind, key.fingerprint)));
+            }
+            Some(KeyFile::Bad(_)) if effective.one("strictmodes") == Some("no") => _ = keys.insert(format!("what {path} holds")),
+            Some(KeyFile::Bad(_) | KeyFile::Missing) | None => {}
         }
     }
-    kinds.sort();
-    kinds.dedup();
-    kinds
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_types_of_authorized_keys_are_read_behind_their_options() {
-        let text = "# ssh-dss x\nssh-ed25519 AAAA a\n\n  command=\"echo \\\"ssh-rsa a\\\" b\",no-pty ecdsa-sha2-nistp256 AAAA\n\
-                    cert-authority ssh-rsa AAAA ca\nssh-ed25519\nnonsense x y\nssh-ed25519 BBBB again\n";
-        assert_eq!(key_kinds(text), ["ecdsa-sha2-nistp256", "ssh-ed25519"]);
-        assert_eq!(key_kinds(""), [""; 0]);
-    }
+    keys
 }

@@ -5,6 +5,7 @@ mod access;
 mod account;
 mod admission;
 mod algorithms;
+mod authorized_keys;
 mod candidate;
 mod check;
 pub mod config;
@@ -30,6 +31,7 @@ mod step;
 mod way_in;
 
 pub use admission::drop_percent;
+pub use authorized_keys::{AuthorizedKey, authorized_keys};
 pub use candidate::{Answer, Candidate, Changes, login_as, resolved};
 pub use check::{
     FileFacts, Problem, ProblemPlace, ReadAt, Running, RunningDocument, RunningState, Severity, SshdCheck, SshdCheckSchema, check,
@@ -39,7 +41,6 @@ pub use effective::Effective;
 pub use exempt::{plan_exempt, plan_unexempt};
 pub use invocation::{Invocation, environment_file};
 pub use judge::stages;
-pub use methods::key_kinds;
 pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set, plan_start, plan_unset};
 pub use power::{Power, SCHEDULED};
 pub use remedy::{Found, Lifts, Remedy, lifts};

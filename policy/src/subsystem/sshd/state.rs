@@ -9,7 +9,7 @@ use super::config::{Document, Line, Tree};
 use super::faillock::Tally;
 use super::journal::Told;
 use super::power::Power;
-use super::{Answer, Candidate, Effective, Invocation, Running};
+use super::{Answer, AuthorizedKey, Candidate, Effective, Invocation, Running};
 use crate::host::Part;
 
 /// A fact about sshd that is not known yet.
@@ -283,8 +283,8 @@ pub struct Account {
 pub enum KeyFile {
     /// It is not there.
     Missing,
-    /// sshd would read it; the types of the keys in it, each once.
-    Good(Vec<String>),
+    /// sshd would read it; the keys in it, each once.
+    Good(Vec<AuthorizedKey>),
     /// sshd would pass it over; the text says why.
     Bad(String),
 }

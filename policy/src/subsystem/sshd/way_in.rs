@@ -23,7 +23,17 @@ pub struct WayIn {
     /// What can work, where it is let in: `publickey`.
     pub methods: Vec<String>,
     /// What counts for each login that was asked about.
-    effective: Vec<Effective>,
+    logins: Vec<Counts>,
+}
+
+/// What counts for one login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Counts {
+    user: String,
+    address: IpAddr,
+    effective: Effective,
+    /// The keys that may log in.
+    keys: BTreeSet<String>,
 }
 
 /// More logins than this are not asked about for one range.
@@ -149,7 +159,7 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
 
 impl WayIn {
     fn of(verdict: Verdict, why: String) -> Self {
-        Self { verdict, why, methods: Vec::new(), effective: Vec::new() }
+        Self { verdict, why, methods: Vec::new(), logins: Vec::new() }
     }
 
     fn add(&mut self, other: Self) {
@@ -158,7 +168,7 @@ impl WayIn {
             self.why = other.why;
         }
         self.verdict = both;
-        self.effective.extend(other.effective);
+        self.logins.extend(other.logins);
         for method in other.methods {
             if !self.methods.contains(&method) {
                 self.methods.push(method);
@@ -166,17 +176,30 @@ impl WayIn {
         }
     }
 
-    /// Whether a path that was so is worse off so. What was not known may stay unknown only where nothing changed that could decide.
-    pub fn is_worse(&self, now: &WayIn) -> bool {
-        match (self.verdict, now.verdict) {
-            (Verdict::Refuse, _) | (_, Verdict::Accept) => false,
+    /// What makes a path that was so worse off so. What was not known may stay unknown only where nothing changed that could decide.
+    pub fn worse(&self, now: &WayIn) -> Option<(Verdict, String)> {
+        let worse = match (self.verdict, now.verdict) {
+            (Verdict::Refuse, _) => return None,
+            (_, Verdict::Accept) => false,
             (_, Verdict::Refuse) | (Verdict::Accept, Verdict::Unknown) => true,
             (Verdict::Unknown, Verdict::Unknown) => {
-                self.why != now.why
-                    || self.effective.len() != now.effective.len()
-                    || self.effective.iter().zip(&now.effective).any(|(was, is)| differ(was, is).next().is_some())
+                let differs = |(was, is): (&Counts, &Counts)| differ(&was.effective, &is.effective).next().is_some();
+                self.why != now.why || self.logins.len() != now.logins.len() || self.logins.iter().zip(&now.logins).any(differs)
             }
+        };
+        if worse {
+            return Some((now.verdict, now.why.clone()));
         }
+        let mut pairs = now.logins.iter().filter_map(|is| self.login(is).map(|was| (was, is)));
+        pairs
+            .find_map(|(was, is)| no_session(was, is).or_else(|| lost_keys(was, is, &now.methods)))
+            .map(|why| (Verdict::Unknown, why))
+    }
+
+    /// The same login; where the new files part addresses that the old ones did not, the old ones said the same of all of them.
+    fn login(&self, is: &Counts) -> Option<&Counts> {
+        let of_user = || self.logins.iter().filter(|was| was.user == is.user);
+        of_user().find(|was| was.address == is.address).or_else(|| of_user().next())
     }
 
     /// What becomes different for this path: `publickey stays`, then each value.
@@ -191,8 +214,8 @@ impl WayIn {
         let words: Vec<String> =
             [listed("stays", kept), listed("goes", lost), listed("comes", new)].into_iter().flatten().collect();
         let mut lines: Vec<String> = if words.is_empty() { Vec::new() } else { vec![words.join(", ")] };
-        for (was, is) in self.effective.iter().zip(&now.effective) {
-            for line in difference(was, is) {
+        for (was, is) in self.logins.iter().zip(&now.logins) {
+            for line in difference(&was.effective, &is.effective) {
                 if !lines.contains(&line) {
                     lines.push(line);
                 }
@@ -200,6 +223,30 @@ impl WayIn {
         }
         lines
     }
+}
+
+/// Whoever gets in is to get a shell as before: what another command or another root directory gives is not known.
+fn no_session(was: &Counts, is: &Counts) -> Option<String> {
+    ["ForceCommand", "ChrootDirectory"].into_iter().find_map(|name| {
+        let keyword = name.to_ascii_lowercase();
+        let value = is.effective.one(&keyword).filter(|value| *value != "none" && was.effective.one(&keyword) != Some(value))?;
+        Some(format!("{name} {value}: whether that gives {} a shell is not known", is.user))
+    })
+}
+
+/// A key may be the only one that somebody has. What else is left for the user is enough: that a method goes is said.
+fn lost_keys(was: &Counts, is: &Counts, methods: &[String]) -> Option<String> {
+    let lost: Vec<&str> = was.keys.difference(&is.keys).map(String::as_str).collect();
+    let only_keys = methods.iter().all(|way| way.starts_with("publickey"));
+    (!lost.is_empty() && only_keys).then(|| {
+        let user = &is.user;
+        format!(
+            "sshd: {} of the {} keys of {user} would count no more ({}), and which one comes is not known",
+            lost.len(),
+            was.keys.len(),
+            lost.join(", ")
+        )
+    })
 }
 
 /// The keywords that differ and may decide who gets in.
@@ -370,7 +417,9 @@ fn login(
         local_port: port,
     };
     let (working, methods) = methods::working(host, effective, user, user_account, needs);
-    let mut all = WayIn { methods, effective: vec![effective.clone()], ..WayIn::of(Verdict::Accept, String::new()) };
+    let keys = methods::keys(host, effective, user, user_account);
+    let counts = Counts { user: user.to_owned(), address, effective: effective.clone(), keys };
+    let mut all = WayIn { methods, logins: vec![counts], ..WayIn::of(Verdict::Accept, String::new()) };
     for judgement in [access::judge(host, server, effective, &client), account::judge(host, effective, &client, known, needs)] {
         let quoted =
             judgement.evidence.first().map_or(String::new(), |evidence| format!(" ({}: {})", evidence.source, evidence.text));

@@ -1,0 +1,122 @@
+//! The keys in a file of authorized keys (sshd(8), `AUTHORIZED_KEYS` FILE FORMAT): which type, how strong, and which key, so that a
+//! change can be told by which of them count no more. Whose they are, and whether sshd would read the file, is not known here.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::Effective;
+use crate::blob::Reader;
+use crate::public_key::fingerprint;
+
+const KINDS: [&str; 7] = [
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+];
+/// `SSH_RSA_MINIMUM_MODULUS_SIZE` (sshkey.h), which is what counts where `RequiredRSASize` is not known yet (before 9.1).
+const RSA_BITS_MIN: u32 = 1024;
+
+/// One key that may log in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AuthorizedKey {
+    /// Its type: `ssh-ed25519`, ...
+    pub kind: String,
+    /// `SHA256:...`
+    pub fingerprint: String,
+    /// The length of an RSA key.
+    pub rsa_bits: Option<u32>,
+}
+
+/// Each key of a file once. Authorities are none of them, because which keys they signed is not known; nor is what is no key at all.
+pub fn authorized_keys(text: &str) -> Vec<AuthorizedKey> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut keys: Vec<AuthorizedKey> = lines.filter_map(key).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn key(line: &str) -> Option<AuthorizedKey> {
+    let (mut quoted, mut escaped) = (false, false);
+    // Options may hold blanks inside quotes.
+    let words = line.split(|c: char| {
+        let blank = !quoted && matches!(c, ' ' | '\t');
+        quoted ^= c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        blank
+    });
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).take(3).collect();
+    let (options, kind, base64) = match words[..] {
+        [kind, base64, ..] if KINDS.contains(&kind) => ("", kind, base64),
+        [options, kind, base64] if KINDS.contains(&kind) => (options, kind, base64),
+        _ => return None,
+    };
+    if options.split(',').any(|option| option.eq_ignore_ascii_case("cert-authority")) {
+        return None;
+    }
+    let blob = STANDARD.decode(base64).ok()?;
+    let rsa_bits = if kind == "ssh-rsa" { Some(rsa_bits(&blob)?) } else { None };
+    Some(AuthorizedKey { kind: kind.to_owned(), fingerprint: fingerprint(&blob), rsa_bits })
+}
+
+/// RFC 4253 section 6.6: the type, the exponent and the modulus.
+fn rsa_bits(blob: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(blob);
+    reader.string("the type").ok()?;
+    reader.string("the exponent").ok()?;
+    let modulus = reader.string("the modulus").ok()?;
+    let zeros: u32 = modulus.iter().take_while(|byte| **byte == 0).map(|_| 8).sum();
+    let first = modulus.iter().find(|byte| **byte != 0)?;
+    u32::try_from(modulus.len()).ok()?.checked_mul(8)?.checked_sub(zeros + first.leading_zeros())
+}
+
+impl AuthorizedKey {
+    /// Whether this sshd lets it sign (RFC 8332: the type `ssh-rsa` signs by two algorithms of this age), as long as it is.
+    pub fn is_taken(&self, effective: &Effective) -> bool {
+        let accepts = |algorithm: &str| {
+            effective.one("pubkeyacceptedalgorithms").unwrap_or_default().split(',').any(|one| one == algorithm)
+        };
+        let required = effective.one("requiredrsasize").and_then(|bits| bits.parse().ok()).unwrap_or(RSA_BITS_MIN);
+        match self.rsa_bits {
+            Some(bits) => bits >= required && (accepts("rsa-sha2-512") || accepts("rsa-sha2-256")),
+            None => accepts(&self.kind),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_types_of_authorized_keys_are_read_behind_their_options() {
+        let text = "# ssh-dss x\nssh-ed25519 AAAA a\n\n  command=\"echo \\\"ssh-rsa a\\\" b\",no-pty ecdsa-sha2-nistp256 AAAA\n\
+                    cert-authority ssh-ed25519 BBBB ca\nssh-ed25519\nnonsense x y\nssh-ed25519 AAAA again\nssh-ed25519 ?\nssh-rsa AAAA\n";
+        let kinds: Vec<String> = authorized_keys(text).into_iter().map(|key| key.kind).collect();
+        assert_eq!(kinds, ["ecdsa-sha2-nistp256", "ssh-ed25519"]);
+        assert_eq!(authorized_keys(""), []);
+    }
+
+    #[test]
+    fn an_rsa_key_is_taken_where_it_is_long_enough() {
+        // Type, exponent 65537, and a modulus of 2,048 bits with the zero that keeps it positive.
+        let mut blob = b"\0\0\0\x07ssh-rsa\0\0\0\x03\x01\0\x01\0\0\x01\x01\0\x80".to_vec();
+        blob.extend([0; 255]);
+        let text = format!("ssh-rsa {} me\n", STANDARD.encode(blob));
+        let keys = authorized_keys(&text);
+        let key = keys.first().unwrap();
+        assert_eq!(key.rsa_bits, Some(2048));
+        let taken = |size: &str, algorithms: &str| {
+            key.is_taken(&Effective::parse(&format!("requiredrsasize {size}\npubkeyacceptedalgorithms {algorithms}\n")))
+        };
+        assert!(taken("2048", "ssh-ed25519,rsa-sha2-256"));
+        assert!(!taken("2049", "rsa-sha2-256") && !taken("1024", "ssh-ed25519,ssh-rsa"));
+    }
+}
