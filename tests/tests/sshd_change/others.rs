@@ -78,6 +78,16 @@ fn an_sshd_that_is_reading_its_files_again_is_not_taken_for_one_that_is_down() {
         let change = pending(server, "10m", &["sshd", "set", "MaxSessions", "9"]);
         assert!(change["plan"]["steps"][0]["summary"].as_str().unwrap().contains("reload ssh.service"), "{change:#}");
         server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
+
+        // Nor is one that somebody restarts.
+        server.write("/etc/systemd/system/ssh.service.d/slow.conf", "[Service]\nExecStartPre=/bin/sleep 0.7\n");
+        let restarts = "systemctl daemon-reload; systemctl restart --no-block ssh.service
+            until test $(systemctl show -P ActiveState ssh.service) = activating; do :; done";
+        server.sh(restarts).expect_ok();
+        assert_eq!(server.ctl(&["diagnose", ADMIN_V4, "--json"]).expect_status(0).json()["verdict"], "accept");
+        server.sh(restarts).expect_ok();
+        let plan = server.ctl(&["sshd", "set", "MaxSessions", "9", "--dry-run", "--json"]).expect_status(0).json();
+        assert!(plan["steps"][0]["summary"].as_str().unwrap().contains("reload ssh.service"), "{plan:#}");
         session.lives(server);
     });
 }

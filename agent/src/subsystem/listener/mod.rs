@@ -22,7 +22,7 @@ use sockets::TcpSocket;
 /// Asked for its version, and only this one: a program of that name elsewhere may be anybody's.
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// How long sshd may be without sockets while it reads its files again: it takes some 20 ms.
+/// How long sshd may be without sockets while it reads its files again, which takes some 20 ms, or is restarted.
 const REOPENS: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(20);
 
@@ -31,7 +31,7 @@ pub fn observe(question: &Question) -> Part<State> {
     let until = Instant::now() + REOPENS;
     loop {
         match read(question) {
-            Ok(state) if reopens(&state) && Instant::now() < until => thread::sleep(TICK),
+            Ok(state) if reopens(&state, question.port) && Instant::now() < until => thread::sleep(TICK),
             Ok(state) => return Part::Present(state),
             Err(error) => return Part::Unreadable(format!("the kernel did not list its TCP sockets: {error}")),
         }
@@ -39,10 +39,15 @@ pub fn observe(question: &Question) -> Part<State> {
 }
 
 /// At SIGHUP sshd closes its sockets, executes itself anew and opens them again (sshd.c, `sighup_restart`): its service is up, and
-/// nothing listens. It is not down, and what it does is to be seen a moment later.
-fn reopens(state: &State) -> bool {
-    let up = |unit: &Unit| unit.name.ends_with(".service") && matches!(unit.active.as_str(), "active" | "reloading");
-    state.listeners.is_empty() && state.units.iter().flatten().any(up)
+/// nothing listens, or who held the socket was gone when the processes were read. So it is while somebody restarts it. It is not down,
+/// and what it does is to be seen a moment later. One that systemd waits to start again after it failed (`auto-restart`) is down.
+fn reopens(state: &State, port: u16) -> bool {
+    let up = |unit: &Unit| {
+        let changes = matches!(unit.active.as_str(), "active" | "reloading" | "activating" | "deactivating");
+        unit.name.ends_with(".service") && changes && !unit.sub.starts_with("auto-restart")
+    };
+    let left = state.listeners.iter().any(|socket| socket.local.port() == port && socket.holders.is_empty());
+    (left || state.listeners.is_empty()) && state.units.iter().flatten().any(up)
 }
 
 fn read(question: &Question) -> io::Result<State> {

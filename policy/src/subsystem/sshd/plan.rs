@@ -92,13 +92,18 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     if edits.is_empty() {
         return Ok(Planned::note("the files say so already".to_owned()));
     }
+    let why_not = |edit: &Edit| server.tree.as_ref().ok()?.not_replaceable.get(&edit.path);
+    if let Some(why) = edits.iter().find_map(why_not) {
+        return Err(format!("it would have to be written where sshfix writes nothing: {why}"));
+    }
     let Candidate { port, mut changes } = server.candidate(port);
     changes.extend(edits.iter().map(|edit| (edit.path.clone(), edit.after.clone())));
     let Some(answer) = answer(host, &Candidate { port, changes }, needs) else { return Ok(Planned::default()) };
     accepted(&server, &answer.test).map_err(|said| format!("sshd does not take it: {said}"))?;
     let effect = match (&server.effective, &answer.effective) {
         (Ok(before), Ok(after)) => difference(before, after),
-        _ => Vec::new(),
+        (Ok(_), Err(why)) => vec![format!("not known: {why}")],
+        (Err(_), _) => Vec::new(),
     };
     let files = edits.iter().map(|edit| {
         let Edit { path, before, after, .. } = edit.clone();
