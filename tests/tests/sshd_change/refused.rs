@@ -48,9 +48,26 @@ fn what_would_lock_somebody_out_is_refused_with_a_witness() {
             (&["set", "HostKeyAlgorithms", "ssh-rsa"], &["HostKey"]),
             (&["set", "LoginGraceTime", "1"], &["LoginGraceTime"]),
             (&["set", "MaxSessions", "0"], &["MaxSessions 0"]),
+            (&["set", "ForceCommand", "/bin/false"], &["ForceCommand /bin/false", "is not known"]),
+            (&["set", "ChrootDirectory", "/srv", "--match", "User alice"], &["alice from 198.51.100.7", "ChrootDirectory /srv"]),
         ] {
             locks_out(server, arguments, words);
         }
+        // Somebody else's key is left, which is no way in for who holds the other one.
+        let keys = "ssh-keygen -q -t rsa -b 2048 -N '' -f /root/rsa; cat /root/rsa.pub >> /root/.ssh/authorized_keys
+            mkdir -p /etc/ssh/keys; cp /root/rsa.pub /etc/ssh/keys/root; cp /home/alice/.ssh/authorized_keys /etc/ssh/keys/alice";
+        server.sh(keys).expect_ok();
+        for (arguments, lost) in [
+            (&["set", "RequiredRSASize", "3072"], "ssh-rsa SHA256:"),
+            (&["set", "PubkeyAcceptedAlgorithms", "ssh-ed25519"], "ssh-rsa SHA256:"),
+            (&["set", "AuthorizedKeysFile", "/etc/ssh/keys/%u"], "ssh-ed25519 SHA256:"),
+        ] {
+            locks_out(server, arguments, &["root from 192.0.2.9", "1 of the 2 keys of root would count no more", lost]);
+        }
+        // Where all of them are in the other place, nothing is lost.
+        server.sh("cp /root/.ssh/authorized_keys /etc/ssh/keys/root").expect_ok();
+        server.ctl(&["sshd", "set", "AuthorizedKeysFile", "/etc/ssh/keys/%u", "--dry-run"]).expect_status(0);
+        server.sh("sed -i '/ssh-rsa/d' /root/.ssh/authorized_keys").expect_ok();
         // Somebody who may come back is a way in, too.
         let config = server.read("/etc/sshfix/agent.toml");
         server.write("/etc/sshfix/agent.toml", format!("[[keep]]\naddress = \"203.0.113.8\"\n{config}"));
@@ -100,5 +117,15 @@ fn what_sshd_does_not_take_is_refused_in_its_words_with_the_real_file_and_line()
         server.ctl_confirmed(&["sshd", "set", "PermitRootLogin", "prohibit-password"]);
         assert_eq!(server.read(DROP_IN), "UsePAM yes\nPermitRootLogin prohibit-password\n");
         assert!(server.ssh(ADMIN_V4).ok);
+        // Nor is anything begun where the file is not sshfix's to write.
+        server.sh(&format!("mv {DROP_IN} /srv/real.conf; ln -s /srv/real.conf {DROP_IN}")).expect_ok();
+        refused(&["set", "UsePAM", "no"], &[DROP_IN, "a symbolic link; edit the file it points to"]);
+        server.sh(&format!("rm {DROP_IN}; mv /srv/real.conf {DROP_IN}; chmod 666 {DROP_IN}")).expect_ok();
+        refused(&["set", "UsePAM", "no"], &[DROP_IN, "others than root can write it (mode 0666)"]);
+        // What becomes so in between is left alone, and the change is none.
+        server.sh(&format!("chmod 644 {DROP_IN}")).expect_ok();
+        let set = ["sshd", "set", "Banner", "none", "--match", "User nobody", "--json"];
+        let change = server.ctl_meanwhile(1, &format!("chmod 666 {MAIN}"), &set).expect_status(6).json();
+        assert_eq!((&change["state"], &change["changed"]), (&"rolled-back".into(), &false.into()), "{change:#}");
     });
 }

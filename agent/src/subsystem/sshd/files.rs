@@ -24,7 +24,8 @@ pub(super) fn tree(main: &str) -> Result<Tree, String> {
         }
         for path in missing {
             let file = files::read_followed(path.as_ref(), FILE_MAX).map_err(|error| error.to_string())?;
-            tree.files.insert(path, Document::parse(&file.bytes));
+            tree.files.insert(path.clone(), Document::parse(&file.bytes));
+            tree.not_replaceable.extend(file.not_replaceable.map(|why| (path, why)));
         }
         for pattern in patterns {
             let named = expand(&pattern);

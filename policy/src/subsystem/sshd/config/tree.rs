@@ -22,6 +22,8 @@ pub struct Tree {
     pub files: BTreeMap<String, Document>,
     /// What each `Include` pattern names, in the order of glob(7).
     pub includes: BTreeMap<String, Vec<String>>,
+    /// The files of them that sshfix would not write, and why: symbolic links, what others than root can write.
+    pub not_replaceable: BTreeMap<String, String>,
 }
 
 /// Where a line is.
@@ -69,7 +71,7 @@ pub enum ConfigError {
 impl Tree {
     /// With nothing but the name of the main file.
     pub fn new(main: &str) -> Self {
-        Self { main: main.to_owned(), files: BTreeMap::new(), includes: BTreeMap::new() }
+        Self { main: main.to_owned(), files: BTreeMap::new(), includes: BTreeMap::new(), not_replaceable: BTreeMap::new() }
     }
 
     /// The files and patterns to read next; none when the tree is whole.
