@@ -380,6 +380,45 @@ fn a_reverse_path_filter_that_drops_the_client_is_named() {
     }
 }
 
+/// What wg-quick loads for a full tunnel, and what people write against private addresses from outside: nobody outside is judged by
+/// the address that the tunnel has.
+#[test]
+fn a_guard_of_a_tunnels_address_leaves_clients_from_outside_open() {
+    if !root_or_skip() {
+        return;
+    }
+    let guards = "table ip wg-quick-wg0 { chain preraw { type filter hook prerouting priority raw; policy accept;
+            iifname != \"wg0\" ip daddr 10.8.0.1 fib saddr type != local drop } }
+        table ip6 wg-quick-wg0 { chain preraw { type filter hook prerouting priority raw; policy accept;
+            iifname != \"wg0\" ip6 daddr fd00:8::1 fib saddr type != local drop } }
+        table inet martians { chain input { type filter hook input priority 0; policy accept;
+            iifname \"host0\" ip daddr { 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 } drop
+            iifname \"host0\" ip6 daddr fc00::/7 drop
+            tcp dport 22 ip saddr 203.0.113.7 reject
+            tcp dport 22 ip6 saddr 2001:db8::7 reject } }";
+    for release in Release::ALL {
+        let server = boot(release);
+        server
+            .sh("ip link add wg0 type veth peer name wg1; ip link set wg1 up; ip link set wg0 up
+                ip addr add 10.8.0.1/24 dev wg0; ip addr add fd00:8::1/64 dev wg0 nodad")
+            .expect_ok();
+        for (blocked, near) in [("203.0.113.7", "203.0.113.8"), ("2001:db8::7", "2001:db8::8")] {
+            load(&server, "nft", guards, &[]);
+            assert!(server.ssh(near).ok, "{release} {near}");
+            let open = server.ctl(&["diagnose", near, "--json"]).expect_status(0).json();
+            assert_eq!(open["findings"], Value::Array(Vec::new()), "{open:#}");
+            let who = server.ctl(&["firewall", "who", "--json"]).expect_status(0).json();
+            let judged = who["unknown"].to_string();
+            assert!(!judged.contains("203.0.113.") && !judged.contains("2001:db8:"), "{judged}");
+            let (_, finding) = finding(&server, blocked);
+            assert!(finding["evidence"].to_string().contains("martians"), "{finding:#}");
+            let plan = server.ctl(&["unban", blocked, "--dry-run", "--json"]).expect_status(0).json();
+            assert_eq!(plan["steps"].as_array().unwrap().len(), 1, "{plan:#}");
+            fixed(&server, &finding, blocked);
+        }
+    }
+}
+
 /// New connections are dropped while established ones go on: the table of connection tracking is full.
 #[test]
 fn a_full_connection_tracking_table_is_named() {

@@ -1,5 +1,6 @@
 //! Where a connection can come in and to which of the host's addresses: one pair after the other is tried. Takes for granted that a
-//! SYN comes in by the interface that answers to it leave by, as it does where routing is symmetric. Evaluates nothing.
+//! SYN comes in by the interface that answers to it leave by, as it does where routing is symmetric, and that nothing brings a
+//! public client to a private address of another interface: that of a container bridge or a tunnel. Evaluates nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -60,6 +61,9 @@ pub fn arrivals(host: &HostState, connection: &Connection, needs: &mut Needs) ->
     if to.iter().any(|to| listening.contains(to)) {
         to.retain(|to| listening.contains(to));
     }
+    let public = !private(first) && !private(connection.source.last());
+    let brought =
+        |by: &Link, own: IpAddr| !public || !private(own) || links.own_on(by, own) || !to.iter().any(|to| links.own_on(by, *to));
     let mut found = Vec::new();
     if connection.source.single().is_some_and(|source| links.own(source)) {
         let lo = links.all.iter().find(|link| link.is_loopback());
@@ -69,19 +73,29 @@ pub fn arrivals(host: &HostState, connection: &Connection, needs: &mut Needs) ->
         && !fact.ways.is_empty()
         && !near(&first)
     {
-        let ways = fact.ways.iter().filter(|way| way.from.is_none_or(|from| to.contains(&from)));
-        found.extend(ways.map(|way| {
-            let near = way.via.is_none();
-            Arrival { near, ..pair(links.get(way.device).and_then(plain), way.from) }
+        found.extend(fact.ways.iter().filter_map(|way| {
+            let link = links.get(way.device);
+            let may_be = way.from.is_none_or(|from| to.contains(&from) && link.is_none_or(|link| brought(link, from)));
+            may_be.then(|| Arrival { near: way.via.is_none(), ..pair(link.and_then(plain), way.from) })
         }));
     } else if connection.source.single().is_some() && !routes.facts.contains_key(&connection.source) {
         needs.insert(Need::Route(connection.source));
         return Vec::new();
     } else {
         // A range, or nobody with a route of his own: he may come by any interface.
-        found.extend(links.outside().flat_map(|link| to.iter().map(move |to| pair(plain(link), Some(*to)))));
+        for link in links.outside() {
+            found.extend(to.iter().filter(|to| brought(link, **to)).map(|to| pair(plain(link), Some(*to))));
+        }
     }
     bound(found)
+}
+
+/// Whether routers of the public Internet bring nothing to the address: RFC 1918, RFC 6598, RFC 4193.
+fn private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_private() || matches!(address.octets(), [100, 64..=127, ..]),
+        IpAddr::V6(address) => address.is_unique_local(),
+    }
 }
 
 /// A part of a VRF is seen under two names (`l3mdev_ip_rcv`), which this model does not follow: it counts as unknown.

@@ -97,3 +97,32 @@ fn interfaces_are_asked_for_only_where_a_rule_looks_at_them() {
     assert_eq!(ask(only_by_eth0(), "203.0.113.7"), [Need::Route(source)].into());
     assert_eq!(ask(only_by_eth0(), "203.0.113.0/24"), [Need::Links].into());
 }
+
+/// `eth0` with a public address, and a tunnel with a private one; answers from either to this client leave by `eth0`.
+fn tunnelled(kernel: State, client: &str) -> HostState {
+    let own = ["192.0.2.1", "10.8.0.1"];
+    let ways = own.map(|from| Way { from: Some(from.parse().unwrap()), device: 2, via: None });
+    let fact = Fact { answer: Answer::Goes(String::new()), routes: Vec::new(), ways: ways.to_vec() };
+    let all = vec![Arc::new(Link::loopback()), link(2, "eth0", "192.0.2.1/24"), link(3, "wg0", "10.8.0.1/24")];
+    let facts = [(client.parse().unwrap(), fact)].into();
+    let routes = route::State { facts, links: Some(Arc::new(Links { all })), ..route::State::default() };
+    HostState { route: Part::Present(routes), ..host(kernel) }
+}
+
+#[test]
+fn nothing_brings_a_public_client_to_the_private_address_of_another_interface() {
+    let kernel = || Ruleset::new().input(Family::Inet, true).rule(&[daddr([10, 8, 0, 1]), drop()]).build();
+    assert_eq!(report(&tunnelled(kernel(), "203.0.113.7"), "203.0.113.7").verdict, Verdict::Accept);
+    assert_eq!(
+        report(&tunnelled(kernel(), "203.0.113.0/24"), "203.0.113.0/24").verdict,
+        Verdict::Unknown,
+        "it may come by the tunnel"
+    );
+    // One of a private network may well be routed there.
+    let inside = report(&tunnelled(kernel(), "172.16.0.9"), "172.16.0.9");
+    assert_eq!(inside.verdict, Verdict::Unknown);
+    assert!(inside.detail.contains("by eth0 to 10.8.0.1"), "{}", inside.detail);
+    // And so is the address of the interface it comes in by.
+    let own = Ruleset::new().input(Family::Inet, true).rule(&[daddr([192, 0, 2, 1]), drop()]).build();
+    assert_eq!(report(&tunnelled(own, "203.0.113.7"), "203.0.113.7").verdict, Verdict::Refuse);
+}
