@@ -66,8 +66,12 @@ impl Agent {
         PrivateKey::read_openssh_file(&self.path(name)).unwrap()
     }
 
-    /// Listens for as long as the test runs; the thread ends with the process.
     fn start(mood: Mood, body: Value) -> Self {
+        Self::start_in_turn(mood, vec![body])
+    }
+
+    /// Listens for as long as the test runs; the thread ends with the process. Each request has the next body, the last one stays.
+    fn start_in_turn(mood: Mood, bodies: Vec<Value>) -> Self {
         let agent = Self { dir: tempfile::tempdir().unwrap(), asked: Arc::default() };
         let (own, other) = (agent.key("agent"), agent.key("other"));
         std::fs::create_dir(agent.path("home")).unwrap();
@@ -80,7 +84,8 @@ impl Agent {
             for stream in listener.incoming() {
                 let keys = (&own, &other);
                 // A client that hangs up is the client's business.
-                let _ = serve(stream.unwrap(), mood, keys, &allowed, &body, &asked);
+                let turn = asked.lock().unwrap().len().min(bodies.len() - 1);
+                let _ = serve(stream.unwrap(), mood, keys, &allowed, &bodies[turn], &asked);
             }
         });
         agent
@@ -491,6 +496,25 @@ fn a_slow_agent_is_waited_for_with_a_sign_of_life_that_goes_away() {
     assert_eq!(waiting, "\r");
     let (_, error) = after.rsplit_once("\r\u{1b}[K").unwrap_or_else(|| panic!("{screen:?}"));
     assert!(error.contains("no answer from the agent"), "{screen:?}");
+}
+
+#[test]
+fn a_change_that_is_still_being_taken_back_after_its_deadline_is_waited_for() {
+    let began = Timestamp::now();
+    let mut pending = change("pending");
+    pending["deadline"] = json!(began);
+    let later = |state: &str| {
+        json!({"schema": "sshfix.changes/1", "changes": [{"id": "c1", "state": state, "principal": "alice",
+            "operation": pending["plan"]["operation"], "digest": "sha256:00", "started": began, "deadline": began,
+            "seconds_left": null, "finished": null, "detail": "not confirmed in time", "steps": []}]})
+    };
+    let bodies = vec![pending.clone(), later("pending"), later("rolling-back"), later("rolled-back")];
+    let agent = Agent::start_in_turn(Mood::Honest, bodies);
+    let mut child = agent.on_a_terminal("unban 203.0.113.7");
+    let keyboard = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    drop(keyboard);
+    assert_eq!((output.status.code(), agent.asked().len()), (Some(6), 4), "{}", stdout(&output));
 }
 
 #[test]
