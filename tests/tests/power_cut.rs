@@ -205,12 +205,19 @@ fn cut_at_random_instants(release: Release) {
         let change = newest(&server)
             .filter(|change| Some(change) != earlier.as_ref() && earlier.as_ref().is_none_or(|e| e["id"] != change["id"]));
         let state = change.as_ref().map_or("not begun", |change| change["state"].as_str().unwrap()).to_owned();
-        let now = snapshot(&server);
         let expected = match state.as_str() {
             "not begun" | "rolled-back" => &before,
             "confirmed" | "pending" => after,
             other => panic!("{said}: {other}: {change:#?}"),
         };
+        // fail2ban answers before it has banned again whom it has in its database.
+        let stays =
+            ["203.0.113.8", "203.0.113.7"].into_iter().take(if expected.disk.contains("\n203.0.113.7\n") { 2 } else { 1 });
+        server.wait_until("fail2ban has its bans again", Duration::from_mins(3), || {
+            let banned = server.sh("fail2ban-client get sshd banip").expect_ok();
+            stays.clone().all(|address| banned.split_whitespace().any(|one| one == address))
+        });
+        let now = snapshot(&server);
         assert_eq!(now.disk, expected.disk, "{said}: {state}");
         // What a boot loads is what it loaded before: the kernel forgot the rest.
         let kernel = if cut == Cut::Power { &before.kernel } else { &expected.kernel };

@@ -92,7 +92,7 @@ fn limits_that_end_a_login_or_a_session_are_found() {
         let control = format!("ControlPath={}", server.path("/root/control").display());
         let mut master = server.ssh_command(FROM);
         let destination = master.pop().unwrap().replace("root@", "alice@");
-        master.extend(["-M", "-o", &control, &destination, "sleep 100"].map(str::to_owned));
+        master.extend(["-M", "-o", &control, &destination, "sleep 1000"].map(str::to_owned));
         let mut master = Command::new(&master[0]).args(&master[1..]).stdin(Stdio::null()).spawn().unwrap();
         let second = || ssh(&server, FROM, &[&control, "ControlMaster=no"]);
         server.wait_until("the second session is refused", LIMIT, || second().stderr.contains("refused"));

@@ -226,7 +226,8 @@ fn an_sshd_that_cannot_serve_or_would_not_start_again_is_found() {
         assert!(!can_log_in(&server, "root", FROM));
         let finding = asks("sshd-config-invalid", "refuse", true);
         assert!(finding["fix"].as_str().unwrap().contains("comment out /etc/ssh/sshd_config.d/50-x.conf line 2"), "{finding:#}");
-        server.sh("sed -i 's/^Permit/#&/' /etc/ssh/sshd_config.d/50-x.conf; mkdir -p /run/sshd && sshd -t").expect_ok();
+        server.sh("sed -i 's/^Permit/#&/' /etc/ssh/sshd_config.d/50-x.conf").expect_ok();
+        server.wait_until("sshd takes its files", LIMIT, || server.sh("mkdir -p /run/sshd && sshd -t").ok());
         restart(&server);
         assert!(can_log_in(&server, "root", FROM));
 
@@ -242,7 +243,9 @@ fn an_sshd_that_cannot_serve_or_would_not_start_again_is_found() {
             assert!(!can_log_in(&server, "root", FROM));
             asks("sshd-hostkeys", "refuse", true);
             server.sh(undo).expect_ok();
-            server.sh("ssh-keygen -A; mkdir -p /run/sshd && sshd -t").expect_ok();
+            // systemd may be trying, too, and takes its directory away when that fails.
+            let taken = || server.sh("ssh-keygen -A; mkdir -p /run/sshd && sshd -t").ok();
+            server.wait_until("sshd takes its files", LIMIT, taken);
             restart(&server);
             assert!(can_log_in(&server, "root", FROM));
         }

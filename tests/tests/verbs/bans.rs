@@ -112,7 +112,7 @@ fn banned_lists_every_blocker_with_its_times() {
         let nobody = server.ctl(&["banned", "192.0.2.200"]).expect_status(0);
         assert!(nobody.stdout.contains("No ban or rule names"), "{}", nobody.stdout);
         let text = server.ctl(&["banned"]).expect_status(0).stdout;
-        assert!(text.contains("UNTIL") && text.contains("in 9 min"), "{text}");
+        assert!(text.contains("UNTIL") && ["in 9 min", "in 8 min", "in 7 min"].iter().any(|left| text.contains(left)), "{text}");
     });
 }
 

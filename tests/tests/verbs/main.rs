@@ -79,7 +79,7 @@ impl Session {
     fn open(server: &Server, from: &str) -> Self {
         let command = server.ssh_command(from);
         let mut ssh = Command::new(&command[0]);
-        ssh.args(&command[1..]).arg("echo in; exec sleep 120").stdin(Stdio::null()).stdout(Stdio::piped());
+        ssh.args(&command[1..]).arg("echo in; exec sleep 600").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = ssh.spawn().expect("ssh runs");
         let mut line = [0; 3];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).expect("the session says that it is there");
