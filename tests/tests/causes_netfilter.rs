@@ -419,6 +419,47 @@ fn a_guard_of_a_tunnels_address_leaves_clients_from_outside_open() {
     }
 }
 
+/// A host whose address is on a bridge (hypervisors): its bridge tables see every packet, by the name of the port.
+#[test]
+fn a_rule_of_a_bridge_that_keeps_a_client_out_is_named_and_the_fix_gets_past_it() {
+    if !root_or_skip() {
+        return;
+    }
+    let rules = "table bridge filter {
+        chain pre { type filter hook prerouting priority -300; policy accept; ip6 saddr 2001:db8::7 drop } }
+        table bridge late { chain input { type filter hook input priority 0; policy accept;
+            ip saddr 203.0.113.70 tcp dport 22 drop
+            iifname \"host0\" ip saddr 203.0.113.7 drop
+            iifname \"br0\" ip saddr 203.0.113.8 drop } }
+        table bridge out { chain out { type filter hook output priority 0; policy accept; ip daddr 198.51.100.7 drop } }";
+    for release in Release::ALL {
+        let server = boot(release);
+        server
+            .sh("ip link add br0 type bridge && ip link set br0 up && ip link set host0 master br0 && ip addr flush dev host0 scope global
+                ip addr add 203.0.113.1/24 dev br0; ip addr add 2001:db8::1/64 dev br0 nodad
+                ip route add default via 203.0.113.254; ip -6 route replace default via 2001:db8::fe dev br0; ip link set br0 address \
+                $(cat /sys/class/net/host0/address)")
+            .expect_ok();
+        server.wait_until("the bridge forwards", Duration::from_secs(60), || server.ssh(OTHER).ok);
+        load(&server, "nft", rules, &[]);
+        for (blocked, chain) in [
+            (ME, "nft bridge late input"),
+            ("203.0.113.70", "nft bridge late input"),
+            ("198.51.100.7", "nft bridge out out"),
+            ("2001:db8::7", "nft bridge filter pre"),
+        ] {
+            let (diagnosis, finding) = finding(&server, blocked);
+            assert_eq!(finding["cause"], "nft-rule", "{diagnosis:#}");
+            assert!(finding["evidence"].to_string().contains(chain), "{finding:#}");
+            assert!(server.ssh(OTHER).ok, "a rule on br0 is none on its port");
+            server.ctl(&["diagnose", OTHER]).expect_status(0);
+            let who = server.ctl(&["firewall", "who", "--json"]).expect_status(0).json();
+            assert_eq!(who["unknown"], Value::Array(Vec::new()), "{who:#}");
+            fixed(&server, &finding, blocked);
+        }
+    }
+}
+
 /// New connections are dropped while established ones go on: the table of connection tracking is full.
 #[test]
 fn a_full_connection_tracking_table_is_named() {

@@ -126,3 +126,34 @@ fn nothing_brings_a_public_client_to_the_private_address_of_another_interface() 
     let own = Ruleset::new().input(Family::Inet, true).rule(&[daddr([192, 0, 2, 1]), drop()]).build();
     assert_eq!(report(&tunnelled(own, "203.0.113.7"), "203.0.113.7").verdict, Verdict::Refuse);
 }
+
+/// `br0` with the host's address over `eth0` and perhaps a second port.
+fn bridged(kernel: State, ports: &[&str]) -> HostState {
+    let way = Way { from: Some("192.0.2.1".parse().unwrap()), device: 2, via: None };
+    let fact = Fact { answer: Answer::Goes(String::new()), routes: Vec::new(), ways: vec![way] };
+    let bridge = Link { driver: "bridge".to_owned(), ..Link::clone(&link(2, "br0", "192.0.2.1/24")) };
+    let port = |(index, name): (u32, &&str)| {
+        let name = (*name).to_owned();
+        Arc::new(Link { index, name, kind: 1, group: Some(0), master: Some(2), up: true, ..Link::default() })
+    };
+    let all = [Arc::new(Link::loopback()), Arc::new(bridge)].into_iter().chain((3..).zip(ports).map(port)).collect();
+    let facts = [("203.0.113.7".parse().unwrap(), fact)].into();
+    let routes = route::State { facts, links: Some(Arc::new(Links { all })), ..route::State::default() };
+    HostState { route: Part::Present(routes), ..host(kernel) }
+}
+
+#[test]
+fn what_comes_to_a_bridge_passes_its_chains_and_there_comes_in_by_the_port() {
+    let verdict = |rule: &[Statement], ports: &[&str]| {
+        let kernel = Ruleset::new().input(Family::Bridge, true).rule(rule).build();
+        report(&bridged(kernel, ports), "203.0.113.7").verdict
+    };
+    assert_eq!(verdict(&[saddr("203.0.113.7"), drop()], &["eth0"]), Verdict::Refuse);
+    assert_eq!(verdict(&[saddr("203.0.113.8"), drop()], &["eth0"]), Verdict::Accept);
+    assert_eq!(verdict(&[iifname("eth0"), drop()], &["eth0"]), Verdict::Refuse);
+    assert_eq!(verdict(&[iifname("br0"), drop()], &["eth0"]), Verdict::Accept);
+    assert_eq!(verdict(&[iifname("eth0"), drop()], &["eth0", "tap0"]), Verdict::Unknown);
+    // A host without a bridge has nothing to do with such chains.
+    let kernel = Ruleset::new().input(Family::Bridge, true).rule(&[drop()]).build();
+    assert_eq!(report(&routed(kernel, 2), "203.0.113.7").verdict, Verdict::Accept);
+}

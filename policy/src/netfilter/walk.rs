@@ -456,7 +456,8 @@ impl<'a, 'n> Walker<'a, 'n> {
     }
 
     fn chain(&mut self, hook: Hook, index: usize, perhaps: Option<&str>, packet: Packet) -> Option<Packet> {
-        let base = self.state.chains.get(index).and_then(|chain| chain.base.as_ref())?;
+        let chain = self.state.chains.get(index)?;
+        let base = chain.base.as_ref()?;
         let mut perhaps = perhaps.map(str::to_owned);
         if base.kind == "nat" {
             match self.sees_nat(&packet) {
@@ -475,7 +476,14 @@ impl<'a, 'n> Walker<'a, 'n> {
         evaluator.ipsets = self.ipsets;
         evaluator.changed_sets.clone_from(&self.changed_sets);
         evaluator.hits = self.met.is_some().then(Vec::new);
-        let outcome = evaluator.base_chain(index, &packet);
+        let mut there = packet.clone();
+        if let Some(interface) = calls::interface_below(chain, base, hook, &packet) {
+            *(if hook == Hook::Egress { &mut there.output } else { &mut there.input }) = interface;
+        }
+        let mut outcome = evaluator.base_chain(index, &there);
+        if let Some(after) = &mut outcome.packet {
+            (after.input, after.output) = (packet.input.clone(), packet.output.clone());
+        }
         let hits = evaluator.hits.unwrap_or_default();
         self.changed_sets.append(&mut evaluator.changed_sets);
         self.meet(hook, base.priority, What::NfTables(hits, perhaps.clone()));

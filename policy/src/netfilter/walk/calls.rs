@@ -150,6 +150,28 @@ fn devices(hook: Hook, packet: &Packet) -> Devices<'_> {
     }
 }
 
+/// The interface that a packet has where a base chain below the IP layer sees it, if that is another than the IP layer knows it by: the
+/// port of a bridge (`NF_BR_LOCAL_IN` is called with the port as indev, `NF_BR_LOCAL_OUT` with it as outdev), the device of an
+/// ingress or egress chain.
+pub(super) fn interface_below(chain: &Chain, base: &BaseChain, hook: Hook, packet: &Packet) -> Option<Interface> {
+    if !matches!(hook, Hook::Ingress | Hook::Egress) {
+        return None;
+    }
+    let Devices::Known(link, below) = devices(hook, packet) else { return None };
+    let candidates: Vec<&Link> = if chain.family == Family::Bridge {
+        below.into_iter().filter(|port| link.driver != "bridge" || port.up && port.master == Some(link.index)).collect()
+    } else if below.iter().any(|link| base.devices.contains(&link.name)) {
+        below.into_iter().chain([link]).filter(|link| base.devices.contains(&link.name)).collect()
+    } else {
+        return None;
+    };
+    let one = match candidates.as_slice() {
+        [one] => packet.links.as_ref().and_then(|links| links.all.iter().find(|link| link.index == one.index)),
+        _ => None,
+    };
+    Some(one.map_or(Interface::NotLoopback, |one| Interface::Known(one.clone())))
+}
+
 /// Whether a base chain is called at this hook.
 fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool, devices: &Devices<'_>) -> Sees {
     let names = |link: &Link| base.devices.contains(&link.name);
@@ -160,7 +182,9 @@ fn sees(chain: &Chain, base: &BaseChain, hook: Hook, v6: bool, devices: &Devices
         Devices::Known(..) | Devices::Unknown => Sees::Perhaps(format!("whether it passes {}", base.devices.join(" or "))),
     };
     let bridge = || match devices {
-        Devices::Known(link, below) if link.driver != "bridge" && below.iter().all(|link| link.driver != "bridge") => Sees::No,
+        // From other hosts, everything comes to a bridge by its ports (`br_pass_frame_up`), and leaves by them (`br_dev_xmit`).
+        Devices::Known(link, _) if link.driver == "bridge" => Sees::Yes,
+        Devices::Known(_, below) if below.iter().all(|link| link.driver != "bridge") => Sees::No,
         Devices::Known(..) | Devices::Unknown => Sees::Perhaps("whether it passes a bridge".to_owned()),
     };
     match chain.family {
