@@ -41,8 +41,8 @@ const EXIST: i32 = 4103;
 const RANGE: i32 = 4352;
 /// `IPPROTO_TCP`
 const TCP: u8 = 6;
-/// The kernel answers at once; this is for one that does not.
-const LIMIT: Duration = Duration::from_secs(1);
+/// The kernel answers at once; this is for one that does not, and not for an agent that a busy host lets wait.
+const LIMIT: Duration = Duration::from_secs(4);
 /// For a whole set.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 

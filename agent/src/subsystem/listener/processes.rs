@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sshfix_policy::subsystem::listener::{Process, Title, session_title, speaks_ssh};
 
 /// Looking through all processes ends here; what was not found by then has no holder.
-const LIMIT: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(3);
 /// A process with more open files is not searched.
 const MOST_FILES: usize = 100_000;
 

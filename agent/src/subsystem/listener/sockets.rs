@@ -16,8 +16,8 @@ use sshfix_policy::address::canonical;
 
 use crate::sys::netlink;
 
-/// The kernel answers at once; this is for one that does not.
-const LIMIT: Duration = Duration::from_secs(1);
+/// The kernel answers at once; this is for one that does not, and not for an agent that a busy host lets wait.
+const LIMIT: Duration = Duration::from_secs(4);
 /// A host with more sockets on its SSH port than this is not listed whole.
 const MOST_SOCKETS: usize = 100_000;
 
