@@ -139,7 +139,7 @@ fn kill(name: &str) {
     }
     // cgroups(7): cgroup.kill, Linux 5.14; populated 0 in cgroup.events when the last one is gone.
     let _ = fs::write(cgroup.join("cgroup.kill"), "1");
-    for _ in 0..500 {
+    for _ in 0..6000 {
         match fs::read_to_string(cgroup.join("cgroup.events")) {
             Ok(events) if events.contains("populated 1") => sleep(Duration::from_millis(10)),
             Ok(_) | Err(_) => return,
