@@ -440,7 +440,7 @@ fn a_rule_of_a_bridge_that_keeps_a_client_out_is_named_and_the_fix_gets_past_it(
                 ip route add default via 203.0.113.254; ip -6 route replace default via 2001:db8::fe dev br0; ip link set br0 address \
                 $(cat /sys/class/net/host0/address)")
             .expect_ok();
-        server.wait_until("the bridge forwards", Duration::from_secs(60), || server.ssh(OTHER).ok);
+        server.wait_until("the bridge forwards", Duration::from_mins(1), || server.ssh(OTHER).ok);
         load(&server, "nft", rules, &[]);
         for (blocked, chain) in [
             (ME, "nft bridge late input"),
