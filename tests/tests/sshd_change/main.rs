@@ -107,8 +107,8 @@ fn a_change_is_kept_by_its_confirm_and_else_taken_back_to_the_byte() {
     on_both(|server| {
         server.write("/etc/first", "this is the first banner\n");
         server.write("/etc/second", "this is the second banner\n");
-        // Odd bytes, which stay.
-        server.write(DROP_IN, "# \u{e4} \x0c\n\tbanner=/etc/first # mine\r\n\nMatch User nobody\n  Banner none");
+        // Odd bytes, which stay, and a criterion over which a bare `sshd -T` stumbles.
+        server.write(DROP_IN, "# \u{e4} \x0c\n\tbanner=/etc/first # mine\r\n\nMatch LocalPort 2222\n  Banner none");
         server.run(&["systemctl", "reload", "ssh.service"]).expect_ok();
         server.wait_until("the first banner", LONG, || banner(server).contains("first"));
         let session = Session::open(server, "alice", ADMIN_V6);

@@ -79,6 +79,15 @@ fn an_sshd_that_is_reading_its_files_again_is_not_taken_for_one_that_is_down() {
         assert!(change["plan"]["steps"][0]["summary"].as_str().unwrap().contains("reload ssh.service"), "{change:#}");
         server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
 
+        // However often somebody else reloads it, changes are made and taken back.
+        let all_the_time = "systemd-run --quiet --unit=reloads sh -c 'while systemctl reload ssh.service; do sleep 0.15; done'";
+        server.sh(all_the_time).expect_ok();
+        for sessions in ["7", "8", "9"] {
+            let change = pending(server, "120s", &["sshd", "set", "MaxSessions", sessions]);
+            server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
+        }
+        server.run(&["systemctl", "stop", "reloads.service"]).expect_ok();
+
         // Nor is one that somebody restarts.
         server.write("/etc/systemd/system/ssh.service.d/slow.conf", "[Service]\nExecStartPre=/bin/sleep 0.7\n");
         let restarts = "systemctl daemon-reload; systemctl restart --no-block ssh.service

@@ -23,7 +23,7 @@ use sockets::TcpSocket;
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// How long sshd may be without sockets while it reads its files again, which takes some 20 ms, or is restarted.
-const REOPENS: Duration = Duration::from_secs(2);
+pub const REOPENS: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(20);
 
 /// Who listens, by which unit, and who is logged in. The version is asked for by questions about everybody only (`status`).

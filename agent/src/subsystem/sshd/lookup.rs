@@ -17,8 +17,8 @@ use sshfix_policy::subsystem::sshd::{
 use super::shadow::Shadow;
 use super::version::Sound;
 use super::{
-    Found, SshdError, Versions, account, effective_for, examine, faillock, files, find, host_keys, journal, manager, power,
-    running,
+    Found, SshdError, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager, power, running,
+    settled,
 };
 use crate::subsystem::listener;
 
@@ -76,7 +76,7 @@ pub(super) struct Now {
 /// Looks again, for a step.
 pub(super) fn now(port: u16) -> Result<Now, String> {
     let listening = observed(port)?;
-    let Found { invocation, running, .. } = find(&listening, port).map_err(|error| error.to_string())?;
+    let (listening, Found { invocation, running, .. }) = settled(&listening, port).map_err(|error| error.to_string())?;
     Ok(Now { invocation, running, manager: manager::manager(&listening, port) })
 }
 
@@ -129,7 +129,7 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         Part::Present(listening) => listening,
         Part::Absent(why) | Part::Unreadable(why) => return Part::Unreadable(why.clone()),
     };
-    let Found { invocation, running, title } = match find(listening, port) {
+    let (listening, Found { invocation, running, title }) = match settled(listening, port) {
         Ok(found) => found,
         Err(error) => return Part::Absent(error.to_string()),
     };
@@ -151,7 +151,7 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         host_key_files: keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options), &versions.sound),
         startups: title.as_deref().and_then(Startups::from_title),
         unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
-        manager: manager::manager(listening, port),
+        manager: manager::manager(&listening, port),
         host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(),
         stale: stale(&tree, effective.as_ref().ok()),
         edited: BTreeMap::new(),

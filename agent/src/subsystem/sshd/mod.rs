@@ -21,7 +21,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
@@ -87,9 +88,9 @@ pub(super) struct Found {
 pub fn invocation(port: u16) -> Result<Invocation, SshdError> {
     let question = Question { sources: BTreeSet::new(), port, everybody: false };
     match listener::observe(&question) {
-        Part::Present(state) => match find(&state, port)? {
-            Found { running: true, invocation, .. } => Ok(invocation),
-            Found { running: false, .. } => Err(SshdError::NotOpenSsh(port)),
+        Part::Present(state) => match settled(&state, port)? {
+            (_, Found { running: true, invocation, .. }) => Ok(invocation),
+            (_, Found { running: false, .. }) => Err(SshdError::NotOpenSsh(port)),
         },
         Part::Absent(_) | Part::Unreadable(_) => Err(SshdError::NotOpenSsh(port)),
     }
@@ -114,6 +115,25 @@ pub(super) fn find(state: &listener_model::State, port: u16) -> Result<Found, Ss
     Ok(Found { invocation, running: held_by_systemd, title: None })
 }
 
+/// The same, once it can be told: of an sshd that opens its sockets the process may be gone when it is looked at, or have no title yet
+/// (sshd.c, `server_accept_loop`). With what was seen last.
+pub(super) fn settled(state: &listener_model::State, port: u16) -> Result<(listener_model::State, Found), SshdError> {
+    let until = Instant::now() + listener::REOPENS;
+    let mut seen = state.clone();
+    loop {
+        let mut holders = seen.listeners.iter().filter(|socket| socket.local.port() == port).flat_map(|socket| &socket.holders);
+        let somebody_elses = !holders.all(speaks_ssh);
+        match find(&seen, port) {
+            Ok(found) => return Ok((seen, found)),
+            Err(error) if somebody_elses || Instant::now() > until => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+        if let Part::Present(again) = listener::observe(&Question { sources: BTreeSet::new(), port, everybody: false }) {
+            seen = again;
+        }
+    }
+}
+
 /// The port of an sshd that was looked at and whose files are not as they were then.
 pub fn drifted(read: &State) -> Option<u16> {
     let is_other = |server: &Part<Server>| match server {
@@ -125,7 +145,13 @@ pub fn drifted(read: &State) -> Option<u16> {
 
 /// The effective configuration for a connection that no Match block but `Match all` matches.
 pub fn effective(invocation: &Invocation) -> Result<Effective, SshdError> {
-    let output = run(invocation, &["-T"])?;
+    let output = match run(invocation, &["-T"]) {
+        // Of all criteria only this one has no "not known" of its own (servconf.c, `match_cfg_line`): it gets a port that nobody names.
+        Err(SshdError::Complains { said, .. }) if said.contains("'lport' not in connection test") => {
+            run(invocation, &["-T", "-C", "lport=1"])?
+        }
+        output => output?,
+    };
     Ok(Effective::parse(&output))
 }
 

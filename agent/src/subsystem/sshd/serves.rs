@@ -151,9 +151,12 @@ fn firsts(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 
 /// One key exchange. Nobody else is to confirm anything with it, so its cookie is nothing special.
 fn exchange(to: SocketAddr) -> Result<(), KexError> {
-    let until = Instant::now() + PLACES;
+    let begun = Instant::now();
+    let (until, reopened) = (begun + PLACES, begun + listener::REOPENS);
     loop {
         match sshfix_kex::prove(&[to], &[0; 16], EXCHANGE) {
+            // Somebody else has it read its files, too.
+            Err(KexError::Refused { .. }) if Instant::now() < reopened => std::thread::sleep(TICK),
             Err(KexError::TurnedAway { .. } | KexError::NoBanner { .. }) if Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(200));
             }
