@@ -22,8 +22,9 @@ use sockets::TcpSocket;
 /// Asked for its version, and only this one: a program of that name elsewhere may be anybody's.
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// How long sshd may be without sockets while it reads its files again, which takes some 20 ms, or is restarted.
-pub const REOPENS: Duration = Duration::from_secs(2);
+/// How long sshd may be without sockets while it reads its files again, which takes some 20 ms, or is restarted. On a
+/// busy host both take their time.
+pub const REOPENS: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(20);
 
 /// Who listens, by which unit, and who is logged in. The version is asked for by questions about everybody only (`status`).
