@@ -83,6 +83,11 @@ const IPTABLES: &str = "*filter
 -A INPUT -s 10.1.2.0/23 -p udp -j ACCEPT
 -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A INPUT -p tcp -m tcp --dport 22 -m limit --limit 10/min -j ACCEPT
+-A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP
+-A INPUT -p tcp -m tcp --dport 22 ! --tcp-flags FIN,SYN,RST,ACK SYN -j DROP
+-A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j DROP
+-A INPUT -p tcp -m tcp --sport 1024:65535 --dport 22:23 -j DROP
+-A INPUT -p udp -m udp ! --dport 1:10 -j DROP
 -A INPUT -p tcp -m tcp --dport 80 -m comment --comment \"the web\" -j ACCEPT
 -A f2b-sshd -s 203.0.113.7/32 -j REJECT --reject-with icmp-port-unreachable
 -A f2b-sshd -j RETURN

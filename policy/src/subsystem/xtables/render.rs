@@ -318,7 +318,8 @@ pub(super) fn range<T: PartialEq + Copy + std::fmt::Display>(values: (T, T), sep
     if values.0 == values.1 { values.0.to_string() } else { format!("{}{separator}{}", values.0, values.1) }
 }
 
-fn tcp_flags(flags: u8) -> String {
+/// `SYN,ACK`, as iptables prints them; `NONE` for none.
+pub(crate) fn tcp_flags(flags: u8) -> String {
     let names: Vec<&str> = ["FIN", "SYN", "RST", "PSH", "ACK", "URG"]
         .into_iter()
         .enumerate()

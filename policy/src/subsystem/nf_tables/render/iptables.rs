@@ -8,14 +8,14 @@ use super::super::{Chain, Family, Rule, State};
 use super::value::{address, mask_len, name, port, protocol};
 use super::{condition, field, statement, widen};
 use crate::subsystem::xtables::SetNames;
-use crate::subsystem::xtables::render::{quoted, render_match, render_target};
+use crate::subsystem::xtables::render::{quoted, render_match, render_target, tcp_flags};
 
 /// A rule as iptables-nft-save prints it.
 pub(super) fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {
     let v6 = chain.family == Family::Ip6;
     // -s, -d, -i, -o, -p come in this order, whatever the order of the expressions.
     let mut head: [Option<String>; 5] = [None, None, None, None, None];
-    let mut words = Vec::new();
+    let mut words: Vec<String> = Vec::new();
     let items = items(state, chain, rule);
     let transport = transport(&items);
     for item in items {
@@ -26,7 +26,7 @@ pub(super) fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNa
                         *slot = Some(word);
                     }
                 }
-                Some((None, word)) => words.push(word),
+                Some((None, word)) => join_or_push(&mut words, word, &format!("-m {transport} ")),
                 None => words.push(format!("[{}]", condition(state, chain.family, transport, &tested, &test))),
             },
             Item::Statement(expression) => match expression {
@@ -62,6 +62,19 @@ pub(super) fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNa
     line
 }
 
+/// Options of one match that stand side by side share its name; the flags come last.
+fn join_or_push(words: &mut Vec<String>, word: String, named: &str) {
+    let before = words.last().and_then(|last| last.strip_prefix(named)).map(str::to_owned);
+    match (before, word.strip_prefix(named)) {
+        (Some(before), Some(more)) => {
+            words.pop();
+            let (one, two) = if before.contains("--tcp-flags") { (more, before.as_str()) } else { (before.as_str(), more) };
+            words.push(format!("{named}{one} {two}"));
+        }
+        _ => words.push(word),
+    }
+}
+
 /// A condition as an option: where it stands, and its text.
 fn option(tested: &Field, test: &Test, v6: bool, transport: &str) -> Option<(Option<usize>, String)> {
     let not = |op: CmpOp| match op {
@@ -91,8 +104,22 @@ fn option(tested: &Field, test: &Test, v6: bool, transport: &str) -> Option<(Opt
         ("tcp sport" | "udp sport", Test::Compare(op, bytes)) => {
             Some((None, format!("-m {transport} {}--sport {}", not(*op)?, port(bytes))))
         }
+        ("tcp dport" | "udp dport", Test::Range { negated, from, to }) => {
+            Some((None, ports("dport", transport, *negated, from, to)))
+        }
+        ("tcp sport" | "udp sport", Test::Range { negated, from, to }) => {
+            Some((None, ports("sport", transport, *negated, from, to)))
+        }
+        ("tcp flags", Test::Masked { mask, xor, op, value }) if xor.iter().all(|byte| *byte == 0) => {
+            let (mask, set) = (tcp_flags(*mask.first()?), tcp_flags(*value.first()?));
+            Some((None, format!("-m tcp {}--tcp-flags {mask} {set}", not(*op)?)))
+        }
         _ => None,
     }
+}
+
+fn ports(option: &str, transport: &str, negated: bool, from: &[u8], to: &[u8]) -> String {
+    format!("-m {transport} {}--{option} {}:{}", if negated { "! " } else { "" }, port(from), port(to))
 }
 
 /// iptables-nft compares a name with its NUL, and a `name+` without.
