@@ -44,7 +44,23 @@ struct Session {
 
 impl Session {
     fn open(server: &Server, user: &str, from: &str) -> Self {
+        Self::begin(server, server.ssh_command(from), user)
+    }
+
+    /// With a password.
+    fn open_by_password(server: &Server, user: &str, from: &str, password: &str) -> Self {
+        server.write("/root/askpass", format!("#!/bin/sh\necho {password}\n"));
+        server.run(&["chmod", "755", "/root/askpass"]).expect_ok();
+        let askpass = format!("SSH_ASKPASS={}", server.path("/root/askpass").display());
         let mut command = server.ssh_command(from);
+        let options = command.iter().position(|word| word == "-F").unwrap();
+        command.splice(options..options, ["-o", "BatchMode=no", "-o", "PubkeyAuthentication=no"].map(str::to_owned));
+        let ssh = command.iter().position(|word| word == "ssh").unwrap();
+        command.splice(ssh..ssh, ["env", askpass.as_str(), "SSH_ASKPASS_REQUIRE=force"].map(str::to_owned));
+        Self::begin(server, command, user)
+    }
+
+    fn begin(server: &Server, mut command: Vec<String>, user: &str) -> Self {
         let destination = command.pop().unwrap().replace("root@", &format!("{user}@"));
         let count = "i=0; while echo $i > /tmp/alive-$USER; do i=$((i+1)); sleep 0.1; done";
         command.extend([destination, count.to_owned()]);

@@ -57,13 +57,12 @@ fn what_would_lock_somebody_out_is_refused_with_a_witness() {
         let keys = "ssh-keygen -q -t rsa -b 2048 -N '' -f /root/rsa; cat /root/rsa.pub >> /root/.ssh/authorized_keys
             mkdir -p /etc/ssh/keys; cp /root/rsa.pub /etc/ssh/keys/root; cp /home/alice/.ssh/authorized_keys /etc/ssh/keys/alice";
         server.sh(keys).expect_ok();
-        for (arguments, lost) in [
-            (&["set", "RequiredRSASize", "3072"], "ssh-rsa SHA256:"),
-            (&["set", "PubkeyAcceptedAlgorithms", "ssh-ed25519"], "ssh-rsa SHA256:"),
-            (&["set", "AuthorizedKeysFile", "/etc/ssh/keys/%u"], "ssh-ed25519 SHA256:"),
-        ] {
-            locks_out(server, arguments, &["root from 192.0.2.9", "1 of the 2 keys of root would count no more", lost]);
-        }
+        let other = ["set", "AuthorizedKeysFile", "/etc/ssh/keys/%u"];
+        locks_out(server, &other, &["root from 192.0.2.9", "root is in by publickey (SHA256:", "which would count no more"]);
+        // The other way round the one that is seen to be used stays, and the plan says what goes.
+        let plan = server.ctl_from(ADMIN_V4, &["--json", "sshd", "set", "RequiredRSASize", "3072", "--dry-run"]);
+        let paths = plan.expect_status(0).json()["paths"].to_string();
+        assert!(paths.contains("1 of 2 keys goes: ssh-rsa SHA256:"), "{paths}");
         // Where all of them are in the other place, nothing is lost.
         server.sh("cp /root/.ssh/authorized_keys /etc/ssh/keys/root").expect_ok();
         server.ctl(&["sshd", "set", "AuthorizedKeysFile", "/etc/ssh/keys/%u", "--dry-run"]).expect_status(0);
@@ -77,6 +76,16 @@ fn what_would_lock_somebody_out_is_refused_with_a_witness() {
         server.write("/etc/sshfix/agent.toml", format!("[[keep]]\naddress = \"203.0.113.8\"\nuser = \"alice\"\n{config}"));
         server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
         locks_out(server, &["set", "DenyUsers", "*@203.0.113.8"], &["alice from 203.0.113.8", "DenyUsers"]);
+        // Of who is not in, it is not known which key he has.
+        server.sh("cat /root/rsa.pub >> /home/alice/.ssh/authorized_keys").expect_ok();
+        for (arguments, lost) in [
+            (["set", "RequiredRSASize", "3072"], "ssh-rsa SHA256:"),
+            (["set", "PubkeyAcceptedAlgorithms", "ssh-ed25519"], "ssh-rsa SHA256:"),
+            (["set", "AuthorizedKeysFile", "/etc/ssh/keys/%u"], "ssh-rsa SHA256:"),
+        ] {
+            let keep = ["alice from 203.0.113.8 (a `keep` entry", "1 of the 2 keys of alice would count no more", lost];
+            locks_out(server, &arguments, &keep);
+        }
         // Whoever is in got in by what sshd had read; what was written since and would keep them out does not get in by the way.
         server.wait_until("another second", LONG, || server.sh("test -n \"$(find /run/sshd.pid -mmin +0.02)\"").ok());
         server.write(DROP_IN, "AllowUsers root\n");
@@ -86,6 +95,32 @@ fn what_would_lock_somebody_out_is_refused_with_a_witness() {
         assert_eq!(pid(), before, "sshd was left alone");
         alice.lives(server);
         root.lives(server);
+    });
+}
+
+#[test]
+fn whoever_is_in_by_a_password_is_not_left_with_a_key_that_nobody_saw_him_use() {
+    on_both(|server| {
+        server.write(DROP_IN, "PasswordAuthentication yes\nKbdInteractiveAuthentication no\n");
+        server.sh("echo alice:right | chpasswd; systemctl reload ssh.service").expect_ok();
+        server.wait_until("sshd is back", LONG, || server.ssh(ADMIN_V4).ok);
+        let from = "198.51.100.7";
+        let session = Session::open_by_password(server, "alice", from, "right");
+        let no_passwords = ["set", "PasswordAuthentication", "no"];
+        let who = "alice from 198.51.100.7 (a live session)";
+        locks_out(server, &no_passwords, &[who, "alice is in by password", "log in by that first"]);
+
+        // As it said.
+        let by_key = Session::open(server, "alice", from);
+        let sessions = |number: &str| server.sh(&format!("test $(pgrep -c -f '^sshd.*: alice@') = {number}")).ok();
+        server.wait_until("both are in", LONG, || sessions("2"));
+        server.ctl(&[&["sshd"], &no_passwords[..], &["--dry-run"]].concat()).expect_status(0);
+        drop(session);
+        server.wait_until("the session is over", LONG, || sessions("1"));
+        server.ctl(&[&["sshd"], &no_passwords[..], &["--dry-run"]].concat()).expect_status(0);
+        let no_keys = ["set", "PubkeyAuthentication", "no", "--match", "User alice"];
+        locks_out(server, &no_keys, &[who, "alice is in by publickey (SHA256:", "can come in by password is not known"]);
+        by_key.lives(server);
     });
 }
 

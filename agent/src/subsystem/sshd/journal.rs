@@ -1,11 +1,13 @@
-//! The last quarter of an hour of the journal, as far as it is about sshd. No penalty of a default configuration lasts longer than ten
+//! The last quarter of an hour of the journal, as far as it is about sshd, and how live sessions logged in. No penalty of a default configuration lasts longer than ten
 //! minutes. Reads only; what the lines mean is in `policy`.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use sshfix_policy::subsystem::sshd::journal::{self as model, Told};
+use sshfix_policy::subsystem::sshd::journal::{self as model, Entrance, Told};
 
 use crate::sys::child;
 
@@ -43,10 +45,40 @@ pub(super) fn read() -> Result<Vec<Told>, String> {
     Ok(told)
 }
 
+/// How these sessions logged in, by the processes that serve them and the ones that watch over those, which say it (sshd.c, `[priv]`).
+/// What the journal does not tell, or no more, is left out.
+pub(super) fn entrances(sessions: &[u32]) -> BTreeMap<SocketAddr, Entrance> {
+    let monitors = sessions.iter().filter_map(|pid| monitor(*pid));
+    let pids = sessions.iter().copied().chain(monitors).collect::<BTreeSet<u32>>();
+    let matches: Vec<String> = pids.iter().map(|pid| format!("_PID={pid}")).collect();
+    let said = if matches.is_empty() { Ok(String::new()) } else { run(&["-n", "5000"], &matches) };
+    match said {
+        Ok(said) => model::entrances(&said),
+        Err(error) => {
+            tracing::warn!("by which method live sessions logged in is not known: {error}");
+            BTreeMap::new()
+        }
+    }
+}
+
+/// The parent, where that is the monitor of one session and not the listener.
+fn monitor(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): the state, then the parent, after the name in brackets.
+    let parent: u32 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let title = std::fs::read(format!("/proc/{parent}/cmdline")).ok()?;
+    String::from_utf8_lossy(&title).trim_end_matches(['\0', ' ']).ends_with("[priv]").then_some(parent)
+}
+
 fn ask(matches: &[&str], most: &str) -> Result<String, String> {
+    run(&["--since=-15min", "-n", most], matches)
+}
+
+fn run(bounds: &[&str], matches: &[impl AsRef<str>]) -> Result<String, String> {
     let fields = format!("--output-fields={}", model::FIELDS);
-    let options = ["-q", "--no-pager", "-a", "-o", "json", fields.as_str(), "--since=-15min", "-n", most];
-    let output = child::run(Path::new(JOURNALCTL), &[&options, matches].concat(), None, LIMIT, OUTPUT_MAX);
+    let options = ["-q", "--no-pager", "-a", "-o", "json", fields.as_str()];
+    let words: Vec<&str> = options.into_iter().chain(bounds.iter().copied()).chain(matches.iter().map(AsRef::as_ref)).collect();
+    let output = child::run(Path::new(JOURNALCTL), &words, None, LIMIT, OUTPUT_MAX);
     let output = output.map_err(|error| error.to_string())?;
     if !output.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());

@@ -55,6 +55,10 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
             state.sshd.candidate_logins.insert((candidate.clone(), login.clone()), answer);
         }
         Need::Journal => state.sshd.journal = Some(journal::read()),
+        Need::Entrances => {
+            let sessions = state.listener.present().into_iter().flat_map(|state| &state.sessions);
+            state.sshd.entrances = Some(journal::entrances(&sessions.map(|session| session.pid).collect::<Vec<_>>()));
+        }
         Need::Tally(user) => _ = state.sshd.tallies.insert(user.clone(), faillock::tally(user)),
         Need::Power => state.sshd.power = Some(power::read()),
         Need::Running(port) => {

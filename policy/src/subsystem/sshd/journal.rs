@@ -1,7 +1,8 @@
 //! What sshd, systemd and the kernel said of sshd lately, line by line, from `journalctl -o json`. Understands the words of OpenSSH 8.0 to
 //! 10.x; judges nothing. Names in the lines are strangers' own: an address is only taken from where sshd itself puts it.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -93,6 +94,41 @@ struct Entry {
 
 /// The fields that [`read`] looks at, for `--output-fields=`.
 pub const FIELDS: &str = "SYSLOG_IDENTIFIER,SYSLOG_PID,_UID,_TRANSPORT,MESSAGE";
+
+/// How somebody logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// As whom.
+    pub user: String,
+    /// The method, the last one where several were asked for: `publickey`, `password`, `keyboard-interactive`, ...
+    pub method: String,
+    /// The fingerprint of the key, where the line names one: `SHA256:...`
+    pub key: Option<String>,
+}
+
+/// The logins that these lines tell of, by the client's end of the connection; of two from the same port, the later one.
+pub fn entrances(json: &str) -> BTreeMap<SocketAddr, Entrance> {
+    let entries = json.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
+    let by_sshd = entries.filter(|entry| {
+        entry.uid.as_deref() == Some("0") && matches!(entry.by.as_deref(), Some("sshd" | "sshd-session" | "sshd-auth"))
+    });
+    by_sshd.filter_map(|entry| entrance(entry.message.as_ref()?.as_str()?)).collect()
+}
+
+/// `Accepted publickey for alice from A port P ssh2: ED25519 SHA256:...`, `Accepted keyboard-interactive/pam for alice from A port P ssh2`
+/// (auth.c, `auth_log`).
+fn entrance(text: &str) -> Option<(SocketAddr, Entrance)> {
+    let mut words = text.strip_prefix("Accepted ")?.split(' ');
+    let method = words.next()?.split('/').next()?.to_owned();
+    (words.next()? == "for").then_some(())?;
+    let user = words.next()?.to_owned();
+    (words.next()? == "from").then_some(())?;
+    let from: IpAddr = words.next()?.parse().ok()?;
+    (words.next()? == "port").then_some(())?;
+    let port = words.next()?.parse().ok()?;
+    let key = words.find(|word| word.starts_with("SHA256:")).map(str::to_owned);
+    Some((SocketAddr::new(canonical(from), port), Entrance { user, method, key }))
+}
 
 /// The lines that say something, oldest first. A line that says that sshd began to listen forgets what sshd said before it: penalties
 /// live in its memory, and its files may have been changed.
@@ -275,6 +311,32 @@ mod tests {
 
     fn said(by: &str, message: &str) -> Option<(Option<String>, Said)> {
         read(&line(by, 0, message)).pop().map(|told| (told.from.map(|ip| ip.to_string()), told.what))
+    }
+
+    #[test]
+    fn how_somebody_came_in_is_told_by_root_alone() {
+        let said = [
+            ("sshd", 0, "Accepted publickey for root from 192.0.2.9 port 41905 ssh2: ED25519 SHA256:Bl0r72pO0Nw3meASuUDL"),
+            ("sshd-session", 0, "Accepted keyboard-interactive/pam for alice from 2001:db8::7 port 7 ssh2"),
+            ("sshd", 0, "Accepted password for bob from ::ffff:203.0.113.7 port 8 ssh2"),
+            ("sshd", 1000, "Accepted password for root from 203.0.113.9 port 9 ssh2"),
+            ("su", 0, "Accepted password for root from 203.0.113.9 port 9 ssh2"),
+            ("sshd", 0, "Accepted password"),
+            ("sshd", 0, "pam_unix(sshd:session): session opened for user root(uid=0) by (uid=0)"),
+        ];
+        let journal: String = said.iter().map(|(by, uid, message)| line(by, *uid, message)).collect();
+        let found: Vec<_> = entrances(&journal)
+            .into_iter()
+            .map(|(peer, Entrance { user, method, key })| format!("{peer} {user} {method} {}", key.unwrap_or_default()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "192.0.2.9:41905 root publickey SHA256:Bl0r72pO0Nw3meASuUDL",
+                "203.0.113.7:8 bob password ",
+                "[2001:db8::7]:7 alice keyboard-interactive ",
+            ]
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Document, Line, Tree};
 use super::faillock::Tally;
-use super::journal::Told;
+use super::journal::{Entrance, Told};
 use super::power::Power;
 use super::{Answer, AuthorizedKey, Candidate, Effective, Invocation, Running};
 use crate::host::Part;
@@ -34,6 +34,8 @@ pub enum Need {
     CandidateLogin(Candidate, Login),
     /// What sshd, systemd and the kernel said of it lately.
     Journal,
+    /// By which method the live sessions logged in.
+    Entrances,
     /// What `pam_faillock` remembers of a user.
     Tally(String),
     /// Whether the host is going down or coming up.
@@ -89,6 +91,8 @@ pub struct State {
     pub candidate_logins: BTreeMap<(Candidate, Login), Result<Effective, String>>,
     /// The last quarter of an hour, oldest first; the text says why it is not known.
     pub journal: Option<Result<Vec<Told>, String>>,
+    /// How live sessions logged in, by the client's end; those that the journal does not tell of are left out.
+    pub entrances: Option<BTreeMap<SocketAddr, Entrance>>,
     /// Tallies of `pam_faillock`, by user; absent where sshd does not ask it.
     pub tallies: BTreeMap<String, Part<Tally>>,
     /// The host as a whole.

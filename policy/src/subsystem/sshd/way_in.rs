@@ -2,9 +2,10 @@
 //! work for the user. For the proof, which asks before and after each step on sshd; every value is sshd's own.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::config::{Client, Document, Tree};
+use super::journal::Entrance;
 use super::plan::difference;
 use super::state::{Login, Need, Server};
 use super::{Effective, access, account, candidate, methods, serves};
@@ -34,6 +35,10 @@ struct Counts {
     effective: Effective,
     /// The keys that may log in.
     keys: BTreeSet<String>,
+    /// The methods that can work.
+    methods: Vec<String>,
+    /// How those who are in so came in; empty where that is not known of each of them.
+    entered: Vec<Entrance>,
 }
 
 /// More logins than this are not asked about for one range.
@@ -140,7 +145,9 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     for user in &users {
         for address in &addresses {
             let local = sessions.locals.first().copied();
-            all.add(login(now, &server, user, *address, local, path.port, needs));
+            let mut way = login(now, &server, user, *address, local, path.port, needs);
+            way.logins.iter_mut().for_each(|counts| counts.entered = sessions.entered(read, user, *address, needs));
+            all.add(way);
         }
     }
     all
@@ -192,7 +199,12 @@ impl WayIn {
         }
         let mut pairs = now.logins.iter().filter_map(|is| self.login(is).map(|was| (was, is)));
         pairs
-            .find_map(|(was, is)| no_session(was, is).or_else(|| lost_keys(was, is, &now.methods)))
+            .find_map(|(was, is)| {
+                no_session(was, is).or_else(|| match is.entered.first() {
+                    Some(first) => lost_way(was, is, first),
+                    None => lost_keys(was, is),
+                })
+            })
             .map(|why| (Verdict::Unknown, why))
     }
 
@@ -215,7 +227,9 @@ impl WayIn {
             [listed("stays", kept), listed("goes", lost), listed("comes", new)].into_iter().flatten().collect();
         let mut lines: Vec<String> = if words.is_empty() { Vec::new() } else { vec![words.join(", ")] };
         for (was, is) in self.logins.iter().zip(&now.logins) {
-            for line in difference(&was.effective, &is.effective) {
+            let lost: Vec<&str> = was.keys.difference(&is.keys).map(String::as_str).collect();
+            let keys = (!lost.is_empty()).then(|| format!("{} of {} keys goes: {}", lost.len(), was.keys.len(), lost.join(", ")));
+            for line in keys.into_iter().chain(difference(&was.effective, &is.effective)) {
                 if !lines.contains(&line) {
                     lines.push(line);
                 }
@@ -235,9 +249,9 @@ fn no_session(was: &Counts, is: &Counts) -> Option<String> {
 }
 
 /// A key may be the only one that somebody has. What else is left for the user is enough: that a method goes is said.
-fn lost_keys(was: &Counts, is: &Counts, methods: &[String]) -> Option<String> {
+fn lost_keys(was: &Counts, is: &Counts) -> Option<String> {
     let lost: Vec<&str> = was.keys.difference(&is.keys).map(String::as_str).collect();
-    let only_keys = methods.iter().all(|way| way.starts_with("publickey"));
+    let only_keys = is.methods.iter().all(|way| way.starts_with("publickey"));
     (!lost.is_empty() && only_keys).then(|| {
         let user = &is.user;
         format!(
@@ -245,6 +259,29 @@ fn lost_keys(was: &Counts, is: &Counts, methods: &[String]) -> Option<String> {
             lost.len(),
             was.keys.len(),
             lost.join(", ")
+        )
+    })
+}
+
+/// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password.
+fn lost_way(was: &Counts, is: &Counts, first: &Entrance) -> Option<String> {
+    let stays = |entrance: &Entrance| {
+        // PAM asks for the same password either way.
+        let typed = |method: &str| matches!(method, "password" | "keyboard-interactive");
+        let same = |method: &str| method == entrance.method || typed(method) && typed(&entrance.method);
+        let by = |way: &String| way.split(" and ").any(|method| same(method.split(':').next().unwrap_or(method)));
+        let offers = |counts: &Counts| counts.methods.iter().any(by);
+        // The key of a certificate, or one from elsewhere, stands in no file.
+        let takes = |counts: &Counts, key: &String| counts.keys.iter().any(|known| known.ends_with(key.as_str()));
+        let key_lost = entrance.key.as_ref().is_some_and(|key| takes(was, key) && !takes(is, key));
+        !offers(was) || offers(is) && !key_lost
+    };
+    (!is.entered.iter().any(stays)).then(|| {
+        let Entrance { user, method, key } = first;
+        let by = key.as_ref().map_or_else(|| method.clone(), |key| format!("{method} ({key})"));
+        format!(
+            "sshd: {user} is in by {by}, which would count no more; whether {user} can come in by {} is not known: log in by that first",
+            is.methods.join(" or ")
         )
     })
 }
@@ -261,6 +298,8 @@ struct Sessions {
     locals: Vec<IpAddr>,
     /// As whom.
     users: BTreeSet<String>,
+    /// The clients' ends, and as whom.
+    peers: Vec<(SocketAddr, String)>,
 }
 
 impl Sessions {
@@ -271,7 +310,29 @@ impl Sessions {
         });
         let of_path: Vec<_> = of_path.collect();
         let locals: BTreeSet<IpAddr> = of_path.iter().map(|session| session.local).collect();
-        Self { locals: locals.into_iter().collect(), users: of_path.iter().filter_map(|session| session.user.clone()).collect() }
+        let peers = of_path.iter().filter_map(|session| {
+            let peer = SocketAddr::new(crate::address::canonical(session.peer.ip()), session.peer.port());
+            Some((peer, session.user.clone()?))
+        });
+        Self {
+            locals: locals.into_iter().collect(),
+            users: of_path.iter().filter_map(|session| session.user.clone()).collect(),
+            peers: peers.collect(),
+        }
+    }
+
+    /// How those of them who came so logged in; empty where that is not known of each.
+    fn entered(&self, host: &HostState, user: &str, address: IpAddr, needs: &mut Needs) -> Vec<Entrance> {
+        let came = self.peers.iter().filter(|(peer, who)| peer.ip() == address && who == user);
+        let peers: Vec<SocketAddr> = came.map(|(peer, _)| *peer).collect();
+        let Some(known) = &host.sshd.entrances else {
+            if !peers.is_empty() {
+                needs.insert(host::Need::Sshd(Need::Entrances));
+            }
+            return Vec::new();
+        };
+        let entered = peers.iter().map(|peer| known.get(peer).filter(|entrance| entrance.user == user).cloned());
+        entered.collect::<Option<Vec<Entrance>>>().unwrap_or_default()
     }
 
     /// As whom somebody comes this way: whoever became another user after the login still comes in as who logged in.
@@ -418,7 +479,14 @@ fn login(
     };
     let (working, methods) = methods::working(host, effective, user, user_account, needs);
     let keys = methods::keys(host, effective, user, user_account);
-    let counts = Counts { user: user.to_owned(), address, effective: effective.clone(), keys };
+    let counts = Counts {
+        user: user.to_owned(),
+        address,
+        effective: effective.clone(),
+        keys,
+        methods: methods.clone(),
+        entered: Vec::new(),
+    };
     let mut all = WayIn { methods, logins: vec![counts], ..WayIn::of(Verdict::Accept, String::new()) };
     for judgement in [access::judge(host, server, effective, &client), account::judge(host, effective, &client, known, needs)] {
         let quoted =
