@@ -24,6 +24,7 @@ use crate::config::{Config, ConfigError};
 use crate::live::LiveHost;
 use crate::store::{Drill, Store, StoreError};
 use crate::sys::clock::Moment;
+use crate::sys::namespace;
 
 pub use worker::work;
 
@@ -209,9 +210,7 @@ fn inside(config: &Config, dir: &Path) -> Config {
 fn ensure_private() -> Result<(), DrillError> {
     let failed = setup("make sure that it is not in the host's own namespaces");
     for kind in ["net", "mnt"] {
-        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}")).map_err(|e| failed(&e));
-        // "1" and not its own parent: whoever started the drill may be in other namespaces already.
-        if of("thread-self")? == of("1")? {
+        if namespace::is_the_hosts(kind).map_err(|e| failed(&e))? {
             return Err(failed(&format!("this is the {kind} namespace of PID 1")));
         }
     }

@@ -7,6 +7,7 @@ pub mod dbus;
 pub mod files;
 pub mod jobs;
 pub mod names;
+pub mod namespace;
 pub mod netlink;
 pub mod rtnetlink;
 pub mod xt_sockets;

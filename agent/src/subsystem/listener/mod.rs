@@ -5,7 +5,6 @@ mod processes;
 mod sockets;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -16,7 +15,7 @@ use sshfix_policy::address::canonical;
 use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unit, speaks_ssh};
 
-use crate::sys::{child, dbus};
+use crate::sys::{child, dbus, namespace};
 use processes::Holders;
 use sockets::TcpSocket;
 
@@ -49,13 +48,9 @@ fn reopens(state: &State, port: u16) -> bool {
         unit.name.ends_with(".service") && changes && !unit.sub.starts_with("auto-restart")
     };
     let left = state.listeners.iter().any(|socket| socket.local.port() == port && socket.holders.is_empty());
+    // Of sockets in another network namespace, as in a drill's, systemd's units say nothing.
+    let beside_systemd = || namespace::is_the_hosts("net").unwrap_or(false);
     (left || state.listeners.is_empty()) && state.units.iter().flatten().any(up) && beside_systemd()
-}
-
-/// Whether this thread is in the network namespace of PID 1: of sockets in another one, as in a drill's, systemd's units say nothing.
-fn beside_systemd() -> bool {
-    let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
-    of("thread-self").is_some_and(|own| of("1") == Some(own))
 }
 
 fn read(question: &Question) -> io::Result<State> {

@@ -1,5 +1,5 @@
-//! The last quarter of an hour of the journal, as far as it is about sshd, and how live sessions logged in. No penalty of a default configuration lasts longer than ten
-//! minutes. Reads only; what the lines mean is in `policy`.
+//! The last quarter of an hour of the journal, as far as it is about sshd, and how live sessions logged in. No penalty of a default
+//! configuration lasts longer than ten minutes. Reads only; what the lines mean is in `policy`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -116,7 +116,7 @@ pub fn entrances(json: &str) -> BTreeMap<SocketAddr, Entrance> {
 }
 
 /// `Accepted publickey for alice from A port P ssh2: ED25519 SHA256:...`, `Accepted keyboard-interactive/pam for alice from A port P ssh2`
-/// (auth.c, `auth_log`).
+/// (auth.c, `auth_log`). The name is one that the host knows, so it holds no blanks.
 fn entrance(text: &str) -> Option<(SocketAddr, Entrance)> {
     let mut words = text.strip_prefix("Accepted ")?.split(' ');
     let method = words.next()?.split('/').next()?.to_owned();
@@ -186,13 +186,8 @@ fn of_sshd(text: &str) -> Option<Line> {
         let user = user.strip_prefix("invalid user ").unwrap_or(user).to_owned();
         return Some((Some(from), Some(port), Said::Ended(Ended::TooMany(user))));
     }
-    if let Some(rest) = bare.strip_prefix("Accepted ") {
-        // A key's fingerprint may follow; the name is one that the host knows, so it holds no blanks.
-        let mut words = rest.split(' ').skip_while(|word| *word != "for").skip(1);
-        let user = words.next()?.to_owned();
-        let mut words = words.skip(1);
-        let from = words.next()?.parse().ok()?;
-        return Some((Some(from), words.nth(1)?.parse().ok(), Said::Accepted(user)));
+    if let Some((peer, entrance)) = entrance(bare) {
+        return Some((Some(peer.ip()), Some(peer.port()), Said::Accepted(entrance.user)));
     }
     if let Some(rest) = bare.strip_prefix("Timeout before authentication for ") {
         // 9.8 and later name both ends, older ones the client's alone.

@@ -227,7 +227,7 @@ impl WayIn {
             [listed("stays", kept), listed("goes", lost), listed("comes", new)].into_iter().flatten().collect();
         let mut lines: Vec<String> = if words.is_empty() { Vec::new() } else { vec![words.join(", ")] };
         for (was, is) in self.logins.iter().zip(&now.logins) {
-            let lost: Vec<&str> = was.keys.difference(&is.keys).map(String::as_str).collect();
+            let lost = gone(was, is);
             let keys = (!lost.is_empty()).then(|| format!("{} of {} keys goes: {}", lost.len(), was.keys.len(), lost.join(", ")));
             for line in keys.into_iter().chain(difference(&was.effective, &is.effective)) {
                 if !lines.contains(&line) {
@@ -248,9 +248,14 @@ fn no_session(was: &Counts, is: &Counts) -> Option<String> {
     })
 }
 
+/// The keys that would count no more.
+fn gone<'a>(was: &'a Counts, is: &'a Counts) -> Vec<&'a str> {
+    was.keys.difference(&is.keys).map(String::as_str).collect()
+}
+
 /// A key may be the only one that somebody has. What else is left for the user is enough: that a method goes is said.
 fn lost_keys(was: &Counts, is: &Counts) -> Option<String> {
-    let lost: Vec<&str> = was.keys.difference(&is.keys).map(String::as_str).collect();
+    let lost = gone(was, is);
     let only_keys = is.methods.iter().all(|way| way.starts_with("publickey"));
     (!lost.is_empty() && only_keys).then(|| {
         let user = &is.user;
@@ -296,8 +301,6 @@ fn differ<'a>(was: &'a Effective, is: &'a Effective) -> impl Iterator<Item = &'a
 struct Sessions {
     /// The addresses of the host that they came to.
     locals: Vec<IpAddr>,
-    /// As whom.
-    users: BTreeSet<String>,
     /// The clients' ends, and as whom.
     peers: Vec<(SocketAddr, String)>,
 }
@@ -310,15 +313,8 @@ impl Sessions {
         });
         let of_path: Vec<_> = of_path.collect();
         let locals: BTreeSet<IpAddr> = of_path.iter().map(|session| session.local).collect();
-        let peers = of_path.iter().filter_map(|session| {
-            let peer = SocketAddr::new(crate::address::canonical(session.peer.ip()), session.peer.port());
-            Some((peer, session.user.clone()?))
-        });
-        Self {
-            locals: locals.into_iter().collect(),
-            users: of_path.iter().filter_map(|session| session.user.clone()).collect(),
-            peers: peers.collect(),
-        }
+        let peers = of_path.iter().filter_map(|session| Some((session.peer, session.user.clone()?)));
+        Self { locals: locals.into_iter().collect(), peers: peers.collect() }
     }
 
     /// How those of them who came so logged in; empty where that is not known of each.
@@ -337,12 +333,11 @@ impl Sessions {
 
     /// As whom somebody comes this way: whoever became another user after the login still comes in as who logged in.
     fn users(&self, path: &AccessPath) -> BTreeSet<String> {
+        let came: BTreeSet<String> = self.peers.iter().map(|(_, user)| user.clone()).collect();
         match (&path.user, path.origin) {
-            (Some(user), host::PathOrigin::Requester) if !self.users.is_empty() && !self.users.contains(user) => {
-                self.users.clone()
-            }
+            (Some(user), host::PathOrigin::Requester) if !came.is_empty() && !came.contains(user) => came,
             (Some(user), _) => [user.clone()].into(),
-            (None, _) => self.users.clone(),
+            (None, _) => came,
         }
     }
 }
