@@ -203,14 +203,20 @@ impl Server {
     /// Asks again and again until it is so.
     ///
     /// # Panics
-    /// When it is not so in time; the message names `what` and shows the console.
+    /// When it is not so in time; the message names `what` and shows the end of the server's journal.
     #[track_caller]
     pub fn wait_until(&self, what: &str, at_most: Duration, mut is_so: impl FnMut() -> bool) {
         let started = Instant::now();
         while !is_so() {
-            assert!(started.elapsed() < at_most, "{}: not in {at_most:?}: {what}\n{}", self.release, self.console());
+            assert!(started.elapsed() < at_most, "{}: not in {at_most:?}: {what}\n{}", self.release, self.last_words());
             sleep(Duration::from_millis(50));
         }
+    }
+
+    /// The end of its journal, fail2ban's bans and hosts.deny: why a client is kept out, where the agent cannot be asked.
+    fn last_words(&self) -> String {
+        self.sh("journalctl --no-pager -n 150 -o short-precise || true; fail2ban-client banned || true; cat /etc/hosts.deny")
+            .stdout
     }
 
     /// Which Debian it is.
