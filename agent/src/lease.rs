@@ -6,23 +6,18 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sshfix_policy::address::Source;
-use sshfix_policy::host::{HostState, Needs, Question};
+use sshfix_policy::host::Question;
 use sshfix_policy::lease::{Item, Leases, Running, end};
-use sshfix_policy::lockout;
-use sshfix_policy::plan::{self, Plan};
+use sshfix_policy::plan;
 use sshfix_policy::reply::{LeaseDocument, LeasesSchema};
 use sshfix_policy::request::Operation;
-use sshfix_policy::verify;
 
-use crate::audit::{AuditClosing, AuditOpening, Outcome};
-use crate::change::{self, Settled};
-use crate::live::LiveHost;
+use crate::audit::Outcome;
 use crate::observe::observed;
+use crate::own::{self, Own};
 use crate::pipeline::{self, Agent};
-use crate::refusal::Refusal;
-use crate::store::{LeaseRecord, NewChange, StoreError};
+use crate::store::{LeaseRecord, StoreError};
 use crate::sys::clock::Moment;
-use crate::{decision, random};
 
 /// How often the clock is looked at.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -167,7 +162,7 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let plan = plan.map_err(|error| error.to_string())?;
     let nothing_to_do = plan.steps.is_empty();
     if !nothing_to_do {
-        make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
+        own::make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
     }
     // Parts that could not be looked at are ended when they can be.
     if !end.unread.is_empty() {
@@ -205,7 +200,7 @@ fn put_back(agent: &Agent, lease: &LeaseRecord, since: Duration) -> Result<Next,
     }
     if !plan.steps.is_empty() {
         let what = format!("lease {} of {} goes on after a reboot: {}", lease.id, lease.principal, lease.summary);
-        make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
+        own::make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
     }
     if since < COMING_UP {
         return Ok(Next::SeeAgain);
@@ -215,68 +210,4 @@ fn put_back(agent: &Agent, lease: &LeaseRecord, since: Duration) -> Result<Next,
 
 fn question(agent: &Agent, items: &[Item]) -> Question {
     Question { sources: sources_of(items).into_iter().collect(), port: agent.config.ssh_port, everybody: false }
-}
-
-/// A change that the agent makes by itself.
-struct Own<'a> {
-    /// What it is about, to read it again,
-    question: &'a Question,
-    /// and as it was read.
-    read: &'a HostState,
-    /// Whose lease it is.
-    principal: &'a str,
-    plan: Plan,
-}
-
-/// Makes a change of the agent's own, with a record of its own.
-fn make(agent: &Agent, host: &mut LiveHost, own: Own<'_>, what: &str) -> Result<(), String> {
-    decision::in_the_way(agent, host).map_err(|refusal| match refusal {
-        Refusal::Refused(why) => why,
-        Refusal::Error(document) => document.message,
-    })?;
-    let opening = AuditOpening::of_itself(what);
-    let record = agent.auditor.open(&agent.store, &opening).map_err(|error| error.to_string())?;
-    let digest = own.plan.digest();
-    let made = change_of_own(agent, host, own);
-    let (outcome, detail, change) = match &made {
-        Ok(change) => (Outcome::Confirmed, String::new(), Some(change.clone())),
-        Err((change, why)) => (Outcome::Failed, why.clone(), change.clone()),
-    };
-    let closing = AuditClosing { outcome, detail, plan: Some(digest), change };
-    agent.auditor.close(&agent.store, &agent.identity, &opening, record, closing);
-    made.map(|_| ()).map_err(|(_, why)| why)
-}
-
-/// Applies and verifies. The error holds the change, where one was begun.
-fn change_of_own(agent: &Agent, host: &mut LiveHost, own: Own<'_>) -> Result<String, (Option<String>, String)> {
-    let Own { question, read, principal, plan } = own;
-    let unbegun = |why: String| (None, why);
-    // No way in is kept: what a lease opened, its end closes.
-    let safe = lockout::prove(plan, read, &[], &mut Needs::new()).map_err(|why| unbegun(why.to_string()))?;
-    let id = random::hex::<5>().map_err(|why| unbegun(why.to_string()))?;
-    let begin = NewChange {
-        id: id.clone(),
-        principal: principal.to_owned(),
-        operation: safe.plan().operation.clone(),
-        digest: safe.plan().digest(),
-        plan: safe.document(),
-        steps: safe.steps().to_vec(),
-        started: Moment::now(),
-        deadline: None,
-        lease: None,
-    };
-    let store = &agent.store;
-    store.change_begin(&begin).map_err(|why| unbegun(why.to_string()))?;
-    let settled = change::apply(host, store, &id, &safe).and_then(|applied| {
-        let (_, differences) =
-            observed(host, question, |state, needs| verify::differences(&safe, read, state, question.port, needs));
-        if !differences.is_empty() {
-            return Err(change::roll_back(host, store, applied, differences.join("; ")));
-        }
-        change::settle(host, store, applied, None, &Moment::now())
-    });
-    match settled {
-        Ok(Settled::Confirmed | Settled::Pending) => Ok(id),
-        Err(failed) => Err((Some(id), failed.failure.message)),
-    }
 }

@@ -1,5 +1,6 @@
 //! sshfix-agent: reads the host, applies small reversible steps, keeps the clock. Decides nothing that `policy` can decide.
 
+pub mod aftermath;
 pub mod audit;
 pub mod change;
 pub mod check;
@@ -14,6 +15,7 @@ pub mod listen;
 pub mod live;
 pub mod logging;
 mod observe;
+mod own;
 pub mod pipeline;
 pub mod random;
 pub mod recover;

@@ -75,6 +75,11 @@ impl LiveHost {
         self.ruleset.read_ahead();
     }
 
+    /// What fail2ban holds, and nothing else of the host.
+    pub fn bans(&mut self, question: &Question) -> Part<fail2ban_model::State> {
+        self.fail2ban.observe(question)
+    }
+
     /// Lets the next observation read the counters of the rules as they are then.
     pub fn forget_counters(&mut self) {
         self.ruleset.forget_counters();

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::audit::{AuditClosing, AuditOpening};
+use crate::aftermath;
+use crate::audit::{AuditClosing, AuditOpening, Outcome};
 use crate::change::{self, Recovered};
 use crate::config::Config;
 use crate::live::LiveHost;
@@ -44,11 +45,20 @@ pub fn recover(agent_toml: &Path) -> Result<Recovery, StoreError> {
         }
         Err(error) => return Err(error),
     };
+    let port = config.ssh_port;
     let mut host = LiveHost::new(Arc::new(config));
     for one in change::recover(&mut host, &store, &Moment::now())? {
         tracing::warn!("{one}");
         // The host comes first: what cannot be recorded is done all the same.
         if let Err(error) = note(&store, &one) {
+            tracing::error!("the audit record could not be written: {error}");
+        }
+    }
+    for what in aftermath::look_once(&mut host, &store, port)? {
+        tracing::warn!("{what}");
+        let opened = store.audit_open(&AuditOpening::of_itself(&what));
+        let closing = AuditClosing { outcome: Outcome::Confirmed, detail: String::new(), plan: None, change: None };
+        if let Err(error) = opened.and_then(|opened| store.audit_close(opened.seq, &closing)) {
             tracing::error!("the audit record could not be written: {error}");
         }
     }

@@ -25,7 +25,7 @@ use crate::restart::Start;
 use crate::serve::serve;
 use crate::store::{Store, StoreError};
 use crate::subsystem::sshd;
-use crate::{lease, recover};
+use crate::{aftermath, lease, recover};
 
 /// How long the end waits for threads after the last connection is closed.
 const END_TIME: Duration = Duration::from_secs(5);
@@ -115,6 +115,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
             () = serve(listener, Arc::clone(&agent), limits, stop) => {}
             () = keep_leases(Arc::clone(&agent)) => {}
             () = keep_audit(Arc::clone(&agent)) => {}
+            () = keep_aftermath(Arc::clone(&agent)) => {}
             () = read_ahead(Arc::clone(&agent)) => {}
             () = feed_watchdog() => {}
         }
@@ -173,6 +174,21 @@ async fn keep_leases(agent: Arc<Agent>) {
         let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
         if let Err(error) = tokio::task::spawn_blocking(look).await {
             tracing::error!("looking at the leases failed inside the agent; it is tried again: {error}");
+        }
+    }
+}
+
+/// Lifts the bans that changes earned which were taken back, for ever.
+async fn keep_aftermath(agent: Arc<Agent>) {
+    let mut tick = interval(aftermath::INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let keeper = Arc::new(Mutex::new(aftermath::Keeper::default()));
+    loop {
+        tick.tick().await;
+        let (agent, keeper) = (Arc::clone(&agent), Arc::clone(&keeper));
+        let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
+        if let Err(error) = tokio::task::spawn_blocking(look).await {
+            tracing::error!("looking for bans that a change earned failed inside the agent; it is tried again: {error}");
         }
     }
 }

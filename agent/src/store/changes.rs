@@ -345,6 +345,19 @@ impl Store {
         self.changes_where("state = 'stuck'", usize::MAX)
     }
 
+    /// Changes that were taken back after this moment, newest first. There are few: they were made one after the other.
+    pub fn rolled_back_since(&self, since: Timestamp) -> Result<Vec<ChangeRecord>, StoreError> {
+        const DOING: &str = "read the changes";
+        let db = self.connection();
+        let mut select = db
+            .prepare(
+                "SELECT id FROM changes WHERE state = 'rolled-back' AND finished_at > ?1 ORDER BY finished_at DESC LIMIT 100",
+            )
+            .doing(DOING)?;
+        let ids = select.query_map([since.as_microsecond()], |row| row.get::<_, String>(0)).doing(DOING)?;
+        ids.map(|id| read(&db, &id.doing(DOING)?)).collect()
+    }
+
     /// The newest changes, newest first.
     pub fn changes(&self, limit: usize) -> Result<Vec<ChangeRecord>, StoreError> {
         self.changes_where("true", limit)

@@ -249,3 +249,16 @@ fn unknown_changes_and_steps_are_named() {
     assert!(matches!(answer, Err(StoreError::Missing { what: "step", .. })), "{answer:?}");
     assert!(store.change_begin(&change("c1")).is_err(), "the same id again");
 }
+
+#[test]
+fn changes_that_were_taken_back_lately_are_found_and_no_others() {
+    let (_dir, store) = fresh();
+    let before = Timestamp::now();
+    for (id, stage) in [("kept", ChangeStage::Confirmed), ("back", ChangeStage::RolledBack), ("waits", ChangeStage::Pending)] {
+        store.change_begin(&change(id)).unwrap();
+        bring(&store, id, stage);
+    }
+    let ids = |since| store.rolled_back_since(since).unwrap().into_iter().map(|change| change.id).collect::<Vec<_>>();
+    assert_eq!(ids(before), ["back"]);
+    assert_eq!(ids(Timestamp::now()), [""; 0]);
+}

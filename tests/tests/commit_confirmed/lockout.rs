@@ -1,7 +1,8 @@
 //! The lockout itself: with the proof switched off (debug builds only), changes that really cut the admin off are made, and nobody
 //! confirms. Whatever happens meanwhile, the admin can log in again.
 
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use sshfix_tests::lab::{ADMIN_V4, ADMIN_V6, Server};
 
@@ -44,7 +45,6 @@ fn cases() -> Vec<Case> {
         ),
         case("iptables-nft", accept_all_but("iptables-nft", "-s 192.0.2.9"), &[], "-s 192.0.2.9/32", ADMIN_V4),
         case("iptables-legacy", accept_all_but("iptables-legacy", "-s 192.0.2.9"), &[], "-s 192.0.2.9/32", ADMIN_V4),
-        // Not a list of users: whoever tries again and again as one of them is banned by fail2ban.
         case("sshd", String::new(), &["sshd", "set", "ListenAddress", "127.0.0.1"], "", ADMIN_V4),
         case(
             "the rule of an ipset",
@@ -164,5 +164,55 @@ fn a_server_that_is_rebooted_while_a_change_waits_lets_the_admin_in() {
             server.ctl(&["hosts", "remove", "203.0.113.70"]).expect_status(0);
             clean(server);
         }
+    });
+}
+
+/// Tries to log in until fail2ban bans the client for it.
+#[track_caller]
+fn earn_a_ban(server: &Server, from: &str) {
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| assert!(!server.ssh(from).ok, "{from} is kept out"));
+        }
+    });
+    server.wait_until("fail2ban bans who tries again and again", AFTER, || banned(server).contains(from));
+}
+
+fn banned(server: &Server) -> String {
+    server.run(&["fail2ban-client", "get", "sshd", "banip"]).expect_ok()
+}
+
+/// fail2ban counts what sshd refuses, by hosts.deny and by its lists of users. Who was cut off and tried again and again would stay out
+/// for as long as his ban lasts, also when the change is long gone.
+#[test]
+fn who_was_banned_for_trying_while_a_change_stood_gets_in_when_it_is_taken_back() {
+    on_both(|server| {
+        server.write("/run/sshfix/without-proof", "");
+        server.run(&["fail2ban-client", "set", "sshd", "banip", "203.0.113.66"]).expect_ok();
+        for (verb, from) in [
+            (&["hosts", "deny", ADMIN_V4][..], ADMIN_V4),
+            (&["hosts", "deny", ADMIN_V6], ADMIN_V6),
+            (&["sshd", "set", "AllowUsers", "nobody"], ADMIN_V4),
+        ] {
+            assert!(server.ssh(from).ok, "{verb:?}: the admin gets in before");
+            // By the clock of the journal, whole seconds: the login is before the change.
+            thread::sleep(Duration::from_millis(1100));
+            let id = super::pending_for(server, "10m", verb);
+            earn_a_ban(server, from);
+            // Not of anybody whom the change kept out, though he was banned while it stood.
+            server.run(&["fail2ban-client", "set", "sshd", "banip", "203.0.113.67"]).expect_ok();
+            server.ctl(&["rollback", &id]).expect_status(0);
+            server.wait_until("the admin gets in", AFTER, || server.ssh(from).ok);
+            let now = banned(server);
+            assert!(now.contains("203.0.113.66") && now.contains("203.0.113.67") && !now.contains(from), "{verb:?}: {now}");
+            let said = server.ctl(&["audit", "show"]).stdout;
+            let line = format!("unban {from} in jail sshd: banned while change {id} stood, which was taken back");
+            assert!(said.contains(&line), "{verb:?}: {said}");
+        }
+        // Who is banned afterwards stays so, though he was kept out once.
+        server.ctl(&["ban", ADMIN_V4, "--jail", "sshd", "--confirm-within", "10m"]).expect_status(5);
+        // Three looks.
+        thread::sleep(Duration::from_secs(6));
+        assert!(banned(server).contains(ADMIN_V4), "a ban that was meant is not lifted");
     });
 }

@@ -140,6 +140,22 @@ fn block(jail: &str, ticket: &Ticket, asked: Source) -> Block {
     }
 }
 
+/// The tickets, by jail, that were made between these moments, of addresses that were kept out then: whoever tried again and again to
+/// come in past that is banned for it. Tickets without a time are left, and so are those of whole ranges: fail2ban makes none by itself.
+pub fn earned(state: &State, kept_out: &[Source], from: Timestamp, until: Timestamp) -> Vec<(String, Source)> {
+    // fail2ban's times have whole seconds.
+    let within = |since: Timestamp| since.as_second() >= from.as_second() && since <= until;
+    let earned = |ticket: &&Ticket| {
+        ticket.source.single().is_some()
+            && ticket.since.is_some_and(within)
+            && kept_out.iter().any(|source| source.contains(ticket.source))
+    };
+    let of = |jail: &Jail| -> Vec<(String, Source)> {
+        jail.tickets.iter().filter(earned).map(|ticket| (jail.name.clone(), ticket.source)).collect()
+    };
+    state.jails.iter().flat_map(of).collect()
+}
+
 /// All tickets that were read, for `banned`.
 pub fn bans(host: &HostState) -> Vec<reply::Ban> {
     let Part::Present(state) = &host.fail2ban else { return Vec::new() };

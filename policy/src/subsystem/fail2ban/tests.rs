@@ -206,3 +206,26 @@ proptest! {
         prop_assert_eq!(state, before);
     }
 }
+
+#[test]
+fn a_ban_counts_as_earned_only_of_who_was_kept_out_and_while_he_was() {
+    let Part::Present(state) = lab().fail2ban else { unreachable!() };
+    let at = |text: &str| format!("2026-11-21T05:{text}Z").parse::<Timestamp>().unwrap();
+    let earned = |kept_out: &[&str], from: &str, until: &str| {
+        let kept_out: Vec<Source> = kept_out.iter().map(|text| source(text)).collect();
+        let found = earned(&state, &kept_out, at(from), at(until)).into_iter();
+        found.map(|(jail, source)| format!("{jail} {}", source.short())).collect::<Vec<_>>()
+    };
+    // All were made at 05:29:33.
+    assert_eq!(earned(&["10.0.0.1"], "29:00", "30:00"), ["sshd 10.0.0.1"]);
+    assert_eq!(earned(&["10.0.0.1"], "29:33.9", "30:00"), ["sshd 10.0.0.1"], "in the same second");
+    assert_eq!(earned(&["10.0.0.1"], "29:34", "30:00"), [""; 0], "banned before");
+    assert_eq!(earned(&["10.0.0.1"], "29:00", "29:32.9"), [""; 0], "banned after");
+    assert_eq!(earned(&["10.0.0.2"], "29:00", "30:00"), [""; 0], "nobody he kept out");
+    assert_eq!(earned(&[], "29:00", "30:00"), [""; 0]);
+    assert_eq!(
+        earned(&["203.0.113.0/24", "2001:db8::/64"], "29:00", "30:00").len(),
+        4,
+        "the range's own ticket is not by fail2ban"
+    );
+}

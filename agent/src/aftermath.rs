@@ -1,0 +1,161 @@
+//! What a change that was taken back left behind in fail2ban: whom a line of hosts.deny or an edit of sshd's kept out tried again and
+//! again, and is banned for it when the change is gone. Those bans are lifted, by changes of the agent's own. Must not decide which
+//! tickets they are: `policy::subsystem::fail2ban::earned` does. Lifts no ban that was there before or that came by anything else.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use sshfix_policy::address::Source;
+use sshfix_policy::host::{HostState, Part, Question};
+use sshfix_policy::plan;
+use sshfix_policy::request::Operation;
+use sshfix_policy::step::Step;
+use sshfix_policy::subsystem::fail2ban;
+
+use crate::live::LiveHost;
+use crate::observe::observed;
+use crate::own::{self, Own};
+use crate::pipeline::{self, Agent};
+use crate::store::{ChangeRecord, Store, StoreError};
+use crate::subsystem::sshd;
+
+/// How often it is looked.
+pub const INTERVAL: Duration = Duration::from_secs(2);
+/// A ban may come so long after the change is gone: libwrap holds who it refuses for five seconds, and fail2ban reads logs.
+const LATE: SignedDuration = SignedDuration::from_secs(30);
+/// So long after its end a change is looked after,
+const LOOKED_AFTER: SignedDuration = SignedDuration::from_mins(2);
+/// and by an agent that was started just now: what its stop or a reboot took back, fail2ban still knows.
+const AT_START: SignedDuration = SignedDuration::from_hours(1);
+
+/// Looks again and again.
+#[derive(Debug)]
+pub struct Keeper {
+    started: Instant,
+    /// Who had logged in before a change, so that the journal is read once.
+    logins: BTreeMap<String, Vec<Source>>,
+}
+
+impl Default for Keeper {
+    fn default() -> Self {
+        Self { started: Instant::now(), logins: BTreeMap::new() }
+    }
+}
+
+impl Keeper {
+    /// One look; what does not work is tried again by the next.
+    pub fn look(&mut self, agent: &Agent) {
+        let starting = SignedDuration::try_from(self.started.elapsed()).is_ok_and(|since| since < LOOKED_AFTER);
+        let changes = match taken_back(&agent.store, if starting { AT_START } else { LOOKED_AFTER }) {
+            Ok(changes) => changes,
+            Err(error) => return tracing::error!("the changes could not be read; no ban was lifted: {error}"),
+        };
+        self.logins.retain(|id, _| changes.iter().any(|change| change.id == *id));
+        for change in changes {
+            let logins = self.logins.entry(change.id.clone()).or_insert_with(|| logins(&change)).clone();
+            let mut host = pipeline::lock(&agent.host);
+            for earned in earned(&mut host, &agent.store, agent.config.ssh_port, &change, logins) {
+                let (what, port) = (earned.text(), agent.config.ssh_port);
+                if let Err(why) = earned.lifted(&mut host, port, |host, own| own::make(agent, host, own, &what)) {
+                    tracing::warn!(change = change.id, "could not {what}; it is tried again: {why}");
+                }
+            }
+        }
+    }
+}
+
+/// One look of an agent that cannot start. What was lifted, one line each.
+pub fn look_once(host: &mut LiveHost, store: &Store, port: u16) -> Result<Vec<String>, StoreError> {
+    let mut lifted = Vec::new();
+    for change in taken_back(store, LOOKED_AFTER)? {
+        for earned in earned(host, store, port, &change, logins(&change)) {
+            let what = earned.text();
+            match earned.lifted(host, port, |host, own| own::change(host, store, own).map(|_| ()).map_err(|(_, why)| why)) {
+                Ok(()) => lifted.push(what),
+                Err(why) => tracing::warn!(change = change.id, "could not {what}: {why}"),
+            }
+        }
+    }
+    Ok(lifted)
+}
+
+/// The changes that stood for a while, made sshd refuse somebody so that fail2ban could count it, and were taken back lately.
+fn taken_back(store: &Store, lately: SignedDuration) -> Result<Vec<ChangeRecord>, StoreError> {
+    let since = Timestamp::now().checked_sub(lately).unwrap_or(Timestamp::MIN);
+    let mut changes = store.rolled_back_since(since)?;
+    changes.retain(|change| {
+        let told = |step: &Step| matches!(step, Step::HostsAccess(_) | Step::Sshd(_));
+        change.pending_since_boot.is_some() && change.steps.iter().any(|record| told(&record.step))
+    });
+    Ok(changes)
+}
+
+/// From where somebody had logged in before a change of sshd's was made. Whom that keeps out is told by names, not by addresses.
+fn logins(change: &ChangeRecord) -> Vec<Source> {
+    if !change.steps.iter().any(|record| matches!(record.step, Step::Sshd(_))) {
+        return Vec::new();
+    }
+    match sshd::logged_in_before(change.started_at) {
+        Ok(addresses) => addresses.into_iter().map(Source::from).collect(),
+        Err(why) => {
+            tracing::warn!(change = change.id, "from where people logged in before it is not known: {why}");
+            Vec::new()
+        }
+    }
+}
+
+/// A ban that a change earned.
+struct Earned<'a> {
+    change: &'a ChangeRecord,
+    jail: String,
+    source: Source,
+}
+
+/// The bans that were made while the change stood, of whom it kept out; not those that a later change is about.
+fn earned<'a>(host: &mut LiveHost, store: &Store, port: u16, change: &'a ChangeRecord, logins: Vec<Source>) -> Vec<Earned<'a>> {
+    let (Some(plan), Some(end)) = (&change.plan, change.finished_at) else { return Vec::new() };
+    let paths = plan.paths.iter().filter_map(|path| path.source.parse().ok());
+    let kept_out: Vec<Source> = plan.closes.iter().copied().chain(paths).chain(logins).collect();
+    let question = Question { sources: kept_out.iter().copied().collect(), port, everybody: false };
+    let Part::Present(state) = host.bans(&question) else { return Vec::new() };
+    let until = end.checked_add(LATE).unwrap_or(end);
+    let found = fail2ban::earned(&state, &kept_out, change.started_at, until);
+    let meant = |source: Source| {
+        let later = store.changes(MEANT).unwrap_or_default().into_iter().filter(|other| other.started_at >= end);
+        later.flat_map(|other| other.steps).any(|record| {
+            matches!(record.step, Step::Fail2ban(_)) && record.step.touches().is_none_or(|touched| touched.contains(&source))
+        })
+    };
+    let found = found.into_iter().filter(|(_, source)| !meant(*source));
+    found.map(|(jail, source)| Earned { change, jail, source }).collect()
+}
+
+/// So many of the newest changes are looked through for one that is about the same address.
+const MEANT: usize = 32;
+
+impl Earned<'_> {
+    fn text(&self) -> String {
+        let Self { change, jail, source } = self;
+        format!("unban {} in jail {jail}: banned while change {} stood, which was taken back", source.short(), change.id)
+    }
+
+    /// Unbans in this jail, by the same plan as `unban --jail`.
+    fn lifted(
+        &self,
+        host: &mut LiveHost,
+        port: u16,
+        make: impl Fn(&mut LiveHost, Own<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (source, jail) = (self.source, Some(self.jail.clone()));
+        let operation = Operation::Unban { source, jail, ignore_for: None, range: false };
+        let question = Question { sources: [source].into(), port, everybody: false };
+        let (read, plan): (HostState, _) =
+            observed(host, &question, |state, needs| plan::plan(&operation, state, question.port, needs));
+        let plan = plan.map_err(|error| error.to_string())?;
+        if plan.steps.is_empty() {
+            return Ok(());
+        }
+        make(host, Own { question: &question, read: &read, principal: &self.change.principal, plan })
+    }
+}

@@ -1,0 +1,81 @@
+//! Changes that the agent makes by itself: the end of a lease, what a reboot took of one, a ban that a change earned which is taken
+//! back. Made by the change machine, verified, each with an audit record of its own. Must not decide what they are.
+
+use sshfix_policy::host::{HostState, Needs, Question};
+use sshfix_policy::lockout;
+use sshfix_policy::plan::Plan;
+use sshfix_policy::verify;
+
+use crate::audit::{AuditClosing, AuditOpening, Outcome};
+use crate::change::{self, Settled};
+use crate::live::LiveHost;
+use crate::observe::observed;
+use crate::pipeline::Agent;
+use crate::refusal::Refusal;
+use crate::store::{NewChange, Store};
+use crate::sys::clock::Moment;
+use crate::{decision, random};
+
+/// A change that the agent makes by itself.
+pub(crate) struct Own<'a> {
+    /// What it is about, to read it again,
+    pub question: &'a Question,
+    /// and as it was read.
+    pub read: &'a HostState,
+    /// Who asked for it, or for what it follows from.
+    pub principal: &'a str,
+    /// What is done.
+    pub plan: Plan,
+}
+
+/// Makes it, with a record of its own. The error is what did not work.
+pub(crate) fn make(agent: &Agent, host: &mut LiveHost, own: Own<'_>, what: &str) -> Result<(), String> {
+    decision::in_the_way(agent, host).map_err(|refusal| match refusal {
+        Refusal::Refused(why) => why,
+        Refusal::Error(document) => document.message,
+    })?;
+    let opening = AuditOpening::of_itself(what);
+    let record = agent.auditor.open(&agent.store, &opening).map_err(|error| error.to_string())?;
+    let digest = own.plan.digest();
+    let made = change(host, &agent.store, own);
+    let (outcome, detail, change) = match &made {
+        Ok(change) => (Outcome::Confirmed, String::new(), Some(change.clone())),
+        Err((change, why)) => (Outcome::Failed, why.clone(), change.clone()),
+    };
+    let closing = AuditClosing { outcome, detail, plan: Some(digest), change };
+    agent.auditor.close(&agent.store, &agent.identity, &opening, record, closing);
+    made.map(|_| ()).map_err(|(_, why)| why)
+}
+
+/// Applies and verifies, without a record. The change's id; the error holds it, where one was begun.
+pub(crate) fn change(host: &mut LiveHost, store: &Store, own: Own<'_>) -> Result<String, (Option<String>, String)> {
+    let Own { question, read, principal, plan } = own;
+    let unbegun = |why: String| (None, why);
+    // No way in is kept: what a lease opened, its end closes; nothing else that is made here closes anything.
+    let safe = lockout::prove(plan, read, &[], &mut Needs::new()).map_err(|why| unbegun(why.to_string()))?;
+    let id = random::hex::<5>().map_err(|why| unbegun(why.to_string()))?;
+    let begin = NewChange {
+        id: id.clone(),
+        principal: principal.to_owned(),
+        operation: safe.plan().operation.clone(),
+        digest: safe.plan().digest(),
+        plan: safe.document(),
+        steps: safe.steps().to_vec(),
+        started: Moment::now(),
+        deadline: None,
+        lease: None,
+    };
+    store.change_begin(&begin).map_err(|why| unbegun(why.to_string()))?;
+    let settled = change::apply(host, store, &id, &safe).and_then(|applied| {
+        let (_, differences) =
+            observed(host, question, |state, needs| verify::differences(&safe, read, state, question.port, needs));
+        if !differences.is_empty() {
+            return Err(change::roll_back(host, store, applied, differences.join("; ")));
+        }
+        change::settle(host, store, applied, None, &Moment::now())
+    });
+    match settled {
+        Ok(Settled::Confirmed | Settled::Pending) => Ok(id),
+        Err(failed) => Err((Some(id), failed.failure.message)),
+    }
+}
