@@ -115,6 +115,10 @@ fn an_agent_that_is_killed_right_after_it_still_keeps_the_deadline() {
             }
             kill_agent(server);
             assert!(!server.ssh(case.admin).ok, "{}: it goes on waiting", case.name);
+            if index == 1 {
+                // By then fail2ban has him; what takes back the change lifts the ban, too.
+                earn_a_ban(server, case.admin);
+            }
             server.wait_until(case.name, AFTER.saturating_sub(start.elapsed()), || server.ssh(case.admin).ok);
             server.write("/etc/sshfix/agent.toml", config);
             server.wait_until("the agent is back", AFTER, || server.ctl(&["status"]).status == 0);
