@@ -176,7 +176,7 @@ fn not_rolled_back(change: &ChangeRecord, why: &str) -> ErrorDocument {
 }
 
 fn document(change: &ChangeRecord, state: ChangeState, changed: bool, notes: Vec<String>) -> Body {
-    let plan = report::plan_of(change);
+    let plan = Box::new(report::plan_of(change));
     let id = change.id.clone();
     Body::Change(Change {
         schema: ChangeSchema::V1,
@@ -187,6 +187,7 @@ fn document(change: &ChangeRecord, state: ChangeState, changed: bool, notes: Vec
         plan,
         failure: None,
         verdict: None,
+        stages: Vec::new(),
         notes,
     })
 }

@@ -12,6 +12,7 @@ use sshfix_policy::allowed_signers::AllowedSigners;
 use sshfix_policy::authenticate::{self, AuthenticateError, AuthenticatedRequest};
 use sshfix_policy::authorize::{self, AuthorizedRequest, Grants};
 use sshfix_policy::host::{AccessPath, Host, HostState, Needs, Part, PathOrigin, Question};
+use sshfix_policy::left::{self, Left};
 use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan;
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject};
@@ -251,7 +252,17 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         | Operation::SshdUnset { .. }
         | Operation::SshdReload
         | Operation::SshdRestart => match &request.mode {
-            Mode::DryRun => Ok(Body::Plan(planned(agent, host, &question, request)?.1.document())),
+            Mode::DryRun => {
+                let mut plan = planned(agent, host, &question, request)?.1.document();
+                if plan.steps.is_empty() {
+                    let (_, left) = observed(host, &question, |state, needs| left::left(&request.operation, state, port, needs));
+                    if let Some(Left { verdict, stages, notes }) = left {
+                        (plan.verdict, plan.stages) = (Some(verdict), stages);
+                        plan.notes.extend(notes);
+                    }
+                }
+                Ok(Body::Plan(plan))
+            }
             Mode::Apply { plan, confirm_within } => {
                 let within = agent.config.confirm.within(*confirm_within).map_err(|why| out_of_bounds(&why))?;
                 decision::in_the_way(agent, host)?;
@@ -358,17 +369,18 @@ fn change(
         lease,
     };
     store.change_begin(&begin).map_err(|error| failed(&error))?;
-    let mut verdict = None;
+    let (mut verdict, mut stages) = (None, Vec::new());
     let outcome = change::apply(host, store, &id, safe).and_then(|applied| {
         let port = question.port;
-        let (_, (differences, besides, fixed)) = observed(host, question, |state, needs| {
+        let (_, (differences, besides, left)) = observed(host, question, |state, needs| {
             let differences = verify::differences(safe, read, state, port, needs);
-            (differences, verify::notes(safe, state, port, needs), verify::fixed(safe, state, port, needs))
+            let left = left::left(&safe.plan().operation, state, port, needs);
+            (differences, verify::notes(safe, state, port, needs), left)
         });
         notes.extend(besides);
-        if let Some((now, remains)) = fixed {
-            verdict = Some(now);
-            notes.extend(remains);
+        if let Some(left) = left {
+            (verdict, stages) = (Some(left.verdict), left.stages);
+            notes.extend(left.notes);
         }
         if !differences.is_empty() {
             return Err(change::roll_back(host, store, applied, differences.join("; ")));
@@ -392,8 +404,9 @@ fn change(
         Err(failed) => (ChangeState::Stuck, true, Some(failed.failure)),
     };
     let deadline = deadline.filter(|_| state == ChangeState::Pending).map(|deadline| deadline.wall);
-    let plan = safe.document();
-    Ok(Body::Change(Change { schema: ChangeSchema::V1, id, state, changed, deadline, plan, failure, verdict, notes }))
+    let plan = Box::new(safe.document());
+    let schema = ChangeSchema::V1;
+    Ok(Body::Change(Change { schema, id, state, changed, deadline, plan, failure, verdict, stages, notes }))
 }
 
 fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
@@ -460,11 +473,12 @@ fn nothing_to_do(host: &mut LiveHost, question: &Question, safe: &SafePlan, stat
         )
         .into());
     }
-    let (_, fixed) = observed(host, question, |state, needs| verify::fixed(safe, state, question.port, needs));
+    let operation = &safe.plan().operation;
+    let (_, left) = observed(host, question, |state, needs| left::left(operation, state, question.port, needs));
     let mut notes = safe.plan().notes.clone();
-    let verdict = fixed.map(|(verdict, remains)| {
-        notes.extend(remains);
-        verdict
+    let (verdict, stages) = left.map_or((None, Vec::new()), |left| {
+        notes.extend(left.notes);
+        (Some(left.verdict), left.stages)
     });
     Ok(Body::Change(Change {
         schema: ChangeSchema::V1,
@@ -472,9 +486,10 @@ fn nothing_to_do(host: &mut LiveHost, question: &Question, safe: &SafePlan, stat
         state: ChangeState::Unchanged,
         changed: false,
         deadline: None,
-        plan: safe.document(),
+        plan: Box::new(safe.document()),
         failure: None,
         verdict,
+        stages,
         notes,
     }))
 }

@@ -177,6 +177,8 @@ pub fn plan_of(change: &ChangeRecord) -> PlanDocument {
         paths: Vec::new(),
         confirm: if change.deadline.is_some() { Confirm::Required } else { Confirm::NotNeeded },
         alternatives: Vec::new(),
+        verdict: None,
+        stages: Vec::new(),
         notes: Vec::new(),
     })
 }

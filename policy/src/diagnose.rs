@@ -8,18 +8,34 @@ use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route, sshd};
 use crate::trace::TraceLine;
-use crate::verdict::{Block, Cause, Connection, Lift, Stage, Verdict};
+use crate::verdict::{Block, Cause, Connection, Finding, Lift, Stage, StageReport, Verdict};
 
 /// The path of a new connection, stage by stage, and everything that blocks it; with `explain` also everything it meets.
 /// Facts that are missing are added to `needs`; the answer is final only when none is.
 pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut Needs) -> Diagnosis {
     let connection = Connection { source: subject.address.into(), port: subject.port, user: subject.user.clone() };
-    let (filters, walked) = netfilter::judge(host, &connection, needs);
+    let Path { verdict, stages, findings } = path(host, &connection, explain, needs);
+    Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
+}
+
+/// The path of a connection, of one address or of a range.
+pub struct Path {
+    /// All stages together.
+    pub verdict: Verdict,
+    /// In order.
+    pub stages: Vec<StageReport>,
+    /// Every cause found.
+    pub findings: Vec<Finding>,
+}
+
+/// What a diagnosis says, for a range of sources, too.
+pub fn path(host: &HostState, connection: &Connection, explain: bool, needs: &mut Needs) -> Path {
+    let (filters, walked) = netfilter::judge(host, connection, needs);
     let (filtered, delivered_to) = (filters.verdict, walked.delivered_to);
     // Who listens, and for which port hosts.allow is asked, is about the port that the packets are delivered to.
     let behind = Connection { port: delivered_to.unwrap_or(connection.port), ..connection.clone() };
     let mut stages = vec![
-        route::evaluate(host, &connection, needs),
+        route::evaluate(host, connection, needs),
         filters,
         listener::evaluate(host, &behind),
         hosts_access::evaluate(host, &behind, needs),
@@ -29,19 +45,19 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
     if explain {
         for report in &mut stages {
             report.trace = match report.stage {
-                Stage::Route | Stage::Netfilter => trace(host, report.stage, &connection, needs),
+                Stage::Route | Stage::Netfilter => trace(host, report.stage, connection, needs),
                 _ => trace(host, report.stage, &behind, needs),
             };
         }
     }
     let verdict = stages.iter().fold(Verdict::Accept, |all, stage| all.and(stage.verdict));
     let mut findings: Vec<_> =
-        blocks_behind(host, &connection, (filtered, walked), needs).into_iter().map(|block| block.finding).collect();
+        blocks_behind(host, connection, (filtered, walked), needs).into_iter().map(|block| block.finding).collect();
     // Where a rule sends it to a port on which nobody listens, the rule is what is wrong.
     if delivered_to.is_none() || filtered != Verdict::Refuse {
         findings.extend(listener::blocks(host, &behind).into_iter().map(|block| block.finding));
     }
-    let command = fix_command(subject);
+    let command = fix_command(connection);
     let power = |found: &sshd::Found| found.finding.blocking && found.finding.cause == Cause::HostShutdown;
     if found.iter().flatten().any(power) {
         for down in findings.iter_mut().filter(|finding| finding.cause == Cause::SshdDown) {
@@ -57,14 +73,14 @@ pub fn diagnose(host: &HostState, subject: &Subject, explain: bool, needs: &mut 
     }
     // A diagnosis names the command and plans no step, and reading this would make its cost depend on the size of the set.
     needs.retain(|need| !matches!(need, Need::IpsetProperties(_)));
-    Diagnosis { schema: DiagnosisSchema::V1, subject: subject.clone(), verdict, stages, findings, notes: notes(host) }
+    Path { verdict, stages, findings }
 }
 
 /// What lifts all that is found for a login.
-fn fix_command(subject: &Subject) -> String {
-    let user = subject.user.as_ref().filter(|user| sshd::is_user_name(user));
+fn fix_command(connection: &Connection) -> String {
+    let user = connection.user.as_ref().filter(|user| sshd::is_user_name(user));
     let user = user.map_or_else(String::new, |user| format!(" --user {user}"));
-    format!("sshfix ctl fix {}{user}", subject.address)
+    format!("sshfix ctl fix {}{user}", connection.source.short())
 }
 
 /// The connection as it is behind the packet filters, which may send it to another port.

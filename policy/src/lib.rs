@@ -18,6 +18,7 @@ pub mod fake;
 pub mod file_edit;
 pub mod host;
 pub mod lease;
+pub mod left;
 pub mod link;
 pub mod lockout;
 pub mod merge;

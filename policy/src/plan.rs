@@ -452,6 +452,8 @@ impl Plan {
             paths,
             confirm: self.confirm,
             alternatives: self.alternatives.clone(),
+            verdict: None,
+            stages: Vec::new(),
             notes: self.notes.clone(),
         }
     }

@@ -241,6 +241,47 @@ pub struct Finding {
     pub fix: String,
 }
 
+impl Finding {
+    /// Where it acts. What fail2ban does it does by some other subsystem, which the evidence behind its ticket names.
+    pub fn stage(&self) -> Stage {
+        match self.cause {
+            Cause::Fail2banBan | Cause::Fail2banBanStale => {
+                let by = |start: &str| self.evidence.iter().any(|evidence| evidence.source.starts_with(start));
+                if by("nft ") || by("iptables") || by("ip6tables") || by("ipset ") {
+                    Stage::Netfilter
+                } else if by("ip route") || by("ip -6 route") {
+                    Stage::Route
+                } else if by("/") {
+                    Stage::HostsAccess
+                } else {
+                    Stage::Netfilter
+                }
+            }
+            Cause::NftRule
+            | Cause::IptablesRule
+            | Cause::IptablesRatelimit
+            | Cause::IpsetEntry
+            | Cause::CtEstablished
+            | Cause::UfwDeny
+            | Cause::FirewalldDeny
+            | Cause::SshguardBlock
+            | Cause::CrowdsecDecision => Stage::Netfilter,
+            Cause::RouteBlackhole => Stage::Route,
+            Cause::HostsDeny | Cause::HostsAllowRestrict => Stage::HostsAccess,
+            Cause::SshdListen | Cause::SshdDown | Cause::PortNotSsh => Stage::Listener,
+            Cause::SshdMaxstartups
+            | Cause::SshdPenalty
+            | Cause::SshdConfigInvalid
+            | Cause::SshdHostkeys
+            | Cause::SshdPrivsepDir
+            | Cause::SshdCrash
+            | Cause::HostShutdown => Stage::SshdAdmission,
+            Cause::SshdAccessList | Cause::SshdLimits | Cause::SshdKeepalive | Cause::SshdAlgorithms => Stage::SshdAccess,
+            Cause::AccountLocked => Stage::Account,
+        }
+    }
+}
+
 /// A finding together with the way to lift it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {

@@ -1,12 +1,10 @@
 //! Verification: whether the host, read again, is as the plan said it would be. Never trusts what a tool printed.
 
-use crate::address::canonical;
-use crate::diagnose::{admission, blocks, diagnose};
+use crate::diagnose::{admission, blocks};
 use crate::host::{HostState, Needs};
 use crate::lease;
 use crate::lockout::SafePlan;
 use crate::plan;
-use crate::reply::Subject;
 use crate::request::Operation;
 use crate::step::Step;
 use crate::verdict::{Block, Connection, Lift, Verdict};
@@ -61,25 +59,6 @@ pub fn notes(plan: &SafePlan, observed: &HostState, port: u16, needs: &mut Needs
         )],
         Verdict::Refuse | Verdict::Unknown => Vec::new(),
     }
-}
-
-/// After a fix: what the diagnosis says of the login now, and what a person must do where it is not open.
-pub fn fixed(plan: &SafePlan, observed: &HostState, port: u16, needs: &mut Needs) -> Option<(Verdict, Vec<String>)> {
-    let Operation::Fix { address, user, .. } = &plan.plan().operation else { return None };
-    let subject = Subject { address: canonical(*address), user: user.clone(), port };
-    let diagnosis = diagnose(observed, &subject, false, needs);
-    let still = diagnosis
-        .findings
-        .iter()
-        .filter(|finding| finding.blocking)
-        .map(|finding| format!("{} is still in the way ({}): {}", finding.cause, finding.owner, finding.fix));
-    let unknown = diagnosis
-        .stages
-        .iter()
-        .filter(|stage| stage.verdict == Verdict::Unknown)
-        .map(|stage| format!("it cannot be told whether {} lets it in: {}", stage.stage, stage.detail));
-    let remains = if diagnosis.verdict == Verdict::Accept { Vec::new() } else { still.chain(unknown).collect() };
-    Some((diagnosis.verdict, remains))
 }
 
 /// Blocks that remain on purpose (a wider ban that was stepped around) have no steps.

@@ -46,6 +46,8 @@ fn plan() -> PlanDocument {
         paths: Vec::new(),
         confirm: Confirm::Required,
         alternatives: Vec::new(),
+        verdict: None,
+        stages: Vec::new(),
         notes: Vec::new(),
     }
 }

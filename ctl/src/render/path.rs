@@ -4,50 +4,10 @@
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::Diagnosis;
 use sshfix_policy::trace::{Handshake, Point, TraceLine};
-use sshfix_policy::verdict::{Cause, Evidence, Finding, Stage, StageReport, Verdict};
+use sshfix_policy::verdict::{Evidence, Finding, StageReport, Verdict};
 
 use super::{Page, View, mark};
 use crate::text;
-
-/// Where a finding acts, so that it is drawn under that stage. What fail2ban does it does by some other subsystem, which the evidence
-/// behind its ticket names.
-fn stage_of(finding: &Finding) -> Stage {
-    match finding.cause {
-        Cause::Fail2banBan | Cause::Fail2banBanStale => {
-            let by = |start: &str| finding.evidence.iter().any(|evidence| evidence.source.starts_with(start));
-            if by("nft ") || by("iptables") || by("ip6tables") || by("ipset ") {
-                Stage::Netfilter
-            } else if by("ip route") || by("ip -6 route") {
-                Stage::Route
-            } else if by("/") {
-                Stage::HostsAccess
-            } else {
-                Stage::Netfilter
-            }
-        }
-        Cause::NftRule
-        | Cause::IptablesRule
-        | Cause::IptablesRatelimit
-        | Cause::IpsetEntry
-        | Cause::CtEstablished
-        | Cause::UfwDeny
-        | Cause::FirewalldDeny
-        | Cause::SshguardBlock
-        | Cause::CrowdsecDecision => Stage::Netfilter,
-        Cause::RouteBlackhole => Stage::Route,
-        Cause::HostsDeny | Cause::HostsAllowRestrict => Stage::HostsAccess,
-        Cause::SshdListen | Cause::SshdDown | Cause::PortNotSsh => Stage::Listener,
-        Cause::SshdMaxstartups
-        | Cause::SshdPenalty
-        | Cause::SshdConfigInvalid
-        | Cause::SshdHostkeys
-        | Cause::SshdPrivsepDir
-        | Cause::SshdCrash
-        | Cause::HostShutdown => Stage::SshdAdmission,
-        Cause::SshdAccessList | Cause::SshdLimits | Cause::SshdKeepalive | Cause::SshdAlgorithms => Stage::SshdAccess,
-        Cause::AccountLocked => Stage::Account,
-    }
-}
 
 /// The whole drawing.
 pub fn diagnosis(diagnosis: &Diagnosis, view: &View) -> String {
@@ -62,7 +22,7 @@ pub fn diagnosis(diagnosis: &Diagnosis, view: &View) -> String {
         dotted |= stage.verdict == Verdict::Refuse;
         draw_stage(&mut out, stage, &diagnosis.findings, dotted, view);
     }
-    let drawn = |finding: &&Finding| finding.blocking && diagnosis.stages.iter().any(|stage| stage.stage == stage_of(finding));
+    let drawn = |finding: &&Finding| finding.blocking && diagnosis.stages.iter().any(|stage| stage.stage == finding.stage());
     let rest: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| !drawn(finding)).collect();
 
     out.gap();
@@ -95,7 +55,7 @@ fn draw_stage(out: &mut Page, report: &StageReport, findings: &[Finding], dotted
     out.line(&format!("  {} {} {}", mark(report.verdict), name.bold(), text::line(&report.detail)));
 
     draw_trace(out, &bar, &report.trace);
-    let here: Vec<&Finding> = findings.iter().filter(|finding| finding.blocking && stage_of(finding) == report.stage).collect();
+    let here: Vec<&Finding> = findings.iter().filter(|finding| finding.blocking && finding.stage() == report.stage).collect();
     for finding in &here {
         draw_finding(out, &bar, finding, view);
     }

@@ -13,7 +13,7 @@ use crate::text;
 pub fn dry_run(document: &PlanDocument) -> String {
     let mut out = Page::default();
     if document.steps.is_empty() {
-        out.line(&format!("{} {}", "Nothing to do:".green().bold(), command_line(&document.operation)));
+        nothing(&mut out, &command_line(&document.operation), document.verdict);
         out.notes(&document.notes);
         return out.text;
     }
@@ -23,6 +23,17 @@ pub fn dry_run(document: &PlanDocument) -> String {
     let command = format!("{} --plan {}", command_line(&document.operation), text::line(&document.digest));
     out.line(&format!("  {}", command.green().bold()));
     out.text
+}
+
+/// That there is nothing to do is never said as if the way were open where it is not.
+fn nothing(out: &mut Page, asked: &str, verdict: Option<Verdict>) {
+    out.line(&match verdict {
+        None | Some(Verdict::Accept) => format!("{} {asked}", "Nothing to do:".green().bold()),
+        Some(Verdict::Refuse) => format!("{}, and nothing that this lifts: {asked}", "BLOCKED".red().bold()),
+        Some(Verdict::Unknown) => {
+            format!("{} whether it gets in, and nothing that this lifts: {asked}", "UNKNOWN".yellow().bold())
+        }
+    });
 }
 
 /// The plan itself.
@@ -95,10 +106,12 @@ pub fn change(change: &Change, view: &View) -> String {
     let mut out = Page::default();
     let asked = command_line(&change.plan.operation);
     match change.state {
-        ChangeState::Unchanged => out.line(&format!("{} {asked}", "Nothing to do:".green().bold())),
-        ChangeState::Confirmed if !change.changed => out.line(&format!("{} {asked}", "Nothing to do:".green().bold())),
+        ChangeState::Unchanged => nothing(&mut out, &asked, change.verdict),
+        ChangeState::Confirmed if !change.changed => nothing(&mut out, &asked, change.verdict),
         ChangeState::Confirmed if change.verdict.is_some_and(|verdict| verdict != Verdict::Accept) => {
-            out.line(&format!("{} {asked}, and something is still in the way:", "Done:".yellow().bold()));
+            let refused = change.verdict == Some(Verdict::Refuse);
+            let but = if refused { "something is still in the way" } else { "it cannot be told whether it gets in now" };
+            out.line(&format!("{} {asked}, and {but}:", "Done:".yellow().bold()));
             done(&mut out, &change.plan);
         }
         ChangeState::Confirmed => {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{ChangeSchema, ChangesSchema, PlanSchema};
 use crate::address::Source;
 use crate::request::Operation;
-use crate::verdict::Verdict;
+use crate::verdict::{Stage, StageReport, Verdict};
 
 /// A plan as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,12 @@ pub struct PlanDocument {
     /// What would lift a block too, and is not done.
     #[serde(default)]
     pub alternatives: Vec<NotTaken>,
+    /// Of an unban or a fix that has nothing to do: what `diagnose` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// The stages that do not let it in then, or of which that cannot be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageReport>,
     /// What could not be read and what a person should know besides.
     pub notes: Vec<String>,
 }
@@ -98,15 +104,33 @@ pub struct Change {
     /// When it rolls back unless confirmed.
     pub deadline: Option<Timestamp>,
     /// The plan.
-    pub plan: PlanDocument,
+    pub plan: Box<PlanDocument>,
     /// Where it failed: the step's number from 1, its summary and why; and how the rollback went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Of a fix: what `diagnose` says of the login now.
+    /// Of an unban or a fix: what `diagnose` says now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// The stages that do not let it in now, or of which that cannot be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageReport>,
     /// What a person should know besides.
     pub notes: Vec<String>,
+}
+
+impl Change {
+    /// By what the exit status is told. A fix is about the whole path. An unban is done when nothing is left for it to lift, whatever
+    /// sshd does; but where it had nothing to lift and a stage of its own does not let the source in, it has not done what was asked.
+    pub(super) fn stands(&self) -> Verdict {
+        match &self.plan.operation {
+            Operation::Unban { .. } if self.state != ChangeState::Unchanged => Verdict::Accept,
+            Operation::Unban { .. } => {
+                let lifted = |stage: &&StageReport| matches!(stage.stage, Stage::Route | Stage::Netfilter | Stage::HostsAccess);
+                self.stages.iter().filter(lifted).fold(Verdict::Accept, |all, stage| all.and(stage.verdict))
+            }
+            _ => self.verdict.unwrap_or(Verdict::Accept),
+        }
+    }
 }
 
 /// The end states of a change.

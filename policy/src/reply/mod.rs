@@ -191,10 +191,10 @@ impl Body {
                 Verdict::Unknown => 9,
             },
             Body::Change(change) => match change.state {
-                ChangeState::Confirmed | ChangeState::Unchanged | ChangeState::Abandoned => match change.verdict {
-                    None | Some(Verdict::Accept) => 0,
-                    Some(Verdict::Refuse) => 8,
-                    Some(Verdict::Unknown) => 9,
+                ChangeState::Confirmed | ChangeState::Unchanged | ChangeState::Abandoned => match change.stands() {
+                    Verdict::Accept => 0,
+                    Verdict::Refuse => 8,
+                    Verdict::Unknown => 9,
                 },
                 ChangeState::Pending => 5,
                 // Asked for, not fallen back to.

@@ -114,6 +114,62 @@ fn unban_inside_a_banned_range_opens_that_address_alone() {
     });
 }
 
+/// "Nothing to do" is taken for open: where a stage refuses or cannot be judged, it is named, quoted, and told what to do about.
+#[test]
+fn an_unban_that_lifts_nothing_never_says_open_where_it_is_not() {
+    on_both(|server| {
+        let me = "203.0.113.7";
+        expect_nothing_to_do(server.ctl(&["unban", me, "--json"]));
+        let input = "iptables-nft -I INPUT -p tcp --dport 22";
+        for (rule, quoted) in [
+            (
+                format!("{input} -m hashlimit --hashlimit-above 5/min --hashlimit-mode srcip --hashlimit-name x -j DROP"),
+                "hashlimit",
+            ),
+            (format!("{input} -m time --timestart 01:00 --timestop 02:00 -j DROP"), "-m time"),
+            (format!("{input} -j NFQUEUE"), "-j NFQUEUE"),
+            (format!("{input} -m limit --limit 5/min -j ACCEPT; iptables-nft -A INPUT -p tcp --dport 22 -j DROP"), "-j DROP"),
+            (
+                "nft add table inet hand; nft 'add chain inet hand input { type filter hook input priority 0; }'
+                 nft add rule inet hand input tcp dport 22 limit rate over 5/minute drop"
+                    .to_owned(),
+                "limit rate over 5/minute",
+            ),
+        ] {
+            server.sh(&format!("set -e; {rule}")).expect_ok();
+            for verb in ["unban", "fix"] {
+                let change = server.ctl(&[verb, me, "--json"]).expect_status(9).json();
+                assert_eq!((&change["state"], &change["verdict"]), (&"unchanged".into(), &"unknown".into()), "{change:#}");
+                assert_eq!(change["stages"][0]["stage"], "netfilter", "{change:#}");
+                assert!(change["stages"][0]["evidence"].to_string().contains(quoted), "{change:#}");
+                let plan = server.ctl(&[verb, me, "--dry-run", "--json"]).expect_status(0).json();
+                assert_eq!((&plan["verdict"], &plan["stages"]), (&change["verdict"], &change["stages"]), "{plan:#}");
+                for said in [server.ctl(&[verb, me]), server.ctl(&[verb, me, "--dry-run"])] {
+                    assert!(said.stdout.starts_with("UNKNOWN") && !said.stdout.contains("Nothing to do"), "{said:#?}");
+                    for part in [quoted, "netfilter may refuse it", "sshfix ctl firewall accept 203.0.113.7"] {
+                        assert!(said.stdout.contains(part), "{part} is not in {said:#?}");
+                    }
+                }
+            }
+            // What it says is what helps.
+            server.ctl(&["firewall", "accept", me]).expect_status(0);
+            expect_nothing_to_do(server.ctl(&["unban", me, "--json"]));
+            server.sh("iptables-nft -F INPUT; nft delete table inet hand 2>/dev/null || true").expect_ok();
+        }
+
+        // What is done is done, and what keeps it out besides is told: a daemon that is down is no ban.
+        server.sh("nft add table inet hand; nft 'add chain inet hand input { type filter hook input priority 0; }'").expect_ok();
+        server.sh("nft add rule inet hand input ip saddr 203.0.113.7 drop; systemctl stop ssh.service").expect_ok();
+        let change = server.ctl(&["unban", me, "--json"]).expect_status(0).json();
+        assert_eq!((&change["state"], &change["verdict"]), (&"confirmed".into(), &"refuse".into()), "{change:#}");
+        let again = server.ctl(&["unban", me]).expect_status(0);
+        assert!(again.stdout.starts_with("BLOCKED") && again.stdout.contains("listener refuses it"), "{again:#?}");
+        assert!(again.stdout.contains("what to do: sshd-down"), "{again:#?}");
+        server.sh("systemctl start ssh.service").expect_ok();
+        expect_in(server, &[me]);
+    });
+}
+
 /// Killed at any moment of an unban, the next start ends in the state before or the state after, never between.
 #[test]
 fn an_agent_killed_during_an_unban_leaves_nothing_half_done() {
