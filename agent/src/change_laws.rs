@@ -24,7 +24,7 @@ use sshfix_policy::subsystem::nf_tables::expression::{CmpOp, Expression, Payload
 use sshfix_policy::subsystem::nf_tables::{self, BaseChain, Chain, Element, Family, Rule, Set, SetKey, Table};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::{ipset, route, sshd, xtables};
-use sshfix_policy::verdict::{Connection, Verdict};
+use sshfix_policy::verdict::{Admits, Connection, Verdict};
 
 use crate::change::{apply, recover, settle};
 use crate::store::{Blow, ChangeStage, NewChange, Store};
@@ -170,7 +170,7 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
     }));
     state.dumps.insert(set.clone(), vec![element.clone()]);
     let chain = state.chains[0].rules.clone();
-    let legacy = xtables::Rule::accept(ADDRESS.parse().unwrap(), 22, None);
+    let legacy = xtables::Rule::accept(ADDRESS.parse().unwrap(), Admits::Tcp(22), None);
     let chain_of = |rules| xtables::Chain {
         name: "INPUT".to_owned(),
         hook: Some(xtables::Hook::Input),

@@ -105,6 +105,7 @@ impl Host for LiveHost {
         let (mut ipsets, mut entries, mut recent_lists) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut routes, mut links, mut policy_rules) = (BTreeSet::new(), false, BTreeSet::new());
         let (mut tables, mut listings, mut properties) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut neighbours = BTreeSet::new();
         for need in needs {
             match need {
                 Need::Element(key) => _ = keys.insert(key.clone()),
@@ -118,6 +119,7 @@ impl Host for LiveHost {
                 Need::IpsetElements(name) => _ = listings.insert(name.clone()),
                 Need::Route(source) => _ = routes.insert(*source),
                 Need::Links => links = true,
+                Need::Neighbour(device, address) => _ = neighbours.insert((*device, *address)),
                 Need::Ufw => state.ufw = Some(ufw::read()),
                 Need::RouteTables(v6) => _ = tables.insert(*v6),
                 Need::PolicyRules(v6) => _ = policy_rules.insert(*v6),
@@ -138,6 +140,7 @@ impl Host for LiveHost {
         if let Part::Present(read) = &mut state.route {
             route::list_tables(read, &tables);
             route::list_rules(read, &policy_rules);
+            route::look_up_neighbours(read, &neighbours);
         }
         recent::lookup(&mut state.ipset.recent, &recent_lists);
         if !hosts.is_empty()

@@ -110,6 +110,21 @@ fn trace(host: &HostState, stage: Stage, connection: &Connection, needs: &mut Ne
 /// `read` is the host as it was read, `now` the same with some steps predicted. The kernel shows what the tickets that were
 /// read really do; a ticket that a step would make refuses, because the model has no rule for it yet.
 pub fn admission(read: &HostState, now: &HostState, connection: &Connection, needs: &mut Needs) -> (Verdict, String) {
+    admission_by(netfilter::evaluate, read, now, connection, needs)
+}
+
+/// How packet filters are asked: with neighbour discovery ([`netfilter::evaluate`]), or one address standing for many, without
+/// ([`netfilter::evaluate_rules`]).
+pub type Filters = fn(&HostState, &Connection, &mut Needs) -> StageReport;
+
+/// The same, with the packet filters asked like this.
+pub fn admission_by(
+    filters: Filters,
+    read: &HostState,
+    now: &HostState,
+    connection: &Connection,
+    needs: &mut Needs,
+) -> (Verdict, String) {
     let known = fail2ban::bans(read);
     let new = fail2ban::bans(now).into_iter().find(|ban| {
         ban.source.overlaps(connection.source) && !known.iter().any(|old| old.source == ban.source && old.by == ban.by)
@@ -118,7 +133,7 @@ pub fn admission(read: &HostState, now: &HostState, connection: &Connection, nee
         return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), ban.by));
     }
     let route = route::evaluate(now, connection, needs);
-    let netfilter = netfilter::evaluate(now, connection, needs);
+    let netfilter = filters(now, connection, needs);
     let hosts = hosts_access::evaluate(now, connection, needs);
     let verdict = route.verdict.and(netfilter.verdict).and(hosts.verdict);
     let decided = [netfilter, hosts].into_iter().find(|stage| stage.verdict == verdict).unwrap_or(route);

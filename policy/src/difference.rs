@@ -2,9 +2,9 @@
 //! steps touch. Single addresses are judged one by one and read no set; only a range, or a step that touches anybody, needs whole sets.
 
 use crate::address::Source;
-use crate::diagnose::admission;
+use crate::diagnose::{Filters, admission_by};
 use crate::host::{HostState, Needs};
-use crate::netfilter::partition;
+use crate::netfilter::{self, partition};
 use crate::ranges::{self, Classes, Span};
 use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access};
@@ -55,7 +55,7 @@ pub fn difference(
     for v6 in [false, true] {
         let region = region(steps, asked, v6);
         let (single, wide): (Vec<Span>, Vec<Span>) = region.into_iter().partition(|(from, to)| from == to);
-        let mut judge = |source: Source| becomes(host, after, source, port, needs);
+        let mut judge = |source: Source| becomes(host, after, source, port, netfilter::evaluate, needs);
         let mut all: Vec<(Span, Becomes)> =
             single.into_iter().map(|(at, to)| ((at, to), judge(ranges::address(v6, at).into()))).collect();
         if !wide.is_empty() {
@@ -64,7 +64,7 @@ pub fn difference(
             let judge = |source: Source| {
                 asked += 1;
                 let few = classes.complete() || asked <= MOST_VERDICTS;
-                if few { becomes(host, after, source, port, needs) } else { Becomes::Unshown }
+                if few { becomes(host, after, source, port, netfilter::evaluate_rules, needs) } else { Becomes::Unshown }
             };
             all.extend(ranges::partition(&wide, &classes, |becomes| *becomes != Becomes::Unshown, judge));
         }
@@ -106,10 +106,10 @@ fn classes(host: &HostState, after: &HostState, v6: bool, needs: &mut Needs) -> 
     classes
 }
 
-fn becomes(host: &HostState, after: &HostState, source: Source, port: u16, needs: &mut Needs) -> Becomes {
+fn becomes(host: &HostState, after: &HostState, source: Source, port: u16, filters: Filters, needs: &mut Needs) -> Becomes {
     let connection = Connection { source, port, user: None };
-    let before = admission(host, host, &connection, needs).0;
-    let after = admission(host, after, &connection, needs).0;
+    let before = admission_by(filters, host, host, &connection, needs).0;
+    let after = admission_by(filters, host, after, &connection, needs).0;
     match rank(after).cmp(&rank(before)) {
         std::cmp::Ordering::Greater => Becomes::Opens,
         std::cmp::Ordering::Less => Becomes::Closes,

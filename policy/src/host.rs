@@ -134,6 +134,8 @@ pub enum Need {
     Route(Source),
     /// The host's interfaces and own addresses.
     Links,
+    /// The kernel's neighbour entry of an address on the interface with this number.
+    Neighbour(u32, IpAddr),
     /// What ufw's own files say.
     Ufw,
     /// All routes of IPv4 (`false`) or IPv6 (`true`): only for questions about everybody, or about a range.

@@ -29,6 +29,8 @@ pub struct Link {
     pub parent: Option<u32>,
     /// Whether it is up.
     pub up: bool,
+    /// Whether link addresses are looked for on it: it is no loopback, `IFF_NOARP` or `IFF_POINTOPOINT` one (`ndisc_constructor`).
+    pub resolves: bool,
     /// Whether packets that come in by it may be sent on to 127.0.0.0/8 (`net.ipv4.conf.*.route_localnet`, its own or that of all).
     pub route_localnet: bool,
     /// Its addresses, with the length of their networks.

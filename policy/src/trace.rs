@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::verdict::Evidence;
 
-/// A packet of the TCP handshake.
+/// A packet of the TCP handshake, or one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Handshake {
@@ -15,6 +15,10 @@ pub enum Handshake {
     Answer,
     /// The client's ACK that completes it, coming in.
     Ack,
+    /// A neighbour solicitation (RFC 4861) that is lost.
+    Solicitation,
+    /// A neighbour advertisement that is lost.
+    Advertisement,
 }
 
 /// Where a packet is in the kernel.

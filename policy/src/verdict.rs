@@ -56,6 +56,15 @@ pub struct Connection {
     pub user: Option<String>,
 }
 
+/// What an accept rule lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admits {
+    /// TCP to this port of the host, or from it.
+    Tcp(u16),
+    /// `ICMPv6` of this type.
+    Icmpv6(u8),
+}
+
 /// The stages of a login, in the order a connection meets them (interface.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -15,6 +15,7 @@ use sshfix_policy::request::Operation;
 use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::nf_tables::lift::{Side, accept};
 use sshfix_policy::subsystem::{hosts_access, xtables};
+use sshfix_policy::verdict::Admits;
 use sshfix_policy::verify;
 
 use super::{DrillError, ensure_private, inside, setup};
@@ -84,12 +85,12 @@ fn planned(operation: &Operation, source: Source, state: &HostState, port: u16, 
     let mut steps = Vec::new();
     if let Some(rules) = state.nf_tables.present() {
         let own = rules.chains.iter().find(|chain| chain.table == "sshfix_drill");
-        let step = own.and_then(|chain| accept(rules, chain, Some(1), source, port, Side::Source, Some(&mark)));
+        let step = own.and_then(|chain| accept(rules, chain, Some(1), source, Admits::Tcp(port), Side::Source, Some(&mark)));
         steps.extend(step.map(Step::NfTables));
     }
     if let Some(tables) = state.xtables.present() {
         let place = xtables::Place { v6: false, table: "filter".to_owned(), chain: "INPUT".to_owned(), position: 1 };
-        steps.extend(xtables::Step::accept(tables, &place, source, port, Some(&mark)).map(Step::Xtables));
+        steps.extend(xtables::Step::accept(tables, &place, source, Admits::Tcp(port), Some(&mark)).map(Step::Xtables));
     }
     steps.extend(hosts_access::plan_lease(state, source, &mark)?);
     plan::of_steps(operation, steps, state, port, needs).map_err(|error| error.to_string())

@@ -91,6 +91,8 @@ fn link(bytes: &[u8]) -> io::Result<Link> {
         driver,
         // IFF_UP
         up: flags & 1 != 0,
+        // IFF_LOOPBACK 8, POINTOPOINT 16, NOARP 128
+        resolves: flags & (8 | 16 | 128) == 0,
         route_localnet: false,
         addresses: Vec::new(),
     })

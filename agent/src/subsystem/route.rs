@@ -14,7 +14,7 @@ use netlink_sys::Socket;
 use nix::libc;
 use sshfix_policy::address::{Source, canonical};
 use sshfix_policy::host::{Done, StepError};
-use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Route, State, Step, Tables, Way};
+use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Neighbour, Route, State, Step, Tables, Way};
 
 use self::policy_rule::policy_rules;
 use super::{link, rp_filter};
@@ -85,6 +85,35 @@ pub fn list_rules(state: &mut State, families: &BTreeSet<bool>) {
     for v6 in families {
         let listed = policy_rules(!v6).map_err(|error| format!("the kernel did not list its policy rules: {error}"));
         state.rules.insert(*v6, listed);
+    }
+}
+
+/// Asks for the neighbour entries of these addresses, each on the interface with this number, one by one (`neigh_get`).
+pub fn look_up_neighbours(state: &mut State, wanted: &BTreeSet<(u32, IpAddr)>) {
+    for (device, address) in wanted {
+        let entry = open(false).and_then(|socket| neighbour(&socket, *device, *address)).map_err(|error| error.to_string());
+        state.neighbours.entry(*device).or_default().insert(*address, entry);
+    }
+}
+
+/// `struct ndmsg` is family, 3 bytes of nothing, interface, state, flags, type.
+fn neighbour(socket: &Socket, device: u32, address: IpAddr) -> io::Result<Neighbour> {
+    /// `NDA_DST`
+    const DESTINATION: u16 = 1;
+    let attribute = DefaultNla::new(DESTINATION, octets(address).0);
+    let mut request = message([family(address.is_ipv4()), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[attribute]);
+    for (byte, part) in request.iter_mut().skip(4).zip(device.to_ne_bytes()) {
+        *byte = part;
+    }
+    let mut found = Neighbour::NONE;
+    let asked = ask(socket, libc::RTM_GETNEIGH, 0, &request, |bytes| {
+        let state = bytes.get(8..10).and_then(|state| state.try_into().ok()).map(u16::from_ne_bytes);
+        found = Neighbour(state.ok_or_else(|| io::Error::other("a neighbour message that is cut short"))?);
+        Ok(())
+    });
+    match asked {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Neighbour::NONE),
+        other => other.map(|()| found),
     }
 }
 

@@ -104,6 +104,8 @@ fn point(at: &Point) -> String {
         Handshake::Syn => "SYN",
         Handshake::Answer => "answer",
         Handshake::Ack => "ACK",
+        Handshake::Solicitation => "neighbour solicitation",
+        Handshake::Advertisement => "neighbour advertisement",
     };
     let arrival = at.arrival.as_ref().map_or_else(String::new, |arrival| format!(" {}", text::line(arrival)));
     format!("{packet}{arrival} at {}, priority {}", text::line(&at.hook), at.priority).dimmed().to_string()

@@ -15,7 +15,7 @@ use crate::verdict::{Alternative, Connection};
 /// What else would lift this refusal than these steps. Nothing where a manager must do it.
 pub fn alternatives(host: &HostState, connection: &Connection, refusal: &Refusal, taken: &[Step]) -> Vec<Alternative> {
     let managed = !matches!(refusal_owner(host, connection, refusal), Owner::Nobody | Owner::Fail2ban(_) | Owner::Sshguard);
-    if managed || taken.is_empty() || refusal.pass == Pass::Answer {
+    if managed || taken.is_empty() || matches!(refusal.pass, Pass::Answer | Pass::Discovery(_)) {
         return Vec::new();
     }
     let mut all = wider(host, connection, refusal);

@@ -20,8 +20,8 @@ pub struct Arrival {
     pub link: Option<Arc<Link>>,
     /// The address of this host it comes to.
     pub to: Option<IpAddr>,
-    /// Whether the client is a neighbour there, reached without a gateway.
-    pub near: bool,
+    /// To whom answers are handed there, where that is known: the client itself, or a gateway.
+    pub hop: Option<IpAddr>,
     links: Arc<Links>,
 }
 
@@ -48,7 +48,7 @@ pub fn arrivals(host: &HostState, connection: &Connection, needs: &mut Needs) ->
     };
     let v4 = connection.source.is_ipv4();
     let pair =
-        |link: Option<&Arc<Link>>, to: Option<IpAddr>| Arrival { link: link.cloned(), to, near: false, links: links.clone() };
+        |link: Option<&Arc<Link>>, to: Option<IpAddr>| Arrival { link: link.cloned(), to, hop: None, links: links.clone() };
     let first = connection.source.first();
     let own: Vec<IpAddr> = links.addresses().map(|(_, net)| net.addr()).filter(|own| own.is_ipv4() == v4).collect();
     let near = |address: &IpAddr| match address {
@@ -76,15 +76,17 @@ pub fn arrivals(host: &HostState, connection: &Connection, needs: &mut Needs) ->
         found.extend(fact.ways.iter().filter_map(|way| {
             let link = links.get(way.device);
             let may_be = way.from.is_none_or(|from| to.contains(&from) && link.is_none_or(|link| brought(link, from)));
-            may_be.then(|| Arrival { near: way.via.is_none(), ..pair(link.and_then(plain), way.from) })
+            may_be.then(|| Arrival { hop: way.via.or(Some(first)), ..pair(link.and_then(plain), way.from) })
         }));
     } else if connection.source.single().is_some() && !routes.facts.contains_key(&connection.source) {
         needs.insert(Need::Route(connection.source));
         return Vec::new();
     } else {
         // A range, or nobody with a route of his own: he may come by any interface.
+        let hop = connection.source.single().filter(near);
         for link in links.outside() {
-            found.extend(to.iter().filter(|to| brought(link, **to)).map(|to| pair(plain(link), Some(*to))));
+            let pairs = to.iter().filter(|to| brought(link, **to)).map(|to| pair(plain(link), Some(*to)));
+            found.extend(pairs.map(|pair| Arrival { hop, ..pair }));
         }
     }
     bound(found)

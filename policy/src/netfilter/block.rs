@@ -1,6 +1,8 @@
 //! What keeps a connection out and how each block is lifted: refusals are lifted one after the other on the model and the
 //! connection is evaluated again, so that every simultaneous block is found. A lift that changes nothing is not offered.
 
+mod discovery;
+
 use jiff::SignedDuration;
 
 use super::alternative::alternatives;
@@ -16,7 +18,7 @@ use crate::subsystem::nf_tables::owner::{self, Owner};
 use crate::subsystem::nf_tables::split::split;
 use crate::subsystem::nf_tables::{self, Chain, Found, State, render};
 use crate::subsystem::xtables::{self, Action};
-use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift};
+use crate::verdict::{Admits, Block, Cause, Connection, Evidence, Finding, Lift};
 
 /// Blocks listed for one connection; more are found once these are lifted.
 const MOST_BLOCKS: usize = 64;
@@ -109,6 +111,7 @@ pub fn plan_accept(
             .first()
             .map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
         let attempts = match &refusal.culprit {
+            _ if matches!(refusal.pass, Pass::Discovery(_)) => discovery::attempts(&model, &connection, mark, needs),
             Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
             Culprit::Full(fill) => return Err(format!("{}; {}", fill.text(), fill.fix())),
             Culprit::NfTables(event) => nft_accept(&model, &connection, &refusal, event, mark),
@@ -168,6 +171,10 @@ fn next(host: &HostState, connection: &Connection, walked: &Walk) -> Option<Refu
     if let Some(decided) = walked.decided() {
         return Some(decided.clone());
     }
+    // Certain to those whose next hop and this host do not know each other.
+    if let Some(lost) = walked.refusals.iter().find(|refusal| matches!(refusal.pass, Pass::Discovery(_))) {
+        return Some(lost.clone());
+    }
     // Certain to those who come in one way: the others are lifted too.
     let by_arrival = |refusal: &&Refusal| matches!(refusal.doubts.as_slice(), [doubt] if doubt.arrival);
     if let Some(refused) = walked.refusals.iter().find(by_arrival) {
@@ -202,7 +209,8 @@ fn refuses_part(host: &HostState, connection: &Connection, refusal: &Refusal) ->
 /// The client's side of a packet of this pass.
 pub(super) fn side(pass: Pass) -> Side {
     match pass {
-        Pass::Syn | Pass::Ack => Side::Source,
+        Pass::Discovery(message) if !message.comes_in() => Side::Destination,
+        Pass::Syn | Pass::Ack | Pass::Discovery(_) => Side::Source,
         Pass::Answer => Side::Destination,
     }
 }
@@ -225,6 +233,8 @@ enum Gone {
     Element,
     /// Nothing: the rule itself is gone, and the next one may look the same.
     Rule,
+    /// Every message of neighbour discovery that is lost.
+    Discovery,
 }
 
 impl Attempt {
@@ -232,6 +242,7 @@ impl Attempt {
         // What is uncertain before may stay so for other reasons; what is certain must not be so any more.
         let mut left = after.refusals.iter().filter(|refusal| refusal.certain || !before.certain);
         match (&before.culprit, &self.gone) {
+            (_, Gone::Discovery) => !left.any(|refusal| matches!(refusal.pass, Pass::Discovery(_))),
             (_, Gone::Rule) | (Culprit::Unread(_) | Culprit::Full(_), _) => true,
             (Culprit::NfTables(old), Gone::BaseChain) => {
                 let base = |event: &Event| event.frames.first().map(|frame| frame.chain);
@@ -268,6 +279,9 @@ fn decider<'a>(host: &HostState, event: &'a Event) -> Decider<'a> {
 
 /// The ways to lift a refusal, most exact first.
 fn attempts(host: &HostState, connection: &Connection, refusal: &Refusal, needs: &mut Needs) -> Vec<Attempt> {
+    if matches!(refusal.pass, Pass::Discovery(_)) {
+        return discovery::attempts(host, connection, None, needs);
+    }
     match &refusal.culprit {
         Culprit::NfTables(event) => nft_attempts(host, connection, refusal, event, needs),
         Culprit::Legacy(outcome) => legacy_attempts(host, connection, refusal, &outcome.place, needs),
@@ -361,7 +375,7 @@ fn nft_accept(host: &HostState, connection: &Connection, refusal: &Refusal, even
     };
     let step = |(chain, index): (usize, Option<usize>)| {
         let chain = state.chains.get(chain)?;
-        accept(state, chain, index, connection.source, connection.port, side(refusal.pass), mark)
+        accept(state, chain, index, connection.source, Admits::Tcp(connection.port), side(refusal.pass), mark)
     };
     let steps = decider.into_iter().chain(head).filter_map(step);
     steps.map(|step| Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone: Gone::Decider }).collect()
@@ -498,7 +512,7 @@ fn legacy_accept(
         );
         return Some(Attempt { steps: Vec::new(), by_hand: Some(command), gone: Gone::Rule });
     }
-    let step = xtables::Step::accept(state, place, connection.source, connection.port, mark)?;
+    let step = xtables::Step::accept(state, place, connection.source, Admits::Tcp(connection.port), mark)?;
     let by_hand = legacy_by_hand(host, connection, refusal, place);
     Some(Attempt { steps: vec![Step::Xtables(step)], by_hand, gone: Gone::Decider })
 }
@@ -512,7 +526,7 @@ fn cause(host: &HostState, connection: &Connection, refusal: &Refusal) -> Cause 
     if !recent::decides(host, connection, refusal).is_empty() {
         return owner.cause(Cause::IptablesRatelimit);
     }
-    if owner == Owner::Nobody && refusal.pass != Pass::Syn && names_nobody(host, connection, refusal) {
+    if owner == Owner::Nobody && matches!(refusal.pass, Pass::Answer | Pass::Ack) && names_nobody(host, connection, refusal) {
         return Cause::CtEstablished;
     }
     match &refusal.culprit {

@@ -231,7 +231,7 @@ pub fn reference(one: &Match) -> Option<SetReference> {
 }
 
 fn held<'h>(host: &'h HostState, connection: &Connection, pass: Pass, references: Vec<SetReference>) -> Vec<Held<'h>> {
-    if references.is_empty() {
+    if references.is_empty() || matches!(pass, Pass::Discovery(_)) {
         return Vec::new();
     }
     // Facts that are missing were asked for when the connection was evaluated.
@@ -240,7 +240,7 @@ fn held<'h>(host: &'h HostState, connection: &Connection, pass: Pass, references
         .into_iter()
         .chain(arriving)
         .map(|syn| match pass {
-            Pass::Syn | Pass::Ack => syn,
+            Pass::Syn | Pass::Ack | Pass::Discovery(_) => syn,
             Pass::Answer => syn.answer(),
         })
         .collect();

@@ -63,7 +63,15 @@ fn accepts(state: &State, chain: &Chain, rule: &Rule, source: Source) -> bool {
     let v6 = !source.is_ipv4();
     let named =
         [Side::Source, Side::Destination].into_iter().any(|side| rule_source(state, chain, rule, v6, side) == Some(source));
-    named && matches!(rule.expressions.last(), Some(Expression::Verdict(Verdict::Accept)))
+    (named || about_discovery(rule)) && matches!(rule.expressions.last(), Some(Expression::Verdict(Verdict::Accept)))
+}
+
+/// Whether it lets neighbour discovery through, which a lease may need from and to a gateway, too.
+fn about_discovery(rule: &Rule) -> bool {
+    // NFT_META_L4PROTO, IPPROTO_ICMPV6
+    let icmpv6 =
+        |pair: &[Expression]| matches!(pair, [Expression::Meta { key: 16, .. }, Expression::Cmp { data, .. }] if *data == [58]);
+    rule.expressions.windows(2).any(icmpv6)
 }
 
 fn in_xtables(state: &xtables::State, source: Source, mark: &str, end: &mut End) {
@@ -76,7 +84,7 @@ fn in_xtables(state: &xtables::State, source: Source, mark: &str, end: &mut End)
                     let Some(text) = rule.save.as_ref().filter(|text| format!("{text} ").contains(&comment)) else { continue };
                     let place = xtables::Place { v6, table: table.name.clone(), chain: chain.name.clone(), position: index + 1 };
                     let accepts = matches!(rule.action, Action::Target(Target::Verdict(StandardVerdict::Accept)));
-                    if !accepts || !rule.names_exactly(v6, source) {
+                    if !accepts || !(rule.names_exactly(v6, source) || rule.entry.protocol == 58) {
                         end.left.push(format!("the rule {place} was edited and is left: {text}"));
                         continue;
                     }

@@ -6,6 +6,8 @@ mod arrival;
 mod arrival_tests;
 mod block;
 mod conntrack;
+#[cfg(test)]
+mod discovery_tests;
 mod ipset;
 mod list;
 mod managed;
@@ -31,14 +33,19 @@ pub(crate) use marked::marked;
 pub use reference::{Reference, ReferenceError};
 pub use trace::trace;
 pub use walk::Walk;
-use walk::{Culprit, Pass, Refusal, solicited, walk};
+use walk::{Culprit, Pass, Refusal, Undiscovered, walk, walk_by_rules};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
     judge(host, connection, needs).0
 }
 
-/// The same, with the way it goes.
+/// What the rules alone do, without neighbour discovery, which hangs on what this host knows of each single address.
+pub fn evaluate_rules(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
+    report(host, connection, &walk_by_rules(host, connection, needs), needs)
+}
+
+/// As [`evaluate`], with the way it goes.
 pub fn judge(host: &HostState, connection: &Connection, needs: &mut Needs) -> (StageReport, Walk) {
     let walked = walk(host, connection, needs);
     (report(host, connection, &walked, needs), walked)
@@ -47,12 +54,19 @@ pub fn judge(host: &HostState, connection: &Connection, needs: &mut Needs) -> (S
 fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut Needs) -> StageReport {
     let report =
         |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence, trace: Vec::new() };
+    let discovery = |refusal: &Refusal| walked.undiscovered.as_ref().filter(|_| matches!(refusal.pass, Pass::Discovery(_)));
+    if let Some((refusal, undiscovered)) = walked.decided().and_then(|refusal| Some((refusal, discovery(refusal)?))) {
+        let mut quoted = evidence(host, connection, refusal, needs);
+        quoted.push(undiscovered.evidence());
+        return report(Verdict::Refuse, undiscovered.text(how), quoted);
+    }
     if let Some(refusal) = walked.decided() {
         let detail = format!("{} {}{}", what(refusal.pass), how(refusal), taken(walked));
         return report(Verdict::Refuse, detail, evidence(host, connection, refusal, needs));
     }
     if let Some(first) = walked.refusals.first() {
         let detail = match &first.culprit {
+            _ if discovery(first).is_some() => discovery(first).map_or_else(String::new, |one| one.text(how)),
             Culprit::Unread(why) => why.clone(),
             Culprit::Full(fill) => {
                 format!("{}; a new connection gets in only if the kernel finds an entry to evict", fill.text())
@@ -66,6 +80,7 @@ fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut 
             let new: Vec<_> =
                 evidence(host, connection, refusal, needs).into_iter().filter(|one| !quoted.contains(one)).collect();
             quoted.extend(new);
+            quoted.extend(discovery(refusal).map(Undiscovered::evidence));
         }
         return report(Verdict::Unknown, detail, quoted);
     }
@@ -74,15 +89,13 @@ fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut 
         (_, _, Some(port)) => format!("accepted, and delivered to port {port}{}", taken(walked)),
         (_, _, None) => format!("accepted{}", taken(walked)),
     };
-    match solicited(host, connection, needs) {
+    match &walked.undiscovered {
         None => report(Verdict::Accept, detail, Vec::new()),
-        Some(refusal) => {
-            let but = format!(
-                "{detail}; but its neighbour solicitation {}: it gets in only while it knows this host's link address (accept ICMPv6 types \
-                 135 and 136 from it, too)",
-                how(&refusal)
-            );
-            report(Verdict::Accept, but, evidence(host, connection, &refusal, needs))
+        Some(undiscovered) => {
+            let lost = undiscovered.lost.first();
+            let mut quoted = lost.map_or_else(Vec::new, |lost| evidence(host, connection, lost, needs));
+            quoted.push(undiscovered.evidence());
+            report(Verdict::Accept, format!("{detail}; but {}", undiscovered.text(how)), quoted)
         }
     }
 }
@@ -97,6 +110,8 @@ fn what(pass: Pass) -> &'static str {
         Pass::Syn => "the SYN",
         Pass::Answer => "the answer to the SYN",
         Pass::Ack => "the ACK that completes the handshake",
+        Pass::Discovery(message) if message.kind() == 135 => "a neighbour solicitation",
+        Pass::Discovery(_) => "a neighbour advertisement",
     }
 }
 

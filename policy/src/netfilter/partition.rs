@@ -89,7 +89,7 @@ enum Fate {
 
 fn fate(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Fate {
     let connection = Connection { source, port, user: None };
-    let stages = [route::evaluate(host, &connection, needs), super::evaluate(host, &connection, needs)];
+    let stages = [route::evaluate(host, &connection, needs), super::evaluate_rules(host, &connection, needs)];
     let all = stages.iter().fold(Verdict::Accept, |all, stage| all.and(stage.verdict));
     let Some(StageReport { evidence, detail, stage, .. }) = stages.into_iter().find(|stage| stage.verdict == all) else {
         return Fate::Reaches;

@@ -109,6 +109,7 @@ pub fn in_place<'h>(host: &'h HostState, connection: &Connection, pass: Pass, pl
 
 fn listed<'h>(host: &'h HostState, connection: &Connection, pass: Pass, matches: impl Iterator<Item = Match>) -> Vec<Listed<'h>> {
     let syn = Packet::syn(connection);
+    let matches = matches.filter(|_| !matches!(pass, Pass::Discovery(_)));
     let packet = if pass == Pass::Answer { syn.answer() } else { syn };
     let view = packet.view();
     let one = |one: Match| {

@@ -79,6 +79,8 @@ impl From<Pass> for Handshake {
             Pass::Syn => Handshake::Syn,
             Pass::Answer => Handshake::Answer,
             Pass::Ack => Handshake::Ack,
+            Pass::Discovery(message) if message.kind() == 135 => Handshake::Solicitation,
+            Pass::Discovery(_) => Handshake::Advertisement,
         }
     }
 }

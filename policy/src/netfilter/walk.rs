@@ -3,6 +3,7 @@
 
 mod calls;
 mod connection;
+mod discovery;
 
 use std::collections::BTreeSet;
 
@@ -20,6 +21,7 @@ use crate::verdict::{Connection, Verdict};
 use calls::{CONNTRACK, Call, Called, orders};
 pub use calls::{Hook, on_the_way, on_the_way_in};
 use connection::{reversed, same_ends};
+pub use discovery::{Hop, Message, Undiscovered, lost};
 
 /// On what it depends that a later nat chain sees a packet.
 const EARLIER: &str = "whether an earlier nat chain translated it";
@@ -27,7 +29,7 @@ const EARLIER: &str = "whether an earlier nat chain translated it";
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
-/// Which packet of the handshake.
+/// Which packet of the handshake, or before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// The SYN, coming in.
@@ -36,6 +38,8 @@ pub enum Pass {
     Answer,
     /// The ACK, coming in.
     Ack,
+    /// One of neighbour discovery, without which an IPv6 client and this host do not find each other.
+    Discovery(Message),
 }
 
 /// Who refuses, or may.
@@ -119,6 +123,8 @@ pub struct Walk {
     pub delivered_to: Option<u16>,
     /// How the connection was taken to come in, where the outcome depends on it: `by eth0 to 192.0.2.1`.
     pub arrival: Option<String>,
+    /// What keeps the next hop to an IPv6 client and this host from finding each other.
+    pub undiscovered: Option<Undiscovered>,
     /// Whether some rule on the way could not be told, even if that changes nothing.
     open: bool,
 }
@@ -138,15 +144,20 @@ impl Walk {
 /// Takes the handshake through every hook: once without knowing where it comes in, and where that leaves something open, once for
 /// every interface and address of the host it may come to. Where these differ, it is unknown.
 pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
-    walk_on(host, connection, false, needs)
+    handshake(host, connection, false, needs).discovered(host, connection, false, needs)
+}
+
+/// The same without neighbour discovery: what the rules alone do, which is the same for all addresses that they do not tell apart.
+pub fn walk_by_rules(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
+    handshake(host, connection, false, needs)
 }
 
 /// The same, and notes everything that was met.
 pub fn traced(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
-    walk_on(host, connection, true, needs)
+    handshake(host, connection, true, needs).discovered(host, connection, true, needs)
 }
 
-fn walk_on(host: &HostState, connection: &Connection, noted: bool, needs: &mut Needs) -> Walk {
+fn handshake(host: &HostState, connection: &Connection, noted: bool, needs: &mut Needs) -> Walk {
     let anyhow = one(host, connection, None, noted, needs);
     if !anyhow.open {
         return anyhow;
@@ -198,19 +209,6 @@ fn join(walks: Vec<(&Arrival, Walk)>, known: Option<bool>) -> Walk {
         }
     }
     all
-}
-
-/// Who certainly refuses the neighbour solicitation of an IPv6 client on the same link: without an answer to it, the client does not
-/// find this host. Asked of one way in.
-pub fn solicited(host: &HostState, connection: &Connection, needs: &mut Needs) -> Option<Refusal> {
-    if connection.source.is_ipv4() || connection.source.single().is_none() || host.route.present().is_none() {
-        return None;
-    }
-    let arrival = arrivals(host, connection, needs).into_iter().find(|arrival| arrival.near && arrival.to.is_some())?;
-    let (empty, ipsets) = (State::default(), super::ipset::facts(host));
-    let mut walker = Walker::new(host, connection, &empty, &ipsets, needs);
-    walker.through(&[Hook::Ingress, Hook::Prerouting, Hook::Input], arrival.syn(connection).solicitation());
-    walker.refusals.into_iter().find(|refusal| refusal.certain)
 }
 
 /// Takes the handshake through every hook, coming in like this.

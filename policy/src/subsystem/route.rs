@@ -44,12 +44,54 @@ pub struct State {
     /// By the address asked about, what the interfaces' reverse path filters do to its packets; the text says why that is not known.
     #[serde(default)]
     pub reverse: BTreeMap<Source, Result<Reverse, String>>,
+    /// By the number of the interface and the address asked about, the state of the kernel's neighbour entry; the text says why that is
+    /// not known.
+    #[serde(default)]
+    pub neighbours: BTreeMap<u32, BTreeMap<IpAddr, Result<Neighbour, String>>>,
     /// All routes of IPv4 (`false`) and IPv6 (`true`), where they were asked for; the text says why they could not be listed.
     #[serde(default)]
     pub tables: BTreeMap<bool, Result<Arc<Tables>, String>>,
     /// The policy rules of IPv4 (`false`) and IPv6 (`true`), in their order; the text says why they could not be listed.
     #[serde(default)]
     pub rules: BTreeMap<bool, Result<Vec<PolicyRule>, String>>,
+}
+
+/// The state of a neighbour entry (`NUD_*`, `linux/neighbour.h`); 0 where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour(pub u16);
+
+impl Neighbour {
+    /// No entry (`NUD_NONE`).
+    pub const NONE: Self = Self(0);
+    /// `NUD_VALID`: REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT.
+    const VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
+
+    /// Whether its link address is known, so that packets to it are sent at once (`neigh_event_send`).
+    pub fn known(self) -> bool {
+        self.0 & Self::VALID != 0
+    }
+
+    /// Whether its owner answered within half a minute or so, or somebody wrote the entry: REACHABLE, NOARP, PERMANENT.
+    pub fn confirmed(self) -> bool {
+        self.0 & (0x02 | 0x40 | 0x80) != 0
+    }
+}
+
+/// As `ip neigh` prints it.
+impl fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            0x01 => "INCOMPLETE",
+            0x02 => "REACHABLE",
+            0x04 => "STALE",
+            0x08 => "DELAY",
+            0x10 => "PROBE",
+            0x20 => "FAILED",
+            0x40 => "NOARP",
+            0x80 => "PERMANENT",
+            _ => "no entry",
+        })
+    }
 }
 
 /// All routes of a family, in all tables, and what its policy rules say about destinations.

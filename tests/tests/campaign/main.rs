@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 #![allow(clippy::cast_precision_loss, clippy::format_push_string)]
 
+mod discovery;
 mod lift;
 mod report;
 #[path = "../nf_tables_netlink/agreement.rs"]
@@ -217,7 +218,7 @@ fn a_drop_of_neighbour_solicitations_is_said_and_keeps_an_ipv6_client_out() {
     wire.server.enter(|| ruleset.load()).unwrap();
     assert_eq!(try_one(), Fate::Silent);
     let said = says();
-    assert!(said.detail.starts_with("accepted; but its neighbour solicitation is dropped"), "{}", said.detail);
+    assert!(said.detail.starts_with("accepted; but its neighbour solicitation on eth0 is dropped"), "{}", said.detail);
     assert!(said.evidence.contains("-s 2001:db8::7/128 -j DROP"), "{}", said.evidence);
     wire.server.enter(|| ruleset.unload());
     let also = "-A INPUT -s 2001:db8::7/128 -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j ACCEPT\n";

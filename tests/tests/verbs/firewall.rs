@@ -84,7 +84,7 @@ fn firewall_accept_lets_exactly_that_address_in() {
     });
 }
 
-fn snapshot_without_fail2ban(server: &Server) -> String {
+pub(crate) fn snapshot_without_fail2ban(server: &Server) -> String {
     let rules = "nft list tables | sort | while read -r _ family table; do nft -s list table $family $table; done; \
                  iptables-legacy-save | grep -v '^#' | sed 's/\\[.*\\]//'; \
                  ip6tables-legacy-save | grep -v '^#' | sed 's/\\[.*\\]//'";

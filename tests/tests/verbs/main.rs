@@ -4,6 +4,7 @@
 
 mod authority;
 mod bans;
+mod discovery;
 mod firewall;
 mod hosts;
 mod plan;

@@ -5,6 +5,7 @@ use sshfix_policy::address::Source;
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::xtables::Place;
 use sshfix_policy::subsystem::xtables::step::Step;
+use sshfix_policy::verdict::Admits;
 
 use super::{in_namespace, look, restore, run, saved};
 
@@ -92,7 +93,9 @@ fn an_accept_is_inserted_before_the_rule_that_decides_and_taken_out_again() {
             let width = if v6 { 128 } else { 32 };
             for (chain, last) in [("INPUT", 6), ("f2b-sshd", 3)] {
                 for position in 1..=last {
-                    let step = Step::accept(&look(), &place(v6, "filter", chain, position), source(address), 2222, None).unwrap();
+                    let step =
+                        Step::accept(&look(), &place(v6, "filter", chain, position), source(address), Admits::Tcp(2222), None)
+                            .unwrap();
                     assert_eq!(apply(&step), Ok(Done::Changed));
                     let line = format!("-A {chain} -s {address}/{width} -p tcp -m tcp --dport 2222 -j ACCEPT");
                     let text = saved(v6);
@@ -103,7 +106,7 @@ fn an_accept_is_inserted_before_the_rule_that_decides_and_taken_out_again() {
                     assert_eq!(saved(v6), before);
                 }
             }
-            assert!(Step::accept(&look(), &place(!v6, "filter", "INPUT", 1), source(address), 22, None).is_none());
+            assert!(Step::accept(&look(), &place(!v6, "filter", "INPUT", 1), source(address), Admits::Tcp(22), None).is_none());
         }
     });
 }
@@ -157,7 +160,7 @@ fn a_rule_that_cannot_be_given_back_to_iptables_is_read_and_never_changed() {
         assert_eq!(table.chain("INPUT").unwrap().rules.len(), 1);
         assert!(table.readonly.is_some());
         assert_eq!(Step::delete(&state, &place(false, "filter", "INPUT", 1), None), None);
-        assert_eq!(Step::accept(&state, &place(false, "filter", "INPUT", 1), source("10.0.0.1"), 22, None), None);
+        assert_eq!(Step::accept(&state, &place(false, "filter", "INPUT", 1), source("10.0.0.1"), Admits::Tcp(22), None), None);
     });
 }
 

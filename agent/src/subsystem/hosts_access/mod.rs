@@ -83,6 +83,7 @@ pub fn lookup(state: &mut State, needs: &Needs) {
             | Need::Conntrack
             | Need::Route(_)
             | Need::Links
+            | Need::Neighbour(..)
             | Need::Ufw
             | Need::Sshd(_) => {}
         }

@@ -96,6 +96,8 @@ fn expression_attrs(expression: &Expression) -> Option<Attrs> {
             };
             ("payload", none().be32(1, *dreg).be32(2, base).be32(3, *offset).be32(4, *len))
         }
+        // NFTA_MATCH_NAME, _REV, _INFO
+        Expression::Match { name, revision, info } => ("match", none().text(1, name).be32(2, *revision).put(3, info)),
         // NFTA_META_DREG, _KEY
         Expression::Meta { key, dreg } => ("meta", none().be32(1, *dreg).be32(2, *key)),
         // NFTA_CT_DREG, _KEY, _DIRECTION

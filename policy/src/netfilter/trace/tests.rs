@@ -20,6 +20,8 @@ fn drawn(lines: &[TraceLine]) -> Vec<String> {
         Handshake::Syn => "syn",
         Handshake::Answer => "answer",
         Handshake::Ack => "ack",
+        Handshake::Solicitation => "solicitation",
+        Handshake::Advertisement => "advertisement",
     };
     let mark = |line: &TraceLine| if line.decides { " !" } else { "" };
     lines.iter().map(|line| format!("{} {} | {} | {}{}", packet(line), line.depth, line.text, line.effect, mark(line))).collect()

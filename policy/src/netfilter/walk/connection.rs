@@ -79,7 +79,8 @@ impl Walker<'_, '_> {
             (Pass::Ack, Tri::Yes, Tri::Maybe) => Tracking(Tracking::ESTABLISHED.0 | Tracking::INVALID.0),
             // Loose tracking takes it up in the middle of the connection.
             (Pass::Ack, Tri::No, _) => Tracking(Tracking::NEW.0 | Tracking::INVALID.0),
-            (Pass::Answer | Pass::Ack, Tri::Maybe, _) => {
+            // Neighbour discovery was told apart above.
+            (Pass::Answer | Pass::Ack, Tri::Maybe, _) | (Pass::Discovery(_), ..) => {
                 Tracking(Tracking::ESTABLISHED.0 | Tracking::NEW.0 | Tracking::INVALID.0)
             }
         };
@@ -110,7 +111,7 @@ impl Walker<'_, '_> {
     fn same_tuple(&self, packet: &Packet) -> Tri {
         let (Some(tuple), Some(delivered)) = (&self.tuple, &self.delivered) else { return Tri::Yes };
         match (packet.rewritten, self.pass) {
-            (Rewritten::No, _) | (_, Pass::Syn) => Tri::Yes,
+            (Rewritten::No, _) | (_, Pass::Syn | Pass::Discovery(_)) => Tri::Yes,
             (Rewritten::Known, Pass::Ack) => same_ends(&packet.ends(), tuple),
             (Rewritten::Known, Pass::Answer) if (delivered.dnat, delivered.snat) == (Tri::No, Tri::No) => {
                 same_ends(&packet.ends(), &reversed(tuple.clone()))
@@ -124,7 +125,7 @@ impl Walker<'_, '_> {
         let Some(delivered) = &self.delivered else { return packet };
         let mut translated = packet.clone();
         match self.pass {
-            Pass::Syn => return packet,
+            Pass::Syn | Pass::Discovery(_) => return packet,
             Pass::Answer => {
                 translated.set_source(&packet.original.0);
                 translated.transport.set_part(0, &packet.original.1);

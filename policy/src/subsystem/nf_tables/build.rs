@@ -271,6 +271,7 @@ pub fn answer(kernel: &State, state: &mut State, needs: &crate::host::Needs) {
             | crate::host::Need::Conntrack
             | crate::host::Need::Route(_)
             | crate::host::Need::Links
+            | crate::host::Need::Neighbour(..)
             | crate::host::Need::Ufw
             | crate::host::Need::Sshd(_) => {}
         }

@@ -187,7 +187,7 @@ pub fn family(chain: &Chain, items: &[Item<'_>]) -> Family {
     asked.unwrap_or(chain.family)
 }
 
-/// The transport protocol that a rule asks for: `tcp`, `udp`, or `th` for any.
+/// The transport protocol that a rule asks for: `tcp`, `udp`, ..., or `th` for any.
 pub fn transport(items: &[Item<'_>]) -> &'static str {
     let asked = items.iter().find_map(|item| match item {
         Item::Condition(
@@ -199,6 +199,7 @@ pub fn transport(items: &[Item<'_>]) -> &'static str {
     match asked {
         Some(6) => "tcp",
         Some(17) => "udp",
+        Some(58) => "icmpv6",
         Some(132) => "sctp",
         Some(_) | None => "th",
     }

@@ -12,6 +12,7 @@ use super::same::others;
 use super::{Chain, Element, Family, Rule, Set, SetKey, State, Step};
 use crate::address::Source;
 use crate::subsystem::xtables::SetNames;
+use crate::verdict::Admits;
 
 /// Which address of the packet is the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +191,7 @@ pub fn accept(
     chain: &Chain,
     index: Option<usize>,
     source: Source,
-    port: u16,
+    admits: Admits,
     side: Side,
     mark: Option<&str>,
 ) -> Option<Step> {
@@ -198,7 +199,7 @@ pub fn accept(
     if matches!((chain.family, v6), (Family::Ip, true) | (Family::Ip6, false) | (Family::Arp, _)) {
         return None;
     }
-    let rule = accept_rule(chain.family, source, port, side, compat(state, chain), mark);
+    let rule = accept_rule(chain.family, source, admits, side, compat(state, chain), mark);
     let next = match index {
         Some(index) => Some(chain.rules.get(index)?.handle),
         None => None,
@@ -212,9 +213,17 @@ pub fn accept(
         others: others(&chain.rules, &rule),
         before: None,
         after: Some(rule),
-        touches: Some(vec![source]),
+        touches: Some(touched(source, admits)),
         text,
     })
+}
+
+/// Whose connections a rule is about: neighbour discovery is nobody's own, and lets in whom other rules let in.
+pub fn touched(source: Source, admits: Admits) -> Vec<Source> {
+    match admits {
+        Admits::Tcp(_) => vec![source],
+        Admits::Icmpv6(_) => Vec::new(),
+    }
 }
 
 /// `NFT_META_PROTOCOL`, `NFT_META_NFPROTO`, `NFT_META_L4PROTO`
@@ -225,9 +234,11 @@ const META_L4PROTO: u32 = 16;
 const COMMENT: &str = "sshfix accept";
 
 /// `ip saddr SOURCE tcp dport PORT accept comment "sshfix accept"`; for the answer `ip daddr SOURCE tcp sport PORT accept ...`.
+/// `ip6 saddr SOURCE icmpv6 type nd-neighbor-solicit accept ...`; in tables of iptables-nft with `-m icmp6 --icmpv6-type 135`, since
+/// iptables-nft reads no other form of it.
 /// In tables of iptables-nft `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT`, with a counter and without a comment that is not asked
 /// for; one that is it prints as `-m comment --comment MARK` (nft.c, `get_comment`).
-fn accept_rule(family: Family, source: Source, port: u16, side: Side, compat: bool, marked: Option<&str>) -> Rule {
+fn accept_rule(family: Family, source: Source, admits: Admits, side: Side, compat: bool, marked: Option<&str>) -> Rule {
     let v6 = !source.is_ipv4();
     let equal = |data: Vec<u8>| Expression::Cmp { sreg: 1, op: CmpOp::Eq, data };
     let mut expressions = match family {
@@ -252,13 +263,20 @@ fn accept_rule(family: Family, source: Source, port: u16, side: Side, compat: bo
         }
         expressions.push(equal(bytes(net.network())));
     }
-    let port_offset = if side == Side::Source { 2 } else { 0 };
-    expressions.extend([
-        Expression::Meta { key: META_L4PROTO, dreg: 1 },
-        equal(vec![6]),
-        Expression::Payload { dreg: 1, base: PayloadBase::Transport, offset: port_offset, len: 2 },
-        equal(port.to_be_bytes().to_vec()),
-    ]);
+    let field = |offset, len| Expression::Payload { dreg: 1, base: PayloadBase::Transport, offset, len };
+    expressions.push(Expression::Meta { key: META_L4PROTO, dreg: 1 });
+    match admits {
+        Admits::Tcp(port) => {
+            let offset = if side == Side::Source { 2 } else { 0 };
+            expressions.extend([equal(vec![6]), field(offset, 2), equal(port.to_be_bytes().to_vec())]);
+        }
+        Admits::Icmpv6(kind) if compat => {
+            // struct ip6t_icmp: type, lowest and highest code, flags; the kernel asks for a multiple of 8 bytes.
+            let info = vec![kind, 0, 255, 0, 0, 0, 0, 0];
+            expressions.extend([equal(vec![58]), Expression::Match { name: "icmp6".to_owned(), revision: 0, info }]);
+        }
+        Admits::Icmpv6(kind) => expressions.extend([equal(vec![58]), field(0, 1), equal(vec![kind])]),
+    }
     if compat {
         expressions.push(Expression::Counter { packets: 0, bytes: 0 });
     }

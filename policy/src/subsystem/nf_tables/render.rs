@@ -118,6 +118,7 @@ enum Kind {
     CtState,
     CtStatus,
     TcpFlags,
+    Icmpv6Type,
     Type,
     Number,
 }
@@ -135,6 +136,9 @@ fn field(field: &Field, family: Family, transport: &str) -> (String, Kind) {
         Field::Payload { base: PayloadBase::Network, offset: 6, len: 1 } if v6 => known("ip6 nexthdr", Kind::Protocol),
         Field::Payload { base: PayloadBase::Transport, offset: 0, len: 2 } => (format!("{transport} sport"), Kind::Port),
         Field::Payload { base: PayloadBase::Transport, offset: 2, len: 2 } => (format!("{transport} dport"), Kind::Port),
+        Field::Payload { base: PayloadBase::Transport, offset: 0, len: 1 } if transport == "icmpv6" => {
+            known("icmpv6 type", Kind::Icmpv6Type)
+        }
         Field::Payload { base: PayloadBase::Transport, offset: 13, len: 1 } if transport == "tcp" => {
             known("tcp flags", Kind::TcpFlags)
         }
@@ -186,6 +190,7 @@ fn value(kind: Kind, bytes: &[u8]) -> String {
         Kind::Address => address(bytes),
         Kind::Port => port(bytes),
         Kind::Protocol => protocol(bytes),
+        Kind::Icmpv6Type => value::icmpv6_type(bytes),
         Kind::Nfproto => match bytes.first() {
             Some(2) => "ipv4".to_owned(),
             Some(10) => "ipv6".to_owned(),
@@ -411,7 +416,7 @@ fn translation(chain: &Chain, family: Family, kind: NatKind, [address, port]: [O
 fn implied(tested: &Field, test: &Test, later: &[Item<'_>]) -> bool {
     let Test::Compare(CmpOp::Eq, value) = test else { return false };
     let base = match (tested, value.as_slice()) {
-        (Field::Meta(16) | Field::Payload { base: PayloadBase::Network, offset: 6 | 9, len: 1 }, [6 | 17 | 132]) => {
+        (Field::Meta(16) | Field::Payload { base: PayloadBase::Network, offset: 6 | 9, len: 1 }, [6 | 17 | 58 | 132]) => {
             PayloadBase::Transport
         }
         (Field::Meta(15), [2 | 10]) | (Field::Meta(1), [0x08, 0] | [0x86, 0xdd]) => PayloadBase::Network,

@@ -55,9 +55,9 @@ pub fn holds(rule_match: &Match, view: &View<'_>, sets: &ipset::State) -> Matche
 
 fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
     match rule_match {
-        // A neighbour solicitation: type 135, code 0.
+        // Neighbour discovery: a type that is known, and code 0.
         Match::Icmp { kind, codes, invert, v6: true } if view.packet.protocol == 58 => {
-            Tri::from(*kind == 135 && codes.0 == 0).invert(*invert)
+            view.packet.transport.part(0, 1).equals(&[*kind]).and(Tri::from(codes.0 == 0)).invert(*invert)
         }
         Match::Tcp { .. } if view.packet.protocol != 6 => Tri::No,
         Match::Multiport { .. } | Match::PacketType { .. } if view.packet.protocol != 6 => Tri::Maybe,
@@ -131,7 +131,7 @@ fn judge(rule_match: &Match, view: &View<'_>) -> Tri {
         Match::Helper { invert, .. } if view.tracking.among(Tracking::RELATED.0) == Tri::No => Tri::from(*invert),
         // xt_owner.c: XT_OWNER_SOCKET 4. An answer has the socket of the listener, whose user is not known here.
         Match::Owner { .. } if matches!(view.output, Interface::None) => Tri::No,
-        Match::Owner { flags: 4, invert, .. } => Tri::from(invert & 4 == 0),
+        Match::Owner { flags: 4, invert, .. } if view.packet.protocol == 6 => Tri::from(invert & 4 == 0),
         // xt_devgroup.c
         Match::Devgroup { flags, input, output } => {
             let one = |looked: u32, invert: u32, (group, mask): (u32, u32), seen: &Interface| match seen {

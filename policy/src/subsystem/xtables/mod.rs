@@ -27,6 +27,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
+use crate::verdict::Admits;
 use matches::{InterfaceName, Match};
 pub use step::Step;
 use targets::{StandardVerdict, Target};
@@ -262,17 +263,24 @@ impl Rule {
         self.source(v6) == Some(source)
     }
 
-    /// `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT`, with `-m comment --comment MARK` where one is given. From typed values only.
-    pub fn accept(source: Source, port: u16, mark: Option<&str>) -> Rule {
+    /// `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT` or `-s SOURCE -p ipv6-icmp -m icmp6 --icmpv6-type TYPE -j ACCEPT`, with
+    /// `-m comment --comment MARK` where one is given. From typed values only.
+    pub fn accept(source: Source, admits: Admits, mark: Option<&str>) -> Rule {
         let net = source.net();
         let v6 = !source.is_ipv4();
         let bits = |address: IpAddr| match address {
             IpAddr::V4(v4) => u128::from(v4.to_bits()),
             IpAddr::V6(v6) => v6.to_bits(),
         };
+        let (protocol, admitted) = match admits {
+            Admits::Tcp(port) => {
+                (6, Match::Tcp { sources: (0, 0xffff), destinations: (port, port), option: 0, flags: (0, 0), invert: 0 })
+            }
+            Admits::Icmpv6(kind) => (58, Match::Icmp { kind, codes: (0, 255), invert: false, v6: true }),
+        };
         let mut rule = Rule {
-            entry: Entry { source: (bits(net.network()), bits(net.netmask())), protocol: 6, ..Entry::ANY },
-            matches: vec![Match::Tcp { sources: (0, 0xffff), destinations: (port, port), option: 0, flags: (0, 0), invert: 0 }],
+            entry: Entry { source: (bits(net.network()), bits(net.netmask())), protocol, ..Entry::ANY },
+            matches: vec![admitted],
             action: Action::Target(Target::Verdict(StandardVerdict::Accept)),
             counters: (0, 0),
             save: None,

@@ -11,6 +11,8 @@ use super::{Action, Chain, Place, Rule, SetNames, State, family, program};
 use crate::address::Source;
 use crate::host::HostState;
 use crate::step::{Mismatch, Reach};
+use crate::subsystem::nf_tables::lift::touched;
+use crate::verdict::Admits;
 
 /// One change of one legacy table. `before` to `after`; `None` is absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,15 +63,15 @@ impl Step {
         })
     }
 
-    /// Puts `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT` in so that it stands at a place; one past the last rule is just
+    /// Puts an accept (see [`Rule::accept`]) in so that it stands at a place; one past the last rule is just
     /// before the policy. `None` when there is no such place, or the texts around it are not known.
-    pub fn accept(state: &State, place: &Place, source: Source, port: u16, mark: Option<&str>) -> Option<Self> {
+    pub fn accept(state: &State, place: &Place, source: Source, admits: Admits, mark: Option<&str>) -> Option<Self> {
         if place.v6 == source.is_ipv4() {
             return None;
         }
         let chain = state.table(place.v6, &place.table)?.chain(&place.chain)?;
         let index = place.position.checked_sub(1)?;
-        let rule = Rule::accept(source, port, mark);
+        let rule = Rule::accept(source, admits, mark);
         let text = |index: usize| chain.rules.get(index).map(|rule| rule.save.clone());
         let above = match index.checked_sub(1) {
             Some(above) => Some(text(above)??),
@@ -87,7 +89,7 @@ impl Step {
             copy: (equal(chain.rules.get(..index)?) + 1, equal(&chain.rules) + 1),
             before: None,
             after: Some(rule),
-            touches: Some(vec![source]),
+            touches: Some(touched(source, admits)),
         })
     }
 

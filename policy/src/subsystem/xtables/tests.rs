@@ -20,7 +20,7 @@ use crate::host::{HostState, Need, Part};
 use crate::link::Link;
 use crate::packet::{Interface, Packet, Tracking};
 use crate::subsystem::ipset;
-use crate::verdict::Connection;
+use crate::verdict::{Admits, Connection};
 
 const NAMES: [&str; 36] = [
     "tcp",
@@ -107,7 +107,7 @@ fn verdict(verdict: StandardVerdict) -> Action {
 fn rule(source: &str, matches: Vec<Match>, action: Action) -> Arc<Rule> {
     let mut entry = Entry::ANY;
     if !source.is_empty() {
-        entry.source = Rule::accept(source.parse().unwrap(), 22, None).entry.source;
+        entry.source = Rule::accept(source.parse().unwrap(), Admits::Tcp(22), None).entry.source;
     }
     let mut rule = Rule { entry, matches, action, counters: (0, 0), save: None };
     rule.save = Some(rule.draw(false, &SetNames::new()));
@@ -311,7 +311,7 @@ proptest! {
         let step = if delete {
             Step::delete(state, &place(at), None)
         } else {
-            Step::accept(state, &place(at), "10.0.0.9".parse().unwrap(), 22, None)
+            Step::accept(state, &place(at), "10.0.0.9".parse().unwrap(), Admits::Tcp(22), None)
         };
         let fits = at >= 1 && at <= sources.len() + usize::from(!delete);
         prop_assert_eq!(step.is_some(), fits);

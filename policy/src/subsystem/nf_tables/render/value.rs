@@ -25,6 +25,7 @@ const IPV6_ADDR: u32 = 8;
 const INET_PROTO: u32 = 12;
 const INET_SERVICE: u32 = 13;
 const MARK: u32 = 19;
+const ICMPV6_TYPE: u32 = 29;
 const IFNAME: u32 = 41;
 
 /// The types of a concatenation, 6 bits each, the last one lowest.
@@ -38,7 +39,7 @@ fn type_len(kind: u32) -> Option<usize> {
     match kind {
         IPV4_ADDR | MARK => Some(4),
         IPV6_ADDR | IFNAME => Some(16),
-        INET_PROTO => Some(1),
+        INET_PROTO | ICMPV6_TYPE => Some(1),
         INET_SERVICE => Some(2),
         _ => None,
     }
@@ -68,10 +69,38 @@ fn typed(kind: u32, bytes: &[u8]) -> String {
         IPV4_ADDR | IPV6_ADDR => address(bytes),
         INET_SERVICE => port(bytes),
         INET_PROTO => protocol(bytes),
+        ICMPV6_TYPE => icmpv6_type(bytes),
         IFNAME => string(&name(bytes)),
         MARK => mark(bytes),
         _ => hex(bytes),
     }
+}
+
+/// As nft(8) names the types of `ICMPv6` (`icmp6_type_tbl`).
+pub(super) fn icmpv6_type(bytes: &[u8]) -> String {
+    let name = match bytes {
+        [1] => "destination-unreachable",
+        [2] => "packet-too-big",
+        [3] => "time-exceeded",
+        [4] => "parameter-problem",
+        [128] => "echo-request",
+        [129] => "echo-reply",
+        [130] => "mld-listener-query",
+        [131] => "mld-listener-report",
+        [132] => "mld-listener-done",
+        [133] => "nd-router-solicit",
+        [134] => "nd-router-advert",
+        [135] => "nd-neighbor-solicit",
+        [136] => "nd-neighbor-advert",
+        [137] => "nd-redirect",
+        [138] => "router-renumbering",
+        [141] => "ind-neighbor-solicit",
+        [142] => "ind-neighbor-advert",
+        [143] => "mld2-listener-report",
+        [other] => return other.to_string(),
+        _ => return hex(bytes),
+    };
+    name.to_owned()
 }
 
 /// A range: as a prefix where it is one.
