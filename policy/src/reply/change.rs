@@ -120,13 +120,14 @@ pub struct Change {
 
 impl Change {
     /// By what the exit status is told. A fix is about the whole path. An unban is done when nothing is left for it to lift, whatever
-    /// sshd does; but where it had nothing to lift and a stage of its own does not let the source in, it has not done what was asked.
+    /// sshd or a limit may do; but where it had nothing to lift and a stage of its own refuses the source, it has not done what was asked.
     pub(super) fn stands(&self) -> Verdict {
         match &self.plan.operation {
             Operation::Unban { .. } if self.state != ChangeState::Unchanged => Verdict::Accept,
             Operation::Unban { .. } => {
-                let lifted = |stage: &&StageReport| matches!(stage.stage, Stage::Route | Stage::Netfilter | Stage::HostsAccess);
-                self.stages.iter().filter(lifted).fold(Verdict::Accept, |all, stage| all.and(stage.verdict))
+                let its_own = |stage: &StageReport| matches!(stage.stage, Stage::Route | Stage::Netfilter | Stage::HostsAccess);
+                let refused = self.stages.iter().any(|stage| its_own(stage) && stage.verdict == Verdict::Refuse);
+                if refused { Verdict::Refuse } else { Verdict::Accept }
             }
             _ => self.verdict.unwrap_or(Verdict::Accept),
         }
