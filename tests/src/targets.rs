@@ -138,7 +138,7 @@ pub fn sshd_config(bytes: &[u8]) {
     let _ = sshd::evaluate(&tree, &[], Some(&client));
     let banner = ["/etc/my banner".to_owned()];
     for block in [None, Some("User alice"), Some("Address 203.0.113.0/24")] {
-        if let Ok(edit) = sshd::edit(&tree, &[], &[], block, "Banner", Some(&banner)) {
+        for edit in sshd::edit(&tree, &[], &[], block, "Banner", Some(&banner)).unwrap_or_default() {
             let (before, after) = (sshd::Document::parse(&edit.before), sshd::Document::parse(&edit.after));
             let known: BTreeSet<&[u8]> = before.lines().map(|(_, line)| line.bytes()).collect();
             // The new line, the Match line of a new block, and the last line where it had no end.

@@ -5,6 +5,9 @@ use sshfix_tests::lab::{self, Release, Server};
 
 use super::{DROP_IN, Diagnosis, FROM, Held, OTHER, can_log_in, configure, open, prepared};
 
+/// A drop-in behind [`DROP_IN`].
+const SECOND: &str = "/etc/ssh/sshd_config.d/60-y.conf";
+
 /// `fix`, confirmed where it waits for that; the steps have these words. Then a real client gets in, and the diagnosis says so.
 #[track_caller]
 pub fn fixed(server: &Server, user: Option<&str>, words: &[&str]) -> Value {
@@ -70,6 +73,38 @@ fn lists_and_methods_are_opened_for_the_one_login_and_for_nobody_else() {
         told(&server, Some("alice"), &["sshd-access-list", "50-x.conf line 1"]);
         configure(&server, "DenyUsers *@203.0.113.0/24\n");
         told(&server, Some("alice"), &["sshd-access-list"]);
+
+        // Lists add up over all files: only the lines that must change do.
+        let files = || (server.read(DROP_IN), server.read(SECOND));
+        let said = |first: &str, second: &str| (first.to_owned(), second.to_owned());
+        server.write(SECOND, "# y\nAllowUsers bob\n");
+        opens("AllowUsers root\n", "alice", "alice@203.0.113.7");
+        assert_eq!(files(), said("AllowUsers root\n", "# y\nAllowUsers bob alice@203.0.113.7\n"), "{release}");
+        server.write(SECOND, "DenyUsers eve alice@203.0.113.0/24\n");
+        opens("DenyUsers alice bob\n", "alice", "alice@!203.0.113.7,*");
+        let narrowed = said("DenyUsers alice@!203.0.113.7,* bob\n", "DenyUsers eve alice@!203.0.113.7,203.0.113.0/24\n");
+        assert_eq!(files(), narrowed, "{release}");
+        server.write(SECOND, "AllowGroups staff\n");
+        configure(&server, "AllowGroups root\n");
+        fixed(&server, Some("alice"), &["AllowGroups staff alice"]);
+        // What is set is what counts, wherever lines stood; and none is left after an unset.
+        server.write(SECOND, "AllowUsers bob\nX11Forwarding no\n");
+        configure(&server, "AllowUsers root\n");
+        let change = server.ctl_confirmed(&["sshd", "set", "AllowUsers", "root", "alice"]);
+        let steps = change["plan"]["steps"].to_string();
+        for part in ["the first of the lines of AllowUsers, which add up; the others go", "60-y.conf line 1"] {
+            assert!(steps.contains(part), "{release}: {part}: {change:#}");
+        }
+        assert_eq!(files(), said("AllowUsers root alice\n", "X11Forwarding no\n"), "{release}");
+        let printed = server.sh("sshd -T | grep -i ^allowusers | sort").expect_ok();
+        assert_eq!(printed.trim(), "allowusers alice\nallowusers root", "{release}");
+        assert!(can_log_in(&server, "alice", OTHER) && can_log_in(&server, "root", FROM), "{release}");
+        server.write(SECOND, "AllowUsers bob\n");
+        configure(&server, "AllowUsers root\n");
+        assert!(!can_log_in(&server, "alice", FROM), "{release}");
+        server.ctl_confirmed(&["sshd", "unset", "AllowUsers"]);
+        assert_eq!(files(), said("", ""), "{release}");
+        assert!(can_log_in(&server, "alice", FROM), "{release}");
 
         // With a packet filter before it: one plan.
         configure(&server, "AllowUsers root\n");

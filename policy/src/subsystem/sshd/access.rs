@@ -2,7 +2,7 @@
 //! Every value is the one `sshd -T -C` gave for this very login; files and lines are only named.
 
 use super::Effective;
-use super::config::{Client, Matching, Setting, Settings, evaluate, user_pattern};
+use super::config::{Client, Matching, Place, Setting, Settings, evaluate, user_pattern};
 use super::judge::{Judgement, found, unit};
 use super::remedy::Remedy;
 use super::state::Server;
@@ -50,27 +50,29 @@ fn remedies(effective: &Effective, client: &Client, settings: &Settings) -> Vec<
     };
     let keyword = refusal.keywords.first().copied().unwrap_or_default();
     let lines = settings.get(keyword).map_or(&[][..], Vec::as_slice);
-    let patterns: Vec<String> = lines.iter().flat_map(|line| line.arguments.iter().cloned()).collect();
-    let set = |name: &str, values| Remedy::set(name, lines.first(), values).into_iter().collect();
+    // sshd_config(5), AllowUsers: the lines of all files add up, so that the last one can take one more.
+    let longer = |name: &str, pattern: String| {
+        let last = lines.last().map(|line| (line.at.clone(), [line.arguments.clone(), vec![pattern]].concat()));
+        last.map_or_else(Vec::new, |last| vec![Remedy::Lines { keyword: name.to_owned(), lines: vec![last] }])
+    };
     match keyword {
-        "allowusers" => set("AllowUsers", [patterns, vec![format!("{user}@{address}")]].concat()),
+        "allowusers" => longer("AllowUsers", format!("{user}@{address}")),
         "denyusers" => {
             // Only what names this very user can be narrowed; sshd_config(5), PATTERNS: a negated address among those of the pattern.
-            let narrowed: Option<Vec<String>> = patterns
-                .iter()
-                .map(|pattern| match (user_pattern(client, pattern), pattern.split_once('@')) {
-                    (Matching::No, _) => Some(pattern.clone()),
-                    (Matching::Yes, None) if pattern == user => Some(format!("{user}@!{address},*")),
-                    (Matching::Yes, Some((name, from))) if name == user => Some(format!("{user}@!{address},{from}")),
-                    _ => None,
-                })
-                .collect();
-            narrowed.map_or_else(Vec::new, |values| set("DenyUsers", values))
+            let narrow = |pattern: &String| match (user_pattern(client, pattern), pattern.split_once('@')) {
+                (Matching::No, _) => Some(pattern.clone()),
+                (Matching::Yes, None) if pattern == user => Some(format!("{user}@!{address},*")),
+                (Matching::Yes, Some((name, from))) if name == user => Some(format!("{user}@!{address},{from}")),
+                _ => None,
+            };
+            let narrowed = |line: &Setting| Some((line.at.clone(), line.arguments.iter().map(narrow).collect::<Option<_>>()?));
+            let all: Option<Vec<(Place, Vec<String>)>> = lines.iter().map(narrowed).collect();
+            let changed = |all: Vec<_>| all.into_iter().zip(lines).filter(|((_, to), line)| *to != line.arguments);
+            let lines: Vec<_> = all.into_iter().flat_map(changed).map(|(line, _)| line).collect();
+            if lines.is_empty() { Vec::new() } else { vec![Remedy::Lines { keyword: "DenyUsers".to_owned(), lines }] }
         }
         // A group of the user's own name holds nobody else (adduser.conf(5), USERGROUPS).
-        "allowgroups" if client.groups.iter().flatten().any(|group| group == user) => {
-            set("AllowGroups", [patterns, vec![user.clone()]].concat())
-        }
+        "allowgroups" if client.groups.iter().flatten().any(|group| group == user) => longer("AllowGroups", user.clone()),
         "permitrootlogin" => vec![for_this(user, address, "PermitRootLogin", "prohibit-password")],
         _ => Vec::new(),
     }

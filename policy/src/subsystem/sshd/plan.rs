@@ -2,7 +2,7 @@
 //! the service follow. What sshd would not take is refused here; who would be kept out is the proof's.
 
 use super::candidate::{Candidate, answer, resolved};
-use super::config::{self, Edit, EditError};
+use super::config::{self, Changed, Edit, EditError};
 use super::repair::PRIVSEP;
 use super::state::{Manager, Server};
 use super::step::{Activation, FileEdit, Step, Through};
@@ -46,10 +46,10 @@ pub fn plan_set(
 ) -> Result<Planned, String> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     sockets_are_its_own(&server, keyword)?;
-    let edit = edit(&server, keyword, Some(values))?.map_err(|error| error.to_string())?;
-    let besides = edit.besides.clone();
+    let edits = edits(&server, keyword, Some(values))?.map_err(|error| error.to_string())?;
+    let besides: Vec<String> = edits.iter().flat_map(|edit| edit.besides.clone()).collect();
     let advice = || config::keyword::check(keyword.name, values).map_or_else(|wrong| format!("; {wrong}"), |()| String::new());
-    let mut planned = plan_edits(host, port, vec![edit], needs).map_err(|said| said + &advice())?;
+    let mut planned = plan_edits(host, port, edits, needs).map_err(|said| said + &advice())?;
     // sshd prints what counts: where that stays as it is, the value counts already, wherever it comes from.
     let name = config::keyword::canonical(keyword.name);
     let printed = server.effective.as_ref().is_ok_and(|effective| !effective.all(&name).is_empty());
@@ -65,10 +65,10 @@ pub fn plan_set(
 pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut Needs) -> Result<Planned, String> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     sockets_are_its_own(&server, keyword)?;
-    match edit(&server, keyword, None)? {
-        Ok(edit) => {
-            let besides = edit.besides.clone();
-            let mut planned = plan_edits(host, port, vec![edit], needs)?;
+    match edits(&server, keyword, None)? {
+        Ok(edits) => {
+            let besides: Vec<String> = edits.iter().flat_map(|edit| edit.besides.clone()).collect();
+            let mut planned = plan_edits(host, port, edits, needs)?;
             planned.notes.extend(besides);
             Ok(planned)
         }
@@ -77,12 +77,20 @@ pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut
     }
 }
 
-/// The edit of one keyword of a server's files, which must have been read.
-fn edit(server: &Server, keyword: Keyword<'_>, values: Option<&[String]>) -> Result<Result<Edit, EditError>, String> {
+/// The edits of one keyword of a server's files, which must have been read.
+fn edits(server: &Server, keyword: Keyword<'_>, values: Option<&[String]>) -> Result<Result<Vec<Edit>, EditError>, String> {
     let tree = server.tree.as_ref().map_err(Clone::clone)?;
     let printed = server.effective.as_ref().map(|effective| effective.iter().map(|(keyword, _)| keyword).collect());
     let known: Vec<&str> = printed.unwrap_or_default();
     Ok(config::edit(tree, &server.invocation.options, &known, keyword.criteria, keyword.name, values))
+}
+
+/// Gives single lines of a keyword other values.
+pub fn plan_lines(host: &HostState, port: u16, keyword: &str, lines: &[Changed], needs: &mut Needs) -> Result<Planned, String> {
+    let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
+    let tree = server.tree.as_ref().map_err(Clone::clone)?;
+    let edits = config::edit_lines(tree, keyword, lines).map_err(|error| error.to_string())?;
+    plan_edits(host, port, edits, needs)
 }
 
 /// The step that makes these edits and has sshd follow them.

@@ -3,9 +3,9 @@
 
 use super::admission::place;
 use super::candidate::{Candidate, answer};
-use super::config::{Document, Edit, Setting};
+use super::config::{Changed, Document, Edit, Setting};
 use super::judge::stages;
-use super::plan::{Keyword, Planned, plan_edits, plan_reload, plan_set, plan_start};
+use super::plan::{Keyword, Planned, plan_edits, plan_lines, plan_reload, plan_set, plan_start};
 use super::repair::{Mend, Repair};
 use super::{Activation, resolved};
 use crate::host::{HostState, Needs, Part};
@@ -38,6 +38,13 @@ pub enum Remedy {
         /// To what.
         values: Vec<String>,
     },
+    /// Gives single lines of a list other values: lists add up over all files, and the other lines stay as they are.
+    Lines {
+        /// Which list.
+        keyword: String,
+        /// Each line, and its values to be.
+        lines: Vec<Changed>,
+    },
     /// Turns a line that sshd does not take into a comment, and every other one that it complains of then.
     CommentOut {
         /// The file.
@@ -69,6 +76,7 @@ impl Remedy {
             Remedy::Set { keyword, criteria, values } => {
                 plan_set(host, port, Keyword { name: keyword, criteria: criteria.as_deref() }, values, needs)?
             }
+            Remedy::Lines { keyword, lines } => plan_lines(host, port, keyword, lines, needs)?,
             Remedy::CommentOut { file, line } => comment_out(host, port, file, *line, needs)?,
             Remedy::Repair(mend) => return Ok((vec![Step::Repair(Repair { port, part: mend.clone() })], Vec::new())),
             Remedy::Reload => plan_reload(host, port, needs)?,

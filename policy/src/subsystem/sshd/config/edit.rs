@@ -8,7 +8,7 @@ use super::criteria::Client;
 use super::document::Document;
 use super::evaluate::{Setting, Settings, evaluate, global_lines};
 use super::keyword::{self, Lines, canonical, spelling};
-use super::line::Line;
+use super::line::{Line, unwritable, written};
 use super::tree::{ConfigError, Place, Tree};
 
 /// One file before and after.
@@ -52,8 +52,8 @@ pub enum EditError {
     /// An option of the program wins over every line.
     #[error("sshd is started with `{0}`, which wins over every line; change the options of its unit")]
     CommandLine(String),
-    /// One edit changes one file.
-    #[error("{keyword} is set in several files ({}), and one edit changes one file; take it out of all but one by hand", .at.join(", "))]
+    /// Blocks with the same criteria.
+    #[error("{keyword} is set in Match blocks of several files ({}); take it out of all but one by hand", .at.join(", "))]
     SeveralFiles {
         /// Which.
         keyword: String,
@@ -79,7 +79,8 @@ fn did_you_mean(near: &[String]) -> String {
 }
 
 /// Sets a keyword to these values, or takes its lines out where there are none, so that the default counts. With `criteria` (the
-/// words behind `Match`) in the Match block that has exactly these, else in the global section. `known` are keywords besides
+/// words behind `Match`) in the Match block that has exactly these, else in the global section. Lines that add up may stand in several
+/// files: then each has its edit, and they belong together. `known` are keywords besides
 /// those of `sshd_config(5)` that this very sshd has: what `sshd -T` prints.
 pub fn edit(
     tree: &Tree,
@@ -88,7 +89,7 @@ pub fn edit(
     criteria: Option<&str>,
     keyword: &str,
     arguments: Option<&[String]>,
-) -> Result<Edit, EditError> {
+) -> Result<Vec<Edit>, EditError> {
     let criteria = criteria.map(Criteria::parse).transpose().map_err(EditError::Criteria)?;
     let name = canonical(keyword);
     if keyword::find(keyword).is_none() && !known.contains(&name.as_str()) {
@@ -106,8 +107,8 @@ pub fn edit(
         (Some(_), _) if keyword::find(keyword).is_some() && !keyword::in_match(keyword) => {
             Err(EditError::NotInMatch(change.spelled))
         }
-        (Some(criteria), Some(wanted)) => change.set_in(&criteria, &wanted),
-        (Some(criteria), None) => change.unset_in(&criteria),
+        (Some(criteria), Some(wanted)) => Ok(vec![change.set_in(&criteria, &wanted)?]),
+        (Some(criteria), None) => Ok(vec![change.unset_in(&criteria)?]),
     }
 }
 
@@ -131,10 +132,8 @@ impl Change<'_> {
         if arguments.is_empty() {
             return Err(EditError::Text(self.spelled.clone()));
         }
-        for argument in arguments {
-            if argument.chars().any(char::is_control) || argument.contains(['"', '\\']) {
-                return Err(EditError::Text(argument.clone()));
-            }
+        if let Some(argument) = unwritable(arguments) {
+            return Err(EditError::Text(argument.clone()));
         }
         if self.lines != Lines::AddEach {
             return Ok(vec![arguments.to_vec()]);
@@ -153,11 +152,7 @@ impl Change<'_> {
 
     /// `Keyword value "value with blanks"`.
     fn text(&self, arguments: &[String]) -> String {
-        let word = |argument: &String| {
-            let quote = argument.is_empty() || argument.starts_with(['#', '=']) || argument.contains([' ', '\'']);
-            if quote { format!("\"{argument}\"") } else { argument.clone() }
-        };
-        std::iter::once(self.spelled.clone()).chain(arguments.iter().map(word)).collect::<Vec<_>>().join(" ")
+        written(&self.spelled, arguments)
     }
 
     /// Whether a line is among those that the wanted ones take the place of.
@@ -175,21 +170,28 @@ impl Change<'_> {
         all.filter(|setting| self.is_ours(setting, wanted)).cloned().collect()
     }
 
-    fn set(&self, wanted: &Wanted) -> Result<Edit, EditError> {
+    fn set(&self, wanted: &Wanted) -> Result<Vec<Edit>, EditError> {
         let settings = evaluate(self.tree, self.options, None)?;
         let now = self.ours(&settings, Some(wanted));
-        let (path, document, why) = if let Some([first, others @ ..]) = Some(now.as_slice()).filter(|now| !now.is_empty()) {
-            let mut document = self.one_file(&now)?;
-            // From the last, so that the numbers of the others stay true.
-            others.iter().rev().for_each(|other| document.remove(other.at.line));
-            self.replace(&mut document, first.at.line, wanted);
+        let edits = if let [first, others @ ..] = now.as_slice() {
             let (at, keyword) = (&first.at, &self.spelled);
             let why = match (self.lines, others) {
                 (Lines::First, _) => format!("{at} is the first to set {keyword}, and the first wins"),
                 (_, []) => format!("{at} sets {keyword}"),
-                _ => format!("{at} is the first of the lines of {keyword}, which add up; the others go"),
+                _ => format!(
+                    "{at} is the first of the lines of {keyword}, which add up; the others go: {}",
+                    places(&others.iter().collect::<Vec<_>>())
+                ),
             };
-            (first.at.file.clone(), document, why)
+            let mut edits = self.without(others, Some(first))?;
+            let mut document = edits
+                .iter()
+                .find(|edit| edit.path == at.file)
+                .map_or_else(|| self.tree.file(&at.file).cloned(), |edit| Ok(Document::parse(&edit.after)))?;
+            self.replace(&mut document, at.line, wanted);
+            edits.retain(|edit| edit.path != at.file);
+            edits.insert(0, self.finish(&at.file, &document, why)?);
+            edits
         } else {
             let mut document = self.tree.file(&self.tree.main)?.clone();
             let (line, why) = match self.commented(&document) {
@@ -198,21 +200,21 @@ impl Change<'_> {
             };
             self.insert(&mut document, line, "", wanted);
             let file = &self.tree.main;
-            (file.clone(), document, format!("{why}: it goes into the global section of {file}, at line {line}"))
+            let why = format!("{why}: it goes into the global section of {file}, at line {line}");
+            vec![self.finish(file, &document, why)?]
         };
-        let edit = self.finish(&path, &document, why)?;
-        self.require_winner(&edit, None, Some(wanted))?;
-        let edited = self.edited(&edit);
+        self.require_winner(&edits, None, Some(wanted))?;
+        let edited = self.edited(&edits);
         // What `Match all` sets takes the place of the global value for everybody.
         if let Some(anybody) = anybody(&settings)
             && let Ok(settings) = evaluate(&edited, self.options, Some(&anybody))
         {
             self.require(&settings, Some(wanted))?;
         }
-        Ok(Edit { besides: self.besides(&edited, wanted)?, ..edit })
+        Ok(with_besides(edits, self.besides(&edited, wanted)?))
     }
 
-    fn unset(&self) -> Result<Edit, EditError> {
+    fn unset(&self) -> Result<Vec<Edit>, EditError> {
         let settings = evaluate(self.tree, self.options, None)?;
         if let Some(option) = self.ours(&settings, None).iter().find(|setting| setting.at.line == 0) {
             return Err(EditError::CommandLine(option.text.clone()));
@@ -220,13 +222,37 @@ impl Change<'_> {
         // Also those that did not count: the next one would.
         let lines = global_lines(self.tree)?;
         let lines: Vec<Setting> = lines.into_iter().filter(|(name, _)| *name == self.keyword).map(|(_, line)| line).collect();
-        let Some(first) = lines.first() else { return Err(EditError::NotSet(self.spelled.clone(), String::new())) };
-        let mut document = self.one_file(&lines)?;
-        lines.iter().rev().for_each(|line| document.remove(line.at.line));
-        let at = lines.iter().map(|line| line.at.to_string()).collect::<Vec<_>>().join(", ");
-        let edit = self.finish(&first.at.file, &document, format!("{at} set {}", self.spelled))?;
-        self.require_winner(&edit, None, None)?;
-        Ok(Edit { besides: self.besides(&self.edited(&edit), &Wanted::new())?, ..edit })
+        if lines.is_empty() {
+            return Err(EditError::NotSet(self.spelled.clone(), String::new()));
+        }
+        let edits = self.without(&lines, None)?;
+        self.require_winner(&edits, None, None)?;
+        let besides = self.besides(&self.edited(&edits), &Wanted::new())?;
+        Ok(with_besides(edits, besides))
+    }
+
+    /// The files without these lines; the line that stays may be among them, where its file is read twice.
+    fn without(&self, lines: &[Setting], but: Option<&Setting>) -> Result<Vec<Edit>, EditError> {
+        if let Some(option) = but.into_iter().chain(lines).find(|line| line.at.line == 0) {
+            return Err(EditError::CommandLine(option.text.clone()));
+        }
+        let mut files: Vec<(&str, Vec<&Setting>)> = Vec::new();
+        for line in lines.iter().filter(|line| but.is_none_or(|but| but.at != line.at)) {
+            match files.iter_mut().find(|(path, _)| *path == line.at.file) {
+                Some((_, known)) if known.iter().any(|other| other.at == line.at) => {}
+                Some((_, known)) => known.push(line),
+                None => files.push((&line.at.file, vec![line])),
+            }
+        }
+        let edit = |(path, mut lines): (&str, Vec<&Setting>)| {
+            let mut document = self.tree.file(path)?.clone();
+            lines.sort_by_key(|line| line.at.line);
+            // From the last, so that the numbers of the others stay true.
+            lines.iter().rev().for_each(|line| document.remove(line.at.line));
+            let set = if but.is_some() { "would add to" } else { "set" };
+            self.finish(path, &document, format!("{} {set} {}", places(&lines), self.spelled))
+        };
+        files.into_iter().map(edit).collect()
     }
 
     /// Tries the block itself, then a new block at the end, then one before whatever block wins; the first that wins it is.
@@ -259,7 +285,7 @@ impl Change<'_> {
         tries.push(self.new_block(main, end, criteria, wanted, format!("a new block goes to the end of {main}"))?);
         let mut refused = None;
         for edit in tries {
-            match self.require_winner(&edit, Some(&client), Some(wanted)) {
+            match self.require_winner(std::slice::from_ref(&edit), Some(&client), Some(wanted)) {
                 Ok(()) => return self.with_overlaps(edit, criteria, wanted),
                 Err(error @ EditError::WouldNotWin { .. }) => refused = Some(error),
                 Err(error) => return Err(error),
@@ -271,7 +297,7 @@ impl Change<'_> {
         if let Some((at, text)) = winners.first().and_then(|winner| winner.under.first()) {
             let why = format!("a new block goes before `{text}` at {at}, which would win otherwise");
             let edit = self.new_block(&at.file, at.line, criteria, wanted, why)?;
-            match self.require_winner(&edit, Some(&client), Some(wanted)) {
+            match self.require_winner(std::slice::from_ref(&edit), Some(&client), Some(wanted)) {
                 Ok(()) => return self.with_overlaps(edit, criteria, wanted),
                 Err(error) => refused = refused.or(Some(error)),
             }
@@ -306,7 +332,7 @@ impl Change<'_> {
         let edit = self.finish(&first.at.file, &document, why)?;
         // No line under these criteria is left; what counts for such a client now is said.
         let client = client(criteria, &evaluate(self.tree, self.options, None)?)?;
-        let settings = evaluate(&self.edited(&edit), self.options, Some(&client))?;
+        let settings = evaluate(&self.edited(std::slice::from_ref(&edit)), self.options, Some(&client))?;
         let besides = match self.ours(&settings, None).first() {
             Some(next) => vec![format!("for those that `{criteria}` matches {} counts then: {}", next.at, next.text)],
             None => Vec::new(),
@@ -374,34 +400,21 @@ impl Change<'_> {
         document.lines().take_while(|(number, _)| *number < end).filter(|(_, line)| shows(line)).last().map(|(number, _)| number)
     }
 
-    /// The file that all these lines stand in.
-    fn one_file(&self, lines: &[Setting]) -> Result<Document, EditError> {
-        if let Some(option) = lines.iter().find(|line| line.at.line == 0) {
-            return Err(EditError::CommandLine(option.text.clone()));
-        }
-        let path = lines.first().map_or(&self.tree.main, |first| &first.at.file);
-        if lines.iter().any(|line| line.at.file != *path) {
-            let at = lines.iter().map(|line| line.at.to_string()).collect();
-            return Err(EditError::SeveralFiles { keyword: self.spelled.clone(), at });
-        }
-        Ok(self.tree.file(path)?.clone())
-    }
-
     fn finish(&self, path: &str, document: &Document, why: String) -> Result<Edit, EditError> {
         let before = self.tree.file(path)?.bytes();
         Ok(Edit { path: path.to_owned(), before, after: document.bytes(), why, besides: Vec::new() })
     }
 
-    /// The files with the edit in them.
-    fn edited(&self, edit: &Edit) -> Tree {
+    /// The files with the edits in them.
+    fn edited(&self, edits: &[Edit]) -> Tree {
         let mut edited = self.tree.clone();
-        edited.files.insert(edit.path.clone(), Document::parse(&edit.after));
+        edited.files.extend(edits.iter().map(|edit| (edit.path.clone(), Document::parse(&edit.after))));
         edited
     }
 
     /// Reads the edited files again: what was asked for must be what counts.
-    fn require_winner(&self, edit: &Edit, client: Option<&Client>, wanted: Option<&Wanted>) -> Result<(), EditError> {
-        self.require(&evaluate(&self.edited(edit), self.options, client)?, wanted)
+    fn require_winner(&self, edits: &[Edit], client: Option<&Client>, wanted: Option<&Wanted>) -> Result<(), EditError> {
+        self.require(&evaluate(&self.edited(edits), self.options, client)?, wanted)
     }
 
     fn require(&self, settings: &Settings, wanted: Option<&Wanted>) -> Result<(), EditError> {
@@ -434,7 +447,7 @@ impl Change<'_> {
 
     /// Blocks before the edited one that set the same for some of those it matches.
     fn with_overlaps(&self, edit: Edit, criteria: &Criteria, wanted: &Wanted) -> Result<Edit, EditError> {
-        let edited = self.edited(&edit);
+        let edited = self.edited(std::slice::from_ref(&edit));
         let all = blocks(&edited)?;
         let sets = |block: &&Block| block.directives.iter().any(|(_, name)| *name == self.keyword);
         let adds = self.lines != Lines::First && !wanted.is_empty();
@@ -446,6 +459,19 @@ impl Change<'_> {
         });
         Ok(Edit { besides: besides.collect(), ..edit })
     }
+}
+
+/// `/etc/ssh/sshd_config line 3, /etc/ssh/sshd_config.d/a.conf line 1`
+fn places(lines: &[&Setting]) -> String {
+    lines.iter().map(|line| line.at.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What is said once for all of them.
+fn with_besides(mut edits: Vec<Edit>, besides: Vec<String>) -> Vec<Edit> {
+    if let Some(first) = edits.first_mut() {
+        first.besides = besides;
+    }
+    edits
 }
 
 /// A client that the criteria match.

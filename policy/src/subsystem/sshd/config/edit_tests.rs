@@ -12,7 +12,9 @@ fn change(tree: &Tree, block: Option<&str>, words: &str) -> Result<Edit, EditErr
     let mut words = words.split(' ').map(str::to_owned);
     let keyword = words.next().unwrap();
     let arguments: Vec<String> = words.collect();
-    edit(tree, &[], &[], block, &keyword, (!arguments.is_empty()).then_some(arguments.as_slice()))
+    let mut edits = edit(tree, &[], &[], block, &keyword, (!arguments.is_empty()).then_some(arguments.as_slice()))?;
+    assert_eq!(edits.len(), 1, "in one file");
+    Ok(edits.remove(0))
 }
 
 fn after(edit: &Edit) -> String {
@@ -31,7 +33,7 @@ fn an_edit_goes_where_it_wins_and_changes_no_other_byte() {
     let edit = change(&tree, None, "MaxAuthTries 6").unwrap();
     assert_eq!((edit.path.as_str(), after(&edit).as_str()), ("/d/a.conf", "MaxAuthTries 6\r\nPort 1\nPort 2\n"));
     assert_eq!(edit.why, "/d/a.conf line 1 is the first to set MaxAuthTries, and the first wins");
-    let edit = super::edit(&tree, &[], &[], None, "Banner", Some(&["/etc/my banner".into()])).unwrap();
+    let edit = super::edit(&tree, &[], &[], None, "Banner", Some(&["/etc/my banner".into()])).unwrap().remove(0);
     assert_eq!(after(&edit), main.replace("Match User bob", "Banner \"/etc/my banner\"\nMatch User bob"));
     assert_eq!(edit.besides, ["`Match User bob` at /etc/ssh/sshd_config line 7 sets Banner for those it matches"]);
     let edit = change(&tree, None, "Port 22").unwrap();
@@ -98,7 +100,29 @@ fn lists_are_replaced_whole_and_lines_in_other_files_are_named() {
     assert_eq!(after(&edit), format!("{main}Subsystem y /y\n"));
     let edit = change(&tree, None, "ListenAddress 192.0.2.1 rdomain red ::1").unwrap();
     assert_eq!(after(&edit), format!("{main}ListenAddress 192.0.2.1 rdomain red\nListenAddress ::1\n"));
-    assert!(matches!(change(&tree, None, "AcceptEnv C"), Err(EditError::SeveralFiles { .. })));
+}
+
+#[test]
+fn a_list_over_several_files_becomes_exactly_what_was_asked_for() {
+    let files = [
+        (MAIN, "Include /a\nAllowUsers c # c\nPort 22\nInclude /b\n"),
+        ("/a", "# a\nAllowUsers a\nAllowUsers a2\n"),
+        ("/b", "AllowUsers b\r\nBanner /b"),
+    ];
+    let tree = tree(&files, &[("/a", &["/a"]), ("/b", &["/b"])]);
+    let edited = |values: Option<&[String]>| {
+        let edits = edit(&tree, &[], &[], None, "AllowUsers", values).unwrap();
+        edits.into_iter().map(|edit| (edit.path.clone(), after(&edit), edit.why)).collect::<Vec<_>>()
+    };
+    let owned = |path: &str, after: &str, why: &str| (path.to_owned(), after.to_owned(), why.to_owned());
+    let main = owned(MAIN, "Include /a\nPort 22\nInclude /b\n", "/etc/ssh/sshd_config line 2 would add to AllowUsers");
+    let b = owned("/b", "Banner /b", "/b line 1 would add to AllowUsers");
+    let why = "/a line 2 is the first of the lines of AllowUsers, which add up; the others go: /a line 3, /etc/ssh/sshd_config line 2, /b line 1";
+    assert_eq!(edited(Some(&["x".into(), "y".into()])), [owned("/a", "# a\nAllowUsers x y\n", why), main.clone(), b.clone()]);
+    let all = edited(None);
+    assert_eq!(all.len(), 3);
+    assert_eq!((all[0].1.as_str(), all[0].2.as_str()), ("# a\n", "/a line 2, /a line 3 set AllowUsers"));
+    assert_eq!((&all[1].1, &all[2].1), (&main.1, &b.1));
 }
 
 #[test]
@@ -200,13 +224,14 @@ proptest! {
         let main = if first { format!("Include /i\n{main}") } else { main };
         let tree = tree(&[(MAIN, &main), ("/i", &included)], &[("/i", &["/i"])]);
         let block = BLOCKS.get(block).copied();
-        let edit = match change(&tree, block, &format!("{keyword} {value}")) {
-            Ok(edit) => edit,
-            Err(EditError::SeveralFiles { .. } | EditError::NotInMatch(_) | EditError::WouldNotWin { .. }) => return Ok(()),
+        let values: Vec<String> = value.split(' ').map(str::to_owned).collect();
+        let edits = match edit(&tree, &[], &[], block, &keyword, Some(&values)) {
+            Ok(edits) => edits,
+            Err(EditError::NotInMatch(_) | EditError::WouldNotWin { .. }) => return Ok(()),
             Err(other) => return Err(TestCaseError::fail(other.to_string())),
         };
         let mut edited = tree.clone();
-        edited.files.insert(edit.path.clone(), Document::parse(&edit.after));
+        edited.files.extend(edits.iter().map(|edit| (edit.path.clone(), Document::parse(&edit.after))));
         let client = block.map(|block| Criteria::parse(block).unwrap().client(22).unwrap());
         let settings = evaluate(&edited, &[], client.as_ref()).unwrap();
         let values: Vec<String> = settings[&keyword.to_ascii_lowercase()].iter().flat_map(|line| line.arguments.clone()).collect();
@@ -220,9 +245,11 @@ proptest! {
             });
             Document::parse(kept.flat_map(|(_, line)| [line.to_string(), "\n".to_owned()]).collect::<String>().as_bytes())
         };
-        let (before, after) = (without(&edit.before), without(&edit.after));
-        prop_assert!(holds_in_order(&after, &before));
-        prop_assert!(after.lines().count() - before.lines().count() <= usize::from(block.is_some()));
+        for edit in &edits {
+            let (before, after) = (without(&edit.before), without(&edit.after));
+            prop_assert!(holds_in_order(&after, &before));
+            prop_assert!(after.lines().count() - before.lines().count() <= usize::from(block.is_some()));
+        }
     }
 
     #[test]
@@ -232,13 +259,13 @@ proptest! {
         let main = if first { format!("Include /i\n{main}") } else { main };
         let tree = tree(&[(MAIN, &main), ("/i", &included)], &[("/i", &["/i"])]);
         let block = BLOCKS.get(block).copied();
-        let unset_before = matches!(change(&tree, block, &keyword), Err(EditError::NotSet(..)));
+        let unset_before = matches!(edit(&tree, &[], &[], block, &keyword, None), Err(EditError::NotSet(..)));
+        prop_assume!(unset_before);
         let edit = match change(&tree, block, &format!("{keyword} {value}")) {
             Ok(edit) => edit,
-            Err(EditError::SeveralFiles { .. } | EditError::NotInMatch(_) | EditError::WouldNotWin { .. }) => return Ok(()),
+            Err(EditError::NotInMatch(_) | EditError::WouldNotWin { .. }) => return Ok(()),
             Err(other) => return Err(TestCaseError::fail(other.to_string())),
         };
-        prop_assume!(unset_before);
         let mut edited = tree.clone();
         edited.files.insert(edit.path.clone(), Document::parse(&edit.after));
         let back = change(&edited, block, &keyword).unwrap();

@@ -164,6 +164,20 @@ fn arguments(rest: &[u8]) -> Result<(Vec<String>, bool), LineError> {
     Ok((words, quoted))
 }
 
+/// The first of these values that cannot be written without escapes.
+pub fn unwritable(arguments: &[String]) -> Option<&String> {
+    arguments.iter().find(|argument| argument.chars().any(char::is_control) || argument.contains(['"', '\\']))
+}
+
+/// `Keyword value "value with blanks"`.
+pub fn written(keyword: &str, arguments: &[String]) -> String {
+    let word = |argument: &String| {
+        let quote = argument.is_empty() || argument.starts_with(['#', '=']) || argument.contains([' ', '\'']);
+        if quote { format!("\"{argument}\"") } else { argument.clone() }
+    };
+    std::iter::once(keyword.to_owned()).chain(arguments.iter().map(word)).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -9,6 +9,7 @@ mod evaluate;
 pub mod glob;
 pub mod keyword;
 mod line;
+mod lists;
 pub mod offer;
 mod tree;
 
@@ -18,6 +19,7 @@ pub use document::Document;
 pub use edit::{Edit, EditError, edit};
 pub use evaluate::{Setting, Settings, evaluate, global_lines};
 pub use line::{Directive, Line, LineError};
+pub use lists::{Changed, edit_lines};
 pub use tree::{ConfigError, Place, Tree};
 
 #[cfg(test)]
