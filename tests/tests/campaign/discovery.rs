@@ -1,10 +1,11 @@
 //! Neighbour discovery (RFC 4861) with the kernel as oracle: every set of its four messages is dropped, the host knows the client or not,
-//! the client knows the host or not, and a real connection shows whether the verdict is true and no more unknown than it must be.
+//! the client or its gateway knows the host or not, and a real connection shows whether the verdict is true and no more unknown than must be.
 
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use sshfix_policy::verdict::Verdict;
-use sshfix_tests::lab::{Fate, WIRE_CLIENTS, Wire, root_or_skip};
+use sshfix_tests::lab::{Client, Fate, Netns, WIRE_CLIENTS, Wire, root_or_skip};
 
 use super::{live, observe, said, tries};
 
@@ -27,30 +28,40 @@ fn drop_in(wire: &Wire, lost: usize) {
     wire.server.run_with_input(&["nft", "-f", "-"], rules.as_bytes()).expect_ok();
 }
 
-#[test]
-fn the_verdict_agrees_with_the_kernel_about_every_loss_of_neighbour_discovery() {
-    if !root_or_skip() {
-        return;
-    }
-    let wire = Wire::new();
-    let client = WIRE_CLIENTS[3];
-    let mac = |side: &sshfix_tests::lab::Netns| side.sh("ip -br link show eth0 | awk '{ print $3 }'").stdout.trim().to_owned();
-    let (server_mac, client_mac) = (mac(&wire.server), mac(&wire.client));
-    let entry = |known: bool, address: &str, mac: &str, state: &str| {
-        let learn = format!("ip -6 neigh replace {address} lladdr {mac} dev eth0 nud {state}");
-        format!("ip -6 neigh del {address} dev eth0 2>&1 || true\n{}", if known { &learn } else { "" })
-    };
-    let wait = |patience: u64| Duration::from_millis(patience);
-    for lost in 0..16 {
-        drop_in(&wire, lost);
-        for state in ["none", "failed", "stale", "reachable"] {
-            let set_host = || wire.server.sh(&entry(state != "none", "2001:db8::7", &client_mac, state)).expect_ok();
+/// Whom the server hands its answers to, and a client that comes by him.
+struct Ways<'w> {
+    wire: &'w Wire,
+    client: Client,
+    /// The client itself, or a gateway: an address in the clients' namespace on eth0.
+    hop: String,
+    /// Whether the client's handshake is completed within so many milliseconds.
+    connects: Box<dyn Fn(u64) -> bool + 'w>,
+}
+
+fn mac(side: &Netns) -> String {
+    side.sh("ip -br link show eth0 | awk '{ print $3 }'").stdout.trim().to_owned()
+}
+
+/// A neighbour entry in this state, or none.
+fn entry(known: bool, address: &str, mac: &str, state: &str) -> String {
+    let learn = format!("ip -6 neigh replace {address} lladdr {mac} dev eth0 nud {state}");
+    format!("ip -6 neigh del {address} dev eth0 2>&1 || true\n{}", if known { &learn } else { "" })
+}
+
+impl Ways<'_> {
+    /// Compares the verdict with the kernel for every set of lost messages and these states of the host's entry.
+    fn agree(&self, states: &[&str]) {
+        let Ways { wire, client, hop, connects } = self;
+        let (server_mac, hop_mac) = (mac(&wire.server), mac(&wire.client));
+        for (lost, state) in (0..16).flat_map(|lost| states.iter().map(move |state| (lost, *state))) {
+            drop_in(wire, lost);
+            let set_host = || wire.server.sh(&entry(state != "none", hop, &hop_mac, state)).expect_ok();
             set_host();
-            let said = wire.server.enter(|| said(&mut live(), &mut observe(), client));
-            let opens = |client_knows: bool, patience: u64| {
+            let said = wire.server.enter(|| said(&mut live(), &mut observe(), *client));
+            let opens = |hop_knows: bool, patience: u64| {
                 set_host();
-                wire.client.sh(&entry(client_knows, "2001:db8:2::1", &server_mac, "reachable")).expect_ok();
-                wire.connect(&tries(client)[..1], 22, wait(patience))[0] == Fate::Open(22)
+                wire.client.sh(&entry(hop_knows, "2001:db8:2::1", &server_mac, "reachable")).expect_ok();
+                connects(patience)
             };
             let agrees = |patience: u64| {
                 let (stranger, friend) = (opens(false, patience), opens(true, patience));
@@ -61,12 +72,56 @@ fn the_verdict_agrees_with_the_kernel_about_every_loss_of_neighbour_discovery() 
                     Verdict::Refuse => !stranger && !friend,
                     Verdict::Unknown => stranger != friend,
                 };
-                agrees.then_some(()).ok_or((stranger, friend))
+                if agrees { Ok(()) } else { Err((stranger, friend)) }
             };
             if let Err(kernel) = agrees(150).or_else(|_| agrees(1500)) {
                 let dropped: Vec<_> = MESSAGES.iter().enumerate().filter(|(index, _)| lost >> index & 1 == 1).collect();
-                panic!("{dropped:?} dropped, the host's entry {state}: {said:?}, and (stranger, friend) got in: {kernel:?}");
+                panic!(
+                    "by {hop}, {dropped:?} dropped, the host's entry {state}: {said:?}, and (stranger, friend) got in: {kernel:?}"
+                );
             }
         }
+    }
+}
+
+#[test]
+fn the_verdict_agrees_with_the_kernel_about_every_loss_of_neighbour_discovery() {
+    if !root_or_skip() {
+        return;
+    }
+    let wire = Wire::new();
+    let client = WIRE_CLIENTS[3];
+    let connects = |patience| wire.connect(&tries(client)[..1], 22, Duration::from_millis(patience))[0] == Fate::Open(22);
+    let ways = Ways { wire: &wire, client, hop: client.0.to_owned(), connects: Box::new(connects) };
+    ways.agree(&["none", "failed", "stale", "reachable"]);
+}
+
+#[test]
+fn so_it_does_about_a_client_behind_a_gateway_of_a_global_or_a_link_local_address() {
+    if !root_or_skip() {
+        return;
+    }
+    let (wire, far) = (Wire::new(), Netns::new());
+    wire.client
+        .sh(&format!(
+            "sysctl -qw net.ipv6.conf.all.forwarding=1; ip link add far0 type veth peer name eth0 netns {}
+             ip addr add 2001:db8:9::1/64 dev far0 nodad; ip link set far0 up",
+            far.name()
+        ))
+        .expect_ok();
+    far.sh("ip addr add 2001:db8:9::7/64 dev eth0 nodad; ip link set eth0 up; ip -6 route add default via 2001:db8:9::1")
+        .expect_ok();
+    let link_local = wire.client.sh("ip -6 -br addr show eth0 scope link | grep -o 'fe80[^/]*'").stdout.trim().to_owned();
+    let listener = wire.server.enter(|| TcpListener::bind("[2001:db8:2::1]:22")).unwrap();
+    let connects = |patience| {
+        let server = listener.local_addr().unwrap();
+        far.enter(|| TcpStream::connect_timeout(&server, Duration::from_millis(patience)).is_ok())
+    };
+    for hop in ["2001:db8::7", &link_local] {
+        wire.server.sh(&format!("ip -6 route replace 2001:db8:9::/64 via {hop} dev eth0")).expect_ok();
+        let client = ("2001:db8:9::7", "eth0");
+        let ways = Ways { wire: &wire, client, hop: hop.to_owned(), connects: Box::new(connects) };
+        assert!(connects(5000), "the far client gets in by {hop}");
+        ways.agree(&["none", "stale", "reachable"]);
     }
 }
