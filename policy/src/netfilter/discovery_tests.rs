@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::tests::host;
 use super::{blocks, evaluate, evaluate_rules, judge, plan_accept, trace};
 use crate::host::{HostState, Need, Needs, Part};
+use crate::lease::End;
 use crate::link::{Link, Links};
+use crate::step::Step;
 use crate::subsystem::nf_tables::build::*;
 use crate::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase};
 use crate::subsystem::nf_tables::{Family, State};
@@ -225,6 +227,22 @@ fn an_unban_opens_the_port_and_neighbour_discovery_where_both_are_dropped() {
     assert_eq!(steps.len(), 3);
     assert!(steps.iter().all(|step| step.diff().contains("a lease")), "{steps:?}");
     assert_eq!(steps.iter().map(|step| step.touches().unwrap().len()).collect::<Vec<_>>(), [1, 0, 0]);
+}
+
+#[test]
+fn a_lease_by_a_gateway_ends_with_all_of_its_accepts() {
+    let mut host = wired(only_ssh(), Some("2001:db8::9"), Some(NONE));
+    let steps = plan_accept(&host, me().source, 22, Some("a lease"), &mut Needs::new()).unwrap();
+    assert_eq!(steps.len(), 2, "{steps:?}");
+    for step in &steps {
+        step.predict(&mut host).unwrap();
+    }
+    let mut end = End::default();
+    super::marked(&host, me().source, "a lease", &mut end);
+    assert_eq!((end.steps.len(), &end.left), (2, &Vec::new()));
+    let gone: Vec<String> = end.steps.iter().map(Step::diff).collect();
+    assert!(gone[0].contains("fe80::/10 icmpv6 type nd-neighbor-solicit"), "{gone:?}");
+    assert!(gone[1].contains("2001:db8::9 icmpv6 type nd-neighbor-advert"), "{gone:?}");
 }
 
 #[test]
