@@ -77,7 +77,7 @@ pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal 
                     "`sshfix ctl fail2ban jails` shows what there is"
                 }
                 Operation::SshdSet { .. } | Operation::SshdUnset { .. } | Operation::SshdReload | Operation::SshdRestart => {
-                    "put right what sshd names, then try again; sshd runs on with what it had read"
+                    "put right what is named, then try again; an sshd that runs goes on with what it had read"
                 }
                 _ => "`sshfix ctl status` shows what was found",
             },

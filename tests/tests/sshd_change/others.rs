@@ -143,9 +143,22 @@ fn where_systemd_listens_the_port_is_the_socket_units_and_sshd_is_restarted() {
         // Before somebody comes, systemd has not made its directory, without which sshd says nothing of its files.
         let old = files(server);
         let early = server.ctl(&["sshd", "set", "MaxSessions", "9", "--json"]).expect_status(1).json();
-        assert!(early.to_string().contains("systemd makes it with the first connection"), "{early:#}");
+        assert!(early.to_string().contains("`systemctl start ssh.service` starts it"), "{early:#}");
         let check = server.ctl(&["sshd", "check", "--json"]).expect_status(0).json();
         assert_eq!(check["would_start"], true, "{check:#}");
+        assert!(!check["problems"].to_string().contains("privilege separation"), "systemd makes it: {check:#}");
+        let idle = "starts ssh.service with the next connection";
+        assert!(check["running"]["detail"].as_str().unwrap().contains(idle), "Accept=no: {check:#}");
+        for verb in ["reload", "restart"] {
+            let nothing = server.ctl(&["sshd", verb, "--json"]).expect_status(0).json();
+            assert!(nothing["state"] == "unchanged" && nothing["notes"].to_string().contains(idle), "{nothing:#}");
+        }
+        // Where the directory is there, looking at sshd wakes it: the change is in effect all the same.
+        server.run(&["mkdir", "-m", "0755", "/run/sshd"]).expect_ok();
+        let change = pending(server, "60s", &["sshd", "set", "Banner", "/etc/second"]);
+        assert!(banner(server).contains("second"), "{change:#}");
+        server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
+        assert!(files(server) == old && !banner(server).contains("second"));
         let session = Session::open(server, "alice", ADMIN_V6);
         refused("ListenAddress", "127.0.0.1");
         let change = pending(server, "20s", &["sshd", "set", "Banner", "/etc/second"]);

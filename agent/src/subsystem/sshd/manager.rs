@@ -23,9 +23,7 @@ pub(super) fn manager(state: &State, port: u16) -> Manager {
     let enabled = |kind: &str| units().find(|unit| unit.enabled() && unit.name.ends_with(kind));
     let down = || enabled(".socket").filter(|_| holders().next().is_none() && enabled(".service").is_none());
     let socket = socket.or_else(down);
-    if let Some(socket) = socket
-        && (sshd.is_none() && socket.active == "active" || dbus::accepts(&socket.name).unwrap_or(false))
-    {
+    if let Some(socket) = socket.filter(|socket| dbus::accepts(&socket.name).unwrap_or(false)) {
         return Manager::Connections(socket.name.clone());
     }
     let name = match sshd {

@@ -160,7 +160,9 @@ pub fn check(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Ss
     }
     match &server.tree {
         Ok(tree) => {
-            problems.extend(warnings_of_sshd(tree, facts).into_iter().filter(|_| valid));
+            // Of a directory that systemd makes at the start it complains, too.
+            let directory = |problem: &Problem| server.test.is_err() && problem.text.contains("privilege separation directory");
+            problems.extend(warnings_of_sshd(tree, facts).into_iter().filter(|problem| valid && !directory(problem)));
             problems.extend(shadowed(tree).unwrap_or_default());
             problems.extend(includes(tree, facts));
             problems.extend(owners(tree, facts));
@@ -242,6 +244,12 @@ fn running(host: &HostState, server: &Server, facts: &Running) -> RunningDocumen
     }
     if !server.running {
         return of(RunningState::Down, None, "sshd does not run".to_owned());
+    }
+    if let Manager::Service { name, socket: Some(socket), .. } = &server.manager
+        && waits_for_a_connection(server)
+    {
+        let detail = format!("systemd listens ({socket}) and starts {name} with the next connection, which reads the files then");
+        return of(RunningState::Current, None, detail);
     }
     let (since, certain) = match facts.read {
         ReadAt::At(time) => (time, true),

@@ -107,7 +107,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     let Candidate { port, mut changes } = server.candidate(port);
     changes.extend(edits.iter().map(|edit| (edit.path.clone(), edit.after.clone())));
     let Some(answer) = answer(host, &Candidate { port, changes }, needs) else { return Ok(Planned::default()) };
-    accepted(&server, &answer.test).map_err(|said| format!("sshd does not take it: {said}"))?;
+    accepted(&server, &answer.test, "sshd does not take it")?;
     let effect = match (&server.effective, &answer.effective) {
         (Ok(before), Ok(after)) => difference(before, after),
         (Ok(_), Err(why)) => vec![format!("not known: {why}")],
@@ -131,11 +131,14 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
 /// Has the running sshd read its files again.
 pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
-    accepted(&server, &server.test).map_err(|said| format!("sshd would not take its files: {said}"))?;
+    if let Some(nothing) = nothing_runs(&server) {
+        return Ok(nothing);
+    }
+    accepted(&server, &server.test, "sshd would not take its files")?;
     match following(host, &server)? {
         Activation::Nothing => match &server.manager {
             Manager::Connections(socket) => Ok(Planned::note(format!(
-                "systemd listens ({socket}) and starts sshd when somebody comes, which reads the files then"
+                "systemd listens ({socket}) and starts an sshd for each connection, which reads the files then"
             ))),
             _ => Err(format!("no sshd runs on port {port}: `sshfix ctl sshd restart` starts it")),
         },
@@ -156,12 +159,15 @@ pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pl
     if !server.running {
         return plan_start(host, port, needs);
     }
-    accepted(&server, &server.test).map_err(|said| format!("sshd would not start again with its files: {said}"))?;
+    if let Some(nothing) = nothing_runs(&server) {
+        return Ok(nothing);
+    }
+    accepted(&server, &server.test, "sshd would not start again with its files")?;
     match &server.manager {
         Manager::Service { .. } => Ok(Planned { notes: stale(&server), ..alone(port, restart(host, &server)?) }),
-        Manager::Connections(socket) => {
-            Ok(Planned::note(format!("systemd listens ({socket}) and starts sshd when somebody comes: there is none to restart")))
-        }
+        Manager::Connections(socket) => Ok(Planned::note(format!(
+            "systemd listens ({socket}) and starts an sshd for each connection: there is none to restart"
+        ))),
         Manager::Nobody => Ok(Planned {
             notes: vec!["no unit of systemd runs this sshd: SIGHUP makes it execute itself anew".to_owned()],
             ..alone(port, Activation::Reload(Through::Signal))
@@ -175,7 +181,7 @@ pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan
     if server.running {
         return Ok(Planned::note("sshd runs".to_owned()));
     }
-    accepted(&server, &server.test).map_err(|said| format!("sshd would not start with its files: {said}"))?;
+    accepted(&server, &server.test, "sshd would not start with its files")?;
     match &server.manager {
         Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket) => {
             Ok(alone(port, Activation::Start(Through::Unit(socket.clone()))))
@@ -199,17 +205,32 @@ pub(super) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<O
 }
 
 /// Whether sshd takes its files. While it is down, systemd has taken /run/sshd away with it, and brings it back at the start.
-fn accepted(server: &Server, test: &Result<(), String>) -> Result<(), String> {
-    match test {
-        Ok(()) => Ok(()),
-        Err(said) if !admission::only_misses_its_directory(said, server) => Err(said.clone()),
-        Err(_) if !server.running => Ok(()),
-        // Without it the checks of a change that sshd is to serve with at once say nothing.
-        Err(said) if admission::waits_for_a_connection(server) => Err(format!(
-            "{said}: systemd makes it with the first connection; make one, or `mkdir -m 0755 {PRIVSEP}`, and ask again"
-        )),
-        Err(said) => Err(said.clone()),
+fn accepted(server: &Server, test: &Result<(), String>, but: &str) -> Result<(), String> {
+    let Err(said) = test else { return Ok(()) };
+    if !admission::only_misses_its_directory(said, server) {
+        return Err(format!("{but}: {said}"));
     }
+    if !server.running {
+        return Ok(());
+    }
+    // Without it neither `sshd -t` nor `sshd -T` says anything of the files, so that nothing could be proven.
+    match &server.manager {
+        Manager::Service { name, .. } if admission::waits_for_a_connection(server) => Err(format!(
+            "sshd cannot be asked about its files before it runs: {PRIVSEP} is missing, which systemd makes when it starts {name}; \
+             `systemctl start {name}` starts it as a connection would, then ask again"
+        )),
+        _ => Err(format!("{but}: {said}")),
+    }
+}
+
+/// systemd listens for a service that does not run yet: there is nothing to be told to read its files.
+fn nothing_runs(server: &Server) -> Option<Planned> {
+    let Manager::Service { name, socket: Some(socket), .. } = &server.manager else { return None };
+    admission::waits_for_a_connection(server).then(|| {
+        Planned::note(format!(
+            "systemd listens ({socket}) and starts {name} with the next connection, which reads the files then"
+        ))
+    })
 }
 
 /// What makes a server follow its files. SIGHUP, which is what a reload is, has sshd execute itself anew with the same options: it

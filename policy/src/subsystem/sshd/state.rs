@@ -148,8 +148,7 @@ pub enum Manager {
         /// The socket unit that listens for it; the port is that unit's.
         socket: Option<String>,
     },
-    /// systemd listens by this socket unit and starts an sshd when somebody comes: one for each connection (`Accept=yes`), or the one
-    /// that does not run yet.
+    /// systemd listens by this socket unit and starts an sshd for each connection (`Accept=yes`).
     Connections(String),
     /// Nobody: a process that was started by hand or by another init.
     Nobody,
