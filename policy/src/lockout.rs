@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::diagnose::admission;
 use crate::host::{AccessPath, HostState, Needs, PathOrigin};
+use crate::netfilter;
 use crate::plan::Plan;
 use crate::reply::{Confirm, PathDocument, PlanDocument};
 use crate::step::{Mismatch, Reach, Step};
@@ -84,7 +85,7 @@ impl SafePlan {
 
 /// Proves the plan for every access path and every intermediate state, or says who would be locked out by what.
 ///
-/// The rule is *no worse*: a path accepted now stays accepted after every step. A path that is unknown now may stay unknown
+/// The rule is *no worse*: a path accepted now stays accepted after every step, and not only while a neighbour entry lasts. A path that is unknown now may stay unknown
 /// only while no step that could keep somebody out touches it, so that nothing can hide behind what is not known. Facts that are
 /// missing are added to `needs`.
 pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Result<SafePlan, Lockout> {
@@ -121,6 +122,14 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
             };
             if worse {
                 return witness(path, now, why);
+            }
+            // Whoever is remembered as a neighbour would be let in for some minutes more, and then never again.
+            let connection = Connection { source: path.source, port: path.port, user: path.user.clone() };
+            if (*before, now) == (Verdict::Accept, Verdict::Accept)
+                && let Some(why) = netfilter::only_remembered(&state, &connection, needs)
+                && netfilter::only_remembered(host, &connection, needs).is_none()
+            {
+                return witness(path, Verdict::Unknown, why);
             }
         }
     }

@@ -6,15 +6,19 @@ use std::sync::Arc;
 
 use super::tests::host;
 use super::{blocks, evaluate, evaluate_rules, judge, plan_accept, trace};
-use crate::host::{HostState, Need, Needs, Part};
+use crate::host::{AccessPath, HostState, Need, Needs, Part, PathOrigin};
 use crate::lease::End;
 use crate::link::{Link, Links};
+use crate::lockout;
+use crate::plan;
+use crate::request::Operation;
 use crate::step::Step;
 use crate::subsystem::nf_tables::build::*;
 use crate::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase};
+use crate::subsystem::nf_tables::lift::delete_rule;
 use crate::subsystem::nf_tables::{Family, State};
 use crate::subsystem::route::{self, Answer, Fact, Neighbour, Way};
-use crate::subsystem::xtables;
+use crate::subsystem::xtables::{self, SetNames};
 use crate::trace::Handshake;
 use crate::verdict::{Admits, Cause, Connection, Lift, Verdict};
 
@@ -227,6 +231,27 @@ fn an_unban_opens_the_port_and_neighbour_discovery_where_both_are_dropped() {
     assert_eq!(steps.len(), 3);
     assert!(steps.iter().all(|step| step.diff().contains("a lease")), "{steps:?}");
     assert_eq!(steps.iter().map(|step| step.touches().unwrap().len()).collect::<Vec<_>>(), [1, 0, 0]);
+}
+
+#[test]
+fn taking_neighbour_discovery_from_a_live_session_is_a_lockout_though_the_kernel_remembers_it() {
+    let rules = Ruleset::new().input(Family::Inet, false).rule(&[icmpv6(135), accept()]).rule(&[icmpv6(136), accept()]);
+    let kernel = rules.rule(&[dport(22), accept()]).rule(&[udp_dport(53), accept()]).build();
+    let host = wired(kernel.clone(), None, Some(REACHABLE));
+    let path = AccessPath { source: me().source, user: None, port: 22, origin: PathOrigin::Session };
+    let remove = |host: &HostState, index: usize| {
+        let state = host.nf_tables.present().unwrap();
+        let step = delete_rule(state, &state.chains[0], index, None, &SetNames::new()).unwrap();
+        let operation = Operation::FirewallAccept { source: me().source };
+        let plan = plan::of_steps(&operation, vec![Step::NfTables(step)], host, 22, &mut Needs::new()).unwrap();
+        lockout::prove(plan, host, std::slice::from_ref(&path), &mut Needs::new())
+    };
+    let Err(lockout) = remove(&host, 0) else { panic!("the solicitation is lost") };
+    assert!(lockout.to_string().contains("its neighbour solicitation on eth0 is dropped by the policy"), "{lockout}");
+    assert!(remove(&host, 3).is_ok());
+    // Where it was lost before, nothing is worse.
+    let lost = Ruleset::new().input(Family::Inet, false).rule(&[dport(22), accept()]).rule(&[udp_dport(53), accept()]).build();
+    assert!(remove(&wired(lost, None, Some(REACHABLE)), 1).is_ok());
 }
 
 #[test]

@@ -45,6 +45,16 @@ pub fn evaluate_rules(host: &HostState, connection: &Connection, needs: &mut Nee
     report(host, connection, &walk_by_rules(host, connection, needs), needs)
 }
 
+/// Why a connection that is accepted now comes only while its next hop and this host remember each other's link address: neighbour
+/// discovery is lost. `None` where it comes for good, or not at all.
+pub fn only_remembered(host: &HostState, connection: &Connection, needs: &mut Needs) -> Option<String> {
+    if connection.source.is_ipv4() {
+        return None;
+    }
+    let walked = walk(host, connection, needs);
+    walked.undiscovered.filter(|_| walked.refusals.is_empty()).map(|undiscovered| undiscovered.text(how))
+}
+
 /// As [`evaluate`], with the way it goes.
 pub fn judge(host: &HostState, connection: &Connection, needs: &mut Needs) -> (StageReport, Walk) {
     let walked = walk(host, connection, needs);
