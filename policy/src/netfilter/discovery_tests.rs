@@ -295,7 +295,7 @@ fn a_gateway_named_by_a_global_address_teaches_this_host_nothing_by_asking() {
 #[test]
 fn ip6tables_rules_are_opened_by_ip6tables_rules() {
     let mut ssh = xtables::Rule::accept("::/0".parse().unwrap(), Admits::Tcp(22), None);
-    ssh.save = Some(ssh.draw(true, &xtables::SetNames::new()));
+    ssh.save = Some(ssh.draw(true, &SetNames::new()));
     let (name, hook) = ("INPUT".to_owned(), Some(xtables::Hook::Input));
     let chain = xtables::Chain { name, hook, policy_accept: false, counters: (0, 0), rules: vec![Arc::new(ssh)] };
     let table = xtables::Table { v6: true, name: "filter".to_owned(), chains: vec![Arc::new(chain)], readonly: None };
