@@ -171,3 +171,23 @@ fn where_systemd_listens_the_port_is_the_socket_units_and_sshd_is_restarted() {
         session.lives(server);
     });
 }
+
+/// systemd takes /run/sshd away with the service: what sshd cannot be asked at that moment is asked a moment later.
+#[test]
+fn amid_a_storm_of_restarts_a_dry_run_is_no_lockout() {
+    on_both(|server| {
+        server.write("/etc/systemd/system/ssh.service.d/storm.conf", "[Unit]\nStartLimitIntervalSec=0\n");
+        server.run(&["systemctl", "daemon-reload"]).expect_ok();
+        std::thread::scope(|scope| {
+            let storm = "while [ ! -e /run/calm ]; do systemctl restart ssh.service; done; systemctl restart ssh.service";
+            let storm = scope.spawn(|| server.sh(storm));
+            let answers: Vec<_> =
+                (0..12).map(|_| server.ctl_from(ADMIN_V4, &["sshd", "set", "MaxSessions", "9", "--dry-run"])).collect();
+            server.write("/run/calm", "");
+            storm.join().unwrap();
+            for answer in answers {
+                answer.expect_status(0);
+            }
+        });
+    });
+}

@@ -26,11 +26,12 @@ use std::time::{Duration, Instant};
 
 use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
-use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login, Server, State};
+use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login, PRIVSEP, Server, State};
 use thiserror::Error;
 
 use crate::subsystem::listener;
 use crate::sys::child::{self, ChildError};
+use crate::sys::dbus;
 
 pub use apply::{apply, restore};
 pub use host_keys::host_keys;
@@ -42,6 +43,8 @@ pub use version::Versions;
 
 /// Where OpenSSH's server is on every distribution.
 const SSHD: &str = "/usr/sbin/sshd";
+/// How long a service that is restarted may be seen as stopped: between its end and its start.
+const STOPPED: Duration = Duration::from_millis(50);
 /// `sshd -T` takes some 10 ms.
 const LIMIT: Duration = Duration::from_secs(10);
 /// It prints some 5 KiB; long access lists print more.
@@ -191,8 +194,39 @@ fn examine(invocation: &Invocation) -> (Result<(), SshdError>, Result<Effective,
     }
 }
 
-/// Runs that sshd with its own options and these, which make it print and end.
+/// Runs that sshd with its own options and these, which make it print and end. systemd takes its directory away with the service and
+/// makes it again at the next start (systemd.exec(5), `RuntimeDirectory`): amid a restart sshd is asked again.
 fn run(invocation: &Invocation, more: &[&str]) -> Result<String, SshdError> {
+    let until = Instant::now() + listener::REOPENS;
+    loop {
+        match run_once(invocation, more) {
+            Err(SshdError::Complains { said, .. })
+                if said.contains("Missing privilege separation directory") && Instant::now() < until && comes_back(until) => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether the directory is there again; it is waited for while a service of sshd changes its state.
+fn comes_back(until: Instant) -> bool {
+    let gap = Instant::now() + STOPPED;
+    loop {
+        if Path::new(PRIVSEP).exists() {
+            return true;
+        }
+        let units = dbus::units(&listener_model::UNITS).unwrap_or_default();
+        let services = || units.iter().filter(|unit| unit.name.ends_with(".service"));
+        let changes = services().any(|unit| {
+            matches!(unit.active.as_str(), "activating" | "deactivating" | "reloading") && !unit.sub.starts_with("auto-restart")
+        });
+        if Instant::now() > if changes { until } else { gap } {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn run_once(invocation: &Invocation, more: &[&str]) -> Result<String, SshdError> {
     let program = Path::new(&invocation.program);
     require_roots(program)?;
     let words: Vec<&str> = more.iter().copied().chain(invocation.options.iter().map(String::as_str)).collect();
