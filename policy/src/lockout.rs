@@ -85,9 +85,9 @@ impl SafePlan {
 
 /// Proves the plan for every access path and every intermediate state, or says who would be locked out by what.
 ///
-/// The rule is *no worse*: a path accepted now stays accepted after every step, and not only while a neighbour entry lasts. A path that is unknown now may stay unknown
-/// only while no step that could keep somebody out touches it, so that nothing can hide behind what is not known. Facts that are
-/// missing are added to `needs`.
+/// The rule is *no worse*: a path accepted now stays accepted after every step, and not only while a neighbour entry lasts. A path
+/// that is unknown now may stay unknown only while no step that could keep somebody out touches it, so that nothing can hide behind
+/// what is not known. Facts that are missing are added to `needs`.
 pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Result<SafePlan, Lockout> {
     let verdict = |state: &HostState, path: &AccessPath, needs: &mut Needs| {
         admission(host, state, &Connection { source: path.source, port: path.port, user: path.user.clone() }, needs)
