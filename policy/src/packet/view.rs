@@ -66,7 +66,10 @@ impl Packet {
             self.set_destination(&number(view.destination, before.v6));
         }
         if redirected {
-            self.set_destination(&original.redirected());
+            // By a rule that only may match, it may as well still go where it was going.
+            let certain = view.dnat == Some(true) && before.dnat != Some(true);
+            let to = original.redirected();
+            self.set_destination(&if certain { to } else { to.join(&original.destination()) });
         } else if self.local == Tri::Maybe {
             self.local = self.own_destination();
         }
