@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use sshfix_policy::address::Source;
-use sshfix_policy::host::{HostState, Part, Question};
+use sshfix_policy::host::{Part, Question};
 use sshfix_policy::plan;
 use sshfix_policy::request::Operation;
 use sshfix_policy::step::Step;
@@ -65,14 +65,14 @@ impl Keeper {
     }
 }
 
-/// One look of an agent that cannot start. What was lifted, one line each.
-pub fn look_once(host: &mut LiveHost, store: &Store, port: u16) -> Result<Vec<String>, StoreError> {
+/// One look of an agent that cannot start. What was lifted, and by which change.
+pub fn look_once(host: &mut LiveHost, store: &Store, port: u16) -> Result<Vec<(String, String)>, StoreError> {
     let mut lifted = Vec::new();
     for change in taken_back(store, LOOKED_AFTER)? {
         for earned in earned(host, store, port, &change, logins(&change)) {
             let what = earned.text();
-            match earned.lifted(host, port, |host, own| own::change(host, store, own).map(|_| ()).map_err(|(_, why)| why)) {
-                Ok(()) => lifted.push(what),
+            match earned.lifted(host, port, |host, own| own::change(host, store, own).map_err(|(_, why)| why)) {
+                Ok(change) => lifted.extend(change.map(|change| (what, change))),
                 Err(why) => tracing::warn!(change = change.id, "could not {what}: {why}"),
             }
         }
@@ -140,22 +140,21 @@ impl Earned<'_> {
         format!("unban {} in jail {jail}: banned while change {} stood, which was taken back", source.short(), change.id)
     }
 
-    /// Unbans in this jail, by the same plan as `unban --jail`.
-    fn lifted(
+    /// Unbans in this jail, by the same plan as `unban --jail`. What `make` gives; nothing where the ban is gone already.
+    fn lifted<T>(
         &self,
         host: &mut LiveHost,
         port: u16,
-        make: impl Fn(&mut LiveHost, Own<'_>) -> Result<(), String>,
-    ) -> Result<(), String> {
+        make: impl Fn(&mut LiveHost, Own<'_>) -> Result<T, String>,
+    ) -> Result<Option<T>, String> {
         let (source, jail) = (self.source, Some(self.jail.clone()));
         let operation = Operation::Unban { source, jail, ignore_for: None, range: false };
         let question = Question { sources: [source].into(), port, everybody: false };
-        let (read, plan): (HostState, _) =
-            observed(host, &question, |state, needs| plan::plan(&operation, state, question.port, needs));
+        let (read, plan) = observed(host, &question, |state, needs| plan::plan(&operation, state, question.port, needs));
         let plan = plan.map_err(|error| error.to_string())?;
         if plan.steps.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        make(host, Own { question: &question, read: &read, principal: &self.change.principal, plan })
+        make(host, Own { question: &question, read: &read, principal: &self.change.principal, plan }).map(Some)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::aftermath;
 use crate::audit::{AuditClosing, AuditOpening, Outcome};
-use crate::change::{self, Recovered};
+use crate::change;
 use crate::config::Config;
 use crate::live::LiveHost;
 use crate::logging;
@@ -48,25 +48,20 @@ pub fn recover(agent_toml: &Path) -> Result<Recovery, StoreError> {
     let port = config.ssh_port;
     let mut host = LiveHost::new(Arc::new(config));
     for one in change::recover(&mut host, &store, &Moment::now())? {
-        tracing::warn!("{one}");
-        // The host comes first: what cannot be recorded is done all the same.
-        if let Err(error) = note(&store, &one) {
-            tracing::error!("the audit record could not be written: {error}");
-        }
+        note(&store, one.to_string(), one.outcome(), one.id);
     }
-    for what in aftermath::look_once(&mut host, &store, port)? {
-        tracing::warn!("{what}");
-        let opened = store.audit_open(&AuditOpening::of_itself(&what));
-        let closing = AuditClosing { outcome: Outcome::Confirmed, detail: String::new(), plan: None, change: None };
-        if let Err(error) = opened.and_then(|opened| store.audit_close(opened.seq, &closing)) {
-            tracing::error!("the audit record could not be written: {error}");
-        }
+    for (what, change) in aftermath::look_once(&mut host, &store, port)? {
+        note(&store, what, Outcome::Confirmed, change);
     }
     Ok(if change::retry_stuck(&mut host, &store, &Moment::now())?.is_empty() { Recovery::Done } else { Recovery::Left })
 }
 
-fn note(store: &Store, one: &Recovered) -> Result<(), StoreError> {
-    let opened = store.audit_open(&AuditOpening::of_itself(one.to_string()))?;
-    let closing = AuditClosing { outcome: one.outcome(), detail: String::new(), plan: None, change: Some(one.id.clone()) };
-    store.audit_close(opened.seq, &closing).map(|_| ())
+/// Logs and records what was done. The host comes first: what cannot be recorded is done all the same.
+fn note(store: &Store, what: String, outcome: Outcome, change: String) {
+    tracing::warn!("{what}");
+    let closing = AuditClosing { outcome, detail: String::new(), plan: None, change: Some(change) };
+    let opened = store.audit_open(&AuditOpening::of_itself(what));
+    if let Err(error) = opened.and_then(|opened| store.audit_close(opened.seq, &closing)) {
+        tracing::error!("the audit record could not be written: {error}");
+    }
 }

@@ -150,47 +150,38 @@ fn recover(agent: &Agent) {
     }
 }
 
-/// Writes down refusals that were only counted and signs the audit records now and then, for ever.
+/// Does something again and again on a thread that may wait, for ever; `what` names it where it fails. The first time is at once.
+async fn every(period: Duration, what: &str, look: impl Fn() + Send + Sync + 'static) {
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let look = Arc::new(look);
+    loop {
+        tick.tick().await;
+        let look = Arc::clone(&look);
+        if let Err(error) = tokio::task::spawn_blocking(move || look()).await {
+            tracing::error!("{what} failed inside the agent; it is tried again: {error}");
+        }
+    }
+}
+
+/// Writes down refusals that were only counted and signs the audit records now and then.
 async fn keep_audit(agent: Arc<Agent>) {
-    let mut tick = interval(audit::INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let agent = Arc::clone(&agent);
-        if let Err(error) = tokio::task::spawn_blocking(move || agent.auditor.upkeep(&agent.store, &agent.identity)).await {
-            tracing::error!("keeping the audit records failed inside the agent; it is tried again: {error}");
-        }
-    }
+    let look = move || agent.auditor.upkeep(&agent.store, &agent.identity);
+    every(audit::INTERVAL, "keeping the audit records", look).await;
 }
 
-/// Ends leases on time, for ever; the first look is at once, for those that came due while nobody ran.
+/// Ends leases on time, also those that came due while nobody ran.
 async fn keep_leases(agent: Arc<Agent>) {
-    let mut tick = interval(lease::INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let keeper = Arc::new(Mutex::new(lease::Keeper::default()));
-    loop {
-        tick.tick().await;
-        let (agent, keeper) = (Arc::clone(&agent), Arc::clone(&keeper));
-        let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
-        if let Err(error) = tokio::task::spawn_blocking(look).await {
-            tracing::error!("looking at the leases failed inside the agent; it is tried again: {error}");
-        }
-    }
+    let keeper = Mutex::new(lease::Keeper::default());
+    let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
+    every(lease::INTERVAL, "looking at the leases", look).await;
 }
 
-/// Lifts the bans that changes earned which were taken back, for ever.
+/// Lifts the bans that changes earned which were taken back.
 async fn keep_aftermath(agent: Arc<Agent>) {
-    let mut tick = interval(aftermath::INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let keeper = Arc::new(Mutex::new(aftermath::Keeper::default()));
-    loop {
-        tick.tick().await;
-        let (agent, keeper) = (Arc::clone(&agent), Arc::clone(&keeper));
-        let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
-        if let Err(error) = tokio::task::spawn_blocking(look).await {
-            tracing::error!("looking for bans that a change earned failed inside the agent; it is tried again: {error}");
-        }
-    }
+    let keeper = Mutex::new(aftermath::Keeper::default());
+    let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
+    every(aftermath::INTERVAL, "looking for bans that a change earned", look).await;
 }
 
 /// Reads the rules that others changed before somebody asks about them: the dump of a chain of 20,000 takes the kernel longer than

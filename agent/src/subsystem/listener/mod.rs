@@ -41,12 +41,9 @@ pub fn observe(question: &Question) -> Part<State> {
 
 /// At SIGHUP sshd closes its sockets, executes itself anew and opens them again (sshd.c, `sighup_restart`): its service is up, and
 /// nothing listens, or who held the socket was gone when the processes were read. So it is while somebody restarts it. It is not down,
-/// and what it does is to be seen a moment later. One that systemd waits to start again after it failed (`auto-restart`) is down.
+/// and what it does is to be seen a moment later.
 fn reopens(state: &State, port: u16) -> bool {
-    let up = |unit: &Unit| {
-        let changes = matches!(unit.active.as_str(), "active" | "reloading" | "activating" | "deactivating");
-        unit.name.ends_with(".service") && changes && !unit.sub.starts_with("auto-restart")
-    };
+    let up = |unit: &Unit| unit.is_changing_service() || unit.name.ends_with(".service") && unit.active == "active";
     let left = state.listeners.iter().any(|socket| socket.local.port() == port && socket.holders.is_empty());
     // Of sockets in another network namespace, as in a drill's, systemd's units say nothing.
     let beside_systemd = || namespace::is_the_hosts("net").unwrap_or(false);

@@ -215,10 +215,7 @@ fn comes_back(until: Instant) -> bool {
             return true;
         }
         let units = dbus::units(&listener_model::UNITS).unwrap_or_default();
-        let services = || units.iter().filter(|unit| unit.name.ends_with(".service"));
-        let changes = services().any(|unit| {
-            matches!(unit.active.as_str(), "activating" | "deactivating" | "reloading") && !unit.sub.starts_with("auto-restart")
-        });
+        let changes = units.iter().any(listener_model::Unit::is_changing_service);
         if Instant::now() > if changes { until } else { gap } {
             return false;
         }

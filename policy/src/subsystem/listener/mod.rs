@@ -85,6 +85,13 @@ impl Unit {
     pub fn enabled(&self) -> bool {
         self.file.as_deref().is_some_and(|file| file.starts_with("enabled"))
     }
+
+    /// Whether it is a service that systemd starts, stops or reloads at this moment. One that it waits to start again after it failed
+    /// (`auto-restart`) is down.
+    pub fn is_changing_service(&self) -> bool {
+        let changes = matches!(self.active.as_str(), "activating" | "deactivating" | "reloading");
+        self.name.ends_with(".service") && changes && !self.sub.starts_with("auto-restart")
+    }
 }
 
 /// A live SSH session.
