@@ -65,6 +65,16 @@ pub enum Admits {
     Icmpv6(u8),
 }
 
+impl Admits {
+    /// Whose connections such a rule for `source` is about: neighbour discovery is nobody's own, and lets in whom other rules let in.
+    pub fn touches(self, source: Source) -> Vec<Source> {
+        match self {
+            Admits::Tcp(_) => vec![source],
+            Admits::Icmpv6(_) => Vec::new(),
+        }
+    }
+}
+
 /// The stages of a login, in the order a connection meets them (interface.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

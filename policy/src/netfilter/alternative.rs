@@ -8,13 +8,12 @@ use crate::address::Source;
 use crate::host::HostState;
 use crate::step::Step;
 use crate::subsystem::nf_tables::lift::{delete_element, delete_rule, found_sources, rule_source};
-use crate::subsystem::nf_tables::owner::Owner;
 use crate::subsystem::xtables;
 use crate::verdict::{Alternative, Connection};
 
 /// What else would lift this refusal than these steps. Nothing where a manager must do it.
 pub fn alternatives(host: &HostState, connection: &Connection, refusal: &Refusal, taken: &[Step]) -> Vec<Alternative> {
-    let managed = !matches!(refusal_owner(host, connection, refusal), Owner::Nobody | Owner::Fail2ban(_) | Owner::Sshguard);
+    let managed = refusal_owner(host, connection, refusal).is_manager();
     if managed || taken.is_empty() || matches!(refusal.pass, Pass::Answer | Pass::Discovery(_)) {
         return Vec::new();
     }

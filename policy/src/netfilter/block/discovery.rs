@@ -6,7 +6,6 @@ use crate::host::{HostState, Needs};
 use crate::netfilter::walk::{Culprit, Hop, Message, Pass, Refusal, lost};
 use crate::step::Step;
 use crate::subsystem::nf_tables::lift::accept;
-use crate::subsystem::nf_tables::owner::Owner;
 use crate::subsystem::xtables;
 use crate::verdict::{Admits, Connection};
 
@@ -82,7 +81,7 @@ fn by_hand(
     let owner = refusal_owner(host, connection, refusal);
     let (end, kind) = (hop.end(message).short(), message.kind());
     let way = if message.comes_in() { "from" } else { "to" };
-    if !matches!(owner, Owner::Nobody | Owner::Fail2ban(_) | Owner::Sshguard) {
+    if owner.is_manager() {
         let quoted = evidence(host, connection, refusal, needs);
         let rule = quoted.first().map_or_else(String::new, |one| format!(", ahead of {}: {}", one.source, one.text));
         return Some(format!("accept ICMPv6 type {kind} {way} {end} (neighbour discovery) through {}{rule}", owner.name()));

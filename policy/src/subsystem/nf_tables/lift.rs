@@ -213,17 +213,9 @@ pub fn accept(
         others: others(&chain.rules, &rule),
         before: None,
         after: Some(rule),
-        touches: Some(touched(source, admits)),
+        touches: Some(admits.touches(source)),
         text,
     })
-}
-
-/// Whose connections a rule is about: neighbour discovery is nobody's own, and lets in whom other rules let in.
-pub fn touched(source: Source, admits: Admits) -> Vec<Source> {
-    match admits {
-        Admits::Tcp(_) => vec![source],
-        Admits::Icmpv6(_) => Vec::new(),
-    }
 }
 
 /// `NFT_META_PROTOCOL`, `NFT_META_NFPROTO`, `NFT_META_L4PROTO`

@@ -85,6 +85,11 @@ pub fn of<'a>(table: &str, chain: &str, set: Option<&str>, jumps: impl Iterator<
 }
 
 impl Owner {
+    /// Whether the rule is changed through a manager of its own, and never by us.
+    pub fn is_manager(&self) -> bool {
+        !matches!(self, Owner::Nobody | Owner::Fail2ban(_) | Owner::Sshguard)
+    }
+
     /// As findings name it.
     pub fn name(&self) -> String {
         match self {

@@ -11,7 +11,6 @@ use super::{Action, Chain, Place, Rule, SetNames, State, family, program};
 use crate::address::Source;
 use crate::host::HostState;
 use crate::step::{Mismatch, Reach};
-use crate::subsystem::nf_tables::lift::touched;
 use crate::verdict::Admits;
 
 /// One change of one legacy table. `before` to `after`; `None` is absent.
@@ -89,7 +88,7 @@ impl Step {
             copy: (equal(chain.rules.get(..index)?) + 1, equal(&chain.rules) + 1),
             before: None,
             after: Some(rule),
-            touches: Some(touched(source, admits)),
+            touches: Some(admits.touches(source)),
         })
     }
 
