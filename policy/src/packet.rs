@@ -8,6 +8,7 @@
 
 mod bits;
 mod discovery;
+mod effort;
 mod tracking;
 mod view;
 
@@ -20,6 +21,7 @@ pub use crate::subsystem::xtables::view::Tri;
 use crate::verdict::Connection;
 
 pub use bits::Bits;
+pub use effort::{Effort, MAX_RULES};
 pub use tracking::{Rewritten, Tracked, Tracking, Zone};
 pub(crate) use view::span;
 

@@ -8,6 +8,8 @@ mod block;
 mod conntrack;
 #[cfg(test)]
 mod discovery_tests;
+#[cfg(test)]
+mod effort_tests;
 mod ipset;
 mod list;
 mod managed;

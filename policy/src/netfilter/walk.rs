@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::arrival::{Arrival, arrivals};
 use crate::host::{HostState, Needs, Part};
-use crate::packet::{Bits, Packet, Rewritten, Tracking, Tri};
+use crate::packet::{Bits, Effort, Packet, Rewritten, Tracking, Tri};
 use crate::subsystem::conntrack::Fill;
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
@@ -158,7 +158,8 @@ pub fn traced(host: &HostState, connection: &Connection, needs: &mut Needs) -> W
 }
 
 fn handshake(host: &HostState, connection: &Connection, noted: bool, needs: &mut Needs) -> Walk {
-    let anyhow = one(host, connection, None, noted, needs);
+    let mut effort = Effort::default();
+    let anyhow = one(host, connection, None, noted, &mut effort, needs);
     if !anyhow.open {
         return anyhow;
     }
@@ -166,7 +167,8 @@ fn handshake(host: &HostState, connection: &Connection, noted: bool, needs: &mut
     if arrivals.is_empty() {
         return anyhow;
     }
-    let walks = arrivals.iter().map(|arrival| (arrival, one(host, connection, Some(arrival), noted, needs))).collect();
+    let walks =
+        arrivals.iter().map(|arrival| (arrival, one(host, connection, Some(arrival), noted, &mut effort, needs))).collect();
     join(walks, anyhow.verdict())
 }
 
@@ -212,7 +214,14 @@ fn join(walks: Vec<(&Arrival, Walk)>, known: Option<bool>) -> Walk {
 }
 
 /// Takes the handshake through every hook, coming in like this.
-fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, noted: bool, needs: &mut Needs) -> Walk {
+fn one(
+    host: &HostState,
+    connection: &Connection,
+    arrival: Option<&Arrival>,
+    noted: bool,
+    effort: &mut Effort,
+    needs: &mut Needs,
+) -> Walk {
     let empty = State::default();
     let syn = arrival.map_or_else(|| Packet::syn(connection), |arrival| arrival.syn(connection));
     let mut ipsets = super::ipset::facts(host);
@@ -231,7 +240,7 @@ fn one(host: &HostState, connection: &Connection, arrival: Option<&Arrival>, not
             });
         }
     }
-    let mut walker = Walker::new(host, connection, &empty, &ipsets, needs);
+    let mut walker = Walker::new(host, connection, &empty, &ipsets, effort, needs);
     walker.open = !walk.refusals.is_empty();
     walker.met = noted.then(Vec::new);
     walker.refusals = walk.refusals;
@@ -285,6 +294,7 @@ struct Walker<'a, 'n> {
     legacy: Option<&'a xtables::State>,
     ipsets: &'a ipset::State,
     whole_sets: bool,
+    effort: &'n mut Effort,
     needs: &'n mut Needs,
     pass: Pass,
     met: Option<Vec<Met>>,
@@ -311,6 +321,7 @@ impl<'a, 'n> Walker<'a, 'n> {
         connection: &Connection,
         empty: &'a State,
         ipsets: &'a ipset::State,
+        effort: &'n mut Effort,
         needs: &'n mut Needs,
     ) -> Self {
         Self {
@@ -320,6 +331,7 @@ impl<'a, 'n> Walker<'a, 'n> {
             ipsets,
             // Only a question about a range can need whole sets; what an address meets is asked for element by element.
             whole_sets: connection.source.single().is_none(),
+            effort,
             needs,
             pass: Pass::Syn,
             met: None,
@@ -472,6 +484,7 @@ impl<'a, 'n> Walker<'a, 'n> {
         }
         let mut evaluator = Evaluator::new(self.state, self.whole_sets, self.needs);
         evaluator.ipsets = self.ipsets;
+        evaluator.effort = self.effort.clone();
         evaluator.changed_sets.clone_from(&self.changed_sets);
         evaluator.hits = self.met.is_some().then(Vec::new);
         let mut there = packet.clone();
@@ -482,6 +495,7 @@ impl<'a, 'n> Walker<'a, 'n> {
         if let Some(after) = &mut outcome.packet {
             (after.input, after.output) = (packet.input.clone(), packet.output.clone());
         }
+        self.effort.clone_from(&evaluator.effort);
         let hits = evaluator.hits.unwrap_or_default();
         self.changed_sets.append(&mut evaluator.changed_sets);
         self.meet(hook, base.priority, What::NfTables(hits, perhaps.clone()));
@@ -530,7 +544,7 @@ impl<'a, 'n> Walker<'a, 'n> {
         if seen == Tri::No {
             return Some(packet);
         }
-        let run = legacy::run(table, hook, packet.view(), self.ipsets);
+        let run = legacy::run(table, hook, packet.view(), self.ipsets, self.effort);
         self.needs.extend(run.needs);
         self.meet(at, xtables::priority(&table.name, hook).unwrap_or_default(), What::Legacy(run.hits));
         self.open |= seen == Tri::Maybe || run.outcomes.iter().any(|outcome| outcome.depends.is_some()) || run.outcomes.len() > 1;

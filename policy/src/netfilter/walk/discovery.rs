@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{Hook, Met, Pass, Refusal, Walk, Walker};
+use super::{Culprit, Hook, Met, Pass, Refusal, Walk, Walker};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
 use crate::netfilter::arrival::{Arrival, arrivals};
-use crate::packet::Packet;
+use crate::packet::{Effort, Packet};
 use crate::subsystem::nf_tables::{Doubt, State};
 use crate::subsystem::route::Neighbour;
 use crate::verdict::{Connection, Evidence};
@@ -246,9 +246,14 @@ impl Walk {
         if connection.source.is_ipv4() || connection.source.single().is_none() || self.decided().is_some() {
             return self;
         }
-        let arrivals = arrivals(host, connection, needs);
+        let (arrivals, mut effort) = (arrivals(host, connection, needs), Effort::default());
         let ways: Vec<Option<(Undiscovered, Vec<Met>)>> =
-            arrivals.iter().map(|arrival| on_one_way(host, connection, arrival, noted, needs)).collect();
+            arrivals.iter().map(|arrival| on_one_way(host, connection, arrival, noted, &mut effort, needs)).collect();
+        if effort.is_spent() {
+            let culprit = Culprit::Unread(Effort::exceeded());
+            let pass = Pass::Discovery(Message::SolicitationIn);
+            self.refusals.push(Refusal { pass, culprit, certain: false, doubts: Vec::new() });
+        }
         let everywhere = ways.iter().all(Option::is_some);
         for (undiscovered, met) in ways.into_iter().flatten() {
             if let Some(mut refusal) = undiscovered.refusal() {
@@ -271,9 +276,10 @@ impl Walk {
 
 /// The messages that are lost, of all ways in: what a plan must open.
 pub fn lost(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<(Hop, Refusal)> {
-    let mut all = Vec::new();
+    let (mut all, mut effort) = (Vec::new(), Effort::default());
     for arrival in arrivals(host, connection, needs) {
-        if let Some((Undiscovered { hop, lost, .. }, _)) = on_one_way(host, connection, &arrival, false, needs) {
+        let found = on_one_way(host, connection, &arrival, false, &mut effort, needs);
+        if let Some((Undiscovered { hop, lost, .. }, _)) = found {
             all.extend(lost.into_iter().map(|refusal| (hop.clone(), refusal)));
         }
     }
@@ -285,6 +291,7 @@ fn on_one_way(
     connection: &Connection,
     arrival: &Arrival,
     noted: bool,
+    effort: &mut Effort,
     needs: &mut Needs,
 ) -> Option<(Undiscovered, Vec<Met>)> {
     let (hop, device) = (Hop::of(arrival, connection)?, arrival.link.as_ref()?.index);
@@ -292,7 +299,7 @@ fn on_one_way(
     let syn = arrival.syn(connection);
     let (mut lost, mut met) = (Vec::new(), Vec::new());
     for message in Message::ALL {
-        if let Some((refusal, noted)) = loses(host, connection, hop.packets(&syn, message), message, noted, needs) {
+        if let Some((refusal, noted)) = loses(host, connection, hop.packets(&syn, message), message, noted, effort, needs) {
             lost.push(refusal);
             met.extend(noted);
         }
@@ -316,12 +323,13 @@ fn loses(
     packets: Vec<Packet>,
     message: Message,
     noted: bool,
+    effort: &mut Effort,
     needs: &mut Needs,
 ) -> Option<(Refusal, Vec<Met>)> {
     let (empty, ipsets) = (State::default(), crate::netfilter::ipset::facts(host));
     let mut first = None;
     for packet in packets {
-        let mut walker = Walker::new(host, connection, &empty, &ipsets, needs);
+        let mut walker = Walker::new(host, connection, &empty, &ipsets, effort, needs);
         (walker.pass, walker.met) = (Pass::Discovery(message), noted.then(Vec::new));
         walker.through(if message.comes_in() { &IN } else { &OUT }, packet);
         let refusal = walker.refusals.into_iter().find(|refusal| refusal.certain)?;

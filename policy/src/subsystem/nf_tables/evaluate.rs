@@ -4,17 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::early::fails_early;
+use super::remember::{Memory, Passage};
 use super::run::{Doubt, End, Found};
 use super::{Chain, Family, Rule, Set, SetKey, State};
 use crate::host::Needs;
-use crate::packet::{Packet, Tri};
+use crate::packet::{Effort, Packet, Tri};
 use crate::subsystem::ipset;
 
 /// `NFT_JUMP_STACK_SIZE`
 const DEEPEST: usize = 16;
-/// Rules looked at for one question. A ruleset that needs more is not evaluated to the end, and its verdict is unknown.
-const BUDGET: usize = 2_000_000;
-/// Uncertain events kept for one base chain; the first of each kind always is.
+/// Events kept for one base chain; the first of each kind always is.
 const MOST_EVENTS: usize = 1000;
 /// Lines of the trace kept for one packet at one base chain.
 pub const MOST_HITS: usize = 1000;
@@ -91,9 +90,11 @@ pub struct Evaluator<'a> {
     pub ipsets: &'a ipset::State,
     /// Everything that matched so far, in order, where that is wanted; at most [`MOST_HITS`].
     pub hits: Option<Vec<Hit>>,
+    /// What may still be looked at. A ruleset that needs more is not evaluated to the end, and its verdict is unknown.
+    pub effort: Effort,
     chains: BTreeMap<(Family, &'a str, &'a str), usize>,
     sets: BTreeMap<&'a SetKey, &'a Set>,
-    budget: usize,
+    memory: Memory,
     events: Vec<Event>,
     accepted: Option<Packet>,
     path: Vec<Frame>,
@@ -116,7 +117,8 @@ impl<'a> Evaluator<'a> {
             hits: None,
             chains: state.chains.iter().enumerate().map(name).collect(),
             sets: state.sets.iter().map(|set| (&set.key, set.as_ref())).collect(),
-            budget: BUDGET,
+            effort: Effort::default(),
+            memory: Memory::default(),
             events: Vec::new(),
             accepted: None,
             path: Vec::new(),
@@ -134,6 +136,7 @@ impl<'a> Evaluator<'a> {
         self.events.clear();
         self.parted.clear();
         self.accepted = None;
+        self.memory = Memory::default();
         let mut packet = packet.clone();
         if self.chain(index, &mut packet, 0) {
             let end = Frame { chain: index, rule: None, found: Vec::new() };
@@ -174,16 +177,13 @@ impl<'a> Evaluator<'a> {
         let Some(chain) = state.chains.get(index) else { return true };
         let mut returned: Option<Packet> = None;
         for (number, rule) in chain.rules.iter().enumerate() {
-            if self.budget > 0 && fails_early(rule, packet) {
-                debug_assert!(self.run(chain, rule, &mut packet.clone()).is_none(), "{rule:?} may hold for {packet:?}");
-                self.budget -= 1;
-                continue;
-            }
-            let run = if self.budget == 0 {
-                let ends = vec![End::Anything("a ruleset too large to be evaluated".to_owned())];
+            let run = if !self.effort.spend() {
+                let ends = vec![End::Anything(Effort::exceeded())];
                 Some(super::run::Run { ends, ..Default::default() })
+            } else if fails_early(rule, packet) {
+                debug_assert!(self.run(chain, rule, &mut packet.clone()).is_none(), "{rule:?} may hold for {packet:?}");
+                continue;
             } else {
-                self.budget -= 1;
                 self.run(chain, rule, packet)
             };
             let Some(run) = run else { continue };
@@ -243,7 +243,7 @@ impl<'a> Evaluator<'a> {
                 *packet = back;
                 return true;
             }
-            if self.budget == 0 {
+            if self.effort.is_spent() {
                 break;
             }
         }
@@ -266,7 +266,7 @@ impl<'a> Evaluator<'a> {
     /// Follows a jump or goto.
     fn enter(&mut self, family: Family, table: &str, name: &str, packet: &mut Packet, depth: usize) -> bool {
         match self.chains.get(&(family, table, name)) {
-            Some(index) if depth < DEEPEST => self.chain(*index, packet, depth + 1),
+            Some(index) if depth < DEEPEST => self.pass(*index, packet, depth + 1),
             Some(_) => {
                 *packet = self.anything("more jumps than the kernel allows".to_owned(), packet);
                 true
@@ -275,6 +275,77 @@ impl<'a> Evaluator<'a> {
                 *packet = self.anything(format!("the chain {name}, which was not read"), packet);
                 true
             }
+        }
+    }
+
+    /// Walks a chain that a jump leads to, or recalls what it did to such a packet.
+    fn pass(&mut self, index: usize, packet: &mut Packet, depth: usize) -> bool {
+        if !self.memory.comes_again(index, depth) {
+            return self.chain(index, packet, depth);
+        }
+        let changed = self.changed_sets.len();
+        let passage = match self.memory.recall(index, depth, packet, changed) {
+            Some(passage) => {
+                if let Some(hits) = &mut self.hits {
+                    let room = MOST_HITS.saturating_sub(hits.len());
+                    hits.extend(passage.hits.iter().take(room).cloned());
+                }
+                passage
+            }
+            None => self.pass_anew(index, packet, depth, changed),
+        };
+        self.follow(passage, packet)
+    }
+
+    /// Walks it as if nothing had been before, and keeps what it found.
+    fn pass_anew(&mut self, index: usize, packet: &Packet, depth: usize, changed: usize) -> Passage {
+        let noted = self.hits.as_ref().map_or(0, Vec::len);
+        let outer = (
+            std::mem::take(&mut self.events),
+            std::mem::take(&mut self.path),
+            std::mem::take(&mut self.doubts),
+            std::mem::take(&mut self.parted),
+            self.accepted.take(),
+        );
+        let mut inner = packet.clone();
+        let back = self.chain(index, &mut inner, depth).then_some(inner);
+        let passage = Passage {
+            events: std::mem::take(&mut self.events),
+            accepted: self.accepted.take(),
+            back,
+            parted: std::mem::take(&mut self.parted),
+            hits: self.hits.as_ref().and_then(|hits| hits.get(noted..)).unwrap_or_default().to_vec(),
+        };
+        (self.events, self.path, self.doubts, self.parted, self.accepted) = outer;
+        if !self.effort.is_spent() {
+            self.memory.keep(index, depth, packet.clone(), changed, passage.clone());
+        }
+        passage
+    }
+
+    /// The packet after what a chain did to it. Each event costs as much as a rule.
+    fn follow(&mut self, passage: Passage, packet: &mut Packet) -> bool {
+        let Passage { events, accepted, back, parted, hits: _ } = passage;
+        let room = MOST_PARTED.saturating_sub(self.parted.len());
+        self.parted.extend(parted.into_iter().take(room));
+        for Event { exit, frames, doubts } in events {
+            self.effort.spend();
+            let certain = self.doubts.is_empty() && doubts.is_empty();
+            if self.keeps(&exit, certain) {
+                let frames = self.path.iter().cloned().chain(frames).collect();
+                let doubts = self.doubts.iter().cloned().chain(doubts).collect();
+                self.events.push(Event { exit, frames, doubts });
+            }
+        }
+        if let Some(accepted) = accepted {
+            join(&mut self.accepted, accepted);
+        }
+        match back {
+            Some(back) => {
+                *packet = back;
+                true
+            }
+            None => false,
         }
     }
 
@@ -313,11 +384,15 @@ impl<'a> Evaluator<'a> {
         if let Some(packet) = packet {
             join(&mut self.accepted, packet);
         }
-        let certain = self.doubts.is_empty();
-        let known = self.events.iter().any(|event| std::mem::discriminant(&event.exit) == std::mem::discriminant(&exit));
-        if certain || !known || self.events.len() < MOST_EVENTS {
+        if self.keeps(&exit, self.doubts.is_empty()) {
             self.events.push(Event { exit, frames: self.path.clone(), doubts: self.doubts.clone() });
         }
+    }
+
+    /// Whether an event is kept: the first of its kind, and the first certain one, always, others while there is room.
+    fn keeps(&self, exit: &Exit, certain: bool) -> bool {
+        let same = |event: &Event| std::mem::discriminant(&event.exit) == std::mem::discriminant(exit);
+        self.events.len() < MOST_EVENTS || !self.events.iter().any(|event| same(event) && (event.doubts.is_empty() || !certain))
     }
 }
 

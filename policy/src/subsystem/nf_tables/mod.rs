@@ -14,6 +14,7 @@ mod lookup;
 pub mod order;
 pub mod owner;
 mod registers;
+mod remember;
 pub mod render;
 mod run;
 pub mod same;

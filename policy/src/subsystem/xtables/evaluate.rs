@@ -1,16 +1,21 @@
 //! Runs a legacy table's chains over a packet as the kernel does (`ip_tables.c`, `ipt_do_table`), three-valued: where a match
 //! cannot be told, both ways are followed, and every end that is possible is an outcome. Decides about one table at one hook.
 
+use std::collections::BTreeMap;
+
 use super::holds::{Matched, holds, interface};
 use super::render;
 use super::targets::{TargetEffect, effect};
 use super::view::{Span, Tri, View};
 use super::{Action, Chain, Entry, Hook, Place, Rule, Table};
 use crate::host::Needs;
+use crate::packet::Effort;
 use crate::subsystem::ipset;
 
-/// Rules looked at before giving up; the kernel's own limit is the number of jumps, which a real table never comes near.
-const BUDGET: usize = 2_000_000;
+/// Ends kept for one table; the first of each kind always is.
+const MAX_OUTCOMES: usize = 1000;
+/// Packets kept for one chain at one depth.
+const MAX_PACKETS: usize = 8;
 /// Lines of the trace kept for one packet in one table.
 pub const MOST_HITS: usize = 1000;
 
@@ -76,9 +81,18 @@ impl Run<'_> {
 
 /// Runs the table's chain at a hook. A table without a chain there lets everything through, with no outcome at all.
 /// The caller leaves the nat table out for packets that are not the first of their connection.
-pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &ipset::State) -> Run<'a> {
-    let mut runner =
-        Runner { table, sets, outcomes: Vec::new(), after: None, hits: Vec::new(), needs: Needs::new(), left: BUDGET };
+pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &ipset::State, effort: &mut Effort) -> Run<'a> {
+    let mut runner = Runner {
+        table,
+        sets,
+        outcomes: Vec::new(),
+        ended: 0,
+        after: None,
+        hits: Vec::new(),
+        needs: Needs::new(),
+        effort,
+        memory: BTreeMap::new(),
+    };
     if let Some(chain) = table.at(hook) {
         let start = Flow { view, depends: None };
         if let Some(end) = runner.chain(chain, start, 0) {
@@ -92,7 +106,7 @@ pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &ipset::State) -
 }
 
 /// The packet on its way, and what it depends on that it got there.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Flow<'a> {
     view: View<'a>,
     depends: Option<String>,
@@ -129,42 +143,116 @@ struct Runner<'t, 'a> {
     table: &'t Table,
     sets: &'t ipset::State,
     outcomes: Vec<Outcome>,
+    /// How many ends there were, kept or not.
+    ended: usize,
     after: Option<View<'a>>,
     hits: Vec<Hit>,
     needs: Needs,
-    left: usize,
+    effort: &'t mut Effort,
+    /// By chain and depth: how often a jump led there, and what became of packets from the second one on.
+    memory: BTreeMap<(&'t str, usize), (u32, Vec<Passage<'a>>)>,
 }
 
-impl<'a> Runner<'_, 'a> {
+/// What a chain did to a packet, kept for the next jump of such a packet to it: chains that jump to each other several times would
+/// cost a power of their number else. Told from the chain on: what the packet depends on that it came there is left out.
+#[derive(Clone, Debug)]
+struct Passage<'a> {
+    before: View<'a>,
+    outcomes: Vec<Outcome>,
+    ended: usize,
+    after: Option<View<'a>>,
+    hits: Vec<Hit>,
+    back: Option<Flow<'a>>,
+}
+
+impl<'t, 'a> Runner<'t, 'a> {
     fn place(&self, chain: &Chain, index: usize) -> Place {
         Place { v6: self.table.v6, table: self.table.name.clone(), chain: chain.name.clone(), position: index + 1 }
     }
 
     fn end(&mut self, end: End, place: Place, flow: Flow<'a>) {
         if matches!(end, End::Accept | End::Unknown(_)) {
-            self.after = Some(self.after.map_or(flow.view, |before| join(before, flow.view)));
+            self.leave(flow.view);
         }
-        self.outcomes.push(Outcome { end, place, depends: flow.depends });
+        self.ended += 1;
+        self.keep(Outcome { end, place, depends: flow.depends });
+    }
+
+    fn leave(&mut self, view: View<'a>) {
+        self.after = Some(self.after.map_or(view, |before| join(before, view)));
+    }
+
+    /// Keeps an end where there is room, or where it is the first of its kind, or the first certain one.
+    fn keep(&mut self, outcome: Outcome) {
+        let kind = std::mem::discriminant(&outcome.end);
+        let certain = outcome.depends.is_none();
+        let same = |other: &Outcome| std::mem::discriminant(&other.end) == kind && (other.depends.is_none() || !certain);
+        if self.outcomes.len() < MAX_OUTCOMES || !self.outcomes.iter().any(same) {
+            self.outcomes.push(outcome);
+        }
+    }
+
+    /// Runs a chain that a jump leads to, or recalls what it did to such a packet.
+    fn pass(&mut self, chain: &'t Chain, flow: Flow<'a>, depth: usize) -> Option<Flow<'a>> {
+        let (times, known) = self.memory.entry((chain.name.as_str(), depth)).or_default();
+        *times = times.saturating_add(1);
+        if *times == 1 {
+            return self.chain(chain, flow, depth);
+        }
+        let passage = if let Some(passage) = known.iter().find(|passage| passage.before == flow.view).cloned() {
+            let room = MOST_HITS.saturating_sub(self.hits.len());
+            self.hits.extend(passage.hits.iter().take(room).cloned());
+            passage
+        } else {
+            self.pass_anew(chain, flow.view, depth)
+        };
+        self.ended += passage.ended;
+        for Outcome { end, place, depends } in passage.outcomes {
+            // Each costs as much as a rule.
+            self.effort.spend();
+            self.keep(Outcome { end, place, depends: flow.depends.clone().or(depends) });
+        }
+        passage.after.into_iter().for_each(|view| self.leave(view));
+        passage.back.map(|back| Flow { depends: flow.depends.or(back.depends), ..back })
+    }
+
+    /// Runs it as if nothing had been before, and keeps what it found.
+    fn pass_anew(&mut self, chain: &'t Chain, before: View<'a>, depth: usize) -> Passage<'a> {
+        let noted = self.hits.len();
+        let outer = (std::mem::take(&mut self.outcomes), std::mem::take(&mut self.ended), self.after.take());
+        let back = self.chain(chain, Flow { view: before, depends: None }, depth);
+        let passage = Passage {
+            before,
+            outcomes: std::mem::take(&mut self.outcomes),
+            ended: self.ended,
+            after: self.after.take(),
+            hits: self.hits.get(noted..).unwrap_or_default().to_vec(),
+            back,
+        };
+        (self.outcomes, self.ended, self.after) = outer;
+        let (_, known) = self.memory.entry((chain.name.as_str(), depth)).or_default();
+        if known.len() < MAX_PACKETS && !self.effort.is_spent() {
+            known.push(passage.clone());
+        }
+        passage
     }
 
     /// Runs a chain. What comes back is the packet where it leaves the chain at its end or by RETURN, if it can.
-    fn chain(&mut self, chain: &Chain, flow: Flow<'a>, depth: usize) -> Option<Flow<'a>> {
-        let (depends, ends) = (flow.depends.clone(), self.outcomes.len());
+    fn chain(&mut self, chain: &'t Chain, flow: Flow<'a>, depth: usize) -> Option<Flow<'a>> {
+        let (depends, ended) = (flow.depends.clone(), self.ended);
         let left = self.rules(chain, flow, depth)?;
         // If it can only come out again, that it came out depends on nothing in the chain.
-        Some(if self.outcomes.len() == ends { Flow { depends, ..left } } else { left })
+        Some(if self.ended == ended { Flow { depends, ..left } } else { left })
     }
 
-    fn rules(&mut self, chain: &Chain, flow: Flow<'a>, depth: usize) -> Option<Flow<'a>> {
+    fn rules(&mut self, chain: &'t Chain, flow: Flow<'a>, depth: usize) -> Option<Flow<'a>> {
         let mut flow = flow;
         let mut returned: Option<Flow<'a>> = None;
         for (index, rule) in chain.rules.iter().enumerate() {
-            if self.left == 0 || depth > self.table.chains.len() {
-                let why = "the table jumps about too much to be followed".to_owned();
-                self.end(End::Unknown(why), self.place(chain, index), flow);
+            if depth > self.table.chains.len() || !self.effort.spend() {
+                self.end(End::Unknown(Effort::exceeded()), self.place(chain, index), flow);
                 return returned;
             }
-            self.left -= 1;
             let matched = matches_rule(rule, &flow.view, self.table.v6, self.sets);
             let depends = match matched {
                 Matched::No => continue,
@@ -177,7 +265,7 @@ impl<'a> Runner<'_, 'a> {
             };
             self.note(depth, self.place(chain, index), depends.clone());
             let passed = depends.is_some().then(|| flow.clone());
-            let ends_before = self.outcomes.len();
+            let ended = self.ended;
             let taken = Flow { view: flow.view, depends: flow.depends.or(depends.clone()) };
             let next = match self.act(chain, index, rule, taken, depth) {
                 Next::Goes(next) => Some(next),
@@ -191,7 +279,7 @@ impl<'a> Runner<'_, 'a> {
                 Next::Ended => None,
             };
             // The packet is still here if the rule let it go on, or if it may not have matched at all.
-            let split = self.outcomes.len() > ends_before || next.is_none();
+            let split = self.ended > ended || next.is_none();
             flow = match (next, passed) {
                 (Some(next), None) => next,
                 (None, None) => return returned,
@@ -220,7 +308,7 @@ impl<'a> Runner<'_, 'a> {
         }
     }
 
-    fn act(&mut self, chain: &Chain, index: usize, rule: &Rule, flow: Flow<'a>, depth: usize) -> Next<'a> {
+    fn act(&mut self, chain: &'t Chain, index: usize, rule: &Rule, flow: Flow<'a>, depth: usize) -> Next<'a> {
         let mut flow = flow;
         let target = match &rule.action {
             Action::Count => return Next::Goes(flow),
@@ -230,7 +318,7 @@ impl<'a> Runner<'_, 'a> {
                     self.end(End::Unknown(format!("chain {name} does not exist")), self.place(chain, index), flow);
                     return Next::Ended;
                 };
-                return match (self.chain(next, flow, depth + 1), &rule.action) {
+                return match (self.pass(next, flow, depth + 1), &rule.action) {
                     (None, _) => Next::Ended,
                     (Some(back), Action::Goto(_)) => Next::Leaves(back),
                     (Some(back), _) => Next::Goes(back),

@@ -18,7 +18,7 @@ use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, State, Table, blo
 use crate::address::Source;
 use crate::host::{HostState, Need, Part};
 use crate::link::Link;
-use crate::packet::{Interface, Packet, Tracking};
+use crate::packet::{Effort, Interface, Packet, Tracking};
 use crate::subsystem::ipset;
 use crate::verdict::{Admits, Connection};
 
@@ -130,7 +130,7 @@ fn table(policy_accept: bool, input: Vec<Arc<Rule>>, users: Vec<(&str, Vec<Arc<R
 
 /// The ends of a table and the positions that decide, `?` where they depend on something.
 fn ends(table: &Table, source: &str) -> String {
-    let ran = run(table, Hook::Input, syn(source), &ipset::State::new());
+    let ran = run(table, Hook::Input, syn(source), &ipset::State::new(), &mut Effort::default());
     let one = |outcome: &super::evaluate::Outcome| {
         let end = match &outcome.end {
             End::Accept => "accept",
@@ -233,11 +233,11 @@ fn a_redirect_moves_the_destination_and_says_so() {
     let redirect = Target::Nat { kind: Nat::Redirect, flags: 2, addresses: (0, 0), ports: (2222, 2222), base_port: 0 };
     let mut nat = table(true, vec![rule("10.0.0.1", vec![], target(redirect))], vec![]);
     nat.name = "nat".to_owned();
-    let ran = run(&nat, Hook::Input, syn("10.0.0.1"), &ipset::State::new());
+    let ran = run(&nat, Hook::Input, syn("10.0.0.1"), &ipset::State::new(), &mut Effort::default());
     assert_eq!((ran.view.destination_port, ran.view.dnat), (Span::one(2222_u16), Some(true)));
-    let ran = run(&nat, Hook::Input, syn("10.0.0.2"), &ipset::State::new());
+    let ran = run(&nat, Hook::Input, syn("10.0.0.2"), &ipset::State::new(), &mut Effort::default());
     assert_eq!((ran.view.destination_port, ran.view.dnat), (Span::one(22_u16), Some(false)));
-    let ran = run(&nat, Hook::Input, syn("10.0.0.0/31"), &ipset::State::new());
+    let ran = run(&nat, Hook::Input, syn("10.0.0.0/31"), &ipset::State::new(), &mut Effort::default());
     assert_eq!((ran.view.destination_port, ran.view.dnat), (Span { low: 22, high: 2222 }, None));
 }
 
@@ -358,7 +358,7 @@ proptest! {
         };
         let users = vec![("user", user.iter().map(build).collect())];
         let table = table(policy, input.iter().map(build).collect(), users);
-        let places = |source: &str| run(&table, Hook::Input, syn(source), &ipset::State::new()).outcomes;
+        let places = |source: &str| run(&table, Hook::Input, syn(source), &ipset::State::new(), &mut Effort::default()).outcomes;
         let (whole, one) = (places("10.0.0.0/29"), places(&format!("10.0.0.{last}")));
         prop_assert_eq!(one.len(), 1, "a single address is certain: {:?}", one);
         prop_assert!(one[0].depends.is_none());
