@@ -225,7 +225,8 @@ fn an_sshd_that_cannot_serve_or_would_not_start_again_is_found() {
         assert!(!server.sh("systemctl restart ssh").ok());
         assert!(!can_log_in(&server, "root", FROM));
         let finding = asks("sshd-config-invalid", "refuse", true);
-        assert!(finding["fix"].as_str().unwrap().contains("comment out /etc/ssh/sshd_config.d/50-x.conf line 2"), "{finding:#}");
+        let meant = "make line 2 of /etc/ssh/sshd_config.d/50-x.conf `PermitRootLogin no`";
+        assert!(finding["fix"].as_str().unwrap().contains(meant), "{finding:#}");
         server.sh("sed -i 's/^Permit/#&/' /etc/ssh/sshd_config.d/50-x.conf").expect_ok();
         server.wait_until("sshd takes its files", LIMIT, || server.sh("mkdir -p /run/sshd && sshd -t").ok());
         restart(&server);

@@ -26,16 +26,16 @@ fn an_sshd_that_cannot_serve_is_mended_and_started() {
         // Lines that sshd does not take, in two files: while it runs, and when it is down because of them.
         for down in [false, true] {
             configure(&server, "");
-            server.write(DROP_IN, "# x\nPermitRootLogn no\n\tPort many\n");
+            server.write(DROP_IN, "# x\nPrintMotd maybe\n\tPort many\n");
             server.write("/etc/ssh/sshd_config.d/60-y.conf", "Banner\n");
             if down {
                 assert!(!server.sh("systemctl restart ssh").ok());
                 assert!(!can_log_in(&server, "root", FROM));
             }
-            fixed(&server, None, &["# sshd does not take this line: PermitRootLogn no"]);
+            fixed(&server, None, &["# sshd does not take this line: PrintMotd maybe"]);
             assert_eq!(
                 server.read(DROP_IN),
-                "# x\n# sshd does not take this line: PermitRootLogn no\n\t# sshd does not take this line: Port many\n"
+                "# x\n# sshd does not take this line: PrintMotd maybe\n\t# sshd does not take this line: Port many\n"
             );
             assert_eq!(server.read("/etc/ssh/sshd_config.d/60-y.conf"), "# sshd does not take this line: Banner\n");
             server.sh("sshd -t && rm /etc/ssh/sshd_config.d/60-y.conf").expect_ok();

@@ -71,11 +71,19 @@ fn remedies(effective: &Effective, client: &Client, settings: &Settings) -> Vec<
             let lines: Vec<_> = all.into_iter().flat_map(changed).map(|(line, _)| line).collect();
             if lines.is_empty() { Vec::new() } else { vec![Remedy::Lines { keyword: "DenyUsers".to_owned(), lines }] }
         }
-        // A group of the user's own name holds nobody else (adduser.conf(5), USERGROUPS).
-        "allowgroups" if client.groups.iter().flatten().any(|group| group == user) => longer("AllowGroups", user.clone()),
+        // Inside a Match block the list takes the place of the global one, for this login alone; any group of the user's will do.
+        "allowgroups" => match client.groups.iter().flatten().find(|group| plain(group)) {
+            Some(group) => vec![for_this(user, address, "AllowGroups", group)],
+            None => Vec::new(),
+        },
         "permitrootlogin" => vec![for_this(user, address, "PermitRootLogin", "prohibit-password")],
         _ => Vec::new(),
     }
+}
+
+/// No pattern, and nothing that would have to be quoted.
+fn plain(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 /// A Match block for one user from one address.

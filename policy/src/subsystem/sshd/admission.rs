@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::broken::{self, Broken};
 use super::config::{Tree, evaluate};
 use super::journal::{Said, Told};
 use super::judge::{Judgement, found};
@@ -196,7 +197,16 @@ fn bad_line(server: &Server, said: &str, unit: &str) -> (Vec<Evidence>, String) 
     let text = server.tree.as_ref().ok().and_then(|tree| quoted(tree, &file, line));
     let mut evidence = vec![Evidence::new(format!("{file} line {line}"), text.unwrap_or_default())];
     evidence.push(Evidence::new("sshd -t", first_lines(said)));
-    (evidence, format!("correct or comment out {file} line {line}, {again}"))
+    let judged = server.tree.as_ref().ok().and_then(|tree| broken::judge(tree, &file, line).ok());
+    let what = match judged {
+        Some(Broken::Comment { lines, .. }) => match lines.as_slice() {
+            [_, .., last] => format!("correct {file} line {line}, or comment out lines {line} to {last}, its whole block"),
+            _ => format!("correct or comment out {file} line {line}"),
+        },
+        Some(Broken::ByHand { what, .. }) => what,
+        None => format!("correct {file} line {line}"),
+    };
+    (evidence, format!("{what}, {again}"))
 }
 
 /// `/etc/ssh/sshd_config: line 3: Bad configuration option: X`, `/etc/ssh/sshd_config line 3: no argument after keyword "Port"`.

@@ -6,6 +6,7 @@ mod account;
 mod admission;
 mod algorithms;
 mod authorized_keys;
+mod broken;
 mod candidate;
 mod check;
 pub mod config;

@@ -2,7 +2,7 @@
 //! the service follow. What sshd would not take is refused here; who would be kept out is the proof's.
 
 use super::candidate::{Candidate, answer, resolved};
-use super::config::{self, Changed, Edit, EditError};
+use super::config::{self, Changed, Edit, EditError, Tree};
 use super::repair::PRIVSEP;
 use super::state::{Manager, Server};
 use super::step::{Activation, FileEdit, Step, Through};
@@ -111,7 +111,13 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     let effect = match (&server.effective, &answer.effective) {
         (Ok(before), Ok(after)) => difference(before, after),
         (Ok(_), Err(why)) => vec![format!("not known: {why}")],
-        (Err(_), _) => Vec::new(),
+        (Err(_), after) => {
+            let tree = config::edited(server.tree.as_ref().map_err(Clone::clone)?, &edits);
+            let Some(effect) = comes_to(host, &server, (&tree, after.as_ref().ok()), port, needs) else {
+                return Ok(Planned::default());
+            };
+            effect
+        }
     };
     let files = edits.iter().map(|edit| {
         let Edit { path, before, after, .. } = edit.clone();
@@ -144,6 +150,52 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
         },
         activation => Ok(Planned { notes: stale(&server), ..alone(port, activation) }),
     }
+}
+
+/// What files come to that sshd did not take before: every value that is not the default, beside that. Where sshd prints nothing, because
+/// its directory is away, what the files set. `None` while sshd is asked.
+fn comes_to(
+    host: &HostState,
+    server: &Server,
+    (tree, printed): (&Tree, Option<&Effective>),
+    port: u16,
+    needs: &mut Needs,
+) -> Option<Vec<String>> {
+    let mut lines = vec![match server.running {
+        true if server.stale.is_empty() => {
+            "what the running sshd goes by is not known: it read other files than these".to_owned()
+        }
+        true => format!(
+            "what the running sshd goes by is not known: it read other files than these; changed since: {}",
+            server.stale.join(", ")
+        ),
+        false => "no sshd runs".to_owned(),
+    }];
+    let Some(after) = printed else {
+        let settings = config::evaluate(tree, &server.invocation.options, None);
+        for (keyword, set) in settings.iter().flatten() {
+            lines.extend(set.iter().map(|one| format!("{keyword} becomes {} ({})", one.arguments.join(" "), one.at)));
+        }
+        lines.push(match settings {
+            Ok(_) => format!("everything else becomes the default; sshd prints nothing while {PRIVSEP} is missing"),
+            Err(why) => format!("what the files set is not known: {why}"),
+        });
+        return Some(lines);
+    };
+    let empty = Candidate { port, changes: [(tree.main.clone(), Vec::new())].into() };
+    match &answer(host, &empty, needs)?.effective {
+        Ok(defaults) => {
+            let differing = differing(defaults, after);
+            lines.extend(
+                differing.map(|(keyword, default, value)| format!("{keyword} becomes {value}; the default is {default}")),
+            );
+        }
+        Err(why) => {
+            lines.push(format!("the defaults are not known: {why}"));
+            lines.extend(after.iter().map(|(keyword, values)| format!("{keyword} becomes {}", shown(values))));
+        }
+    }
+    Some(lines)
 }
 
 /// What comes into effect besides.
@@ -272,10 +324,17 @@ fn sockets_are_its_own(server: &Server, keyword: Keyword<'_>) -> Result<(), Stri
 
 /// `permitrootlogin was prohibit-password, becomes no`: every keyword that sshd prints differently.
 pub fn difference(before: &Effective, after: &Effective) -> Vec<String> {
+    let differing = differing(before, after);
+    differing.map(|(keyword, was, becomes)| format!("{keyword} was {was}, becomes {becomes}")).collect()
+}
+
+/// Every keyword that sshd prints differently, with both values.
+fn differing<'a>(before: &'a Effective, after: &'a Effective) -> impl Iterator<Item = (&'a str, String, String)> {
     let keywords: std::collections::BTreeSet<&str> = before.iter().chain(after.iter()).map(|(keyword, _)| keyword).collect();
     let changed = keywords.into_iter().filter(|keyword| before.all(keyword) != after.all(keyword));
-    let shown = |values: &[String]| if values.is_empty() { "not set".to_owned() } else { values.join(" ") };
-    changed
-        .map(|keyword| format!("{keyword} was {}, becomes {}", shown(before.all(keyword)), shown(after.all(keyword))))
-        .collect()
+    changed.map(|keyword| (keyword, shown(before.all(keyword)), shown(after.all(keyword))))
+}
+
+fn shown(values: &[String]) -> String {
+    if values.is_empty() { "not set".to_owned() } else { values.join(" ") }
 }

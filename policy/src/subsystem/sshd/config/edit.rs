@@ -407,9 +407,7 @@ impl Change<'_> {
 
     /// The files with the edits in them.
     fn edited(&self, edits: &[Edit]) -> Tree {
-        let mut edited = self.tree.clone();
-        edited.files.extend(edits.iter().map(|edit| (edit.path.clone(), Document::parse(&edit.after))));
-        edited
+        edited(self.tree, edits)
     }
 
     /// Reads the edited files again: what was asked for must be what counts.
@@ -459,6 +457,13 @@ impl Change<'_> {
         });
         Ok(Edit { besides: besides.collect(), ..edit })
     }
+}
+
+/// The files with the edits in them.
+pub fn edited(tree: &Tree, edits: &[Edit]) -> Tree {
+    let mut edited = tree.clone();
+    edited.files.extend(edits.iter().map(|edit| (edit.path.clone(), Document::parse(&edit.after))));
+    edited
 }
 
 /// `/etc/ssh/sshd_config line 3, /etc/ssh/sshd_config.d/a.conf line 1`

@@ -287,6 +287,11 @@ pub fn spelling(name: &str) -> String {
 
 /// The names most like this one, best first: for `did you mean`.
 pub fn near(name: &str) -> Vec<&'static str> {
+    all_near(name).into_iter().take(3).collect()
+}
+
+/// Every name that this one could be a misspelling of, best first.
+pub fn all_near(name: &str) -> Vec<&'static str> {
     let name = name.to_ascii_lowercase();
     let most = (name.len() / 3).max(1);
     let rate = |known: &'static str| {
@@ -296,7 +301,7 @@ pub fn near(name: &str) -> Vec<&'static str> {
     };
     let mut rated: Vec<_> = KEYWORDS.iter().map(|keyword| rate(keyword.name)).filter(|(away, _)| *away <= most).collect();
     rated.sort_unstable();
-    rated.into_iter().map(|(_, known)| known).take(3).collect()
+    rated.into_iter().map(|(_, known)| known).collect()
 }
 
 /// What a keyword takes, where these do not look like it: advice for values that sshd refused, and no judgement. Nothing is said of
@@ -335,7 +340,7 @@ fn is_time(text: &str) -> bool {
 }
 
 /// How many letters must be put in, left out, changed or swapped with their neighbour.
-fn distance(a: &str, b: &str) -> usize {
+pub fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();

@@ -16,7 +16,7 @@ mod tree;
 pub use block::{Block, Criteria, NAMES as CRITERIA, blocks};
 pub use criteria::{Client, Listed, Matching, address_list, match_line, pattern_list, user_pattern};
 pub use document::Document;
-pub use edit::{Edit, EditError, edit};
+pub use edit::{Edit, EditError, edit, edited};
 pub use evaluate::{Setting, Settings, evaluate, global_lines};
 pub use line::{Directive, Line, LineError};
 pub use lists::{Changed, edit_lines};
