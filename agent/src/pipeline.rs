@@ -253,7 +253,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         | Operation::SshdReload
         | Operation::SshdRestart => match &request.mode {
             Mode::DryRun => {
-                let mut plan = planned(agent, host, &question, request)?.1.document();
+                let mut plan = planned(agent, host, &question, authorized)?.1.document();
                 if plan.steps.is_empty() {
                     let (_, left) = observed(host, &question, |state, needs| left::left(&request.operation, state, port, needs));
                     if let Some(Left { verdict, stages, notes }) = left {
@@ -272,12 +272,19 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
     }
 }
 
-/// Plans on the host as it is now, and proves that nobody is locked out.
-fn planned(agent: &Agent, host: &mut LiveHost, question: &Question, request: &Request) -> Result<(HostState, SafePlan), Refusal> {
+/// Plans on the host as it is now, holds the plan against the grants, and proves that nobody is locked out.
+fn planned(
+    agent: &Agent,
+    host: &mut LiveHost,
+    question: &Question,
+    authorized: &AuthorizedRequest,
+) -> Result<(HostState, SafePlan), Refusal> {
+    let request = authorized.request();
     let port = question.port;
     let leases = lease::known(agent).map_err(|error| failed(&error))?;
     let (state, safe) = observed(host, question, |state, needs| {
         let plan = plan::plan_beside(&leases, &request.operation, state, port, needs)?;
+        authorized.permits(&plan, state)?;
         #[cfg(debug_assertions)]
         if std::path::Path::new(WITHOUT_PROOF).exists() {
             return Ok(SafePlan::unproven(plan));
@@ -301,7 +308,7 @@ fn make(
     let request = authorized.request();
     let mut wanted = shown.map(str::to_owned);
     for _ in 0..MAX_PLANS {
-        let (state, safe) = planned(agent, host, question, request)?;
+        let (state, safe) = planned(agent, host, question, authorized)?;
         let digest = safe.plan().digest();
         if wanted.get_or_insert_with(|| digest.clone()) != &digest {
             return Err(plan_changed(&safe, "the plan is not the one that was shown; nothing was changed").into());
@@ -394,7 +401,7 @@ fn change(
         Ok((Settled::Pending, changed)) => (ChangeState::Pending, changed, None),
         Err(failed) if failed.clean() && failed.drifted => {
             // The new dry run is shown, where there still is a plan.
-            let Ok((_, again)) = planned(agent, host, question, authorized.request()) else {
+            let Ok((_, again)) = planned(agent, host, question, authorized) else {
                 return Err(self::failed(&failed.failure.message));
             };
             let what = format!("{}; what had been done was taken back, so nothing was changed", failed.failure.message);

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use sshfix_policy::address::NoClient;
+use sshfix_policy::authorize::TooWide;
 use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan::PlanError;
 use sshfix_policy::reply::{ErrorCode, ErrorDocument};
@@ -49,6 +50,8 @@ pub(crate) enum NoSafePlan {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Lockout(#[from] lockout::Lockout),
+    #[error(transparent)]
+    TooWide(#[from] TooWide),
 }
 
 pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
@@ -57,6 +60,11 @@ pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal 
             ErrorCode::Lockout,
             why.to_string(),
             "keep the way in that is named, or change it on the host itself",
+        ),
+        NoSafePlan::TooWide(why) => ErrorDocument::new(
+            ErrorCode::Refused,
+            why.to_string(),
+            "ask somebody whose grant in policy.toml is about everybody (no `networks`) to run the same command",
         ),
         NoSafePlan::Plan(PlanError::ByHand { by_hand, .. }) => ErrorDocument::new(
             ErrorCode::Failed,

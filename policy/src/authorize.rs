@@ -1,6 +1,8 @@
 //! `policy.toml`: which principal may ask for which actions about which networks. What no grant permits is refused. Must not
 //! look at the host.
 
+mod effects;
+
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use toml::Spanned;
@@ -9,6 +11,8 @@ use crate::address::Source;
 use crate::authenticate::AuthenticatedRequest;
 use crate::pattern::PatternList;
 use crate::request::{Action, Request};
+
+pub use effects::TooWide;
 
 /// All grants, in the file's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -184,6 +188,8 @@ pub struct AuthorizedRequest {
     authenticated: AuthenticatedRequest,
     grant: usize,
     others: bool,
+    /// Whether a grant about everybody permits the action, too.
+    everybody: bool,
 }
 
 impl AuthorizedRequest {
@@ -229,7 +235,8 @@ pub fn authorize(authenticated: AuthenticatedRequest, grants: &Grants) -> Result
     };
     if let (Some(any), Some((first, _))) = (any, named.first()) {
         let permitting = named.iter().find(|(_, grant)| grant.permits_action(any) && grant.covers(None)).map(|(index, _)| *index);
-        return Ok(AuthorizedRequest { authenticated, grant: permitting.unwrap_or(*first) + 1, others: permitting.is_some() });
+        let (grant, others) = (permitting.unwrap_or(*first) + 1, permitting.is_some());
+        return Ok(AuthorizedRequest { authenticated, grant, others, everybody: false });
     }
     let able: Vec<(usize, &Grant)> = named.into_iter().filter(|(_, grant)| grant.permits_action(action)).collect();
     if able.is_empty() {
@@ -239,7 +246,8 @@ pub fn authorize(authenticated: AuthenticatedRequest, grants: &Grants) -> Result
         let about = source.map_or_else(|| "everybody".to_owned(), Source::short);
         return Err(AuthorizeError::Network { principal: principal.to_owned(), action, about });
     };
-    Ok(AuthorizedRequest { authenticated, grant: index + 1, others: false })
+    let everybody = able.iter().any(|(_, grant)| grant.covers(None));
+    Ok(AuthorizedRequest { authenticated, grant: index + 1, others: false, everybody })
 }
 
 #[cfg(test)]

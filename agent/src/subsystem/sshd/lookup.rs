@@ -178,7 +178,8 @@ fn stale(tree: &Result<Tree, String>, effective: Option<&Effective>) -> Vec<Stri
     let modified = |path: &str| std::fs::metadata(path).and_then(|file| file.modified()).ok();
     let read = effective.and_then(|effective| effective.one("pidfile")).and_then(modified);
     let (Ok(tree), Some(read)) = (tree, read) else { return Vec::new() };
-    tree.files.keys().filter(|path| modified(path).is_some_and(|at| at > read)).cloned().collect()
+    // Both times are of the kernel's coarse clock, so that the same time may be later.
+    tree.files.keys().filter(|path| modified(path).is_none_or(|at| at >= read)).cloned().collect()
 }
 
 /// sshd.c: root's, and nobody else's to write.

@@ -25,6 +25,7 @@ mod plan;
 mod power;
 mod remedy;
 mod repair;
+mod scope;
 mod serves;
 mod show;
 mod state;
@@ -46,6 +47,7 @@ pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set
 pub use power::{Power, SCHEDULED};
 pub use remedy::{Found, Lifts, Remedy, lifts};
 pub use repair::{MADE_BY, Mend, PRIVSEP, Repair};
+pub use scope::beyond;
 pub use show::{
     Origin, ShowError, ShowQuestion, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema, show,
 };

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::criteria::{Client, Listed, Matching, address_list, match_line, pattern_list, words};
 use super::line::{Directive, Line};
 use super::tree::{ConfigError, DEPTH_MAX, Place, Tree};
+use crate::address::Source;
 
 /// As `sshd_config(5)`, `Match`, names them; `invalid-user` has no pattern.
 pub const NAMES: [&str; 7] = ["User", "Group", "Host", "Address", "LocalAddress", "LocalPort", "Invalid-User"];
@@ -51,6 +52,12 @@ impl Criteria {
         }
         all.sort();
         (!all.is_empty()).then_some(Self(all))
+    }
+
+    /// Whether they match clients of this source alone: every address of an `Address` list that counts lies in it.
+    pub fn only_from(&self, source: Source) -> bool {
+        let within = |item: &str| item.starts_with('!') || item.parse::<Source>().is_ok_and(|item| source.contains(item));
+        self.0.iter().any(|(name, list)| name == "address" && list.split(',').all(within))
     }
 
     /// A client that they match, and that few other criteria do; `None` where none is found.
