@@ -9,12 +9,15 @@ use sshfix_policy::address::Source;
 use sshfix_policy::host::{AccessPath, PathOrigin};
 use thiserror::Error;
 
+use crate::room::Bounds;
 use crate::sys::files::{self, FileError};
 
 /// Where everything is that the agent trusts.
 pub const DEFAULT_DIRECTORY: &str = "/etc/sshfix";
 /// Where the agent looks when no `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/sshfix/agent.toml";
+/// The most that `limits.connections` may be: with root's and everything else that is open far below `LimitNOFILE` of the unit.
+const MAX_CONNECTIONS: usize = 1000;
 /// A configuration file is never longer than this many bytes.
 pub const CONFIG_LIMIT: u64 = 1024 * 1024;
 
@@ -126,10 +129,14 @@ pub struct Paths {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections that have not sent their request yet; over it an old one is closed for the new one. Default 128.
+    /// Connections of all users but root, from accept to close; over it the user with the most loses the oldest. Default 256.
     pub connections: usize,
-    /// Requests that are worked on at the same time; more wait. Default 8.
+    /// Connections of one user, root too; over it the user's oldest one is closed for the new one. Default 64.
+    pub connections_per_user: usize,
+    /// Requests of one principal that wait for their turn; more are answered `busy`. Default 8.
     pub requests: usize,
+    /// Seconds that reading the host for one answer may take, from its turn on. Default 20.
+    pub question_seconds: u64,
     /// Seconds a connection may be silent before its request: time to touch a security key. Default 60.
     pub idle_seconds: u64,
     /// Seconds in which the whole request must have come, from its first byte. Default 10.
@@ -194,8 +201,10 @@ impl Default for Paths {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 128,
+            connections: 256,
+            connections_per_user: 64,
             requests: 8,
+            question_seconds: 20,
             idle_seconds: 60,
             request_seconds: 10,
             reply_seconds: 10,
@@ -205,6 +214,16 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// [`Limits::connections`], [`Limits::connections_per_user`].
+    pub fn bounds(&self) -> Bounds {
+        Bounds { all: self.connections, of_one: self.connections_per_user }
+    }
+
+    /// [`Limits::question_seconds`].
+    pub fn question_time(&self) -> Duration {
+        Duration::from_secs(self.question_seconds)
+    }
+
     /// [`Limits::idle_seconds`].
     pub fn idle_time(&self) -> Duration {
         Duration::from_secs(self.idle_seconds)
@@ -269,11 +288,14 @@ impl Config {
             return Err("confirm: min_seconds is at least 1, max_seconds at most 86400, default_seconds between them".to_owned());
         }
         let limits = &self.limits;
-        if limits.connections == 0 || limits.connections > 10_000 {
-            return Err(format!("limits.connections is 1 to 10000, not {}", limits.connections));
-        }
-        if limits.requests == 0 || limits.requests > 100 {
-            return Err(format!("limits.requests is 1 to 100, not {}", limits.requests));
+        for (name, number, least, most) in [
+            ("connections", limits.connections, 8, MAX_CONNECTIONS),
+            ("connections_per_user", limits.connections_per_user, 4, limits.connections),
+            ("requests", limits.requests, 1, 100),
+        ] {
+            if !(least..=most).contains(&number) {
+                return Err(format!("limits.{name} is {least} to {most}, not {number}"));
+            }
         }
         if limits.lease_seconds == 0 || limits.lease_seconds > 10 * 366 * 86_400 {
             return Err(format!("limits.lease_seconds is 1 to ten years, not {}", limits.lease_seconds));
@@ -282,6 +304,7 @@ impl Config {
             ("idle_seconds", limits.idle_seconds),
             ("request_seconds", limits.request_seconds),
             ("reply_seconds", limits.reply_seconds),
+            ("question_seconds", limits.question_seconds),
         ] {
             if !(1..=300).contains(&seconds) {
                 return Err(format!("limits.{name} is 1 to 300, not {seconds}"));
@@ -368,6 +391,11 @@ mod tests {
             "state = \"state.db\"",
             "[socket]\npath = \"agent.sock\"",
             "[limits]\nconnections = 0",
+            "[limits]\nconnections = 1001",
+            "[limits]\nconnections = 32\nconnections_per_user = 33",
+            "[limits]\nconnections_per_user = 3",
+            "[limits]\nrequests = 0",
+            "[limits]\nquestion_seconds = 0",
             "[limits]\nrequest_seconds = 0",
             "[limits]\nreply_seconds = 100000",
             "[[keep]]\naddress = \"::1\"\nport = 0",

@@ -209,7 +209,8 @@ fn agent_toml_text(directory: &Path) -> String {
          # Ways in that no change may close.\n#[[keep]]\n#address = \"198.51.100.0/24\"\n#user = \"admin\"\n#port = 22\n\n\
          # How long a change that must be confirmed waits for it.\n\
          #[confirm]\n#default_seconds = 120\n#min_seconds = 10\n#max_seconds = 3600\n\n\
-         #[limits]\n#connections = 128\n#requests = 8\n#idle_seconds = 60\n#request_seconds = 10\n#reply_seconds = 10\n"
+         #[limits]\n#connections = 256\n#connections_per_user = 64\n#requests = 8\n#question_seconds = 20\n\
+         #idle_seconds = 60\n#request_seconds = 10\n#reply_seconds = 10\n"
     )
 }
 

@@ -11,7 +11,10 @@ use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model, sshd as sshd_model};
 
 use crate::config::Config;
+use crate::patience;
 use crate::subsystem::{conntrack, fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
+use crate::sys::descriptors;
+use crate::turns::Pulse;
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {
@@ -20,6 +23,7 @@ pub struct LiveHost {
     ruleset: nf_tables::Ruleset,
     texts: xtables::Texts,
     sshd_versions: sshd::Versions,
+    pulse: Pulse,
 }
 
 impl LiveHost {
@@ -27,17 +31,25 @@ impl LiveHost {
     pub fn new(config: Arc<Config>) -> Self {
         let fail2ban = fail2ban::Fail2ban::new(&config.paths.fail2ban_socket);
         let (ruleset, texts, sshd_versions) = (nf_tables::Ruleset::new(), xtables::Texts::default(), sshd::Versions::default());
-        Self { config, fail2ban, ruleset, texts, sshd_versions }
+        Self { config, fail2ban, ruleset, texts, sshd_versions, pulse: Pulse::default() }
+    }
+
+    /// Beats with each thing that is read or done: a long change lives, one that hangs does not.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Observes, with facts that will be asked for: what takes programs is read beside the ruleset, whose dump takes as long.
     pub fn observe_with(&mut self, question: &Question, first: &Needs) -> HostState {
-        let Self { config, fail2ban, ruleset, texts, sshd_versions } = self;
+        let Self { config, fail2ban, ruleset, texts, sshd_versions, pulse } = self;
+        pulse.beat();
+        let patience = patience::current();
+        let patiently = || patience.clone();
         let mut state = thread::scope(|scope| {
-            let fail2ban = scope.spawn(|| fail2ban.observe(question));
-            let hosts_access = scope.spawn(|| hosts_access::observe(config, question));
-            let xtables = scope.spawn(|| texts.observe());
-            let listener = scope.spawn(|| {
+            let fail2ban = scope.spawn(|| patience::with(patiently(), || fail2ban.observe(question)));
+            let hosts_access = scope.spawn(|| patience::with(patiently(), || hosts_access::observe(config, question)));
+            let xtables = scope.spawn(|| patience::with(patiently(), || texts.observe()));
+            let read_listener = || {
                 let listener = listener::observe(question);
                 let servers = first.iter().filter_map(|need| match need {
                     Need::Sshd(sshd_model::Need::Server(port)) => Some((*port, sshd::server(&listener, *port, sshd_versions))),
@@ -45,7 +57,8 @@ impl LiveHost {
                 });
                 let sshd = sshd_model::State { servers: servers.collect(), ..sshd_model::State::default() };
                 (listener, sshd)
-            });
+            };
+            let listener = scope.spawn(|| patience::with(patiently(), read_listener));
             let nf_tables = ruleset.observe();
             let (listener, sshd) = listener.join().unwrap_or_else(|_| (panicked("the listener"), sshd_model::State::default()));
             HostState {
@@ -107,6 +120,10 @@ impl Host for LiveHost {
         let (mut tables, mut listings, mut properties) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut neighbours = BTreeSet::new();
         for need in needs {
+            self.pulse.beat();
+            if patience::is_over() {
+                return;
+            }
             match need {
                 Need::Element(key) => _ = keys.insert(key.clone()),
                 Need::SetElements(set) => _ = sets.insert(set.clone()),
@@ -157,6 +174,7 @@ impl Host for LiveHost {
     }
 
     fn apply(&mut self, step: &Step) -> Result<Done, StepError> {
+        self.pulse.beat();
         #[cfg(debug_assertions)]
         lab::pause(step);
         #[cfg(debug_assertions)]
@@ -192,6 +210,9 @@ impl Host for LiveHost {
     }
 
     fn restore(&mut self, step: &Step) -> Result<Restored, StepError> {
+        self.pulse.beat();
+        // Whoever uses up all others cannot keep a change from being taken back.
+        let _spare = descriptors::spare();
         #[cfg(debug_assertions)]
         if lab::forgets_to_undo() {
             return Ok(Restored { done: Done::Changed, note: None });

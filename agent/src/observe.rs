@@ -1,8 +1,10 @@
-//! Reads the host for one question: what is always read, then fact by fact what the answer asks for, until it asks for nothing more.
+//! Reads the host for one question: what is always read, then fact by fact what the answer asks for, until it asks for nothing more
+//! or nobody waits any longer.
 
 use sshfix_policy::host::{Host, HostState, Needs, Question};
 
 use crate::live::LiveHost;
+use crate::patience;
 
 /// How often facts are fetched before a question is given up: each round answers at least one more lookup of the ruleset.
 const MAX_ROUNDS: usize = 64;
@@ -29,7 +31,8 @@ pub(crate) fn observed_with<T>(
         let mut needs = Needs::new();
         let value = answer(&state, &mut needs);
         needs.retain(|need| !asked.contains(need));
-        if needs.is_empty() {
+        // What is not read now is unknown to this answer; whose patience is over is told so.
+        if needs.is_empty() || patience::is_over() {
             return (state, value);
         }
         host.lookup(&mut state, &needs);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -28,11 +28,16 @@ use crate::identity::{Identity, IdentityError};
 use crate::lease;
 use crate::live::LiveHost;
 use crate::observe::{observed, observed_with};
-use crate::refusal::{Refusal, failed, no_client, not_shown, out_of_bounds, plan_changed, refused, refused_plan, unaudited};
+use crate::patience::{self, Patience};
+use crate::places::{self, Lines};
+use crate::refusal::{
+    Refusal, failed, late, no_client, not_shown, out_of_bounds, plan_changed, refused, refused_plan, unaudited,
+};
 use crate::report;
-use crate::serve::{Answer, Challenge, Peer};
+use crate::serve::{Admission, Answer, Challenge, Peer};
 use crate::store::{NewChange, NewLease, Store};
 use crate::sys::clock::Moment;
+use crate::turns::{Held, InTurns, Line, Turn};
 use crate::{config, decision, random};
 
 /// Everything a request needs of the agent.
@@ -45,10 +50,32 @@ pub struct Agent {
     pub store: Store,
     /// Keeps the audit records.
     pub auditor: Auditor,
-    /// The host, to change it. Whoever holds the lock is the one writer.
-    pub host: Mutex<LiveHost>,
+    /// The host, to change it. Whoever has the turn is the one writer.
+    pub host: InTurns<LiveHost>,
     /// The host, to look at it: questions never keep a change, nor its rollback, waiting.
-    pub reader: Mutex<LiveHost>,
+    pub reader: InTurns<LiveHost>,
+    /// Where requests wait that need no host.
+    pub lines: Lines,
+}
+
+impl Agent {
+    /// One that has done nothing yet.
+    pub fn new(config: Arc<Config>, identity: Identity, store: Store) -> Self {
+        let host = || {
+            let host = LiveHost::new(Arc::clone(&config));
+            let pulse = host.pulse();
+            InTurns::new(host, config.limits.requests, pulse)
+        };
+        let (host, reader, lines) = (host(), host(), Lines::new(&config.limits));
+        Self { config, identity, store, auditor: Auditor::default(), host, reader, lines }
+    }
+}
+
+/// A request that may be served, on its way to its turn.
+pub struct Asked {
+    peer: Peer,
+    challenge: Challenge,
+    authorized: AuthorizedRequest,
 }
 
 /// How often a change is planned again because others changed the host meanwhile.
@@ -58,16 +85,38 @@ const MAX_PLANS: usize = 5;
 const WITHOUT_PROOF: &str = "/run/sshfix/without-proof";
 
 impl Answer for Agent {
+    type Request = Asked;
+
+    fn admissions(&self) -> &Arc<Line> {
+        &self.lines.admissions
+    }
+
     fn hello(&self, challenge: &Challenge) -> Vec<u8> {
         self.identity.hello(challenge.value, self.config.ssh_port).unwrap_or_else(|error| unanswered(&error))
     }
 
-    fn answer(&self, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Vec<u8> {
+    fn admit(&self, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Admission<Asked> {
+        match admit(self, peer, challenge, frame) {
+            Ok(asked) => {
+                let place = places::place(self, peer, &asked.authorized);
+                Admission::Admitted(asked, place)
+            }
+            Err((request, body)) => Admission::Reply(reply(self, challenge, request, body)),
+        }
+    }
+
+    fn work(&self, asked: Asked, turn: Option<Turn>, patience: &Patience) -> Vec<u8> {
+        // Nobody waits for it any more: it costs nothing, and there is nothing to record.
+        if patience.is_gone() {
+            return Vec::new();
+        }
         let started = Instant::now();
-        let (request, body) = answer(self, peer, challenge, frame);
-        let reply = reply(self, challenge, request, body);
+        let body = answer(self, &asked, turn.as_ref());
+        // The next one need not wait for the signature.
+        drop(turn);
+        let reply = reply(self, &asked.challenge, asked.authorized.request().id.clone(), body);
         // Read by tests/benches/diagnose.rs.
-        tracing::debug!(uid = peer.uid, pid = peer.pid, "request answered in {} µs", started.elapsed().as_micros());
+        tracing::debug!(uid = asked.peer.uid, pid = asked.peer.pid, "request answered in {} µs", started.elapsed().as_micros());
         reply
     }
 
@@ -89,15 +138,37 @@ fn unanswered(error: &IdentityError) -> Vec<u8> {
     Vec::new()
 }
 
-fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (String, Body) {
+/// From the bytes to a request that may be served. The error is the reply, with the id of the request where it is known.
+fn admit(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Result<Asked, (String, Body)> {
     let authenticated = SignedRequest::decode(frame)
         .map_err(|error| Refusal::Refused(error.to_string()))
         .and_then(|signed| authenticate(agent, challenge, &signed));
-    let request = authenticated.as_ref().ok().map(AuthenticatedRequest::request);
-    let id = request.map_or_else(String::new, |request| request.id.clone());
-    let opening = AuditOpening {
-        principal: authenticated.as_ref().ok().map(|a| a.principal().to_owned()),
-        key: authenticated.as_ref().ok().map(AuthenticatedRequest::fingerprint),
+    let id = authenticated.as_ref().map_or_else(|_| String::new(), |authenticated| authenticated.request().id.clone());
+    let opening = opening(peer, authenticated.as_ref().ok());
+    match authenticated.and_then(|authenticated| authorize(agent, authenticated)) {
+        Ok(authorized) => Ok(Asked { peer: *peer, challenge: *challenge, authorized }),
+        Err(Refusal::Refused(_)) if !agent.auditor.refusals.has_own_record(peer.uid, Instant::now()) => {
+            Err((id, Body::Error(refused())))
+        }
+        Err(refusal) => Err((id, recorded(agent, peer, &opening, || Err(refusal)))),
+    }
+}
+
+/// Serves it, with a record of it.
+fn answer(agent: &Agent, asked: &Asked, turn: Option<&Turn>) -> Body {
+    let Asked { peer, challenge, authorized } = asked;
+    recorded(agent, peer, &opening(peer, Some(authorized.signer())), || {
+        let body = serve(agent, challenge, authorized, turn)?;
+        // An answer without all that was to be read for it would be no answer.
+        patience::current().filter(Patience::was_cut).map_or(Ok(body), |patience| Err(late(&patience)))
+    })
+}
+
+fn opening(peer: &Peer, authenticated: Option<&AuthenticatedRequest>) -> AuditOpening {
+    let request = authenticated.map(AuthenticatedRequest::request);
+    AuditOpening {
+        principal: authenticated.map(|authenticated| authenticated.principal().to_owned()),
+        key: authenticated.map(AuthenticatedRequest::fingerprint),
         peer_uid: peer.uid,
         peer_pid: peer.pid,
         from: request.and_then(|request| request.from),
@@ -106,19 +177,19 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
         mode: request.map(|request| request.mode.clone()),
         reason: request.and_then(|request| request.reason.clone()),
         of_itself: None,
-    };
-    let authorized = authenticated.and_then(|authenticated| authorize(agent, authenticated));
-    if matches!(authorized, Err(Refusal::Refused(_))) && !agent.auditor.refusals.has_own_record(peer.uid, Instant::now()) {
-        return (id, Body::Error(refused()));
     }
-    let sequence = match agent.auditor.open(&agent.store, &opening) {
+}
+
+/// Does something with a record that is opened before and closed after. Without a record nothing is done.
+fn recorded(agent: &Agent, peer: &Peer, opening: &AuditOpening, work: impl FnOnce() -> Result<Body, Refusal>) -> Body {
+    let sequence = match agent.auditor.open(&agent.store, opening) {
         Ok(sequence) => sequence,
         Err(error) => {
             tracing::error!("the audit record could not be opened; the request was refused: {error}");
-            return (id, Body::Error(unaudited(&error)));
+            return Body::Error(unaudited(&error));
         }
     };
-    let (body, closing) = match authorized.and_then(|authorized| serve(agent, challenge, &authorized)) {
+    let (body, closing) = match work() {
         Ok(body) => {
             let closing = report::closing(&body);
             (body, closing)
@@ -133,8 +204,8 @@ fn answer(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> (S
             (body, closing)
         }
     };
-    agent.auditor.close(&agent.store, &agent.identity, &opening, sequence, closing);
-    (id, body)
+    agent.auditor.close(&agent.store, &agent.identity, opening, sequence, closing);
+    body
 }
 
 fn authenticate(agent: &Agent, challenge: &Challenge, signed: &SignedRequest) -> Result<AuthenticatedRequest, Refusal> {
@@ -167,7 +238,7 @@ fn authorize(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<Autho
 }
 
 /// Observe, then answer or plan, prove, apply and verify.
-fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -> Result<Body, Refusal> {
+fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, turn: Option<&Turn>) -> Result<Body, Refusal> {
     let request = authorized.request();
     // What does not look at the host does not wait for it.
     if let Some(answer) = about_the_records(agent, &request.operation) {
@@ -176,7 +247,6 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
     if let Operation::Diagnose { address, .. } | Operation::Fix { address, .. } = &request.operation {
         address::of_a_client(*address).map_err(|error| no_client(&error))?;
     }
-    let applies = request.operation.mutates() && matches!(request.mode, Mode::Apply { .. });
     let port = match &request.operation {
         Operation::Diagnose { port: Some(port), .. }
         | Operation::Fix { port: Some(port), .. }
@@ -185,15 +255,21 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         _ => agent.config.ssh_port,
     };
     let question = question(agent, request, port);
-    let mut host = match &request.operation {
-        // Only the record: it never waits for the host.
+    // Only the record: it never waits for the host.
+    match &request.operation {
         Operation::Confirm { id, proof } => return decision::confirm(agent, challenge, authorized, id, proof),
         Operation::Changes { id } => return Ok(Body::Changes(report::changes(agent, id.as_deref()).map_err(|e| failed(&e))?)),
-        Operation::Rollback { .. } => lock(&agent.host),
-        _ if applies => lock(&agent.host),
-        _ => lock(&agent.reader),
+        _ => {}
+    }
+    // Its turn is at the one or the other (`places`).
+    let held = turn.and_then(|turn| agent.host.held(turn).or_else(|| agent.reader.held(turn)));
+    let Some(mut held) = held else {
+        return match request.operation {
+            Operation::Status => Ok(Body::Status(report::status(agent, &places::unread_host()))),
+            _ => Err(failed(&"the request had no turn at the host")),
+        };
     };
-    let host = &mut *host;
+    let host = &mut *held;
     match &request.operation {
         Operation::Diagnose { address, user, explain, .. } => {
             let subject = Subject { address: address::canonical(*address), user: user.clone(), port };
@@ -231,7 +307,10 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
         },
         Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
         Operation::Changes { .. } | Operation::Confirm { .. } => Err(failed(&"answered above")),
-        Operation::Rollback { id, abandon } => decision::roll_back(agent, host, authorized, id, *abandon),
+        // What was begun has no end but its own.
+        Operation::Rollback { id, abandon } => {
+            patience::with(None, || decision::roll_back(agent, host, authorized, id, *abandon))
+        }
         Operation::Status => Ok(Body::Status(report::status(agent, &host.observe(&question)))),
         Operation::Leases | Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => {
             Err(failed(&"this was answered before"))
@@ -265,7 +344,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest) -
             }
             Mode::Apply { plan, confirm_within } => {
                 let within = agent.config.confirm.within(*confirm_within).map_err(|why| out_of_bounds(&why))?;
-                decision::in_the_way(agent, host)?;
+                patience::with(None, || decision::in_the_way(agent, host))?;
                 make(agent, host, &question, authorized, plan.as_deref(), within)
             }
         },
@@ -291,6 +370,10 @@ fn planned(
         }
         Ok(lockout::prove(plan, state, &access_paths(agent, request, state, port), needs)?)
     });
+    // A plan on half a host is none.
+    if let Some(patience) = patience::current().filter(Patience::was_cut) {
+        return Err(late(&patience));
+    }
     let safe = safe.map_err(|error| refused_plan(&request.operation, error))?;
     Ok((state, safe))
 }
@@ -320,7 +403,11 @@ fn make(
         }
         match host.unchanged(&state) {
             Ok(()) => {
-                let body = change(agent, host, question, &state, authorized, &safe, within)?;
+                // The last moment at which it can end for who does not wait; from here on it has no end but its own.
+                if patience::is_over() {
+                    return Err(patience::current().map_or_else(|| failed(&"nobody waits for it"), |patience| late(&patience)));
+                }
+                let body = patience::with(None, || change(agent, host, question, &state, authorized, &safe, within))?;
                 if matches!(&body, Body::Change(change) if change.state == ChangeState::Confirmed) {
                     lease::revoked(agent, &request.operation, &safe.plan().notes);
                 }
@@ -511,7 +598,7 @@ fn login_shown(request: &Request, user: Option<&str>, address: Option<IpAddr>) -
     Some((user.to_owned(), address::canonical(address)))
 }
 
-/// The one writer's lock. A request that panicked left at worst an unfinished change, which the next one recovers.
-pub(crate) fn lock(host: &Mutex<LiveHost>) -> MutexGuard<'_, LiveHost> {
-    host.lock().unwrap_or_else(PoisonError::into_inner)
+/// The one writer's turn, for the agent itself. A request that panicked left at worst an unfinished change, which the next one recovers.
+pub(crate) fn lock(host: &InTurns<LiveHost>) -> Held<'_, LiveHost> {
+    host.lock()
 }

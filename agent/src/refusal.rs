@@ -10,6 +10,7 @@ use sshfix_policy::reply::{ErrorCode, ErrorDocument};
 use sshfix_policy::request::Operation;
 use sshfix_policy::subsystem::sshd;
 
+use crate::patience::Patience;
 use crate::store::StoreError;
 
 /// Why a request is not answered with what it asked for. The host is unchanged.
@@ -119,6 +120,18 @@ pub(crate) fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {
 pub(crate) fn failed(why: &impl Display) -> Refusal {
     ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
         .into()
+}
+
+/// Reading the host took too long, or nobody waits for the answer.
+pub(crate) fn late(patience: &Patience) -> Refusal {
+    let message = if patience.is_gone() {
+        "the client is gone, so reading the host was stopped; nothing was changed".to_owned()
+    } else {
+        let seconds = patience.time().as_secs();
+        format!("reading the host took longer than {seconds} s and was stopped, so there is no answer; nothing was changed")
+    };
+    let advice = "ask again when the host has less to do; `question_seconds` in [limits] of agent.toml gives it more time";
+    ErrorDocument::new(ErrorCode::Failed, message, advice).into()
 }
 
 pub(crate) fn no_client(error: &NoClient) -> Refusal {

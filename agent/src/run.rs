@@ -1,7 +1,6 @@
 //! `sshfix-agent run`: puts the agent together, takes up what a crash left behind, serves until it is told to stop.
 //! Decides nothing about requests.
 
-use std::future;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,18 +12,19 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::audit::{self, AuditClosing, AuditOpening, Auditor, Outcome};
+use crate::audit::{self, AuditClosing, AuditOpening, Outcome};
 use crate::config::{Config, ConfigError};
 use crate::deadline::{self, Clock};
 use crate::identity::{Identity, IdentityError};
 use crate::listen::{self, ListenError};
-use crate::live::LiveHost;
 use crate::logging::{self, LogError};
 use crate::pipeline::Agent;
 use crate::restart::Start;
 use crate::serve::serve;
 use crate::store::{Store, StoreError};
 use crate::subsystem::sshd;
+use crate::sys::descriptors;
+use crate::watchdog::{self, notify};
 use crate::{aftermath, lease, recover};
 
 /// How long the end waits for threads after the last connection is closed.
@@ -34,6 +34,11 @@ const END_TIME: Duration = Duration::from_secs(5);
 const AHEAD: Duration = Duration::from_secs(1);
 /// Reading it ahead takes at most one part of so many of the time, however large it is and often it changes.
 const AHEAD_SHARE: u32 = 100;
+
+/// Threads for requests and for what the agent does by itself. Turns bound them to half of that; a unit has `TasksMax=`.
+const MAX_THREADS: usize = 64;
+/// Descriptors for everything but connections: state.db, what is read for one question on each line, programs that run.
+const MAX_OTHER_FILES: usize = 128;
 
 /// Overrides `socket.path` of agent.toml.
 pub const SOCKET_VARIABLE: &str = "SSHFIX_SOCKET";
@@ -77,19 +82,20 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
         config.socket.path = path.into();
     }
     logging::start(&std::env::var(logging::VARIABLE).unwrap_or_else(|_| config.log.clone()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(MAX_THREADS).enable_all().build()?;
     // Before anything is looked at: who is told to stop while it recovers must come to the end of `run`, too.
     let (mut term, mut int) = {
         let _within = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
+    descriptors::keep_back();
+    fit(&mut config);
     let config = Arc::new(config);
     let identity = Identity::load(&config.paths.identity)?;
     let store = Store::open(&config.state)?;
     let mut listening = listen::listen(&config.socket)?;
-    let host = || Mutex::new(LiveHost::new(Arc::clone(&config)));
-    let (host, reader) = (host(), host());
-    let agent = Arc::new(Agent { config, identity, store, auditor: Auditor::default(), host, reader });
+    let agent = Arc::new(Agent::new(config, identity, store));
     sshd::clear_copies();
     recover(&agent);
     let clock = Clock::start(Arc::clone(&agent))?;
@@ -117,7 +123,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
             () = keep_audit(Arc::clone(&agent)) => {}
             () = keep_aftermath(Arc::clone(&agent)) => {}
             () = read_ahead(Arc::clone(&agent)) => {}
-            () = feed_watchdog() => {}
+            () = watchdog::feed(Arc::clone(&agent)) => {}
         }
         Ok(())
     });
@@ -128,6 +134,19 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     deadline::stop(&agent, &start);
     agent.auditor.end(&agent.store, &agent.identity);
     served
+}
+
+/// Takes no more connections than this process may have descriptors for.
+fn fit(config: &mut Config) {
+    let Some(usable) = descriptors::usable() else { return };
+    let (limits, room) = (&mut config.limits, usable.saturating_sub(MAX_OTHER_FILES));
+    if limits.bounds().most() > room {
+        // At least one connection of two users and of root: fewer would serve nobody.
+        let of_one = (room / 8).clamp(1, limits.connections_per_user);
+        let all = room.saturating_sub(2 * of_one).clamp(2, limits.connections);
+        tracing::warn!("this process may have few open files (LimitNOFILE=): {all} connections at most, {of_one} of one user");
+        (limits.connections, limits.connections_per_user) = (all, of_one);
+    }
 }
 
 /// What the last run left unfinished: a change that was interrupted or not confirmed in time is taken back, one that still waits
@@ -192,7 +211,7 @@ async fn read_ahead(agent: Arc<Agent>) {
         let started = Instant::now();
         let read = move || {
             // Whoever asks is reading it now.
-            if let Ok(mut reader) = agent.reader.try_lock() {
+            if let Some(mut reader) = agent.reader.try_lock() {
                 reader.read_ahead();
             }
         };
@@ -200,23 +219,5 @@ async fn read_ahead(agent: Arc<Agent>) {
             tracing::error!("reading the ruleset ahead failed inside the agent; it is tried again: {error}");
         }
         sleep(AHEAD.max(started.elapsed() * AHEAD_SHARE)).await;
-    }
-}
-
-/// Tells systemd that we live, where its unit asks for it (`WatchdogSec=`); else waits for ever.
-async fn feed_watchdog() {
-    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
-        return future::pending().await;
-    };
-    let mut tick = interval(limit / 2);
-    loop {
-        tick.tick().await;
-        notify(NotifyState::Watchdog);
-    }
-}
-
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!("systemd could not be notified: {error}");
     }
 }

@@ -1,27 +1,36 @@
-//! Connections on the unix socket: hello, one request frame, one reply frame, close. Bounds how many, how long and how much;
-//! nothing a peer sends is looked at here but the length. What a request means is the pipeline's business.
+//! Connections on the unix socket: hello, one request frame, one reply frame, close. Bounds how many, how long and how much, and
+//! keeps a place in line for each request; nothing a peer sends is looked at here but the length. What a request means is the
+//! pipeline's business.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sshfix_policy::reply::{ErrorCode, ErrorDocument};
 use sshfix_policy::wire::{self, PREFIX, REQUEST_LIMIT, WireError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Limits;
+use crate::patience::{self, Patience};
 use crate::random::{self, NoRandomness};
+use crate::room::{Entry, ROOT, Room, Stage};
 use crate::sys::clock::Moment;
+use crate::turns::{Asker, Claim, Line, Precedence, Turn};
 
 /// How long a stop waits for the requests that are being worked on. What is cut off then is recovered at the next start.
 const STOP_TIME: Duration = Duration::from_mins(1);
 /// How long what a peer still sends after its reply is thrown away, so that the reply reaches it before the close.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How often it is looked whether a client that waits is still there.
+const LOOK: Duration = Duration::from_millis(100);
+/// A request that waits for its turn is answered `busy` after so long.
+const MAX_WAIT: Duration = Duration::from_mins(2);
 
 /// Who is at the other end, by `SO_PEERCRED`: as the kernel knew them when they connected (unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +43,13 @@ pub struct Peer {
     pub pid: i32,
     /// When, by the monotonic clock.
     pub connected_at: Instant,
+}
+
+impl Peer {
+    /// Whether it is root on this host.
+    pub fn is_root(&self) -> bool {
+        self.uid == ROOT
+    }
 }
 
 /// What the agent gave on this connection, and when: the request must carry it, and it ages by the monotonic clock.
@@ -60,36 +76,71 @@ impl Challenge {
     }
 }
 
-/// What is behind the socket: the pipeline, or a test. Each function returns a whole frame; an empty one closes the connection.
+/// Where a request waits for its turn, and what it may have then.
+#[derive(Debug)]
+pub struct Place {
+    /// The line it waits in,
+    pub line: Arc<Line>,
+    /// as whom.
+    pub claim: Claim,
+    /// It is answered without a turn, with less, where there is none so soon.
+    pub without_turn_after: Option<Duration>,
+    /// How long its answer may take, from its turn on.
+    pub time: Duration,
+}
+
+/// What becomes of the body of a request frame.
+#[derive(Debug)]
+pub enum Admission<R> {
+    /// It is over with this frame.
+    Reply(Vec<u8>),
+    /// It waits for its turn.
+    Admitted(R, Place),
+}
+
+/// What is behind the socket: the pipeline, or a test. Frames are whole; an empty one closes the connection.
 pub trait Answer: Send + Sync + 'static {
+    /// A request that was admitted.
+    type Request: Send + 'static;
+
+    /// Where requests wait to be looked at, before anything but the user is known of who asks.
+    fn admissions(&self) -> &Arc<Line>;
+
     /// The hello that gives this challenge.
     fn hello(&self, challenge: &Challenge) -> Vec<u8>;
 
-    /// The reply to the body of a request frame. May block, may panic; is called on a thread of its own.
-    fn answer(&self, peer: &Peer, challenge: &Challenge, body: &[u8]) -> Vec<u8>;
+    /// Looks who asks for what. On a thread of its own, in a turn of the user's; never waits.
+    fn admit(&self, peer: &Peer, challenge: &Challenge, body: &[u8]) -> Admission<Self::Request>;
 
-    /// The reply to what never became a request.
+    /// The reply to an admitted request. May block, may panic; is called on a thread of its own with the request's patience.
+    fn work(&self, request: Self::Request, turn: Option<Turn>, patience: &Patience) -> Vec<u8>;
+
+    /// The reply to what never became a request. On a thread of its own.
     fn error(&self, challenge: &Challenge, error: ErrorDocument) -> Vec<u8>;
 }
 
 /// Serves until `stop` is ready, then lets the requests that are being worked on come to their end.
 pub async fn serve(listener: UnixListener, service: Arc<impl Answer>, limits: Limits, stop: impl Future<Output = ()>) {
-    let room = Arc::new(Room {
-        idle: Idle::new(limits.connections),
-        taken: Semaphore::new(limits.connections),
-        working: Semaphore::new(limits.requests),
-        limits,
-    });
+    let bounds = limits.bounds();
+    let room = Room::new(bounds);
+    // Of all that may ever be open: those that were told to close hold theirs until they have.
+    let descriptors = Arc::new(Semaphore::new(bounds.most()));
+    let limits = Arc::new(limits);
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
     loop {
+        let next = async {
+            let descriptor = Arc::clone(&descriptors).acquire_owned().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>((listener.accept().await?.0, descriptor))
+        };
         tokio::select! {
             biased;
             () = &mut stop => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&service), Arc::clone(&room)));
+            accepted = next => match accepted {
+                Ok((stream, descriptor)) => {
+                    let served = connection(stream, Arc::clone(&service), Arc::clone(&room), Arc::clone(&limits), descriptor);
+                    connections.spawn(served);
                 }
                 Err(error) => {
                     // Out of descriptors or memory: both come back when a connection ends.
@@ -100,8 +151,7 @@ pub async fn serve(listener: UnixListener, service: Arc<impl Answer>, limits: Li
         }
     }
     drop(listener);
-    room.working.close();
-    room.idle.clear();
+    room.stop();
     let ended = timeout(STOP_TIME, async { while connections.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::error!(
@@ -110,14 +160,26 @@ pub async fn serve(listener: UnixListener, service: Arc<impl Answer>, limits: Li
     }
 }
 
-/// What all connections share.
-struct Room {
-    idle: Idle,
-    /// Requests that came whole and wait, are worked on or are being answered.
-    taken: Semaphore,
-    /// Requests that are worked on.
-    working: Semaphore,
-    limits: Limits,
+/// One connection, until it is over or must make room. `_descriptor` is given back when it is closed.
+async fn connection(
+    stream: UnixStream,
+    service: Arc<impl Answer>,
+    room: Arc<Room>,
+    limits: Arc<Limits>,
+    _descriptor: OwnedSemaphorePermit,
+) {
+    let peer = match peer_of(&stream) {
+        Ok(peer) => peer,
+        Err(error) => return tracing::warn!("a peer without credentials was turned away: {error}"),
+    };
+    let Some((entry, evicted)) = room.enter(peer.uid) else {
+        return tracing::debug!(uid = peer.uid, pid = peer.pid, "all connections of this user are worked on; closed a new one");
+    };
+    tokio::select! {
+        biased;
+        _ = evicted => tracing::debug!(uid = peer.uid, pid = peer.pid, "a connection made room for a new one"),
+        () = converse(stream, peer, service, &entry, &limits) => {}
+    }
 }
 
 /// Why there is no request.
@@ -132,45 +194,21 @@ enum NoRequest {
     TooLong(WireError),
 }
 
-async fn connection(mut stream: UnixStream, service: Arc<impl Answer>, room: Arc<Room>) {
-    let peer = match peer_of(&stream) {
-        Ok(peer) => peer,
-        Err(error) => return tracing::warn!("a peer without credentials was turned away: {error}"),
-    };
-    let (id, mut evicted) = room.idle.enter(peer.uid);
+/// From the hello to the close.
+async fn converse(mut stream: UnixStream, peer: Peer, service: Arc<impl Answer>, entry: &Entry, limits: &Limits) {
     let challenge = match Challenge::new() {
         Ok(challenge) => challenge,
         Err(error) => return tracing::error!("no challenge could be made, so a connection was closed: {error}"),
     };
-    let came = tokio::select! {
-        biased;
-        _ = &mut evicted => {
-            return tracing::debug!(uid = peer.uid, pid = peer.pid, "an idle connection made room for a new one");
-        }
-        came = greet_and_read(&mut stream, &*service, &challenge, &room.limits) => came,
-    };
-    room.idle.leave(id);
-
-    let reply = match came {
-        Ok(body) => worked_on(body, peer, challenge, service, &room).await,
-        Err(NoRequest::Silent) => Vec::new(),
-        Err(why) => {
-            let (message, advice) = match why {
-                NoRequest::Silent | NoRequest::Late => {
-                    ("the request did not come whole in time".to_owned(), "connect again and send it at once")
-                }
-                NoRequest::Short => ("the request ended before its announced length".to_owned(), "send the whole frame"),
-                NoRequest::TooLong(error) => (format!("this is not a request of sshfix: {error}"), "use `sshfix ctl`"),
-            };
-            tracing::debug!(uid = peer.uid, pid = peer.pid, "no request: {message}");
-            let message = format!("{message}; nothing was changed");
-            service.error(&challenge, ErrorDocument::new(ErrorCode::Usage, message, advice))
-        }
-    };
-    if reply.is_empty() {
+    let came = greet_and_read(&mut stream, &*service, &challenge, limits).await;
+    if !entry.goes_on(Stage::Waiting) {
         return;
     }
-    let written = timeout(room.limits.reply_time(), async {
+    let Some(reply) = answered(&stream, came, peer, challenge, service, entry).await else { return };
+    if reply.is_empty() || !entry.goes_on(Stage::Replying) {
+        return;
+    }
+    let written = timeout(limits.reply_time(), async {
         stream.write_all(&reply).await?;
         stream.shutdown().await
     });
@@ -179,6 +217,116 @@ async fn connection(mut stream: UnixStream, service: Arc<impl Answer>, room: Arc
         Ok(Err(error)) => tracing::debug!(uid = peer.uid, pid = peer.pid, "the peer left before its reply: {error}"),
         Err(_) => tracing::warn!(uid = peer.uid, pid = peer.pid, "the peer did not take its reply in time; it was cut off"),
     }
+}
+
+/// Admits what came, waits for its turn and has it worked on. Nothing where nobody is there any more to be answered.
+async fn answered(
+    stream: &UnixStream,
+    came: Result<Vec<u8>, NoRequest>,
+    peer: Peer,
+    challenge: Challenge,
+    service: Arc<impl Answer>,
+    entry: &Entry,
+) -> Option<Vec<u8>> {
+    let body = match came {
+        Ok(body) => body,
+        Err(NoRequest::Silent) => return None,
+        Err(why) => return failed(stream, peer, challenge, service, no_request(&peer, &why)).await,
+    };
+    let admitting = Arc::clone(&service);
+    let admission = in_turn(stream, peer, &service, move || admitting.admit(&peer, &challenge, &body)).await?;
+    let (request, Place { line, claim, without_turn_after, time }) = match admission {
+        Ok(Admission::Reply(reply)) => return Some(reply),
+        Ok(Admission::Admitted(request, place)) => (request, place),
+        Err(error) => return failed(stream, peer, challenge, service, error).await,
+    };
+    let at_most = without_turn_after.unwrap_or(MAX_WAIT);
+    let turn = match unless_gone(stream, timeout(at_most, line.turn(claim))).await? {
+        Ok(Ok(turn)) => Some(turn),
+        Err(_) if without_turn_after.is_some() => None,
+        Ok(Err(_)) | Err(_) => return failed(stream, peer, challenge, service, busy()).await,
+    };
+    if !entry.goes_on(Stage::Working) {
+        return None;
+    }
+    let patience = Patience::new(time);
+    // However this ends, also when its connection makes room: nobody waits then.
+    let _waited_for = GivesUp(patience.clone());
+    let working = Arc::clone(&service);
+    let work =
+        tokio::task::spawn_blocking(move || patience::with(Some(patience.clone()), || working.work(request, turn, &patience)));
+    match unless_gone(stream, work).await? {
+        Ok(reply) => Some(reply),
+        Err(error) => failed(stream, peer, challenge, service, panicked(&peer, &error)).await,
+    }
+}
+
+/// Ends the patience with which something is worked on.
+struct GivesUp(Patience);
+
+impl Drop for GivesUp {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+/// Does something that is soon done, on a thread of its own, in a turn of this peer's user.
+async fn in_turn<T: Send + 'static>(
+    stream: &UnixStream,
+    peer: Peer,
+    service: &Arc<impl Answer>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<Result<T, ErrorDocument>> {
+    let precedence = if peer.is_root() { Precedence::Root } else { Precedence::Others };
+    let claim = Claim { asker: Asker::User(peer.uid), precedence };
+    // One that cannot even wait is a connection too many: it is closed.
+    let turn = unless_gone(stream, service.admissions().turn(claim)).await?.ok()?;
+    let work = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    Some(unless_gone(stream, work).await?.map_err(|error| panicked(&peer, &error)))
+}
+
+/// The reply that says why there is no other.
+async fn failed(
+    stream: &UnixStream,
+    peer: Peer,
+    challenge: Challenge,
+    service: Arc<impl Answer>,
+    error: ErrorDocument,
+) -> Option<Vec<u8>> {
+    let replying = Arc::clone(&service);
+    in_turn(stream, peer, &service, move || replying.error(&challenge, error)).await?.ok()
+}
+
+fn no_request(peer: &Peer, why: &NoRequest) -> ErrorDocument {
+    let (message, advice) = match why {
+        NoRequest::Silent | NoRequest::Late => {
+            ("the request did not come whole in time".to_owned(), "connect again and send it at once")
+        }
+        NoRequest::Short => ("the request ended before its announced length".to_owned(), "send the whole frame"),
+        NoRequest::TooLong(error) => (format!("this is not a request of sshfix: {error}"), "use `sshfix ctl`"),
+    };
+    tracing::debug!(uid = peer.uid, pid = peer.pid, "no request: {message}");
+    ErrorDocument::new(ErrorCode::Usage, format!("{message}; nothing was changed"), advice)
+}
+
+fn busy() -> ErrorDocument {
+    ErrorDocument::new(
+        ErrorCode::Busy,
+        "the agent has more requests of yours waiting than it takes; nothing was changed",
+        "try again in a moment; `sshfix ctl status`, `confirm` and `rollback` do not wait for the others",
+    )
+}
+
+fn panicked(peer: &Peer, error: &tokio::task::JoinError) -> ErrorDocument {
+    tracing::error!(uid = peer.uid, pid = peer.pid, "a request failed inside the agent: {error}");
+    ErrorDocument::new(
+        ErrorCode::Failed,
+        "the request failed inside the agent; a change that it had begun is rolled back before the next one",
+        "this is a bug in sshfix: the agent's log says where; `sshfix ctl status` shows the host as it is",
+    )
 }
 
 fn peer_of(stream: &UnixStream) -> io::Result<Peer> {
@@ -214,29 +362,25 @@ async fn greet_and_read(
     timeout(limits.request_time(), whole).await.unwrap_or(Err(NoRequest::Late))
 }
 
-/// Hands a whole request to the service on a thread of its own. A panic there ends this request only.
-async fn worked_on(body: Vec<u8>, peer: Peer, challenge: Challenge, service: Arc<impl Answer>, room: &Room) -> Vec<u8> {
-    let Ok(_place) = room.taken.try_acquire() else {
-        let error = ErrorDocument::new(
-            ErrorCode::Busy,
-            "the agent has more requests waiting than it takes; nothing was changed",
-            "try again in a moment",
-        );
-        return service.error(&challenge, error);
-    };
-    // Closed means that the agent stops: what was not begun is not begun any more.
-    let Ok(_turn) = room.working.acquire().await else { return Vec::new() };
-    let working = Arc::clone(&service);
-    match tokio::task::spawn_blocking(move || working.answer(&peer, &challenge, &body)).await {
-        Ok(reply) => reply,
-        Err(error) => {
-            tracing::error!(uid = peer.uid, pid = peer.pid, "a request failed inside the agent: {error}");
-            let error = ErrorDocument::new(
-                ErrorCode::Failed,
-                "the request failed inside the agent; a change that it had begun is rolled back before the next one",
-                "this is a bug in sshfix: the agent's log says where; `sshfix ctl status` shows the host as it is",
-            );
-            service.error(&challenge, error)
+/// What comes of it, as long as the peer is there.
+async fn unless_gone<T>(stream: &UnixStream, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        value = work => Some(value),
+        () = gone(stream) => None,
+    }
+}
+
+/// Ends when the peer has closed its end. One that only sends no more still waits for its reply: that is no POLLHUP
+/// (net/unix/af_unix.c, unix_poll).
+async fn gone(stream: &UnixStream) {
+    loop {
+        sleep(LOOK).await;
+        let mut asked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+        let found = poll(&mut asked, PollTimeout::ZERO);
+        let events = asked.first().and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        if found.is_ok() && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+            return;
         }
     }
 }
@@ -245,60 +389,6 @@ async fn worked_on(body: Vec<u8>, peer: Peer, challenge: Challenge, service: Arc
 async fn drain(stream: &mut UnixStream) {
     let mut scrap = [0; 4096];
     let _ = timeout(DRAIN_TIME, async { while matches!(stream.read(&mut scrap).await, Ok(1..)) {} }).await;
-}
-
-/// Connections that have not sent a request yet. Over the limit, the user with the most of them loses the oldest: many idle
-/// connections never keep a new one out, and never push out another user's.
-struct Idle {
-    limit: usize,
-    connections: Mutex<Connections>,
-}
-
-#[derive(Default)]
-struct Connections {
-    next: u64,
-    /// By age. Dropping the sender is the word to close.
-    waiting: BTreeMap<u64, (u32, oneshot::Sender<()>)>,
-}
-
-impl Idle {
-    fn new(limit: usize) -> Self {
-        Self { limit, connections: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A new connection of this user. The receiver ends when it must close.
-    fn enter(&self, uid: u32) -> (u64, oneshot::Receiver<()>) {
-        let mut connections = self.lock();
-        while connections.waiting.len() >= self.limit {
-            let mut held: BTreeMap<u32, usize> = BTreeMap::from([(uid, 1)]);
-            for (owner, _) in connections.waiting.values() {
-                *held.entry(*owner).or_default() += 1;
-            }
-            let most = held.values().copied().max();
-            let oldest = connections.waiting.iter().find(|(_, (owner, _))| held.get(owner).copied() == most);
-            // The new one's user may hold the most with only this one (a limit of 1): then the oldest of all goes.
-            let Some(id) = oldest.or_else(|| connections.waiting.iter().next()).map(|(id, _)| *id) else { break };
-            connections.waiting.remove(&id);
-        }
-        let (sender, receiver) = oneshot::channel();
-        let id = connections.next;
-        connections.next += 1;
-        connections.waiting.insert(id, (uid, sender));
-        (id, receiver)
-    }
-
-    /// Its request came, or it is gone.
-    fn leave(&self, id: u64) {
-        self.lock().waiting.remove(&id);
-    }
-
-    fn clear(&self) {
-        self.lock().waiting.clear();
-    }
 }
 
 #[cfg(test)]

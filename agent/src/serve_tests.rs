@@ -7,14 +7,20 @@ use sshfix_policy::blob::put_string;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio::sync::oneshot;
+
+use crate::turns::Width;
+
 /// Longer than a loaded machine takes for anything here, shorter than what must not be waited for.
 const LONG: Duration = Duration::from_mins(1);
 
-/// Replies with the body backwards; `panic` panics, `slow` takes until it is let go.
-#[derive(Default)]
+/// Replies with the body backwards; `panic` panics, `slow` takes until it is let go or nobody waits for it.
 struct Mirror {
+    admissions: Arc<Line>,
+    line: Arc<Line>,
     let_go: AtomicBool,
     answered: AtomicUsize,
+    given_up: AtomicUsize,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
 }
@@ -26,21 +32,44 @@ fn framed(body: &[u8]) -> Vec<u8> {
 }
 
 impl Answer for Mirror {
+    type Request = Vec<u8>;
+
+    fn admissions(&self) -> &Arc<Line> {
+        &self.admissions
+    }
+
     fn hello(&self, challenge: &Challenge) -> Vec<u8> {
         framed(challenge.text().as_bytes())
     }
 
-    fn answer(&self, peer: &Peer, challenge: &Challenge, body: &[u8]) -> Vec<u8> {
+    /// Who asks is the first byte.
+    fn admit(&self, peer: &Peer, challenge: &Challenge, body: &[u8]) -> Admission<Vec<u8>> {
         assert_eq!(peer.uid, nix::unistd::getuid().as_raw());
         assert_eq!(peer.pid, i32::try_from(std::process::id()).unwrap());
         assert!(challenge.given >= peer.connected_at);
+        if body == b"refuse" {
+            return Admission::Reply(framed(b"refused"));
+        }
+        let asker = Asker::Principal(String::from_utf8_lossy(&body[..1]).into_owned());
+        let place = Place {
+            line: Arc::clone(&self.line),
+            claim: Claim { asker, precedence: Precedence::Others },
+            without_turn_after: (body == b"at once").then_some(Duration::from_millis(50)),
+            time: LONG,
+        };
+        Admission::Admitted(body.to_vec(), place)
+    }
+
+    fn work(&self, body: Vec<u8>, turn: Option<Turn>, patience: &Patience) -> Vec<u8> {
+        assert_eq!(turn.is_none(), body == b"at once");
         let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_at_once.fetch_max(now, Ordering::SeqCst);
         let begun = Instant::now();
-        while body == b"slow" && !self.let_go.load(Ordering::SeqCst) && begun.elapsed() < LONG {
+        while body.ends_with(b"slow") && !patience.is_gone() && !self.let_go.load(Ordering::SeqCst) && begun.elapsed() < LONG {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.at_once.fetch_sub(1, Ordering::SeqCst);
+        self.given_up.fetch_add(usize::from(patience.is_gone()), Ordering::SeqCst);
         assert_ne!(body, b"panic", "as asked");
         self.answered.fetch_add(1, Ordering::SeqCst);
         if body == b"big" {
@@ -64,14 +93,33 @@ struct Server {
 
 /// Few at once, and times that nobody waits for; who wants to makes them short.
 fn limits() -> Limits {
-    Limits { connections: 16, requests: 4, idle_seconds: 600, request_seconds: 600, reply_seconds: 600, lease_seconds: 60 }
+    Limits {
+        connections: 16,
+        connections_per_user: 16,
+        idle_seconds: 600,
+        request_seconds: 600,
+        reply_seconds: 600,
+        ..Limits::default()
+    }
 }
 
 fn start(limits: Limits) -> Server {
+    start_with(limits, Width { at_once: 4, of_one: 4, waiting: 100 })
+}
+
+fn start_with(limits: Limits, width: Width) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let service = Arc::new(Mirror::default());
+    let service = Arc::new(Mirror {
+        admissions: Line::new(Width { at_once: 4, of_one: 2, waiting: usize::MAX }),
+        line: Line::new(width),
+        let_go: AtomicBool::default(),
+        answered: AtomicUsize::default(),
+        given_up: AtomicUsize::default(),
+        at_once: AtomicUsize::default(),
+        most_at_once: AtomicUsize::default(),
+    });
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(serve(listener, Arc::clone(&service), limits, async {
         let _ = stopped.await;
@@ -280,9 +328,9 @@ async fn a_peer_that_does_not_take_its_reply_is_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_so_many_requests_are_worked_on_at_once_and_the_rest_wait_or_are_told() {
-    let server = start(limits());
+    let server = start_with(limits(), Width { at_once: 4, of_one: 4, waiting: 3 });
     let mut asking = JoinSet::new();
-    for _ in 0..40 {
+    for _ in 0..12 {
         let mut stream = server.connect().await;
         stream.write_all(&framed(b"slow")).await.unwrap();
         asking.spawn(async move { read_frame(&mut stream).await.unwrap() });
@@ -297,15 +345,60 @@ async fn only_so_many_requests_are_worked_on_at_once_and_the_rest_wait_or_are_to
             busy += 1;
         }
         // The others are told so while the first ones are worked on.
-        server.service.let_go.store(busy == 24, Ordering::SeqCst);
+        server.service.let_go.store(busy == 5, Ordering::SeqCst);
     }
-    assert_eq!((done, busy), (16, 24));
+    assert_eq!((done, busy), (7, 5));
     assert_eq!(server.service.most_at_once.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_behind_a_greedy_principal_is_next_and_who_needs_no_turn_does_not_wait() {
+    let server = start_with(limits(), Width { at_once: 1, of_one: 1, waiting: 100 });
+    let mut greedy = Vec::new();
+    for _ in 0..6 {
+        let mut stream = server.connect().await;
+        stream.write_all(&framed(b"slow")).await.unwrap();
+        greedy.push(stream);
+    }
+    assert_eq!(timeout(LONG, server.ask(b"at once")).await.unwrap(), b"ecno ta");
+    let mut honest = server.connect().await;
+    honest.write_all(&framed(b"honest")).await.unwrap();
+    sleep(Duration::from_millis(300)).await;
+    // One of the greedy ones leaves while it is worked on, which ends it; then it is the honest one's turn, and the others wait.
+    drop(greedy.remove(0));
+    assert_eq!(timeout(LONG, read_frame(&mut honest)).await.unwrap().unwrap(), b"tsenoh");
+    assert_eq!(server.service.given_up.load(Ordering::SeqCst), 1);
+    // Those that leave while they wait are never begun.
+    let begun = server.service.answered.load(Ordering::SeqCst);
+    greedy.truncate(1);
+    sleep(Duration::from_millis(300)).await;
+    server.service.let_go.store(true, Ordering::SeqCst);
+    assert_eq!(timeout(LONG, read_frame(&mut greedy[0])).await.unwrap().unwrap(), b"wols");
+    sleep(Duration::from_millis(100)).await;
+    // The one that was worked on may have been one of those.
+    let more = server.service.answered.load(Ordering::SeqCst) - begun;
+    assert!((1..=2).contains(&more), "{more}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_counts_until_it_is_closed_also_one_that_has_its_reply() {
+    let server = start(Limits { connections: 8, connections_per_user: 4, ..limits() });
+    // They have their replies and do not close.
+    let mut answered = Vec::new();
+    for _ in 0..30 {
+        let mut stream = server.connect().await;
+        stream.write_all(&framed(b"refuse")).await.unwrap();
+        assert_eq!(read_frame(&mut stream).await.unwrap(), b"refused");
+        answered.push(stream);
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        assert!(open < 500, "{open}");
+    }
+    server.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_what_was_begun_and_nothing_else() {
-    let mut server = start(Limits { requests: 1, ..limits() });
+    let mut server = start_with(limits(), Width { at_once: 1, of_one: 1, waiting: 100 });
     let idle = server.connect().await;
     let mut working = server.connect().await;
     working.write_all(&framed(b"slow")).await.unwrap();
@@ -324,24 +417,4 @@ async fn a_stop_finishes_what_was_begun_and_nothing_else() {
     timeout(LONG, server.serving).await.unwrap().unwrap();
     assert_eq!(server.service.answered.load(Ordering::SeqCst), 1);
     assert!(UnixStream::connect(&server.path).await.is_err(), "nobody listens any more");
-}
-
-#[test]
-fn one_user_cannot_push_out_the_connections_of_another() {
-    let idle = Idle::new(4);
-    let (_, mut alice) = idle.enter(1000);
-    let mut others: Vec<_> = (0..100).map(|_| idle.enter(2000).1).collect();
-    assert!(matches!(alice.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
-    others.retain_mut(|one| matches!(one.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
-    assert_eq!(others.len(), 3);
-    // And where everybody holds one, the oldest makes room.
-    let idle = Idle::new(2);
-    let (_, mut first) = idle.enter(1);
-    let (second, mut kept) = idle.enter(2);
-    let (_, mut third) = idle.enter(3);
-    assert!(matches!(first.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
-    assert!(matches!(kept.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
-    idle.leave(second);
-    idle.enter(4);
-    assert!(matches!(third.try_recv(), Err(oneshot::error::TryRecvError::Empty)), "one that left takes no place");
 }

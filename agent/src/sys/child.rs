@@ -16,6 +16,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use crate::patience;
+
 /// How often a child that keeps silent is asked whether it has ended.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -50,7 +52,7 @@ pub enum ChildError {
         /// The kernel's words.
         error: io::Error,
     },
-    /// It was killed at its deadline; what it did until then stays done.
+    /// It was killed at its deadline, or that of the question it was run for; what it did until then stays done.
     #[error("{} did not end within {:.1} s and was killed", program.display(), after.as_secs_f32())]
     TimedOut {
         /// Which.
@@ -150,7 +152,7 @@ fn talk(child: &mut Child, mut input: &[u8], deadline: Instant, max_output: usiz
             return Ok(Talk::Ended(status, out, err));
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || patience::is_over() {
             return Ok(Talk::TimedOut);
         }
         if let Some(pipe) = &stdout

@@ -4,6 +4,7 @@ pub mod activation;
 pub mod child;
 pub mod clock;
 pub mod dbus;
+pub mod descriptors;
 pub mod files;
 pub mod jobs;
 pub mod names;

@@ -1,0 +1,101 @@
+//! Before which line a request waits for its turn: what it needs decides, and who asks decides who is next. What only looks at records
+//! has lines of its own, so that a busy host keeps no confirm waiting. Grants nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sshfix_policy::authorize::AuthorizedRequest;
+use sshfix_policy::host::{HostState, Part};
+use sshfix_policy::request::{Mode, Operation, Request};
+use sshfix_policy::subsystem::{ipset, route, sshd};
+
+use crate::config::Limits;
+use crate::pipeline::Agent;
+use crate::serve::{Peer, Place};
+use crate::turns::{Asker, Claim, Line, Precedence, Width};
+
+/// A status comes without the subsystems where the host is being read for others for so long.
+const STATUS_WAITS: Duration = Duration::from_secs(1);
+
+/// The lines that stand before nothing but the agent's time.
+#[derive(Debug)]
+pub struct Lines {
+    /// Requests that nobody looked at yet, by user.
+    pub admissions: Arc<Line>,
+    /// Confirms, changes, leases: what must be answered at once.
+    decisions: Arc<Line>,
+    /// Audit records, which are read whole.
+    records: Arc<Line>,
+}
+
+impl Lines {
+    /// Empty ones.
+    pub fn new(limits: &Limits) -> Self {
+        let waiting = limits.requests;
+        Self {
+            admissions: Line::new(Width { at_once: 6, of_one: 2, waiting: limits.connections_per_user }),
+            decisions: Line::new(Width { at_once: 4, of_one: 2, waiting }),
+            records: Line::new(Width { at_once: 2, of_one: 1, waiting }),
+        }
+    }
+}
+
+/// What a request needs for itself alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needed {
+    /// The host, to change it.
+    Writer,
+    /// The host, to look at it.
+    Reader,
+    /// A little time, at once.
+    Decision,
+    /// Some time.
+    Records,
+}
+
+fn needed(request: &Request) -> Needed {
+    match &request.operation {
+        Operation::Confirm { .. } | Operation::Changes { .. } | Operation::Leases => Needed::Decision,
+        Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => Needed::Records,
+        Operation::Rollback { .. } => Needed::Writer,
+        operation if operation.mutates() && matches!(request.mode, Mode::Apply { .. }) => Needed::Writer,
+        _ => Needed::Reader,
+    }
+}
+
+/// The place of a request that may be served.
+pub(crate) fn place(agent: &Agent, peer: &Peer, authorized: &AuthorizedRequest) -> Place {
+    let asked = authorized.request();
+    let line = match needed(asked) {
+        Needed::Writer => agent.host.line(),
+        Needed::Reader => agent.reader.line(),
+        Needed::Decision => &agent.lines.decisions,
+        Needed::Records => &agent.lines.records,
+    };
+    let precedence = if peer.is_root() { Precedence::Root } else { Precedence::Others };
+    Place {
+        line: Arc::clone(line),
+        claim: Claim { asker: Asker::Principal(authorized.signer().principal().to_owned()), precedence },
+        without_turn_after: matches!(asked.operation, Operation::Status).then_some(STATUS_WAITS),
+        time: agent.config.limits.question_time(),
+    }
+}
+
+/// A host of which nothing was read, because others have it read.
+pub(crate) fn unread_host() -> HostState {
+    fn busy<T>() -> Part<T> {
+        Part::Unreadable("the agent reads the host for others now; ask again in a moment".to_owned())
+    }
+    HostState {
+        at: jiff::Timestamp::now(),
+        fail2ban: busy(),
+        hosts_access: busy(),
+        nf_tables: busy(),
+        xtables: busy(),
+        ipset: ipset::State::new(),
+        listener: busy(),
+        route: Part::Present(route::State::default()),
+        ufw: None,
+        sshd: sshd::State::default(),
+    }
+}
