@@ -101,7 +101,7 @@ impl Answer for Agent {
                 let place = places::place(self, peer, &asked.authorized);
                 Admission::Admitted(asked, place)
             }
-            Err((request, body)) => Admission::Reply(reply(self, challenge, request, body)),
+            Err(over) => Admission::Reply(reply(self, challenge, over.0, over.1)),
         }
     }
 
@@ -139,7 +139,7 @@ fn unanswered(error: &IdentityError) -> Vec<u8> {
 }
 
 /// From the bytes to a request that may be served. The error is the reply, with the id of the request where it is known.
-fn admit(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Result<Asked, (String, Body)> {
+fn admit(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Result<Asked, Box<(String, Body)>> {
     let authenticated = SignedRequest::decode(frame)
         .map_err(|error| Refusal::Refused(error.to_string()))
         .and_then(|signed| authenticate(agent, challenge, &signed));
@@ -148,9 +148,9 @@ fn admit(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Res
     match authenticated.and_then(|authenticated| authorize(agent, authenticated)) {
         Ok(authorized) => Ok(Asked { peer: *peer, challenge: *challenge, authorized }),
         Err(Refusal::Refused(_)) if !agent.auditor.refusals.has_own_record(peer.uid, Instant::now()) => {
-            Err((id, Body::Error(refused())))
+            Err(Box::new((id, Body::Error(refused()))))
         }
-        Err(refusal) => Err((id, recorded(agent, peer, &opening, || Err(refusal)))),
+        Err(refusal) => Err(Box::new((id, recorded(agent, peer, &opening, || Err(refusal))))),
     }
 }
 

@@ -372,7 +372,7 @@ async fn unless_gone<T>(stream: &UnixStream, work: impl Future<Output = T>) -> O
 }
 
 /// Ends when the peer has closed its end. One that only sends no more still waits for its reply: that is no POLLHUP
-/// (net/unix/af_unix.c, unix_poll).
+/// (`net/unix/af_unix.c`, `unix_poll`).
 async fn gone(stream: &UnixStream) {
     loop {
         sleep(LOOK).await;
