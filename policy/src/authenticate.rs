@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::allowed_signers::{AllowedSigners, Credential, NotAllowed};
 use crate::certificate::{Certificate, CertificateError};
 use crate::public_key::{KeyError, PublicKey, VerifyError, fingerprint, printable};
-use crate::request::{PROTOCOL, REQUEST_NAMESPACE, Request};
+use crate::request::{Operation, PROTOCOL, REQUEST_NAMESPACE, Request};
 use crate::sshsig::{SshSig, SshSigError};
 use crate::wire::{Challenge, SignedRequest};
 
@@ -232,6 +232,10 @@ pub fn authenticate(
     // The signature holds: from here on the payload may be looked at.
     let request: Request = serde_json::from_slice(signed.payload())
         .map_err(|error| AuthenticateError::Payload { key: key.clone(), why: error.to_string() })?;
+
+    if matches!(&request.operation, Operation::Confirm { proof, .. } if proof.is_withheld()) {
+        return Err(AuthenticateError::Payload { key, why: "a confirm without a proof of access".to_owned() });
+    }
 
     let mut allowed: Option<(String, usize)> = None;
     let mut why = Vec::new();

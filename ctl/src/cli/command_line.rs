@@ -74,7 +74,9 @@ pub fn command_line(operation: &Operation) -> String {
             // Before the values, which may begin with a dash.
             let block = criteria.as_ref().map_or_else(String::new, |criteria| format!("--match {} ", shell_word(criteria)));
             let dash = if values.iter().any(|value| value.starts_with('-')) { "-- " } else { "" };
-            let values: Vec<String> = values.iter().map(|value| shell_word(value)).collect();
+            // A record holds none; its change does.
+            let none = values.is_empty().then(|| "VALUE".to_owned());
+            let values: Vec<String> = values.iter().map(|value| shell_word(value)).chain(none).collect();
             format!("sshd set {block}{} {dash}{}", shell_word(keyword), values.join(" "))
         }
         Operation::SshdUnset { keyword, criteria } => {

@@ -6,7 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// At most `MAX` bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bounded<const MAX: usize>(Vec<u8>);
 
 impl<const MAX: usize> TryFrom<Vec<u8>> for Bounded<MAX> {

@@ -103,7 +103,7 @@ impl Method {
 }
 
 /// The transcript, as the client sends it. Every field is base64 in JSON. Nothing in it is believed until [`verify`] says so.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessProof {
     /// `V_C`, without CR and LF.
@@ -124,6 +124,18 @@ pub struct AccessProof {
     pub shared_secret: Bounded<SECRET_MAX>,
     /// The host key's signature blob (RFC 4253 section 6.6) over the exchange hash.
     pub signature: Bounded<SIGNATURE_MAX>,
+}
+
+impl AccessProof {
+    /// In the place of one: a record holds none.
+    pub fn withheld() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is none.
+    pub fn is_withheld(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why a transcript proves nothing. Nothing was changed.
