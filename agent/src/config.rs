@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde::Deserialize;
 use sshfix_policy::address::Source;
 use sshfix_policy::host::{AccessPath, PathOrigin};
@@ -137,6 +138,10 @@ pub struct Limits {
     pub requests: usize,
     /// Seconds that reading the host for one answer may take, from its turn on. Default 20.
     pub question_seconds: u64,
+    /// MiB that state.db may come to; an eighth is kept back for changes, another for confirms and rollbacks. Default 256.
+    pub state_megabytes: u64,
+    /// Days after which records of what only asked may be summed up. Default 30.
+    pub question_record_days: u32,
     /// Seconds a connection may be silent before its request: time to touch a security key. Default 60.
     pub idle_seconds: u64,
     /// Seconds in which the whole request must have come, from its first byte. Default 10.
@@ -205,6 +210,8 @@ impl Default for Limits {
             connections_per_user: 64,
             requests: 8,
             question_seconds: 20,
+            state_megabytes: 256,
+            question_record_days: 30,
             idle_seconds: 60,
             request_seconds: 10,
             reply_seconds: 10,
@@ -222,6 +229,16 @@ impl Limits {
     /// [`Limits::question_seconds`].
     pub fn question_time(&self) -> Duration {
         Duration::from_secs(self.question_seconds)
+    }
+
+    /// [`Limits::state_megabytes`], in bytes.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_megabytes.saturating_mul(1 << 20)
+    }
+
+    /// [`Limits::question_record_days`].
+    pub fn question_record_age(&self) -> SignedDuration {
+        SignedDuration::from_hours(24 * i64::from(self.question_record_days))
     }
 
     /// [`Limits::idle_seconds`].
@@ -299,6 +316,12 @@ impl Config {
         }
         if limits.lease_seconds == 0 || limits.lease_seconds > 10 * 366 * 86_400 {
             return Err(format!("limits.lease_seconds is 1 to ten years, not {}", limits.lease_seconds));
+        }
+        if !(8..=1 << 20).contains(&limits.state_megabytes) {
+            return Err(format!("limits.state_megabytes is 8 to 1048576, not {}", limits.state_megabytes));
+        }
+        if !(1..=3650).contains(&limits.question_record_days) {
+            return Err(format!("limits.question_record_days is 1 to 3650, not {}", limits.question_record_days));
         }
         for (name, seconds) in [
             ("idle_seconds", limits.idle_seconds),
@@ -396,6 +419,8 @@ mod tests {
             "[limits]\nconnections_per_user = 3",
             "[limits]\nrequests = 0",
             "[limits]\nquestion_seconds = 0",
+            "[limits]\nstate_megabytes = 7",
+            "[limits]\nquestion_record_days = 0",
             "[limits]\nrequest_seconds = 0",
             "[limits]\nreply_seconds = 100000",
             "[[keep]]\naddress = \"::1\"\nport = 0",

@@ -12,6 +12,7 @@ use sshfix_policy::public_key::PublicKey;
 use sshfix_policy::reply::Reply;
 use sshfix_policy::request::{PROTOCOL, REPLY_NAMESPACE};
 use sshfix_policy::sshsig::{self, SshSigError};
+use sshfix_policy::summary::Summary;
 use sshfix_policy::wire::{Challenge, Hello, SignedReply, WireError};
 use thiserror::Error;
 
@@ -112,6 +113,11 @@ impl Identity {
     pub fn public_key(&self) -> Result<PublicKey, IdentityError> {
         let blob = self.key.public_key().to_bytes().map_err(IdentityError::Encode)?;
         PublicKey::from_blob(&blob).map_err(|error| IdentityError::Unfit(error.to_string()))
+    }
+
+    /// Signs what is left of audit records that were summed up.
+    pub fn sign_summary(&self, summary: &Summary) -> Result<Vec<u8>, IdentityError> {
+        Ok(sshsig::sign(&self.key, CHECKPOINT_NAMESPACE, summary.payload().as_bytes())?)
     }
 
     /// Signs a head of the audit records.

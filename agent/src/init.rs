@@ -210,7 +210,7 @@ fn agent_toml_text(directory: &Path) -> String {
          # How long a change that must be confirmed waits for it.\n\
          #[confirm]\n#default_seconds = 120\n#min_seconds = 10\n#max_seconds = 3600\n\n\
          #[limits]\n#connections = 256\n#connections_per_user = 64\n#requests = 8\n#question_seconds = 20\n\
-         #idle_seconds = 60\n#request_seconds = 10\n#reply_seconds = 10\n"
+         #state_megabytes = 256\n#question_record_days = 30\n         #idle_seconds = 60\n#request_seconds = 10\n#reply_seconds = 10\n"
     )
 }
 

@@ -15,13 +15,14 @@ use sshfix_policy::host::{AccessPath, Host, HostState, Needs, Part, PathOrigin, 
 use sshfix_policy::left::{self, Left};
 use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan;
+use sshfix_policy::recorded as on_record;
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject};
 use sshfix_policy::request::{Mode, Operation, Request};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, sshd};
 use sshfix_policy::wire::SignedRequest;
 use sshfix_policy::{diagnose, verify};
 
-use crate::audit::{AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
+use crate::audit::{self, AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
 use crate::change::{self, Settled};
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
@@ -31,7 +32,8 @@ use crate::observe::{observed, observed_with};
 use crate::patience::{self, Patience};
 use crate::places::{self, Lines};
 use crate::refusal::{
-    Refusal, failed, late, no_client, not_shown, out_of_bounds, plan_changed, refused, refused_plan, unaudited,
+    Refusal, failed, late, no_client, not_shown, out_of_bounds, plan_changed, refused, refused_plan, too_many, too_many_words,
+    unaudited,
 };
 use crate::report;
 use crate::serve::{Admission, Answer, Challenge, Peer};
@@ -76,6 +78,7 @@ pub struct Asked {
     peer: Peer,
     challenge: Challenge,
     authorized: AuthorizedRequest,
+    on_record: bool,
 }
 
 /// How often a change is planned again because others changed the host meanwhile.
@@ -145,19 +148,26 @@ fn admit(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Res
         .and_then(|signed| authenticate(agent, challenge, &signed));
     let id = authenticated.as_ref().map_or_else(|_| String::new(), |authenticated| authenticated.request().id.clone());
     let opening = opening(peer, authenticated.as_ref().ok());
-    match authenticated.and_then(|authenticated| authorize(agent, authenticated)) {
-        Ok(authorized) => Ok(Asked { peer: *peer, challenge: *challenge, authorized }),
+    let on_record = authenticated.as_ref().map_or(true, |authenticated| has_record(agent, peer, authenticated));
+    let authorized = authenticated
+        .and_then(|authenticated| fits(authenticated, on_record))
+        .and_then(|authenticated| is_new(agent, authenticated))
+        .and_then(|authenticated| authorize(agent, authenticated));
+    match authorized {
+        Ok(authorized) => Ok(Asked { peer: *peer, challenge: *challenge, authorized, on_record }),
         Err(Refusal::Refused(_)) if !agent.auditor.refusals.has_own_record(peer.uid, Instant::now()) => {
             Err(Box::new((id, Body::Error(refused()))))
         }
-        Err(refusal) => Err(Box::new((id, recorded(agent, peer, &opening, || Err(refusal))))),
+        Err(refusal) if !on_record => Err(Box::new((id, said(peer, Err(refusal)).0))),
+        Err(refusal) => Err(Box::new((id, recorded(agent, peer, &opening, &|| Err(refusal.clone()))))),
     }
 }
 
 /// Serves it, with a record of it.
 fn answer(agent: &Agent, asked: &Asked, turn: Option<&Turn>) -> Body {
-    let Asked { peer, challenge, authorized } = asked;
-    recorded(agent, peer, &opening(peer, Some(authorized.signer())), || {
+    let Asked { peer, challenge, authorized, on_record } = asked;
+    let record = if *on_record { recorded } else { counted };
+    record(agent, peer, &opening(peer, Some(authorized.signer())), &|| {
         let body = serve(agent, challenge, authorized, turn)?;
         // An answer without all that was to be read for it would be no answer.
         patience::current().filter(Patience::was_cut).map_or(Ok(body), |patience| Err(late(&patience)))
@@ -165,7 +175,8 @@ fn answer(agent: &Agent, asked: &Asked, turn: Option<&Turn>) -> Body {
 }
 
 fn opening(peer: &Peer, authenticated: Option<&AuthenticatedRequest>) -> AuditOpening {
-    let request = authenticated.map(AuthenticatedRequest::request);
+    // What is too long for a record is refused for it.
+    let request = authenticated.map(AuthenticatedRequest::request).filter(|request| on_record::check(request).is_ok());
     AuditOpening {
         principal: authenticated.map(|authenticated| authenticated.principal().to_owned()),
         key: authenticated.map(AuthenticatedRequest::fingerprint),
@@ -173,7 +184,7 @@ fn opening(peer: &Peer, authenticated: Option<&AuthenticatedRequest>) -> AuditOp
         peer_pid: peer.pid,
         from: request.and_then(|request| request.from),
         request: request.map(|request| request.id.clone()),
-        operation: request.map(|request| request.operation.clone()),
+        operation: request.map(|request| on_record::operation(&request.operation)),
         mode: request.map(|request| request.mode.clone()),
         reason: request.and_then(|request| request.reason.clone()),
         of_itself: None,
@@ -181,7 +192,7 @@ fn opening(peer: &Peer, authenticated: Option<&AuthenticatedRequest>) -> AuditOp
 }
 
 /// Does something with a record that is opened before and closed after. Without a record nothing is done.
-fn recorded(agent: &Agent, peer: &Peer, opening: &AuditOpening, work: impl FnOnce() -> Result<Body, Refusal>) -> Body {
+fn recorded(agent: &Agent, peer: &Peer, opening: &AuditOpening, work: &dyn Fn() -> Result<Body, Refusal>) -> Body {
     let sequence = match agent.auditor.open(&agent.store, opening) {
         Ok(sequence) => sequence,
         Err(error) => {
@@ -189,7 +200,26 @@ fn recorded(agent: &Agent, peer: &Peer, opening: &AuditOpening, work: impl FnOnc
             return Body::Error(unaudited(&error));
         }
     };
-    let (body, closing) = match work() {
+    let (body, closing) = said(peer, work());
+    agent.auditor.close(&agent.store, &agent.identity, opening, sequence, closing);
+    body
+}
+
+/// Does something of which there is no record, because this signer has had too many: only what came of a change gets one, afterwards.
+fn counted(agent: &Agent, peer: &Peer, opening: &AuditOpening, work: &dyn Fn() -> Result<Body, Refusal>) -> Body {
+    let (body, closing) = said(peer, work());
+    if matches!(&body, Body::Change(_)) {
+        match agent.auditor.open(&agent.store, opening) {
+            Ok(sequence) => agent.auditor.close(&agent.store, &agent.identity, opening, sequence, closing),
+            Err(error) => tracing::error!("a decision about a change could not be recorded; it counts all the same: {error}"),
+        }
+    }
+    body
+}
+
+/// What the peer hears, and what the record says.
+fn said(peer: &Peer, answer: Result<Body, Refusal>) -> (Body, AuditClosing) {
+    match answer {
         Ok(body) => {
             let closing = report::closing(&body);
             (body, closing)
@@ -203,9 +233,7 @@ fn recorded(agent: &Agent, peer: &Peer, opening: &AuditOpening, work: impl FnOnc
             let closing = report::closing(&body);
             (body, closing)
         }
-    };
-    agent.auditor.close(&agent.store, &agent.identity, opening, sequence, closing);
-    body
+    }
 }
 
 fn authenticate(agent: &Agent, challenge: &Challenge, signed: &SignedRequest) -> Result<AuthenticatedRequest, Refusal> {
@@ -220,10 +248,28 @@ fn authenticate(agent: &Agent, challenge: &Challenge, signed: &SignedRequest) ->
         age: challenge.given.elapsed(),
         now,
     };
-    let authenticated =
-        authenticate::authenticate(signed, &signers, &context).map_err(|error: AuthenticateError| refuse(error.to_string()))?;
-    let id = &authenticated.request().id;
-    match agent.store.remember_request(id, now, now + 2 * authenticate::MAX_CHALLENGE_AGE) {
+    authenticate::authenticate(signed, &signers, &context).map_err(|error: AuthenticateError| refuse(error.to_string()))
+}
+
+/// Whether a request of this signer gets a record. Root may write what it wants on this host.
+fn has_record(agent: &Agent, peer: &Peer, authenticated: &AuthenticatedRequest) -> bool {
+    peer.is_root() || agent.auditor.rates.has_record(&places::signer(authenticated), Instant::now())
+}
+
+/// A request that fits into a record, or is answered without one.
+fn fits(authenticated: AuthenticatedRequest, on_record: bool) -> Result<AuthenticatedRequest, Refusal> {
+    let request = authenticated.request();
+    on_record::check(request).map_err(too_many_words)?;
+    let at_any_rate = matches!(request.operation, Operation::Confirm { .. } | Operation::Rollback { .. } | Operation::Status);
+    if on_record || at_any_rate { Ok(authenticated) } else { Err(too_many()) }
+}
+
+/// A request that was not made before.
+fn is_new(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<AuthenticatedRequest, Refusal> {
+    let (refuse, now) = (Refusal::Refused, Timestamp::now());
+    let Request { id, operation, mode, .. } = authenticated.request();
+    let purpose = audit::purpose(operation, mode);
+    match agent.store.remember_request(purpose, id, now, now + 2 * authenticate::MAX_CHALLENGE_AGE) {
         Ok(true) => Ok(authenticated),
         Ok(false) => Err(refuse(format!("request id {id} was used before"))),
         Err(error) => Err(refuse(format!("request ids could not be remembered: {error}"))),

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sshfix_policy::allowed_signers::Credential;
+use sshfix_policy::authenticate::AuthenticatedRequest;
 use sshfix_policy::authorize::AuthorizedRequest;
 use sshfix_policy::host::{HostState, Part};
 use sshfix_policy::request::{Mode, Operation, Request};
@@ -63,6 +65,14 @@ fn needed(request: &Request) -> Needed {
     }
 }
 
+/// Whose share a request is of: a key has one, whatever names its line lets it take; who a CA certified has it by that name.
+pub(crate) fn signer(authenticated: &AuthenticatedRequest) -> String {
+    match authenticated.credential() {
+        Credential::Key(_) => authenticated.fingerprint(),
+        Credential::Certificate(_) => authenticated.principal().to_owned(),
+    }
+}
+
 /// The place of a request that may be served.
 pub(crate) fn place(agent: &Agent, peer: &Peer, authorized: &AuthorizedRequest) -> Place {
     let asked = authorized.request();
@@ -75,7 +85,7 @@ pub(crate) fn place(agent: &Agent, peer: &Peer, authorized: &AuthorizedRequest) 
     let precedence = if peer.is_root() { Precedence::Root } else { Precedence::Others };
     Place {
         line: Arc::clone(line),
-        claim: Claim { asker: Asker::Principal(authorized.signer().principal().to_owned()), precedence },
+        claim: Claim { asker: Asker::Principal(signer(authorized.signer())), precedence },
         without_turn_after: matches!(asked.operation, Operation::Status).then_some(STATUS_WAITS),
         time: agent.config.limits.question_time(),
     }

@@ -6,14 +6,17 @@ use sshfix_policy::address::NoClient;
 use sshfix_policy::authorize::TooWide;
 use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan::PlanError;
+use sshfix_policy::recorded::TooManyWords;
 use sshfix_policy::reply::{ErrorCode, ErrorDocument};
 use sshfix_policy::request::Operation;
 use sshfix_policy::subsystem::sshd;
 
+use crate::audit;
 use crate::patience::Patience;
 use crate::store::StoreError;
 
 /// Why a request is not answered with what it asked for. The host is unchanged.
+#[derive(Clone)]
 pub(crate) enum Refusal {
     /// Not authenticated, not fresh, or not permitted: all alike to the peer; the reason is for the audit record.
     Refused(String),
@@ -120,6 +123,26 @@ pub(crate) fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {
 pub(crate) fn failed(why: &impl Display) -> Refusal {
     ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
         .into()
+}
+
+/// More requests of one signer than get a record.
+pub(crate) fn too_many() -> Refusal {
+    let every = audit::EVERY.as_secs();
+    ErrorDocument::new(
+        ErrorCode::Busy,
+        format!(
+            "more was asked with this key than is recorded ({} requests, and one more each {every} s); nothing was changed",
+            audit::BURST
+        ),
+        "wait a little; `sshfix ctl status`, `confirm` and `rollback` are answered meanwhile",
+    )
+    .into()
+}
+
+/// More words than a record holds.
+pub(crate) fn too_many_words(why: TooManyWords) -> Refusal {
+    let message = format!("the request was not looked at: {why}; nothing was changed");
+    ErrorDocument::new(ErrorCode::Usage, message, "say it in fewer words").into()
 }
 
 /// Reading the host took too long, or nobody waits for the answer.

@@ -95,6 +95,8 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     let identity = Identity::load(&config.paths.identity)?;
     let store = Store::open(&config.state)?;
     let mut listening = listen::listen(&config.socket)?;
+    store.bound(config.limits.state_bytes());
+    keep_room(&store);
     let agent = Arc::new(Agent::new(config, identity, store));
     sshd::clear_copies();
     recover(&agent);
@@ -183,9 +185,20 @@ async fn every(period: Duration, what: &str, look: impl Fn() + Send + Sync + 'st
     }
 }
 
+/// Room on the disk for a rollback; where there is none, no change begins.
+fn keep_room(store: &Store) {
+    if let Err(error) = store.keep_room() {
+        tracing::warn!("no room is kept back beside {} for rollbacks, so no change is begun: {error}", store.path().display());
+    }
+}
+
 /// Writes down refusals that were only counted and signs the audit records now and then.
 async fn keep_audit(agent: Arc<Agent>) {
-    let look = move || agent.auditor.upkeep(&agent.store, &agent.identity);
+    let look = move || {
+        agent.auditor.upkeep(&agent.store, &agent.identity);
+        agent.auditor.sum_up(&agent.store, &agent.identity, agent.config.limits.question_record_age());
+        keep_room(&agent.store);
+    };
     every(audit::INTERVAL, "keeping the audit records", look).await;
 }
 

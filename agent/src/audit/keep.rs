@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use sshfix_policy::audit::{Checkpoint, CheckpointDocument, CheckpointError, Verification, hex};
 use sshfix_policy::public_key::PublicKey;
 
-use super::{AuditClosing, AuditHead, AuditOpening, EMPTY, Given, Outcome, Refusals, verify};
+use super::{AuditClosing, AuditHead, AuditOpening, EMPTY, Given, Outcome, Rates, Refusals, verify};
 use crate::identity::{Identity, IdentityError};
 use crate::store::{Store, StoreError};
 
@@ -17,6 +17,12 @@ use crate::store::{Store, StoreError};
 pub const CHECKPOINT_EVERY: i64 = 200;
 /// or when it is so old.
 const CHECKPOINT_AGE: SignedDuration = SignedDuration::from_hours(24);
+/// So many old records are worth summing up.
+const ENOUGH: i64 = 1000;
+/// Records younger than this are never summed up.
+const YOUNGEST: SignedDuration = SignedDuration::from_hours(24);
+/// The longest detail of a record, in bytes.
+const MAX_DETAIL: usize = 4096;
 /// How often the clock is looked at.
 pub const INTERVAL: Duration = Duration::from_mins(1);
 
@@ -37,8 +43,10 @@ pub enum AuditError {
 /// The audit side of a running agent.
 #[derive(Debug, Default)]
 pub struct Auditor {
-    /// Which refusals get a record of their own.
+    /// Which refusals get a record of their own,
     pub refusals: Refusals,
+    /// and which requests of those who may ask.
+    pub rates: Rates,
     state: Mutex<State>,
 }
 
@@ -48,6 +56,8 @@ struct State {
     written: Option<AuditHead>,
     /// What could not be closed when it was over (disk full).
     unclosed: Vec<(i64, AuditClosing)>,
+    /// How far old records were looked at.
+    looked_at: i64,
 }
 
 impl Auditor {
@@ -60,7 +70,8 @@ impl Auditor {
     }
 
     /// Closes a record, and signs the head of the chain when it is time. What fails is tried again later.
-    pub fn close(&self, store: &Store, identity: &Identity, opening: &AuditOpening, seq: i64, closing: AuditClosing) {
+    pub fn close(&self, store: &Store, identity: &Identity, opening: &AuditOpening, seq: i64, mut closing: AuditClosing) {
+        shorten(&mut closing.detail);
         match store.audit_close(seq, &closing) {
             Ok(head) => {
                 self.wrote(head);
@@ -97,8 +108,36 @@ impl Auditor {
         if let Some(summary) = self.refusals.take_summary() {
             self.note(store, identity, summary, Outcome::Refused);
         }
+        if let Some(summary) = self.rates.take_summary() {
+            self.note(store, identity, summary, Outcome::Unchanged);
+        }
         if let Err(error) = self.checkpoint_if_due(store, identity) {
             tracing::error!("the audit records could not be signed; it is tried again: {error}");
+        }
+    }
+
+    /// Sums up the records of questions that are older than this, once there are enough of them.
+    pub fn sum_up(&self, store: &Store, identity: &Identity, age: SignedDuration) {
+        // What is newer makes state.db too large to keep the others.
+        let age = if store.is_half_full().unwrap_or(false) { age.min(YOUNGEST) } else { age };
+        let before = Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN).as_microsecond();
+        let after = self.lock().looked_at;
+        let summed = store.audit_old_records(after, before).and_then(|old| {
+            if old < ENOUGH {
+                return Ok(None);
+            }
+            store.audit_sum_up(identity.fingerprint(), after, before, |summary| identity.sign_summary(summary)).map(Some)
+        });
+        match summed {
+            Ok(None) => {}
+            Ok(Some(summed)) => {
+                self.lock().looked_at = summed.looked_at;
+                if summed.requests > 0 {
+                    let what = format!("{} requests that only asked, older than {age:#}, were summed up", summed.requests);
+                    self.note(store, identity, what, Outcome::Unchanged);
+                }
+            }
+            Err(error) => tracing::error!("old audit records could not be summed up; it is tried again: {error}"),
         }
     }
 
@@ -159,6 +198,14 @@ impl Auditor {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A record holds no more of a text than this: others may have made it long.
+fn shorten(text: &mut String) {
+    if text.len() > MAX_DETAIL {
+        text.truncate(text.floor_char_boundary(MAX_DETAIL));
+        text.push_str(" [...]");
     }
 }
 

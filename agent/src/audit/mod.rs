@@ -2,7 +2,9 @@
 //! after, never edited: each row's hash covers the row before it. Recovery reads the journal in `store`, not this.
 
 mod keep;
+mod rates;
 mod refusals;
+mod sum_up;
 mod verify;
 
 use std::net::IpAddr;
@@ -15,10 +17,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sshfix_policy::audit::{Audit, AuditSchema, Checkpoint, Filter, Record};
 use sshfix_policy::request::{Mode, Operation};
+use sshfix_policy::summary::Counted;
 
-use crate::store::{Doing, Store, StoreError, time};
+use crate::store::{Doing, Purpose, Store, StoreError, time};
 
 pub use keep::{AuditError, Auditor, CHECKPOINT_EVERY, INTERVAL, verify_offline};
+pub use rates::{BURST, EVERY, Rates};
 pub use refusals::Refusals;
 pub use sshfix_policy::audit::Outcome;
 pub use verify::{Given, verify};
@@ -133,10 +137,24 @@ type Newest = Option<(i64, Timestamp)>;
 /// Most bytes of records in one answer: a part of the largest reply frame.
 const MOST_BYTES: usize = 8 << 20;
 
+/// What a request needs room for.
+pub fn purpose(operation: &Operation, mode: &Mode) -> Purpose {
+    match operation {
+        Operation::Confirm { .. } | Operation::Rollback { .. } => Purpose::Decision,
+        operation if operation.mutates() && matches!(mode, Mode::Apply { .. }) => Purpose::Change,
+        _ => Purpose::Question,
+    }
+}
+
 impl Store {
     /// Opens the record of a request, before anything is done for it. Its number closes it.
     pub fn audit_open(&self, opening: &AuditOpening) -> Result<AuditHead, StoreError> {
-        self.write("write the audit record", |db| append(db, None, opening))
+        let purpose = match (&opening.of_itself, &opening.operation, &opening.mode) {
+            (Some(_), _, _) => Purpose::Decision,
+            (None, Some(operation), Some(mode)) => purpose(operation, mode),
+            (None, _, _) => Purpose::Question,
+        };
+        self.write_for(purpose, "write the audit record", |db| append(db, None, opening))
     }
 
     /// Closes a record. Once: a second closing is an error.
@@ -236,6 +254,12 @@ impl Store {
             }
             found.records.push(record);
         }
+        if !found.more {
+            let summed = summed_up(&db)?;
+            let old =
+                format!("{summed} older requests that only asked were summed up: they are counted, and not shown one by one");
+            found.notes.extend((summed > 0).then_some(old));
+        }
         if unread > 0 {
             found
                 .notes
@@ -243,6 +267,14 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+/// How many requests are summed up.
+fn summed_up(db: &Connection) -> Result<u64, StoreError> {
+    const DOING: &str = "read the sums of audit records";
+    let mut select = db.prepare("SELECT body FROM audit_summed").doing(DOING)?;
+    let bodies = select.query_map([], |row| row.get::<_, String>(0)).doing(DOING)?;
+    bodies.map(|body| Ok(serde_json::from_str::<Counted>(&body.doing(DOING)?).map_or(0, |counted| counted.requests))).sum()
 }
 
 /// A record from its two rows.

@@ -41,16 +41,20 @@ struct User {
 
 /// A token bucket, kept as the time at which it is full again.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
+pub(super) struct Bucket {
     full_at: Option<Instant>,
 }
 
 impl Bucket {
-    fn has_one(self, now: Instant, burst: u32, every: Duration) -> bool {
+    pub(super) fn is_full(self, now: Instant) -> bool {
+        self.full_at.is_none_or(|full_at| full_at <= now)
+    }
+
+    pub(super) fn has_one(self, now: Instant, burst: u32, every: Duration) -> bool {
         self.full_at.is_none_or(|full_at| full_at.saturating_duration_since(now) + every <= every * burst)
     }
 
-    fn take(&mut self, now: Instant, every: Duration) {
+    pub(super) fn take(&mut self, now: Instant, every: Duration) {
         self.full_at = Some(self.full_at.map_or(now, |full_at| full_at.max(now)) + every);
     }
 }

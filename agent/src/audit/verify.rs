@@ -10,6 +10,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use sshfix_policy::audit::{Checkpoint, Problem, Verification, VerificationSchema, hex};
 use sshfix_policy::public_key::PublicKey;
+use sshfix_policy::summary::{Counted, Summary};
 
 use super::{AuditHead, EMPTY, hash};
 use crate::store::{Doing, Store, StoreError, time};
@@ -43,7 +44,8 @@ pub fn verify(path: &Path, key: Option<&PublicKey>, given: Given<'_>) -> Result<
     let db = db.transaction().doing(DOING)?;
     let mut found = Findings::default();
     let (anchors, stored) = anchors(&db, key, &given, &mut found)?;
-    let (last, first_at, last_at, records) = follow(&db, &anchors, &mut found)?;
+    let sums = sums(&db, key, &mut found)?;
+    let (last, first_at, last_at, records) = follow(&db, &anchors, &sums, &mut found)?;
     for (seq, of_seq) in anchors.range(last.seq + 1..) {
         for anchor in of_seq {
             let cut = format!("was removed, as were all up to it from {} on: {}", last.seq + 1, anchor.who);
@@ -136,10 +138,84 @@ fn anchors(
     Ok((anchors, held))
 }
 
+/// A run of records that was summed up.
+struct Summed {
+    last: AuditHead,
+    before: [u8; 32],
+}
+
+/// Every run that was summed up, by its first record.
+fn sums(db: &Connection, key: Option<&PublicKey>, found: &mut Findings) -> Result<BTreeMap<i64, Summed>, StoreError> {
+    let mut sums = BTreeMap::new();
+    // A copy of what an earlier version wrote.
+    let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'audit_summed')";
+    if !db.query_row(exists, [], |row| row.get(0)).doing(DOING)? {
+        return Ok(sums);
+    }
+    let mut select =
+        db.prepare("SELECT first, last, before, hash, body, signature FROM audit_summed ORDER BY first").doing(DOING)?;
+    let mut rows = select.query([]).doing(DOING)?;
+    let mut requests = 0;
+    while let Some(row) = rows.next().doing(DOING)? {
+        let first: i64 = row.get(0).doing(DOING)?;
+        let read = (|| {
+            let host = key.map(PublicKey::fingerprint).unwrap_or_default();
+            let (last, before, hash, body) = (row.get(1).ok()?, row.get(2).ok()?, row.get(3).ok()?, row.get(4).ok()?);
+            Some((Summary { host, first, last, before, hash, body }, STANDARD.decode(row.get::<_, String>(5).ok()?).ok()?))
+        })();
+        let Some((summary, signature)) = read else {
+            found.problem(first, "was summed up, and what says so was altered: it is no such thing any more");
+            continue;
+        };
+        if let Some(Err(error)) = key.map(|key| summary.check(&signature, key)) {
+            let Summary { last, .. } = summary;
+            found.problem(
+                first,
+                &format!("and those up to {last} are gone; what says that they were summed up does not hold: {error}"),
+            );
+        }
+        requests += serde_json::from_str::<Counted>(&summary.body).map_or(0, |counted| counted.requests);
+        let last = AuditHead { seq: summary.last, hash: summary.hash };
+        sums.insert(first, Summed { last, before: summary.before });
+    }
+    if requests > 0 {
+        let vouched = if key.is_some() { "signed by the host" } else { "not looked at without the host's key" };
+        found.notes.push(format!("{requests} requests that only asked were summed up ({} sums, {vouched})", sums.len()));
+    }
+    Ok(sums)
+}
+
+/// Passes over the records before `seq` that were summed up.
+fn pass_over(
+    last: &mut AuditHead,
+    seq: i64,
+    sums: &BTreeMap<i64, Summed>,
+    anchors: &BTreeMap<i64, Vec<Anchor>>,
+    found: &mut Findings,
+) {
+    while let Some(summed) = sums.get(&(last.seq + 1)).filter(|summed| last.seq < summed.last.seq && summed.last.seq < seq) {
+        let first = last.seq + 1;
+        if summed.before != last.hash {
+            found.problem(first, "was summed up, and does not follow the one before it");
+        }
+        for (anchored, of_seq) in anchors.range(first..=summed.last.seq) {
+            for anchor in of_seq.iter().filter(|anchor| *anchored != summed.last.seq || anchor.hash != summed.last.hash) {
+                found.problem(*anchored, &format!("was summed up, so it cannot be held against its checkpoint: {}", anchor.who));
+            }
+        }
+        *last = summed.last;
+    }
+}
+
 /// The last record, when the first and the last were written, and how many there are.
 type Followed = (AuditHead, Option<i64>, Option<i64>, i64);
 
-fn follow(db: &Connection, anchors: &BTreeMap<i64, Vec<Anchor>>, found: &mut Findings) -> Result<Followed, StoreError> {
+fn follow(
+    db: &Connection,
+    anchors: &BTreeMap<i64, Vec<Anchor>>,
+    sums: &BTreeMap<i64, Summed>,
+    found: &mut Findings,
+) -> Result<Followed, StoreError> {
     let mut select = db.prepare("SELECT seq, at, closes, body, prev_hash, hash FROM audit ORDER BY seq").doing(DOING)?;
     let mut rows = select.query([]).doing(DOING)?;
     let (mut last, mut first_at, mut last_at, mut count) = (EMPTY, None, None, 0);
@@ -157,6 +233,7 @@ fn follow(db: &Connection, anchors: &BTreeMap<i64, Vec<Anchor>>, found: &mut Fin
             found.problem(seq, "was put in: numbers begin at 1");
             continue;
         }
+        pass_over(&mut last, seq, sums, anchors, found);
         for gap in last.seq + 1..seq {
             found.problem(gap, "was removed");
             if found.more > MOST_PROBLEMS {

@@ -13,7 +13,7 @@ use sshfix_policy::reply::PlanDocument;
 use sshfix_policy::request::Operation;
 use sshfix_policy::step::Step;
 
-use super::{Doing, NewLease, Store, StoreError, leases, time};
+use super::{Doing, NewLease, Purpose, Store, StoreError, leases, time};
 use crate::sys::clock::{Deadline, Moment};
 
 /// Where a change is in its life. `reply::ChangeState` is what the client is told of it.
@@ -239,7 +239,7 @@ impl Store {
         let operation = to_json(&change.operation)?;
         let plan = to_json(&change.plan)?;
         let steps = change.steps.iter().map(to_json).collect::<Result<Vec<_>, _>>()?;
-        self.write(DOING, |db| {
+        self.write_for(Purpose::Change, DOING, |db| {
             if let Some(busy) = under_way(db)? {
                 return Err(busy);
             }
@@ -252,14 +252,14 @@ impl Store {
                 (
                     &change.id,
                     &change.principal,
-                    operation,
+                    &operation,
                     &change.digest,
                     ChangeStage::Begun.name(),
                     change.started.wall.as_microsecond(),
                     change.deadline.map(|deadline| deadline.wall.as_microsecond()),
                     &change.started.boot,
                     change.deadline.map(|deadline| micros(deadline.since_boot)),
-                    plan,
+                    &plan,
                 ),
             )
             .doing(DOING)?;

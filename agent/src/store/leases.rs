@@ -106,7 +106,7 @@ impl Store {
         self.lease_update(
             "write what is left of the lease",
             "UPDATE leases SET boot = ?2, boot_from = ?3, boot_left = ?4, in_place = 0 WHERE id = ?1 AND ended_at IS NULL",
-            (id, &now.boot, micros(now.since_boot), micros(left)),
+            &(id, &now.boot, micros(now.since_boot), micros(left)),
             id,
         )
     }
@@ -114,30 +114,30 @@ impl Store {
     /// Writes what a lease takes back at its end.
     pub fn lease_items(&self, id: &str, items: &[Item]) -> Result<(), StoreError> {
         let update = "UPDATE leases SET items = ?2 WHERE id = ?1 AND ended_at IS NULL";
-        self.lease_update("write what the lease added", update, (id, to_json(&items)?), id)
+        self.lease_update("write what the lease added", update, &(id, to_json(&items)?), id)
     }
 
     /// Writes that nothing of a lease has to be put back in this boot any more.
     pub fn lease_in_place(&self, id: &str) -> Result<(), StoreError> {
         let update = "UPDATE leases SET in_place = 1 WHERE id = ?1 AND ended_at IS NULL";
-        self.lease_update("write that the lease is in place", update, [id], id)
+        self.lease_update("write that the lease is in place", update, &[id], id)
     }
 
     /// Writes that a lease was taken back, and what was left of it.
     pub fn lease_end(&self, id: &str, at: Timestamp, detail: &str) -> Result<(), StoreError> {
         let update = "UPDATE leases SET ended_at = ?2, detail = ?3 WHERE id = ?1 AND ended_at IS NULL";
-        self.lease_update("write the end of the lease", update, (id, at.as_microsecond(), detail), id)
+        self.lease_update("write the end of the lease", update, &(id, at.as_microsecond(), detail), id)
     }
 
     fn lease_update(
         &self,
         doing: &'static str,
         update: &'static str,
-        values: impl rusqlite::Params,
+        values: &(impl rusqlite::Params + Clone),
         id: &str,
     ) -> Result<(), StoreError> {
         self.write(doing, |db| {
-            let updated = db.execute(update, values).doing(doing)?;
+            let updated = db.execute(update, values.clone()).doing(doing)?;
             if updated == 1 { Ok(()) } else { Err(StoreError::Missing { what: "running lease", id: id.to_owned() }) }
         })
     }

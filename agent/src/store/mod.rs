@@ -5,6 +5,7 @@ mod changes;
 mod drills;
 mod leases;
 mod open;
+mod space;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use thiserror::Error;
 pub use changes::{ChangeRecord, ChangeStage, NewChange, StepEvent, StepRecord};
 pub use drills::Drill;
 pub use leases::{LeaseRecord, NewLease};
+pub use space::Purpose;
 
 /// Why the record could not be read or written. Nothing was written.
 #[derive(Debug, Error)]
@@ -49,6 +51,15 @@ pub enum StoreError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
+    /// It has come to the part of its bound that is for this.
+    #[error("the state database holds {megabytes} MiB, the most that is for this: the rest is kept back for what was begun")]
+    Full {
+        /// Its size.
+        megabytes: u64,
+    },
+    /// A change could not be taken back on this disk.
+    #[error("no room could be kept back on the disk for a rollback: {0}")]
+    NothingKeptBack(std::io::Error),
     /// A record does not read back.
     #[error("the state database holds a damaged record: {0}")]
     Damaged(String),
@@ -134,6 +145,7 @@ impl<T> Doing<T> for Result<T, rusqlite::Error> {
 pub struct Store {
     connection: Mutex<Connection>,
     path: PathBuf,
+    space: space::Space,
     /// Called before and after every write; of a drill's worker only.
     watch: Option<fn()>,
     /// Held while the agent runs, so that there is never a second writer.
@@ -167,6 +179,7 @@ impl Store {
         Store {
             connection: Mutex::new(connection),
             path: path.to_owned(),
+            space: space::Space::beside(path),
             watch: None,
             _lock: lock,
             #[cfg(test)]
@@ -179,15 +192,30 @@ impl Store {
         self.watch = Some(called);
     }
 
+    /// Bounds its size: questions are written up to six eighths of it, changes up to seven, what was begun always.
+    pub fn bound(&self, bytes: u64) {
+        self.space.bound(bytes);
+    }
+
+    /// Keeps room on its disk for confirms and rollbacks; without it no change begins from now on.
+    pub fn keep_room(&self) -> std::io::Result<()> {
+        self.space.keep_back()
+    }
+
+    /// Whether more than half of its bound holds something.
+    pub fn is_half_full(&self) -> Result<bool, StoreError> {
+        self.space.is_half_full(&self.connection())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Remembers a request id until `until`; false when it was seen before. Ids whose time is over at `now` are dropped.
-    pub fn remember_request(&self, id: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
+    pub fn remember_request(&self, purpose: Purpose, id: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
         const DOING: &str = "remember the request";
-        self.write(DOING, |db| {
+        self.write_for(purpose, DOING, |db| {
             db.execute("DELETE FROM requests_seen WHERE until < ?1", [now.as_microsecond()]).doing(DOING)?;
             let new = db
                 .execute("INSERT OR IGNORE INTO requests_seen (id, until) VALUES (?1, ?2)", (id, until.as_microsecond()))
@@ -196,20 +224,42 @@ impl Store {
         })
     }
 
-    /// One transaction that takes the write lock first; committed only when `work` succeeds.
+    /// Writes what was begun.
     pub(crate) fn write<T>(
         &self,
         doing: &'static str,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+        work: impl Fn(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write_for(Purpose::Decision, doing, work)
+    }
+
+    /// One transaction that takes the write lock first; committed only when `work` succeeds. On a full disk what was begun is tried once
+    /// more with the room that was kept back.
+    pub(crate) fn write_for<T>(
+        &self,
+        purpose: Purpose,
+        doing: &'static str,
+        work: impl Fn(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let watched = || self.watch.into_iter().for_each(|called| called());
         watched();
         #[cfg(test)]
         self.fuse.before(doing)?;
         let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(doing)?;
-        let value = work(&transaction)?;
-        transaction.commit().doing(doing)?;
+        self.space.allows(purpose, &connection)?;
+        let mut write = || {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(doing)?;
+            let value = work(&transaction)?;
+            transaction.commit().doing(doing)?;
+            Ok(value)
+        };
+        let value = match write() {
+            Err(error) if self.space.makes_room(purpose, &error) => {
+                tracing::warn!("the disk of {} is full; the room kept back for what was begun is used now", self.path.display());
+                write()?
+            }
+            written => written?,
+        };
         drop(connection);
         #[cfg(test)]
         self.fuse.after();
@@ -308,11 +358,11 @@ mod tests {
     fn a_request_counts_once_also_after_a_restart() {
         let (dir, store) = fresh();
         let path = store.path().to_owned();
-        assert!(store.remember_request("aa", at(100), at(160)).unwrap());
-        assert!(!store.remember_request("aa", at(101), at(160)).unwrap());
+        assert!(store.remember_request(Purpose::Question, "aa", at(100), at(160)).unwrap());
+        assert!(!store.remember_request(Purpose::Question, "aa", at(101), at(160)).unwrap());
         drop(store);
         let store = Store::open(&path).unwrap();
-        assert!(!store.remember_request("aa", at(160), at(220)).unwrap());
+        assert!(!store.remember_request(Purpose::Question, "aa", at(160), at(220)).unwrap());
         drop(dir);
     }
 
@@ -320,9 +370,9 @@ mod tests {
     fn ids_are_forgotten_when_their_time_is_over() {
         let (_dir, store) = fresh();
         for n in 0..100 {
-            assert!(store.remember_request(&n.to_string(), at(100), at(160)).unwrap());
+            assert!(store.remember_request(Purpose::Question, &n.to_string(), at(100), at(160)).unwrap());
         }
-        assert!(store.remember_request("late", at(161), at(221)).unwrap());
+        assert!(store.remember_request(Purpose::Question, "late", at(161), at(221)).unwrap());
         let kept: i64 = store.connection().query_row("SELECT count(*) FROM requests_seen", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 1);
     }
@@ -330,7 +380,7 @@ mod tests {
     #[test]
     fn only_the_owner_can_read_the_state() {
         let (dir, store) = fresh();
-        store.remember_request("aa", at(1), at(2)).unwrap();
+        store.remember_request(Purpose::Question, "aa", at(1), at(2)).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         let state = dir.path().join("state");
         assert_eq!(mode(&state), 0o700);
@@ -405,17 +455,24 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_an_error_and_leaves_nothing() {
         let (_dir, store) = fresh();
-        store.remember_request("aa", at(1), at(60)).unwrap();
+        store.remember_request(Purpose::Question, "aa", at(1), at(60)).unwrap();
         // The file may not grow any further: what SQLite does on a full disk, SQLITE_FULL.
         let pages: i64 = store.connection().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
         store.connection().query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
-        let refused = (0..100_000).map(|n| store.remember_request(&n.to_string(), at(2), at(60))).find(Result::is_err);
+        let refused =
+            (0..100_000).map(|n| store.remember_request(Purpose::Question, &n.to_string(), at(2), at(60))).find(Result::is_err);
         assert!(matches!(refused, Some(Err(StoreError::Sql { doing: "remember the request", .. }))), "{refused:?}");
         let path = store.path().to_owned();
         drop(store);
         let looking = Store::inspect(&path).unwrap();
-        assert!(matches!(looking.remember_request("bb", at(2), at(60)), Err(StoreError::Sql { .. })), "read-only");
+        assert!(
+            matches!(looking.remember_request(Purpose::Question, "bb", at(2), at(60)), Err(StoreError::Sql { .. })),
+            "read-only"
+        );
         drop(looking);
-        assert!(!Store::open(&path).unwrap().remember_request("aa", at(3), at(60)).unwrap(), "and it still knows");
+        assert!(
+            !Store::open(&path).unwrap().remember_request(Purpose::Question, "aa", at(3), at(60)).unwrap(),
+            "and it still knows"
+        );
     }
 }

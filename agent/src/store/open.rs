@@ -18,8 +18,13 @@ use super::{Doing, StoreError};
 pub(super) type Lock = Flock<File>;
 
 /// The schema, version by version: entry N brings version N to N + 1. Never edit an entry that was released; add one.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql"), include_str!("schema_4.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
+];
 
 fn unusable(path: &Path, why: impl std::fmt::Display) -> StoreError {
     StoreError::Unusable { path: path.to_owned(), why: why.to_string() }
@@ -98,6 +103,8 @@ pub(super) fn connection(path: &Path) -> Result<Connection, StoreError> {
         return Err(unusable(path, format!("SQLite keeps its journal as {mode}, not as a write-ahead log")));
     }
     connection.pragma_update(None, "synchronous", "full").doing(DOING)?;
+    // Short, so that a full disk keeps no write out for long: what is in the database frees its place in the log (default 1000 pages).
+    connection.pragma_update(None, "wal_autocheckpoint", 128).doing(DOING)?;
     connection.pragma_update(None, "foreign_keys", true).doing(DOING)?;
     connection.pragma_update(None, "trusted_schema", false).doing(DOING)?;
     Ok(connection)

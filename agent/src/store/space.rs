@@ -1,0 +1,110 @@
+//! Room for what must be written. state.db is bounded in size, with a part of it for changes alone; and a file beside it holds blocks of the
+//! disk that are given up when the disk is full, so that a pending change can still be confirmed or taken back.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use nix::fcntl::{OFlag, posix_fallocate};
+use rusqlite::{Connection, ErrorCode};
+
+use super::{Doing, StoreError};
+
+/// Bytes kept back on the disk: a confirm or a rollback writes some hundred kilobytes of journal.
+const KEPT_BACK: i64 = 1024 * 1024;
+/// Beside state.db.
+const FILE: &str = "kept-back";
+
+/// What something is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A question, or something that is refused.
+    Question,
+    /// A change that has not begun.
+    Change,
+    /// What was begun and must come to its end: confirms, rollbacks, the steps between, the end of a record.
+    Decision,
+}
+
+/// The bounds of one database.
+#[derive(Debug)]
+pub struct Space {
+    file: PathBuf,
+    /// Bytes that the database may have.
+    most: AtomicU64,
+    /// Whether room is kept back on the disk: by the agent that runs on it.
+    keeps: AtomicBool,
+}
+
+impl Space {
+    pub(super) fn beside(database: &Path) -> Self {
+        Self { file: database.with_file_name(FILE), most: AtomicU64::new(u64::MAX), keeps: AtomicBool::new(false) }
+    }
+
+    pub(super) fn bound(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// Keeps room on the disk from now on; false where there is none.
+    pub(super) fn keep_back(&self) -> io::Result<()> {
+        self.keeps.store(true, Ordering::Relaxed);
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits();
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(&self.file)?;
+        if file.metadata()?.len() >= KEPT_BACK.unsigned_abs() {
+            return Ok(());
+        }
+        posix_fallocate(&file, 0, KEPT_BACK).map_err(|errno| {
+            // Half of it would be taken for all of it later.
+            let _ = fs::remove_file(&self.file);
+            errno.into()
+        })
+    }
+
+    /// Gives the kept blocks back to the disk; whether there were any.
+    fn give_up(&self) -> bool {
+        fs::remove_file(&self.file).is_ok()
+    }
+
+    /// Whether this may be written now.
+    pub(super) fn allows(&self, purpose: Purpose, db: &Connection) -> Result<(), StoreError> {
+        let most = self.most.load(Ordering::Relaxed);
+        let part = match purpose {
+            Purpose::Decision => return Ok(()),
+            Purpose::Change => most / 8 * 7,
+            Purpose::Question => most / 8 * 6,
+        };
+        let used = used(db)?;
+        if used > part {
+            return Err(StoreError::Full { megabytes: used >> 20 });
+        }
+        if purpose == Purpose::Change && self.keeps.load(Ordering::Relaxed) {
+            self.keep_back().map_err(StoreError::NothingKeptBack)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_half_full(&self, db: &Connection) -> Result<bool, StoreError> {
+        Ok(used(db)? > self.most.load(Ordering::Relaxed) / 2)
+    }
+
+    /// Whether to try once more, with the room that was kept back.
+    pub(super) fn makes_room(&self, purpose: Purpose, error: &StoreError) -> bool {
+        purpose == Purpose::Decision && is_disk_full(error) && self.give_up()
+    }
+}
+
+/// SQLite says so of its database, its log and, as an I/O error, of the log's index.
+fn is_disk_full(error: &StoreError) -> bool {
+    let StoreError::Sql { source: rusqlite::Error::SqliteFailure(why, _), .. } = error else { return false };
+    matches!(why.code, ErrorCode::DiskFull | ErrorCode::SystemIoFailure)
+}
+
+/// Bytes of the database that hold something.
+pub(super) fn used(db: &Connection) -> Result<u64, StoreError> {
+    let number = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).doing("look at its size");
+    let pages = number("page_count")?.saturating_sub(number("freelist_count")?);
+    Ok(u64::try_from(pages.saturating_mul(number("page_size")?)).unwrap_or_default())
+}
