@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(8);
 const MAX_FILES: usize = 450;
 
 /// Alice: 200 connections that are opened again when the agent closes them, and 8-byte rubbish at up to 2,000 frames a second.
-const GREEDY: &str = r#"
+const GREEDY: &str = r"
 import selectors, socket, threading, time
 PATH, HELD, RATE = '/run/sshfix/agent.sock', 200, 2000
 sent = [0] * 4
@@ -54,7 +54,7 @@ while True:
     time.sleep(1)
     with open('/tmp/sent', 'w') as file:
         file.write(str(int(sum(sent) / (time.monotonic() - begun))))
-"#;
+";
 
 /// A user of the group, with a key and a grant for one network.
 fn make_member(server: &Server, user: &str) {
@@ -106,12 +106,17 @@ fn whoever_is_greedy_keeps_nobody_waiting() {
         make_member(server, "bob");
         greedy_peers_keep_no_confirm_waiting(server);
         an_agent_that_is_stuck_is_started_anew_and_the_deadline_is_kept(server);
+        records_are_bounded_and_hold_no_values(server);
+        a_full_disk_keeps_no_change_from_being_decided(server);
     });
 }
 
 fn greedy_peers_keep_no_confirm_waiting(server: &Server) {
     // What bob asks about costs the agent something.
-    let rules: String = (0..1500).map(|n| format!("    ip saddr 10.{}.{}.0/24 tcp dport 22 drop\n", n / 250, n % 250)).collect();
+    let rules: String = (0..1500)
+        .map(|n| format!("    ip saddr 10.{}.{}.0/24 tcp dport 22 drop\n", n / 250, n % 250))
+        .collect::<Vec<_>>()
+        .concat();
     server.write(
         "/root/many.nft",
         format!("table inet many {{\n  chain in {{\n    type filter hook input priority 10;\n{rules}  }}\n}}\n"),
@@ -173,7 +178,7 @@ fn an_agent_that_is_stuck_is_started_anew_and_the_deadline_is_kept(server: &Serv
     let begun = Instant::now();
     // Somebody who has the turn to change the host and never gives it back.
     server.write("/run/sshfix/keep-turn", "1");
-    server.wait_until("the agent is stuck", Duration::from_secs(60), || server.path("/run/sshfix/kept-turn").exists());
+    server.wait_until("the agent is stuck", Duration::from_mins(1), || server.path("/run/sshfix/kept-turn").exists());
     server.wait_until("the stuck agent is started anew", Duration::from_mins(2), || restarts(server) > before);
     server.sh("rm /run/sshfix/keep-turn").expect_ok();
     server.wait_until("the change is taken back", Duration::from_mins(2), || state(server, &id) == "rolled-back");
@@ -181,4 +186,59 @@ fn an_agent_that_is_stuck_is_started_anew_and_the_deadline_is_kept(server: &Serv
     assert!(!server.read("/etc/hosts.deny").contains("203.0.113.71"));
     server.sh("rm /etc/systemd/system/sshfix-agent.service.d/watchdog.conf; systemctl daemon-reload").expect_ok();
     server.run(&["systemctl", "restart", "sshfix-agent"]).expect_ok();
+}
+
+/// The records, as they are in state.db.
+fn bodies(server: &Server) -> String {
+    let program = "import sqlite3; print(sqlite3.connect('/var/lib/sshfix/state.db').execute('SELECT group_concat(body) FROM audit').fetchone()[0])";
+    server.run(&["python3", "-c", program]).expect_ok()
+}
+
+fn records_are_bounded_and_hold_no_values(server: &Server) {
+    let bob = |arguments: &str| {
+        server.sh(&format!("runuser -u bob -- /usr/local/bin/sshfix ctl --identity /home/bob/key {arguments} --json || echo $?"))
+    };
+    let (long, jail) = ("never-recorded-".repeat(60), "never-recorded-".repeat(10));
+    let refused = bob(&format!("unban 203.0.113.7 --jail {jail} --reason {long}")).stdout;
+    assert!(refused.contains("at most 1024") && refused.contains("nothing was changed") && refused.ends_with("2\n"), "{refused}");
+    let answer = server.ctl(&["sshd", "set", "Banner", "/etc/no-such-secret", "--dry-run", "--json"]);
+    assert!([0, 1].contains(&answer.status), "{answer:#?}");
+    server.ctl(&["hosts", "remove", "203.0.113.70"]);
+    let id = pending(server, "203.0.113.72", "10m");
+    server.ctl(&["confirm", &id]).expect_status(0);
+    let records = bodies(server);
+    for absent in ["never-recorded", "no-such-secret", "host_key", "shared_secret"] {
+        assert!(!records.contains(absent), "`{absent}` is on record");
+    }
+    assert!(records.contains(&format!("{{\"confirm\":{{\"id\":\"{id}\"}}}}")), "the confirm itself is");
+    server.ctl(&["hosts", "remove", "203.0.113.72"]);
+}
+
+fn a_full_disk_keeps_no_change_from_being_decided(server: &Server) {
+    server.run(&["systemctl", "stop", "sshfix-agent.service"]).expect_ok();
+    server.sh("mount -t tmpfs -o size=3m,mode=0700 full /var/lib/sshfix").expect_ok();
+    server.run(&["systemctl", "start", "sshfix-agent.service"]).expect_ok();
+    let fill = || {
+        server.sh("dd if=/dev/zero of=/var/lib/sshfix/filler bs=4k oflag=append conv=notrunc 2>/dev/null || true").expect_ok();
+        // What room is left in the write-ahead log is soon used up.
+        let full = (0..200).any(|_| server.ctl(&["hosts", "list"]).status != 0);
+        assert!(full, "the disk never was full");
+    };
+    for decision in ["confirm", "rollback"] {
+        let id = pending(server, "203.0.113.73", "10m");
+        fill();
+        server.ctl(&["hosts", "list"]);
+        server.ctl(&[decision, &id]).expect_status(0);
+        let state = state(server, &id);
+        assert_eq!(state, if decision == "confirm" { "confirmed" } else { "rolled-back" });
+        // No change begins that could not be taken back.
+        server.ctl(&["hosts", "deny", "203.0.113.74", "--json"]).expect_status(1);
+        assert!(!server.read("/etc/hosts.deny").contains("203.0.113.74"));
+        server.sh("rm /var/lib/sshfix/filler").expect_ok();
+        server.ctl(&["hosts", "remove", "203.0.113.73"]).expect_status(0);
+    }
+    server.ctl(&["audit", "verify"]).expect_status(0);
+    server.run(&["systemctl", "stop", "sshfix-agent.service"]).expect_ok();
+    server.sh("umount /var/lib/sshfix").expect_ok();
+    server.run(&["systemctl", "start", "sshfix-agent.service"]).expect_ok();
 }
