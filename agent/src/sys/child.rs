@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -88,14 +88,40 @@ pub fn run(
     timeout: Duration,
     max_output: usize,
 ) -> Result<Output, ChildError> {
-    let not_started = |error| ChildError::NotStarted { program: program.into(), error };
     if !program.is_absolute() {
-        return Err(not_started(io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path")));
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path");
+        return Err(ChildError::NotStarted { program: program.into(), error });
     }
-    let deadline = Instant::now() + timeout;
     let mut command = Command::new(program);
+    command.args(args);
+    finish(command, program, stdin, timeout, max_output)
+}
+
+/// The same for a program that is open already (`O_PATH` is enough), so that the file that was looked at is the file that runs. `name` is
+/// its real path, which it gets as its own name: sshd executes itself by it. A script cannot be run so.
+pub fn run_open(
+    file: BorrowedFd<'_>,
+    name: &Path,
+    args: &[impl AsRef<OsStr>],
+    timeout: Duration,
+    max_output: usize,
+) -> Result<Output, ChildError> {
+    // Of the child, which has a copy of the table of descriptors until it executes this (proc_pid_fd(5)).
+    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    command.arg0(name).args(args);
+    finish(command, name, None, timeout, max_output)
+}
+
+fn finish(
+    mut command: Command,
+    program: &Path,
+    stdin: Option<&[u8]>,
+    timeout: Duration,
+    max_output: usize,
+) -> Result<Output, ChildError> {
+    let not_started = |error| ChildError::NotStarted { program: program.into(), error };
+    let deadline = Instant::now() + timeout;
     command
-        .args(args)
         .env_clear()
         .env("LC_ALL", "C")
         .current_dir("/")
@@ -296,6 +322,21 @@ mod tests {
         let fds = String::from_utf8(output.stdout).unwrap();
         assert_eq!(fds.split_whitespace().filter(|fd| fd.parse::<i32>().unwrap() > 2).count(), 1, "only ls's own: {fds}");
         drop(folder);
+    }
+
+    #[test]
+    fn an_open_program_is_the_one_that_runs_whatever_its_path_names_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        std::fs::copy("/bin/cat", &path).unwrap();
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let file = nix::fcntl::open(&path, flags, nix::sys::stat::Mode::empty()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "#!/bin/sh\necho another one\n").unwrap();
+        let output = run_open(file.as_fd(), &path, &["/proc/self/cmdline"], LONG, 1000).unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}\0/proc/self/cmdline\0", path.display()));
+        let fds = run_open(file.as_fd(), &path, &["/proc/self/fd/3"], LONG, 1000).unwrap();
+        assert!(!fds.success(), "its own descriptor is closed");
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Service {
     pub kill_mode: String,
     /// Whether it has an `ExecReload`.
     pub can_reload: bool,
+    /// `MainPID`; 0 where none runs.
+    pub main_pid: u32,
 }
 
 /// What a service unit starts; `None` where there is no such unit. It blocks as [`units`] does.
@@ -153,12 +155,13 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
     if load != "loaded" {
         return Ok(None);
     }
-    let (exec, environment, files, kill_mode, can_reload) = tokio::try_join!(
+    let (exec, environment, files, kill_mode, can_reload, main_pid) = tokio::try_join!(
         property(bus, &path, SERVICE, "ExecStart"),
         property(bus, &path, SERVICE, "Environment"),
         property(bus, &path, SERVICE, "EnvironmentFiles"),
         property(bus, &path, SERVICE, "KillMode"),
         property(bus, &path, "org.freedesktop.systemd1.Unit", "CanReload"),
+        property(bus, &path, SERVICE, "MainPID"),
     )?;
     let exec = Vec::<Command>::try_from(exec).unwrap_or_default();
     let files = Vec::<(String, bool)>::try_from(files).unwrap_or_default();
@@ -168,6 +171,7 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         environment_files: files.into_iter().map(|(path, _)| path).collect(),
         kill_mode: text(&kill_mode).unwrap_or_default(),
         can_reload: bool::try_from(can_reload).unwrap_or(false),
+        main_pid: u32::try_from(main_pid).unwrap_or(0),
     }))
 }
 

@@ -122,12 +122,16 @@ pub fn read_followed(path: &Path, limit: u64) -> Result<Followed, FileError> {
     let stat = fstat(&file).map_err(failed(path, "look at"))?;
     require_regular(&stat, path)?;
     let bytes = read_bounded(&file, path, limit)?;
+    Ok(Followed { bytes, not_replaceable: not_replaceable(path) })
+}
+
+/// Why [`replace`] would refuse this file, where it would.
+pub fn not_replaceable(path: &Path) -> Option<String> {
     let checked = open_parent(path).and_then(|(folder, name)| open_checked(&folder, &name, path));
-    let not_replaceable = checked.err().map(|error| match error {
+    checked.err().map(|error| match error {
         FileError::Refused { path, why } => format!("{}: {why}", path.display()),
         other => other.to_string(),
-    });
-    Ok(Followed { bytes, not_replaceable })
+    })
 }
 
 /// Replaces a file's content, or makes it. Owner, mode, labels and ACLs stay as they are; a new file belongs to root with

@@ -10,5 +10,7 @@ pub mod jobs;
 pub mod names;
 pub mod namespace;
 pub mod netlink;
+pub mod process;
+pub mod roots;
 pub mod rtnetlink;
 pub mod xt_sockets;

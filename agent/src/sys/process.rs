@@ -1,0 +1,162 @@
+//! One process, held by a descriptor of its folder in /proc: what is read and signalled through it is that process and never another one
+//! that got its id (proc(5), pidfd_send_signal(2)). Reads cheap facts only; decides nothing about who it is.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::Pid;
+
+/// `status` is some 1.5 kB.
+const MAX_STATUS: u64 = 16 << 10;
+
+/// A process, alive when it was opened.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    folder: OwnedFd,
+}
+
+/// The lines of `proc_pid_status(5)` that say who a process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// `Name`, as the kernel escapes it.
+    pub name: String,
+    /// `PPid`.
+    pub parent: u32,
+    /// The first of `Uid`.
+    pub real_uid: u32,
+    /// The second.
+    pub effective_uid: u32,
+}
+
+impl Process {
+    /// By its id now.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let folder = nix::fcntl::open(format!("/proc/{pid}").as_str(), flags, Mode::empty())?;
+        Ok(Self { pid, folder })
+    }
+
+    /// Its id while it lives.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Who it is.
+    pub fn status(&self) -> io::Result<Status> {
+        let text = self.read("status", MAX_STATUS)?;
+        status(&String::from_utf8_lossy(&text)).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    /// A file of its folder, up to so many bytes.
+    pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+        let file = File::from(openat(&self.folder, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?);
+        let mut bytes = Vec::new();
+        file.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The text of a link of its folder: `exe`, `ns/net`. Touches no file that it leads to.
+    pub fn link(&self, name: &str) -> io::Result<OsString> {
+        Ok(readlinkat(&self.folder, name)?)
+    }
+
+    /// The file that it runs, by its open descriptor. On a file server that is gone this hangs: ask it of root's processes only.
+    pub fn program(&self) -> io::Result<FileStat> {
+        let file = openat(&self.folder, "exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(fstat(&file)?)
+    }
+
+    /// Its root folder, to look at files as it sees them. The same holds here.
+    pub fn root(&self) -> io::Result<OwnedFd> {
+        Ok(openat(&self.folder, "root", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
+
+    /// The inodes of its sockets among its first `limit` open files, and how many files were looked at.
+    pub fn sockets(&self, limit: usize) -> io::Result<(Vec<u32>, usize)> {
+        let mut folder = Dir::openat(&self.folder, "fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let at = openat(&self.folder, "fd", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let (mut found, mut looked) = (Vec::new(), 0);
+        for entry in folder.iter().take(limit.saturating_add(2)) {
+            let entry = entry?;
+            if entry.file_name().to_bytes().starts_with(b".") {
+                continue;
+            }
+            looked += 1;
+            let Ok(target) = readlinkat(&at, entry.file_name()) else { continue };
+            let inode: Option<u32> =
+                target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            found.extend(inode);
+        }
+        Ok((found, looked))
+    }
+
+    /// Sends it a signal, and nobody else.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let number = signal as libc::c_int;
+        // SAFETY: the descriptor is open, the null pointer stands for "as kill(2) would", and there are no flags.
+        let sent = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.folder.as_raw_fd(), number, std::ptr::null::<libc::siginfo_t>(), 0)
+        };
+        if sent == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        // Before Linux 5.1.
+        if error.raw_os_error() == Some(libc::ENOSYS) && self.status().is_ok() {
+            let pid = i32::try_from(self.pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+            return Ok(kill(Pid::from_raw(pid), signal)?);
+        }
+        Err(error)
+    }
+}
+
+fn status(text: &str) -> Option<Status> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_start);
+    let mut uids = field("Uid")?.split_whitespace().map(str::parse);
+    Some(Status {
+        name: field("Name")?.to_owned(),
+        parent: field("PPid")?.parse().ok()?,
+        real_uid: uids.next()?.ok()?,
+        effective_uid: uids.next()?.ok()?,
+    })
+}
+
+/// The ids of all processes.
+pub fn pids() -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_line_by_line_whatever_the_name_is() {
+        let text = "Name:\tsshd\\nUid: 0 0\nUmask:\t0022\nPPid:\t12\nUid:\t1000\t0\t0\t0\n";
+        let want = Status { name: "sshd\\nUid: 0 0".to_owned(), parent: 12, real_uid: 1000, effective_uid: 0 };
+        assert_eq!(status(text), Some(want));
+        assert_eq!(status("Name:\tx\nPPid:\t1\nUid:\t\n"), None);
+    }
+
+    #[test]
+    fn a_process_that_ended_is_not_the_next_one() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("100").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        assert!(process.status().unwrap().name == "sleep" && process.sockets(10).is_ok());
+        assert_eq!(process.link("ns/pid").unwrap(), std::fs::read_link("/proc/self/ns/pid").unwrap().into_os_string());
+        process.signal(Signal::SIGTERM).unwrap();
+        child.wait().unwrap();
+        assert!(process.status().is_err() && process.program().is_err() && process.signal(Signal::SIGTERM).is_err());
+    }
+}
