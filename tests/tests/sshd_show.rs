@@ -175,15 +175,24 @@ fn what_is_wrong_with_the_files_and_with_the_running_sshd_is_found() {
         // Lines that never count, Includes of nothing, files of others, files that are not read.
         server.write(DROP_IN, "UsePAM no\nInclude /etc/ssh/none.conf\nMatch User bob\nBanner /a\nBanner /b\n");
         server.write("/etc/ssh/sshd_config.d/60-y.conf.disabled", "");
-        server.sh(&format!("chmod 666 {DROP_IN}; chown alice {MAIN}")).expect_ok();
         let untidy = check(&server, 0);
         let use_pam = problem(&untidy, &format!("this line never counts: {DROP_IN} line 1"));
         assert_eq!((&use_pam["at"]["file"], &use_pam["at"]["line"]), (&MAIN.into(), &line_of(&server, "UsePAM").into()));
         assert_eq!(problem(&untidy, "line 4 of the same Match block")["at"]["line"], 5);
         assert_eq!(problem(&untidy, "/etc/ssh/none.conf names no file")["severity"], "warning");
         problem(&untidy, "60-y.conf.disabled lies beside the included files");
-        problem(&untidy, &format!("{DROP_IN}: others than root can write to it"));
-        problem(&untidy, &format!("{MAIN}: it belongs to uid"));
+        // What others than root write is named, and nothing is asked about it or told of it.
+        for (change, words) in [
+            (format!("chmod 666 {DROP_IN}"), format!("{DROP_IN}: others than root can write it (mode 0666); `chmod go-w` it")),
+            (
+                format!("chmod 644 {DROP_IN}; chown alice {MAIN}"),
+                format!("{MAIN}: owned by user 1000, not by root; `chown root` it"),
+            ),
+        ] {
+            server.sh(&change).expect_ok();
+            let refused = check(&server, 1);
+            assert!(refused["message"].as_str().unwrap().contains(&words), "{refused:#}");
+        }
         server.sh(&format!("chown root {MAIN}; rm /etc/ssh/sshd_config.d/*")).expect_ok();
 
         // sshd would not take it, or not come back.

@@ -13,7 +13,7 @@ use super::server::Server;
 /// Words for `inside`, one a line: the pid of the server's init, the file for the answer, the question.
 const VARIABLE: &str = "SSHFIX_TEST_INSIDE";
 
-/// What the test `inside` of this binary answers in the server's network and mount namespaces.
+/// What the test `inside` of this binary answers in the server's network, mount and process namespaces.
 ///
 /// # Panics
 /// When there is no such test, or it fails.
@@ -21,7 +21,10 @@ const VARIABLE: &str = "SSHFIX_TEST_INSIDE";
 pub fn ask_inside<T: DeserializeOwned>(server: &Server, question: &[&str]) -> T {
     let answer = tempfile::NamedTempFile::new().expect("a file for the answer");
     let words = [&[&server.leader().to_string(), &*answer.path().to_string_lossy()], question].concat().join("\n");
-    let output = Command::new(std::env::current_exe().expect("the test's own path"))
+    // With the server's process ids, too, so that its /proc knows this process.
+    let output = Command::new("nsenter")
+        .args(["--target", &server.leader().to_string(), "--pid", "--"])
+        .arg(std::env::current_exe().expect("the test's own path"))
         .args(["--exact", "inside"])
         .env(VARIABLE, words)
         .output()

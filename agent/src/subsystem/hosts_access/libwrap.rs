@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use elf::ElfBytes;
@@ -12,6 +12,7 @@ use elf::abi::{DT_NEEDED, DT_STRTAB, PT_LOAD};
 use elf::endian::AnyEndian;
 use sshfix_policy::subsystem::hosts_access::Libwrap;
 
+use crate::subsystem::listener;
 use crate::sys::files;
 
 /// Where sshd is when nothing that listens tells otherwise.
@@ -22,12 +23,13 @@ const LONGEST: u64 = 64 << 20;
 /// Looks at the program behind the listening socket, and at the one on the disk, which serves each new connection
 /// (sshd executes itself or `sshd-session` anew for it).
 pub fn detect(port: u16) -> Libwrap {
-    let running = listening_sshd(port);
+    // A proven one: anybody can listen on a port above 1023 with a program called sshd.
+    let running = listener::sshd_on(port);
     let mut programs = BTreeSet::new();
-    if let Some(process) = running {
-        programs.insert(PathBuf::from(format!("/proc/{process}/exe")));
+    if let Some(sshd) = &running {
+        programs.insert(PathBuf::from(format!("/proc/{}/exe", sshd.process.pid())));
     }
-    let on_disk = running.and_then(program_of).unwrap_or_else(|| PathBuf::from(SSHD));
+    let on_disk = running.as_ref().map_or_else(|| PathBuf::from(SSHD), |sshd| PathBuf::from(&sshd.program));
     if running.is_none() || on_disk.exists() {
         programs.insert(on_disk);
     }
@@ -138,49 +140,6 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// The process called `sshd` that listens on the port. None where systemd listens for it (`ssh.socket`).
-fn listening_sshd(port: u16) -> Option<u32> {
-    let sockets: BTreeSet<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .into_iter()
-        .flat_map(|table| listening_sockets(&fs::read_to_string(table).unwrap_or_default(), port))
-        .collect();
-    if sockets.is_empty() {
-        return None;
-    }
-    let mut processes: Vec<u32> =
-        fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    processes.sort_unstable();
-    processes.into_iter().find(|process| {
-        fs::read(format!("/proc/{process}/comm")).is_ok_and(|name| name == b"sshd\n")
-            && fs::read_dir(format!("/proc/{process}/fd")).is_ok_and(|fds| {
-                fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()).any(|link| {
-                    link.to_str()
-                        .and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-                        .is_some_and(|socket| sockets.contains(&socket))
-                })
-            })
-    })
-}
-
-/// The inodes of sockets that listen on a port, from `proc_pid_net(5)` `tcp` and `tcp6`: `sl local_address rem_address st ...`.
-fn listening_sockets(table: &str, port: u16) -> Vec<u64> {
-    let socket = |line: &str| {
-        let mut words = line.split_whitespace();
-        let (_, local) = words.nth(1)?.rsplit_once(':')?;
-        let listening = u16::from_str_radix(local, 16).ok()? == port && words.nth(1)? == "0A";
-        words.nth(5).filter(|_| listening)?.parse().ok()
-    };
-    table.lines().skip(1).filter_map(socket).collect()
-}
-
-/// The path of a process's program, without the ` (deleted)` of one that was replaced.
-fn program_of(process: u32) -> Option<PathBuf> {
-    let link = fs::read_link(format!("/proc/{process}/exe")).ok()?;
-    let path = link.as_os_str().as_bytes();
-    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
-    Some(PathBuf::from(OsString::from_vec(path.to_vec())))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
@@ -211,15 +170,5 @@ mod tests {
         let bytes = b"\x7fELF\0/usr/sbin/sshd\0/usr/lib/openssh/sshd-session\0more";
         assert_eq!(session_program(bytes).unwrap(), Path::new("/usr/lib/openssh/sshd-session"));
         assert_eq!(session_program(b"sshd-session\0"), None);
-    }
-
-    #[test]
-    fn listening_sockets_are_told_from_connections_and_other_ports() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
-   1: 0100007F:0016 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0000000000000000 100 0 0 10 0
-   2: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0000000000000000 100 0 0 10 0
-";
-        assert_eq!(listening_sockets(table, 22), [4711]);
     }
 }

@@ -1,21 +1,24 @@
 //! The listening sockets, the SSH units and the live SSH sessions of the real host. Read only: starting or stopping a server is
 //! not done here. What the sockets mean for a connection is decided in `policy`.
 
+mod identity;
 mod processes;
 mod sockets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sshfix_policy::address::canonical;
 use sshfix_policy::host::{Part, Question};
-use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unit, speaks_ssh};
+use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unit, is_sshd, speaks_ssh};
 
-use crate::sys::{child, dbus, namespace};
+use crate::sys::process::Process;
+use crate::sys::{child, dbus, namespace, roots};
 use processes::Holders;
 use sockets::TcpSocket;
 
@@ -26,14 +29,16 @@ const SSHD: &str = "/usr/sbin/sshd";
 /// busy host both take their time.
 pub const REOPENS: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(20);
+/// The title of an sshd holds its options.
+const MAX_TITLE: u64 = 128 << 10;
 
 /// Who listens, by which unit, and who is logged in. The version is asked for by questions about everybody only (`status`).
 pub fn observe(question: &Question) -> Part<State> {
     let until = Instant::now() + REOPENS;
     loop {
         match read(question) {
-            Ok(state) if reopens(&state, question.port) && Instant::now() < until => thread::sleep(TICK),
-            Ok(state) => return Part::Present(state),
+            Ok((state, left)) if reopens(&state, left) && Instant::now() < until => thread::sleep(TICK),
+            Ok((state, _)) => return Part::Present(state),
             Err(error) => return Part::Unreadable(format!("the kernel did not list its TCP sockets: {error}")),
         }
     }
@@ -42,18 +47,18 @@ pub fn observe(question: &Question) -> Part<State> {
 /// At SIGHUP sshd closes its sockets, executes itself anew and opens them again (sshd.c, `sighup_restart`): its service is up, and
 /// nothing listens, or who held the socket was gone when the processes were read. So it is while somebody restarts it. It is not down,
 /// and what it does is to be seen a moment later.
-fn reopens(state: &State, port: u16) -> bool {
+fn reopens(state: &State, left: bool) -> bool {
     let up = |unit: &Unit| unit.is_changing_service() || unit.name.ends_with(".service") && unit.active == "active";
-    let left = state.listeners.iter().any(|socket| socket.local.port() == port && socket.holders.is_empty());
     // Of sockets in another network namespace, as in a drill's, systemd's units say nothing.
     let beside_systemd = || namespace::is_the_hosts("net").unwrap_or(false);
     (left || state.listeners.is_empty()) && state.units.iter().flatten().any(up) && beside_systemd()
 }
 
-fn read(question: &Question) -> io::Result<State> {
+/// The state, and whether a socket of root's on the port has nobody who holds it.
+fn read(question: &Question) -> io::Result<(State, bool)> {
     let listening = sockets::listening()?;
-    let asked: BTreeSet<u32> =
-        listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| socket.inode).collect();
+    let asked: BTreeMap<u32, u32> =
+        listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| (socket.inode, socket.uid)).collect();
     let holders = processes::holders(&asked);
     let mut notes = Vec::new();
     let units = units(&mut notes);
@@ -64,7 +69,7 @@ fn read(question: &Question) -> io::Result<State> {
         let port = format!(":{}", socket.local.port());
         units.iter().flatten().any(|unit: &Unit| unit.listens.iter().any(|address| address.ends_with(&port)))
     };
-    let concerns = |socket: &&TcpSocket| asked.contains(&socket.inode) || held_by_ssh(socket) || of_a_unit(socket);
+    let concerns = |socket: &&TcpSocket| asked.contains_key(&socket.inode) || held_by_ssh(socket) || of_a_unit(socket);
     let listeners: Vec<Listener> = listening.iter().filter(concerns).map(|socket| listener(socket, &holders)).collect();
 
     let ports: BTreeSet<u16> = listeners.iter().map(|listener| listener.local.port()).chain([question.port]).collect();
@@ -73,7 +78,8 @@ fn read(question: &Question) -> io::Result<State> {
         sessions.extend(sockets::established(port)?.iter().filter_map(|socket| session(socket, &holders)));
     }
     let version = if question.everybody { version() } else { None };
-    Ok(State { listeners, units, sessions, addresses: addresses()?, version, notes })
+    let left = asked.iter().any(|(inode, uid)| *uid == 0 && !holders.contains_key(inode));
+    Ok((State { listeners, units, sessions, addresses: addresses()?, version, notes }, left))
 }
 
 /// The SSH units, where systemd runs this host.
@@ -96,14 +102,54 @@ fn listener(socket: &TcpSocket, holders: &Holders) -> Listener {
     Listener { local: socket.local, v6_only: socket.v6_only, holders }
 }
 
-/// A connection counts as a session once somebody has logged in on it: a stranger who is still asked for his key has no way in.
+/// A connection counts as a session once somebody has logged in on it: a stranger who is still asked for his key has no way in. A proven
+/// sshd has the connection; whose login it is, is said by its title or by that of the process it started for the user.
 fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
-    let (user, holder) = holders.get(&socket.inode)?.iter().find_map(|holder| match &holder.title {
-        Title::LoggedIn(user) if speaks_ssh(&holder.process) => Some((user, holder)),
-        Title::LoggedIn(_) | Title::Other => None,
+    let all = holders.get(&socket.inode)?;
+    let _proven = all.iter().find(|holder| speaks_ssh(&holder.process))?;
+    let (user, holder) = all.iter().find_map(|holder| match &holder.title {
+        Title::LoggedIn(user) => Some((user, holder)),
+        Title::Other => None,
     })?;
     let (local, port) = (socket.local.ip(), socket.local.port());
     Some(Session { peer: socket.peer, local, port, user: Some(user.clone()), pid: holder.process.pid })
+}
+
+/// The listening sshd of this id, held so that nothing of another process is taken for its own.
+pub struct Sshd {
+    /// The process.
+    pub process: Process,
+    /// Its root folder: files as it sees them, also when it has ended.
+    pub root: OwnedFd,
+    /// Its program on the disk.
+    pub program: String,
+    /// The unit of the system manager that it belongs to.
+    pub unit: Option<String>,
+    /// What it says of its options and of those who wait at its door.
+    pub title: Vec<u8>,
+}
+
+/// The proven sshd that listens on a port; none where systemd listens for it, or somebody else does.
+pub fn sshd_on(port: u16) -> Option<Sshd> {
+    let listening = sockets::listening().ok()?;
+    let holders = processes::holders(&BTreeMap::new());
+    let on_port = listening.iter().filter(|socket| socket.local.port() == port);
+    let mut there = on_port.filter_map(|socket| holders.get(&socket.inode)).flatten().filter(|it| is_sshd(&it.process));
+    there.find_map(|holder| sshd(holder.process.pid))
+}
+
+/// Proves once more that a process is root's sshd of this host, and reads its title.
+pub fn sshd(pid: u32) -> Option<Sshd> {
+    let host = identity::Host::read().ok()?;
+    let process = Process::open(pid).ok()?;
+    let status = process.status().ok()?;
+    if !identity::is_roots(&status) {
+        return None;
+    }
+    let proof = host.prove(&process, None)?;
+    let title = process.read("cmdline", MAX_TITLE).ok()?;
+    let root = process.root().ok()?;
+    Some(Sshd { process, root, program: proof.program, unit: proof.unit, title })
 }
 
 /// All listening TCP sockets, each with its inode, which tells one socket from the next at the same address.
@@ -114,7 +160,7 @@ pub fn listening() -> io::Result<Vec<(SocketAddr, u32)>> {
 /// The other ends of connections to this port on which an sshd serves somebody who has not logged in yet.
 pub fn unauthenticated(port: u16) -> io::Result<Vec<SocketAddr>> {
     let connections = sockets::established(port)?;
-    let holders = processes::holders(&BTreeSet::new());
+    let holders = processes::holders(&BTreeMap::new());
     let waits = |socket: &&TcpSocket| {
         let all = holders.get(&socket.inode).map_or(&[][..], Vec::as_slice);
         all.iter().any(|holder| speaks_ssh(&holder.process)) && all.iter().all(|holder| holder.title == Title::Other)
@@ -138,7 +184,8 @@ fn addresses() -> io::Result<Vec<IpAddr>> {
 
 /// `OpenSSH_10.0p2 Debian-7+deb13u4`. Older sshds do not know `-V` and say their version while they complain.
 fn version() -> Option<String> {
-    let output = child::run(Path::new(SSHD), &["-V"], None, Duration::from_secs(2), 64 << 10).ok()?;
+    let program = roots::program(Path::new(SSHD)).ok()?;
+    let output = child::run_open(program.file.as_fd(), Path::new(SSHD), &["-V"], Duration::from_secs(2), 64 << 10).ok()?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     let version = said.lines().find_map(|line| line.find("OpenSSH_").and_then(|at| line.get(at..)))?;

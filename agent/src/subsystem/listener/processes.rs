@@ -1,17 +1,21 @@
-//! Which processes hold which sockets, from /proc (proc(5)). Looks into the SSH servers and process 1 first, and into all others
-//! only for sockets nobody among those holds. Read only; a process that ends meanwhile is passed over.
+//! Which processes hold which sockets, from /proc (proc(5)). Looks into the files of proven SSH servers and of process 1 only, and into
+//! those of others just to name who holds a port: within a budget, since anybody can have any number of processes with any number of
+//! files. Read only; a process that ends meanwhile is passed over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use sshfix_policy::subsystem::listener::{Process, Title, session_title, speaks_ssh};
+use sshfix_policy::subsystem::listener::{Process, Title, is_ssh_name, session_title};
 
-/// Looking through all processes ends here; what was not found by then has no holder.
-const LIMIT: Duration = Duration::from_secs(3);
-/// A process with more open files is not searched.
-const MOST_FILES: usize = 100_000;
+use super::identity::{Host, Proof, is_roots};
+use crate::sys::process::{self as process, Status};
+
+/// A process of root's with more open files is not searched to the end.
+const MAX_FILES: usize = 100_000;
+/// Naming who holds a port ends after this many files of others, or this time; the holder is not known then.
+const NAMING: Budget = Budget { files: 20_000, of_one: 2_000, time: Duration::from_millis(300) };
+/// The title of an sshd is short.
+const MAX_TITLE: u64 = 16 << 10;
 
 /// A process that holds sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,114 +29,181 @@ pub struct Holder {
 /// The holders of sockets, by inode.
 pub type Holders = BTreeMap<u32, Vec<Holder>>;
 
-/// The sockets of SSH servers and process 1, and the holders of `wanted` whoever they are.
-pub fn holders(wanted: &BTreeSet<u32>) -> Holders {
-    let deadline = Instant::now() + LIMIT;
+/// What may be spent on others.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    files: usize,
+    of_one: usize,
+    time: Duration,
+}
+
+/// A process that was looked at.
+struct Seen {
+    pid: u32,
+    status: Status,
+}
+
+/// One that was proven.
+struct Proven {
+    process: process::Process,
+    status: Status,
+    proof: Proof,
+}
+
+/// The sockets of SSH servers and process 1, and the holders of `wanted` (inode and owner of a socket) whoever they are.
+pub fn holders(wanted: &BTreeMap<u32, u32>) -> Holders {
+    let Ok(host) = Host::read() else { return Holders::new() };
     let mut found = Holders::new();
-    let mut others = Vec::new();
-    for pid in pids() {
-        match process(pid) {
-            Some(process) if pid == 1 || speaks_ssh(&process) => add(&mut found, &process, None),
-            Some(process) => others.push(process),
-            None => {}
+    let (mut candidates, mut others) = (Vec::new(), Vec::new());
+    for pid in process::pids() {
+        let Ok(process) = process::Process::open(pid) else { continue };
+        let Ok(status) = process.status() else { continue };
+        if pid == 1 {
+            let holder = holder(&status, pid, None, host.unit_of(&process));
+            add(&mut found, &sockets(&process, MAX_FILES).0, None, &Holder { process: holder, title: Title::Other });
+        } else if is_roots(&status) && Host::may_be(&process, &status) {
+            candidates.push((process, status));
+        } else {
+            others.push(Seen { pid, status });
         }
     }
-    for process in others {
-        let left: BTreeSet<u32> = wanted.iter().filter(|inode| !found.contains_key(inode)).copied().collect();
-        if left.is_empty() || Instant::now() > deadline {
-            break;
-        }
-        add(&mut found, &process, Some(&left));
+    let (proven, unproven) = prove(&host, candidates);
+    others.extend(unproven);
+    let mut served = BTreeMap::new();
+    for Proven { process, status, proof } in proven.into_values() {
+        let title = title(&process);
+        let held = sockets(&process, MAX_FILES).0;
+        let who = holder(&status, process.pid(), Some(proof.program), proof.unit);
+        add(&mut found, &held, None, &Holder { process: who, title });
+        served.insert(process.pid(), held);
     }
+    add_logins(&mut found, &host, &served, &others);
+    name(&mut found, &host, wanted, &mut others, NAMING);
     found
 }
 
-/// Adds the sockets a process holds, or those of them that are asked for.
-fn add(found: &mut Holders, process: &Process, only: Option<&BTreeSet<u32>>) {
-    let inodes: Vec<u32> =
-        sockets(process.pid).into_iter().filter(|inode| only.is_none_or(|only| only.contains(inode))).collect();
-    if inodes.is_empty() {
-        return;
-    }
-    let title = fs::read(format!("/proc/{}/cmdline", process.pid)).map_or(Title::Other, |line| session_title(&line));
-    for inode in inodes {
-        found.entry(inode).or_default().push(Holder { process: process.clone(), title: title.clone() });
-    }
-}
-
-fn pids() -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// A process with a program file; kernel threads have none.
-fn process(pid: u32) -> Option<Process> {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    let link = format!("/proc/{pid}/exe");
-    let exe = fs::read_link(&link).ok()?;
-    let exe = exe.to_string_lossy();
-    Some(Process {
-        pid,
-        name: name.trim_end_matches('\n').to_owned(),
-        exe: Some(exe.strip_suffix(" (deleted)").unwrap_or(&exe).to_owned()),
-        // Follows the link to the file that runs, whatever its name is now.
-        of_root: fs::metadata(&link).is_ok_and(|file| file.uid() == 0),
-        unit: fs::read_to_string(format!("/proc/{pid}/cgroup")).ok().and_then(|cgroup| unit(&cgroup)),
-    })
-}
-
-/// The inodes of the sockets a process holds.
-fn sockets(pid: u32) -> BTreeSet<u32> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
-    entries
-        .take(MOST_FILES)
-        .filter_map(|entry| {
-            let target = fs::read_link(entry.ok()?.path()).ok()?;
-            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-        })
-        .collect()
-}
-
-/// The unit in a `/proc/PID/cgroup` (cgroups(7)): on the unified line `0::`, or in systemd's own hierarchy of the old kind.
-fn unit(cgroup: &str) -> Option<String> {
-    let is_unit = |part: &&str| [".service", ".scope", ".socket"].iter().any(|kind| part.ends_with(kind));
-    cgroup.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':');
-        let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        if number != "0" && controllers != "name=systemd" {
-            return None;
+/// Proves the candidates; what a proven one started may be proven by that.
+fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> (BTreeMap<u32, Proven>, Vec<Seen>) {
+    let mut proven: BTreeMap<u32, Proven> = BTreeMap::new();
+    let mut left = candidates;
+    loop {
+        let before = proven.len();
+        let mut again = Vec::new();
+        for (process, status) in left {
+            let parent = proven.get(&status.parent).map(|parent| &parent.proof);
+            match host.prove(&process, parent) {
+                Some(proof) => _ = proven.insert(process.pid(), Proven { process, status, proof }),
+                None => again.push((process, status)),
+            }
         }
-        path.split('/').rev().find(is_unit).map(str::to_owned)
-    })
+        left = again;
+        if left.is_empty() || proven.len() == before {
+            let unproven = left.into_iter().map(|(process, status)| Seen { pid: process.pid(), status });
+            return (proven, unproven.collect());
+        }
+    }
+}
+
+/// Whoever logged in is served by a process with that user's ids, whose title says so, and whose parent watches over it as root
+/// (`sshd: alice [priv]`). The connection is the parent's; no file of the user's process is looked at.
+fn add_logins(found: &mut Holders, host: &Host, served: &BTreeMap<u32, Vec<u32>>, others: &[Seen]) {
+    for Seen { pid, status } in others {
+        let Some(held) = served.get(&status.parent).filter(|_| is_ssh_name(&status.name)) else { continue };
+        let Ok(process) = process::Process::open(*pid) else { continue };
+        // The same one still, with the same parent.
+        if process.status().ok().as_ref() != Some(status) {
+            continue;
+        }
+        let title = title(&process);
+        if matches!(title, Title::LoggedIn(_)) {
+            let who = holder(status, *pid, None, host.unit_of(&process));
+            add(found, held, None, &Holder { process: who, title });
+        }
+    }
+}
+
+/// Finds who holds the wanted sockets that nobody was found to hold: among root's processes and those of the socket's own user first.
+/// How many files were looked at.
+fn name(found: &mut Holders, host: &Host, wanted: &BTreeMap<u32, u32>, others: &mut [Seen], budget: Budget) -> usize {
+    let deadline = Instant::now() + budget.time;
+    let owners: BTreeSet<u32> = wanted.values().copied().collect();
+    others.sort_by_key(|seen| (!owners.contains(&seen.status.real_uid), seen.status.real_uid, seen.pid));
+    let mut looked = 0;
+    for Seen { pid, status } in others.iter() {
+        let left: BTreeSet<u32> = wanted.keys().filter(|inode| !found.contains_key(inode)).copied().collect();
+        if left.is_empty() || looked >= budget.files || Instant::now() > deadline {
+            break;
+        }
+        let Ok(process) = process::Process::open(*pid) else { continue };
+        let (held, files) = sockets(&process, budget.of_one.min(budget.files - looked));
+        looked += files;
+        let who = || holder(status, *pid, None, host.unit_of(&process));
+        if held.iter().any(|inode| left.contains(inode)) {
+            add(found, &held, Some(&left), &Holder { process: who(), title: Title::Other });
+        }
+    }
+    looked
+}
+
+fn add(found: &mut Holders, held: &[u32], only: Option<&BTreeSet<u32>>, holder: &Holder) {
+    for inode in held.iter().copied().filter(|inode| only.is_none_or(|only| only.contains(inode))).collect::<BTreeSet<_>>() {
+        found.entry(inode).or_default().push(holder.clone());
+    }
+}
+
+fn sockets(process: &process::Process, limit: usize) -> (Vec<u32>, usize) {
+    process.sockets(limit).unwrap_or_default()
+}
+
+fn title(process: &process::Process) -> Title {
+    process.read("cmdline", MAX_TITLE).map_or(Title::Other, |line| session_title(&line))
+}
+
+fn holder(status: &Status, pid: u32, ssh: Option<String>, unit: Option<String>) -> Process {
+    Process { pid, name: status.name.clone(), uid: status.real_uid, ssh, unit }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::TcpListener;
+
     use super::*;
 
-    #[test]
-    fn the_unit_is_the_last_one_on_the_cgroup_path() {
-        for (cgroup, want) in [
-            ("0::/system.slice/ssh.service\n", Some("ssh.service")),
-            ("0::/user.slice/user-0.slice/session-3.scope\n", Some("session-3.scope")),
-            ("0::/system.slice/foo.service/worker\n", Some("foo.service")),
-            ("12:pids:/system.slice/x.service\n1:name=systemd:/system.slice/ssh.service\n", Some("ssh.service")),
-            ("9:name=systemd:/\n0::/system.slice/ssh.service\n", Some("ssh.service")),
-            ("0::/\n", None),
-            ("", None),
-        ] {
-            assert_eq!(unit(cgroup).as_deref(), want, "{cgroup}");
-        }
+    fn listening() -> (TcpListener, BTreeMap<u32, u32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let sockets = super::super::sockets::listening().unwrap();
+        let socket = sockets.iter().find(|socket| socket.local == local).unwrap_or_else(|| panic!("not listed"));
+        (listener, BTreeMap::from([(socket.inode, socket.uid)]))
     }
 
     #[test]
-    fn the_holder_of_a_socket_of_this_process_is_found() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
-        let port = listener.local_addr().map_or(0, |address| address.port());
-        let sockets = super::super::sockets::listening().unwrap_or_else(|e| panic!("{e}"));
-        let socket = sockets.iter().find(|socket| socket.local.port() == port).unwrap_or_else(|| panic!("not listed"));
-        let holders = holders(&BTreeSet::from([socket.inode]));
-        let pids: Vec<u32> = holders.get(&socket.inode).into_iter().flatten().map(|holder| holder.process.pid).collect();
-        assert_eq!(pids, [std::process::id()]);
+    fn the_holder_of_a_socket_of_this_process_is_found_and_is_no_ssh_server() {
+        let (_listener, wanted) = listening();
+        let holders = holders(&wanted);
+        let found: Vec<&Process> = wanted.keys().filter_map(|inode| holders.get(inode)).flatten().map(|it| &it.process).collect();
+        assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [std::process::id()]);
+        assert!(found.iter().all(|process| process.ssh.is_none()), "{found:?}");
+    }
+
+    #[test]
+    fn naming_a_holder_ends_with_its_budget() {
+        let (_listener, wanted) = listening();
+        let _files: Vec<std::fs::File> = (0..200).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let mut others: Vec<Seen> = Vec::new();
+        for _ in 0..50 {
+            let pid = std::process::id();
+            others.push(Seen { pid, status: process::Process::open(pid).unwrap().status().unwrap() });
+        }
+        let host = Host::read().unwrap();
+        // A socket that nobody holds.
+        let nobodys = BTreeMap::from([(u32::MAX, 0)]);
+        let budget = |files, of_one| Budget { files, of_one, time: Duration::from_mins(1) };
+        assert_eq!(name(&mut Holders::new(), &host, &nobodys, &mut others, budget(500, 100)), 500);
+        assert!(name(&mut Holders::new(), &host, &nobodys, &mut others, budget(100_000, 10)) <= 50 * 10);
+        assert_eq!(name(&mut Holders::new(), &host, &BTreeMap::new(), &mut others, budget(500, 100)), 0);
+        assert!(name(&mut Holders::new(), &host, &wanted, &mut others, budget(100_000, 100_000)) < 10_000, "found at once");
     }
 }

@@ -32,6 +32,8 @@ pub struct TcpSocket {
     pub v6_only: bool,
     /// Found in `/proc/PID/fd` as `socket:[INODE]`; 0 where no process holds it any more.
     pub inode: u32,
+    /// Whose it is: of whoever made it.
+    pub uid: u32,
 }
 
 /// The listening sockets of both families.
@@ -92,5 +94,6 @@ fn tcp_socket(response: &InetResponse) -> TcpSocket {
         peer: end(id.destination_address, id.destination_port),
         v6_only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
         inode: response.header.inode,
+        uid: response.header.uid,
     }
 }

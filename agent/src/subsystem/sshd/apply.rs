@@ -29,6 +29,9 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         return restore(&step.inverse()).map(|restored| restored.done);
     }
     let sshd = lookup::now(step.port).map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
+    if let Some(why) = step.files.iter().find_map(|file| lookup::not_edited(&sshd.invocation, &sshd.manager, &file.path)) {
+        return Err(StepError::Failed(format!("{why}; nothing was changed")));
+    }
     if let Activation::Restart(Through::Unit(unit)) = &step.activation
         && sshd.running
     {
@@ -135,7 +138,15 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
     if step.files.is_empty() {
         return Ok(restored(false, &notes));
     }
-    test(&sshd.invocation).map_err(|error| {
+    let tested = match test(&sshd.invocation) {
+        // Nothing had been written, so sshd has nothing to read again.
+        Err(SshdError::NotRoots(why)) if !wrote => {
+            notes.push(why);
+            return Ok(restored(false, &notes));
+        }
+        tested => tested,
+    };
+    tested.map_err(|error| {
         let names = step.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" and ");
         StepError::Failed(format!(
             "{names} holds what it held before, but sshd does not take its files as they are now, so it was not reloaded: {}",

@@ -1,18 +1,49 @@
-//! The files of sshd's configuration, with everything they include. Read as sshd reads them: symbolic links are followed.
+//! The files of sshd's configuration, with everything they include, and the other files that it reads by them. Each must be root's all the
+//! way, else nothing of any of them is read, and sshd is not asked about them: its complaints quote lines.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
+use sshfix_policy::subsystem::sshd::Invocation;
 use sshfix_policy::subsystem::sshd::config::{Document, Tree, glob};
+use thiserror::Error;
 
 use crate::sys::files;
+use crate::sys::roots::{self, RootsError};
 
 /// The longest file, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 /// The most files; sshd itself has no limit but its memory.
 const FILES_MAX: usize = 1000;
+/// Keywords whose value is a file of sshd's own (`sshd_config(5)`), read by sshd when it is asked, or by sshfix.
+const FILES: [&str; 5] = ["hostkey", "hostcertificate", "banner", "trustedusercakeys", "revokedkeys"];
 
-/// The main file and all it includes; the text says what could not be read.
-pub(super) fn tree(main: &str) -> Result<Tree, String> {
+/// Why there is no tree.
+#[derive(Debug, Error)]
+pub(super) enum TreeError {
+    /// Others than root decide what a file says. Sshd is not asked about it.
+    #[error("{0}")]
+    NotRoots(String),
+    /// It could not be read.
+    #[error("{0}")]
+    Unread(String),
+}
+
+impl From<RootsError> for TreeError {
+    fn from(error: RootsError) -> Self {
+        match error {
+            RootsError::NotRoots { .. } => TreeError::NotRoots(error.to_string()),
+            RootsError::Missing(_) | RootsError::NotRegular(_) | RootsError::TooLong { .. } | RootsError::Failed { .. } => {
+                TreeError::Unread(error.to_string())
+            }
+        }
+    }
+}
+
+/// The main file and all it includes.
+pub(super) fn tree(main: &str) -> Result<Tree, TreeError> {
     let mut tree = Tree::new(main);
     loop {
         let (missing, patterns) = tree.missing();
@@ -20,41 +51,130 @@ pub(super) fn tree(main: &str) -> Result<Tree, String> {
             return Ok(tree);
         }
         if tree.files.len() + missing.len() > FILES_MAX {
-            return Err(format!("{main} includes more than {FILES_MAX} files"));
+            return Err(TreeError::Unread(format!("{main} includes more than {FILES_MAX} files")));
         }
         for path in missing {
-            let file = files::read_followed(path.as_ref(), FILE_MAX).map_err(|error| error.to_string())?;
-            tree.files.insert(path.clone(), Document::parse(&file.bytes));
-            tree.not_replaceable.extend(file.not_replaceable.map(|why| (path, why)));
+            let bytes = roots::read(path.as_ref(), FILE_MAX)?;
+            tree.files.insert(path.clone(), Document::parse(&bytes));
+            tree.not_replaceable.extend(files::not_replaceable(path.as_ref()).map(|why| (path, why)));
         }
         for pattern in patterns {
-            let named = expand(&pattern);
+            let named = expand(&pattern)?;
             tree.includes.insert(pattern, named);
         }
     }
 }
 
-/// The files that a pattern names, sorted as glob(7) in the C locale does. What cannot be listed names nothing.
-fn expand(pattern: &str) -> Vec<String> {
+/// The tree of an sshd that may be asked about its files, and where it cannot be read, why. The error names the file that is not root's.
+pub(super) fn trusted(invocation: &Invocation) -> Result<Result<Tree, String>, String> {
+    let tree = match tree(invocation.file()) {
+        Err(TreeError::NotRoots(why)) => return Err(why),
+        Err(error @ TreeError::Unread(_)) => Err(error.to_string()),
+        Ok(tree) => Ok(tree),
+    };
+    for path in named(tree.as_ref().ok(), &invocation.options) {
+        match roots::find(Path::new(&path)) {
+            Err(error @ RootsError::NotRoots { .. }) => return Err(error.to_string()),
+            // What is not there, or cannot be opened, sshd does not read either.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(tree)
+}
+
+/// The absolute paths of the other files that sshd reads, by its files and its options.
+fn named(tree: Option<&Tree>, options: &[String]) -> Vec<String> {
+    let lines = |document: &Document| -> Vec<String> {
+        let directives = document.lines().filter_map(|(_, line)| line.directive().ok().flatten());
+        directives.filter(|directive| FILES.contains(&directive.keyword.as_str())).flat_map(|it| it.arguments).collect()
+    };
+    let mut found: Vec<String> = tree.into_iter().flat_map(|tree| tree.files.values()).flat_map(lines).collect();
+    let mut words = options.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "-c" | "-h" => found.extend(words.next().cloned()),
+            "-o" => found.extend(words.next().map(|option| lines(&Document::parse(option.as_bytes()))).unwrap_or_default()),
+            _ => {}
+        }
+    }
+    found.retain(|path| path.starts_with('/'));
+    found
+}
+
+/// Whether a process with this root folder sees the same files at these paths as sshfix does; else the first that is another one.
+pub(super) fn seen_alike(root: &OwnedFd, tree: &Tree) -> Result<(), String> {
+    let identity = |found: Result<roots::Found, RootsError>| found.map(|found| found.identity()).ok();
+    for path in tree.files.keys().map(Path::new) {
+        let differs = || -> Result<bool, String> {
+            let root = root.try_clone().map_err(|error| error.to_string())?;
+            Ok(identity(roots::find(path)) != identity(roots::find_below(root, path)))
+        };
+        // Twice, since somebody may just have replaced it.
+        if differs()? && differs()? {
+            return Err(format!("{} is another file for that sshd than for sshfix", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// The folder of an sshd's configuration below which files may be edited; `None` where it is a folder of many other things, too.
+pub(super) fn folder(invocation: &Invocation) -> Option<PathBuf> {
+    let folder = Path::new(invocation.file()).parent()?;
+    // `/` and `/etc`
+    (folder.components().count() > 2).then(|| folder.to_owned())
+}
+
+/// Whether a file may be edited for an sshd: its main file, and what lies below that one's folder.
+pub(super) fn editable(invocation: &Invocation, path: &str) -> bool {
+    path == invocation.file() || folder(invocation).is_some_and(|folder| roots::is_below(Path::new(path), &folder))
+}
+
+/// The files that a pattern names, sorted as glob(7) in the C locale does. A folder in which others than root could make one is an error.
+fn expand(pattern: &str) -> Result<Vec<String>, TreeError> {
     let mut found = vec![String::new()];
     for component in pattern.split('/').skip(1) {
         let mut next = Vec::new();
         for folder in &found {
             if glob::is_pattern(component) {
-                let Ok(entries) = fs::read_dir(format!("{folder}/")) else { continue };
-                let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-                next.extend(names.filter(|name| glob::matches(component, name)).map(|name| format!("{folder}/{name}")));
-            } else {
-                let path = format!("{folder}/{component}");
-                if fs::symlink_metadata(&path).is_ok() {
-                    next.push(path);
+                for name in list(folder)?.into_iter().filter(|name| glob::matches(component, name)) {
+                    next.extend(there(format!("{folder}/{name}"))?);
                 }
+            } else {
+                next.extend(there(format!("{folder}/{component}"))?);
             }
         }
         found = next;
     }
     found.sort();
-    found
+    Ok(found)
+}
+
+/// The path, where something is there.
+fn there(path: String) -> Result<Option<String>, TreeError> {
+    match roots::find(Path::new(&path)) {
+        Ok(_) => Ok(Some(path)),
+        // A link of root's that leads nowhere is named, and cannot be read.
+        Err(RootsError::Missing(_)) => Ok(fs::symlink_metadata(&path).is_ok().then_some(path)),
+        Err(RootsError::Failed { error, .. }) if error.kind() == ErrorKind::NotADirectory => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The names in a folder; none where there is no such folder.
+fn list(folder: &str) -> Result<Vec<String>, TreeError> {
+    let path = format!("{folder}/");
+    match roots::find(Path::new(&path)) {
+        Ok(found) if found.writable_by_others() => {
+            return Err(TreeError::NotRoots(format!(
+                "{folder}: others than root can put files there; sshfix reads nothing of it"
+            )));
+        }
+        Ok(_) => {}
+        Err(RootsError::Missing(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    }
+    let Ok(entries) = fs::read_dir(path) else { return Ok(Vec::new()) };
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
 }
 
 #[cfg(test)]
@@ -81,6 +201,50 @@ mod tests {
         let tree = tree(&at("main")).unwrap();
         assert_eq!(tree.includes.get(&at("d/*.conf")), Some(&vec![at("d/a.conf"), at("d/b.conf")]));
         assert_eq!(tree.files.keys().collect::<Vec<_>>(), [&at("d/a.conf"), &at("d/b.conf"), &at("main"), &at("x")]);
-        assert!(super::tree(&at("not")).unwrap_err().contains("does not exist"));
+        assert!(super::tree(&at("not")).unwrap_err().to_string().contains("does not exist"));
+    }
+
+    #[test]
+    fn files_that_others_can_make_or_write_are_named_and_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| format!("{}/{name}", folder.path().display());
+        let shared = |name: &str, mode: u32| {
+            fs::create_dir_all(at(name)).unwrap();
+            fs::set_permissions(at(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        shared("sticky", 0o1777);
+        shared("open", 0o777);
+        let asked = |text: String, options: &[&str]| {
+            fs::write(at("main"), text).unwrap();
+            let options = options.iter().map(|word| (*word).to_owned()).chain(["-f".to_owned(), at("main")]).collect();
+            trusted(&Invocation { program: "/usr/sbin/sshd".to_owned(), options })
+        };
+        assert!(asked(format!("Include {}\nHostKey {}\nBanner none\n", at("none/*"), at("key")), &[]).unwrap().is_ok());
+        for text in
+            ["Include open/*", "Include sticky/*.conf", "Include */none.conf", "Match user a\nBanner open/x", "HostKey sticky/k"]
+        {
+            let (keyword, path) = text.rsplit_once(' ').unwrap();
+            let why = asked(format!("{keyword} {}\n", at(path)), &[]).unwrap_err();
+            assert!(why.contains(&folder.path().display().to_string()), "{why}");
+        }
+        for options in
+            [["-h", &at("open/k")], ["-o", &format!("HostKey={}", at("open/k"))], ["-o", &format!("banner {}", at("open/k"))]]
+        {
+            asked(String::new(), &options).unwrap_err();
+        }
+        assert!(asked(String::new(), &["-h", &at("key")]).is_ok());
+    }
+
+    #[test]
+    fn only_files_below_the_folder_of_the_main_file_are_edited() {
+        let with = |file: &str| Invocation { program: String::new(), options: vec!["-f".to_owned(), file.to_owned()] };
+        let usual = with("/etc/ssh/sshd_config");
+        assert!(editable(&usual, "/etc/ssh/sshd_config") && editable(&usual, "/etc/ssh/sshd_config.d/a.conf"));
+        for other in ["/etc/hosts.deny", "/etc/sshfix/policy.toml", "/etc/ssh/../hosts.deny"] {
+            assert!(!editable(&usual, other), "{other}");
+        }
+        assert!(
+            editable(&with("/etc/sshd_config"), "/etc/sshd_config") && !editable(&with("/etc/sshd_config"), "/etc/hosts.deny")
+        );
     }
 }

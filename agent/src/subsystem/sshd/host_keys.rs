@@ -11,7 +11,7 @@ use sshfix_policy::subsystem::sshd::{Effective, HostKey, KeyProblem};
 
 use super::version::Sound;
 use super::{SshdError, effective, invocation};
-use crate::sys::{child, files};
+use crate::sys::{child, files, roots};
 
 const SSH_KEYGEN: &str = "/usr/bin/ssh-keygen";
 const KEYGEN_LIMIT: Duration = Duration::from_secs(5);
@@ -50,12 +50,18 @@ fn public_file(file: &Path) -> PathBuf {
 
 /// What sshd would make of a file of `HostKey` (authfile.c, `sshkey_perm_ok`, `sshkey_load_private`).
 pub(super) fn look_at(path: &str, sound: &Sound) -> HostKey {
-    let public = fs::read_to_string(public_file(Path::new(path))).ok();
+    let public = roots::read(&public_file(Path::new(path)), PUBLIC_KEY_MAX).ok();
+    let public = public.and_then(|bytes| String::from_utf8(bytes).ok());
     let algorithm = public.as_deref().and_then(|line| line.split(' ').next()).map(str::to_owned);
     HostKey { path: path.to_owned(), algorithm, problem: problem(Path::new(path), sound) }
 }
 
 fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {
+    match roots::find(path) {
+        Ok(_) => {}
+        Err(roots::RootsError::Missing(_)) => return Some(KeyProblem::Missing),
+        Err(error) => return Some(KeyProblem::Corrupt(error.to_string())),
+    }
     let file = match fs::metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(KeyProblem::Missing),

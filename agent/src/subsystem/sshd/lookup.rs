@@ -5,10 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use sshfix_policy::host::{HostState, Part, Question};
-use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
+use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::sshd::{
     Answer, Candidate, Effective, Folder, HostKey, Invocation, Manager, Need, PRIVSEP, Server, Startups, host_key_paths,
@@ -88,10 +87,10 @@ pub(super) fn now(port: u16) -> Result<Now, String> {
 pub(super) fn signal(port: u16) -> Result<(), String> {
     let listening = observed(port)?;
     let sockets = listening.listeners.iter().filter(|socket| socket.local.port() == port);
-    let holder = sockets.flat_map(|socket| &socket.holders).find(|holder| holder.pid != 1 && speaks_ssh(holder));
-    let pid = holder.and_then(|holder| i32::try_from(holder.pid).ok());
-    let pid = pid.ok_or_else(|| format!("no sshd listens on port {port}"))?;
-    kill(Pid::from_raw(pid), Signal::SIGHUP).map_err(|error| format!("SIGHUP to sshd (pid {pid}): {error}"))
+    let mut holders = sockets.flat_map(|socket| &socket.holders).filter(|holder| is_sshd(holder));
+    let sshd = holders.find_map(|holder| listener::sshd(holder.pid));
+    let sshd = sshd.ok_or_else(|| format!("no sshd listens on port {port}"))?;
+    sshd.process.signal(Signal::SIGHUP).map_err(|error| format!("SIGHUP to sshd (pid {}): {error}", sshd.process.pid()))
 }
 
 fn observed(port: u16) -> Result<listener_model::State, String> {
@@ -133,10 +132,27 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         Part::Present(listening) => listening,
         Part::Absent(why) | Part::Unreadable(why) => return Part::Unreadable(why.clone()),
     };
-    let (listening, Found { invocation, running, title }) = match settled(listening, port) {
+    let (listening, Found { invocation, running, title, process }) = match settled(listening, port) {
         Ok(found) => found,
-        Err(error) => return Part::Absent(error.to_string()),
+        Err(error @ SshdError::NotOpenSsh(_)) => return Part::Absent(error.to_string()),
+        Err(error) => return Part::Unreadable(error.to_string()),
     };
+    // Before sshd is asked: it quotes the lines that it complains about.
+    let mut tree = match files::trusted(&invocation) {
+        Ok(tree) => tree,
+        Err(why) => return Part::Unreadable(SshdError::NotRoots(why).to_string()),
+    };
+    if let (Some((pid, root)), Ok(tree)) = (&process, &tree)
+        && let Err(why) = files::seen_alike(root, tree)
+    {
+        return Part::Unreadable(format!("sshd (pid {pid}) cannot be judged from here: {why}"));
+    }
+    let manager = manager::manager(&listening, port);
+    if let Ok(tree) = &mut tree {
+        let paths: Vec<String> = tree.files.keys().cloned().collect();
+        let why_not = paths.into_iter().filter_map(|path| Some((path.clone(), not_edited(&invocation, &manager, &path)?)));
+        tree.not_replaceable.extend(why_not);
+    }
     let version = versions.of(Path::new(&invocation.program));
     let (test, effective) = examine(&invocation);
     let test = match test {
@@ -146,7 +162,6 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         Err(error) => return Part::Unreadable(error.to_string()),
     };
     let effective = effective.map_err(|error| error.to_string());
-    let tree = files::tree(invocation.file());
     Part::Present(Server {
         running,
         version,
@@ -155,7 +170,7 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         host_key_files: keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options), &versions.sound),
         startups: title.as_deref().and_then(Startups::from_title),
         unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
-        manager: manager::manager(&listening, port),
+        manager,
         host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(),
         stale: stale(&tree, effective.as_ref().ok()),
         edited: BTreeMap::new(),
@@ -163,6 +178,21 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         effective,
         invocation,
     })
+}
+
+/// Why a file is not edited for this sshd, where it is not. Only what lies below the folder of its own configuration is, and only where a
+/// unit of systemd runs it: of one that somebody started by hand nobody knows what for.
+pub(super) fn not_edited(invocation: &Invocation, manager: &Manager, path: &str) -> Option<String> {
+    if !files::editable(invocation, path) {
+        return Some(format!("{path} does not lie below the folder of {}, sshd's main file", invocation.file()));
+    }
+    let with_systemd = Path::new("/run/systemd/system").exists();
+    match manager {
+        Manager::Nobody if with_systemd => {
+            Some("no unit of systemd runs this sshd, so sshfix edits nothing for it; start it by its unit".to_owned())
+        }
+        Manager::Nobody | Manager::Service { .. } | Manager::Connections(_) => None,
+    }
 }
 
 /// Every file that it takes a host key from, asked for at once: each that is new takes some milliseconds to start a program.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sshfix_policy::subsystem::listener::{State, Unit, speaks_ssh};
+use sshfix_policy::subsystem::listener::{State, Unit, is_sshd};
 use sshfix_policy::subsystem::sshd::Manager;
 
 use crate::sys::dbus;
@@ -18,7 +18,7 @@ pub(super) fn manager(state: &State, port: u16) -> Manager {
     let by_systemd = holders().any(|holder| holder.pid == 1);
     let socket =
         units().find(|unit| unit.name.ends_with(".socket") && unit.active == "active" && (by_systemd || listens(unit, port)));
-    let sshd = holders().find(|holder| holder.pid != 1 && speaks_ssh(holder));
+    let sshd = holders().find(|holder| is_sshd(holder));
     // Down, and it is a socket unit that would be started at boot.
     let enabled = |kind: &str| units().find(|unit| unit.enabled() && unit.name.ends_with(kind));
     let down = || enabled(".socket").filter(|_| holders().next().is_none() && enabled(".service").is_none());

@@ -18,20 +18,19 @@ mod unit;
 mod version;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sshfix_policy::host::{Part, Question};
-use sshfix_policy::subsystem::listener::{self as listener_model, speaks_ssh};
+use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login, PRIVSEP, Server, State};
 use thiserror::Error;
 
 use crate::subsystem::listener;
 use crate::sys::child::{self, ChildError};
-use crate::sys::dbus;
+use crate::sys::{dbus, roots};
 
 pub use apply::{apply, restore};
 pub use host_keys::host_keys;
@@ -45,6 +44,8 @@ pub use version::Versions;
 const SSHD: &str = "/usr/sbin/sshd";
 /// How long a service that is restarted may be seen as stopped: between its end and its start.
 const STOPPED: Duration = Duration::from_millis(50);
+/// How long the title of an sshd may differ from its unit: while it is restarted with other options.
+const AGREES: Duration = Duration::from_millis(300);
 /// `sshd -T` takes some 10 ms.
 const LIMIT: Duration = Duration::from_secs(10);
 /// It prints some 5 KiB; long access lists print more.
@@ -64,6 +65,22 @@ pub enum SshdError {
         /// What is wrong.
         why: String,
     },
+    /// Others than root decide what it reads.
+    #[error("sshd is not asked about its files, because one of them is not root's alone: {0}")]
+    NotRoots(String),
+    /// The unit was changed since, or it was started by hand in the unit's place.
+    #[error(
+        "sshd (pid {pid}) runs with other options than {unit} has now, so it is not known what it does: `systemctl restart {unit}`"
+    )]
+    Options {
+        /// The process.
+        pid: u32,
+        /// The unit.
+        unit: String,
+    },
+    /// Its options are not known.
+    #[error("the options of sshd (pid {0}) are not known: its title does not say them")]
+    NoTitle(u32),
     /// It could not be run.
     #[error(transparent)]
     Child(#[from] ChildError),
@@ -86,6 +103,8 @@ pub(super) struct Found {
     /// Its own process, or systemd for its socket, holds the port.
     running: bool,
     title: Option<Vec<u8>>,
+    /// The id of that process and its root folder, where it is not systemd.
+    process: Option<(u32, OwnedFd)>,
 }
 
 /// The sshd behind a port: the process that holds the listening socket; where systemd or nobody does, what the unit would start.
@@ -102,36 +121,55 @@ pub fn invocation(port: u16) -> Result<Invocation, SshdError> {
 
 pub(super) fn find(state: &listener_model::State, port: u16) -> Result<Found, SshdError> {
     let there: Vec<_> = state.listeners.iter().filter(|socket| socket.local.port() == port).collect();
-    let mut held_by_systemd = false;
-    for holder in there.iter().flat_map(|socket| &socket.holders) {
-        held_by_systemd |= holder.pid == 1;
-        let Some(exe) = holder.exe.as_deref().filter(|exe| speaks_ssh(holder) && exe.ends_with("/sshd")) else { continue };
-        let title = fs::read(format!("/proc/{}/cmdline", holder.pid)).unwrap_or_default();
-        if let Some(invocation) = Invocation::from_title(exe, &title) {
-            return Ok(Found { invocation, running: true, title: Some(title) });
-        }
+    let holders = || there.iter().flat_map(|socket| &socket.holders);
+    let mut untitled = None;
+    for holder in holders().filter(|holder| is_sshd(holder)) {
+        let Some(sshd) = listener::sshd(holder.pid) else { continue };
+        let Some(titled) = Invocation::from_title(&sshd.program, &sshd.title) else {
+            untitled = Some(holder.pid);
+            continue;
+        };
+        // A title is text of the process's own. Where a unit runs it, both must say the same, and the unit's words count: in a title
+        // they are joined by blanks. Without a unit, or a systemd that answers, a proven process of root's speaks for itself.
+        let service = sshd.unit.filter(|unit| unit.ends_with(".service"));
+        let invocation = match service.and_then(|unit| Some((unit::of_service(&unit)?, unit))) {
+            Some((started, _)) if started.options.join(" ") == titled.options.join(" ") => {
+                Invocation { options: started.options, ..titled }
+            }
+            Some((_, unit)) => return Err(SshdError::Options { pid: holder.pid, unit }),
+            None => titled,
+        };
+        return Ok(Found { invocation, running: true, title: Some(sshd.title), process: Some((holder.pid, sshd.root)) });
     }
+    if let Some(pid) = untitled {
+        return Err(SshdError::NoTitle(pid));
+    }
+    let held_by_systemd = holders().any(|holder| holder.pid == 1);
     // Somebody else's port.
     if !there.is_empty() && !held_by_systemd {
         return Err(SshdError::NotOpenSsh(port));
     }
     let invocation = unit::invocation(state).unwrap_or_else(|| Invocation::plain(SSHD));
-    Ok(Found { invocation, running: held_by_systemd, title: None })
+    Ok(Found { invocation, running: held_by_systemd, title: None, process: None })
 }
 
 /// The same, once it can be told: of an sshd that opens its sockets the process may be gone when it is looked at, or have no title yet
-/// (sshd.c, `server_accept_loop`). With what was seen last.
+/// (sshd.c, `server_accept_loop`). With what was seen last. Nobody waits for a process that is no sshd.
 pub(super) fn settled(state: &listener_model::State, port: u16) -> Result<(listener_model::State, Found), SshdError> {
-    let until = Instant::now() + listener::REOPENS;
+    let begun = Instant::now();
     let mut seen = state.clone();
     loop {
         let mut holders = seen.listeners.iter().filter(|socket| socket.local.port() == port).flat_map(|socket| &socket.holders);
-        let somebody_elses =
-            !holders.all(|holder| speaks_ssh(holder) && holder.exe.as_deref().is_none_or(|exe| exe.ends_with("/sshd")));
+        let is_one = holders.any(is_sshd);
         match find(&seen, port) {
             Ok(found) => return Ok((seen, found)),
-            Err(error) if somebody_elses || Instant::now() > until => return Err(error),
-            Err(_) => thread::sleep(Duration::from_millis(20)),
+            Err(error) => {
+                let wait = if matches!(error, SshdError::Options { .. }) { AGREES } else { listener::REOPENS };
+                if !is_one || begun.elapsed() > wait {
+                    return Err(error);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
         }
         if let Part::Present(again) = listener::observe(&Question { sources: BTreeSet::new(), port, everybody: false }) {
             seen = again;
@@ -142,8 +180,11 @@ pub(super) fn settled(state: &listener_model::State, port: u16) -> Result<(liste
 /// The port of an sshd that was looked at and whose files are not as they were then.
 pub fn drifted(read: &State) -> Option<u16> {
     let is_other = |server: &Part<Server>| match server {
-        Part::Present(server) => server.tree.is_ok() && files::tree(server.invocation.file()) != server.tree,
-        Part::Absent(_) | Part::Unreadable(_) => false,
+        Part::Present(Server { tree: Ok(then), invocation, .. }) => match files::tree(invocation.file()) {
+            Ok(now) => (&now.main, &now.files, &now.includes) != (&then.main, &then.files, &then.includes),
+            Err(_) => true,
+        },
+        Part::Present(Server { tree: Err(_), .. }) | Part::Absent(_) | Part::Unreadable(_) => false,
     };
     read.servers.iter().find(|(_, server)| is_other(server)).map(|(port, _)| *port)
 }
@@ -176,12 +217,8 @@ fn test(invocation: &Invocation) -> Result<(), SshdError> {
 
 /// What `sshd -t` says, whether it takes the files or not.
 fn complaints(invocation: &Invocation) -> Vec<String> {
-    let program = Path::new(&invocation.program);
-    if require_roots(program).is_err() {
-        return Vec::new();
-    }
     let words: Vec<&str> = std::iter::once("-t").chain(invocation.options.iter().map(String::as_str)).collect();
-    let said = child::run(program, &words, None, LIMIT, OUTPUT_MAX).map(|output| output.stderr).unwrap_or_default();
+    let said = execute(invocation, &words).map(|output| output.stderr).unwrap_or_default();
     String::from_utf8_lossy(&said).lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
@@ -224,10 +261,8 @@ fn comes_back(until: Instant) -> bool {
 }
 
 fn run_once(invocation: &Invocation, more: &[&str]) -> Result<String, SshdError> {
-    let program = Path::new(&invocation.program);
-    require_roots(program)?;
     let words: Vec<&str> = more.iter().copied().chain(invocation.options.iter().map(String::as_str)).collect();
-    let output = child::run(program, &words, None, LIMIT, OUTPUT_MAX)?;
+    let output = execute(invocation, &words)?;
     if output.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -235,12 +270,13 @@ fn run_once(invocation: &Invocation, more: &[&str]) -> Result<String, SshdError>
     Err(SshdError::Complains { command: format!("{} {}", invocation.program, words.join(" ")), said })
 }
 
-/// The program must be root's, and nobody else's to write.
-fn require_roots(program: &Path) -> Result<(), SshdError> {
-    let refused = |why: &str| SshdError::Program { program: program.to_owned(), why: why.to_owned() };
-    let file = fs::metadata(program).map_err(|error| refused(&error.to_string()))?;
-    if !file.is_file() || file.uid() != 0 || file.mode() & 0o022 != 0 {
-        return Err(refused("it is not a file of root's that only root can write"));
-    }
-    Ok(())
+/// Runs the program from the descriptor of the file that was looked at, and only where all that it reads is root's: what it prints and
+/// what it complains about is text of its files.
+fn execute(invocation: &Invocation, words: &[&str]) -> Result<child::Output, SshdError> {
+    let path = Path::new(&invocation.program);
+    let refused = |error: roots::RootsError| SshdError::Program { program: path.to_owned(), why: error.to_string() };
+    let program = roots::program(path).map_err(refused)?;
+    // Where it cannot be read, sshd says why.
+    let _tree = files::trusted(invocation).map_err(SshdError::NotRoots)?;
+    Ok(child::run_open(program.file.as_fd(), path, words, LIMIT, OUTPUT_MAX)?)
 }

@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::sshd::{MADE_BY, Mend, PRIVSEP, Repair};
 
-use crate::sys::child;
+use crate::sys::{child, roots};
 
 const SSH_KEYGEN: &str = "/usr/bin/ssh-keygen";
 /// RSA of 3072 bits takes a second or two on a slow machine.
@@ -74,6 +74,7 @@ fn open(path: &Path, write: bool) -> Result<File, StepError> {
 }
 
 fn mode(path: &Path, before: u32, after: u32) -> Result<Done, StepError> {
+    roots::find(path).map_err(|error| failed(path, "look at", &error))?;
     let file = open(path, false)?;
     let found = file.metadata().map_err(|error| failed(path, "look at", &error))?;
     let now = found.mode() & 0o7777;
@@ -92,8 +93,8 @@ fn make_key(path: &Path, kind: &str) -> Result<Done, StepError> {
     if fs::symlink_metadata(path).is_ok() {
         return Ok(Done::Already);
     }
-    let folder = path.parent().and_then(|folder| fs::metadata(folder).ok());
-    if !folder.is_some_and(|folder| folder.uid() == 0 && folder.mode() & 0o022 == 0) {
+    let folder = path.parent().and_then(|folder| roots::find(folder).ok());
+    if !folder.is_some_and(|folder| !folder.writable_by_others()) {
         return Err(StepError::Failed(format!("{} does not lie in a folder that only root can write", path.display())));
     }
     let name = path.to_str().ok_or_else(|| drifted(path))?;

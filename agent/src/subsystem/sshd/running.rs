@@ -8,7 +8,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use sshfix_policy::host::{HostState, Part, Question};
-use sshfix_policy::subsystem::listener::speaks_ssh;
+use sshfix_policy::subsystem::listener::is_sshd;
 use sshfix_policy::subsystem::sshd::config::{Tree, glob};
 use sshfix_policy::subsystem::sshd::{FileFacts, ReadAt, Running, Server};
 
@@ -40,7 +40,7 @@ pub(super) fn running(state: &HostState, server: &Server, port: u16) -> Running 
 fn process(state: &HostState, port: u16) -> Option<u32> {
     let listeners = state.listener.present()?.listeners.iter().filter(|socket| socket.local.port() == port);
     let mut holders = listeners.flat_map(|socket| &socket.holders);
-    holders.find(|holder| speaks_ssh(holder) && holder.exe.as_deref().is_some_and(|exe| exe.ends_with("/sshd"))).map(|it| it.pid)
+    holders.find(|holder| is_sshd(holder)).map(|it| it.pid)
 }
 
 /// sshd.c writes `PidFile` each time it has read its files and listens, after SIGHUP too. Without it only its start is known.

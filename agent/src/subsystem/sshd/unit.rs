@@ -6,7 +6,7 @@ use std::path::Path;
 use sshfix_policy::subsystem::listener::State;
 use sshfix_policy::subsystem::sshd::{Invocation, environment_file};
 
-use crate::sys::{dbus, files};
+use crate::sys::{dbus, roots};
 
 /// The longest environment file.
 const FILE_MAX: u64 = 64 * 1024;
@@ -26,8 +26,9 @@ pub(super) fn of_service(name: &str) -> Option<Invocation> {
     let mut environment: BTreeMap<String, String> =
         assignments.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     for file in &service.environment_files {
-        if let Ok(file) = files::read_followed(Path::new(file), FILE_MAX) {
-            environment.extend(environment_file(&String::from_utf8_lossy(&file.bytes)));
+        // What is not root's is left out; then the options are not those of the process, and nothing is known.
+        if let Ok(bytes) = roots::read(Path::new(file), FILE_MAX) {
+            environment.extend(environment_file(&String::from_utf8_lossy(&bytes)));
         }
     }
     Some(Invocation::from_unit(&program, &words, &environment))

@@ -93,6 +93,14 @@ fn judge(state: &State, connection: &Connection) -> Judgement {
         if other.iter().any(|listener| listener.holders.iter().any(|holder| holder.pid == 1)) && state.units.is_none() {
             return unknown(format!("port {} is held by process 1 and systemd did not say for which unit", connection.port));
         }
+        let holders = || other.iter().flat_map(|listener| &listener.holders);
+        if let Some(unproven) = holders().find(|holder| holder.uid == 0 && super::is_ssh_name(&holder.name)) {
+            return unknown(format!(
+                "{} holds port {}; that it is this host's own SSH server could not be proven (another container's, or another file)",
+                unproven.describe(),
+                connection.port
+            ));
+        }
         return not_ssh(&other, connection, evidence());
     };
     if !other.is_empty() {
@@ -159,7 +167,7 @@ fn not_ssh(other: &[&Listener], connection: &Connection, evidence: Vec<Evidence>
     let fix = format!("port {} belongs to {who}: {stop}, then start the SSH server", connection.port);
     Judgement {
         verdict: Verdict::Refuse,
-        detail: format!("{who} holds port {}, which is no SSH server", connection.port),
+        detail: format!("{who} holds port {}, which is no SSH server of this host", connection.port),
         evidence,
         finding: Some((
             Cause::PortNotSsh,

@@ -53,11 +53,12 @@ pub struct Process {
     pub pid: u32,
     /// `/proc/PID/comm`
     pub name: String,
-    /// `/proc/PID/exe`, where it can be read; without the ` (deleted)` of a replaced file.
-    pub exe: Option<String>,
-    /// Whether that file belongs to root. Anybody can run a program of any name on a port above 1023.
-    pub of_root: bool,
-    /// The systemd unit of its cgroup.
+    /// Its real user id. Anybody can run a program of any name, with any title, on a port above 1023.
+    pub uid: u32,
+    /// The program, where the process was proven to be one of root's SSH servers of this very host: its ids, its namespaces, and which file
+    /// it runs. The path is the one on the disk that was compared, never what the process says.
+    pub ssh: Option<String>,
+    /// The unit of the system manager in whose cgroup it is; none for units of a user's own manager.
     pub unit: Option<String>,
 }
 
@@ -109,10 +110,19 @@ pub struct Session {
     pub pid: u32,
 }
 
-/// Root's programs that speak SSH on the socket they hold. `sshd-session` and `sshd-auth` are parts of OpenSSH 9.8 and later.
+/// Programs that speak SSH on the socket they hold. `sshd-session` and `sshd-auth` are parts of OpenSSH 9.8 and later.
+pub fn is_ssh_name(name: &str) -> bool {
+    matches!(name, "sshd" | "sshd-session" | "sshd-auth" | "dropbear" | "tinysshd")
+}
+
+/// Whether this is an SSH server of root's, as was proven. A name, a title and an owner of a file are no proof.
 pub fn speaks_ssh(process: &Process) -> bool {
-    let name = process.exe.as_deref().and_then(|exe| exe.rsplit('/').next());
-    process.of_root && matches!(name, Some("sshd" | "sshd-session" | "sshd-auth" | "dropbear" | "tinysshd"))
+    process.ssh.is_some()
+}
+
+/// Whether this is the listening server of OpenSSH, as was proven.
+pub fn is_sshd(process: &Process) -> bool {
+    process.ssh.as_deref().is_some_and(|program| program.ends_with("/sshd"))
 }
 
 /// The live SSH sessions, on whatever port, as ways in that must not be lost.
@@ -202,12 +212,11 @@ impl Listener {
 }
 
 impl Process {
-    /// `sshd (pid 871, ssh.service)`
+    /// `sshd (pid 871, ssh.service)`, `python3 (pid 4711, uid 1000)`
     fn describe(&self) -> String {
-        match &self.unit {
-            Some(unit) => format!("{} (pid {}, {unit})", self.name, self.pid),
-            None => format!("{} (pid {})", self.name, self.pid),
-        }
+        let uid = if self.uid == 0 { String::new() } else { format!(", uid {}", self.uid) };
+        let unit = self.unit.as_deref().map(|unit| format!(", {unit}")).unwrap_or_default();
+        format!("{} (pid {}{uid}{unit})", self.name, self.pid)
     }
 }
 

@@ -4,13 +4,9 @@ use super::*;
 use crate::verdict::{Cause, Connection, Lift, Verdict};
 
 fn process(pid: u32, exe: &str, unit: Option<&str>) -> Process {
-    Process {
-        pid,
-        name: exe.rsplit('/').next().unwrap().to_owned(),
-        exe: Some(exe.to_owned()),
-        of_root: true,
-        unit: unit.map(str::to_owned),
-    }
+    let name = exe.rsplit('/').next().unwrap();
+    let ssh = is_ssh_name(name).then(|| exe.to_owned());
+    Process { pid, name: name.to_owned(), uid: 0, ssh, unit: unit.map(str::to_owned) }
 }
 
 fn sshd() -> Process {
@@ -112,13 +108,13 @@ fn another_program_on_the_port_is_named_with_the_command_that_stops_it() {
 
 #[test]
 fn a_program_that_only_calls_itself_sshd_is_not_one() {
-    let mut named = process(4711, "/usr/bin/nc.openbsd", None);
-    named.name = "sshd".to_owned();
-    let mut somebodys = process(4712, "/home/mallory/sshd", None);
-    somebodys.of_root = false;
-    for fake in [named, somebodys] {
-        assert_eq!(asks(&host(vec![listener("0.0.0.0:22", false, fake)], None), V4).1, Some(Cause::PortNotSsh));
-    }
+    let somebodys = Process { uid: 1000, ssh: None, ..process(4712, "/usr/sbin/sshd", None) };
+    let (verdict, cause, fix) = asks(&host(vec![listener("0.0.0.0:22", false, somebodys)], None), V4);
+    assert_eq!((verdict, cause), (Verdict::Refuse, Some(Cause::PortNotSsh)));
+    assert!(fix.contains("sshd (pid 4712, uid 1000)"), "{fix}");
+    // Of a container, perhaps: what a client meets there is not known.
+    let unproven = Process { ssh: None, ..process(4711, "/usr/sbin/sshd", None) };
+    assert_eq!(asks(&host(vec![listener("0.0.0.0:22", false, unproven)], None), V4), (Verdict::Unknown, None, String::new()));
 }
 
 #[test]

@@ -1,0 +1,212 @@
+//! Whether a process is an SSH server of root's on this very host. Its real and effective user are root, it lives in the host's own
+//! namespaces, and the file that it runs is one of the places of an SSH server or what a unit of the system manager starts, root's all
+//! the way. Its name, its title and the text of its links prove nothing: anybody can have those. Reads only.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+
+use nix::libc;
+use sshfix_policy::subsystem::listener::is_ssh_name;
+
+use crate::sys::process::{Process, Status};
+use crate::sys::{dbus, roots};
+
+/// Where distributions, ports and OpenSSH's own `make install` put the programs.
+const PLACES: [&str; 23] = [
+    "/usr/sbin/sshd",
+    "/usr/bin/sshd",
+    "/usr/local/sbin/sshd",
+    "/usr/local/bin/sshd",
+    "/run/current-system/sw/bin/sshd",
+    "/usr/lib/openssh/sshd-session",
+    "/usr/lib/openssh/sshd-auth",
+    "/usr/libexec/openssh/sshd-session",
+    "/usr/libexec/openssh/sshd-auth",
+    "/usr/libexec/sshd-session",
+    "/usr/libexec/sshd-auth",
+    "/usr/lib/ssh/sshd-session",
+    "/usr/lib/ssh/sshd-auth",
+    "/usr/lib/misc/sshd-session",
+    "/usr/lib/misc/sshd-auth",
+    "/usr/local/libexec/sshd-session",
+    "/usr/local/libexec/sshd-auth",
+    "/usr/sbin/dropbear",
+    "/usr/bin/dropbear",
+    "/usr/local/sbin/dropbear",
+    "/usr/sbin/tinysshd",
+    "/usr/bin/tinysshd",
+    "/usr/local/sbin/tinysshd",
+];
+/// `cgroup` has one line, or a dozen short ones in the old hierarchies.
+const MAX_CGROUP: u64 = 64 << 10;
+/// What the kernel says behind the path of a file that has no name any more (proc_pid_exe(5)).
+const DELETED: &str = " (deleted)";
+
+/// What processes are compared with.
+#[derive(Debug)]
+pub struct Host {
+    /// The network, process and user namespaces of this thread: those whose sockets it lists.
+    own: [(&'static str, OsString); 3],
+    /// The mount namespaces in which a path means what it means here: the host's, and this one, which differs in what may be written.
+    mounts: Vec<OsString>,
+    /// Where the host's own cgroups begin, where this is a container.
+    cgroup: String,
+    /// Device and inode of what is at each place now.
+    programs: Vec<((u64, u64), &'static str)>,
+}
+
+/// A process that was proven.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The program on the disk: the place whose file it runs, or ran until that was replaced.
+    pub program: String,
+    /// The unit of the system manager that it belongs to.
+    pub unit: Option<String>,
+    /// Whether it sees another tree of mounts: a path may name another file for it.
+    pub own_mounts: bool,
+}
+
+impl Host {
+    /// As it is now.
+    pub fn read() -> io::Result<Self> {
+        let thread = |kind: &str| std::fs::read_link(format!("/proc/thread-self/ns/{kind}")).map(Into::into);
+        let init = Process::open(1);
+        let of_init = |name: &str| init.as_ref().ok().and_then(|init| init.link(name).ok());
+        let cgroup = init.as_ref().ok().and_then(|init| init.read("cgroup", MAX_CGROUP).ok()).unwrap_or_default();
+        let cgroup = path(&String::from_utf8_lossy(&cgroup)).unwrap_or_default();
+        Ok(Self {
+            own: [("ns/net", thread("net")?), ("ns/pid", thread("pid")?), ("ns/user", thread("user")?)],
+            mounts: [thread("mnt").ok(), of_init("ns/mnt")].into_iter().flatten().collect(),
+            cgroup: cgroup.strip_suffix("/init.scope").unwrap_or_default().to_owned(),
+            programs: PLACES.iter().filter_map(|at| Some((roots::program(Path::new(at)).ok()?.identity(), *at))).collect(),
+        })
+    }
+
+    /// Whether this process may be proven at all, which costs little and touches no file of anybody's: root's, and named like one.
+    pub fn may_be(process: &Process, status: &Status) -> bool {
+        let named = || process.link("exe").is_ok_and(|exe| name(&exe.to_string_lossy()).is_some_and(is_ssh_name));
+        is_roots(status) && named()
+    }
+
+    /// The proof; `parent` is that of its parent, where there is one: what a proven sshd started from a place that only root can write is
+    /// a part of it.
+    pub fn prove(&self, process: &Process, parent: Option<&Proof>) -> Option<Proof> {
+        if !self.own.iter().all(|(kind, own)| process.link(kind).is_ok_and(|link| link == *own)) {
+            return None;
+        }
+        let exe = process.link("exe").ok()?.into_string().ok()?;
+        let (exe, deleted) = exe.strip_suffix(DELETED).map_or((exe.as_str(), false), |exe| (exe, true));
+        let file = process.program().ok()?;
+        if file.st_mode & libc::S_IFMT != libc::S_IFREG || file.st_uid != 0 || file.st_mode & 0o022 != 0 {
+            return None;
+        }
+        let identity = (file.st_dev, file.st_ino);
+        let unit = self.unit_of(process);
+        let own_mounts = !process.link("ns/mnt").is_ok_and(|mounts| self.mounts.contains(&mounts));
+        let service = || dbus::service(unit.as_deref()?).ok()?;
+        // Mounts of its own: only where the system manager made them, for the main process of a unit or what that started.
+        let in_place = !own_mounts || parent.is_some() || service().is_some_and(|service| service.main_pid == process.pid());
+        if !in_place {
+            return None;
+        }
+        // In the host's own mounts only root can have put a program at a place of root's. It is gone from there since it was started,
+        // as after an update: it counts for what it was, and is not run again.
+        let was = |place: &str| deleted && exe == place;
+        let is = |place: &str| roots::program(Path::new(place)).is_ok_and(|found| found.identity() == identity);
+        let known = self.programs.iter().find(|(file, _)| *file == identity).map(|(_, place)| *place);
+        let known = known.or_else(|| PLACES.into_iter().find(|place| was(place))).map(str::to_owned);
+        let started = || service()?.exec_start.map(|(program, _)| program).filter(|program| is(program) || was(program));
+        let of_parent = || parent.is_some_and(|_| deleted || is(exe)).then(|| exe.to_owned());
+        let program = known.or_else(started).or_else(of_parent).filter(|program| name(program).is_some_and(is_ssh_name))?;
+        // It still was root's when all this was read.
+        process.status().ok().filter(is_roots)?;
+        Some(Proof { program, unit, own_mounts })
+    }
+
+    /// The unit of the system manager whose process this is.
+    pub fn unit_of(&self, process: &Process) -> Option<String> {
+        let cgroup = process.read("cgroup", MAX_CGROUP).ok()?;
+        unit(&path(&String::from_utf8_lossy(&cgroup))?, &self.cgroup)
+    }
+}
+
+/// Real and effective: a program with the set-user-ID bit has one of them only.
+pub fn is_roots(status: &Status) -> bool {
+    status.real_uid == 0 && status.effective_uid == 0
+}
+
+/// The name of a program by its path, whether it was deleted or not.
+fn name(exe: &str) -> Option<&str> {
+    exe.strip_suffix(DELETED).unwrap_or(exe).rsplit('/').next()
+}
+
+/// The path in a `/proc/PID/cgroup` (cgroups(7)): on the unified line `0::`, or in systemd's own hierarchy of the old kind, whichever
+/// names a unit.
+fn path(cgroup: &str) -> Option<String> {
+    let paths = || {
+        cgroup.lines().filter_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            (number == "0" || controllers == "name=systemd").then_some(path)
+        })
+    };
+    paths().find(|path| path.split('/').any(is_unit)).or_else(|| paths().next()).map(str::to_owned)
+}
+
+fn is_unit(part: &str) -> bool {
+    [".service", ".scope", ".socket"].iter().any(|kind| part.ends_with(kind))
+}
+
+/// The first unit on the path: that of the system manager. What it lets others make below it, it did not make; and whatever is in the
+/// cgroup of a user's own manager, `user@1000.service`, is that user's.
+fn unit(path: &str, root: &str) -> Option<String> {
+    let path = path.strip_prefix(root).unwrap_or(path);
+    let first = path.split('/').find(|part| is_unit(part))?;
+    (!first.starts_with("user@")).then(|| first.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_unit_is_the_system_managers_and_never_a_users_own() {
+        for (cgroup, root, want) in [
+            ("0::/system.slice/ssh.service\n", "", Some("ssh.service")),
+            ("0::/user.slice/user-0.slice/session-3.scope\n", "", Some("session-3.scope")),
+            ("0::/system.slice/foo.service/worker\n", "", Some("foo.service")),
+            ("0::/system.slice/foo.service/ssh.service\n", "", Some("foo.service")),
+            ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service\n", "", None),
+            ("0::/user.slice/user-1000.slice/user@1000.service/init.scope\n", "", None),
+            ("12:pids:/system.slice/x.service\n1:name=systemd:/system.slice/ssh.service\n", "", Some("ssh.service")),
+            ("9:name=systemd:/\n0::/system.slice/ssh.service\n", "", Some("ssh.service")),
+            ("9:name=systemd:/system.slice/ssh.service\n0::/\n", "", Some("ssh.service")),
+            (
+                "0::/machine.slice/machine-a.scope/payload/system.slice/ssh.service\n",
+                "/machine.slice/machine-a.scope/payload",
+                Some("ssh.service"),
+            ),
+            ("0::/\n", "", None),
+        ] {
+            assert_eq!(unit(&path(cgroup).unwrap(), root).as_deref(), want, "{cgroup}");
+        }
+        assert_eq!(path(""), None);
+    }
+
+    #[test]
+    fn a_process_that_runs_another_program_is_not_proven_whatever_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let sshd = folder.path().join("sshd");
+        std::fs::copy("/bin/sleep", &sshd).unwrap();
+        let mut child = std::process::Command::new(&sshd).arg("100").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        let roots = nix::unistd::Uid::effective().is_root();
+        assert_eq!(Host::may_be(&process, &process.status().unwrap()), roots);
+        assert_eq!(Host::read().unwrap().prove(&process, None), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
