@@ -407,6 +407,7 @@ fn planned(
     let request = authorized.request();
     let port = question.port;
     let leases = lease::known(agent).map_err(|error| failed(&error))?;
+    let faults = std::cell::RefCell::new(Vec::new());
     let (state, safe) = observed(host, question, |state, needs| {
         let plan = plan::plan_beside(&leases, &request.operation, state, port, needs)?;
         authorized.permits(&plan, state)?;
@@ -414,8 +415,19 @@ fn planned(
         if std::path::Path::new(WITHOUT_PROOF).exists() {
             return Ok(SafePlan::unproven(plan));
         }
-        Ok(lockout::prove(plan, state, &access_paths(agent, request, state, port), needs)?)
+        let paths = access_paths(agent, request, state, port);
+        faults.replace(lockout::faults(&plan, state, &paths, needs));
+        Ok(lockout::prove(plan, state, &paths, needs)?)
     });
+    for fault in faults.take() {
+        let user = fault.path.user.as_deref().unwrap_or("somebody");
+        tracing::warn!(
+            "{user} from {} is logged in, and yet the stage {} says: {}; it was changed since, or this is a fault of sshfix",
+            fault.path.source.short(),
+            fault.stage,
+            fault.why
+        );
+    }
     // A plan on half a host is none.
     if let Some(patience) = patience::current().filter(Patience::was_cut) {
         return Err(late(&patience));

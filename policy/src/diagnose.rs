@@ -132,13 +132,16 @@ pub fn admission_by(
     if let Some(ban) = new {
         return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), ban.by));
     }
-    let route = route::evaluate(now, connection, needs);
-    let netfilter = filters(now, connection, needs);
-    let hosts = hosts_access::evaluate(now, connection, needs);
+    let [route, netfilter, hosts] = admission_stages(filters, now, connection, needs);
     let verdict = route.verdict.and(netfilter.verdict).and(hosts.verdict);
     let decided = [netfilter, hosts].into_iter().find(|stage| stage.verdict == verdict).unwrap_or(route);
-    let why = decided.evidence.first().map_or(decided.detail.clone(), |e| format!("{}: {}", e.source, e.text));
-    (verdict, why)
+    (verdict, decided.why())
+}
+
+/// Routes, packet filters and hosts files, each alone.
+pub fn admission_stages(filters: Filters, now: &HostState, connection: &Connection, needs: &mut Needs) -> [StageReport; 3] {
+    let (route, netfilter) = (route::evaluate(now, connection, needs), filters(now, connection, needs));
+    [route, netfilter, hosts_access::evaluate(now, connection, needs)]
 }
 
 /// Everything a plan could lift that refuses this connection: fail2ban first, then netfilter, routes and hosts files.

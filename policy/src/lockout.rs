@@ -5,14 +5,14 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::diagnose::admission;
+use crate::diagnose::{admission, admission_stages};
 use crate::host::{AccessPath, HostState, Needs, PathOrigin};
 use crate::netfilter;
 use crate::plan::Plan;
 use crate::reply::{Confirm, PathDocument, PlanDocument};
 use crate::step::{Mismatch, Reach, Step};
-use crate::subsystem::sshd::{self, WayIn};
-use crate::verdict::{Connection, Verdict};
+use crate::subsystem::sshd::{self, Fault, WayIn};
+use crate::verdict::{Connection, StageReport, Verdict};
 
 /// A plan that the proof accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +86,9 @@ impl SafePlan {
 /// Proves the plan for every access path and every intermediate state, or says who would be locked out by what.
 ///
 /// The rule is *no worse*: a path accepted now stays accepted after every step, and not only while a neighbour entry lasts. A path
-/// that is unknown now may stay unknown only while no step that could keep somebody out touches it, so that nothing can hide behind
-/// what is not known. Facts that are missing are added to `needs`.
+/// that is unknown now may stay unknown only while no step that could keep somebody out touches it, and in sshd only for reasons that
+/// were there before, so that nothing can hide behind what is not known. A live session is accepted now, whatever the stages of sshd say.
+/// Facts that are missing are added to `needs`.
 pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Result<SafePlan, Lockout> {
     let verdict = |state: &HostState, path: &AccessPath, needs: &mut Needs| {
         admission(host, state, &Connection { source: path.source, port: path.port, user: path.user.clone() }, needs)
@@ -103,9 +104,8 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
             Err(Lockout::Witness(Box::new(Witness { step, summary, path: path.clone(), verdict, why })))
         };
         if let Step::Sshd(step) = step {
-            // What a step on sshd leaves as it is, routes, packet filters and hosts files, stays as it was judged.
-            let open = paths.iter().zip(&after).map(|(path, filtered)| (path, *filtered != Verdict::Refuse));
-            if let Some((path, verdict, why)) = logins.worse(step.port, (host, &state), open, needs) {
+            // Whoever a packet filter or a ban keeps out for now is to get in again when that is over.
+            if let Some((path, verdict, why)) = logins.worse(step.port, (host, &state), paths, needs) {
                 return witness(path, verdict, why);
             }
             continue;
@@ -123,6 +123,9 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
             if worse {
                 return witness(path, now, why);
             }
+            if let Some(why) = newly_refusing(host, &state, (path, *before), needs) {
+                return witness(path, Verdict::Refuse, why);
+            }
             // Whoever is remembered as a neighbour would be let in for some minutes more, and then never again.
             let connection = Connection { source: path.source, port: path.port, user: path.user.clone() };
             if (*before, now) == (Verdict::Accept, Verdict::Accept)
@@ -134,12 +137,30 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
         }
     }
     let paths = paths.iter().zip(before).zip(after).enumerate().map(|(index, ((path, before), after))| {
-        let (was, is, sshd) = logins.said(index);
+        let (was, is, sshd, risks) = logins.said(index);
         let (source, user) = (path.source.short(), path.user.clone());
-        PathDocument { source, user, before: before.and(was), after: after.and(is), sshd }
+        PathDocument { source, user, before: before.and(was), after: after.and(is), sshd, risks }
     });
     let paths = paths.collect();
     Ok(SafePlan { plan, paths })
+}
+
+/// A stage that begins to refuse a path by which somebody is in, though another stage says that it is closed already: that may be a fault
+/// of ours, or pass, as a ban does.
+fn newly_refusing(
+    read: &HostState,
+    now: &HostState,
+    (path, before): (&AccessPath, Verdict),
+    needs: &mut Needs,
+) -> Option<String> {
+    if before != Verdict::Refuse || !sshd::is_in(read, path, needs) {
+        return None;
+    }
+    let connection = Connection { source: path.source, port: path.port, user: path.user.clone() };
+    let before = admission_stages(netfilter::evaluate, read, &connection, needs);
+    let after = admission_stages(netfilter::evaluate, now, &connection, needs);
+    let refuses = |report: &StageReport| report.verdict == Verdict::Refuse;
+    before.iter().zip(&after).find(|(was, is)| !refuses(was) && refuses(is)).map(|(_, is)| is.why())
 }
 
 /// What sshd makes of every path, before the plan and after the steps so far. Nothing is asked of it where no step is about it.
@@ -165,26 +186,36 @@ impl Logins {
         &mut self,
         port: u16,
         (read, now): (&HostState, &HostState),
-        paths: impl Iterator<Item = (&'a AccessPath, bool)>,
+        paths: &'a [AccessPath],
         needs: &mut Needs,
     ) -> Option<(&'a AccessPath, Verdict, String)> {
         let mut found = None;
-        for (((path, open), before), after) in paths.zip(&self.before).zip(&mut self.after) {
+        for ((path, before), after) in paths.iter().zip(&self.before).zip(&mut self.after) {
             *after = sshd::way_in(read, now, port, path, needs);
-            if open && found.is_none() {
+            if found.is_none() {
                 found = before.worse(after).map(|(verdict, why)| (path, verdict, why));
             }
         }
         found
     }
 
-    /// For the plan: before, after, and what becomes different.
-    fn said(&self, index: usize) -> (Verdict, Verdict, Vec<String>) {
+    /// For the plan: before, after, what becomes different, and which limits get worse.
+    fn said(&self, index: usize) -> (Verdict, Verdict, Vec<String>, Vec<String>) {
         match (self.before.get(index), self.after.get(index)) {
-            (Some(before), Some(after)) => (before.verdict, after.verdict, before.changes(after)),
-            _ => (Verdict::Accept, Verdict::Accept, Vec::new()),
+            (Some(before), Some(after)) => {
+                let (was, is) = before.shown(after);
+                (was, is, before.changes(after), before.new_risks(after))
+            }
+            _ => (Verdict::Accept, Verdict::Accept, Vec::new(), Vec::new()),
         }
     }
+}
+
+/// The stages of sshd that say that a way in is closed, or do not know, by which a live session came in: to be logged as a fault of ours.
+/// Nothing is asked where no step is about sshd.
+pub fn faults(plan: &Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Vec<Fault> {
+    let logins = Logins::of(plan, host, paths, needs);
+    paths.iter().zip(&logins.before).flat_map(|(path, before)| before.faults(path)).collect()
 }
 
 fn step_concerns(step: &Step, path: &AccessPath) -> bool {

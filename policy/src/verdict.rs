@@ -141,6 +141,13 @@ pub struct StageReport {
     pub trace: Vec<TraceLine>,
 }
 
+impl StageReport {
+    /// What decided, in one line: the first evidence, else the detail.
+    pub fn why(&self) -> String {
+        self.evidence.first().map_or(self.detail.clone(), |e| format!("{}: {}", e.source, e.text))
+    }
+}
+
 /// The catalogue of causes (shared/causes.md). The ids are stable; those not found by this version are not listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

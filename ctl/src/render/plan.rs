@@ -62,6 +62,7 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
         let who = format!("{}{user}", text::line(&path.source));
         out.line(&format!("{} {who}: {} now, {} afterwards", label("way in"), verdict(path.before), verdict(path.after)));
         path.sshd.iter().for_each(|line| out.line(&format!("          {}", text::line(line))));
+        path.risks.iter().for_each(|line| out.line(&format!("          risk: {}", text::line(line))));
     }
     if plan.confirm == Confirm::Required {
         out.line(&format!(

@@ -88,6 +88,9 @@ pub struct PathDocument {
     /// What a change of sshd makes different for this login: the methods that stay, and each value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sshd: Vec<String>,
+    /// Limits of sshd that a change makes tighter for this login: no part of the verdict.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub risks: Vec<String>,
 }
 
 /// What became of a change.

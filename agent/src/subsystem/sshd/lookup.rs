@@ -8,9 +8,10 @@ use std::thread;
 use nix::sys::signal::Signal;
 use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
-use sshfix_policy::subsystem::sshd::config::{Document, Tree};
+use sshfix_policy::subsystem::sshd::config::{Document, Tree, glob};
 use sshfix_policy::subsystem::sshd::{
-    Answer, Candidate, Effective, Folder, HostKey, Invocation, Manager, Need, PRIVSEP, Server, Startups, host_key_paths,
+    Answer, Candidate, Effective, Folder, HostKey, Invocation, Manager, Need, PRIVSEP, RevokedKeys, Server, Startups,
+    host_key_paths, revoked_keys,
 };
 
 use super::shadow::Shadow;
@@ -21,6 +22,9 @@ use super::{
 };
 use crate::subsystem::listener;
 
+/// The longest file of revoked keys.
+const REVOKED_MAX: u64 = 16 << 20;
+
 /// Puts one fact into the state.
 pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
     match need {
@@ -29,7 +33,7 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
             state.sshd.servers.insert(*port, server);
         }
         Need::Login(login) => {
-            let answer = match state.sshd.servers.get(&login.local_port) {
+            let answer = match state.sshd.servers.get(&login.server) {
                 Some(Part::Present(server)) => match &server.effective {
                     Ok(for_everybody) if server.same_for_everybody() => Ok(for_everybody.clone()),
                     _ => effective_for(&server.invocation, login).map_err(|error| error.to_string()),
@@ -42,6 +46,13 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
         Need::KeyFile { user, path } => {
             let file = account::key_file(user, path);
             state.sshd.key_files.insert((user.clone(), path.clone()), file);
+        }
+        Need::RevokedKeys(path) => {
+            let file = match crate::sys::files::read_followed(Path::new(path), REVOKED_MAX) {
+                Ok(file) => revoked_keys(&file.bytes),
+                Err(error) => RevokedKeys::Missing(error.to_string()),
+            };
+            state.sshd.revoked_keys.insert(path.clone(), file);
         }
         Need::Candidate(candidate) => {
             let answer = of_candidate(state, candidate);
@@ -203,13 +214,17 @@ fn keys(paths: &[String], sound: &Sound) -> Vec<HostKey> {
     })
 }
 
-/// The files that are younger than the pid file, which sshd writes anew at each start and after each SIGHUP (sshd.c, `main`).
+/// The files, and the folders that an Include lists, that changed after the pid file, which sshd writes anew at each start and after each
+/// SIGHUP (sshd.c, `main`). By their status, which changes too where a file is put in place with an old time.
 fn stale(tree: &Result<Tree, String>, effective: Option<&Effective>) -> Vec<String> {
-    let modified = |path: &str| std::fs::metadata(path).and_then(|file| file.modified()).ok();
-    let read = effective.and_then(|effective| effective.one("pidfile")).and_then(modified);
+    let changed = |path: &str| std::fs::metadata(path).map(|file| (file.ctime(), file.ctime_nsec()));
+    let read = effective.and_then(|effective| effective.one("pidfile")).and_then(|path| changed(path).ok());
     let (Ok(tree), Some(read)) = (tree, read) else { return Vec::new() };
+    let folders = tree.includes.keys().filter_map(|pattern| pattern.rsplit_once('/'));
+    let folders = folders.filter(|(folder, name)| glob::is_pattern(name) && !glob::is_pattern(folder)).map(|(folder, _)| folder);
+    let paths: BTreeSet<&str> = tree.files.keys().map(String::as_str).chain(folders).collect();
     // Both times are of the kernel's coarse clock, so that the same time may be later.
-    tree.files.keys().filter(|path| modified(path).is_none_or(|at| at >= read)).cloned().collect()
+    paths.into_iter().filter(|path| changed(path).map_or(true, |at| at >= read)).map(str::to_owned).collect()
 }
 
 /// sshd.c: root's, and nobody else's to write.

@@ -4,11 +4,12 @@
 use super::Effective;
 use super::config::{Client, Matching, Place, Setting, Settings, evaluate, user_pattern};
 use super::judge::{Judgement, found, unit};
+use super::objection::{Objection, Reason};
 use super::remedy::Remedy;
 use super::state::Server;
 use crate::host::HostState;
 use crate::pattern::wildcard;
-use crate::verdict::{Cause, Evidence, Verdict};
+use crate::verdict::{Cause, Evidence, Stage, Verdict};
 
 /// The whole stage.
 pub fn judge(host: &HostState, server: &Server, effective: &Effective, client: &Client) -> Judgement {
@@ -90,6 +91,89 @@ fn plain(name: &str) -> bool {
 fn for_this(user: &str, address: std::net::IpAddr, keyword: &str, value: &str) -> Remedy {
     let criteria = Some(format!("User {user} Address {address}"));
     Remedy::Set { keyword: keyword.to_owned(), criteria, values: vec![value.to_owned()] }
+}
+
+/// Everything in sshd's lists that refuses this user, or may, for the proof: unlike [`judge`] not only the first. `local` is whether the
+/// host's address that the client comes to is known.
+pub fn objections(server: &Server, effective: &Effective, client: &Client, is_root: bool, local: bool) -> Vec<Objection> {
+    let user = &client.user;
+    let mut found = Vec::new();
+    let mut by_name: Vec<String> = Vec::new();
+    let looked_up = effective.one("usedns") == Some("yes");
+    let list = |keyword: &'static str, detail: String, verdict: Verdict| Objection {
+        verdict,
+        ..Objection::refuse(Stage::SshdAccess, Reason::List(keyword, effective.all(keyword).to_vec()), format!("sshd: {detail}"))
+    };
+    if effective.one("refuseconnection") == Some("yes") {
+        let detail = "RefuseConnection yes turns this connection away".to_owned();
+        found.push(list("refuseconnection", detail, Verdict::Refuse));
+    }
+    for keyword in ["denyusers", "allowusers"] {
+        let patterns = effective.all(keyword);
+        let (mut matches, mut not_known) = (None, None);
+        for pattern in patterns {
+            let named = looked_up && goes_by_names(pattern);
+            match user_pattern(client, pattern) {
+                Matching::Yes if !named => matches = matches.or(Some(pattern)),
+                Matching::No if !named => {}
+                Matching::Yes | Matching::No | Matching::Unknown(_) => {
+                    by_name.extend(named.then(|| pattern.clone()));
+                    not_known = Some(pattern);
+                }
+            }
+        }
+        let (name, from) = (if keyword == "denyusers" { "DenyUsers" } else { "AllowUsers" }, client.address);
+        let verdict = if not_known.is_some() { Verdict::Unknown } else { Verdict::Refuse };
+        match (keyword, matches, not_known) {
+            ("denyusers", Some(pattern), _) => {
+                found.push(list("denyusers", format!("{name} {pattern} refuses {user} from {from}"), Verdict::Refuse));
+            }
+            ("denyusers", None, Some(pattern)) => {
+                found.push(list("denyusers", format!("{name} {pattern} may refuse {user} from {from}"), verdict));
+            }
+            ("allowusers", None, _) if !patterns.is_empty() => {
+                found.push(list("allowusers", format!("{name} does not name {user} from {from}"), verdict));
+            }
+            _ => {}
+        }
+    }
+    let groups = client.groups.as_deref().unwrap_or_default();
+    let in_list = |keyword: &str| {
+        effective.all(keyword).iter().find(|one| groups.iter().any(|group| wildcard(one, group))).map(String::as_str)
+    };
+    if let Some(pattern) = in_list("denygroups") {
+        let detail = format!("DenyGroups {pattern} refuses {user}, who is in {}", groups.join(", "));
+        found.push(list("denygroups", detail, Verdict::Refuse));
+    }
+    if !effective.all("allowgroups").is_empty() && in_list("allowgroups").is_none() {
+        let detail = format!("AllowGroups names no group of {user}, who is in {}", groups.join(", "));
+        found.push(list("allowgroups", detail, Verdict::Refuse));
+    }
+    if is_root && effective.one("permitrootlogin") == Some("no") {
+        found.push(list("permitrootlogin", format!("PermitRootLogin no refuses {user}"), Verdict::Refuse));
+    }
+    // What sshd printed is for a client without a name.
+    if looked_up && criterion(server, "host") {
+        by_name.push("Match Host".to_owned());
+        for objection in &mut found {
+            objection.verdict = Verdict::Unknown;
+        }
+    }
+    if !by_name.is_empty() {
+        let why = "sshd: UseDNS is on and the configuration goes by host names, which are not looked up here";
+        found.push(Objection::unknown(Stage::SshdAccess, Reason::HostNames(by_name), why));
+    }
+    if !local && criterion(server, "localaddress") {
+        let why = "sshd: the configuration goes by LocalAddress, and which address the client uses is not known";
+        found.push(Objection::unknown(Stage::SshdAccess, Reason::LocalAddress, why));
+    }
+    found
+}
+
+/// Whether the host part of a pattern of `AllowUsers` holds letters of a name: neither `*`, nor an address or a range.
+fn goes_by_names(pattern: &str) -> bool {
+    let is_name = |item: &str| !item.contains(':') && item.contains(char::is_alphabetic);
+    pattern.split_once('@').is_some_and(|(_, hosts)| hosts.split(',').any(is_name))
 }
 
 struct Refusal {

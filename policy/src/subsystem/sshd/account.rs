@@ -6,11 +6,12 @@ use super::access::alternatives;
 use super::config::Client;
 use super::faillock::Locked;
 use super::judge::{Judgement, found};
+use super::objection::{Objection, Reason};
 use super::remedy::Remedy;
 use super::repair::Mend;
 use super::state::{Account, KeyFile, Need};
 use crate::host::{self, HostState, Needs, Part};
-use crate::verdict::{Cause, Evidence, Verdict};
+use crate::verdict::{Cause, Evidence, Stage, Verdict};
 
 /// Shells that end a session as soon as it begins.
 const NO_SHELLS: [&str; 3] = ["nologin", "false", "true"];
@@ -87,6 +88,13 @@ fn last(times: &[jiff::Timestamp]) -> String {
 
 fn refuse(detail: String, evidence: Vec<Evidence>, fix: String) -> Judgement {
     Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::AccountLocked, true, "nobody", evidence, fix) }
+}
+
+/// What keeps the account out whatever it offers, for the proof: how it was seen now. It may pass by itself, or be seen wrongly.
+pub fn objection(effective: &Effective, user: &str, account: &Account) -> Option<Objection> {
+    let Judgement { detail, evidence, .. } = shut_out(effective, user, account)?;
+    let quoted = evidence.first().map_or(String::new(), |evidence| format!(" ({}: {})", evidence.source, evidence.text));
+    Some(Objection::refuse(Stage::Account, Reason::Account(detail.clone()), format!("sshd: {detail}{quoted}")))
 }
 
 /// What keeps the account out whatever it offers.

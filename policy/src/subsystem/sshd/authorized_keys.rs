@@ -30,6 +30,9 @@ pub struct AuthorizedKey {
     pub fingerprint: String,
     /// The length of an RSA key.
     pub rsa_bits: Option<u32>,
+    /// What stands before it, to the letter: `from="10.0.0.0/8",no-pty`; empty for most.
+    #[serde(default)]
+    pub options: String,
 }
 
 /// Each key of a file once. Authorities are none of them, because which keys they signed is not known; nor is what is no key at all.
@@ -61,7 +64,7 @@ fn key(line: &str) -> Option<AuthorizedKey> {
     }
     let blob = STANDARD.decode(base64).ok()?;
     let rsa_bits = if kind == "ssh-rsa" { Some(rsa_bits(&blob)?) } else { None };
-    Some(AuthorizedKey { kind: kind.to_owned(), fingerprint: fingerprint(&blob), rsa_bits })
+    Some(AuthorizedKey { kind: kind.to_owned(), fingerprint: fingerprint(&blob), rsa_bits, options: options.to_owned() })
 }
 
 /// RFC 4253 section 6.6: the type, the exponent and the modulus.
@@ -76,6 +79,20 @@ fn rsa_bits(blob: &[u8]) -> Option<u32> {
 }
 
 impl AuthorizedKey {
+    /// The value of an option (sshd(8)): `10.0.0.0/8` of `from="10.0.0.0/8"`; empty for one that has none.
+    pub fn option(&self, name: &str) -> Option<String> {
+        let (mut quoted, mut escaped) = (false, false);
+        let options = self.options.split(|c: char| {
+            let ends = !quoted && c == ',';
+            quoted ^= c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let mut pairs = options.map(|option| option.split_once('=').unwrap_or((option, "")));
+        let (_, value) = pairs.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value).replace("\\\"", "\""))
+    }
+
     /// Whether this sshd lets it sign (RFC 8332: the type `ssh-rsa` signs by two algorithms of this age), as long as it is.
     pub fn is_taken(&self, effective: &Effective) -> bool {
         let accepts = |algorithm: &str| {
@@ -91,7 +108,7 @@ impl AuthorizedKey {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
 
@@ -99,7 +116,10 @@ mod tests {
     fn the_types_of_authorized_keys_are_read_behind_their_options() {
         let text = "# ssh-dss x\nssh-ed25519 AAAA a\n\n  command=\"echo \\\"ssh-rsa a\\\" b\",no-pty ecdsa-sha2-nistp256 AAAA\n\
                     cert-authority ssh-ed25519 BBBB ca\nssh-ed25519\nnonsense x y\nssh-ed25519 AAAA again\nssh-ed25519 ?\nssh-rsa AAAA\n";
-        let kinds: Vec<String> = authorized_keys(text).into_iter().map(|key| key.kind).collect();
+        let keys = authorized_keys(text);
+        assert_eq!(keys[0].option("Command").as_deref(), Some("echo \"ssh-rsa a\" b"));
+        assert_eq!((keys[0].option("no-pty").as_deref(), keys[0].option("from")), (Some(""), None));
+        let kinds: Vec<String> = keys.into_iter().map(|key| key.kind).collect();
         assert_eq!(kinds, ["ecdsa-sha2-nistp256", "ssh-ed25519"]);
         assert_eq!(authorized_keys(""), []);
     }

@@ -85,7 +85,7 @@ pub fn login_as<'a>(
         }
         return known;
     }
-    let key = (server.candidate(login.local_port), login.clone());
+    let key = (server.candidate(login.server), login.clone());
     let known = host.sshd.candidate_logins.get(&key);
     if known.is_none() {
         needs.insert(host::Need::Sshd(Need::CandidateLogin(key.0, key.1)));

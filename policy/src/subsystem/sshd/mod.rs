@@ -20,17 +20,21 @@ pub mod journal;
 mod judge;
 mod limits;
 mod methods;
+mod objection;
 mod penalty;
 mod plan;
 mod power;
 mod remedy;
 mod repair;
+mod revoked_keys;
+mod risk;
 mod scope;
 mod serves;
 mod show;
 mod state;
 mod step;
 mod way_in;
+mod worse;
 
 pub use admission::drop_percent;
 pub use authorized_keys::{AuthorizedKey, authorized_keys};
@@ -47,6 +51,8 @@ pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set
 pub use power::{Power, SCHEDULED};
 pub use remedy::{Found, Lifts, Remedy, lifts};
 pub use repair::{MADE_BY, Mend, PRIVSEP, Repair};
+pub use revoked_keys::{RevokedKeys, revoked_keys};
+pub use risk::{Limit, Risk};
 pub use scope::beyond;
 pub use show::{
     Origin, ShowError, ShowQuestion, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema, show,
@@ -55,4 +61,4 @@ pub use state::{
     Account, Folder, HostKey, KeyFile, KeyProblem, Login, Manager, Need, Server, Startups, State, host_key_paths, is_user_name,
 };
 pub use step::{Activation, FileEdit, Step, Through};
-pub use way_in::{WayIn, way_in, way_in_now};
+pub use way_in::{Fault, WayIn, is_in, way_in, way_in_now};

@@ -1,14 +1,15 @@
 //! Whether a configuration serves anybody at all, whoever comes: where it listens, host keys and algorithms that ordinary clients
-//! have in common with it, and limits that leave room to log in. Knows no user.
+//! have in common with it, and limits that drop every connection. Knows no user.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::admission::drop_percent;
+use super::objection::{Objection, Reason};
+use super::risk::no_connections;
 use super::state::Server;
 use super::{Effective, Manager};
 use crate::access_proof::Method;
 use crate::host::HostState;
-use crate::verdict::Verdict;
+use crate::verdict::{Stage, Verdict};
 
 /// What OpenSSH's client offers by default (`ssh_config(5)`, `Ciphers`, `MACs`, `HostKeyAlgorithms`), without what it only offered once.
 const CIPHERS: [&str; 6] = [
@@ -34,53 +35,63 @@ const MACS: [&str; 10] = [
     "hmac-sha1",
 ];
 
-/// Somebody is kept out, or nobody knows: the verdict and why. `None` is that it serves.
-pub type Problem = Option<(Verdict, String)>;
+/// The keyword, the verdict and why.
+type Problem = (&'static str, Verdict, String);
 
-fn refuse(why: impl Into<String>) -> (Verdict, String) {
-    (Verdict::Refuse, why.into())
+fn refuse(keyword: &'static str, why: impl Into<String>) -> Problem {
+    (keyword, Verdict::Refuse, why.into())
 }
 
-fn unknown(why: impl Into<String>) -> (Verdict, String) {
-    (Verdict::Unknown, why.into())
+fn unknown(keyword: &'static str, why: impl Into<String>) -> Problem {
+    (keyword, Verdict::Unknown, why.into())
 }
 
 /// What keeps everybody out.
-pub fn problem(server: &Server) -> Problem {
+pub fn objections(server: &Server) -> Vec<Objection> {
+    let stage = Stage::SshdAdmission;
     if let Err(said) = &server.test {
-        return Some(refuse(format!("sshd, which does not take its files: {said}")));
+        let why = format!("sshd, which does not take its files: {said}");
+        return vec![Objection::refuse(stage, Reason::Files(said.clone()), why)];
     }
     let effective = match &server.effective {
         Ok(effective) => effective,
-        Err(why) => return Some(unknown(format!("sshd, whose effective configuration is not known: {why}"))),
+        Err(why) => {
+            let text = format!("sshd, whose effective configuration is not known: {why}");
+            return vec![Objection::unknown(stage, Reason::NotRead(why.clone()), text)];
+        }
     };
-    algorithms(effective, &server.host_keys).or_else(|| limits(effective))
+    let algorithms = algorithms(effective, &server.host_keys);
+    let algorithms =
+        algorithms.map(|(keyword, verdict, why)| Objection { stage, reason: Reason::Algorithms(keyword), verdict, why });
+    let no_room = no_connections(effective).map(|(keyword, why)| Objection::refuse(stage, Reason::NoRoom(keyword), why));
+    algorithms.into_iter().chain(no_room).collect()
 }
 
 /// The methods of key exchange that sshfix can prove access by are among those every client has.
-fn algorithms(effective: &Effective, host_keys: &[String]) -> Problem {
+fn algorithms(effective: &Effective, host_keys: &[String]) -> Option<Problem> {
     let list = |keyword: &str| effective.one(keyword).map(|value| value.split(',').collect::<Vec<_>>());
     if let Some(kex) = list("kexalgorithms")
         && !Method::ALL.iter().any(|method| kex.contains(&method.name()))
     {
-        return Some(refuse("KexAlgorithms, which has none of curve25519-sha256, ecdh-sha2-nistp256 and ecdh-sha2-nistp384"));
+        let why = "KexAlgorithms, which has none of curve25519-sha256, ecdh-sha2-nistp256 and ecdh-sha2-nistp384";
+        return Some(refuse("kexalgorithms", why));
     }
-    let Some(ciphers) = list("ciphers") else { return Some(unknown("the ciphers, which sshd does not print")) };
+    let Some(ciphers) = list("ciphers") else { return Some(unknown("ciphers", "the ciphers, which sshd does not print")) };
     let common: Vec<&str> = CIPHERS.into_iter().filter(|cipher| ciphers.contains(cipher)).collect();
     if common.is_empty() {
-        return Some(refuse("Ciphers, which has none that clients offer by default"));
+        return Some(refuse("ciphers", "Ciphers, which has none that clients offer by default"));
     }
     let authenticated = CIPHERS.iter().take(AUTHENTICATED).any(|cipher| common.contains(cipher));
     if let Some(macs) = list("macs").filter(|_| !authenticated)
         && !MACS.iter().any(|mac| macs.contains(mac))
     {
-        return Some(refuse("MACs, which has none that clients offer by default"));
+        return Some(refuse("macs", "MACs, which has none that clients offer by default"));
     }
     let Some(accepted) = list("hostkeyalgorithms") else {
-        return Some(unknown("the host key algorithms, which sshd does not print"));
+        return Some(unknown("hostkeyalgorithms", "the host key algorithms, which sshd does not print"));
     };
     if host_keys.is_empty() {
-        return Some(unknown("the host keys, of which no public half can be read"));
+        return Some(unknown("hostkey", "the host keys, of which no public half can be read"));
     }
     let signs = |kind: &String| match kind.as_str() {
         "ssh-rsa" => accepted.contains(&"rsa-sha2-512") || accepted.contains(&"rsa-sha2-256"),
@@ -89,58 +100,35 @@ fn algorithms(effective: &Effective, host_keys: &[String]) -> Problem {
     if host_keys.iter().any(signs) {
         return None;
     }
-    Some(refuse(format!("HostKey and HostKeyAlgorithms: no key is of an accepted type ({})", host_keys.join(", "))))
-}
-
-/// Limits below which nobody can log in, or nobody can tell.
-fn limits(effective: &Effective) -> Problem {
-    let number = |keyword: &str| effective.one(keyword).and_then(|value| value.parse::<u32>().ok());
-    let startups: Vec<u32> =
-        effective.one("maxstartups").unwrap_or_default().split(':').filter_map(|part| part.parse().ok()).collect();
-    if let [begin, rate, full] = startups[..] {
-        match drop_percent(0, begin, full, Some(rate)) {
-            Some(100) => return Some(refuse("MaxStartups, which drops every connection")),
-            Some(0) | None => {}
-            Some(percent) => return Some(unknown(format!("MaxStartups, which drops {percent} of 100 connections"))),
-        }
-    }
-    if number("persourcemaxstartups") == Some(0) {
-        return Some(refuse("PerSourceMaxStartups 0, which drops every connection"));
-    }
-    // 0 is no limit; a person types a passphrase, and libwrap alone may take five seconds.
-    if let Some(seconds @ 1..10) = number("logingracetime") {
-        return Some(refuse(format!("LoginGraceTime, which leaves {seconds} s to log in")));
-    }
-    if number("maxsessions") == Some(0) {
-        return Some(refuse("MaxSessions 0, which gives nobody a session"));
-    }
-    match number("maxauthtries") {
-        Some(0) => Some(refuse("MaxAuthTries 0, which lets nobody try")),
-        Some(1) => Some(unknown("MaxAuthTries 1, which is over after the first key that does not fit")),
-        _ => None,
-    }
+    let why = format!("HostKey and HostKeyAlgorithms: no key is of an accepted type ({})", host_keys.join(", "));
+    Some(refuse("hostkeyalgorithms", why))
 }
 
 /// Whether somebody from this address reaches it: at these addresses of the host where they are known, else at every address of
 /// the host of the same family that is reached now.
-pub fn listens(host: &HostState, before: &Server, now: &Server, port: u16, from: IpAddr, locals: &[IpAddr]) -> Problem {
+pub fn lost_sockets(
+    host: &HostState,
+    before: &Server,
+    now: &Server,
+    port: u16,
+    from: IpAddr,
+    locals: &[IpAddr],
+) -> Vec<Objection> {
     // systemd listens, whatever the files say.
     if matches!(&now.manager, Manager::Connections(_) | Manager::Service { socket: Some(_), .. }) {
-        return None;
+        return Vec::new();
     }
-    let (Some(was), Some(is)) = (addresses(before), addresses(now)) else { return None };
+    let (Some(was), Some(is)) = (addresses(before), addresses(now)) else { return Vec::new() };
     let own = host.listener.present().map_or(&[][..], |state| &state.addresses);
     let same = |address: &&IpAddr| address.is_ipv4() == from.is_ipv4() && !address.is_loopback();
     let known = if locals.is_empty() { own.iter().filter(same).copied().collect() } else { locals.to_vec() };
-    let lost: Vec<String> = known
-        .iter()
-        .filter(|address| covers(&was, **address, port) && !covers(&is, **address, port))
-        .map(|address| SocketAddr::new(*address, port).to_string())
-        .collect();
-    if lost.is_empty() {
-        return None;
-    }
-    Some(refuse(format!("the sockets: sshd would not listen on {} any more", lost.join(" and "))))
+    let lost = known.iter().filter(|address| covers(&was, **address, port) && !covers(&is, **address, port));
+    let lost = lost.map(|address| {
+        let at = SocketAddr::new(*address, port);
+        let why = format!("the sockets: sshd would not listen on {at} any more");
+        Objection::refuse(Stage::Listener, Reason::Socket(at), why)
+    });
+    lost.collect()
 }
 
 /// What `sshd -T` prints of `ListenAddress`.

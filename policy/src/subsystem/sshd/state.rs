@@ -9,6 +9,7 @@ use super::config::{Document, Line, Tree};
 use super::faillock::Tally;
 use super::journal::{Entrance, Told};
 use super::power::Power;
+use super::revoked_keys::RevokedKeys;
 use super::{Answer, AuthorizedKey, Candidate, Effective, Invocation, Running};
 use crate::host::Part;
 
@@ -28,6 +29,8 @@ pub enum Need {
         /// Where.
         path: String,
     },
+    /// The file of revoked keys at this path.
+    RevokedKeys(String),
     /// What sshd says of files that are not in place yet.
     Candidate(Candidate),
     /// What `sshd -T -C` says for a login with those files.
@@ -54,12 +57,20 @@ pub struct Login {
     pub local_address: IpAddr,
     /// To which port.
     pub local_port: u16,
+    /// The port by which the sshd is known that is asked: it may listen on several.
+    pub server: u16,
 }
 
 impl Login {
     /// `None` where the name could not be a user's: it is an argument of sshd, in which `,` and `=` part the fields.
     pub fn new(user: &str, address: IpAddr, local_address: IpAddr, local_port: u16) -> Option<Self> {
-        is_user_name(user).then(|| Self { user: user.to_owned(), address, local_address, local_port })
+        is_user_name(user).then(|| Self { user: user.to_owned(), address, local_address, local_port, server: local_port })
+    }
+
+    /// The same, asked of the sshd on another port that listens there, too.
+    #[must_use]
+    pub fn of_server(self, server: u16) -> Self {
+        Self { server, ..self }
     }
 
     /// As whom.
@@ -85,6 +96,8 @@ pub struct State {
     pub accounts: BTreeMap<String, Part<Account>>,
     /// Files of authorized keys, by user and path.
     pub key_files: BTreeMap<(String, String), KeyFile>,
+    /// Files of revoked keys, by path.
+    pub revoked_keys: BTreeMap<String, RevokedKeys>,
     /// What sshd says of files that are not in place.
     pub candidates: BTreeMap<Candidate, Answer>,
     /// The effective configuration of logins with such files.

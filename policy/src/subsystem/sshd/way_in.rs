@@ -4,41 +4,59 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::config::{Client, Document, Tree};
+use super::config::{Client, Document, Line, Tree, keyword};
 use super::journal::Entrance;
+use super::methods::{Methods, ways};
+use super::objection::{self, Objection, Reason};
 use super::plan::difference;
+use super::risk::{self, Risk, risks};
 use super::state::{Login, Need, Server};
-use super::{Effective, access, account, candidate, methods, serves};
+use super::worse::{self, gone, only_opens};
+use super::{Effective, access, account, candidate, serves};
 use crate::address::Source;
 use crate::host::{self, AccessPath, HostState, Needs, Part};
 use crate::ranges;
-use crate::verdict::Verdict;
+use crate::verdict::{Stage, Verdict};
 
 /// What sshd makes of one access path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WayIn {
-    /// Whether it lets it in.
-    pub verdict: Verdict,
-    /// What decided, for the witness.
-    pub why: String,
-    /// What can work, where it is let in: `publickey`.
-    pub methods: Vec<String>,
-    /// What counts for each login that was asked about.
-    logins: Vec<Counts>,
+    /// What keeps it out, or may, whoever comes.
+    pub(super) objections: Vec<Objection>,
+    /// Limits beside the verdict.
+    pub(super) risks: Vec<Risk>,
+    /// Each login that was asked about.
+    pub(super) logins: Vec<LoginWay>,
 }
 
-/// What counts for one login.
+/// One login.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Counts {
-    user: String,
+pub struct LoginWay {
+    pub(super) user: String,
     address: IpAddr,
-    effective: Effective,
-    /// The keys that may log in.
-    keys: BTreeSet<String>,
-    /// The methods that can work.
-    methods: Vec<String>,
-    /// How those who are in so came in; empty where that is not known of each of them.
-    entered: Vec<Entrance>,
+    local: Option<IpAddr>,
+    pub(super) effective: Effective,
+    /// What keeps it out, or may, before it comes to methods.
+    pub(super) objections: Vec<Objection>,
+    /// What it can log in with.
+    pub(super) ways: Methods,
+    /// How those who are in so came in, as the journal of sshd has it.
+    pub(super) entered: Vec<Entrance>,
+    /// Whether that is not known of some of them.
+    others: bool,
+    /// Whether the running sshd may have read other files than these.
+    pub(super) may_differ: bool,
+}
+
+/// A stage that says that a way is closed, or does not know, by which somebody is in: a fault of ours, or a change since then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Whose way.
+    pub path: AccessPath,
+    /// Which stage.
+    pub stage: Stage,
+    /// What it says.
+    pub why: String,
 }
 
 /// More logins than this are not asked about for one range.
@@ -92,7 +110,7 @@ const HARMLESS: [&str; 44] = [
     "kerberosgetafstoken",
 ];
 /// Values about connections, which are judged whoever comes.
-const OF_CONNECTIONS: [&str; 14] = [
+const OF_CONNECTIONS: [&str; 13] = [
     "port",
     "listenaddress",
     "addressfamily",
@@ -106,7 +124,6 @@ const OF_CONNECTIONS: [&str; 14] = [
     "maxstartups",
     "persourcemaxstartups",
     "logingracetime",
-    "maxauthtries",
 ];
 
 /// Judges a path by the sshd on `port`, which steps were predicted on; `read` is the host as it was read. A path to another server
@@ -117,118 +134,145 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
             Some(Part::Absent(why) | Part::Unreadable(why)) => why.clone(),
             _ => "sshd, which was not asked yet".to_owned(),
         };
-        return WayIn::of(Verdict::Unknown, why);
+        return WayIn::only(Objection::unknown(Stage::SshdAdmission, Reason::NotRead(why.clone()), why));
     };
     if path.port != port && !serves::addresses(&before).is_some_and(|all| all.iter().any(|at| at.port() == path.port)) {
-        return WayIn::of(Verdict::Accept, String::new());
+        return WayIn::default();
     }
     // Nobody comes in while it does not run. What runs was started or reloaded with files that it took.
     if !server.running {
-        return WayIn::of(Verdict::Refuse, "nobody: sshd does not run".to_owned());
-    }
-    if let Some((verdict, why)) = serves::problem(&server) {
-        return WayIn::of(verdict, why);
+        return WayIn::only(Objection::refuse(Stage::Listener, Reason::Down, "nobody: sshd does not run"));
     }
     let sessions = Sessions::of(read, path);
-    if let Some((verdict, why)) = serves::listens(read, &before, &server, path.port, path.source.first(), &sessions.locals) {
-        return WayIn::of(verdict, why);
-    }
+    let mut way = WayIn { objections: serves::objections(&server), ..WayIn::default() };
+    way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
+    // Without an effective configuration nothing is known of a login.
+    let Ok(effective) = &server.effective else { return way };
+    way.risks = risks(effective);
     let users = sessions.users(path);
     if users.is_empty() {
-        return nobody_named(&before, &server);
+        way.objections.extend(nobody_named(&before, &server));
+        return way;
     }
     let addresses = representatives(path.source, [&before, &server]);
     if addresses.len() * users.len() > MOST_LOGINS {
-        return WayIn::of(Verdict::Unknown, "sshd: the configuration parts this range into too many".to_owned());
+        let why = "sshd: the configuration parts this range into too many";
+        way.objections.push(Objection::unknown(Stage::SshdAccess, Reason::TooManyParts, why));
+        return way;
     }
-    let mut all = WayIn::of(Verdict::Accept, String::new());
-    for user in &users {
-        for address in &addresses {
-            let local = sessions.locals.first().copied();
-            let mut way = login(now, &server, user, *address, local, path.port, needs);
-            way.logins.iter_mut().for_each(|counts| counts.entered = sessions.entered(read, user, *address, needs));
-            all.add(way);
+    for (user, address) in users.iter().flat_map(|user| addresses.iter().map(move |address| (user, *address))) {
+        for local in sessions.locals_for(read, address) {
+            let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
+            (login.entered, login.others) = sessions.entered(read, user, address, needs);
+            login.may_differ = may_differ(&server);
+            way.risks.extend(risks(&login.effective));
+            way.logins.push(login);
         }
     }
-    all
+    way
 }
 
-/// The same before any step. Where sshd has not read its files since they changed, what they say is not what let these people in:
-/// that they are in is all that is known, and it is enough.
+/// The same before any step. Where sshd may not have read its files since they changed, what they say is not what keeps these people
+/// out, or lets them in.
 pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Needs) -> WayIn {
-    let judged = way_in(read, read, port, path, needs);
-    let stale = matches!(read.sshd.servers.get(&port), Some(Part::Present(server)) if !server.stale.is_empty());
-    if stale && path.origin == host::PathOrigin::Session {
-        return WayIn { verdict: Verdict::Accept, ..judged };
+    let mut way = way_in(read, read, port, path, needs);
+    let Some(Part::Present(server)) = read.sshd.servers.get(&port) else { return way };
+    let proven = way.is_proven();
+    if !server.stale.is_empty() || proven && may_differ(server) {
+        let said_by_files = |objection: &Objection| objection.is_certain() && objection.reason != Reason::Down;
+        way.objections.retain(|objection| !said_by_files(objection));
+        way.logins.iter_mut().for_each(|login| login.objections.retain(|objection| !said_by_files(objection)));
     }
-    judged
+    // That they are in is all that is known, and it is enough.
+    if !server.stale.is_empty() && path.origin == host::PathOrigin::Session {
+        way.objections.clear();
+        way.logins.iter_mut().for_each(|login| login.objections.clear());
+    }
+    way
+}
+
+/// Whether sshd's journal has how somebody who is in by this path logged in.
+pub fn is_in(host: &HostState, path: &AccessPath, needs: &mut Needs) -> bool {
+    let sessions = Sessions::of(host, path);
+    let mut of_user =
+        |user: &String| path.source.single().is_some_and(|address| !sessions.entered(host, user, address, needs).0.is_empty());
+    sessions.users(path).iter().any(&mut of_user)
+}
+
+/// Whether what runs may be another configuration than the files say: they changed since, or it leaves no mark of when it read them.
+fn may_differ(server: &Server) -> bool {
+    let marked = server.effective.as_ref().is_ok_and(|it| it.one("pidfile").is_some_and(|file| file != "none"));
+    !server.stale.is_empty() || !marked
 }
 
 impl WayIn {
-    fn of(verdict: Verdict, why: String) -> Self {
-        Self { verdict, why, methods: Vec::new(), logins: Vec::new() }
+    fn only(objection: Objection) -> Self {
+        Self { objections: vec![objection], ..Self::default() }
     }
 
-    fn add(&mut self, other: Self) {
-        let both = self.verdict.and(other.verdict);
-        if both != self.verdict {
-            self.why = other.why;
-        }
-        self.verdict = both;
-        self.logins.extend(other.logins);
-        for method in other.methods {
-            if !self.methods.contains(&method) {
-                self.methods.push(method);
+    /// Whether it lets it in, and what decided.
+    pub fn verdict(&self) -> (Verdict, String) {
+        let of_logins = self.logins.iter().flat_map(LoginWay::all);
+        let all: Vec<Objection> = self.objections.iter().cloned().chain(of_logins).collect();
+        objection::verdict(all.iter())
+    }
+
+    /// Whether somebody is in this way whose login sshd's journal has.
+    pub fn is_proven(&self) -> bool {
+        self.logins.iter().any(LoginWay::is_proven)
+    }
+
+    /// What can work, where it is let in: `publickey`.
+    pub fn methods(&self) -> Vec<String> {
+        let mut methods: Vec<String> = Vec::new();
+        for method in self.logins.iter().flat_map(|login| login.ways.best().1) {
+            if !methods.contains(&method) {
+                methods.push(method);
             }
         }
+        methods
     }
 
-    /// What makes a path that was so worse off so. What was not known may stay unknown only where nothing changed that could decide.
+    /// What makes a path that was so worse off so.
     pub fn worse(&self, now: &WayIn) -> Option<(Verdict, String)> {
-        let worse = match (self.verdict, now.verdict) {
-            (Verdict::Refuse, _) => return None,
-            (_, Verdict::Accept) => false,
-            (_, Verdict::Refuse) | (Verdict::Accept, Verdict::Unknown) => true,
-            (Verdict::Unknown, Verdict::Unknown) => {
-                let differs = |(was, is): (&Counts, &Counts)| differ(&was.effective, &is.effective).next().is_some();
-                self.why != now.why || self.logins.len() != now.logins.len() || self.logins.iter().zip(&now.logins).any(differs)
-            }
-        };
-        if worse {
-            return Some((now.verdict, now.why.clone()));
-        }
-        let mut pairs = now.logins.iter().filter_map(|is| self.login(is).map(|was| (was, is)));
-        pairs
-            .find_map(|(was, is)| {
-                no_session(was, is).or_else(|| match is.entered.first() {
-                    Some(first) => lost_way(was, is, first),
-                    None => lost_keys(was, is),
-                })
-            })
-            .map(|why| (Verdict::Unknown, why))
+        worse::worse(self, now)
+    }
+
+    /// The stages that say otherwise than a live session.
+    pub fn faults(&self, path: &AccessPath) -> Vec<Fault> {
+        let of = |(stage, why)| Fault { path: path.clone(), stage, why };
+        worse::faults(self).into_iter().map(of).collect()
+    }
+
+    /// The verdicts to show before and after a change that is no worse: what a live session disproves does not count.
+    pub fn shown(&self, now: &WayIn) -> (Verdict, Verdict) {
+        if self.is_proven() { (Verdict::Accept, Verdict::Accept) } else { (self.verdict().0, now.verdict().0) }
     }
 
     /// The same login; where the new files part addresses that the old ones did not, the old ones said the same of all of them.
-    fn login(&self, is: &Counts) -> Option<&Counts> {
+    pub(super) fn login(&self, is: &LoginWay) -> Option<&LoginWay> {
         let of_user = || self.logins.iter().filter(|was| was.user == is.user);
-        of_user().find(|was| was.address == is.address).or_else(|| of_user().next())
+        let same = |was: &&LoginWay| (was.address, was.local) == (is.address, is.local);
+        of_user().find(same).or_else(|| of_user().find(|was| was.address == is.address)).or_else(|| of_user().next())
     }
 
     /// What becomes different for this path: `publickey stays`, then each value.
     pub fn changes(&self, now: &WayIn) -> Vec<String> {
-        let stays = |method: &&String| now.methods.contains(method);
+        let (before, after) = (self.methods(), now.methods());
+        let stays = |method: &&String| after.contains(method);
         let listed = |what: &str, methods: Vec<&String>| {
             (!methods.is_empty())
                 .then(|| format!("{} {what}", methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ")))
         };
-        let (kept, lost): (Vec<&String>, Vec<&String>) = self.methods.iter().partition(stays);
-        let new = now.methods.iter().filter(|method| !self.methods.contains(method)).collect();
+        let (kept, lost): (Vec<&String>, Vec<&String>) = before.iter().partition(stays);
+        let new = after.iter().filter(|method| !before.contains(method)).collect();
         let words: Vec<String> =
             [listed("stays", kept), listed("goes", lost), listed("comes", new)].into_iter().flatten().collect();
         let mut lines: Vec<String> = if words.is_empty() { Vec::new() } else { vec![words.join(", ")] };
         for (was, is) in self.logins.iter().zip(&now.logins) {
             let lost = gone(was, is);
-            let keys = (!lost.is_empty()).then(|| format!("{} of {} keys goes: {}", lost.len(), was.keys.len(), lost.join(", ")));
+            let count = was.ways.keys.len();
+            let keys = (!lost.is_empty()).then(|| format!("{} of {count} keys goes: {}", lost.len(), lost.join(", ")));
             for line in keys.into_iter().chain(difference(&was.effective, &is.effective)) {
                 if !lines.contains(&line) {
                     lines.push(line);
@@ -237,65 +281,66 @@ impl WayIn {
         }
         lines
     }
+
+    /// The limits that get worse.
+    pub fn new_risks(&self, now: &WayIn) -> Vec<String> {
+        let mut lines: Vec<String> = risk::worse(&self.risks, &now.risks).map(|risk| risk.text.clone()).collect();
+        lines.dedup();
+        lines
+    }
 }
 
-/// Whoever gets in is to get a shell as before: what another command or another root directory gives is not known.
-fn no_session(was: &Counts, is: &Counts) -> Option<String> {
-    ["ForceCommand", "ChrootDirectory"].into_iter().find_map(|name| {
-        let keyword = name.to_ascii_lowercase();
-        let value = is.effective.one(&keyword).filter(|value| *value != "none" && was.effective.one(&keyword) != Some(value))?;
-        Some(format!("{name} {value}: whether that gives {} a shell is not known", is.user))
-    })
+impl LoginWay {
+    /// A login of which nothing was known before.
+    pub(super) fn unknown(is: &LoginWay) -> Self {
+        let entered = is.entered.clone();
+        Self { objections: Vec::new(), ways: Methods::default(), entered, may_differ: true, ..is.clone() }
+    }
+
+    /// Whether the journal has how each of those who are in so came in.
+    pub(super) fn is_proven(&self) -> bool {
+        !self.entered.is_empty() && !self.others
+    }
+
+    /// Whether nobody comes in so, for certain.
+    pub(super) fn is_closed(&self) -> bool {
+        self.objections.iter().any(Objection::is_certain) || self.ways.best().0 == Verdict::Refuse && self.knows_its_ways()
+    }
+
+    /// Whether its methods were looked at.
+    fn knows_its_ways(&self) -> bool {
+        !self.objections.iter().any(|objection| matches!(objection.reason, Reason::NotRead(_)))
+    }
+
+    /// Why no method is left.
+    pub(super) fn no_way(&self) -> String {
+        let user = &self.user;
+        if self.ways.ways.is_empty() {
+            format!("sshd: no authentication method is left for {user}")
+        } else if self.ways.no_key_files && self.ways.ways.iter().all(super::methods::Way::by_key) {
+            format!("sshd: {user} has no authorized keys, and no authentication method is left that can work")
+        } else {
+            format!("sshd: no authentication method is left that can work for {user}")
+        }
+    }
+
+    /// Its objections, and one of its methods where none is known to work.
+    fn all(&self) -> Vec<Objection> {
+        let mut all = self.objections.clone();
+        let (verdict, methods) = self.ways.best();
+        let why = match verdict {
+            Verdict::Accept => return all,
+            Verdict::Refuse if !self.knows_its_ways() => return all,
+            Verdict::Refuse => self.no_way(),
+            Verdict::Unknown => format!("sshd: whether {} works for {} is not known", methods.join(" or "), self.user),
+        };
+        all.push(Objection { verdict, ..Objection::unknown(Stage::Account, Reason::Account(why.clone()), why) });
+        all
+    }
 }
 
-/// The keys that would count no more.
-fn gone<'a>(was: &'a Counts, is: &'a Counts) -> Vec<&'a str> {
-    was.keys.difference(&is.keys).map(String::as_str).collect()
-}
-
-/// A key may be the only one that somebody has. What else is left for the user is enough: that a method goes is said.
-fn lost_keys(was: &Counts, is: &Counts) -> Option<String> {
-    let lost = gone(was, is);
-    let only_keys = is.methods.iter().all(|way| way.starts_with("publickey"));
-    (!lost.is_empty() && only_keys).then(|| {
-        let user = &is.user;
-        format!(
-            "sshd: {} of the {} keys of {user} would count no more ({}), and which one comes is not known",
-            lost.len(),
-            was.keys.len(),
-            lost.join(", ")
-        )
-    })
-}
-
-/// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password.
-fn lost_way(was: &Counts, is: &Counts, first: &Entrance) -> Option<String> {
-    let stays = |entrance: &Entrance| {
-        // PAM asks for the same password either way.
-        let typed = |method: &str| matches!(method, "password" | "keyboard-interactive");
-        let same = |method: &str| method == entrance.method || typed(method) && typed(&entrance.method);
-        let by = |way: &String| way.split(" and ").any(|method| same(method.split(':').next().unwrap_or(method)));
-        let offers = |counts: &Counts| counts.methods.iter().any(by);
-        // The key of a certificate, or one from elsewhere, stands in no file.
-        let takes = |counts: &Counts, key: &String| counts.keys.iter().any(|known| known.ends_with(key.as_str()));
-        let key_lost = entrance.key.as_ref().is_some_and(|key| takes(was, key) && !takes(is, key));
-        !offers(was) || offers(is) && !key_lost
-    };
-    (!is.entered.iter().any(stays)).then(|| {
-        let Entrance { user, method, key } = first;
-        let by = key.as_ref().map_or_else(|| method.clone(), |key| format!("{method} ({key})"));
-        format!(
-            "sshd: {user} is in by {by}, which would count no more; whether {user} can come in by {} is not known: log in by that first",
-            is.methods.join(" or ")
-        )
-    })
-}
-
-/// The keywords that differ and may decide who gets in.
-fn differ<'a>(was: &'a Effective, is: &'a Effective) -> impl Iterator<Item = &'a str> {
-    let keywords: BTreeSet<&str> = was.iter().chain(is.iter()).map(|(keyword, _)| keyword).collect();
-    keywords.into_iter().filter(|keyword| was.all(keyword) != is.all(keyword) && !HARMLESS.contains(keyword))
-}
+/// More addresses of the host than this are not asked about for one client.
+const MOST_LOCALS: usize = 8;
 
 /// The live sessions that a path stands for.
 struct Sessions {
@@ -317,18 +362,31 @@ impl Sessions {
         Self { locals: locals.into_iter().collect(), peers: peers.collect() }
     }
 
-    /// How those of them who came so logged in; empty where that is not known of each.
-    fn entered(&self, host: &HostState, user: &str, address: IpAddr, needs: &mut Needs) -> Vec<Entrance> {
+    /// The addresses of the host that this client comes to: those of live sessions, else all of the same family. `None` is any.
+    fn locals_for(&self, host: &HostState, address: IpAddr) -> Vec<Option<IpAddr>> {
+        let same = |ip: &&IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
+        if !self.locals.is_empty() {
+            return self.locals.iter().copied().map(Some).collect();
+        }
+        let own = host.listener.present().into_iter().flat_map(|state| &state.addresses).filter(same);
+        let own: Vec<Option<IpAddr>> = own.take(MOST_LOCALS).copied().map(Some).collect();
+        if own.is_empty() { vec![None] } else { own }
+    }
+
+    /// How those of them who came so logged in, as far as it is known; and whether it is not known of some.
+    fn entered(&self, host: &HostState, user: &str, address: IpAddr, needs: &mut Needs) -> (Vec<Entrance>, bool) {
         let came = self.peers.iter().filter(|(peer, who)| peer.ip() == address && who == user);
         let peers: Vec<SocketAddr> = came.map(|(peer, _)| *peer).collect();
         let Some(known) = &host.sshd.entrances else {
             if !peers.is_empty() {
                 needs.insert(host::Need::Sshd(Need::Entrances));
             }
-            return Vec::new();
+            return (Vec::new(), !peers.is_empty());
         };
-        let entered = peers.iter().map(|peer| known.get(peer).filter(|entrance| entrance.user == user).cloned());
-        entered.collect::<Option<Vec<Entrance>>>().unwrap_or_default()
+        let entered = peers.iter().filter_map(|peer| known.get(peer).filter(|entrance| entrance.user == user).cloned());
+        let entered: Vec<Entrance> = entered.collect();
+        let others = entered.len() < peers.len();
+        (entered, others)
     }
 
     /// As whom somebody comes this way: whoever became another user after the login still comes in as who logged in.
@@ -343,64 +401,41 @@ impl Sessions {
 }
 
 /// A path whose user is not known: whatever selects by user could keep just that user out, unless it only lets more in.
-fn nobody_named(before: &Server, now: &Server) -> WayIn {
-    let (Ok(was), Ok(is)) = (&before.effective, &now.effective) else {
-        return WayIn::of(Verdict::Unknown, "sshd: which user comes this way is not known".to_owned());
-    };
+fn nobody_named(before: &Server, now: &Server) -> Option<Objection> {
+    let (Ok(was), Ok(is)) = (&before.effective, &now.effective) else { return None };
     let edited: BTreeSet<String> = now.edited.values().flat_map(|(was, is)| edited_keywords(was, is)).collect();
     let decides = |keyword: &&String| {
         let keyword = keyword.as_str();
         !HARMLESS.contains(&keyword) && !OF_CONNECTIONS.contains(&keyword) && !only_opens(keyword, was, is)
     };
-    match edited.iter().find(decides) {
-        None => WayIn::of(Verdict::Accept, String::new()),
-        Some(keyword) => WayIn::of(
-            Verdict::Unknown,
-            format!(
-                "sshd: which user comes this way is not known, and {keyword} changes; name the user in [[keep]] of agent.toml"
-            ),
-        ),
-    }
+    let keyword = edited.iter().find(decides)?;
+    let why =
+        format!("sshd: which user comes this way is not known, and {keyword} changes; name the user in [[keep]] of agent.toml");
+    Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword.clone()), why))
 }
+
+/// Limits that a Match block may set: they keep people out only where they are 0.
+const LIMITS: [&str; 2] = ["maxauthtries", "maxsessions"];
 
 /// The keywords of the lines that come and go; `match` for what no keyword can be told of.
 fn edited_keywords(before: &[u8], after: &[u8]) -> BTreeSet<String> {
-    let lines =
-        |bytes: &[u8]| -> Vec<super::config::Line> { Document::parse(bytes).lines().map(|(_, line)| line.clone()).collect() };
+    let lines = |bytes: &[u8]| -> Vec<Line> { Document::parse(bytes).lines().map(|(_, line)| line.clone()).collect() };
     let (before, after) = (lines(before), lines(after));
     let gone = before.iter().filter(|line| !after.contains(line));
     let come = after.iter().filter(|line| !before.contains(line));
-    let keyword = |line: &super::config::Line| match line.directive() {
+    let keyword = |line: &Line| match line.directive() {
         Ok(None) => None,
-        Ok(Some(directive)) => Some(super::config::keyword::canonical(&directive.keyword)),
+        Ok(Some(directive)) => {
+            let name = keyword::canonical(&directive.keyword);
+            let leaves_room = LIMITS.contains(&name.as_str()) && directive.arguments.first().is_some_and(|value| value != "0");
+            (!leaves_room).then_some(name)
+        }
         Err(_) => Some("match".to_owned()),
     };
+    let lines_differ = gone.clone().chain(come.clone()).count();
     let found: BTreeSet<String> = gone.chain(come).filter_map(keyword).collect();
     // Lines that only changed places: what they mean may have, too.
-    if found.is_empty() && before != after { ["match".to_owned()].into() } else { found }
-}
-
-/// Whether the global value of a keyword changed, and only lets more in.
-fn only_opens(keyword: &str, was: &Effective, is: &Effective) -> bool {
-    let (old, new) = (was.all(keyword), is.all(keyword));
-    if old == new {
-        return false;
-    }
-    let rank = |value: &[String]| match value.first().map(String::as_str) {
-        Some("no") => Some(0),
-        Some("forced-commands-only") => Some(1),
-        Some("prohibit-password" | "without-password") => Some(2),
-        Some("yes") => Some(3),
-        _ => None,
-    };
-    match keyword {
-        "allowusers" | "allowgroups" => new.is_empty() || (!old.is_empty() && old.iter().all(|one| new.contains(one))),
-        "denyusers" | "denygroups" => new.iter().all(|one| old.contains(one)),
-        "permitrootlogin" | "passwordauthentication" | "pubkeyauthentication" | "kbdinteractiveauthentication" => {
-            rank(old).zip(rank(new)).is_some_and(|(old, new)| old < new)
-        }
-        _ => false,
-    }
+    if lines_differ == 0 && before != after { ["match".to_owned()].into() } else { found }
 }
 
 /// Addresses of a source, one of every part that lines of these configurations tell apart.
@@ -432,66 +467,65 @@ fn named_sources(tree: &Tree) -> BTreeSet<Source> {
     parts.filter_map(|part| part.parse().ok()).collect()
 }
 
+/// One login of `(user, client's address, host's address)` by the sshd of the first port, to the second.
 fn login(
     host: &HostState,
     server: &Server,
-    user: &str,
-    address: IpAddr,
-    local: Option<IpAddr>,
-    port: u16,
+    (user, address, local): (&str, IpAddr, Option<IpAddr>),
+    (server_port, port): (u16, u16),
     needs: &mut Needs,
-) -> WayIn {
-    let unknown = |why: String| WayIn::of(Verdict::Unknown, why);
-    let same = |ip: &&IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
-    let own = host.listener.present().and_then(|state| state.addresses.iter().find(same).copied());
-    let local = local.or(own).unwrap_or(address);
-    let Some(login) = Login::new(user, address, local, port) else {
-        return unknown("sshd: that is no name sshfix asks about".to_owned());
+) -> LoginWay {
+    let empty = LoginWay {
+        user: user.to_owned(),
+        address,
+        local,
+        effective: Effective::default(),
+        objections: Vec::new(),
+        ways: Methods::default(),
+        entered: Vec::new(),
+        others: false,
+        may_differ: false,
     };
+    let not_read = |why: String| {
+        let objections = vec![Objection::unknown(Stage::SshdAccess, Reason::NotRead(why.clone()), why)];
+        LoginWay { objections, ..empty.clone() }
+    };
+    let Some(login) = Login::new(user, address, local.unwrap_or(address), port) else {
+        return not_read("sshd: that is no name sshfix asks about".to_owned());
+    };
+    let login = login.of_server(server_port);
     let account = host.sshd.accounts.get(user);
     if account.is_none() {
         needs.insert(host::Need::Sshd(Need::Account(user.to_owned())));
     }
     let effective = candidate::login_as(host, server, &login, needs);
     let (Some(known), Some(effective)) = (account, effective) else {
-        return unknown("sshd, which was not asked yet".to_owned());
+        return not_read("sshd, which was not asked yet".to_owned());
     };
     let effective = match effective {
-        Ok(effective) => effective,
-        Err(why) => return unknown(format!("sshd -T: {why}")),
+        Ok(effective) => effective.clone(),
+        Err(why) => return not_read(format!("sshd -T: {why}")),
     };
-    let Part::Present(user_account) = known else {
-        return WayIn::of(Verdict::Refuse, format!("sshd: there is no user {user}"));
+    let user_account = match known {
+        Part::Present(account) => account,
+        Part::Absent(_) => {
+            let none = Objection::refuse(Stage::Account, Reason::NoUser, format!("sshd: there is no user {user}"));
+            return LoginWay { effective, objections: vec![none], ..empty };
+        }
+        Part::Unreadable(why) => return LoginWay { effective, ..not_read(format!("sshd: {why}")) },
     };
-    let groups = Some(user_account.groups.clone());
     let client = Client {
         user: user.to_owned(),
-        groups,
+        groups: Some(user_account.groups.clone()),
         host: address.to_string(),
         address,
-        local_address: Some(local),
+        local_address: local,
         local_port: port,
     };
-    let (working, methods) = methods::working(host, effective, user, user_account, needs);
-    let keys = methods::keys(host, effective, user, user_account);
-    let counts = Counts {
-        user: user.to_owned(),
-        address,
-        effective: effective.clone(),
-        keys,
-        methods: methods.clone(),
-        entered: Vec::new(),
-    };
-    let mut all = WayIn { methods, logins: vec![counts], ..WayIn::of(Verdict::Accept, String::new()) };
-    for judgement in [access::judge(host, server, effective, &client), account::judge(host, effective, &client, known, needs)] {
-        let quoted =
-            judgement.evidence.first().map_or(String::new(), |evidence| format!(" ({}: {})", evidence.source, evidence.text));
-        all.add(WayIn::of(judgement.verdict, format!("sshd: {}{quoted}", judgement.detail)));
-    }
-    let why = match working {
-        Verdict::Refuse => format!("sshd: no authentication method is left that can work for {user}"),
-        _ => format!("sshd: whether {} works for {user} is not known", all.methods.join(" or ")),
-    };
-    all.add(WayIn::of(working, why));
-    all
+    let mut objections = access::objections(server, &effective, &client, user_account.uid == 0, local.is_some());
+    let no_logins = risk::no_logins(&effective);
+    objections.extend(no_logins.map(|(keyword, why)| Objection::refuse(Stage::SshdAccess, Reason::NoRoom(keyword), why)));
+    objections.extend(account::objection(&effective, user, user_account));
+    let ways = ways(host, &effective, &client, user_account, needs);
+    LoginWay { effective, objections, ways, ..empty }
 }
