@@ -15,6 +15,7 @@ use sshfix_policy::subsystem::fail2ban;
 
 use crate::live::LiveHost;
 use crate::observe::observed;
+use crate::once::Once;
 use crate::own::{self, Own};
 use crate::pipeline::{self, Agent};
 use crate::store::{ChangeRecord, Store, StoreError};
@@ -35,11 +36,13 @@ pub struct Keeper {
     started: Instant,
     /// Who had logged in before a change, so that the journal is read once.
     logins: BTreeMap<String, Vec<Source>>,
+    /// What was said of the changes.
+    unread: Once,
 }
 
 impl Default for Keeper {
     fn default() -> Self {
-        Self { started: Instant::now(), logins: BTreeMap::new() }
+        Self { started: Instant::now(), logins: BTreeMap::new(), unread: Once::default() }
     }
 }
 
@@ -49,8 +52,14 @@ impl Keeper {
         let starting = SignedDuration::try_from(self.started.elapsed()).is_ok_and(|since| since < LOOKED_AFTER);
         let changes = match taken_back(&agent.store, if starting { AT_START } else { LOOKED_AFTER }) {
             Ok(changes) => changes,
-            Err(error) => return tracing::error!("the changes could not be read; no ban was lifted: {error}"),
+            Err(error) => {
+                if self.unread.is_new(&error.to_string()) {
+                    tracing::error!("the changes could not be read; no ban was lifted: {error}");
+                }
+                return;
+            }
         };
+        self.unread.is_over();
         self.logins.retain(|id, _| changes.iter().any(|change| change.id == *id));
         for change in changes {
             let logins = self.logins.entry(change.id.clone()).or_insert_with(|| logins(&change)).clone();
@@ -121,9 +130,11 @@ fn earned<'a>(host: &mut LiveHost, store: &Store, port: u16, change: &'a ChangeR
     let Part::Present(state) = host.bans(&question) else { return Vec::new() };
     let until = end.checked_add(LATE).unwrap_or(end);
     let found = fail2ban::earned(&state, &kept_out, change.started_at, until);
+    // Without them nobody knows which bans were meant: none is lifted.
+    let Ok(newest) = store.changes(MEANT) else { return Vec::new() };
     let meant = |source: Source| {
-        let later = store.changes(MEANT).unwrap_or_default().into_iter().filter(|other| other.started_at >= end);
-        later.flat_map(|other| other.steps).any(|record| {
+        let later = newest.iter().filter(|other| other.started_at >= end);
+        later.flat_map(|other| &other.steps).any(|record| {
             matches!(record.step, Step::Fail2ban(_)) && record.step.touches().is_none_or(|touched| touched.contains(&source))
         })
     };

@@ -165,25 +165,20 @@ fn fail(
 /// cannot be written: the host comes first.
 fn undo(host: &mut impl Host, store: &Store, id: &str, steps: Vec<(usize, Step)>, why: &str, rebooted: bool) -> TakenBack {
     let mut taken = TakenBack::default();
-    let journalled = |result: Result<(), StoreError>| {
-        if let Err(error) = result {
-            tracing::error!(change = id, "the journal could not be written during a rollback: {error}");
-        }
-    };
-    journalled(store.change_state(id, ChangeStage::RollingBack, why));
+    let mut written = vec![store.change_state(id, ChangeStage::RollingBack, why)];
     for (index, step) in steps.into_iter().rev() {
         let undone = step.inverse().summary();
-        journalled(store.change_event(id, index, StepEvent::UndoStarted, ""));
+        written.push(store.change_event(id, index, StepEvent::UndoStarted, ""));
         match restore(host, &step, rebooted) {
             Ok(Restored { done, note }) => {
-                journalled(store.change_event(id, index, StepEvent::Undone, note.as_deref().unwrap_or_default()));
+                written.push(store.change_event(id, index, StepEvent::Undone, note.as_deref().unwrap_or("")));
                 if done == Done::Changed {
                     taken.rolled_back.push(undone);
                 }
                 taken.notes.extend(note);
             }
             Err(error) => {
-                journalled(store.change_event(id, index, StepEvent::UndoFailed, &error.to_string()));
+                written.push(store.change_event(id, index, StepEvent::UndoFailed, &error.to_string()));
                 taken.stuck.push(format!("could not {undone}: {error}. By hand: {}", step.undo()));
             }
         }
@@ -194,48 +189,56 @@ fn undo(host: &mut impl Host, store: &Store, id: &str, steps: Vec<(usize, Step)>
     } else {
         (ChangeStage::Stuck, taken.stuck.join("; "))
     };
-    journalled(store.change_state(id, end, &detail));
+    written.push(store.change_state(id, end, &detail));
+    unjournalled(id, written);
     taken
 }
 
-/// Takes one step back, by looking. The kernel's part of a change ended with the boot it was made in: what that boot's kernel
-/// held is put back where it still has a place, and where it has none, nothing of the change is left.
-fn restore(host: &mut impl Host, step: &Step, rebooted: bool) -> Result<Restored, StepError> {
-    let forgotten = |note| Ok(Restored { done: Done::Already, note });
-    if !rebooted || step.survives_reboot() {
-        return host.restore(step);
-    }
-    if step.is_of_one_boot() {
-        return forgotten(None);
-    }
-    match host.restore(step) {
-        Err(StepError::Drifted(why)) => forgotten(Some(format!("ended with the reboot: {why}"))),
-        other => other,
+/// Says once what the journal did not take during a rollback. It is kept in memory, and written when the disk takes it.
+fn unjournalled(id: &str, written: impl IntoIterator<Item = Result<(), StoreError>>) {
+    if let Some(error) = written.into_iter().find_map(Result::err) {
+        tracing::error!("what was done to roll back change {id} is not on the disk yet, only in memory: {error}");
     }
 }
 
-/// Takes back a change that is pending, interrupted or stuck, for the reason that is given.
-///
-/// One that still waits is only touched once that is recorded: else it could be confirmed although it is gone. One whose time is
-/// over is taken back whatever the journal says, because nobody can confirm it any more.
-pub fn take_back(
-    host: &mut impl Host,
-    store: &Store,
-    change: ChangeRecord,
-    why: &str,
-    now: &Moment,
-) -> Result<TakenBack, StoreError> {
-    if overdue(&change, now).is_none() {
-        store.change_state(&change.id, ChangeStage::RollingBack, why)?;
+/// Takes one step back, by looking. In another boot what the step added to the kernel may have been loaded again, so it is looked for; what
+/// it took out of the kernel is put back where it still has a place. That a part ended with the reboot is only said after the kernel of
+/// this boot was read.
+fn restore(host: &mut impl Host, step: &Step, rebooted: bool) -> Result<Restored, StepError> {
+    if !rebooted || step.survives_reboot() {
+        return host.restore(step);
     }
-    let rebooted = change.boot != now.boot;
-    Ok(undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted))
+    let forgotten = |note: String| Ok(Restored { done: Done::Already, note: Some(note) });
+    let step = step.of_another_boot();
+    let why = if step.is_of_one_boot() && !step.adds() {
+        if !host.stands(&step)? {
+            return Ok(Restored { done: Done::Already, note: None });
+        }
+        "this boot did not load it".to_owned()
+    } else {
+        match host.restore(&step) {
+            Err(StepError::Drifted(why)) => why,
+            other => return other,
+        }
+    };
+    match (step.adds(), host.stands(&step)?) {
+        (true, true) => Err(StepError::Failed(format!("it is still in place after the reboot: {why}"))),
+        (true, false) => forgotten(format!("ended with the reboot: {why}")),
+        (false, _) => forgotten(format!("not put back after the reboot: {why} ({})", step.summary())),
+    }
+}
+
+/// Takes back a change that is pending, interrupted or stuck, for the reason that is given. From here on nobody can confirm it, whether
+/// that can be written down or not: the host comes first.
+pub fn take_back(host: &mut impl Host, store: &Store, change: ChangeRecord, why: &str, now: &Moment) -> TakenBack {
+    let rebooted = change.boot.differs(&now.boot);
+    undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted)
 }
 
 /// Tries once more to take back what is stuck. Returns what is stuck still.
 pub fn retry_stuck(host: &mut impl Host, store: &Store, now: &Moment) -> Result<Vec<ChangeRecord>, StoreError> {
     for change in store.stuck_changes()? {
-        take_back(host, store, change, "tried again", now)?;
+        take_back(host, store, change, "tried again", now);
     }
     store.stuck_changes()
 }
@@ -278,7 +281,7 @@ impl std::fmt::Display for Recovered {
 /// whoever it cut off may be the one who pulled the plug.
 pub fn overdue(change: &ChangeRecord, now: &Moment) -> Option<&'static str> {
     match (change.stage, change.deadline) {
-        (ChangeStage::Pending, _) if change.boot != now.boot => Some("the host was rebooted before it was confirmed"),
+        (ChangeStage::Pending, _) if change.boot.differs(&now.boot) => Some("the host was rebooted before it was confirmed"),
         (ChangeStage::Pending, Some(deadline)) if !deadline.is_over(now) => None,
         (ChangeStage::Pending, _) => Some("not confirmed in time"),
         _ => Some("interrupted"),
@@ -293,10 +296,10 @@ pub fn recover(host: &mut impl Host, store: &Store, now: &Moment) -> Result<Vec<
         let Some(why) = overdue(&change, now) else { continue };
         let id = change.id.clone();
         let taken = if change.stage == ChangeStage::Begun {
-            store.change_state(&id, ChangeStage::RolledBack, "interrupted before its first step")?;
+            unjournalled(&id, [store.change_state(&id, ChangeStage::RolledBack, "interrupted before its first step")]);
             TakenBack::default()
         } else {
-            take_back(host, store, change, why, now)?
+            take_back(host, store, change, why, now)
         };
         recovered.push(Recovered { id, why, taken });
     }

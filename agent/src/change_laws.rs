@@ -28,7 +28,7 @@ use sshfix_policy::verdict::{Admits, Connection, Verdict};
 
 use crate::change::{apply, recover, settle};
 use crate::store::{Blow, ChangeStage, NewChange, Store};
-use crate::sys::clock::Moment;
+use crate::sys::clock::{Boot, Moment};
 
 const ADDRESS: &str = "203.0.113.7";
 const RANGE: &str = "203.0.113.0/28";
@@ -328,7 +328,7 @@ fn sshd_edit(host: &mut HostState) -> Step {
 
 fn at(seconds: u64) -> Moment {
     let since_boot = Duration::from_secs(seconds);
-    Moment { wall: Timestamp::UNIX_EPOCH + since_boot, boot: "one".to_owned(), since_boot }
+    Moment { wall: Timestamp::UNIX_EPOCH + since_boot, boot: Boot::number(1), since_boot }
 }
 
 /// Dies, or fails after doing, at its n-th call.
@@ -373,7 +373,7 @@ impl Host for Mortal {
 
 /// What is tried with each plan.
 struct Trial<'a> {
-    store: &'a Store,
+    store: &'a mut Store,
     before: &'a HostState,
     after: &'a HostState,
     plan: &'a SafePlan,
@@ -422,6 +422,11 @@ impl Trial<'_> {
         *self.store.fuse.at.lock().unwrap() = None;
         let counts = (self.store.fuse.writes.load(Ordering::Relaxed), mortal.host.applied);
 
+        // Who was killed forgets; who only could not write goes on with what it knows, or is restarted.
+        let goes_on = death.is_none() && matches!(blow, None | Some((_, Blow::Fails)));
+        if !goes_on {
+            self.store.forget();
+        }
         let what = || format!("{blow:?} {death:?} waits: {waits}: {:#?}", self.plan.steps());
         let mut host = FakeHost::new(mortal.host.state);
         recover(&mut host, self.store, &at(self.now + 1)).unwrap();
@@ -449,11 +454,11 @@ fn killed_or_failed_at_every_write_and_step_every_plan_ends_before_or_after() {
     for chunk in plans.chunks(30) {
         // In memory: what is tried is the order of the writes, not the disk.
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-        let store = Store::open(&directory.path().join("state.db")).unwrap();
+        let mut store = Store::open(&directory.path().join("state.db")).unwrap();
         let mut next = 0;
         for (index, (before, plan)) in chunk.iter().enumerate() {
             let after = plan::predict(before, plan.steps()).unwrap();
-            let mut trial = Trial { store: &store, before, after: &after, plan, number: next, now: 0 };
+            let mut trial = Trial { store: &mut store, before, after: &after, plan, number: next, now: 0 };
             let whole = index == 0;
             for waits in if whole { &[true, false][..] } else { &[true] } {
                 let blows = [Blow::Fails, Blow::DiesAfter, Blow::DiesBefore, Blow::FailsForEver];

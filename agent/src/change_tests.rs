@@ -18,7 +18,7 @@ use sshfix_policy::subsystem::hosts_access::{self, Content, Facts, File, Libwrap
 
 use crate::change::{Settled, apply, recover, retry_stuck, settle, take_back};
 use crate::store::{ChangeStage, NewChange, Store, StoreError};
-use crate::sys::clock::Moment;
+use crate::sys::clock::{Boot, Moment};
 
 /// Banned in two jails and named by both hosts files.
 fn blocked() -> HostState {
@@ -60,9 +60,9 @@ fn planned(host: &HostState) -> SafePlan {
 }
 
 /// So many seconds after the beginning, in this boot of the host.
-fn at(seconds: u64, boot: &str) -> Moment {
+fn at(seconds: u64, boot: u32) -> Moment {
     let since_boot = Duration::from_secs(seconds);
-    Moment { wall: Timestamp::UNIX_EPOCH + since_boot, boot: boot.to_owned(), since_boot }
+    Moment { wall: Timestamp::UNIX_EPOCH + since_boot, boot: Boot::number(boot), since_boot }
 }
 
 /// Begun at 0, with two minutes to be confirmed.
@@ -74,8 +74,8 @@ fn new(id: &str, plan: &SafePlan) -> NewChange {
         digest: plan.plan().digest(),
         plan: plan.document(),
         steps: plan.steps().to_vec(),
-        started: at(0, "one"),
-        deadline: Some(at(0, "one").deadline(Duration::from_mins(2))),
+        started: at(0, 1),
+        deadline: Some(at(0, 1).deadline(Duration::from_mins(2))),
         lease: None,
     }
 }
@@ -141,7 +141,7 @@ fn a_rollback_that_fails_too_is_stuck_and_tried_again() {
         matches!(store.change_begin(&new("next", &plan)), Err(StoreError::Stuck { .. })),
         "nothing else is changed meanwhile"
     );
-    assert_eq!(retry_stuck(&mut host, &store, &at(1, "one")).unwrap(), []);
+    assert_eq!(retry_stuck(&mut host, &store, &at(1, 1)).unwrap(), []);
     assert_eq!(host.state, before);
 }
 
@@ -184,10 +184,10 @@ fn killed_at_any_step_the_next_start_restores_the_state_before() {
             }
             let store = store(directory.path());
             let mut host = FakeHost::new(mortal.host.state);
-            let lines = recover(&mut host, &store, &at(1, "one")).unwrap();
+            let lines = recover(&mut host, &store, &at(1, 1)).unwrap();
             assert_eq!(lines.len(), 1);
             assert_eq!(host.state, before, "killed at {dies_at}, after doing: {after_doing}: {lines:?}");
-            assert!(recover(&mut host, &store, &at(1, "one")).unwrap().is_empty());
+            assert!(recover(&mut host, &store, &at(1, 1)).unwrap().is_empty());
         }
     }
 }
@@ -198,9 +198,9 @@ fn a_confirmed_change_is_never_recovered() {
     let (before, plan, store, mut host) = begun(directory.path());
     let applied = apply(&mut host, &store, "c", &plan).unwrap();
     assert!(applied.changed());
-    assert_eq!(settle(&mut host, &store, applied, None, &at(1, "one")).unwrap(), Settled::Confirmed);
+    assert_eq!(settle(&mut host, &store, applied, None, &at(1, 1)).unwrap(), Settled::Confirmed);
     let after = host.state.clone();
-    assert!(recover(&mut host, &store, &at(1, "one")).unwrap().is_empty());
+    assert!(recover(&mut host, &store, &at(1, 1)).unwrap().is_empty());
     assert_eq!(host.state, after);
     assert_ne!(after, before);
 }
@@ -210,7 +210,7 @@ fn pending(directory: &Path) -> (HostState, SafePlan, Store, FakeHost) {
     let (before, plan, store, mut host) = begun(directory);
     let applied = apply(&mut host, &store, "c", &plan).unwrap();
     let deadline = new("c", &plan).deadline;
-    assert_eq!(settle(&mut host, &store, applied, deadline, &at(1, "one")).unwrap(), Settled::Pending);
+    assert_eq!(settle(&mut host, &store, applied, deadline, &at(1, 1)).unwrap(), Settled::Pending);
     (before, plan, store, host)
 }
 
@@ -222,10 +222,10 @@ fn a_pending_change_waits_until_its_deadline_and_is_taken_back_then() {
     // The agent was killed and started again meanwhile.
     drop(store);
     let store = Store::open(&directory.path().join("state.db")).unwrap();
-    assert_eq!(recover(&mut host, &store, &at(119, "one")).unwrap(), []);
+    assert_eq!(recover(&mut host, &store, &at(119, 1)).unwrap(), []);
     assert_eq!(host.state, after);
     assert!(matches!(store.change_begin(&new("next", &plan)), Err(StoreError::Busy { .. })));
-    let recovered = recover(&mut host, &store, &at(120, "one")).unwrap();
+    let recovered = recover(&mut host, &store, &at(120, 1)).unwrap();
     assert_eq!(recovered.iter().map(|change| change.why).collect::<Vec<_>>(), ["not confirmed in time"]);
     assert_eq!(host.state, before);
     let change = store.change("c").unwrap();
@@ -239,7 +239,7 @@ fn either_clock_ends_the_waiting() {
         let directory = tempfile::tempdir().unwrap();
         let (before, _, store, mut host) = pending(directory.path());
         let wall = Timestamp::UNIX_EPOCH + Duration::from_secs(wall);
-        let now = Moment { wall, boot: "one".to_owned(), since_boot: Duration::from_secs(since_boot) };
+        let now = Moment { wall, boot: Boot::number(1), since_boot: Duration::from_secs(since_boot) };
         assert_eq!(recover(&mut host, &store, &now).unwrap().len(), 1);
         assert_eq!(host.state, before);
     }
@@ -249,7 +249,7 @@ fn either_clock_ends_the_waiting() {
 fn a_pending_change_does_not_survive_a_reboot() {
     let directory = tempfile::tempdir().unwrap();
     let (before, _, store, mut host) = pending(directory.path());
-    let recovered = recover(&mut host, &store, &at(2, "two")).unwrap();
+    let recovered = recover(&mut host, &store, &at(2, 2)).unwrap();
     let why: Vec<_> = recovered.iter().map(|change| change.why).collect();
     assert_eq!(why, ["the host was rebooted before it was confirmed"]);
     assert_eq!(host.state, before);
@@ -260,7 +260,7 @@ fn a_change_that_took_longer_than_it_may_wait_is_taken_back_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let (before, plan, store, mut host) = begun(directory.path());
     let applied = apply(&mut host, &store, "c", &plan).unwrap();
-    let failed = settle(&mut host, &store, applied, new("c", &plan).deadline, &at(120, "one")).unwrap_err();
+    let failed = settle(&mut host, &store, applied, new("c", &plan).deadline, &at(120, 1)).unwrap_err();
     assert!(failed.clean());
     assert_eq!(host.state, before);
     assert_eq!(store.change("c").unwrap().stage, ChangeStage::RolledBack);
@@ -271,7 +271,7 @@ fn taken_back_by_hand_it_is_as_before_and_the_reason_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let (before, _, store, mut host) = pending(directory.path());
     let change = store.change("c").unwrap();
-    let taken = take_back(&mut host, &store, change, "taken back by root", &at(3, "one")).unwrap();
+    let taken = take_back(&mut host, &store, change, "taken back by root", &at(3, 1));
     assert!(taken.stuck.is_empty() && taken.rolled_back.len() >= 4, "{taken:?}");
     assert_eq!(host.state, before);
     assert_eq!(store.change("c").unwrap().detail, "taken back by root");

@@ -1,5 +1,6 @@
 //! The clock of pending changes: takes back what nobody confirms in time, and tries again what is stuck. On a thread of its own
-//! that waits for no connection and no request. Decides nothing about changes: `change` does.
+//! that waits for no connection, no request and no disk: the changes are in memory besides state.db, whose faults are said once per
+//! cause. Decides nothing about changes: `change` does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,17 +9,21 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::change::{self, Recovered};
+use crate::once::Once;
 use crate::pipeline::{self, Agent};
 use crate::restart::Start;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};
 use crate::sys::clock::Moment;
 
-/// How often the deadline is looked at. A look is one read of the database.
+/// How often the deadline is looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// What is stuck is tried again after so long at first, then after twice as long each time,
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 /// but at least so often.
 const LAST_RETRY: Duration = Duration::from_mins(5);
+
+/// How often state.db is looked at: one small read.
+const HEALTH: Duration = Duration::from_secs(2);
 
 /// Runs until it is dropped.
 #[derive(Debug)]
@@ -43,10 +48,10 @@ impl Drop for Clock {
 }
 
 fn run(agent: &Agent, stopped: &Receiver<()>) {
-    let mut retry = Retry { next: Instant::now(), wait: FIRST_RETRY };
+    let mut watch = Watch::new();
     loop {
         // Whatever goes wrong in one look, the next one comes.
-        if catch_unwind(AssertUnwindSafe(|| look(agent, &mut retry))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| look(agent, &mut watch))).is_err() {
             tracing::error!("looking at the deadline failed inside the agent; it is tried again");
         }
         if stopped.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout) {
@@ -55,13 +60,47 @@ fn run(agent: &Agent, stopped: &Receiver<()>) {
     }
 }
 
-/// When what is stuck is tried again.
+/// What is remembered from one look to the next.
+struct Watch {
+    /// When what is stuck is tried again.
+    retry: Retry,
+    /// When state.db is looked at again.
+    health: Instant,
+    /// What was said of the changes,
+    unread: Once,
+    /// of what is stuck,
+    stuck: Once,
+    /// and of state.db.
+    trouble: Once,
+}
+
 struct Retry {
     next: Instant,
     wait: Duration,
 }
 
-fn look(agent: &Agent, retry: &mut Retry) {
+impl Watch {
+    fn new() -> Self {
+        let now = Instant::now();
+        let retry = Retry { next: now, wait: FIRST_RETRY };
+        Self { retry, health: now, unread: Once::default(), stuck: Once::default(), trouble: Once::default() }
+    }
+
+    /// Says once what is wrong with state.db, and when it is well again.
+    fn health(&mut self, agent: &Agent) {
+        match agent.store.trouble() {
+            Some(why) if self.trouble.is_new(&why) => tracing::error!(
+                "{why}; a change that waits is rolled back at its deadline all the same. Make room or put the file back, then \
+                 `systemctl restart sshfix-agent`"
+            ),
+            Some(_) => {}
+            None if self.trouble.is_over() => tracing::info!("{} can be read and written again", agent.store.path().display()),
+            None => {}
+        }
+    }
+}
+
+fn look(agent: &Agent, watch: &mut Watch) {
     let store = &agent.store;
     // A change that is being made is nobody's to recover; its request holds the host until it is settled.
     let due = store.unfinished_changes().map(|changes| {
@@ -69,41 +108,48 @@ fn look(agent: &Agent, retry: &mut Retry) {
         changes.iter().any(|change| change.stage == ChangeStage::Pending && change::overdue(change, &now).is_some())
     });
     match due {
-        Ok(false) => {}
+        Ok(false) => _ = watch.unread.is_over(),
         Ok(true) => {
             let mut host = pipeline::lock(&agent.host);
             // Looked at again: it may have been confirmed while we waited for the host.
             record(agent, change::recover(&mut *host, store, &Moment::now()));
         }
-        Err(error) => tracing::error!("the deadline could not be looked at; it is tried again: {error}"),
+        Err(error) => {
+            if watch.unread.is_new(&error.to_string()) {
+                tracing::error!("cannot read the changes that an earlier agent left; retrying: {error}");
+            }
+        }
     }
-    if Instant::now() >= retry.next {
-        let stuck = try_again(agent);
-        retry.wait = if stuck { (retry.wait * 2).min(LAST_RETRY) } else { FIRST_RETRY };
-        retry.next = Instant::now() + retry.wait;
+    if Instant::now() >= watch.retry.next {
+        let stuck = try_again(agent, &mut watch.stuck);
+        watch.retry.wait = if stuck { (watch.retry.wait * 2).min(LAST_RETRY) } else { FIRST_RETRY };
+        watch.retry.next = Instant::now() + watch.retry.wait;
+    }
+    if Instant::now() >= watch.health {
+        watch.health(agent);
+        watch.health = Instant::now() + HEALTH;
     }
 }
 
 /// Whether something is stuck still.
-fn try_again(agent: &Agent) -> bool {
-    match agent.store.stuck_changes() {
-        Ok(stuck) if stuck.is_empty() => false,
-        Ok(stuck) => {
-            let mut host = pipeline::lock(&agent.host);
-            let left = change::retry_stuck(&mut *host, &agent.store, &Moment::now()).unwrap_or_else(|error| {
-                tracing::error!("what is stuck could not be tried again: {error}");
-                stuck
-            });
-            for change in &left {
-                tracing::warn!("change {} is still stuck: {}", change.id, change.detail);
-            }
-            !left.is_empty()
+fn try_again(agent: &Agent, said: &mut Once) -> bool {
+    let stuck = match agent.store.stuck_changes() {
+        Ok(stuck) if stuck.is_empty() => {
+            said.is_over();
+            return false;
         }
-        Err(error) => {
-            tracing::error!("whether something is stuck could not be read: {error}");
-            true
+        Ok(stuck) => stuck,
+        // What is wrong with the database is said by whoever looks at it.
+        Err(_) => return true,
+    };
+    let mut host = pipeline::lock(&agent.host);
+    let left = change::retry_stuck(&mut *host, &agent.store, &Moment::now()).unwrap_or(stuck);
+    for change in &left {
+        if said.is_new(&format!("{} {}", change.id, change.detail)) {
+            tracing::warn!("change {} is still stuck: {}", change.id, change.detail);
         }
     }
+    !left.is_empty()
 }
 
 /// Takes back what the last run of the agent left unfinished, but what still waits.
@@ -121,7 +167,12 @@ pub fn stop(agent: &Agent, start: &Start) {
         if pending.is_empty() {
             return Ok(Vec::new());
         }
-        match start.comes_again() {
+        // The next agent knows of it by the database alone.
+        let found_again = match agent.store.trouble() {
+            None => start.comes_again().map_err(|why| why.to_string()),
+            Some(trouble) => Err(trouble),
+        };
+        match found_again {
             Ok(()) => {
                 for change in pending {
                     tracing::info!("the agent is restarted; change {} waits on, its deadline stays", change.id);
@@ -132,12 +183,12 @@ pub fn stop(agent: &Agent, start: &Start) {
         }
         let take = |change: ChangeRecord| {
             let id = change.id.clone();
-            let taken = change::take_back(&mut *host, &agent.store, change, WHY, &Moment::now())?;
-            Ok(Recovered { id, why: WHY, taken })
+            let taken = change::take_back(&mut *host, &agent.store, change, WHY, &Moment::now());
+            Recovered { id, why: WHY, taken }
         };
-        pending.into_iter().map(take).collect()
+        Ok(pending.into_iter().map(take).collect())
     });
-    record(agent, taken.and_then(|taken| taken));
+    record(agent, taken.and_then(|taken: Result<Vec<Recovered>, StoreError>| taken));
 }
 
 /// Logs what was taken back, and gives each an audit record: it is no request of anybody's, but people want to know.

@@ -75,7 +75,7 @@ pub(crate) fn roll_back(
         }
         (ChangeStage::Stuck | ChangeStage::Pending, false) => {
             let why = format!("taken back by {principal}");
-            let taken = change::take_back(host, &agent.store, change.clone(), &why, &now).map_err(|error| failed(&error))?;
+            let taken = change::take_back(host, &agent.store, change.clone(), &why, &now);
             let state = if taken.stuck.is_empty() { ChangeState::RolledBack } else { ChangeState::Stuck };
             let notes = taken.notes.into_iter().chain(taken.stuck).collect();
             Ok(document(&change, state, state == ChangeState::Stuck, notes))

@@ -14,6 +14,7 @@ use sshfix_policy::request::Operation;
 
 use crate::audit::Outcome;
 use crate::observe::observed;
+use crate::once::Once;
 use crate::own::{self, Own};
 use crate::pipeline::{self, Agent};
 use crate::store::{LeaseRecord, StoreError};
@@ -38,10 +39,10 @@ pub fn known(agent: &Agent) -> Result<Leases, StoreError> {
 }
 
 /// The sources that an operation on a lease is about.
-pub fn sources(agent: &Agent, operation: &Operation) -> Vec<Source> {
-    let Operation::Revoke { id } = operation else { return Vec::new() };
-    let leases = agent.store.leases().unwrap_or_default();
-    leases.iter().filter(|lease| lease.id == *id).flat_map(|lease| sources_of(&lease.items)).collect()
+pub fn sources(agent: &Agent, operation: &Operation) -> Result<Vec<Source>, StoreError> {
+    let Operation::Revoke { id } = operation else { return Ok(Vec::new()) };
+    let leases = agent.store.leases()?;
+    Ok(leases.iter().filter(|lease| lease.id == *id).flat_map(|lease| sources_of(&lease.items)).collect())
 }
 
 fn sources_of(items: &[Item]) -> Vec<Source> {
@@ -85,6 +86,8 @@ pub fn brief(lease: &LeaseRecord, now: &Moment) -> LeaseDocument {
 #[derive(Debug, Default)]
 pub struct Keeper {
     retries: BTreeMap<String, Retry>,
+    /// What was said of the leases.
+    unread: Once,
 }
 
 #[derive(Debug)]
@@ -98,8 +101,14 @@ impl Keeper {
     pub fn look(&mut self, agent: &Agent) {
         let leases = match agent.store.leases() {
             Ok(leases) => leases,
-            Err(error) => return tracing::error!("the leases could not be read; none was ended: {error}"),
+            Err(error) => {
+                if self.unread.is_new(&error.to_string()) {
+                    tracing::error!("the leases could not be read; none was ended: {error}");
+                }
+                return;
+            }
         };
+        self.unread.is_over();
         self.retries.retain(|id, _| leases.iter().any(|lease| lease.id == *id));
         for lease in leases {
             if self.retries.get(&lease.id).is_some_and(|retry| retry.next > Instant::now()) {
@@ -138,7 +147,7 @@ fn look_at(agent: &Agent, lease: &LeaseRecord) -> Result<Next, String> {
     if left.is_zero() {
         return end_now(agent, lease).map(|()| Next::Settled);
     }
-    if lease.boot != now.boot {
+    if lease.boot.differs(&now.boot) {
         // Its time goes on by the clock of this boot.
         agent.store.lease_take_up(&lease.id, &now, left).map_err(|error| error.to_string())?;
         return put_back(agent, lease, Duration::ZERO);

@@ -15,6 +15,7 @@ pub mod listen;
 pub mod live;
 pub mod logging;
 mod observe;
+mod once;
 mod own;
 pub mod patience;
 pub mod pipeline;

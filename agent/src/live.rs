@@ -8,7 +8,9 @@ use std::thread;
 use jiff::Timestamp;
 use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, Restored, StepError};
 use sshfix_policy::step::Step;
-use sshfix_policy::subsystem::{fail2ban as fail2ban_model, ipset as ipset_model, route as route_model, sshd as sshd_model};
+use sshfix_policy::subsystem::{
+    fail2ban as fail2ban_model, ipset as ipset_model, nf_tables as nf_tables_model, route as route_model, sshd as sshd_model,
+};
 
 use crate::config::Config;
 use crate::patience;
@@ -209,6 +211,28 @@ impl Host for LiveHost {
         Ok(())
     }
 
+    fn stands(&mut self, step: &Step) -> Result<bool, StepError> {
+        let sources = step.touches().into_iter().flatten().collect();
+        let question = Question { sources, port: self.config.ssh_port, everybody: false };
+        match step {
+            Step::Ipset(step) => return ipset::stands(step),
+            Step::Recent(step) => return recent::stands(step),
+            Step::NfTables(step) => return self.stands_in_nf_tables(step),
+            Step::Fail2ban(_) | Step::HostsAccess(_) | Step::Xtables(_) | Step::Route(_) | Step::Sshd(_) | Step::Repair(_) => {}
+        }
+        let mut state = self.observe(&question);
+        self.lookup(&mut state, &step.needs());
+        let unread = match step {
+            Step::Xtables(_) => unread(&state.xtables),
+            Step::Route(_) => unread(&state.route),
+            _ => None,
+        };
+        match unread {
+            Some(why) => Err(not_looked_at(step, &why)),
+            None => Ok(step.holds(&state).is_ok()),
+        }
+    }
+
     fn restore(&mut self, step: &Step) -> Result<Restored, StepError> {
         self.pulse.beat();
         // Whoever uses up all others cannot keep a change from being taken back.
@@ -231,7 +255,39 @@ impl Host for LiveHost {
     }
 }
 
+fn unread<T>(part: &Part<T>) -> Option<String> {
+    match part {
+        Part::Unreadable(why) => Some(why.clone()),
+        Part::Present(_) | Part::Absent(_) => None,
+    }
+}
+
+fn not_looked_at(step: &Step, why: &str) -> StepError {
+    StepError::Failed(format!("cannot read whether this is still in place: {}: {why}", step.summary()))
+}
+
 impl LiveHost {
+    /// The same for a rule or an element, in the ruleset of now.
+    fn stands_in_nf_tables(&mut self, step: &nf_tables_model::Step) -> Result<bool, StepError> {
+        let failed = |why: &str| not_looked_at(&Step::NfTables(step.clone()), why);
+        let mut ruleset = match self.ruleset.observe() {
+            Part::Present(ruleset) => ruleset,
+            Part::Absent(_) => return Ok(false),
+            Part::Unreadable(why) => return Err(failed(&why)),
+        };
+        let mut keys = BTreeSet::new();
+        for need in step.needs() {
+            if let Need::Element(key) = need
+                && ruleset.sets.iter().any(|set| set.key == key.set)
+            {
+                keys.insert(key);
+            }
+        }
+        let looked = self.ruleset.lookup_elements(&mut ruleset, &keys, &BTreeSet::new());
+        looked.map_err(|error| failed(&error.to_string()))?;
+        Ok(step.stands(&ruleset))
+    }
+
     /// Takes away what fail2ban left in the kernel after an unban, which is mostly nothing.
     fn remove_leftovers(&mut self, unban: &fail2ban_model::Step, mut done: Done) -> Result<Done, StepError> {
         for leftover in unban.leftovers() {

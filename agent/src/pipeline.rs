@@ -37,7 +37,7 @@ use crate::refusal::{
 };
 use crate::report;
 use crate::serve::{Admission, Answer, Challenge, Peer};
-use crate::store::{NewChange, NewLease, Store};
+use crate::store::{NewChange, NewLease, Store, StoreError};
 use crate::sys::clock::Moment;
 use crate::turns::{Held, InTurns, Line, Turn};
 use crate::{config, decision, random};
@@ -191,17 +191,24 @@ fn opening(peer: &Peer, authenticated: Option<&AuthenticatedRequest>) -> AuditOp
     }
 }
 
-/// Does something with a record that is opened before and closed after. Without a record nothing is done.
+/// Does something with a record that is opened before and closed after. Without a record little is done.
 fn recorded(agent: &Agent, peer: &Peer, opening: &AuditOpening, work: &dyn Fn() -> Result<Body, Refusal>) -> Body {
     let sequence = match agent.auditor.open(&agent.store, opening) {
-        Ok(sequence) => sequence,
+        Ok(sequence) => Some(sequence),
+        // A disk that is full keeps nobody from asking why, nor from rolling back.
+        Err(error) if opening.operation.as_ref().is_some_and(needs_no_record) => {
+            agent.auditor.unrecorded(opening, &error);
+            None
+        }
         Err(error) => {
             tracing::error!("the audit record could not be opened; the request was refused: {error}");
             return Body::Error(unaudited(&error));
         }
     };
     let (body, closing) = said(peer, work());
-    agent.auditor.close(&agent.store, &agent.identity, opening, sequence, closing);
+    if let Some(sequence) = sequence {
+        agent.auditor.close(&agent.store, &agent.identity, opening, sequence, closing);
+    }
     body
 }
 
@@ -236,6 +243,11 @@ fn said(peer: &Peer, answer: Result<Body, Refusal>) -> (Body, AuditClosing) {
     }
 }
 
+/// What is answered although its audit record cannot be written: it changes nothing, or puts back what was.
+fn needs_no_record(operation: &Operation) -> bool {
+    matches!(operation, Operation::Status | Operation::Changes { .. } | Operation::Rollback { abandon: false, .. })
+}
+
 fn authenticate(agent: &Agent, challenge: &Challenge, signed: &SignedRequest) -> Result<AuthenticatedRequest, Refusal> {
     let refuse = Refusal::Refused;
     let text = config::read_trusted(&agent.config.paths.allowed_signers).map_err(|error| refuse(error.to_string()))?;
@@ -266,13 +278,13 @@ fn fits(authenticated: AuthenticatedRequest, on_record: bool) -> Result<Authenti
 
 /// A request that was not made before.
 fn is_new(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<AuthenticatedRequest, Refusal> {
-    let (refuse, now) = (Refusal::Refused, Timestamp::now());
+    let now = Timestamp::now();
     let Request { id, operation, mode, .. } = authenticated.request();
     let purpose = audit::purpose(operation, mode);
-    match agent.store.remember_request(purpose, id, now, now + 2 * authenticate::MAX_CHALLENGE_AGE) {
-        Ok(true) => Ok(authenticated),
-        Ok(false) => Err(refuse(format!("request id {id} was used before"))),
-        Err(error) => Err(refuse(format!("request ids could not be remembered: {error}"))),
+    if agent.store.remember_request(purpose, id, now, now + 2 * authenticate::MAX_CHALLENGE_AGE) {
+        Ok(authenticated)
+    } else {
+        Err(Refusal::Refused(format!("request id {id} was used before")))
     }
 }
 
@@ -300,7 +312,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
         | Operation::SshdShow { port: Some(port), .. } => *port,
         _ => agent.config.ssh_port,
     };
-    let question = question(agent, request, port);
+    let question = question(agent, request, port).map_err(|error| failed(&error))?;
     // Only the record: it never waits for the host.
     match &request.operation {
         Operation::Confirm { id, proof } => return decision::confirm(agent, challenge, authorized, id, proof),
@@ -571,11 +583,11 @@ fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
 }
 
 /// What must be read to answer, and to prove that nobody is locked out.
-fn question(agent: &Agent, request: &Request, port: u16) -> Question {
+fn question(agent: &Agent, request: &Request, port: u16) -> Result<Question, StoreError> {
     let mut sources: BTreeSet<Source> = request.operation.source().into_iter().collect();
     sources.extend(request.from.map(Source::from));
     sources.extend(agent.config.keep.iter().map(|keep| keep.address));
-    sources.extend(lease::sources(agent, &request.operation));
+    sources.extend(lease::sources(agent, &request.operation)?);
     // Whom these concern is asked path by path: no list of bans is read whole for them.
     let path_by_path = matches!(
         request.operation,
@@ -585,7 +597,7 @@ fn question(agent: &Agent, request: &Request, port: u16) -> Question {
             | Operation::SshdReload
             | Operation::SshdRestart
     );
-    Question { sources, port, everybody: request.operation.source().is_none() && !path_by_path }
+    Ok(Question { sources, port, everybody: request.operation.source().is_none() && !path_by_path })
 }
 
 /// Every way in that must not be lost: the requester's own, live sessions, `keep` entries.

@@ -49,6 +49,12 @@ pub fn who(host: &HostState, port: u16, needs: &mut Needs) -> Who {
 /// Agent, host and subsystems.
 pub fn status(agent: &Agent, host: &HostState) -> Status {
     let mut notes = diagnose::notes(host);
+    if let Some(why) = agent.store.trouble() {
+        notes.push(format!(
+            "{why}; no change can be made until it is repaired, and a change that waits is rolled back at its deadline all the same. \
+             Make room or put the file back, then `systemctl restart sshfix-agent`"
+        ));
+    }
     let leases = agent.store.leases().unwrap_or_else(|error| {
         notes.push(format!("the leases could not be read: {error}"));
         Vec::new()
@@ -151,7 +157,7 @@ pub fn brief(change: &ChangeRecord, now: &Moment) -> ChangeBrief {
         principal: change.principal.clone(),
         state: change.stage.name().to_owned(),
         deadline: deadline.map(|deadline| deadline.wall),
-        seconds_left: deadline.filter(|_| change.boot == now.boot).map(|deadline| deadline.left(now).as_secs()),
+        seconds_left: deadline.filter(|_| !change.boot.differs(&now.boot)).map(|deadline| deadline.left(now).as_secs()),
         detail: change.detail.clone(),
     }
 }

@@ -223,6 +223,14 @@ pub trait Host {
         Ok(())
     }
 
+    /// Whether the host, read anew, still is as this step left it. An error where that cannot be read.
+    fn stands(&mut self, step: &Step) -> Result<bool, StepError> {
+        let sources = step.touches().into_iter().flatten().collect();
+        let mut state = self.observe(&Question { sources, port: 22, everybody: false });
+        self.lookup(&mut state, &step.needs());
+        Ok(step.holds(&state).is_ok())
+    }
+
     /// Takes one step back: `after` becomes `before`. Where others changed the same part meanwhile, only ours is taken back.
     fn restore(&mut self, step: &Step) -> Result<Restored, StepError> {
         self.apply(&step.inverse()).map(|done| Restored { done, note: None })

@@ -129,7 +129,28 @@ impl Step {
         }
     }
 
-    /// Whether it can be told in the ruleset of another boot: a rule's place is told by handles, which that boot gave anew.
+    /// Whether it leaves something on the host that was not there before, and not only takes something away.
+    pub fn adds(&self) -> bool {
+        match self {
+            Step::NfTables(step) => step.adds(),
+            Step::Xtables(step) => step.after.is_some(),
+            Step::Ipset(step) => step.after,
+            Step::Route(step) => step.after.is_some(),
+            Step::Recent(step) => step.after.is_some(),
+            Step::Fail2ban(_) | Step::HostsAccess(_) | Step::Sshd(_) | Step::Repair(_) => true,
+        }
+    }
+
+    /// As it is looked for in another boot of the host: handles of rules name other rules there.
+    #[must_use]
+    pub fn of_another_boot(&self) -> Step {
+        match self {
+            Step::NfTables(step) => Step::NfTables(step.without_handles()),
+            other => other.clone(),
+        }
+    }
+
+    /// Whether its place can be found in the ruleset of another boot: that of a rule is known by its neighbour's handle.
     pub fn is_of_one_boot(&self) -> bool {
         matches!(self, Step::NfTables(nf_tables::Step::Rule { .. }))
     }

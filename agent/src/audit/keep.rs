@@ -87,6 +87,17 @@ impl Auditor {
         }
     }
 
+    /// Says in the journal what is done without a record, which only the database lacks.
+    pub fn unrecorded(&self, opening: &AuditOpening, why: &StoreError) {
+        tracing::error!(
+            target: "sshfix_audit",
+            principal = opening.principal.as_deref(),
+            peer_uid = opening.peer_uid,
+            "not in the audit records: {}: {why}",
+            subject(opening)
+        );
+    }
+
     /// Writes a record of what the agent does of itself, opened and closed at once.
     pub fn note(&self, store: &Store, identity: &Identity, what: String, outcome: Outcome) {
         let opening = AuditOpening::of_itself(what);

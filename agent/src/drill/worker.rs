@@ -74,7 +74,7 @@ pub fn work(agent_toml: &Path, dir: &Path, number: usize) -> Result<(), DrillErr
         return Err(failed(&differences.join("; ")));
     }
     change::settle(&mut host, &store, applied, deadline, &Moment::now()).map_err(|why| failed(&why.failure.message))?;
-    let taken = change::take_back(&mut host, &store, store.change(&id)?, "drilled", &Moment::now())?;
+    let taken = change::take_back(&mut host, &store, store.change(&id)?, "drilled", &Moment::now());
     if taken.stuck.is_empty() { Ok(()) } else { Err(failed(&taken.stuck.join("; "))) }
 }
 

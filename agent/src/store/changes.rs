@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::types::FromSql;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sshfix_policy::reply::PlanDocument;
 use sshfix_policy::request::Operation;
 use sshfix_policy::step::Step;
 
+use super::kept::Entry;
 use super::{Doing, NewLease, Purpose, Store, StoreError, leases, time};
-use crate::sys::clock::{Deadline, Moment};
+use crate::sys::clock::{Boot, Deadline, Moment};
 
 /// Where a change is in its life. `reply::ChangeState` is what the client is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,11 @@ impl ChangeStage {
             Stuck => &[RollingBack, Abandoned],
             Confirmed | RolledBack | Abandoned => &[],
         }
+    }
+
+    /// Whether that can follow.
+    pub(super) fn may_become(self, to: ChangeStage) -> bool {
+        self.next().contains(&to)
     }
 
     /// Whether nothing can follow.
@@ -143,6 +149,11 @@ impl StepEvent {
         }
     }
 
+    /// Whether that can follow while the change is there.
+    pub(super) fn may_become(self, event: StepEvent, stage: ChangeStage) -> bool {
+        self.next().contains(&(event, stage))
+    }
+
     /// As it is stored and shown.
     pub fn name(self) -> &'static str {
         match self {
@@ -205,7 +216,7 @@ pub struct ChangeRecord {
     /// When it was begun.
     pub started_at: Timestamp,
     /// In which boot of the host.
-    pub boot: String,
+    pub boot: Boot,
     /// When it rolls back unless confirmed.
     pub deadline: Option<Deadline>,
     /// When it became pending, by `CLOCK_BOOTTIME`.
@@ -233,116 +244,63 @@ pub struct StepRecord {
 
 impl Store {
     /// Writes a change, all its steps and its lease in one transaction, before anything is done. [`StoreError::Busy`] while
-    /// another change is begun, applying, verified, pending or rolling back, [`StoreError::Stuck`] while one is stuck.
+    /// another change is begun, applying, verified, pending or rolling back, [`StoreError::Stuck`] while one is stuck. Refused on a
+    /// database that would not be found again.
     pub fn change_begin(&self, change: &NewChange) -> Result<(), StoreError> {
         const DOING: &str = "begin the change";
-        let operation = to_json(&change.operation)?;
-        let plan = to_json(&change.plan)?;
-        let steps = change.steps.iter().map(to_json).collect::<Result<Vec<_>, _>>()?;
-        self.write_for(Purpose::Change, DOING, |db| {
-            if let Some(busy) = under_way(db)? {
-                return Err(busy);
-            }
-            if let Some(stuck) = stuck(db)? {
-                return Err(stuck);
-            }
-            db.execute(
-                "INSERT INTO changes (id, principal, operation, digest, state, started_at, deadline, boot, deadline_boottime, plan)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                (
-                    &change.id,
-                    &change.principal,
-                    &operation,
-                    &change.digest,
-                    ChangeStage::Begun.name(),
-                    change.started.wall.as_microsecond(),
-                    change.deadline.map(|deadline| deadline.wall.as_microsecond()),
-                    &change.started.boot,
-                    change.deadline.map(|deadline| micros(deadline.since_boot)),
-                    &plan,
-                ),
-            )
-            .doing(DOING)?;
-            let mut insert = db.prepare("INSERT INTO steps (change_id, step_index, step) VALUES (?1, ?2, ?3)").doing(DOING)?;
-            for (index, step) in steps.iter().enumerate() {
-                insert.execute((&change.id, index, step)).doing(DOING)?;
-            }
-            match &change.lease {
-                Some(lease) => leases::add(db, change, lease),
-                None => Ok(()),
-            }
+        self.in_place()?;
+        self.begin(|| {
+            self.write_for(Purpose::Change, DOING, |db| {
+                if let Some(busy) = under_way(db)? {
+                    return Err(busy);
+                }
+                if let Some(stuck) = stuck(db)? {
+                    return Err(stuck);
+                }
+                insert(db, &begun(change)?)?;
+                if let Some(lease) = &change.lease {
+                    leases::add(db, change, lease)?;
+                }
+                read(db, &change.id)
+            })
         })
     }
 
     /// Writes what happens to step `index` (from 0) of a change, just before it happens (`started`, `undo-started`) or just
     /// after. Refuses what cannot follow the step's last event, and steps in a change that is not applying or rolling back.
     pub fn change_event(&self, id: &str, index: usize, event: StepEvent, detail: &str) -> Result<(), StoreError> {
-        const DOING: &str = "write the journal";
-        self.write(DOING, |db| {
-            let stage = stage_of(db, id)?;
-            let exists: bool = db
-                .query_row("SELECT EXISTS (SELECT 1 FROM steps WHERE change_id = ?1 AND step_index = ?2)", (id, index), |row| {
-                    row.get(0)
-                })
-                .doing(DOING)?;
-            if !exists {
-                return Err(StoreError::Missing { what: "step", id: format!("{index} of change {id}") });
-            }
-            let (from, _, _) = last_event(db, id, index)?;
-            if !from.next().contains(&(event, stage)) {
-                return Err(StoreError::Event { id: id.to_owned(), step: index, from, to: event, stage });
-            }
-            db.execute(
-                "INSERT INTO journal (change_id, step_index, event, at, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
-                (id, index, event.name(), Timestamp::now().as_microsecond(), detail),
-            )
-            .doing(DOING)?;
-            Ok(())
-        })
+        self.enter("write the journal", id, Entry::Event { index, event, detail })
     }
 
     /// Moves a change on. Refuses every transition that is not in the table above, `verified` while a step is not done, and
     /// `rolled-back` while a step may still be in place. A change that is rolled back takes its lease with it.
     pub fn change_state(&self, id: &str, to: ChangeStage, detail: &str) -> Result<(), StoreError> {
-        const DOING: &str = "write the state of the change";
-        self.write(DOING, |db| {
-            let from = stage_of(db, id)?;
-            if !from.next().contains(&to) {
-                return Err(StoreError::Transition { id: id.to_owned(), from, to });
-            }
-            if from == ChangeStage::Stuck
-                && to == ChangeStage::RollingBack
-                && let Some(busy) = under_way(db)?
-            {
-                return Err(busy);
-            }
-            if let Some((step, event)) = contradiction(db, id, to)? {
-                return Err(StoreError::Contradiction { id: id.to_owned(), to, step, event });
-            }
-            let moment = Moment::now();
-            let now = moment.wall.as_microsecond();
-            let pending = (to == ChangeStage::Pending).then(|| micros(moment.since_boot));
-            db.execute(
-                "UPDATE changes SET state = ?2, detail = ?3, finished_at = ?4, pending_boottime = coalesce(?5, pending_boottime)
-                 WHERE id = ?1",
-                (id, to.name(), detail, to.is_end().then_some(now), pending),
-            )
-            .doing(DOING)?;
-            if to == ChangeStage::RolledBack {
-                leases::end_with_change(db, id, now)?;
-            }
-            Ok(())
-        })
+        self.enter("write the state of the change", id, Entry::Stage { to, detail })
     }
 
     /// The change that is begun, applying, verified, pending or rolling back, for recovery at start: there is at most one.
     pub fn unfinished_changes(&self) -> Result<Vec<ChangeRecord>, StoreError> {
-        self.changes_where("state IN ('begun', 'applying', 'verified', 'pending', 'rolling-back')", usize::MAX)
+        let Some(kept) = self.kept() else { return self.changes_where(UNFINISHED, usize::MAX) };
+        kept.map(|mut changes| {
+            changes.retain(|change| !change.stage.is_end() && change.stage != ChangeStage::Stuck);
+            changes
+        })
     }
 
     /// Changes that could not be taken back whole and that nobody has taken over yet.
     pub fn stuck_changes(&self) -> Result<Vec<ChangeRecord>, StoreError> {
-        self.changes_where("state = 'stuck'", usize::MAX)
+        let Some(kept) = self.kept() else { return self.changes_where(STUCK, usize::MAX) };
+        kept.map(|mut changes| {
+            changes.retain(|change| change.stage == ChangeStage::Stuck);
+            changes
+        })
+    }
+
+    /// Both, as the database has them.
+    pub(super) fn unended(&self) -> Result<Vec<ChangeRecord>, StoreError> {
+        let mut found = self.changes_where(UNFINISHED, usize::MAX)?;
+        found.extend(self.changes_where(STUCK, usize::MAX)?);
+        Ok(found)
     }
 
     /// Changes that were taken back after this moment, newest first. There are few: they were made one after the other.
@@ -360,7 +318,15 @@ impl Store {
 
     /// The newest changes, newest first.
     pub fn changes(&self, limit: usize) -> Result<Vec<ChangeRecord>, StoreError> {
-        self.changes_where("true", limit)
+        let mut found = self.changes_where("true", limit)?;
+        // What the database missed is as it is in memory.
+        for change in self.kept().transpose()?.into_iter().flatten() {
+            match found.iter_mut().find(|other| other.id == change.id) {
+                Some(other) => *other = change,
+                None => found.insert(0, change),
+            }
+        }
+        Ok(found)
     }
 
     /// Everything that happened to the steps of a change, oldest first: the step's index, the event, when, and what was said.
@@ -384,6 +350,9 @@ impl Store {
 
     /// One change.
     pub fn change(&self, id: &str) -> Result<ChangeRecord, StoreError> {
+        if let Some(change) = self.kept_one(id) {
+            return Ok(change);
+        }
         let db = self.connection();
         read(&db, id)
     }
@@ -400,24 +369,140 @@ impl Store {
     }
 }
 
+const UNFINISHED: &str = "state IN ('begun', 'applying', 'verified', 'pending', 'rolling-back')";
+const STUCK: &str = "state = 'stuck'";
+
+/// A change as it stands when nothing of it was done.
+fn begun(change: &NewChange) -> Result<ChangeRecord, StoreError> {
+    let steps = change.steps.iter().cloned();
+    Ok(ChangeRecord {
+        id: change.id.clone(),
+        principal: change.principal.clone(),
+        operation: change.operation.clone(),
+        digest: change.digest.clone(),
+        stage: ChangeStage::Begun,
+        plan: Some(change.plan.clone()),
+        started_at: time(change.started.wall.as_microsecond())?,
+        boot: change.started.boot.clone(),
+        deadline: change.deadline,
+        pending_since_boot: None,
+        finished_at: None,
+        detail: String::new(),
+        steps: steps.map(|step| StepRecord { step, event: StepEvent::Planned, at: None, detail: String::new() }).collect(),
+    })
+}
+
+/// A change and its steps, without what happened to them.
+pub(super) fn insert(db: &Transaction<'_>, change: &ChangeRecord) -> Result<(), StoreError> {
+    const DOING: &str = "begin the change";
+    db.execute(
+        "INSERT INTO changes (id, principal, operation, digest, state, started_at, deadline, boot, deadline_boottime, plan)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        (
+            &change.id,
+            &change.principal,
+            to_json(&change.operation)?,
+            &change.digest,
+            change.stage.name(),
+            change.started_at.as_microsecond(),
+            change.deadline.map(|deadline| deadline.wall.as_microsecond()),
+            change.boot.text(),
+            change.deadline.map(|deadline| micros(deadline.since_boot)),
+            change.plan.as_ref().map(to_json).transpose()?,
+        ),
+    )
+    .doing(DOING)?;
+    let mut insert = db.prepare("INSERT INTO steps (change_id, step_index, step) VALUES (?1, ?2, ?3)").doing(DOING)?;
+    for (index, record) in change.steps.iter().enumerate() {
+        insert.execute((&change.id, index, to_json(&record.step)?)).doing(DOING)?;
+    }
+    Ok(())
+}
+
+pub(super) fn write_event(
+    db: &Transaction<'_>,
+    id: &str,
+    (index, event): (usize, StepEvent),
+    detail: &str,
+    now: &Moment,
+) -> Result<(), StoreError> {
+    const DOING: &str = "write the journal";
+    let stage = stage_of(db, id)?;
+    let exists: bool = db
+        .query_row("SELECT EXISTS (SELECT 1 FROM steps WHERE change_id = ?1 AND step_index = ?2)", (id, index), |row| row.get(0))
+        .doing(DOING)?;
+    if !exists {
+        return Err(StoreError::Missing { what: "step", id: format!("{index} of change {id}") });
+    }
+    let (from, _, _) = last_event(db, id, index)?;
+    if !from.may_become(event, stage) {
+        return Err(StoreError::Event { id: id.to_owned(), step: index, from, to: event, stage });
+    }
+    db.execute(
+        "INSERT INTO journal (change_id, step_index, event, at, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
+        (id, index, event.name(), now.wall.as_microsecond(), detail),
+    )
+    .doing(DOING)?;
+    Ok(())
+}
+
+pub(super) fn write_state(db: &Transaction<'_>, id: &str, to: ChangeStage, detail: &str, now: &Moment) -> Result<(), StoreError> {
+    const DOING: &str = "write the state of the change";
+    let from = stage_of(db, id)?;
+    if !from.may_become(to) {
+        return Err(StoreError::Transition { id: id.to_owned(), from, to });
+    }
+    if from == ChangeStage::Stuck
+        && to == ChangeStage::RollingBack
+        && let Some(busy) = under_way(db)?
+    {
+        return Err(busy);
+    }
+    let steps: usize = db.query_row("SELECT count(*) FROM steps WHERE change_id = ?1", [id], |row| row.get(0)).doing(DOING)?;
+    let events = (0..steps).map(|index| last_event(db, id, index).map(|(event, _, _)| event)).collect::<Result<Vec<_>, _>>()?;
+    if let Some((step, event)) = contradiction(events, to) {
+        return Err(StoreError::Contradiction { id: id.to_owned(), to, step, event });
+    }
+    let at = now.wall.as_microsecond();
+    let pending = (to == ChangeStage::Pending).then(|| micros(now.since_boot));
+    db.execute(
+        "UPDATE changes SET state = ?2, detail = ?3, finished_at = ?4, pending_boottime = coalesce(?5, pending_boottime)
+         WHERE id = ?1",
+        (id, to.name(), detail, to.is_end().then_some(at), pending),
+    )
+    .doing(DOING)?;
+    if to == ChangeStage::RolledBack {
+        leases::end_with_change(db, id, at)?;
+    }
+    Ok(())
+}
+
+/// The state of a change as it is, whatever the database held.
+pub(super) fn put_state(db: &Transaction<'_>, change: &ChangeRecord) -> Result<(), StoreError> {
+    const DOING: &str = "write the state of the change";
+    let ChangeRecord { id, stage, detail, finished_at, pending_since_boot, .. } = change;
+    let finished = finished_at.map(Timestamp::as_microsecond);
+    db.execute(
+        "UPDATE changes SET state = ?2, detail = ?3, finished_at = ?4, pending_boottime = ?5 WHERE id = ?1",
+        (id, stage.name(), detail, finished, pending_since_boot.map(micros)),
+    )
+    .doing(DOING)?;
+    if let (ChangeStage::RolledBack, Some(finished)) = (stage, finished) {
+        leases::end_with_change(db, id, finished)?;
+    }
+    Ok(())
+}
+
 /// The first step whose last event makes the new state a lie.
-fn contradiction(db: &Connection, id: &str, to: ChangeStage) -> Result<Option<(usize, StepEvent)>, StoreError> {
+pub(super) fn contradiction(events: impl IntoIterator<Item = StepEvent>, to: ChangeStage) -> Option<(usize, StepEvent)> {
     let fits: fn(StepEvent) -> bool = match to {
         ChangeStage::Verified => |event| matches!(event, StepEvent::DoneChanged | StepEvent::DoneAlready),
         ChangeStage::RolledBack => {
             |event| matches!(event, StepEvent::Planned | StepEvent::DoneAlready | StepEvent::Failed | StepEvent::Undone)
         }
-        _ => return Ok(None),
+        _ => return None,
     };
-    let steps: usize =
-        db.query_row("SELECT count(*) FROM steps WHERE change_id = ?1", [id], |row| row.get(0)).doing("read the steps")?;
-    for index in 0..steps {
-        let (event, _, _) = last_event(db, id, index)?;
-        if !fits(event) {
-            return Ok(Some((index, event)));
-        }
-    }
-    Ok(None)
+    events.into_iter().enumerate().find(|(_, event)| !fits(*event))
 }
 
 fn under_way(db: &Connection) -> Result<Option<StoreError>, StoreError> {
@@ -447,6 +532,11 @@ fn stuck(db: &Connection) -> Result<Option<StoreError>, StoreError> {
     found.doing("read the changes")
 }
 
+/// As the database keeps it.
+pub(super) fn whole_micros(duration: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(micros(duration)).unwrap_or(u64::MAX))
+}
+
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
@@ -456,7 +546,7 @@ fn since_boot(micros: i64) -> Result<Duration, StoreError> {
     Ok(Duration::from_micros(micros))
 }
 
-fn stage_of(db: &Connection, id: &str) -> Result<ChangeStage, StoreError> {
+pub(super) fn stage_of(db: &Connection, id: &str) -> Result<ChangeStage, StoreError> {
     let name: Option<String> = db
         .query_row("SELECT state FROM changes WHERE id = ?1", [id], |row| row.get(0))
         .optional()
@@ -466,7 +556,7 @@ fn stage_of(db: &Connection, id: &str) -> Result<ChangeStage, StoreError> {
 }
 
 /// The last event of a step with its time and detail.
-fn last_event(db: &Connection, id: &str, index: usize) -> Result<(StepEvent, Option<i64>, String), StoreError> {
+pub(super) fn last_event(db: &Connection, id: &str, index: usize) -> Result<(StepEvent, Option<i64>, String), StoreError> {
     let found: Option<(String, i64, String)> = db
         .query_row(
             "SELECT event, at, detail FROM journal WHERE change_id = ?1 AND step_index = ?2 ORDER BY seq DESC LIMIT 1",
@@ -519,7 +609,7 @@ fn record(row: &Row<'_>, id: &str, steps: Vec<StepRecord>) -> Result<ChangeRecor
         plan: get::<Option<String>>(row, "plan")?.map(|plan| from_json(&plan)).transpose()?,
         stage: named(&ChangeStage::ALL, ChangeStage::name, &text("state")?)?,
         started_at: time(get(row, "started_at")?)?,
-        boot: text("boot")?,
+        boot: Boot::recorded(&text("boot")?),
         deadline,
         pending_since_boot: number("pending_boottime")?.map(since_boot).transpose()?,
         finished_at: number("finished_at")?.map(time).transpose()?,

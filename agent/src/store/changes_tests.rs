@@ -32,7 +32,7 @@ pub(in crate::store) fn change(id: &str) -> NewChange {
 }
 
 pub(in crate::store) fn moment(seconds: i64) -> Moment {
-    Moment { wall: at(seconds), boot: "boot".to_owned(), since_boot: Duration::from_secs(seconds.unsigned_abs()) }
+    Moment { wall: at(seconds), boot: Boot::number(1), since_boot: Duration::from_secs(seconds.unsigned_abs()) }
 }
 
 fn plan() -> PlanDocument {
@@ -263,4 +263,62 @@ fn changes_that_were_taken_back_lately_are_found_and_no_others() {
     let ids = |since| store.rolled_back_since(since).unwrap().into_iter().map(|change| change.id).collect::<Vec<_>>();
     assert_eq!(ids(before), ["back"]);
     assert_eq!(ids(Timestamp::now()), [""; 0]);
+}
+
+/// Whatever the disk takes from now on, nothing is written.
+fn break_the_disk(store: &Store) {
+    let db = store.connection();
+    db.execute_batch(
+        "CREATE TRIGGER full1 BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'full'); END;
+         CREATE TRIGGER full2 BEFORE UPDATE ON changes BEGIN SELECT RAISE(ABORT, 'full'); END;",
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_rollback_goes_on_without_the_disk_and_is_written_down_when_it_is_back() {
+    let (dir, store) = fresh();
+    store.change_begin(&change("c1")).unwrap();
+    bring(&store, "c1", ChangeStage::Pending);
+    break_the_disk(&store);
+    assert!(store.change_state("c1", ChangeStage::Confirmed, "").is_err(), "what is not on the disk is not confirmed");
+    assert_eq!(store.unfinished_changes().unwrap()[0].stage, ChangeStage::Pending);
+    assert!(store.change_state("c1", ChangeStage::RollingBack, "late").is_err());
+    for index in 0..2 {
+        assert!(store.change_event("c1", index, StepEvent::UndoStarted, "").is_err());
+        assert!(store.change_event("c1", index, StepEvent::Undone, "").is_err());
+    }
+    assert!(store.change_state("c1", ChangeStage::RolledBack, "done").is_err());
+    assert!(store.unfinished_changes().unwrap().is_empty(), "nobody rolls it back again");
+    assert_eq!(store.change("c1").unwrap().stage, ChangeStage::RolledBack);
+    assert!(store.trouble().unwrap().contains("full"));
+    assert!(store.change_begin(&change("c2")).is_err(), "nothing begins that cannot be written");
+    store.connection().execute_batch("DROP TRIGGER full1; DROP TRIGGER full2;").unwrap();
+    assert_eq!(store.trouble(), None);
+    let path = store.path().to_owned();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    let read = store.change("c1").unwrap();
+    assert_eq!((read.stage, read.detail.as_str(), read.steps[1].event), (ChangeStage::RolledBack, "done", StepEvent::Undone));
+    store.change_begin(&change("c2")).unwrap();
+    drop(dir);
+}
+
+#[test]
+fn a_change_that_the_database_lost_is_kept_and_its_loss_is_said() {
+    let (_dir, store) = fresh();
+    store.change_begin(&change("c1")).unwrap();
+    bring(&store, "c1", ChangeStage::Pending);
+    assert_eq!(store.trouble(), None);
+    store.connection().execute_batch("DELETE FROM journal; DELETE FROM steps; DELETE FROM changes;").unwrap();
+    assert!(store.trouble().is_some(), "it does not hold what it was given");
+    assert_eq!(store.unfinished_changes().unwrap()[0].id, "c1");
+    assert!(store.change_state("c1", ChangeStage::Confirmed, "").is_err());
+    // The loss is noticed by the first entry, and the whole is written again with the next.
+    assert!(store.change_state("c1", ChangeStage::RollingBack, "").is_err());
+    store.change_event("c1", 0, StepEvent::UndoStarted, "").unwrap();
+    assert_eq!(store.trouble(), None);
+    std::fs::rename(store.path(), store.path().with_extension("old")).unwrap();
+    assert!(store.trouble().unwrap().contains("moved away"));
+    assert!(matches!(store.change_begin(&change("c2")), Err(StoreError::Unusable { .. })));
 }

@@ -10,7 +10,7 @@ use sshfix_policy::step::Step;
 
 use super::changes::{from_json, to_json};
 use super::{Doing, NewChange, Store, StoreError, time};
-use crate::sys::clock::Moment;
+use crate::sys::clock::{Boot, Moment};
 
 /// A lease that a change is about to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct LeaseRecord {
     /// When it ends, by the wall clock of the time it was made.
     pub ends_at: Timestamp,
     /// The boot in which its time was last taken up,
-    pub boot: String,
+    pub boot: Boot,
     /// when, by `CLOCK_BOOTTIME` of that boot,
     pub boot_from: Duration,
     /// and how much was left then.
@@ -56,13 +56,19 @@ pub struct LeaseRecord {
 
 impl LeaseRecord {
     /// How long still. Within a boot the kernel's own clock counts, which nobody can set. From one boot to the next only the wall
-    /// clock tells; where it is wrong a lease ends early, or lasts at most its whole time again.
+    /// clock tells; where it is wrong a lease ends early, or lasts at most its whole time again. Where it is not known whether this is
+    /// another boot, the clock that ends first counts.
     pub fn left(&self, now: &Moment) -> Duration {
-        if self.boot == now.boot {
-            return self.boot_left.saturating_sub(now.since_boot.saturating_sub(self.boot_from));
-        }
+        let by_kernel = self.boot_left.saturating_sub(now.since_boot.saturating_sub(self.boot_from));
         let whole = Duration::try_from(self.ends_at.duration_since(self.created_at)).unwrap_or_default();
-        Duration::try_from(self.ends_at.duration_since(now.wall)).unwrap_or_default().min(whole)
+        let by_wall = Duration::try_from(self.ends_at.duration_since(now.wall)).unwrap_or_default().min(whole);
+        // Rows of schema 1 and 2 hold no time by the kernel's clock.
+        let timed = !self.boot_left.is_zero() || !self.boot_from.is_zero();
+        match (self.boot.is_known() && now.boot.is_known(), self.boot == now.boot) {
+            (true, true) => by_kernel,
+            (false, _) if timed => by_kernel.min(by_wall),
+            (true, false) | (false, _) => by_wall,
+        }
     }
 
     /// When it ends, by the wall clock of now.
@@ -106,7 +112,7 @@ impl Store {
         self.lease_update(
             "write what is left of the lease",
             "UPDATE leases SET boot = ?2, boot_from = ?3, boot_left = ?4, in_place = 0 WHERE id = ?1 AND ended_at IS NULL",
-            &(id, &now.boot, micros(now.since_boot), micros(left)),
+            &(id, now.boot.text(), micros(now.since_boot), micros(left)),
             id,
         )
     }
@@ -151,7 +157,11 @@ fn read(row: &Row<'_>) -> Result<LeaseRecord, StoreError> {
     const DOING: &str = "read the lease";
     let text = |index: usize| row.get::<_, String>(index).doing(DOING);
     let number = |index: usize| row.get::<_, i64>(index).doing(DOING);
-    let length = |index: usize| number(index).map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or_default()));
+    let length = |index: usize| {
+        let micros = number(index)?;
+        let length = u64::try_from(micros).map(Duration::from_micros);
+        length.map_err(|_| StoreError::Damaged(format!("a lease with a time of {micros} microseconds")))
+    };
     let mut items: Vec<Item> = from_json(&text(11)?)?;
     if items.is_empty() {
         // Of schema 1 and 2: the steps that take back ignoreip entries.
@@ -167,7 +177,7 @@ fn read(row: &Row<'_>) -> Result<LeaseRecord, StoreError> {
         ends_at: time(number(5)?)?,
         boot_from: length(6)?,
         boot_left: length(7)?,
-        boot: text(8)?,
+        boot: Boot::recorded(&text(8)?),
         in_place: row.get(9).doing(DOING)?,
         operation: from_json(&text(10)?)?,
         items,
@@ -188,7 +198,7 @@ pub(super) fn add(db: &Transaction<'_>, change: &NewChange, lease: &NewLease) ->
             started.wall.as_microsecond(),
             ends_at.as_microsecond(),
             to_json(&lease.items)?,
-            &started.boot,
+            started.boot.text(),
             micros(started.since_boot),
             micros(lease.time),
         ),

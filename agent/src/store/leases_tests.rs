@@ -70,7 +70,7 @@ fn within_a_boot_no_wall_clock_makes_a_lease_longer_or_shorter() {
 fn after_a_reboot_the_wall_clock_counts_and_then_the_new_boot_s_own() {
     let (_dir, store) = fresh();
     made(&store, "1", 300);
-    let next = |wall, since_boot| Moment { boot: "next".to_owned(), since_boot: Duration::from_secs(since_boot), ..moment(wall) };
+    let next = |wall, since_boot| Moment { boot: Boot::number(2), since_boot: Duration::from_secs(since_boot), ..moment(wall) };
     let lease = &store.leases().unwrap()[0];
     assert_eq!(lease.left(&next(250, 7)), Duration::from_secs(150));
     assert!(lease.left(&next(400, 7)).is_zero(), "over while the host was off");

@@ -3,10 +3,13 @@
 
 mod changes;
 mod drills;
+mod health;
+mod kept;
 mod leases;
 mod open;
 mod space;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -150,6 +153,11 @@ pub struct Store {
     watch: Option<fn()>,
     /// Held while the agent runs, so that there is never a second writer.
     _lock: Option<open::Lock>,
+    /// What must not depend on the disk. Of the one writer only.
+    memory: Option<kept::Memory>,
+    health: health::Health,
+    /// Requests seen by this process, and until when each is remembered: one whose id the disk does not take still counts once.
+    seen: Mutex<BTreeMap<String, Timestamp>>,
     #[cfg(test)]
     pub(crate) fuse: Fuse,
 }
@@ -159,10 +167,13 @@ impl Store {
     /// runs as and becomes 0700; the file is 0600. Refuses a newer schema, and a second agent on the same directory.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let lock = open::directory(path)?;
-        open::file(path)?;
+        let identity = open::file(path)?;
         let mut connection = open::connection(path)?;
         open::migrate(&mut connection, path)?;
-        Ok(Store::of(connection, path, Some(lock)))
+        let mut store = Store::of(connection, path, Some(lock));
+        store.health = health::Health::of(identity);
+        store.memory = Some(kept::Memory::read(&store));
+        Ok(store)
     }
 
     /// Opens an existing database to look at it, also while an agent runs on it. Writes fail.
@@ -182,6 +193,9 @@ impl Store {
             space: space::Space::beside(path),
             watch: None,
             _lock: lock,
+            memory: None,
+            health: health::Health::default(),
+            seen: Mutex::default(),
             #[cfg(test)]
             fuse: Fuse::default(),
         }
@@ -212,16 +226,24 @@ impl Store {
         &self.path
     }
 
-    /// Remembers a request id until `until`; false when it was seen before. Ids whose time is over at `now` are dropped.
-    pub fn remember_request(&self, purpose: Purpose, id: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
+    /// Remembers a request id until `until`; false when it was seen before. Ids whose time is over at `now` are dropped. Where the disk
+    /// does not take it, it counts once in this process: a request answers the challenge of one connection, and no other agent runs.
+    pub fn remember_request(&self, purpose: Purpose, id: &str, now: Timestamp, until: Timestamp) -> bool {
         const DOING: &str = "remember the request";
-        self.write_for(purpose, DOING, |db| {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|_, until| *until >= now);
+        if seen.insert(id.to_owned(), until).is_some() {
+            return false;
+        }
+        drop(seen);
+        let written = self.write_for(purpose, DOING, |db| {
             db.execute("DELETE FROM requests_seen WHERE until < ?1", [now.as_microsecond()]).doing(DOING)?;
             let new = db
                 .execute("INSERT OR IGNORE INTO requests_seen (id, until) VALUES (?1, ?2)", (id, until.as_microsecond()))
                 .doing(DOING)?;
             Ok(new == 1)
-        })
+        });
+        written.unwrap_or(true)
     }
 
     /// Writes what was begun.
@@ -236,6 +258,17 @@ impl Store {
     /// One transaction that takes the write lock first; committed only when `work` succeeds. On a full disk what was begun is tried once
     /// more with the room that was kept back.
     pub(crate) fn write_for<T>(
+        &self,
+        purpose: Purpose,
+        doing: &'static str,
+        work: impl Fn(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let written = self.write_watched(purpose, doing, work);
+        self.health.wrote(written.as_ref().err());
+        written
+    }
+
+    fn write_watched<T>(
         &self,
         purpose: Purpose,
         doing: &'static str,
@@ -358,11 +391,11 @@ mod tests {
     fn a_request_counts_once_also_after_a_restart() {
         let (dir, store) = fresh();
         let path = store.path().to_owned();
-        assert!(store.remember_request(Purpose::Question, "aa", at(100), at(160)).unwrap());
-        assert!(!store.remember_request(Purpose::Question, "aa", at(101), at(160)).unwrap());
+        assert!(store.remember_request(Purpose::Question, "aa", at(100), at(160)));
+        assert!(!store.remember_request(Purpose::Question, "aa", at(101), at(160)));
         drop(store);
         let store = Store::open(&path).unwrap();
-        assert!(!store.remember_request(Purpose::Question, "aa", at(160), at(220)).unwrap());
+        assert!(!store.remember_request(Purpose::Question, "aa", at(160), at(220)));
         drop(dir);
     }
 
@@ -370,9 +403,9 @@ mod tests {
     fn ids_are_forgotten_when_their_time_is_over() {
         let (_dir, store) = fresh();
         for n in 0..100 {
-            assert!(store.remember_request(Purpose::Question, &n.to_string(), at(100), at(160)).unwrap());
+            assert!(store.remember_request(Purpose::Question, &n.to_string(), at(100), at(160)));
         }
-        assert!(store.remember_request(Purpose::Question, "late", at(161), at(221)).unwrap());
+        assert!(store.remember_request(Purpose::Question, "late", at(161), at(221)));
         let kept: i64 = store.connection().query_row("SELECT count(*) FROM requests_seen", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, 1);
     }
@@ -380,7 +413,7 @@ mod tests {
     #[test]
     fn only_the_owner_can_read_the_state() {
         let (dir, store) = fresh();
-        store.remember_request(Purpose::Question, "aa", at(1), at(2)).unwrap();
+        assert!(store.remember_request(Purpose::Question, "aa", at(1), at(2)));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         let state = dir.path().join("state");
         assert_eq!(mode(&state), 0o700);
@@ -455,24 +488,25 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_an_error_and_leaves_nothing() {
         let (_dir, store) = fresh();
-        store.remember_request(Purpose::Question, "aa", at(1), at(60)).unwrap();
+        assert!(store.remember_request(Purpose::Question, "aa", at(1), at(60)));
+        assert_eq!(store.trouble(), None);
         // The file may not grow any further: what SQLite does on a full disk, SQLITE_FULL.
         let pages: i64 = store.connection().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
         store.connection().query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
-        let refused =
-            (0..100_000).map(|n| store.remember_request(Purpose::Question, &n.to_string(), at(2), at(60))).find(Result::is_err);
-        assert!(matches!(refused, Some(Err(StoreError::Sql { doing: "remember the request", .. }))), "{refused:?}");
+        let opening = crate::audit::AuditOpening::of_itself("x".repeat(1000));
+        let refused = (0..100_000).map(|_| store.audit_open(&opening)).find(Result::is_err);
+        assert!(matches!(refused, Some(Err(StoreError::Sql { .. }))), "{refused:?}");
+        assert!(store.trouble().unwrap().contains("full"), "{:?}", store.trouble());
+        assert!(!store.remember_request(Purpose::Question, "aa", at(2), at(60)), "what is in memory counts");
+        assert!(
+            store.remember_request(Purpose::Question, "new", at(2), at(60))
+                && !store.remember_request(Purpose::Question, "new", at(2), at(60))
+        );
         let path = store.path().to_owned();
         drop(store);
         let looking = Store::inspect(&path).unwrap();
-        assert!(
-            matches!(looking.remember_request(Purpose::Question, "bb", at(2), at(60)), Err(StoreError::Sql { .. })),
-            "read-only"
-        );
+        assert!(matches!(looking.audit_open(&opening), Err(StoreError::Sql { .. })), "read-only");
         drop(looking);
-        assert!(
-            !Store::open(&path).unwrap().remember_request(Purpose::Question, "aa", at(3), at(60)).unwrap(),
-            "and it still knows"
-        );
+        assert!(!Store::open(&path).unwrap().remember_request(Purpose::Question, "aa", at(3), at(60)), "and it still knows");
     }
 }

@@ -59,8 +59,8 @@ pub(super) fn directory(path: &Path) -> Result<Lock, StoreError> {
     })
 }
 
-/// Makes or checks the file itself. SQLite gives its -wal and -shm files the same mode.
-pub(super) fn file(path: &Path) -> Result<(), StoreError> {
+/// Makes or checks the file itself: which file it is (device, inode). SQLite gives its -wal and -shm files the same mode.
+pub(super) fn file(path: &Path) -> Result<(u64, u64), StoreError> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).bits();
     let opened = OpenOptions::new()
         .read(true)
@@ -86,7 +86,7 @@ pub(super) fn file(path: &Path) -> Result<(), StoreError> {
             .and_then(|d| d.sync_all())
             .map_err(|e| unusable(path, e))?;
     }
-    Ok(())
+    Ok((found.dev(), found.ino()))
 }
 
 /// The connection, with the durability that the journal needs: WAL and synchronous=FULL, so a commit is on the disk.

@@ -114,7 +114,10 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     let set = &step.query.set;
     let failed = |error: IpsetError| StepError::Failed(format!("ipset {set}: {error}; nothing was changed"));
     let mut netlink = Netlink::open().map_err(failed)?;
-    let entry = netlink.entry(&step.query).map_err(failed)?;
+    let entry = match netlink.entry(&step.query) {
+        Err(IpsetError::Kernel(libc::ENOENT)) => return Err(StepError::Drifted(format!("ipset {set} is gone"))),
+        entry => entry.map_err(failed)?,
+    };
     let now = step.look(&entry).map_err(|mismatch| StepError::Drifted(mismatch.0))?;
     if now == step.after {
         return Ok(Done::Already);
@@ -137,6 +140,18 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         Ok(Ok(there)) if there == step.after => Ok(Done::Changed),
         Ok(_) => Err(StepError::Failed(format!("could not {}: somebody else changes the set at the same time", step.summary()))),
         Err(error) => Err(StepError::Failed(format!("ipset {set}: {error}; whether it was changed cannot be told"))),
+    }
+}
+
+/// Whether the set holds, or lacks, the element as the step left it. A set that is gone holds nothing.
+pub fn stands(step: &Step) -> Result<bool, StepError> {
+    let set = &step.query.set;
+    let entry = Netlink::open().and_then(|mut netlink| netlink.entry(&step.query));
+    match entry {
+        Ok(Entry::Absent) | Err(IpsetError::Kernel(libc::ENOENT)) => Ok(!step.after),
+        Ok(Entry::Exact | Entry::Wider(_)) => Ok(step.after),
+        Ok(Entry::Unknown(why)) => Err(StepError::Failed(format!("ipset {set}: {why}"))),
+        Err(error) => Err(StepError::Failed(format!("ipset {set}: {error}"))),
     }
 }
 

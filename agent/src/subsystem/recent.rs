@@ -29,9 +29,15 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     let failed = |error: &io::Error| {
         StepError::Failed(format!("could not {}: {DIRECTORY}/{}: {error}; nothing was changed", step.summary(), step.list))
     };
-    let there = || Ok(read(&step.list)?.iter().any(|entry| entry.address == step.address));
-    if there().map_err(|error| failed(&error))? == step.after.is_some() {
-        return Ok(Done::Already);
+    let there = || -> io::Result<bool> { Ok(read(&step.list)?.iter().any(|entry| entry.address == step.address)) };
+    match there() {
+        Ok(there) if there == step.after.is_some() => return Ok(Done::Already),
+        Ok(_) => {}
+        // The list goes with the last rule that names it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StepError::Drifted(format!("the recent list {} is gone", step.list)));
+        }
+        Err(error) => return Err(failed(&error)),
     }
     // `+` adds one hit of now, `-` takes the address off with all of them.
     let (line, times) = match step.after {
@@ -45,6 +51,15 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         Ok(now) if now == step.after.is_some() => Ok(Done::Changed),
         Ok(_) => Err(StepError::Failed(format!("the kernel said it did, and did not {}", step.summary()))),
         Err(error) => Err(StepError::Failed(format!("did {}, and could not read it back: {error}", step.summary()))),
+    }
+}
+
+/// Whether the list holds, or lacks, the address as the step left it. A list that is gone holds nobody.
+pub fn stands(step: &Step) -> Result<bool, StepError> {
+    match read(&step.list) {
+        Ok(list) => Ok(list.iter().any(|entry| entry.address == step.address) == step.after.is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(step.after.is_none()),
+        Err(error) => Err(StepError::Failed(format!("{DIRECTORY}/{}: {error}", step.list))),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::lookup::holds;
-use super::same::{Standing, place, standing};
+use super::same::{Standing, others, place, standing};
 use super::{Element, ElementKey, Family, Rule, SetKey, State, split};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
@@ -82,6 +82,60 @@ impl Step {
             Step::Rule { before, after, .. } => std::mem::swap(before, after),
         }
         inverse
+    }
+
+    /// See [`crate::step::Step::adds`].
+    pub fn adds(&self) -> bool {
+        match self {
+            Step::Element { after, .. } => after.is_some(),
+            Step::Split { after, .. } => !after.is_empty(),
+            Step::Rule { after, .. } => after.is_some(),
+        }
+    }
+
+    /// See [`crate::step::Step::of_another_boot`].
+    #[must_use]
+    pub fn without_handles(&self) -> Self {
+        let mut step = self.clone();
+        if let Step::Rule { next, before, after, .. } = &mut step {
+            *next = None;
+            for rule in [before, after].into_iter().flatten() {
+                rule.handle = 0;
+            }
+        }
+        step
+    }
+
+    /// Whether what it adds is in the ruleset, by content alone. What it only takes away stands where it is gone.
+    pub fn stands(&self, state: &State) -> bool {
+        match self {
+            Step::Element { set, .. } | Step::Split { set, .. } => {
+                let there = state.sets.iter().any(|one| one.key == *set);
+                let holds = match self {
+                    Step::Split { after, .. } => split::stand(state, set, after).unwrap_or(true),
+                    Step::Element { after, before, .. } => {
+                        let now = before.as_ref().or(after.as_ref()).map(|wanted| self.look(state, set, wanted));
+                        match (now, after) {
+                            (Some(Ok(now)), Some(after)) => now.is_some_and(|now| now.same(after)),
+                            (Some(Ok(now)), None) => now.is_none(),
+                            // It was not looked up.
+                            (Some(Err(_)) | None, _) => true,
+                        }
+                    }
+                    Step::Rule { .. } => true,
+                };
+                there && holds
+            }
+            Step::Rule { others: twins, before, after, .. } => {
+                let rules = self.chain_index(state).ok().and_then(|index| state.chains.get(index)).map(|chain| &chain.rules);
+                let Some(rules) = rules else { return false };
+                match (before, after) {
+                    (_, Some(after)) => others(rules, after) > *twins,
+                    (Some(before), None) => others(rules, before) <= *twins,
+                    (None, None) => false,
+                }
+            }
+        }
     }
 
     /// See [`crate::step::Step::touches`].
