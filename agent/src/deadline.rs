@@ -93,9 +93,8 @@ impl Watch {
                 "{why}; a change that waits is rolled back at its deadline all the same. Make room or put the file back, then \
                  `systemctl restart sshfix-agent`"
             ),
-            Some(_) => {}
             None if self.trouble.is_over() => tracing::info!("{} can be read and written again", agent.store.path().display()),
-            None => {}
+            Some(_) | None => {}
         }
     }
 }

@@ -8,42 +8,44 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use sshfix_policy::subsystem::sshd::journal::{self as model, Entrance, Told};
+use sshfix_policy::subsystem::sshd::journal::{self as model, Answers, Entrance, Journal};
 
 use crate::sys::child;
 
 const JOURNALCTL: &str = "/usr/bin/journalctl";
 const LIMIT: Duration = Duration::from_secs(5);
-const OUTPUT_MAX: usize = 8 << 20;
-/// journalctl(1): `_UID=0` and `_TRANSPORT` are journald's own words, the others the writer's.
-const OF_SSHD: [&str; 3] = ["SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session", "SYSLOG_IDENTIFIER=sshd-auth"];
-const OF_OTHERS: [&str; 10] = [
-    "_UID=0",
-    "_PID=1",
-    "UNIT=ssh.service",
-    "UNIT=sshd.service",
-    "+",
-    "_UID=0",
-    "SYSLOG_IDENTIFIER=systemd-coredump",
-    "+",
-    "_TRANSPORT=kernel",
-    "SYSLOG_IDENTIFIER=kernel",
-];
+const OUTPUT_MAX: usize = 24 << 20;
+/// Seconds that are looked back.
+const WINDOW: i64 = 900;
+/// Lines of sshd that are read: some 20 a second. What does not fit is not known.
+const MOST: usize = 20_000;
+/// Lines that are only hints.
+const MOST_HINTS: &str = "1000";
 
-/// What was said, oldest first; the text says why it is not known.
-pub(super) fn read() -> Result<Vec<Told>, String> {
-    let (of_sshd, of_others) = thread::scope(|scope| {
-        let others = scope.spawn(|| ask(&OF_OTHERS, "2000"));
-        let sshd = ask(&OF_SSHD, "5000");
-        (sshd, others.join())
+/// What was said lately, and from when on nothing is missing.
+pub(super) fn read() -> Journal {
+    let now = Timestamp::now();
+    let since = Timestamp::from_second(now.as_second().saturating_sub(WINDOW)).unwrap_or(Timestamp::MIN);
+    let from = format!("--since=@{}", since.as_second());
+    let before = format!("--until=@{}", since.as_second());
+    let most = MOST.to_string();
+    let by_root = [&model::BY_ROOT[..], &model::BY_JOURNALD[..]].concat();
+    let (by_root, older, hints) = thread::scope(|scope| {
+        let older = scope.spawn(|| run(&[&before, "-n", "1"], &["_UID=0"]));
+        let kernel = scope.spawn(|| run(&[&from, "--grep=sshd", "-n", MOST_HINTS], &model::BY_KERNEL));
+        let users = scope.spawn(|| run(&[&from, "-n", MOST_HINTS], &model::BY_USERS));
+        let by_root = run(&[&from, "-n", &most], &by_root);
+        let hint = |said: thread::Result<Result<String, String>>| said.ok().and_then(Result::ok).unwrap_or_default();
+        (by_root, older.join(), hint(kernel.join()) + &hint(users.join()))
     });
-    let mut told = model::read(&of_sshd?);
-    // A kernel log that cannot be read tells of no crash, and hides nothing else.
-    if let Ok(Ok(others)) = of_others {
-        told.extend(model::read(&others));
-    }
-    told.sort_by_key(|told| told.at);
-    Ok(told)
+    let older = older.unwrap_or_else(|_| Err("reading it failed inside sshfix".to_owned()));
+    model::journal(&Answers {
+        since,
+        most: MOST,
+        by_root: by_root.as_deref().map_err(String::as_str),
+        older: older.as_deref().map_err(String::as_str),
+        hints: &hints,
+    })
 }
 
 /// How these sessions logged in, by the processes that serve them and the ones that watch over those, which say it (sshd.c, `[priv]`).
@@ -51,7 +53,8 @@ pub(super) fn read() -> Result<Vec<Told>, String> {
 pub(super) fn entrances(sessions: &[u32]) -> BTreeMap<SocketAddr, Entrance> {
     let monitors = sessions.iter().filter_map(|pid| monitor(*pid));
     let pids = sessions.iter().copied().chain(monitors).collect::<BTreeSet<u32>>();
-    let matches: Vec<String> = pids.iter().map(|pid| format!("_PID={pid}")).collect();
+    let of_root = (!pids.is_empty()).then(|| "_UID=0".to_owned());
+    let matches: Vec<String> = of_root.into_iter().chain(pids.iter().map(|pid| format!("_PID={pid}"))).collect();
     let said = if matches.is_empty() { Ok(String::new()) } else { run(&["-n", "5000"], &matches) };
     match said {
         Ok(said) => model::entrances(&said),
@@ -68,7 +71,7 @@ pub fn logged_in_before(moment: Timestamp) -> Result<BTreeSet<IpAddr>, String> {
     let bounds =
         [format!("--since=@{}", from.as_second()), format!("--until=@{}", moment.as_second()), "--grep=^Accepted ".to_owned()];
     let bounds: Vec<&str> = bounds.iter().map(String::as_str).chain(["-n", "5000"]).collect();
-    Ok(model::entrances(&run(&bounds, &OF_SSHD)?).into_keys().map(|peer| peer.ip()).collect())
+    Ok(model::entrances(&run(&bounds, &model::BY_SSHD)?).into_keys().map(|peer| peer.ip()).collect())
 }
 
 /// The parent, where that is the monitor of one session and not the listener.
@@ -78,10 +81,6 @@ fn monitor(pid: u32) -> Option<u32> {
     let parent: u32 = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
     let title = std::fs::read(format!("/proc/{parent}/cmdline")).ok()?;
     String::from_utf8_lossy(&title).trim_end_matches(['\0', ' ']).ends_with("[priv]").then_some(parent)
-}
-
-fn ask(matches: &[&str], most: &str) -> Result<String, String> {
-    run(&["--since=-15min", "-n", most], matches)
 }
 
 fn run(bounds: &[&str], matches: &[impl AsRef<str>]) -> Result<String, String> {

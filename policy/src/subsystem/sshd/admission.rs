@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::Effective;
 use super::broken::{self, Broken};
 use super::config::{Tree, evaluate};
 use super::journal::{Said, Told};
@@ -314,7 +315,15 @@ fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &
     let (Ok(effective), Some(address)) = (&server.effective, connection.source.single()) else { return nothing };
     let Some(terms) = Terms::of(effective).filter(|_| !penalty::exempt(effective, address)) else { return nothing };
     let net = block(effective, address);
-    let Some(ledger) = penalty::ledger(told, net, &terms, host.at) else { return nothing };
+    let Some(ledger) = penalty::ledger(told, net, &terms, host.at) else {
+        // Without a listener of its own nobody remembers one (sshd.c, `inetd_flag`).
+        if matches!(server.manager, Manager::Connections(_)) {
+            return nothing;
+        }
+        return unseen(host, effective, &terms).map_or(nothing, |why| {
+            Judgement::unknown(format!("cannot tell whether sshd turns {net} away for a penalty: {why}"))
+        });
+    };
     let mut evidence: Vec<Evidence> = ledger.lines.iter().map(|(by, text)| Evidence::new(by.clone(), text.clone())).collect();
     if !ledger.earned.is_empty() {
         evidence.push(Evidence::new("the last quarter of an hour", ledger.earned.join("\n")));
@@ -352,6 +361,18 @@ fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &
     let listed = effective.one("persourcepenaltyexemptlist").filter(|list| *list != "none");
     let list = listed.map_or_else(|| address.to_string(), |list| format!("{list},{address}"));
     Judgement { verdict, detail, ..judgement }.with(set("PerSourcePenaltyExemptList", list))
+}
+
+/// Why sshd could turn somebody away for a penalty without a line that was read.
+fn unseen(host: &HostState, effective: &Effective, terms: &Terms) -> Option<String> {
+    // sshd.c, `drop_connection`: written at this level and those that say more.
+    let level = effective.one("loglevel").unwrap_or("INFO");
+    if ["QUIET", "FATAL", "ERROR"].contains(&level.to_ascii_uppercase().as_str()) {
+        return Some(format!("with LogLevel {level} it does not say so"));
+    }
+    // Until it is read it is asked for.
+    let why = host.sshd.journal.as_ref()?.gap(host.at, terms.longest())?;
+    Some(format!("the journal could not be read whole: {why}"))
 }
 
 /// For everybody: these keywords stand in no Match block.

@@ -14,7 +14,9 @@ const RESULTS: [&str; 4] = ["signal", "core-dump", "oom-kill", "watchdog"];
 /// Crashes of the last quarter of an hour, and a unit that ended by one. A process that crashes for one client does not say that it will
 /// for the next; an sshd that is down after a crash refuses everybody.
 pub fn judge(host: &HostState, server: Option<&Server>, told: &[&Told]) -> Judgement {
-    let crashes: Vec<&&Told> = told.iter().filter(|told| told.what == Said::Crashed).collect();
+    // The kernel names a program by its name alone, and anybody can crash one of that name: such a line only goes with another one.
+    let all: Vec<&&Told> = told.iter().filter(|told| told.what == Said::Crashed).collect();
+    let crashes = if all.iter().any(|told| told.vouched) { all } else { Vec::new() };
     let units = || host.listener.present().into_iter().flat_map(|state| state.units.iter().flatten());
     let ended = |unit: &&Unit| unit.active != "active" && unit.result.as_deref().is_some_and(|result| RESULTS.contains(&result));
     let down = units().filter(|_| server.is_none_or(|server| !server.running)).find(ended);

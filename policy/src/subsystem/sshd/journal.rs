@@ -1,5 +1,7 @@
 //! What sshd, systemd and the kernel said of sshd lately, line by line, from `journalctl -o json`. Understands the words of OpenSSH 8.0 to
-//! 10.x; judges nothing. Names in the lines are strangers' own: an address is only taken from where sshd itself puts it.
+//! 10.x; judges nothing. Names in the lines are strangers' own: an address is only taken from where sshd itself puts it. Who wrote a line
+//! is told by what journald saw of the writer (`_UID`, `_EXE`), never by what the writer says; and from when on no line is missing is
+//! part of the answer: no line means nothing before that.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +26,115 @@ pub struct Told {
     pub by: String,
     /// The whole message.
     pub text: String,
+    /// Whether root's sshd, systemd or the kernel wrote it. A line that any user can write or cause decides nothing.
+    pub vouched: bool,
+}
+
+/// The lines of lately, and how far they can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// Oldest first.
+    pub lines: Vec<Told>,
+    /// From when on no line of sshd's is missing; the text says why some may be.
+    pub whole: Result<Timestamp, String>,
+}
+
+impl Journal {
+    /// Nothing was said, and nothing is missing: of an sshd that begins anew.
+    pub fn silent() -> Self {
+        Self { lines: Vec::new(), whole: Ok(Timestamp::MIN) }
+    }
+
+    /// Why a line of the last so many seconds may be missing. What sshd remembers begins with its start.
+    pub fn gap(&self, now: Timestamp, seconds: i64) -> Option<String> {
+        let began = self.lines.iter().any(|told| told.vouched && told.what == Said::Listening);
+        match &self.whole {
+            Err(why) => Some(why.clone()),
+            Ok(_) if began => None,
+            Ok(since) => (now.duration_since(*since).as_secs() < seconds)
+                .then(|| format!("the lines before {since:.0} are not there or were not read")),
+        }
+    }
+}
+
+/// What journalctl answered to each question.
+#[derive(Clone, Copy, Debug)]
+pub struct Answers<'a> {
+    /// From here on,
+    pub since: Timestamp,
+    /// and at most so many of the newest lines.
+    pub most: usize,
+    /// [`BY_ROOT`]; the text says why there is no answer.
+    pub by_root: Result<&'a str, &'a str>,
+    /// Whether the journal reaches back to `since`: any line of before.
+    pub older: Result<&'a str, &'a str>,
+    /// [`BY_KERNEL`] and [`BY_USERS`]: hints, which decide nothing and whose absence means nothing.
+    pub hints: &'a str,
+}
+
+/// journalctl(1), matches: what sshd says, systemd of its units, and journald of itself. `_UID` and `_PID` are what journald saw.
+pub const BY_ROOT: [&str; 11] = [
+    "_UID=0",
+    "SYSLOG_IDENTIFIER=sshd",
+    "SYSLOG_IDENTIFIER=sshd-session",
+    "SYSLOG_IDENTIFIER=sshd-auth",
+    "+",
+    "_UID=0",
+    "_PID=1",
+    "UNIT=ssh.service",
+    "UNIT=sshd.service",
+    "+",
+    // With the two messages of journald's below.
+    "_UID=0",
+];
+/// `SD_MESSAGE_JOURNAL_START`, `SD_MESSAGE_JOURNAL_DROPPED` (sd-messages.h).
+const JOURNAL_START: &str = "f77379a8490b408bbe5f6940505a777b";
+const JOURNAL_DROPPED: &str = "a596d6fe7bfa4994828e72309e95d61e";
+/// The rest of [`BY_ROOT`].
+pub const BY_JOURNALD: [&str; 2] = ["MESSAGE_ID=f77379a8490b408bbe5f6940505a777b", "MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e"];
+/// Of programs by their name alone, which anybody can give to a program.
+pub const BY_KERNEL: [&str; 5] =
+    ["_TRANSPORT=kernel", "SYSLOG_IDENTIFIER=kernel", "+", "_UID=0", "SYSLOG_IDENTIFIER=systemd-coredump"];
+/// Of sessions that run as their user.
+pub const BY_USERS: [&str; 2] = ["SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session"];
+/// The matches of [`BY_ROOT`] that are sshd's own lines.
+pub const BY_SSHD: [&str; 4] =
+    ["_UID=0", "SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session", "SYSLOG_IDENTIFIER=sshd-auth"];
+
+/// What is said of lately.
+pub fn journal(answers: &Answers<'_>) -> Journal {
+    let by_root = answers.by_root.unwrap_or("");
+    let mut lines = read(by_root);
+    let began = lines.iter().rposition(|told| told.what == Said::Listening).and_then(|at| lines.get(at)).map(|told| told.at);
+    let mut hints = read(answers.hints);
+    hints.retain(|told| !told.vouched && (told.what == Said::Crashed || began.is_none_or(|began| told.at >= began)));
+    lines.extend(hints);
+    lines.sort_by_key(|told| told.at);
+    Journal { lines, whole: whole(answers) }
+}
+
+fn whole(answers: &Answers<'_>) -> Result<Timestamp, String> {
+    let unread = |why: &str| format!("the journal could not be read: {why}");
+    let by_root = answers.by_root.map_err(unread)?;
+    let older = answers.older.map_err(unread)?;
+    let mut entries = Vec::new();
+    for line in by_root.lines() {
+        let entry = serde_json::from_str::<Entry>(line).ok().and_then(|entry| Some((entry.time()?, entry)));
+        entries.push(entry.ok_or_else(|| "a line of the journal is not understood".to_owned())?);
+    }
+    let is = |entry: &Entry, id: &str| entry.id.as_deref() == Some(id) && entry.of_journald();
+    let lost = |entry: &Entry| is(entry, JOURNAL_DROPPED) && entry.text().is_some_and(|text| text.contains("ssh"));
+    if let Some((at, entry)) = entries.iter().rev().find(|(_, entry)| lost(entry)) {
+        return Err(format!("journald left lines out at {at:.0}: {}", entry.text().unwrap_or_default()));
+    }
+    let oldest = entries.first().map(|(at, _)| *at);
+    let begins = if older.trim().is_empty() {
+        let start = entries.iter().find(|(_, entry)| is(entry, JOURNAL_START)).map(|(at, _)| *at);
+        start.ok_or_else(|| "the journal was rotated: its older lines are gone".to_owned())?
+    } else {
+        answers.since
+    };
+    if entries.len() < answers.most { Ok(begins) } else { Ok(oldest.map_or(begins, |oldest| oldest.max(begins))) }
 }
 
 /// What a line says.
@@ -88,12 +199,42 @@ struct Entry {
     uid: Option<String>,
     #[serde(rename = "_TRANSPORT")]
     transport: Option<String>,
+    #[serde(rename = "_EXE")]
+    exe: Option<String>,
+    #[serde(rename = "MESSAGE_ID")]
+    id: Option<String>,
     #[serde(rename = "MESSAGE")]
     message: Option<serde_json::Value>,
 }
 
-/// The fields that [`read`] looks at, for `--output-fields=`.
-pub const FIELDS: &str = "SYSLOG_IDENTIFIER,SYSLOG_PID,_UID,_TRANSPORT,MESSAGE";
+impl Entry {
+    fn time(&self) -> Option<Timestamp> {
+        self.at.parse().ok().and_then(|micros| Timestamp::from_microsecond(micros).ok())
+    }
+
+    fn text(&self) -> Option<&str> {
+        self.message.as_ref()?.as_str()
+    }
+
+    /// Whether root wrote it, by a program of this name. journald names the program where it was still there to be looked at; one that
+    /// writes and ends at once is not.
+    fn of_root(&self, programs: &[&str]) -> bool {
+        let is_one = |exe: &String| exe.rsplit('/').next().is_some_and(|name| programs.contains(&name));
+        self.uid.as_deref() == Some("0") && self.exe.as_ref().is_none_or(is_one)
+    }
+
+    fn of_sshd(&self) -> bool {
+        matches!(self.by.as_deref(), Some("sshd" | "sshd-session" | "sshd-auth"))
+            && self.of_root(&["sshd", "sshd-session", "sshd-auth"])
+    }
+
+    fn of_journald(&self) -> bool {
+        self.of_root(&["systemd-journald"])
+    }
+}
+
+/// The fields that are looked at, for `--output-fields=`.
+pub const FIELDS: &str = "SYSLOG_IDENTIFIER,SYSLOG_PID,_UID,_TRANSPORT,_EXE,MESSAGE_ID,MESSAGE";
 
 /// How somebody logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,10 +250,7 @@ pub struct Entrance {
 /// The logins that these lines tell of, by the client's end of the connection; of two from the same port, the later one.
 pub fn entrances(json: &str) -> BTreeMap<SocketAddr, Entrance> {
     let entries = json.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
-    let by_sshd = entries.filter(|entry| {
-        entry.uid.as_deref() == Some("0") && matches!(entry.by.as_deref(), Some("sshd" | "sshd-session" | "sshd-auth"))
-    });
-    by_sshd.filter_map(|entry| entrance(entry.message.as_ref()?.as_str()?)).collect()
+    entries.filter(Entry::of_sshd).filter_map(|entry| entrance(entry.message.as_ref()?.as_str()?)).collect()
 }
 
 /// `Accepted publickey for alice from A port P ssh2: ED25519 SHA256:...`, `Accepted keyboard-interactive/pam for alice from A port P ssh2`
@@ -135,27 +273,32 @@ fn entrance(text: &str) -> Option<(SocketAddr, Entrance)> {
 pub fn read(json: &str) -> Vec<Told> {
     let mut found: Vec<Told> = Vec::new();
     for entry in json.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok()) {
-        let Some(text) = entry.message.as_ref().and_then(serde_json::Value::as_str) else { continue };
-        let Some(at) = entry.at.parse().ok().and_then(|micros| Timestamp::from_microsecond(micros).ok()) else { continue };
-        let of_root = entry.uid.as_deref() == Some("0");
+        let (Some(text), Some(at)) = (entry.text(), entry.time()) else { continue };
         let kernel = entry.transport.as_deref() == Some("kernel");
-        let by = entry.by.unwrap_or_default();
+        let by = entry.by.clone().unwrap_or_default();
         let text = text.strip_suffix(" [preauth]").unwrap_or(text);
-        let said = match by.as_str() {
-            "kernel" | "audit" if kernel => of_kernel(text).map(|what| (None, None, what)),
-            "systemd" | "systemd-coredump" if of_root => of_systemd(text).map(|what| (None, None, what)),
+        let (said, vouched) = match by.as_str() {
+            // They name a program by a name that anybody can give to one.
+            "kernel" | "audit" if kernel => (of_kernel(text).map(|what| (None, None, what)), false),
+            "systemd-coredump" if entry.uid.as_deref() == Some("0") => (of_coredump(text).map(|what| (None, None, what)), false),
+            "systemd" if entry.of_root(&["systemd"]) => (of_systemd(text).map(|what| (None, None, what)), true),
             "sshd" | "sshd-session" | "sshd-auth" => {
-                if of_root && text.starts_with("Server listening on ") {
+                let vouched = entry.of_sshd();
+                if vouched && text.starts_with("Server listening on ") {
                     found.retain(|told| matches!(told.what, Said::Crashed));
                 }
                 // Of a session's own process, which runs as its user, only what every user may say of himself is taken.
-                of_sshd(text).filter(|(_, _, what)| of_root || matches!(what, Said::NoAnswer(_) | Said::NoMoreSessions))
+                let said = of_sshd(text);
+                (said.filter(|(_, _, what)| vouched || matches!(what, Said::NoAnswer(_) | Said::NoMoreSessions)), vouched)
             }
-            _ => None,
+            _ => (None, false),
         };
         let Some((from, port, what)) = said else { continue };
-        let by = entry.pid.filter(|_| !kernel).map_or_else(|| by.clone(), |pid| format!("{by}[{pid}]"));
-        found.push(Told { at, from: from.map(canonical), port, what, by, text: text.to_owned() });
+        let mut by = entry.pid.as_ref().filter(|_| !kernel).map_or_else(|| by.clone(), |pid| format!("{by}[{pid}]"));
+        if let Some(uid) = entry.uid.as_deref().filter(|uid| *uid != "0") {
+            by = format!("{by} of uid {uid}");
+        }
+        found.push(Told { at, from: from.map(canonical), port, what, by, text: text.to_owned(), vouched });
     }
     found
 }
@@ -278,15 +421,19 @@ fn of_kernel(text: &str) -> Option<Said> {
     named.then_some(Said::Crashed)
 }
 
-/// systemd.exec(5): how the main process of a unit ended; and systemd-coredump(8).
+/// systemd.exec(5): how the main process of a unit ended.
 fn of_systemd(text: &str) -> Option<Said> {
     let of_unit = text.starts_with("ssh.service: ") || text.starts_with("sshd.service: ");
     let killed = ["code=killed, status=11/SEGV", "code=dumped", "status=31/SYS", "status=6/ABRT", "status=7/BUS", "status=4/ILL"];
     let died = of_unit && (text.contains("Main process exited") || text.contains("Control process exited"));
     let starved = of_unit && text.contains("killed by the OOM killer");
-    let dumped =
-        ["(sshd)", "(sshd-session)", "(sshd-auth)"].iter().any(|name| text.contains(name)) && text.contains("dumped core");
-    (died && killed.iter().any(|how| text.contains(how)) || starved || dumped).then_some(Said::Crashed)
+    (died && killed.iter().any(|how| text.contains(how)) || starved).then_some(Said::Crashed)
+}
+
+/// systemd-coredump(8)
+fn of_coredump(text: &str) -> Option<Said> {
+    let ours = ["(sshd)", "(sshd-session)", "(sshd-auth)"].iter().any(|name| text.contains(name));
+    (ours && text.contains("dumped core")).then_some(Said::Crashed)
 }
 
 #[cfg(test)]
@@ -407,10 +554,10 @@ mod tests {
         for text in [
             "ssh.service: Main process exited, code=killed, status=11/SEGV",
             "ssh.service: A process of this unit has been killed by the OOM killer.",
-            "Process 41 (sshd) of user 0 dumped core.",
         ] {
             assert_eq!(said("systemd", text), Some((None, Said::Crashed)), "{text}");
         }
+        assert_eq!(said("systemd-coredump", "Process 41 (sshd) of user 0 dumped core."), Some((None, Said::Crashed)));
         assert_eq!(said("systemd", "ssh.service: Main process exited, code=exited, status=255/EXCEPTION"), None);
     }
 
@@ -440,7 +587,52 @@ mod tests {
     fn what_users_write_in_the_name_of_sshd_is_not_believed() {
         let drop = "drop connection #0 from [203.0.113.7]:1 on [203.0.113.1]:22 penalty: failed authentication";
         assert!(read(&line("sshd", 1000, drop)).is_empty());
-        assert_eq!(read(&line("sshd-session", 1000, "error: no more sessions")).len(), 1);
+        let of_himself = read(&line("sshd-session", 1000, "error: no more sessions"));
+        assert!(of_himself.iter().all(|told| !told.vouched && told.by == "sshd-session[81] of uid 1000"), "{of_himself:?}");
+        assert_eq!(of_himself.len(), 1);
+        let by_logger = line("sshd", 0, drop).replace("\"_UID\"", "\"_EXE\":\"/usr/bin/logger\",\"_UID\"");
+        assert!(by_logger.contains("logger") && read(&by_logger).is_empty(), "a script of root's that quotes others");
+        let by_sshd = by_logger.replace("/usr/bin/logger", "/usr/lib/openssh/sshd-session");
+        assert!(read(&by_sshd).iter().all(|told| told.vouched) && read(&by_sshd).len() == 1);
         assert!(read(&line("systemd", 1000, "ssh.service: Main process exited, code=killed, status=11/SEGV")).is_empty());
+    }
+
+    fn answers<'a>(by_root: &'a str, older: &'a str) -> Answers<'a> {
+        let since = Timestamp::from_second(1_795_251_000).unwrap();
+        Answers { since, most: 3, by_root: Ok(by_root), older: Ok(older), hints: "" }
+    }
+
+    #[test]
+    fn no_line_means_nothing_where_some_may_be_missing() {
+        let now = Timestamp::from_second(1_795_251_900).unwrap();
+        let drop = "drop connection #0 from [203.0.113.7]:1 on [203.0.113.1]:22 penalty: failed authentication";
+        let (one, old) = (line("sshd", 0, drop), line("cron", 0, "x"));
+        let gap = |answers: &Answers<'_>| journal(answers).gap(now, 600).unwrap_or_default();
+        assert_eq!(gap(&answers(&one, &old)), "", "it reaches back");
+        assert!(gap(&answers(&one, "")).contains("rotated"));
+        assert!(
+            gap(&Answers { by_root: Err("no such file"), ..answers(&one, &old) }).contains("could not be read: no such file")
+        );
+        assert!(gap(&Answers { older: Err("too slow"), ..answers(&one, &old) }).contains("too slow"));
+        let many = one.repeat(3);
+        assert!(gap(&answers(&many, &old)).contains("not there or were not read"), "a full window");
+        assert_eq!(journal(&answers(&many, &old)).gap(now, 200), None, "and it reaches back far enough for a short penalty");
+        assert!(gap(&answers(&format!("{one}nonsense\n"), &old)).contains("not understood"));
+        // A host that was started just now: journald before sshd.
+        let journald = |id: &str, text: &str, exe: &str| {
+            line("systemd-journald", 0, text).replace("\"_UID\"", &format!("\"MESSAGE_ID\":\"{id}\",\"_EXE\":\"{exe}\",\"_UID\""))
+        };
+        let start = journald(JOURNAL_START, "Journal started", "/usr/lib/systemd/systemd-journald");
+        let listening = line("sshd", 0, "Server listening on 0.0.0.0 port 22.");
+        assert_eq!(gap(&answers(&format!("{start}{listening}"), "")), "");
+        assert!(gap(&answers(&start, "")).contains("not there"), "sshd may be older than the journal");
+        let forged = start.replace("systemd-journald\"", "logger\"");
+        assert!(gap(&answers(&format!("{forged}{listening}"), "")).contains("rotated"));
+        let lost = "Suppressed 5200 messages from ssh.service";
+        let lost = journald(JOURNAL_DROPPED, lost, "/usr/lib/systemd/systemd-journald");
+        assert!(gap(&answers(&format!("{listening}{lost}"), &old)).contains("Suppressed 5200"));
+        let others =
+            journald(JOURNAL_DROPPED, "Suppressed 9 messages from user@1000.service", "/usr/lib/systemd/systemd-journald");
+        assert_eq!(gap(&answers(&others, &old)), "");
     }
 }

@@ -83,14 +83,10 @@ pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         },
     };
     let server = &server;
-    let told = match &host.sshd.journal {
-        Some(Ok(told)) => told.as_slice(),
-        Some(Err(_)) => &[],
-        None => {
-            needs.insert(host::Need::Sshd(Need::Journal));
-            &[]
-        }
-    };
+    if host.sshd.journal.is_none() {
+        needs.insert(host::Need::Sshd(Need::Journal));
+    }
+    let told = host.sshd.journal.as_ref().map_or(&[][..], |journal| &journal.lines);
     let mut admission = admission::judge(host, server, connection, told);
     admission.add(power::judge(host, !server.running, needs));
     let about_it = about_it(server, connection, told);
@@ -177,7 +173,7 @@ fn login(
     }
     let Some(client) = client(&login, known) else { return Vec::new() };
     let mut access = access::judge(host, server, effective, &client);
-    let told = host.sshd.journal.as_ref().and_then(|told| told.as_ref().ok()).map_or(&[][..], Vec::as_slice);
+    let told = host.sshd.journal.as_ref().map_or(&[][..], |journal| &journal.lines);
     let about_it = about_it(server, connection, told);
     access.add(happened(server, effective, &about_it, Some(user), &settings(server, Some(&client))));
     let account = account::judge(host, effective, &client, known, needs);

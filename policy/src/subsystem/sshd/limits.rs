@@ -50,6 +50,13 @@ impl About<'_> {
         evidence
     }
 
+    /// The same, of those that only sshd, systemd or the kernel can write.
+    fn last_vouched(&self, is: impl Fn(&Said) -> bool) -> Option<(&Told, bool)> {
+        let told: Vec<&Told> = self.told.iter().copied().filter(|told| told.vouched).collect();
+        let at = told.iter().rposition(|told| is(&told.what))?;
+        told.get(at).map(|told| (*told, false))
+    }
+
     /// The last line of this kind, and whether the client got in after it.
     fn last(&self, is: impl Fn(&Said) -> bool) -> Option<(&Told, bool)> {
         let at = self.told.iter().rposition(|told| is(&told.what))?;
@@ -138,7 +145,7 @@ fn keepalive(about: &About<'_>) -> Option<Judgement> {
         Said::NoAnswer(user) => user.is_none() || about.user.is_none() || user.as_deref() == about.user,
         _ => false,
     };
-    let (told, _) = about.last(ends)?;
+    let (told, _) = about.last_vouched(ends).or_else(|| about.last(ends))?;
     let (interval, count) = (about.number("clientaliveinterval")?, about.number("clientalivecountmax")?);
     let evidence = about.evidence(told, &["clientaliveinterval", "clientalivecountmax"]);
     let detail = if interval == 0 {
@@ -151,7 +158,9 @@ fn keepalive(about: &About<'_>) -> Option<Judgement> {
         .to_owned();
     let mut judgement = found(Cause::SshdKeepalive, false, "sshd", evidence, fix);
     judgement.detail = detail;
-    Some(judgement.with([about.set("ClientAliveInterval", 60), about.set("ClientAliveCountMax", 3)].into_iter().flatten()))
+    // Where the session ran as its user, so did what wrote the line: any user can write it, and the setting is everybody's.
+    let remedies = [about.set("ClientAliveInterval", 60), about.set("ClientAliveCountMax", 3)].into_iter().flatten();
+    Some(judgement.with(remedies.filter(|_| told.vouched)))
 }
 
 /// The lines that concern these sources, and those that name nobody.

@@ -71,7 +71,7 @@ pub fn ledger(told: &[Told], net: IpNet, terms: &Terms, now: Timestamp) -> Optio
         (_, Some(from)) => net.contains(&from),
         (_, None) => false,
     };
-    let mine: Vec<&Told> = told.iter().filter(concerns).collect();
+    let mine: Vec<&Told> = told.iter().filter(|told| told.vouched).filter(concerns).collect();
     let named = |told: &&&Told| match &told.what {
         Said::Penalty { .. } => true,
         Said::Dropped(reason) => reason.starts_with("penalty"),
@@ -208,7 +208,15 @@ mod tests {
 
     fn told(second: i64, from: &str, port: u16, what: Said) -> Told {
         let from = Some(from.parse().unwrap());
-        Told { at: at(second), from, port: Some(port), what, by: "sshd[81]".to_owned(), text: format!("line {second}") }
+        Told {
+            at: at(second),
+            from,
+            port: Some(port),
+            what,
+            by: "sshd[81]".to_owned(),
+            text: format!("line {second}"),
+            vouched: true,
+        }
     }
 
     fn penalty(second: i64, seconds: i64) -> Told {

@@ -6,6 +6,7 @@ use super::admission::place;
 use super::broken::{self, Broken};
 use super::candidate::{Candidate, answer};
 use super::config::{self, Changed, Document, Edit, Setting, Tree, evaluate};
+use super::journal::Journal;
 use super::judge::stages;
 use super::plan::{Keyword, Planned, plan_edits, plan_lines, plan_reload, plan_set, plan_start};
 use super::repair::{Mend, Repair};
@@ -224,8 +225,8 @@ fn begins_anew(state: &mut HostState, port: u16, activation: &Activation) {
     if *activation == Activation::Nothing && !each {
         return;
     }
-    if let Some(Ok(told)) = &mut state.sshd.journal {
-        told.clear();
+    if let Some(journal) = &mut state.sshd.journal {
+        *journal = Journal::silent();
     }
     if let Some(Part::Present(server)) = state.sshd.servers.get_mut(&port) {
         server.startups = None;

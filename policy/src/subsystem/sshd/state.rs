@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Document, Line, Tree};
 use super::faillock::Tally;
-use super::journal::{Entrance, Told};
+use super::journal::{Entrance, Journal};
 use super::power::Power;
 use super::revoked_keys::RevokedKeys;
 use super::{Answer, AuthorizedKey, Candidate, Effective, Invocation, Running};
@@ -102,8 +102,8 @@ pub struct State {
     pub candidates: BTreeMap<Candidate, Answer>,
     /// The effective configuration of logins with such files.
     pub candidate_logins: BTreeMap<(Candidate, Login), Result<Effective, String>>,
-    /// The last quarter of an hour, oldest first; the text says why it is not known.
-    pub journal: Option<Result<Vec<Told>, String>>,
+    /// The last quarter of an hour.
+    pub journal: Option<Journal>,
     /// How live sessions logged in, by the client's end; those that the journal does not tell of are left out.
     pub entrances: Option<BTreeMap<SocketAddr, Entrance>>,
     /// Tallies of `pam_faillock`, by user; absent where sshd does not ask it.
