@@ -1,5 +1,5 @@
 //! One process, held by a descriptor of its folder in /proc: what is read and signalled through it is that process and never another one
-//! that got its id (proc(5), pidfd_send_signal(2)). Reads cheap facts only; decides nothing about who it is.
+//! that got its id (proc(5), `pidfd_send_signal(2)`). Reads cheap facts only; decides nothing about who it is.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -98,9 +98,13 @@ impl Process {
         Ok((found, looked))
     }
 
-    /// Sends it a signal, and nobody else.
+    /// Sends it SIGHUP or SIGTERM, and nobody else. No other signal is sent by sshfix.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        let number = signal as libc::c_int;
+        let number = match signal {
+            Signal::SIGHUP => libc::SIGHUP,
+            Signal::SIGTERM => libc::SIGTERM,
+            _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        };
         // SAFETY: the descriptor is open, the null pointer stands for "as kill(2) would", and there are no flags.
         let sent = unsafe {
             libc::syscall(libc::SYS_pidfd_send_signal, self.folder.as_raw_fd(), number, std::ptr::null::<libc::siginfo_t>(), 0)

@@ -17,7 +17,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::Uid;
 use thiserror::Error;
 
-/// As many as the kernel follows (path_resolution(7)).
+/// As many as the kernel follows (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
 /// Why a file was not opened.
@@ -235,7 +235,7 @@ impl Walk {
             // In a shared folder anybody can give a file of root's another name (link(2)).
             _ if here.shared => not_roots("in a folder that others than root can write"),
             libc::S_IFLNK => {
-                // A link of proc_pid_root(5) leads somewhere else than its text says.
+                // A link of `proc_pid_root(5)` leads somewhere else than its text says.
                 if fstatfs(fd.as_fd()).map_err(failed(&at))?.filesystem_type() == PROC_SUPER_MAGIC {
                     return not_roots("a link of /proc");
                 }

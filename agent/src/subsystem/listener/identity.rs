@@ -40,7 +40,7 @@ const PLACES: [&str; 23] = [
 ];
 /// `cgroup` has one line, or a dozen short ones in the old hierarchies.
 const MAX_CGROUP: u64 = 64 << 10;
-/// What the kernel says behind the path of a file that has no name any more (proc_pid_exe(5)).
+/// What the kernel says behind the path of a file that has no name any more (`proc_pid_exe(5)`).
 const DELETED: &str = " (deleted)";
 
 /// What processes are compared with.

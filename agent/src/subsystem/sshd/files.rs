@@ -73,10 +73,9 @@ pub(super) fn trusted(invocation: &Invocation) -> Result<Result<Tree, String>, S
         Ok(tree) => Ok(tree),
     };
     for path in named(tree.as_ref().ok(), &invocation.options) {
-        match roots::find(Path::new(&path)) {
-            Err(error @ RootsError::NotRoots { .. }) => return Err(error.to_string()),
-            // What is not there, or cannot be opened, sshd does not read either.
-            Ok(_) | Err(_) => {}
+        // What is not there, or cannot be opened, sshd does not read either.
+        if let Err(error @ RootsError::NotRoots { .. }) = roots::find(Path::new(&path)) {
+            return Err(error.to_string());
         }
     }
     Ok(tree)

@@ -94,7 +94,7 @@ fn make_key(path: &Path, kind: &str) -> Result<Done, StepError> {
         return Ok(Done::Already);
     }
     let folder = path.parent().and_then(|folder| roots::find(folder).ok());
-    if !folder.is_some_and(|folder| !folder.writable_by_others()) {
+    if folder.is_none_or(|folder| folder.writable_by_others()) {
         return Err(StepError::Failed(format!("{} does not lie in a folder that only root can write", path.display())));
     }
     let name = path.to_str().ok_or_else(|| drifted(path))?;
