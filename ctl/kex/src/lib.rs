@@ -3,10 +3,16 @@
 
 mod transport;
 
+use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
 use ring::agreement::{self, Algorithm, ECDH_P256, ECDH_P384, EphemeralPrivateKey, UnparsedPublicKey, X25519};
 use ring::rand::SystemRandom;
 use sshfix_policy::access_proof::{
@@ -129,6 +135,46 @@ pub enum KexError {
     Local(String),
 }
 
+impl KexError {
+    /// Whether sshd answered and turned just this client away, so that another source address may be let in: a penalty
+    /// (`PerSourcePenalties`), `PerSourceMaxStartups`. What a packet filter or hosts.deny does is not passed by: it may be what the
+    /// change did.
+    pub fn is_about_the_source(&self) -> bool {
+        match self {
+            KexError::TurnedAway { .. } => true,
+            KexError::Refused { .. }
+            | KexError::Silence { .. }
+            | KexError::Stalled { .. }
+            | KexError::NoBanner { .. }
+            | KexError::NotSsh { .. }
+            | KexError::Lost { .. }
+            | KexError::Protocol { .. }
+            | KexError::NoCommon { .. }
+            | KexError::NotProven { .. }
+            | KexError::Local(_) => false,
+        }
+    }
+}
+
+/// A way to the SSH port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The address the connection is made from; as the kernel chooses when not given.
+    pub from: Option<IpAddr>,
+    /// The port.
+    pub to: SocketAddr,
+}
+
+/// `from 127.93.4.8 to 127.0.0.1:22`
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.from {
+            Some(from) => write!(f, "from {from} to {}", self.to),
+            None => write!(f, "to {}", self.to),
+        }
+    }
+}
+
 fn after(during: &str) -> String {
     format!(" while its {during} is awaited")
 }
@@ -141,20 +187,33 @@ fn libwrap(after: &Duration) -> &'static str {
 /// One key exchange with the first target that does not refuse, with this cookie (`access_proof::cookie`) in our KEXINIT.
 /// `timeout` is for each target, from connect to the last byte. libwrap takes five seconds to refuse: less hides it.
 pub fn prove(targets: &[SocketAddr], cookie: &[u8; COOKIE], timeout: Duration) -> Result<AccessProof, KexError> {
-    let mut refused = None;
-    for target in targets {
-        match exchange(*target, cookie, timeout) {
-            // Perhaps sshd listens on another address of this host.
-            Err(error @ KexError::Refused { .. }) => refused = refused.or(Some(error)),
-            answer => return answer,
-        }
-    }
-    Err(refused.unwrap_or_else(|| KexError::Local("there is no address to try".to_owned())))
+    let ways: Vec<Way> = targets.iter().map(|to| Way { from: None, to: *to }).collect();
+    prove_by(&ways, cookie, timeout, |_| false).map(|(proof, _)| proof)
 }
 
-fn exchange(to: SocketAddr, cookie: &[u8; COOKIE], timeout: Duration) -> Result<AccessProof, KexError> {
+/// The same by the first way that neither is refused nor fails by what `goes_on` says; and which that was.
+pub fn prove_by(
+    ways: &[Way],
+    cookie: &[u8; COOKIE],
+    timeout: Duration,
+    goes_on: impl Fn(&KexError) -> bool,
+) -> Result<(AccessProof, Way), KexError> {
+    let mut first = None;
+    for way in ways {
+        match exchange(*way, cookie, timeout) {
+            // Perhaps sshd listens on another address of this host.
+            Err(error) if matches!(error, KexError::Refused { .. }) || goes_on(&error) => first = first.or(Some(error)),
+            Err(error) => return Err(error),
+            Ok(proof) => return Ok((proof, *way)),
+        }
+    }
+    Err(first.unwrap_or_else(|| KexError::Local("there is no address to try".to_owned())))
+}
+
+fn exchange(way: Way, cookie: &[u8; COOKIE], timeout: Duration) -> Result<AccessProof, KexError> {
     let deadline = Instant::now() + timeout;
-    let stream = TcpStream::connect_timeout(&to, timeout).map_err(|why| match why.kind() {
+    let to = way.to;
+    let stream = connect(way, timeout).map_err(|why| match why.kind() {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => KexError::Silence { to, seconds: timeout.as_secs() },
         _ => KexError::Refused { to, why },
     })?;
@@ -201,6 +260,21 @@ fn exchange(to: SocketAddr, cookie: &[u8; COOKIE], timeout: Duration) -> Result<
     };
     access_proof::check(&proof, cookie).map_err(|why| KexError::NotProven { to, why })?;
     Ok(proof)
+}
+
+fn connect(Way { from, to }: Way, timeout: Duration) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect_timeout(&to, timeout) };
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+    // socket(7): it bounds connect(2), too, which fails with EINPROGRESS then.
+    let time = TimeVal::milliseconds(i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
+    setsockopt(&socket, SendTimeout, &time)?;
+    match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Ok(()) => Ok(TcpStream::from(socket)),
+        Err(Errno::EINPROGRESS) => Err(ErrorKind::TimedOut.into()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn algorithm(method: Method) -> &'static Algorithm {
