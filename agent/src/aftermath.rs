@@ -1,25 +1,29 @@
 //! What a change that was taken back left behind in fail2ban: whom a line of hosts.deny or an edit of sshd's kept out tried again and
-//! again, and is banned for it when the change is gone. Those bans are lifted, by changes of the agent's own. Must not decide which
-//! tickets they are: `policy::subsystem::fail2ban::earned` does. Lifts no ban that was there before or that came by anything else.
+//! again, and is banned for it when the change is gone. Those bans are lifted, by changes of the agent's own: of whom the plan closed, of
+//! who was logged in when it was made, and of `keep` entries; and of these only whom the one who made the change may unban now. What a
+//! signer claims to come from lifts nothing. Must not decide which tickets they are: `policy::subsystem::fail2ban::earned` does. Lifts no
+//! ban that was there before or that came by anything else.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use sshfix_policy::address::Source;
-use sshfix_policy::host::{Part, Question};
+use sshfix_policy::authorize::Grants;
+use sshfix_policy::host::{Part, PathOrigin, Question};
 use sshfix_policy::plan;
-use sshfix_policy::request::Operation;
+use sshfix_policy::reply::PathDocument;
+use sshfix_policy::request::{Action, Operation};
 use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::fail2ban;
 
+use crate::config;
 use crate::live::LiveHost;
 use crate::observe::observed;
 use crate::once::Once;
 use crate::own::{self, Own};
 use crate::pipeline::{self, Agent};
 use crate::store::{ChangeRecord, Store, StoreError};
-use crate::subsystem::sshd;
 
 /// How often it is looked.
 pub const INTERVAL: Duration = Duration::from_secs(2);
@@ -34,15 +38,13 @@ const AT_START: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug)]
 pub struct Keeper {
     started: Instant,
-    /// Who had logged in before a change, so that the journal is read once.
-    logins: BTreeMap<String, Vec<Source>>,
     /// What was said of the changes.
     unread: Once,
 }
 
 impl Default for Keeper {
     fn default() -> Self {
-        Self { started: Instant::now(), logins: BTreeMap::new(), unread: Once::default() }
+        Self { started: Instant::now(), unread: Once::default() }
     }
 }
 
@@ -60,11 +62,10 @@ impl Keeper {
             }
         };
         self.unread.is_over();
-        self.logins.retain(|id, _| changes.iter().any(|change| change.id == *id));
         for change in changes {
-            let logins = self.logins.entry(change.id.clone()).or_insert_with(|| logins(&change)).clone();
             let mut host = pipeline::lock(&agent.host);
-            for earned in earned(&mut host, &agent.store, agent.config.ssh_port, &change, logins) {
+            let policy = &agent.config.paths.policy;
+            for earned in earned(&mut host, &agent.store, agent.config.ssh_port, policy, &change) {
                 let (what, port) = (earned.text(), agent.config.ssh_port);
                 if let Err(why) = earned.lifted(&mut host, port, |host, own| own::make(agent, host, own, &what)) {
                     tracing::warn!(change = change.id, "could not {what}; it is tried again: {why}");
@@ -75,10 +76,10 @@ impl Keeper {
 }
 
 /// One look of an agent that cannot start. What was lifted, and by which change.
-pub fn look_once(host: &mut LiveHost, store: &Store, port: u16) -> Result<Vec<(String, String)>, StoreError> {
+pub fn look_once(host: &mut LiveHost, store: &Store, port: u16, policy: &Path) -> Result<Vec<(String, String)>, StoreError> {
     let mut lifted = Vec::new();
     for change in taken_back(store, LOOKED_AFTER)? {
-        for earned in earned(host, store, port, &change, logins(&change)) {
+        for earned in earned(host, store, port, policy, &change) {
             let what = earned.text();
             match earned.lifted(host, port, |host, own| own::change(host, store, own).map_err(|(_, why)| why)) {
                 Ok(change) => lifted.extend(change.map(|change| (what, change))),
@@ -100,20 +101,6 @@ fn taken_back(store: &Store, lately: SignedDuration) -> Result<Vec<ChangeRecord>
     Ok(changes)
 }
 
-/// From where somebody had logged in before a change of sshd's was made. Whom that keeps out is told by names, not by addresses.
-fn logins(change: &ChangeRecord) -> Vec<Source> {
-    if !change.steps.iter().any(|record| matches!(record.step, Step::Sshd(_))) {
-        return Vec::new();
-    }
-    match sshd::logged_in_before(change.started_at) {
-        Ok(addresses) => addresses.into_iter().map(Source::from).collect(),
-        Err(why) => {
-            tracing::warn!(change = change.id, "from where people logged in before it is not known: {why}");
-            Vec::new()
-        }
-    }
-}
-
 /// A ban that a change earned.
 struct Earned<'a> {
     change: &'a ChangeRecord,
@@ -121,11 +108,12 @@ struct Earned<'a> {
     source: Source,
 }
 
-/// The bans that were made while the change stood, of whom it kept out; not those that a later change is about.
-fn earned<'a>(host: &mut LiveHost, store: &Store, port: u16, change: &'a ChangeRecord, logins: Vec<Source>) -> Vec<Earned<'a>> {
+/// The bans that were made while the change stood, of whom it kept out and whoever made it may unban; not those that a later change
+/// is about.
+fn earned<'a>(host: &mut LiveHost, store: &Store, port: u16, policy: &Path, change: &'a ChangeRecord) -> Vec<Earned<'a>> {
     let (Some(plan), Some(end)) = (&change.plan, change.finished_at) else { return Vec::new() };
-    let paths = plan.paths.iter().filter_map(|path| path.source.parse().ok());
-    let kept_out: Vec<Source> = plan.closes.iter().copied().chain(paths).chain(logins).collect();
+    let paths = plan.paths.iter().filter(|path| was_there(path)).filter_map(|path| path.source.parse().ok());
+    let kept_out: Vec<Source> = plan.closes.iter().copied().chain(paths).collect();
     let question = Question { sources: kept_out.iter().copied().collect(), port, everybody: false };
     let Part::Present(state) = host.bans(&question) else { return Vec::new() };
     let until = end.checked_add(LATE).unwrap_or(end);
@@ -138,8 +126,26 @@ fn earned<'a>(host: &mut LiveHost, store: &Store, port: u16, change: &'a ChangeR
             matches!(record.step, Step::Fail2ban(_)) && record.step.touches().is_none_or(|touched| touched.contains(&source))
         })
     };
-    let found = found.into_iter().filter(|(_, source)| !meant(*source));
-    found.map(|(jail, source)| Earned { change, jail, source }).collect()
+    let mut found: Vec<Earned<'_>> =
+        found.into_iter().filter(|(_, source)| !meant(*source)).map(|(jail, source)| Earned { change, jail, source }).collect();
+    if !found.is_empty() {
+        // As they are now: who may not unban any more lifts nothing.
+        let grants = config::grants(policy).unwrap_or_else(|why| {
+            tracing::warn!(change = change.id, "no ban was lifted, because nobody may unban: {why}");
+            Grants::default()
+        });
+        found.retain(|earned| grants.permit(&change.principal, Action::Unban, earned.source));
+    }
+    found
+}
+
+/// Whether the path was proven to be one when the change was made; what the signer claims is not.
+fn was_there(path: &PathDocument) -> bool {
+    match path.origin {
+        Some(PathOrigin::Session | PathOrigin::Keep) => true,
+        // None: a change of a version that did not record it.
+        Some(PathOrigin::Requester) | None => false,
+    }
 }
 
 /// So many of the newest changes are looked through for one that is about the same address.

@@ -278,7 +278,7 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
                     alternatives: vec![],
                     notes: vec![],
                 };
-                (host.clone(), SafePlan::unproven(plan))
+                (host.clone(), SafePlan::unproven(plan, &[]))
             }));
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::Deserialize;
 use sshfix_policy::address::Source;
+use sshfix_policy::authorize::Grants;
 use sshfix_policy::host::{AccessPath, PathOrigin};
 use thiserror::Error;
 
@@ -335,6 +336,15 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The grants as they are now.
+///
+/// # Errors
+/// Where the file cannot be read, trusted or understood; it permits nothing then.
+pub fn grants(policy: &Path) -> Result<Grants, String> {
+    let text = read_trusted(policy).map_err(|error| error.to_string())?;
+    Grants::parse(&text).map_err(|error| format!("{}: {error}", policy.display()))
 }
 
 /// A small text file that root trusts.

@@ -4,7 +4,7 @@
 
 use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::authorize::AuthorizedRequest;
-use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState, ErrorCode, ErrorDocument};
+use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState, ErrorCode, ErrorDocument, Guarded, Names};
 
 use crate::change;
 use crate::lease;
@@ -17,13 +17,14 @@ use crate::store::{ChangeRecord, ChangeStage, StoreError};
 use crate::subsystem::sshd;
 use crate::sys::clock::Moment;
 
-/// Keeps a pending change. Every reason against it is said: whoever asks is known and may ask.
+/// Keeps a pending change. Every reason against it is said: whoever asks is known and may ask. Without a proof it says whether only
+/// that is missing, so that nobody makes a key exchange for a change that cannot be confirmed.
 pub(crate) fn confirm(
     agent: &Agent,
     challenge: &Challenge,
     authorized: &AuthorizedRequest,
     id: &str,
-    proof: &AccessProof,
+    proof: Option<&AccessProof>,
 ) -> Result<Body, Refusal> {
     let now = Moment::now();
     let change = one(agent, id)?;
@@ -39,6 +40,7 @@ pub(crate) fn confirm(
     if change.pending_since_boot.is_none_or(|pending| challenge.since_boot <= pending) {
         return Err(refused("this connection was made before the change was applied; connect again".to_owned()));
     }
+    let Some(proof) = proof else { return Err(proof_needed(&change, &now).into()) };
     let cookie = access_proof::cookie(id, &challenge.value);
     let keys =
         sshd::host_keys(agent.config.ssh_port).map_err(|why| refused(format!("the host keys of sshd are not known: {why}")))?;
@@ -115,13 +117,19 @@ pub(crate) fn waiting(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
     let brief = report::brief(change, now);
     let ChangeBrief { id, principal, seconds_left, detail, .. } = &brief;
     let mut document = if change.stage == ChangeStage::Stuck {
-        ErrorDocument::new(
+        let mut stuck = ErrorDocument::new(
             ErrorCode::Stuck,
             format!("change {id} of {principal} is stuck, and nothing else is changed before it is dealt with: {detail}"),
             format!(
                 "do what is said there, then `sshfix ctl rollback {id}`; or `sshfix ctl rollback {id} --abandon` leaves it as it is"
             ),
-        )
+        );
+        stuck.guarded = Some(Box::new(Guarded {
+            names: Names::ChangeOf(principal.clone()),
+            message: format!("change {id} of {principal} is stuck, and nothing else is changed before it is dealt with"),
+            advice: format!("ask {principal}, or root of this host"),
+        }));
+        stuck
     } else {
         let left = seconds_left.map_or(String::new(), |left| format!(" and ends by itself in {left} s"));
         ErrorDocument::new(
@@ -164,6 +172,16 @@ fn not_confirmed(change: &ChangeRecord, now: &Moment, why: &str) -> ErrorDocumen
         "who made it confirms it with `sshfix ctl confirm`, which makes the new connections itself",
     );
     document.change = Some(Box::new(brief));
+    document
+}
+
+fn proof_needed(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
+    let mut document = ErrorDocument::new(
+        ErrorCode::ProofNeeded,
+        format!("change {} can be confirmed, with a proof that the SSH port answers; it was not confirmed yet", change.id),
+        "`sshfix ctl confirm` makes the proof itself",
+    );
+    document.change = Some(Box::new(report::brief(change, now)));
     document
 }
 

@@ -175,6 +175,8 @@ const POLICY_TEXT: &str = "\
 #   principal  as in allowed_signers, or a pattern, or a list of them
 #   actions    \"*\", or a list: \"diagnose\", \"unban\", \"banned\", \"status\", ...
 #   networks   only requests about addresses in these; about everybody when left out
+#   users      only these may be named by --user; every user when left out
+#   ports      only these; when left out the SSH port of agent.toml, and every port where nothing else is restricted, as below
 
 [[grant]]
 principal = \"root\"

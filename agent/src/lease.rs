@@ -66,7 +66,7 @@ pub fn revoked(agent: &Agent, operation: &Operation, notes: &[String]) {
 pub fn document(agent: &Agent) -> Result<sshfix_policy::reply::Leases, StoreError> {
     let now = Moment::now();
     let leases = agent.store.leases()?.iter().map(|lease| brief(lease, &now)).collect();
-    Ok(sshfix_policy::reply::Leases { schema: LeasesSchema::V1, leases, notes: Vec::new() })
+    Ok(sshfix_policy::reply::Leases { schema: LeasesSchema::V1, leases, others: 0, notes: Vec::new() })
 }
 
 /// One lease, as it is shown.

@@ -2,7 +2,6 @@
 //! Each stage takes the type that only the stage before can make. Must not hold rules of its own: those are in `policy`.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,13 +9,15 @@ use jiff::Timestamp;
 use sshfix_policy::address::{self, Source};
 use sshfix_policy::allowed_signers::AllowedSigners;
 use sshfix_policy::authenticate::{self, AuthenticateError, AuthenticatedRequest};
-use sshfix_policy::authorize::{self, AuthorizedRequest, Grants};
+use sshfix_policy::authorize::{self, AuthorizedRequest};
 use sshfix_policy::host::{AccessPath, Host, HostState, Needs, Part, PathOrigin, Question};
 use sshfix_policy::left::{self, Left};
 use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan;
 use sshfix_policy::recorded as on_record;
-use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject};
+use sshfix_policy::reply::{
+    Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject, redacted,
+};
 use sshfix_policy::request::{Mode, Operation, Request};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, sshd};
 use sshfix_policy::wire::SignedRequest;
@@ -35,7 +36,7 @@ use crate::refusal::{
     Refusal, failed, late, no_client, not_shown, out_of_bounds, plan_changed, refused, refused_plan, too_many, too_many_words,
     unaudited,
 };
-use crate::report;
+use crate::report::{self, own_addresses};
 use crate::serve::{Admission, Answer, Challenge, Peer};
 use crate::store::{NewChange, NewLease, Store, StoreError};
 use crate::sys::clock::Moment;
@@ -167,11 +168,13 @@ fn admit(agent: &Agent, peer: &Peer, challenge: &Challenge, frame: &[u8]) -> Res
 fn answer(agent: &Agent, asked: &Asked, turn: Option<&Turn>) -> Body {
     let Asked { peer, challenge, authorized, on_record } = asked;
     let record = if *on_record { recorded } else { counted };
-    record(agent, peer, &opening(peer, Some(authorized.signer())), &|| {
+    let body = record(agent, peer, &opening(peer, Some(authorized.signer())), &|| {
         let body = serve(agent, challenge, authorized, turn)?;
         // An answer without all that was to be read for it would be no answer.
         patience::current().filter(Patience::was_cut).map_or(Ok(body), |patience| Err(late(&patience)))
-    })
+    });
+    // The one place where a reply becomes what its signer may see; the record keeps all of it.
+    redacted(body, &authorized.scope().clone().on(own_addresses()))
 }
 
 fn opening(peer: &Peer, authenticated: Option<&AuthenticatedRequest>) -> AuditOpening {
@@ -289,10 +292,8 @@ fn is_new(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<Authenti
 }
 
 fn authorize(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<AuthorizedRequest, Refusal> {
-    let path = &agent.config.paths.policy;
-    let text = config::read_trusted(path).map_err(|error| Refusal::Refused(error.to_string()))?;
-    let grants = Grants::parse(&text).map_err(|error| Refusal::Refused(format!("{}: {error}", path.display())))?;
-    authorize::authorize(authenticated, &grants).map_err(|error| Refusal::Refused(error.to_string()))
+    let grants = config::grants(&agent.config.paths.policy).map_err(Refusal::Refused)?;
+    authorize::authorize(authenticated, &grants, agent.config.ssh_port).map_err(|error| Refusal::Refused(error.to_string()))
 }
 
 /// Observe, then answer or plan, prove, apply and verify.
@@ -305,17 +306,11 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
     if let Operation::Diagnose { address, .. } | Operation::Fix { address, .. } = &request.operation {
         address::of_a_client(*address).map_err(|error| no_client(&error))?;
     }
-    let port = match &request.operation {
-        Operation::Diagnose { port: Some(port), .. }
-        | Operation::Fix { port: Some(port), .. }
-        | Operation::FirewallWho { port: Some(port) }
-        | Operation::SshdShow { port: Some(port), .. } => *port,
-        _ => agent.config.ssh_port,
-    };
+    let port = request.operation.port().unwrap_or(agent.config.ssh_port);
     let question = question(agent, request, port).map_err(|error| failed(&error))?;
     // Only the record: it never waits for the host.
     match &request.operation {
-        Operation::Confirm { id, proof } => return decision::confirm(agent, challenge, authorized, id, proof),
+        Operation::Confirm { id, proof } => return decision::confirm(agent, challenge, authorized, id, proof.as_deref()),
         Operation::Changes { id } => return Ok(Body::Changes(report::changes(agent, id.as_deref()).map_err(|e| failed(&e))?)),
         _ => {}
     }
@@ -349,8 +344,8 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
         Operation::FirewallWho { .. } => {
             Ok(Body::Who(observed(host, &question, |state, needs| report::who(state, port, needs)).1))
         }
-        Operation::SshdShow { keywords, user, address, .. } => {
-            let login = login_shown(request, user.as_deref(), *address);
+        Operation::SshdShow { keywords, .. } => {
+            let login = request.login_shown();
             let asked = sshd::ShowQuestion { port, keywords, login: login.as_ref().map(|(user, from)| (user.as_str(), *from)) };
             match observed(host, &question, |state, needs| sshd::show(state, &asked, needs)).1 {
                 Ok(Some(found)) => Ok(Body::SshdShow(found)),
@@ -425,7 +420,7 @@ fn planned(
         authorized.permits(&plan, state)?;
         #[cfg(debug_assertions)]
         if std::path::Path::new(WITHOUT_PROOF).exists() {
-            return Ok(SafePlan::unproven(plan));
+            return Ok(SafePlan::unproven(plan, &access_paths(agent, request, state, port)));
         }
         let paths = access_paths(agent, request, state, port);
         faults.replace(lockout::faults(&plan, state, &paths, needs));
@@ -600,7 +595,8 @@ fn question(agent: &Agent, request: &Request, port: u16) -> Result<Question, Sto
     Ok(Question { sources, port, everybody: request.operation.source().is_none() && !path_by_path })
 }
 
-/// Every way in that must not be lost: the requester's own, live sessions, `keep` entries.
+/// Every way in that must not be lost: the requester's own as the signer claims it, live sessions, `keep` entries. A claim protects
+/// the signer from the signer's own changes, and nobody else; a path of its own in the plan does nothing but refuse it.
 fn access_paths(agent: &Agent, request: &Request, state: &HostState, port: u16) -> Vec<AccessPath> {
     let mut paths = BTreeSet::new();
     if let Some(from) = request.from.map(address::canonical).filter(|from| !from.is_loopback()) {
@@ -656,16 +652,6 @@ fn nothing_to_do(host: &mut LiveHost, question: &Question, safe: &SafePlan, stat
         stages,
         notes,
     }))
-}
-
-/// For whom the configuration is shown: what is not said is the requester's own.
-fn login_shown(request: &Request, user: Option<&str>, address: Option<IpAddr>) -> Option<(String, IpAddr)> {
-    if user.is_none() && address.is_none() {
-        return None;
-    }
-    let user = user.or(request.from_user.as_deref()).unwrap_or("root");
-    let address = address.or(request.from).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    Some((user.to_owned(), address::canonical(address)))
 }
 
 /// The one writer's turn, for the agent itself. A request that panicked left at worst an unfinished change, which the next one recovers.

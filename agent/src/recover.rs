@@ -45,12 +45,12 @@ pub fn recover(agent_toml: &Path) -> Result<Recovery, StoreError> {
         }
         Err(error) => return Err(error),
     };
-    let port = config.ssh_port;
+    let (port, policy) = (config.ssh_port, config.paths.policy.clone());
     let mut host = LiveHost::new(Arc::new(config));
     for one in change::recover(&mut host, &store, &Moment::now())? {
         note(&store, one.to_string(), one.outcome(), one.id);
     }
-    for (what, change) in aftermath::look_once(&mut host, &store, port)? {
+    for (what, change) in aftermath::look_once(&mut host, &store, port, &policy)? {
         note(&store, what, Outcome::Confirmed, change);
     }
     Ok(if change::retry_stuck(&mut host, &store, &Moment::now())?.is_empty() { Recovery::Done } else { Recovery::Left })

@@ -4,10 +4,11 @@ use std::fmt::Display;
 
 use sshfix_policy::address::NoClient;
 use sshfix_policy::authorize::TooWide;
+use sshfix_policy::host::{AccessPath, PathOrigin};
 use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan::PlanError;
 use sshfix_policy::recorded::TooManyWords;
-use sshfix_policy::reply::{ErrorCode, ErrorDocument};
+use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, Names};
 use sshfix_policy::request::Operation;
 use sshfix_policy::subsystem::sshd;
 
@@ -60,11 +61,7 @@ pub(crate) enum NoSafePlan {
 
 pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
     match error {
-        NoSafePlan::Lockout(why) => ErrorDocument::new(
-            ErrorCode::Lockout,
-            why.to_string(),
-            "keep the way in that is named, or change it on the host itself",
-        ),
+        NoSafePlan::Lockout(why) => lockout(&why),
         NoSafePlan::TooWide(why) => ErrorDocument::new(
             ErrorCode::Refused,
             why.to_string(),
@@ -96,6 +93,25 @@ pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal 
         ),
     }
     .into()
+}
+
+/// Who would be locked out, and by what. Who may not know of that way in only hears that there is one.
+fn lockout(why: &lockout::Lockout) -> ErrorDocument {
+    let advice = "keep the way in that is named, or change it on the host itself";
+    let mut document = ErrorDocument::new(ErrorCode::Lockout, why.to_string(), advice);
+    if let lockout::Lockout::Witness(witness) = why {
+        let AccessPath { source, user, port: _, origin } = &witness.path;
+        let way = match origin {
+            PathOrigin::Requester => "your own way in, as claimed",
+            PathOrigin::Session | PathOrigin::Keep => "1 other way in, which your grants are not about",
+        };
+        document.guarded = Some(Box::new(Guarded {
+            names: Names::Login { source: *source, user: user.clone() },
+            message: format!("would lock out {way}; nothing was changed"),
+            advice: "change less, or ask somebody whose grants are about everybody".to_owned(),
+        }));
+    }
+    document
 }
 
 pub(crate) fn not_shown(error: &sshd::ShowError) -> Refusal {

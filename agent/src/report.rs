@@ -1,6 +1,8 @@
 //! The documents of the operations that change nothing, put together from what the subsystems report. Decides nothing.
 
-use sshfix_policy::address::Source;
+use std::net::IpAddr;
+
+use sshfix_policy::address::{Source, canonical};
 use sshfix_policy::host::{HostState, Needs, Part};
 use sshfix_policy::reply::{
     Bans, BansSchema, Body, ChangeBrief, ChangeDocument, ChangeEvent, ChangeState, ChangeStep, Changes, ChangesSchema, Confirm,
@@ -28,7 +30,7 @@ pub fn bans(host: &HostState, source: Option<Source>, port: u16, needs: &mut Nee
     if let Some(source) = source {
         bans.retain(|ban| ban.source.overlaps(source));
     }
-    Bans { schema: BansSchema::V1, bans, notes: diagnose::notes(host) }
+    Bans { schema: BansSchema::V1, bans, others: 0, notes: diagnose::notes(host) }
 }
 
 /// Rules and sets that concern the SSH port.
@@ -91,6 +93,7 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
             .into_iter()
             .map(|path| path.user.map_or_else(|| path.source.short(), |user| format!("{user} from {}", path.source.short())))
             .collect(),
+        others: 0,
         pending,
         waiting,
         leases: leases.iter().map(|lease| lease::brief(lease, &Moment::now())).collect(),
@@ -126,7 +129,7 @@ fn change_document(change: &ChangeRecord, now: &Moment) -> ChangeDocument {
         id: brief.id,
         state: brief.state,
         principal: brief.principal,
-        operation: change.operation.clone(),
+        operation: Some(change.operation.clone()),
         digest: change.digest.clone(),
         started: change.started_at,
         deadline: change.deadline.map(|deadline| deadline.wall),
@@ -162,6 +165,17 @@ pub fn brief(change: &ChangeRecord, now: &Moment) -> ChangeBrief {
     }
 }
 
+/// The host's own addresses, which are no secret to who may ask it. Where they cannot be read, they are hidden like any other.
+pub fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or(address.as_sockaddr_in6().map(|v6| canonical(IpAddr::V6(v6.ip()))))
+    });
+    addresses.collect()
+}
+
 /// The plan of a change as it was shown, or what its steps say of it.
 pub fn plan_of(change: &ChangeRecord) -> PlanDocument {
     change.plan.clone().unwrap_or_else(|| PlanDocument {
@@ -181,6 +195,8 @@ pub fn plan_of(change: &ChangeRecord) -> PlanDocument {
         opens: Vec::new(),
         closes: Vec::new(),
         paths: Vec::new(),
+        other_paths: 0,
+        other_sources: 0,
         confirm: if change.deadline.is_some() { Confirm::Required } else { Confirm::NotNeeded },
         alternatives: Vec::new(),
         verdict: None,
@@ -246,9 +262,12 @@ pub fn closing(body: &Body) -> AuditClosing {
         Body::Error(error) => {
             let outcome = match error.code {
                 ErrorCode::Refused => Outcome::Refused,
-                ErrorCode::Busy | ErrorCode::PlanChanged | ErrorCode::Lockout | ErrorCode::NotConfirmed | ErrorCode::Stuck => {
-                    Outcome::NotApplied
-                }
+                ErrorCode::Busy
+                | ErrorCode::PlanChanged
+                | ErrorCode::Lockout
+                | ErrorCode::NotConfirmed
+                | ErrorCode::ProofNeeded
+                | ErrorCode::Stuck => Outcome::NotApplied,
                 ErrorCode::Failed | ErrorCode::Usage | ErrorCode::Unreachable => Outcome::Failed,
             };
             closing(outcome, &error.message, error.plan.as_deref(), None)

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sshfix_policy::access_proof;
+use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
 use sshfix_policy::request::{Mode, Operation};
 use sshfix_policy::wire::Hello;
@@ -48,14 +48,30 @@ impl Session {
         Ok(Self { agent, identities, found, notes, origin: origin::origin(), verbose: globals.verbose })
     }
 
-    /// Asks on a fresh connection. The identity that the agent takes is the only one that is used from then on.
+    /// Asks on a fresh connection. A confirm is asked for without a proof first: where the agent is busy, or does not take it whatever is
+    /// proven, the SSH port is left alone.
     pub fn ask(&mut self, wish: &Wish) -> Result<Answer, ErrorDocument> {
+        let (id, reason) = match wish {
+            Wish::Ask(ask) => return self.ask_with_any(&|_| Ok(ask.clone())),
+            Wish::Confirm { id, reason } => (id, reason.as_deref()),
+        };
+        let answer = self.ask_with_any(&|_| Ok(confirm(id, None, reason)))?;
+        match &answer.body {
+            Body::Error(error) if error.code == ErrorCode::ProofNeeded => {
+                self.ask_with_any(&|hello| Ok(confirm(id, Some(prove(id, hello)?), reason)))
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// The identity that the agent takes is the only one that is used from then on.
+    fn ask_with_any(&mut self, asked: &Asked<'_>) -> Result<Answer, ErrorDocument> {
         let mut refused: Option<Answer> = None;
         let mut failed: Option<ClientError> = None;
         let mut tried = Vec::new();
         for index in 0..self.identities.len() {
             let Some(identity) = self.identities.get_mut(index) else { break };
-            match ask_with(&self.agent, wish, &self.origin, identity) {
+            match ask_with(&self.agent, asked, &self.origin, identity) {
                 Ok(answer) if is_refusal(&answer) => {
                     tried.push(identity.describe());
                     refused = Some(answer);
@@ -95,26 +111,31 @@ impl Session {
     }
 }
 
-fn ask_with(agent: &Agent, wish: &Wish, origin: &Origin, identity: &mut Identity) -> Result<Answer, ClientError> {
+/// What is asked on the connection of a hello.
+type Asked<'a> = dyn Fn(&Hello) -> Result<Ask, ClientError> + 'a;
+
+fn ask_with(agent: &Agent, asked: &Asked<'_>, origin: &Origin, identity: &mut Identity) -> Result<Answer, ClientError> {
     identity.unlock()?;
-    let question = agent.question(|hello| asked(wish, hello), origin, identity)?;
+    let question = agent.question(asked, origin, identity)?;
     let _progress = Progress::start("waiting for the agent");
     question.send()
 }
 
-/// What is asked on the connection of this hello. A confirm carries a proof that is made for that very connection: a second one,
-/// to the SSH port.
-fn asked(wish: &Wish, hello: &Hello) -> Result<Ask, ClientError> {
-    match wish {
-        Wish::Ask(ask) => Ok(ask.clone()),
-        Wish::Confirm { id, reason } => {
-            let _progress = Progress::start("asking the SSH port for the host's signature");
-            let cookie = access_proof::cookie(id, &hello.challenge);
-            let proof = kex::prove(&kex::targets(hello.ssh_port), &cookie, PROOF_TIME)?;
-            let operation = Operation::Confirm { id: id.clone(), proof: Box::new(proof) };
-            Ok(Ask { operation, mode: Mode::DryRun, reason: reason.clone() })
-        }
+fn confirm(id: &str, proof: Option<AccessProof>, reason: Option<&str>) -> Ask {
+    let operation = Operation::Confirm { id: id.to_owned(), proof: proof.map(Box::new) };
+    Ask { operation, mode: Mode::DryRun, reason: reason.map(str::to_owned) }
+}
+
+/// The proof for the connection of this hello: another one, to the SSH port. Says by which way, where it is not the usual one.
+fn prove(id: &str, hello: &Hello) -> Result<AccessProof, ClientError> {
+    let progress = Progress::start("asking the SSH port for the host's signature");
+    let cookie = access_proof::cookie(id, &hello.challenge);
+    let (proof, other_way) = kex::prove_somehow(hello.ssh_port, &cookie, PROOF_TIME)?;
+    drop(progress);
+    if let Some((way, turned_away)) = other_way {
+        eprintln!("note: {}; the proof was made {way}", text::line(&turned_away.to_string()));
     }
+    Ok(proof)
 }
 
 fn is_refusal(answer: &Answer) -> bool {

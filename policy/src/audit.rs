@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::address::{Source, canonical};
 use crate::public_key::{PublicKey, fingerprint, printable};
-use crate::reply::schema;
+use crate::reply::{is_zero, schema};
 use crate::request::{Action, Mode, Operation};
 use crate::sshsig::{self, SshSig};
 
@@ -135,6 +135,9 @@ pub struct Audit {
     pub schema: AuditSchema,
     /// Those that fit, newest first.
     pub records: Vec<Record>,
+    /// How many more of these there are that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// Whether there are older ones that fit too.
     pub more: bool,
     /// What a person should know besides.
@@ -160,6 +163,9 @@ pub struct Record {
     pub peer_pid: Option<i32>,
     /// The address the person came in from, as the signed request says.
     pub from: Option<IpAddr>,
+    /// The same, under the name that says what it is: the signer's claim, which nobody has checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_from: Option<IpAddr>,
     /// The request id.
     pub request: Option<String>,
     /// What was asked, in the word a grant names.
@@ -414,6 +420,7 @@ mod tests {
             peer_uid: None,
             peer_pid: None,
             from: Some(from.parse().unwrap()),
+            claimed_from: Some(from.parse().unwrap()),
             request: None,
             action: Some(Action::Unban),
             operation: Some(Operation::Unban { source: about.parse().unwrap(), jail: None, ignore_for: None, range: false }),

@@ -233,7 +233,7 @@ pub fn authenticate(
     let request: Request = serde_json::from_slice(signed.payload())
         .map_err(|error| AuthenticateError::Payload { key: key.clone(), why: error.to_string() })?;
 
-    if matches!(&request.operation, Operation::Confirm { proof, .. } if proof.is_withheld()) {
+    if matches!(&request.operation, Operation::Confirm { proof: Some(proof), .. } if proof.is_withheld()) {
         return Err(AuthenticateError::Payload { key, why: "a confirm without a proof of access".to_owned() });
     }
 

@@ -1,160 +1,18 @@
-//! `policy.toml`: which principal may ask for which actions about which networks. What no grant permits is refused. Must not
-//! look at the host.
+//! Whether a grant of policy.toml permits a request, and by which. What no grant permits is refused. Must not look at the host; how
+//! grants are written is `grants`'.
 
 mod effects;
 
-use serde::{Deserialize, Deserializer};
 use thiserror::Error;
-use toml::Spanned;
 
 use crate::address::Source;
 use crate::authenticate::AuthenticatedRequest;
-use crate::pattern::PatternList;
+use crate::grants::Grant;
+use crate::public_key::printable;
 use crate::request::{Action, Request};
 
+pub use crate::grants::{Grants, GrantsError, Scope};
 pub use effects::TooWide;
-
-/// All grants, in the file's order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Grants(Vec<Grant>);
-
-/// One `[[grant]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Grant {
-    principals: PatternList,
-    actions: Actions,
-    /// `None` is everybody.
-    networks: Option<Vec<Source>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Actions {
-    All,
-    These(Vec<Action>),
-}
-
-/// Why `policy.toml` is not understood: the message shows line, column and the line itself.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct GrantsError(String);
-
-/// The file as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    grant: Vec<Spanned<GrantTable>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GrantTable {
-    principal: OneOrMany,
-    actions: Vec<ActionName>,
-    #[serde(default)]
-    networks: Option<Vec<Source>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a principal such as \"root\", or a list of them")]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-/// An action, or `*` for all of them.
-enum ActionName {
-    All,
-    One(Action),
-}
-
-impl<'de> Deserialize<'de> for ActionName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        if name == "*" {
-            return Ok(ActionName::All);
-        }
-        let plain = serde::de::value::StrDeserializer::<D::Error>::new(&name);
-        Action::deserialize(plain).map(ActionName::One)
-    }
-}
-
-impl Grants {
-    /// Reads a whole file. An empty one permits nothing.
-    pub fn parse(text: &str) -> Result<Self, GrantsError> {
-        let file: File = toml::from_str(text).map_err(|error| GrantsError(error.to_string()))?;
-        let grants = file.grant.into_iter().map(|table| {
-            let start = table.span().start;
-            table.into_inner().check().map_err(|what| {
-                let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;
-                GrantsError(format!("policy error at line {line}, in this [[grant]]: {what}"))
-            })
-        });
-        grants.collect::<Result<_, _>>().map(Self)
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether nothing is permitted.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl GrantTable {
-    /// What the types cannot say. The error is what is wrong.
-    fn check(self) -> Result<Grant, &'static str> {
-        let principals = match self.principal {
-            OneOrMany::One(name) => vec![name],
-            OneOrMany::Many(names) => names,
-        };
-        if principals.iter().any(|name| name.is_empty() || name.contains(',')) || principals.is_empty() {
-            return Err("each principal is one name or pattern; several make a list: principal = [\"alice\", \"ops-*\"]");
-        }
-        if principals.iter().all(|name| name.starts_with('!')) {
-            return Err("only exclusions (`!...`) name nobody; add who is meant, such as \"*\"");
-        }
-        if self.networks.as_ref().is_some_and(Vec::is_empty) {
-            return Err("`networks` is empty, which permits nothing; leave it out to mean everybody");
-        }
-        let mut actions = Vec::new();
-        let mut all = false;
-        for action in self.actions {
-            match action {
-                ActionName::All => all = true,
-                ActionName::One(action) => actions.push(action),
-            }
-        }
-        Ok(Grant {
-            principals: PatternList::from_items(principals.iter().map(String::as_str)),
-            actions: if all { Actions::All } else { Actions::These(actions) },
-            networks: self.networks,
-        })
-    }
-}
-
-impl Grant {
-    fn permits_action(&self, action: Action) -> bool {
-        match &self.actions {
-            Actions::All => true,
-            Actions::These(actions) => actions.contains(&action),
-        }
-    }
-
-    /// A question about everybody needs a grant about everybody: no `networks`, or all of IPv4 and all of IPv6 in them.
-    fn covers(&self, source: Option<Source>) -> bool {
-        let Some(networks) = &self.networks else { return true };
-        match source {
-            Some(source) => networks.iter().any(|network| network.contains(source)),
-            None => [true, false]
-                .into_iter()
-                .all(|ipv4| networks.iter().any(|network| network.is_ipv4() == ipv4 && network.net().prefix_len() == 0)),
-        }
-    }
-}
 
 /// Why nothing permits a request. For the audit record.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -180,6 +38,30 @@ pub enum AuthorizeError {
         /// About whom.
         about: String,
     },
+    /// Grants, but not for this user.
+    #[error("no grant in policy.toml lets `{principal}` do `{action}` about {}", about_user(.user.as_deref()))]
+    User {
+        /// Who.
+        principal: String,
+        /// What.
+        action: Action,
+        /// The user that is named; `None` is every user.
+        user: Option<String>,
+    },
+    /// Grants, but not for this port.
+    #[error("no grant in policy.toml lets `{principal}` do `{action}` about port {port} (`ports` names those besides ssh_port)")]
+    Port {
+        /// Who.
+        principal: String,
+        /// What.
+        action: Action,
+        /// The port that is named.
+        port: u16,
+    },
+}
+
+fn about_user(user: Option<&str>) -> String {
+    user.map_or_else(|| "every user".to_owned(), |user| format!("user `{}`", printable(user)))
 }
 
 /// A request that a grant permits. Made by [`authorize`] only.
@@ -188,8 +70,7 @@ pub struct AuthorizedRequest {
     authenticated: AuthenticatedRequest,
     grant: usize,
     others: bool,
-    /// Whether a grant about everybody permits the action, too.
-    everybody: bool,
+    scope: Scope,
 }
 
 impl AuthorizedRequest {
@@ -212,42 +93,70 @@ impl AuthorizedRequest {
     pub fn others(&self) -> bool {
         self.others
     }
+
+    /// What the signer may see in the reply.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
 }
 
-/// The one way to an [`AuthorizedRequest`]: the first grant that names the principal, the action and the source permits.
+/// The one way to an [`AuthorizedRequest`]: the first grant that names the principal, the action, the source, the user and the port
+/// permits.
 ///
 /// To confirm and to take back one's own changes needs no action: whoever has a grant may. Whose a change is, is looked at with
-/// the change itself; [`AuthorizedRequest::others`] tells whether it may be another's.
-pub fn authorize(authenticated: AuthenticatedRequest, grants: &Grants) -> Result<AuthorizedRequest, AuthorizeError> {
-    let operation = &authenticated.request().operation;
-    let (action, source) = (operation.action(), operation.widest());
+/// the change itself; [`AuthorizedRequest::others`] tells whether it may be another's. `ssh_port` is the one of agent.toml.
+pub fn authorize(
+    authenticated: AuthenticatedRequest,
+    grants: &Grants,
+    ssh_port: u16,
+) -> Result<AuthorizedRequest, AuthorizeError> {
+    let action = authenticated.request().operation.action();
     let principal = authenticated.principal();
-
-    let named: Vec<(usize, &Grant)> =
-        grants.0.iter().enumerate().filter(|(_, grant)| grant.principals.matches(principal)).collect();
-    if named.is_empty() {
+    let named = grants.naming(principal);
+    let Some((first, _)) = named.first() else {
         return Err(AuthorizeError::Principal(principal.to_owned()));
-    }
+    };
     let any = match action {
         Action::Confirm => Some(Action::ConfirmAny),
         Action::Rollback => Some(Action::RollbackAny),
         _ => None,
     };
-    if let (Some(any), Some((first, _))) = (any, named.first()) {
-        let permitting = named.iter().find(|(_, grant)| grant.permits_action(any) && grant.covers(None)).map(|(index, _)| *index);
-        let (grant, others) = (permitting.unwrap_or(*first) + 1, permitting.is_some());
-        return Ok(AuthorizedRequest { authenticated, grant, others, everybody: false });
-    }
-    let able: Vec<(usize, &Grant)> = named.into_iter().filter(|(_, grant)| grant.permits_action(action)).collect();
-    if able.is_empty() {
-        return Err(AuthorizeError::Action { principal: principal.to_owned(), action });
-    }
-    let Some(index) = able.iter().find(|(_, grant)| grant.covers(source)).map(|(index, _)| *index) else {
-        let about = source.map_or_else(|| "everybody".to_owned(), Source::short);
-        return Err(AuthorizeError::Network { principal: principal.to_owned(), action, about });
+    let (grant, others) = match any {
+        Some(any) => {
+            let permitting = named.iter().find(|(_, grant)| grant.permits_action(any) && grant.covers(None));
+            (permitting.map_or(*first, |(index, _)| *index), permitting.is_some())
+        }
+        None => (permitting(&authenticated, &named, ssh_port)?, false),
     };
-    let everybody = able.iter().any(|(_, grant)| grant.covers(None));
-    Ok(AuthorizedRequest { authenticated, grant: index + 1, others: false, everybody })
+    let scope = Scope::new(principal, action, named.into_iter().map(|(_, grant)| grant.clone()).collect());
+    Ok(AuthorizedRequest { authenticated, grant: grant + 1, others, scope })
+}
+
+/// The first of the grants that permits the request. The error names the first thing that none of them is about.
+fn permitting(authenticated: &AuthenticatedRequest, named: &[(usize, &Grant)], ssh_port: u16) -> Result<usize, AuthorizeError> {
+    let request = authenticated.request();
+    let (action, source) = (request.operation.action(), request.operation.widest());
+    let principal = || authenticated.principal().to_owned();
+
+    let mut able = named.to_vec();
+    able.retain(|(_, grant)| grant.permits_action(action));
+    if able.is_empty() {
+        return Err(AuthorizeError::Action { principal: principal(), action });
+    }
+    able.retain(|(_, grant)| grant.covers(source));
+    if able.is_empty() {
+        let about = source.map_or_else(|| "everybody".to_owned(), Source::short);
+        return Err(AuthorizeError::Network { principal: principal(), action, about });
+    }
+    able.retain(|(_, grant)| grant.covers_user(request));
+    if able.is_empty() {
+        return Err(AuthorizeError::User { principal: principal(), action, user: request.user().map(Into::into) });
+    }
+    let about_port = able.iter().find(|(_, grant)| grant.covers_port(request, ssh_port));
+    about_port.map(|(index, _)| *index).ok_or_else(|| {
+        let port = request.operation.port().unwrap_or(ssh_port);
+        AuthorizeError::Port { principal: principal(), action, port }
+    })
 }
 
 #[cfg(test)]
@@ -298,7 +207,7 @@ mod tests {
     }
 
     fn permitted(grants: &str, principal: &str, operation: Operation) -> Result<usize, AuthorizeError> {
-        authorize(signed_by(principal, operation), &Grants::parse(grants).unwrap()).map(|request| request.grant())
+        authorize(signed_by(principal, operation), &Grants::parse(grants).unwrap(), 22).map(|request| request.grant())
     }
 
     #[test]
@@ -356,6 +265,83 @@ mod tests {
         assert!(permitted(&grant("networks = [\"::/0\"]"), "a", one).is_err());
     }
 
+    fn diagnose(user: Option<&str>, port: Option<u16>) -> Operation {
+        let address = "203.0.113.7".parse().unwrap();
+        Operation::Diagnose { address, user: user.map(str::to_owned), port, explain: false }
+    }
+
+    fn show(user: Option<&str>, address: Option<&str>) -> Operation {
+        let address = address.map(|address| address.parse().unwrap());
+        Operation::SshdShow { keywords: Vec::new(), user: user.map(str::to_owned), address, port: None }
+    }
+
+    #[test]
+    fn a_grant_that_names_users_is_about_no_other_and_not_about_all_at_once() {
+        let grant = "[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nusers = [\"alice\", \"ops-*\", \"!ops-root\"]";
+        for user in ["alice", "ops-1"] {
+            assert_eq!(permitted(grant, "a", diagnose(Some(user), None)), Ok(1));
+            assert_eq!(permitted(grant, "a", show(Some(user), Some("203.0.113.7"))), Ok(1));
+        }
+        assert_eq!(permitted(grant, "a", diagnose(None, None)), Ok(1));
+        assert_eq!(permitted(grant, "a", unban("203.0.113.7")), Ok(1));
+        let fix = Operation::Fix { address: "203.0.113.7".parse().unwrap(), user: Some("root".to_owned()), port: None };
+        let set = Operation::SshdUnset { keyword: "AllowUsers".to_owned(), criteria: None };
+        for refused in [
+            diagnose(Some("root"), None),
+            diagnose(Some("ops-root"), None),
+            diagnose(Some("Alice"), None),
+            fix,
+            // As root, where no user is named.
+            show(None, Some("203.0.113.7")),
+            show(None, None),
+            set,
+            Operation::SshdReload,
+        ] {
+            let got = permitted(grant, "a", refused.clone());
+            assert!(matches!(got, Err(AuthorizeError::User { .. })), "{refused:?}: {got:?}");
+        }
+        // Without `users`, as ever.
+        let grant = "[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nnetworks = [\"203.0.113.0/24\"]";
+        assert_eq!(permitted(grant, "a", diagnose(Some("root"), None)), Ok(1));
+    }
+
+    #[test]
+    fn another_port_needs_a_grant_that_names_it() {
+        let grant = |rest: &str| format!("[[grant]]\nprincipal = \"a\"\n{rest}");
+        let of = |rest: &str, port: Option<u16>| permitted(&grant(rest), "a", diagnose(None, port));
+        for restricted in [
+            "actions = [\"diagnose\"]",
+            "actions = [\"*\"]\nnetworks = [\"203.0.113.0/24\"]",
+            "actions = [\"*\"]\nusers = [\"alice\"]",
+        ] {
+            assert_eq!(of(restricted, None), Ok(1), "{restricted}");
+            assert_eq!(of(restricted, Some(22)), Ok(1), "{restricted}");
+            let got = of(restricted, Some(2222));
+            assert!(matches!(got, Err(AuthorizeError::Port { port: 2222, .. })), "{restricted}: {got:?}");
+        }
+        let named = "actions = [\"diagnose\", \"unban\"]\nports = [2222]";
+        assert_eq!(of(named, Some(2222)), Ok(1));
+        assert!(of(named, None).is_err() && of(named, Some(22)).is_err(), "only this one");
+        assert_eq!(permitted(&grant(named), "a", unban("203.0.113.7")), Ok(1), "no port can be named");
+        // Root's grant, as `init` writes it and has always written it.
+        assert_eq!(of("actions = [\"*\"]", Some(2222)), Ok(1));
+        // What one grant says is not lent to another.
+        let two = "[[grant]]\nprincipal = \"a\"\nactions = [\"diagnose\"]\nnetworks = [\"203.0.113.0/24\"]\n\
+                   [[grant]]\nprincipal = \"a\"\nactions = [\"diagnose\"]\nnetworks = [\"198.51.100.0/24\"]\nports = [2222]";
+        assert!(matches!(permitted(two, "a", diagnose(None, Some(2222))), Err(AuthorizeError::Port { .. })));
+    }
+
+    #[test]
+    fn what_a_signer_may_lift_ends_with_the_grant() {
+        let grants = "[[grant]]\nprincipal = \"a\"\nactions = [\"unban\"]\nnetworks = [\"203.0.113.0/24\"]\n\
+                      [[grant]]\nprincipal = \"a\"\nactions = [\"diagnose\"]";
+        let permit = |principal: &str, source: &str| {
+            Grants::parse(grants).unwrap().permit(principal, Action::Unban, source.parse().unwrap())
+        };
+        assert!(permit("a", "203.0.113.7"));
+        assert!(!permit("a", "198.51.100.7") && !permit("b", "203.0.113.7"));
+    }
+
     #[test]
     fn a_bad_policy_is_refused_with_line_and_column() {
         for (text, want) in [
@@ -370,6 +356,13 @@ mod tests {
             ("[[grant]]\nprincipal = []\nactions = [\"*\"]", &["line 1", "one name or pattern"]),
             ("\n[[grant]]\nprincipal = \"!a\"\nactions = [\"*\"]", &["line 2", "name nobody"]),
             ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nnetworks = []", &["line 1", "permits nothing"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nusers = []", &["line 4, column 9", "permits no user"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nusers = [\"a,b\"]", &["line 4, column 9", "not one user name"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nusers = [\"!a\"]", &["line 4, column 9", "name no user"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nports = []", &["line 4, column 9", "permits no port"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nports = [0]", &["line 4, column 9", "1 to 65535"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nports = [22, 70000]", &["line 4, column ", "70000"]),
+            ("[[grant]]\nprincipal = \"a\"\nactions = [\"*\"]\nports = 22", &["line 4, column 9"]),
         ] {
             let got = Grants::parse(text).unwrap_err().to_string();
             for want in want {

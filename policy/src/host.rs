@@ -166,7 +166,8 @@ pub struct AccessPath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathOrigin {
-    /// The person who asks came in this way.
+    /// The person who asks came in this way, as the signer claims.
+    #[serde(rename = "claimed")]
     Requester,
     /// A live SSH session.
     Session,

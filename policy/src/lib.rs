@@ -16,6 +16,7 @@ pub mod difference;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod file_edit;
+pub mod grants;
 pub mod host;
 pub mod lease;
 pub mod left;

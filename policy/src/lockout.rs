@@ -63,8 +63,17 @@ impl SafePlan {
     /// calls it in debug builds only.
     #[cfg(any(debug_assertions, feature = "fake"))]
     #[doc(hidden)]
-    pub fn unproven(plan: Plan) -> Self {
-        Self { plan, paths: Vec::new() }
+    pub fn unproven(plan: Plan, paths: &[AccessPath]) -> Self {
+        let shown = |path: &AccessPath| PathDocument {
+            source: path.source.short(),
+            user: path.user.clone(),
+            before: Verdict::Unknown,
+            after: Verdict::Unknown,
+            origin: Some(path.origin),
+            sshd: Vec::new(),
+            risks: Vec::new(),
+        };
+        Self { plan, paths: paths.iter().map(shown).collect() }
     }
 
     /// The steps, in order.
@@ -139,7 +148,7 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
     let paths = paths.iter().zip(before).zip(after).enumerate().map(|(index, ((path, before), after))| {
         let (was, is, sshd, risks) = logins.said(index);
         let (source, user) = (path.source.short(), path.user.clone());
-        PathDocument { source, user, before: before.and(was), after: after.and(is), sshd, risks }
+        PathDocument { source, user, before: before.and(was), after: after.and(is), origin: Some(path.origin), sshd, risks }
     });
     let paths = paths.collect();
     Ok(SafePlan { plan, paths })
@@ -224,7 +233,7 @@ fn step_concerns(step: &Step, path: &AccessPath) -> bool {
 
 fn origin(origin: PathOrigin) -> &'static str {
     match origin {
-        PathOrigin::Requester => "your own way in",
+        PathOrigin::Requester => "your own way in, as claimed",
         PathOrigin::Session => "a live session",
         PathOrigin::Keep => "a `keep` entry of agent.toml",
     }

@@ -450,6 +450,8 @@ impl Plan {
             opens: self.opens.clone(),
             closes: self.closes.clone(),
             paths,
+            other_paths: 0,
+            other_sources: 0,
             confirm: self.confirm,
             alternatives: self.alternatives.clone(),
             verdict: None,

@@ -71,7 +71,7 @@ fn words_of(operation: &Operation) -> usize {
 #[must_use]
 pub fn operation(asked: &Operation) -> Operation {
     match asked {
-        Operation::Confirm { id, .. } => Operation::Confirm { id: id.clone(), proof: Box::new(AccessProof::withheld()) },
+        Operation::Confirm { id, .. } => Operation::Confirm { id: id.clone(), proof: Some(Box::new(AccessProof::withheld())) },
         Operation::SshdSet { keyword, criteria, .. } => {
             Operation::SshdSet { keyword: keyword.clone(), values: Vec::new(), criteria: criteria.clone() }
         }
@@ -118,7 +118,7 @@ mod tests {
         let set = Operation::SshdSet { keyword: "Banner".to_owned(), values: vec!["secret".to_owned()], criteria: None };
         let json = serde_json::to_string(&operation(&set)).unwrap();
         assert!(!json.contains("secret"), "{json}");
-        let confirm = Operation::Confirm { id: "ab".to_owned(), proof: Box::new(AccessProof::withheld()) };
+        let confirm = Operation::Confirm { id: "ab".to_owned(), proof: Some(Box::new(AccessProof::withheld())) };
         let json = serde_json::to_string(&operation(&confirm)).unwrap();
         assert_eq!(json, r#"{"confirm":{"id":"ab"}}"#);
         assert_eq!(serde_json::from_str::<Operation>(&json).unwrap(), confirm);

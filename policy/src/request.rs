@@ -1,13 +1,14 @@
 //! What may be asked of the agent: the operations, and the request that carries one. Parsed only after the signature over
 //! its bytes holds. Holds no authority: who may ask is decided in `authorize`.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::access_proof::AccessProof;
-use crate::address::Source;
+use crate::address::{Source, canonical};
 use crate::audit;
 
 /// The protocol version inside a request.
@@ -43,10 +44,11 @@ pub struct Request {
     /// For the audit record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The address the person came in from (`SSH_CONNECTION`): an access path of the proof.
+    /// The address the person came in from (`SSH_CONNECTION`), as the signer claims: an access path of the proof of the signer's own
+    /// changes, and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<IpAddr>,
-    /// The login name of that person, where known.
+    /// The login name of that person, where known; a claim, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_user: Option<String>,
 }
@@ -267,9 +269,10 @@ pub enum Operation {
     Confirm {
         /// The change id.
         id: String,
-        /// That the SSH port answers, shown for this change and the challenge of this connection. No request is without; a record is.
-        #[serde(default = "withheld", skip_serializing_if = "AccessProof::is_withheld")]
-        proof: Box<AccessProof>,
+        /// That the SSH port answers, shown for this change and the challenge of this connection; `null` only asks whether the change could
+        /// be confirmed now. No request leaves it out; a record does.
+        #[serde(default = "withheld", skip_serializing_if = "is_withheld")]
+        proof: Option<Box<AccessProof>>,
     },
     /// Take a pending or stuck change back at once.
     Rollback {
@@ -283,8 +286,14 @@ pub enum Operation {
     Status,
 }
 
-fn withheld() -> Box<AccessProof> {
-    Box::new(AccessProof::withheld())
+#[allow(clippy::unnecessary_wraps)] // serde wants the type of the field.
+fn withheld() -> Option<Box<AccessProof>> {
+    Some(Box::new(AccessProof::withheld()))
+}
+
+#[allow(clippy::ref_option)] // serde hands over a reference.
+fn is_withheld(proof: &Option<Box<AccessProof>>) -> bool {
+    proof.as_ref().is_some_and(|proof| proof.is_withheld())
 }
 
 /// What a grant names: one word an operation.
@@ -399,7 +408,89 @@ impl fmt::Display for Action {
     }
 }
 
+impl Request {
+    /// For whom the configuration of sshd is shown: what is not said is the requester's own.
+    pub fn login_shown(&self) -> Option<(String, IpAddr)> {
+        let Operation::SshdShow { user, address, .. } = &self.operation else { return None };
+        if user.is_none() && address.is_none() {
+            return None;
+        }
+        let user = user.as_deref().or(self.from_user.as_deref()).unwrap_or("root");
+        let address = address.or(self.from).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Some((user.to_owned(), canonical(address)))
+    }
+
+    /// The user whose login is asked about, which a grant's users must hold.
+    pub fn user(&self) -> Option<Cow<'_, str>> {
+        match &self.operation {
+            Operation::Diagnose { user, .. } | Operation::Fix { user, .. } => user.as_deref().map(Cow::Borrowed),
+            Operation::SshdShow { .. } => self.login_shown().map(|(user, _)| Cow::Owned(user)),
+            Operation::Unban { .. }
+            | Operation::Ban { .. }
+            | Operation::Banned { .. }
+            | Operation::HostsList
+            | Operation::HostsAllow { .. }
+            | Operation::HostsDeny { .. }
+            | Operation::HostsRemove { .. }
+            | Operation::FirewallList
+            | Operation::FirewallWho { .. }
+            | Operation::FirewallAccept { .. }
+            | Operation::FirewallRemove { .. }
+            | Operation::Fail2banJails
+            | Operation::Fail2banIgnore { .. }
+            | Operation::Fail2banUnignore { .. }
+            | Operation::SshdCheck
+            | Operation::SshdSet { .. }
+            | Operation::SshdUnset { .. }
+            | Operation::SshdReload
+            | Operation::SshdRestart
+            | Operation::Allow { .. }
+            | Operation::Leases
+            | Operation::Revoke { .. }
+            | Operation::AuditShow { .. }
+            | Operation::AuditVerify { .. }
+            | Operation::AuditCheckpoint
+            | Operation::Changes { .. }
+            | Operation::Confirm { .. }
+            | Operation::Rollback { .. }
+            | Operation::Status => None,
+        }
+    }
+}
+
 impl Operation {
+    /// The port that is named, where one can be.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Operation::Diagnose { port, .. }
+            | Operation::Fix { port, .. }
+            | Operation::FirewallWho { port }
+            | Operation::SshdShow { port, .. } => *port,
+            _ => None,
+        }
+    }
+
+    /// Whether a port can be named.
+    pub fn is_about_a_port(&self) -> bool {
+        matches!(
+            self,
+            Operation::Diagnose { .. } | Operation::Fix { .. } | Operation::FirewallWho { .. } | Operation::SshdShow { .. }
+        )
+    }
+
+    /// Whether it is about the logins of every user at once, where no user is named.
+    pub fn is_about_every_user(&self) -> bool {
+        matches!(
+            self,
+            Operation::SshdShow { .. }
+                | Operation::SshdCheck
+                | Operation::SshdSet { .. }
+                | Operation::SshdUnset { .. }
+                | Operation::SshdReload
+                | Operation::SshdRestart
+        )
+    }
+
     /// The word a grant must name.
     pub fn action(&self) -> Action {
         match self {

@@ -277,7 +277,7 @@ pub fn grants(bytes: &[u8]) {
     match Grants::parse(text) {
         Ok(grants) => {
             for request in AUTHENTICATED.iter() {
-                let _ = authorize(request.clone(), &grants);
+                let _ = authorize(request.clone(), &grants, 22);
             }
         }
         Err(error) => assert!(error.to_string().contains("line "), "{error}"),

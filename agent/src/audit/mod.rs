@@ -40,7 +40,7 @@ pub struct AuditOpening {
     pub peer_uid: u32,
     /// and its process id, 0 where unknown.
     pub peer_pid: i32,
-    /// The address the person came in from, as the signed request says.
+    /// The address the person came in from, as the signed request claims; nobody has checked it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<IpAddr>,
     /// The request id.
@@ -233,7 +233,7 @@ impl Store {
             )
             .doing(DOING)?;
         let mut rows = select.query([]).doing(DOING)?;
-        let mut found = Audit { schema: AuditSchema::V1, records: Vec::new(), more: false, notes: Vec::new() };
+        let mut found = Audit { schema: AuditSchema::V1, records: Vec::new(), others: 0, more: false, notes: Vec::new() };
         let (mut bytes, mut unread) = (0, 0_usize);
         while let Some(row) = rows.next().doing(DOING)? {
             let (opening, closing): (String, Option<String>) = (row.get(2).doing(DOING)?, row.get(4).doing(DOING)?);
@@ -295,6 +295,7 @@ fn read((seq, opened_at): (i64, i64), opening: &str, closed: Option<(&str, i64)>
         peer_uid: asked.then_some(opening.peer_uid),
         peer_pid: asked.then_some(opening.peer_pid),
         from: opening.from,
+        claimed_from: opening.from,
         request: opening.request,
         action: opening.operation.as_ref().map(Operation::action),
         operation: opening.operation,

@@ -44,6 +44,8 @@ fn plan() -> PlanDocument {
         opens: Vec::new(),
         closes: Vec::new(),
         paths: Vec::new(),
+        other_paths: 0,
+        other_sources: 0,
         confirm: Confirm::Required,
         alternatives: Vec::new(),
         verdict: None,

@@ -17,6 +17,7 @@ pub fn records(audit: &Audit, view: &View) -> String {
     for record in &audit.records {
         draw(&mut out, record, view);
     }
+    super::lists::others(&mut out, audit.others);
     if audit.more {
         out.gap();
         out.line("Older records fit too: --limit shows more, --until goes back in time.");
@@ -41,7 +42,7 @@ fn draw(out: &mut Page, record: &Record, view: &View) {
         (None, Some(uid)) => format!("nobody known (uid {uid})"),
         (None, None) => "the agent".to_owned(),
     };
-    let from = record.from.map(|from| format!(" from {from}")).unwrap_or_default();
+    let from = record.from.map(|from| format!(" (claims to come from {from})")).unwrap_or_default();
     let time = view.clock(record.opened_at);
     out.line(&format!("{:>6}  {time}  {}{from}  {outcome}", record.record, who.bold()));
     let asked = match (&record.operation, &record.of_itself) {

@@ -17,12 +17,16 @@ pub fn changes(found: &Changes, view: &View) -> String {
         all => {
             let rows = all.iter().map(|change| {
                 let state = state(&change.state, change.seconds_left);
-                [change.id.clone(), state, change.principal.clone(), view.time(change.started), command_line(&change.operation)]
+                [change.id.clone(), state, change.principal.clone(), view.time(change.started), asked(change)]
             });
             table(&mut out, ["CHANGE", "STATE", "BY", "BEGUN", "COMMAND"], rows);
         }
     }
     out.text
+}
+
+fn asked(change: &ChangeDocument) -> String {
+    change.operation.as_ref().map_or_else(|| "(your grants are not about it)".to_owned(), command_line)
 }
 
 fn state(name: &str, seconds_left: Option<u64>) -> String {
@@ -32,7 +36,7 @@ fn state(name: &str, seconds_left: Option<u64>) -> String {
 fn one_change(out: &mut Page, change: &ChangeDocument, view: &View) {
     let state = state(&change.state, change.seconds_left);
     out.line(&format!("{} {}: {}", "change".bold(), text::line(&change.id).bold(), text::line(&state)));
-    out.line(&format!("{} by {}", command_line(&change.operation), text::line(&change.principal)));
+    out.line(&format!("{} by {}", asked(change), text::line(&change.principal)));
     out.line(&format!("begun {}", view.time(change.started)));
     if let Some(deadline) = change.deadline {
         out.line(&format!("to be confirmed by {}", view.time(deadline)));

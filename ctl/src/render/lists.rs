@@ -22,6 +22,13 @@ pub(super) fn table<const N: usize>(out: &mut Page, header: [&str; N], rows: imp
     }
 }
 
+/// What the grants of who asks are not about is only counted.
+pub(super) fn others(out: &mut Page, count: usize) {
+    if count > 0 {
+        out.line(&format!("and {count} more, which your grants are not about"));
+    }
+}
+
 fn when(time: Option<Timestamp>, view: &View, absent: &str) -> String {
     time.map_or_else(|| absent.to_owned(), |time| view.time(time))
 }
@@ -39,6 +46,7 @@ pub fn bans(bans: &Bans, view: &View) -> String {
     } else {
         table(&mut out, ["SOURCE", "BY", "SINCE", "UNTIL"], ban_rows(&bans.bans, view));
     }
+    others(&mut out, bans.others);
     out.notes(&bans.notes);
     out.text
 }
@@ -57,6 +65,7 @@ pub fn hosts(hosts: &Hosts) -> String {
         });
         table(&mut out, ["FILE", "LINE", "FOR", "RULE"], rows);
     }
+    others(&mut out, hosts.others);
     out.notes(&hosts.notes);
     out.text
 }
@@ -74,6 +83,7 @@ pub fn firewall(firewall: &Firewall) -> String {
             out.line(&format!("One element of a set is {}/ADDRESS.", text::line(&set.reference)));
         }
     }
+    others(&mut out, firewall.others);
     out.notes(&firewall.notes);
     out.text
 }
@@ -97,6 +107,7 @@ pub fn jails(jails: &Jails, view: &View) -> String {
             let rows = ban_rows(&jail.banned, view).into_iter().map(|[source, _, since, until]| [source, since, until]);
             table(&mut out, ["SOURCE", "SINCE", "UNTIL"], rows);
         }
+        others(&mut out, jail.others);
     }
     out.notes(&jails.notes);
     out.text
@@ -120,6 +131,7 @@ pub fn leases(leases: &Leases, view: &View) -> String {
             }
         }
     }
+    others(&mut out, leases.others);
     out.notes(&leases.notes);
     out.text
 }
@@ -145,6 +157,7 @@ pub fn status(status: &Status, view: &View) -> String {
             out.line(&format!("  {}", text::line(path)));
         }
     }
+    others(&mut out, status.others);
     for lease in &status.leases {
         out.line(&format!("lease {}: {}, ends {}", text::line(&lease.id), text::line(&lease.summary), view.time(lease.ends)));
     }

@@ -2,7 +2,8 @@
 
 use owo_colors::OwoColorize;
 use sshfix_policy::address::Source;
-use sshfix_policy::reply::{Change, ChangeState, Confirm, Failure, PlanDocument, StepDocument};
+use sshfix_policy::host::PathOrigin;
+use sshfix_policy::reply::{Change, ChangeState, Confirm, Failure, PathDocument, PlanDocument, StepDocument};
 use sshfix_policy::verdict::Verdict;
 
 use super::{Page, View, verdict};
@@ -54,15 +55,25 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
         out.line(&format!("{} {}", label("instead"), what.dimmed()));
     }
     for (index, path) in plan.paths.iter().enumerate() {
-        // Who asks is most often a live session, too.
-        if plan.paths.iter().take(index).any(|other| other == path) {
+        let same = |other: &PathDocument| other.source == path.source && other.user == path.user;
+        // Who asks is most often a live session, too; that is no mere claim then.
+        let claimed = path.origin == Some(PathOrigin::Requester);
+        let other = |other: &PathDocument| same(other) && other.origin != Some(PathOrigin::Requester);
+        if plan.paths.iter().take(index).any(same) && !claimed || claimed && plan.paths.iter().any(other) {
             continue;
         }
         let user = path.user.as_ref().map(|user| format!(" as {}", text::line(user))).unwrap_or_default();
-        let who = format!("{}{user}", text::line(&path.source));
+        let claim = if claimed { " (as you claim)" } else { "" };
+        let who = format!("{}{user}{claim}", text::line(&path.source));
         out.line(&format!("{} {who}: {} now, {} afterwards", label("way in"), verdict(path.before), verdict(path.after)));
         path.sshd.iter().for_each(|line| out.line(&format!("          {}", text::line(line))));
         path.risks.iter().for_each(|line| out.line(&format!("          risk: {}", text::line(line))));
+    }
+    if plan.other_paths > 0 {
+        out.line(&format!("{} {} more, which your grants are not about", label("way in"), plan.other_paths));
+    }
+    if plan.other_sources > 0 {
+        out.line(&format!("{} {} sources, which your grants are not about", label("others"), plan.other_sources));
     }
     if plan.confirm == Confirm::Required {
         out.line(&format!(

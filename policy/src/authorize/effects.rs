@@ -27,7 +27,7 @@ impl AuthorizedRequest {
     /// about the source alone.
     pub fn permits(&self, plan: &Plan, host: &HostState) -> Result<(), TooWide> {
         let operation = &self.request().operation;
-        if self.everybody {
+        if self.scope.sees_all(operation.action()) {
             return Ok(());
         }
         // What is about nobody in particular was permitted by a grant about everybody.

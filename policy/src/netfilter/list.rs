@@ -97,7 +97,7 @@ fn rules<'s>(state: &'s State, port: u16, ipsets: &'s ipset::State, wanted: &mut
 
 /// Rules and sets on the way to the SSH port, each with its reference.
 pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall {
-    let mut firewall = Firewall { schema: FirewallSchema::V1, entries: Vec::new(), notes: Vec::new() };
+    let mut firewall = Firewall { schema: FirewallSchema::V1, entries: Vec::new(), others: 0, notes: Vec::new() };
     let mut asked = Vec::new();
     let ipsets = super::ipset::facts(host);
     match &host.nf_tables {

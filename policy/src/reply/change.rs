@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ChangeSchema, ChangesSchema, PlanSchema};
+use super::{ChangeSchema, ChangesSchema, PlanSchema, is_zero};
 use crate::address::Source;
+use crate::host::PathOrigin;
 use crate::request::Operation;
 use crate::verdict::{Stage, StageReport, Verdict};
 
@@ -25,6 +26,12 @@ pub struct PlanDocument {
     pub closes: Vec<Source>,
     /// The ways in that the proof looked at.
     pub paths: Vec<PathDocument>,
+    /// How many more of them the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other_paths: usize,
+    /// How many more sources `opens` and `closes` would name that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other_sources: usize,
     /// `not-needed`, or `required`.
     pub confirm: Confirm,
     /// What would lift a block too, and is not done.
@@ -85,6 +92,9 @@ pub struct PathDocument {
     pub before: Verdict,
     /// After the last step.
     pub after: Verdict,
+    /// Why it counts: `claimed` by the signer, a live `session`, a `keep` entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<PathOrigin>,
     /// What a change of sshd makes different for this login: the methods that stay, and each value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sshd: Vec<String>,
@@ -188,8 +198,9 @@ pub struct ChangeDocument {
     pub state: String,
     /// Who asked.
     pub principal: String,
-    /// What was asked.
-    pub operation: Operation,
+    /// What was asked; left out where the signer's grants are not about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
     /// `sha256:...` of the plan.
     pub digest: String,
     /// When it was begun.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{BansSchema, ChangeBrief, FirewallSchema, HostsSchema, JailsSchema, LeasesSchema, StatusSchema};
+use super::{BansSchema, ChangeBrief, FirewallSchema, HostsSchema, JailsSchema, LeasesSchema, StatusSchema, is_zero};
 use crate::address::Source;
 
 /// Who is blocked.
@@ -13,6 +13,9 @@ pub struct Bans {
     pub schema: BansSchema,
     /// All of them.
     pub bans: Vec<Ban>,
+    /// How many more there are that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// What could not be read.
     pub notes: Vec<String>,
 }
@@ -39,6 +42,9 @@ pub struct Hosts {
     pub enforced: String,
     /// In the order libwrap reads them.
     pub rules: Vec<HostsRule>,
+    /// How many more there are that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// What could not be read.
     pub notes: Vec<String>,
 }
@@ -63,6 +69,9 @@ pub struct Firewall {
     pub schema: FirewallSchema,
     /// In the kernel's order.
     pub entries: Vec<FirewallEntry>,
+    /// How many more there are that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// What could not be read.
     pub notes: Vec<String>,
 }
@@ -98,6 +107,9 @@ pub struct Jail {
     pub name: String,
     /// Its tickets.
     pub banned: Vec<Ban>,
+    /// How many more there are that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// Its ignoreip, as fail2ban prints it.
     pub ignore: Vec<String>,
 }
@@ -119,6 +131,9 @@ pub struct Status {
     pub subsystems: Vec<SubsystemStatus>,
     /// Live SSH sessions: the ways in the proof keeps.
     pub paths: Vec<String>,
+    /// How many more sessions and leases there are that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// The id of the pending change, if any.
     pub pending: Option<String>,
     /// Changes that keep others waiting: the one that is pending or under way, and stuck ones.
@@ -166,6 +181,9 @@ pub struct Leases {
     pub schema: LeasesSchema,
     /// Those that run, soonest end first.
     pub leases: Vec<LeaseDocument>,
+    /// How many more there are that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// What a person should know besides.
     pub notes: Vec<String>,
 }

@@ -2,6 +2,8 @@
 
 mod change;
 mod lists;
+mod mask;
+mod redact;
 mod who;
 
 use std::net::IpAddr;
@@ -16,7 +18,9 @@ pub use self::lists::{
     Ban, Bans, DrillDocument, Firewall, FirewallEntry, Hosts, HostsRule, Jail, Jails, LeaseDocument, Leases, Status,
     SubsystemStatus,
 };
+pub use self::redact::redacted;
 pub use self::who::{Decided, SourceRange, Unsettled, Who};
+use crate::address::Source;
 use crate::audit;
 use crate::subsystem::sshd::{SshdCheck, SshdShow};
 use crate::verdict::{Finding, StageReport, Verdict};
@@ -103,6 +107,12 @@ schema!(LeasesSchema, "sshfix.leases/1");
 schema!(StatusSchema, "sshfix.status/1");
 schema!(ErrorSchema, "sshfix.error/1");
 
+/// For counts that are left out of a document where there is nothing to count.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands over a reference.
+pub(crate) fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// The path of a new connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnosis {
@@ -148,6 +158,34 @@ pub struct ErrorDocument {
     /// The change that is in the way, of `busy` and `stuck`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<Box<ChangeBrief>>,
+    /// What is said instead to a signer who may not know of what the message names. Never on the wire.
+    #[serde(skip)]
+    pub guarded: Option<Box<Guarded>>,
+}
+
+/// Another message for who may not know of what the first one names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guarded {
+    /// What the first message names.
+    pub names: Names,
+    /// What is said instead.
+    pub message: String,
+    /// What to do, then.
+    pub advice: String,
+}
+
+/// What a message names that is not everybody's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// A way in.
+    Login {
+        /// From where.
+        source: Source,
+        /// As whom, where known.
+        user: Option<String>,
+    },
+    /// What a change of this principal came to.
+    ChangeOf(String),
 }
 
 /// Kinds of error, each with its exit status.
@@ -168,6 +206,8 @@ pub enum ErrorCode {
     Lockout,
     /// A confirm that was not taken, and why is said: 3.
     NotConfirmed,
+    /// A confirm that lacks nothing but its proof of access: 3.
+    ProofNeeded,
     /// An earlier change is stuck: 7.
     Stuck,
     /// No agent there: 10.
@@ -177,7 +217,15 @@ pub enum ErrorCode {
 impl ErrorDocument {
     /// Shorthand.
     pub fn new(code: ErrorCode, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { schema: ErrorSchema::V1, code, message: message.into(), advice: advice.into(), plan: None, change: None }
+        Self {
+            schema: ErrorSchema::V1,
+            code,
+            message: message.into(),
+            advice: advice.into(),
+            plan: None,
+            change: None,
+            guarded: None,
+        }
     }
 }
 
@@ -219,7 +267,7 @@ impl Body {
             Body::Error(error) => match error.code {
                 ErrorCode::Failed | ErrorCode::Busy | ErrorCode::PlanChanged => 1,
                 ErrorCode::Usage => 2,
-                ErrorCode::Refused | ErrorCode::NotConfirmed => 3,
+                ErrorCode::Refused | ErrorCode::NotConfirmed | ErrorCode::ProofNeeded => 3,
                 ErrorCode::Lockout => 4,
                 ErrorCode::Stuck => 7,
                 ErrorCode::Unreachable => 10,

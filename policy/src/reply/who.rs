@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::WhoSchema;
+use super::{WhoSchema, is_zero};
 use crate::address::{AddressError, Source};
 use crate::ranges;
 
@@ -26,6 +26,9 @@ pub struct Who {
     pub unknown: Vec<Unsettled>,
     /// The blocked ones once more, by what decides.
     pub deciders: Vec<Decided>,
+    /// How many more ranges there are that the signer's grants are not about.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// What a person should know besides.
     pub notes: Vec<String>,
 }

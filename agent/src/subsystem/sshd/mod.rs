@@ -34,7 +34,6 @@ use crate::sys::{dbus, roots};
 
 pub use apply::{apply, restore};
 pub use host_keys::host_keys;
-pub use journal::logged_in_before;
 pub use lookup::{lookup, server};
 pub use repair::apply as repair;
 pub use shadow::clear_copies;

@@ -182,7 +182,12 @@ pub fn jails(host: &HostState) -> Result<reply::Jails, String> {
     let jails = state
         .jails
         .iter()
-        .map(|jail| reply::Jail { name: jail.name.clone(), banned: jail_bans(jail).collect(), ignore: jail.ignore.clone() })
+        .map(|jail| reply::Jail {
+            name: jail.name.clone(),
+            banned: jail_bans(jail).collect(),
+            others: 0,
+            ignore: jail.ignore.clone(),
+        })
         .collect();
     Ok(reply::Jails { schema: reply::JailsSchema::V1, version: Some(state.version.clone()), jails, notes })
 }

@@ -10,7 +10,7 @@ use crate::reply::{Ban, Hosts, HostsRule, HostsSchema};
 
 /// The rules of both files in the order libwrap reads them.
 pub fn list(host: &HostState) -> Hosts {
-    let mut hosts = Hosts { schema: HostsSchema::V1, enforced: String::new(), rules: Vec::new(), notes: Vec::new() };
+    let mut hosts = Hosts { schema: HostsSchema::V1, enforced: String::new(), rules: Vec::new(), others: 0, notes: Vec::new() };
     let state = match &host.hosts_access {
         Part::Present(state) => state,
         Part::Absent(why) | Part::Unreadable(why) => {

@@ -90,6 +90,15 @@ pub struct Problem {
     pub advice: String,
 }
 
+impl Problem {
+    /// Every text in it that quotes a file or a program.
+    pub(crate) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        let Self { severity: _, text, at, advice } = self;
+        let quoted = at.iter_mut().map(|ProblemPlace { file: _, line: _, text }| text);
+        [text, advice].into_iter().chain(quoted)
+    }
+}
+
 /// Where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProblemPlace {

@@ -62,6 +62,18 @@ pub struct ShownSetting {
     pub default: Option<Vec<String>>,
 }
 
+impl ShownSetting {
+    /// Every text in it that quotes a file, a program or its options.
+    pub(crate) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        let Self { keyword: _, values, origin: _, lines, default } = self;
+        let lines = lines.iter_mut().flat_map(|line| {
+            let ShownLine { file: _, line: _, text, under } = line;
+            std::iter::once(text).chain(under.iter_mut().map(|ShownMatch { file: _, line: _, text }| text))
+        });
+        values.iter_mut().chain(default.iter_mut().flatten()).chain(lines)
+    }
+}
+
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
