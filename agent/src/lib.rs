@@ -14,6 +14,7 @@ pub mod lease;
 pub mod listen;
 pub mod live;
 pub mod logging;
+pub mod look;
 mod observe;
 mod once;
 mod own;

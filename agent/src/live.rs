@@ -25,6 +25,7 @@ pub struct LiveHost {
     ruleset: nf_tables::Ruleset,
     texts: xtables::Texts,
     sshd_versions: sshd::Versions,
+    users: sshd::Users,
     pulse: Pulse,
 }
 
@@ -33,7 +34,8 @@ impl LiveHost {
     pub fn new(config: Arc<Config>) -> Self {
         let fail2ban = fail2ban::Fail2ban::new(&config.paths.fail2ban_socket);
         let (ruleset, texts, sshd_versions) = (nf_tables::Ruleset::new(), xtables::Texts::default(), sshd::Versions::default());
-        Self { config, fail2ban, ruleset, texts, sshd_versions, pulse: Pulse::default() }
+        let (users, pulse) = (sshd::Users::default(), Pulse::default());
+        Self { config, fail2ban, ruleset, texts, sshd_versions, users, pulse }
     }
 
     /// Beats with each thing that is read or done: a long change lives, one that hangs does not.
@@ -43,7 +45,8 @@ impl LiveHost {
 
     /// Observes, with facts that will be asked for: what takes programs is read beside the ruleset, whose dump takes as long.
     pub fn observe_with(&mut self, question: &Question, first: &Needs) -> HostState {
-        let Self { config, fail2ban, ruleset, texts, sshd_versions, pulse } = self;
+        self.users.begin();
+        let Self { config, fail2ban, ruleset, texts, sshd_versions, users: _, pulse } = self;
         pulse.beat();
         let patience = patience::current();
         let patiently = || patience.clone();
@@ -120,7 +123,7 @@ impl Host for LiveHost {
         let (mut ipsets, mut entries, mut recent_lists) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut routes, mut links, mut policy_rules) = (BTreeSet::new(), false, BTreeSet::new());
         let (mut tables, mut listings, mut properties) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut neighbours = BTreeSet::new();
+        let (mut neighbours, mut key_files) = (BTreeSet::new(), BTreeSet::new());
         for need in needs {
             self.pulse.beat();
             if patience::is_over() {
@@ -142,8 +145,12 @@ impl Host for LiveHost {
                 Need::Ufw => state.ufw = Some(ufw::read()),
                 Need::RouteTables(v6) => _ = tables.insert(*v6),
                 Need::PolicyRules(v6) => _ = policy_rules.insert(*v6),
-                Need::Sshd(need) => sshd::lookup(state, need, &mut self.sshd_versions),
+                Need::Sshd(sshd_model::Need::KeyFile { user, path }) => _ = key_files.insert((user.clone(), path.clone())),
+                Need::Sshd(need) => sshd::lookup(state, need, &mut self.sshd_versions, &mut self.users),
             }
+        }
+        if !key_files.is_empty() {
+            sshd::key_files(state, &key_files, &mut self.sshd_versions, &mut self.users);
         }
         if !(keys.is_empty() && sets.is_empty())
             && let Part::Present(ruleset) = &mut state.nf_tables

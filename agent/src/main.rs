@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use sshfix_agent::config::{Config, DEFAULT_CONFIG, DEFAULT_DIRECTORY};
 use sshfix_agent::identity::Identity;
 use sshfix_agent::recover::Recovery;
-use sshfix_agent::{audit, check, drill, init, recover, run};
+use sshfix_agent::{audit, check, drill, init, look, recover, run};
 use sshfix_policy::public_key::PublicKey;
 
 /// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.
@@ -50,6 +50,9 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Look at what a user owns, with that user's ids: the agent asks it and kills it when it takes too long
+    #[command(hide = true)]
+    Look,
     /// What a drill kills
     #[command(hide = true)]
     DrillWorker {
@@ -124,6 +127,7 @@ fn go(command: Command) -> Result<ExitCode> {
             say(&format_args!("{how} killed at {} points; {}", result.points, result.detail));
             Ok(if result.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Look => Ok(look::run()),
         Command::DrillWorker { config, directory, number } => {
             drill::work(&config, &directory, number)?;
             Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -20,6 +21,9 @@ use crate::patience;
 
 /// How often a child that keeps silent is asked whether it has ended.
 const TICK: Duration = Duration::from_millis(20);
+/// How long a child that was killed is waited for. One that hangs in the kernel, at a dead file server or a FUSE mount that does not
+/// answer, ends later or never.
+const ENDS: Duration = Duration::from_millis(300);
 
 /// What a child said and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,9 +92,35 @@ pub fn run(
     timeout: Duration,
     max_output: usize,
 ) -> Result<Output, ChildError> {
+    let (answer, left) = run_or_leave(program, args, stdin, timeout, max_output);
+    if let Some(child) = left {
+        reap(child, || ());
+    }
+    answer
+}
+
+/// Waits for a child that was killed and hangs in the kernel, in a thread of its own, and does something then.
+pub fn reap(mut child: Child, then: impl FnOnce() + Send + 'static) {
+    let wait = move || {
+        let _ = child.wait();
+        then();
+    };
+    if let Err(error) = thread::Builder::new().name("reaper".to_owned()).spawn(wait) {
+        tracing::warn!("no thread could be started to wait for a child that hangs: {error}");
+    }
+}
+
+/// As [`run`]; besides, the child itself where it was killed and has not ended: for [`reap`].
+pub fn run_or_leave(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+    stdin: Option<&[u8]>,
+    timeout: Duration,
+    max_output: usize,
+) -> (Result<Output, ChildError>, Option<Child>) {
+    let not_started = |error| (Err(ChildError::NotStarted { program: program.into(), error }), None);
     if !program.is_absolute() {
-        let error = io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path");
-        return Err(ChildError::NotStarted { program: program.into(), error });
+        return not_started(io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path"));
     }
     let mut command = Command::new(program);
     command.args(args);
@@ -109,7 +139,11 @@ pub fn run_open(
     // Of the child, which has a copy of the table of descriptors until it executes this (proc_pid_fd(5)).
     let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
     command.arg0(name).args(args);
-    finish(command, name, None, timeout, max_output)
+    let (answer, left) = finish(command, name, None, timeout, max_output);
+    if let Some(child) = left {
+        reap(child, || ());
+    }
+    answer
 }
 
 fn finish(
@@ -118,8 +152,8 @@ fn finish(
     stdin: Option<&[u8]>,
     timeout: Duration,
     max_output: usize,
-) -> Result<Output, ChildError> {
-    let not_started = |error| ChildError::NotStarted { program: program.into(), error };
+) -> (Result<Output, ChildError>, Option<Child>) {
+    let not_started = |error| (Err(ChildError::NotStarted { program: program.into(), error }), None);
     let deadline = Instant::now() + timeout;
     command
         .env_clear()
@@ -134,17 +168,19 @@ fn finish(
     // tables of a ruleset first.
     // SAFETY: the call takes three numbers and no memory, and sets a flag of descriptors.
     unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    let mut child = command.spawn().map_err(not_started)?;
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return not_started(error),
+    };
     let talk = talk(&mut child, stdin.unwrap_or_default(), deadline, max_output);
-    if !matches!(talk, Ok(Talk::Ended(..))) {
-        kill(&mut child);
-    }
-    match talk {
+    let left = if matches!(talk, Ok(Talk::Ended(..))) { None } else { kill(child) };
+    let answer = match talk {
         Ok(Talk::Ended(status, stdout, stderr)) => Ok(Output { code: status.code(), signal: status.signal(), stdout, stderr }),
         Ok(Talk::TimedOut) => Err(ChildError::TimedOut { program: program.into(), after: timeout }),
         Ok(Talk::TooMuchOutput) => Err(ChildError::TooMuchOutput { program: program.into(), limit: max_output }),
         Err(error) => Err(ChildError::Lost { program: program.into(), error }),
-    }
+    };
+    (answer, left)
 }
 
 enum Talk {
@@ -252,13 +288,21 @@ fn drain(pipe: &mut dyn Read, into: &mut Vec<u8>, max: usize) -> io::Result<()> 
     Ok(())
 }
 
-/// Kills the whole process group. The child has not been waited for, so its id cannot have gone to another process.
-fn kill(child: &mut Child) {
+/// Kills the whole process group. The child has not been waited for, so its id cannot have gone to another process. Gives it back where it
+/// does not end.
+fn kill(mut child: Child) -> Option<Child> {
     if let Ok(group) = i32::try_from(child.id()) {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
     let _ = child.kill();
-    let _ = child.wait();
+    let until = Instant::now() + ENDS;
+    loop {
+        match child.try_wait() {
+            Ok(Some(_)) | Err(_) => return None,
+            Ok(None) if Instant::now() > until => return Some(child),
+            Ok(None) => thread::sleep(Duration::from_millis(2)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -288,7 +332,7 @@ mod tests {
         // Killed is not yet gone.
         while run(Path::new("/usr/bin/pgrep"), &["-f", "^sleep 321[.]5$"], None, LONG, 1000).unwrap().code != Some(1) {
             assert!(begun.elapsed() < LONG, "a child of the child lives on");
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         assert!(begun.elapsed() < LONG);
     }

@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod child;
 pub mod clock;
+pub mod confine;
 pub mod dbus;
 pub mod descriptors;
 pub mod files;
@@ -10,6 +11,7 @@ pub mod jobs;
 pub mod names;
 pub mod namespace;
 pub mod netlink;
+pub mod passwd;
 pub mod process;
 pub mod roots;
 pub mod rtnetlink;

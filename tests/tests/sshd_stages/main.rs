@@ -179,7 +179,12 @@ fn accounts_that_cannot_log_in_are_found() {
         let keys = "/home/alice/.ssh/authorized_keys";
         account(&format!("chmod 666 {keys}"), keys, "can be written by others (owner 100", &format!("chmod 600 {keys}"));
         account("chmod 777 /home/alice", keys, "/home/alice can be written by others", "chmod 755 /home/alice");
-        account(&format!("chown nobody {keys}"), keys, "belongs to another user", &format!("chown alice {keys}"));
+        account(
+            &format!("chown nobody {keys}"),
+            keys,
+            "the user cannot open it: Permission denied (owner 65534, mode 0600)",
+            &format!("chown alice {keys}"),
+        );
         account(&format!("mv {keys} /root/k"), keys, "not there", &format!("mv /root/k {keys}"));
         // With a password left, keys that are passed over only explain.
         configure(&server, "PasswordAuthentication yes\n");

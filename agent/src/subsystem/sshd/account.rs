@@ -1,61 +1,50 @@
-//! Users of the host as sshd sees them: passwd and groups through the system's own lookups, /etc/shadow, nologin(5), and who may write
-//! to a file of authorized keys and which types of keys are in it. Keeps no key and no password.
+//! Users of the host as sshd sees them: passwd and groups through the system's own lookups, which `users` asks, and /etc/shadow and
+//! nologin(5), which are root's. Keeps no password. What could not be read is not known: never a fact.
 
-use std::fs::{self, Metadata};
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use jiff::{Timestamp, ToSpan, civil::Date};
-use nix::unistd::{Group, User, getgrouplist};
 use sshfix_policy::host::Part;
-use sshfix_policy::subsystem::sshd::{Account, KeyFile, authorized_keys};
+use sshfix_policy::subsystem::sshd::{Account, shown};
 
-use crate::sys::files;
+use super::users::Users;
+use crate::look::User;
+use crate::sys::files::{self, FileError};
 
-/// `_PATH_SHELL`, what an empty field means (passwd(5)).
-const SHELL: &str = "/bin/sh";
-/// The longest file of authorized keys.
-const KEYS_MAX: u64 = 4 << 20;
+const SHADOW: &str = "/etc/shadow";
+/// The longest of it.
+const SHADOW_MAX: u64 = 16 << 20;
 /// `pam_nologin(8)` looks at both.
 const NOLOGIN: [&str; 2] = ["/var/run/nologin", "/etc/nologin"];
+/// The longest text that is shown to whom it keeps out.
+const NOLOGIN_MAX: u64 = 64 * 1024;
 
 /// A user by name.
-pub(super) fn account(name: &str) -> Part<Account> {
-    let user = match User::from_name(name) {
-        Ok(Some(user)) => user,
-        Ok(None) => return Part::Absent(format!("there is no user {name}")),
-        Err(error) => return Part::Unreadable(format!("the user {name} could not be looked up: {error}")),
+pub(super) fn account(users: &mut Users, name: &str) -> Part<Account> {
+    let User { ids, home, shell, groups, shell_problem } = match users.user(name) {
+        Part::Present(user) => user,
+        Part::Absent(why) => return Part::Absent(why),
+        Part::Unreadable(why) => return Part::Unreadable(why),
     };
-    let groups = std::ffi::CString::new(name).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
-    let Some(groups) = groups else { return Part::Unreadable(format!("the groups of {name} could not be looked up")) };
-    let groups = groups.into_iter().filter_map(|gid| Group::from_gid(gid).ok().flatten()).map(|group| group.name).collect();
-    let shell = Some(user.shell.display().to_string()).filter(|shell| !shell.is_empty()).unwrap_or_else(|| SHELL.to_owned());
-    let Shadow { expired, locked, password } = shadow(name);
+    let shadow = shadow(name);
+    let unknown = |why: &String| format!("{SHADOW}: {why}");
     Part::Present(Account {
-        uid: user.uid.as_raw(),
-        home: user.dir.display().to_string(),
-        shell_problem: shell_problem(&shell),
+        uid: ids.uid,
+        gid: ids.gid,
+        gids: ids.groups,
+        home,
         shell,
+        shell_problem,
         groups,
-        expired,
-        locked,
-        password,
-        nologin: NOLOGIN.iter().find_map(|path| Some(((*path).to_owned(), first_line(path)?))),
+        expired: shadow.as_ref().map(|shadow| shadow.expired.clone()).map_err(unknown),
+        locked: shadow.as_ref().map(|shadow| shadow.locked).map_err(unknown),
+        password: shadow.ok().and_then(|shadow| shadow.password),
+        nologin: nologin(),
     })
 }
 
-/// auth.c, `allowed_user`: it must be there, be a file, and be executable by somebody.
-fn shell_problem(shell: &str) -> Option<String> {
-    match fs::metadata(shell) {
-        Err(error) => Some(format!("{shell}: {error}")),
-        Ok(file) if !file.is_file() || file.permissions().mode() & 0o111 == 0 => Some(format!("{shell} is not executable")),
-        Ok(_) => None,
-    }
-}
-
 /// What shadow(5) says of a user.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Shadow {
     /// The day of expiry where it is past.
     expired: Option<String>,
@@ -63,66 +52,56 @@ struct Shadow {
     password: Option<bool>,
 }
 
-/// Users of other directories have no line.
-fn shadow(name: &str) -> Shadow {
-    let Ok(file) = fs::File::open("/etc/shadow") else { return Shadow::default() };
-    let lines = BufReader::new(file.take(16 << 20)).lines().map_while(Result::ok);
-    let Some(line) = lines.into_iter().find(|line| line.split(':').next() == Some(name)) else { return Shadow::default() };
+fn shadow(name: &str) -> Result<Shadow, String> {
+    let file = files::read_followed(Path::new(SHADOW), SHADOW_MAX).map_err(|error| error.to_string())?;
+    Ok(of_user(&file.bytes, name, Timestamp::now().as_second() / 86_400))
+}
+
+/// Users of other directories have no line, so that none of it keeps them out.
+fn of_user(text: &[u8], name: &str, today: i64) -> Shadow {
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let line = lines.find(|line| line.split(|byte| *byte == b':').next() == Some(name.as_bytes()));
+    let Some(line) = line else { return Shadow::default() };
+    let line = String::from_utf8_lossy(line);
     let fields: Vec<&str> = line.split(':').collect();
     let password = fields.get(1).copied().unwrap_or_default();
-    let today = Timestamp::now().as_second() / 86_400;
-    let expires = fields.get(7).and_then(|days| days.parse::<i64>().ok()).filter(|days| today >= *days);
+    // getspnam(3): an empty field reads as -1, which is no day.
+    let days = fields.get(7).and_then(|days| days.parse::<i64>().ok()).filter(|days| *days != -1);
     let day =
         |days: i64| Date::constant(1970, 1, 1).checked_add(days.days()).map_or_else(|_| format!("day {days}"), |d| d.to_string());
     // crypt(5): every hash begins with `$` or `_`, or is one of DES.
     let typed = password.starts_with(['$', '_']) || (password.len() == 13 && !password.starts_with(['!', '*']));
-    Shadow { expired: expires.map(day), locked: password.starts_with('!'), password: Some(typed) }
+    Shadow { expired: days.filter(|days| today >= *days).map(day), locked: password.starts_with('!'), password: Some(typed) }
 }
 
-fn first_line(path: &str) -> Option<String> {
-    let file = fs::File::open(path).ok()?;
-    let mut text = String::new();
-    let _ = file.take(1000).read_to_string(&mut text);
-    Some(text.lines().next().unwrap_or_default().to_owned())
-}
-
-/// misc.c, `safe_path`: the file and every folder up to the home directory, or else to the root, belong to the user or root, and
-/// nobody else may write to them.
-pub(super) fn key_file(user: &str, path: &str) -> KeyFile {
-    let Ok(Some(user)) = User::from_name(user) else { return KeyFile::Missing };
-    let Ok(real) = fs::canonicalize(path) else { return KeyFile::Missing };
-    let home = fs::canonicalize(&user.dir).unwrap_or_else(|_| user.dir.clone());
-    let Ok(file) = fs::metadata(&real) else { return KeyFile::Missing };
-    if !file.is_file() {
-        return KeyFile::Bad("not a regular file".to_owned());
-    }
-    let uid = user.uid.as_raw();
-    for at in real.ancestors() {
-        let Ok(entry) = fs::metadata(at) else { return KeyFile::Bad(format!("{} cannot be looked at", at.display())) };
-        if let Some(problem) = problem(&entry, uid, at) {
-            return KeyFile::Bad(problem);
-        }
-        if at == home {
-            break;
+/// The first file of nologin(5) that is there, and its first line.
+fn nologin() -> Result<Option<(String, String)>, String> {
+    for path in NOLOGIN {
+        match files::read_followed(Path::new(path), NOLOGIN_MAX) {
+            Ok(file) => {
+                let text = String::from_utf8_lossy(&file.bytes);
+                return Ok(Some((path.to_owned(), shown(text.lines().next().unwrap_or_default()))));
+            }
+            Err(FileError::TooLong { .. }) => return Ok(Some((path.to_owned(), String::new()))),
+            Err(FileError::Missing(_)) => {}
+            Err(error) => return Err(format!("whether users are kept out for a while is not known: {error}")),
         }
     }
-    let readable = file.permissions().mode() & if file.uid() == uid { 0o400 } else { 0o044 } != 0 || uid == 0;
-    if !readable {
-        return KeyFile::Bad(format!("{} cannot read it ({})", user.name, describe(&file)));
-    }
-    match files::read_followed(&real, KEYS_MAX) {
-        Ok(file) => KeyFile::Good(authorized_keys(&String::from_utf8_lossy(&file.bytes))),
-        Err(error) => KeyFile::Bad(error.to_string()),
-    }
+    Ok(None)
 }
 
-fn problem(entry: &Metadata, uid: u32, at: &Path) -> Option<String> {
-    if entry.uid() != 0 && entry.uid() != uid {
-        return Some(format!("{} belongs to another user ({})", at.display(), describe(entry)));
-    }
-    (entry.permissions().mode() & 0o022 != 0).then(|| format!("{} can be written by others ({})", at.display(), describe(entry)))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn describe(entry: &Metadata) -> String {
-    format!("owner {}, mode {:04o}", entry.uid(), entry.permissions().mode() & 0o7777)
+    #[test]
+    fn shadow_is_read_past_lines_that_are_no_utf_8_and_an_empty_day_is_none() {
+        let text = b"bad\xff:x\nalice:$6$a$b:19000:0:99999:7::18263:\nbob:!$6$a:19000:0:99999:7:::\ncarol:*:1:0:1:7::-1:\n";
+        let alice = of_user(text, "alice", 20_000);
+        assert_eq!((alice.expired.as_deref(), alice.locked, alice.password), (Some("2020-01-02"), false, Some(true)));
+        assert_eq!(of_user(text, "alice", 18_262).expired, None);
+        assert_eq!(of_user(text, "bob", 20_000), Shadow { expired: None, locked: true, password: Some(false) });
+        assert_eq!(of_user(text, "carol", 20_000).expired, None);
+        assert_eq!(of_user(text, "dave", 20_000), Shadow::default());
+    }
 }

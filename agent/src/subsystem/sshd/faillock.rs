@@ -1,14 +1,16 @@
 //! The tally that `pam_faillock(8)` keeps of a user, where sshd's PAM stack asks it at all. Reads only.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 use sshfix_policy::host::Part;
-use sshfix_policy::subsystem::sshd::faillock::{CONFIGURATION, PamLine, Rules, Tally, pam_line};
+use sshfix_policy::subsystem::sshd::Account;
+use sshfix_policy::subsystem::sshd::faillock::{CONFIGURATION, PamLine, Rules, Tally as Kept, pam_line};
 
-use crate::sys::files;
+use super::users::Users;
+use crate::look::{TALLY_MAX, Tally};
+use crate::sys::files::{self, FileError};
 
 /// pam.conf(5): where stacks are, by the name of their service.
 const PAM: &str = "/etc/pam.d";
@@ -16,34 +18,37 @@ const PAM: &str = "/etc/pam.d";
 const SERVICE: &str = "sshd";
 /// The longest stack, and the longest configuration.
 const FILE_MAX: u64 = 64 * 1024;
-/// More failures than the module keeps.
-const TALLY_MAX: u64 = 1 << 20;
 
 /// What is remembered of a user; absent where nobody remembers.
-pub(super) fn tally(user: &str) -> Part<Tally> {
+pub(super) fn tally(users: &mut Users, user: &str, account: Option<&Part<Account>>) -> Part<Kept> {
     let line = match asked(SERVICE, &mut BTreeSet::new()) {
         Ok(Some(line)) => line,
         Ok(None) => return Part::Absent("sshd's PAM stack has no pam_faillock".to_owned()),
         Err(error) => return Part::Unreadable(error.to_string()),
     };
-    let configuration = match fs::read_to_string(CONFIGURATION) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        Err(error) => return Part::Unreadable(format!("{CONFIGURATION}: {error}")),
+    let configuration = match files::read_followed(Path::new(CONFIGURATION), FILE_MAX) {
+        Ok(file) => String::from_utf8_lossy(&file.bytes).into_owned(),
+        Err(FileError::Missing(_)) => String::new(),
+        Err(error) => return Part::Unreadable(error.to_string()),
+    };
+    let account = match account {
+        Some(Part::Present(account)) => account,
+        Some(Part::Absent(why) | Part::Unreadable(why)) => return Part::Unreadable(why.clone()),
+        None => return Part::Unreadable(format!("the user {user} was not looked up")),
     };
     let rules = Rules::new(line, &configuration);
     // A user's name is no path: it was checked when the login was made.
     let file = format!("{}/{user}", rules.directory);
-    let bytes = match fs::symlink_metadata(&file) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Part::Unreadable(format!("{file}: {error}")),
-        Ok(found) if !found.is_file() || found.len() > TALLY_MAX => return Part::Unreadable(format!("{file} is no tally")),
-        Ok(_) => match fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(error) => return Part::Unreadable(format!("{file}: {error}")),
+    // The module gives the file to the user (faillock.c, `open_tally`).
+    let bytes = match users.tally(account, &file) {
+        Tally::Bytes(bytes) => bytes,
+        Tally::NotTheUsers => match files::read_checked(Path::new(&file), TALLY_MAX) {
+            Ok(read) => read.bytes,
+            Err(error) => return Part::Unreadable(error.to_string()),
         },
+        Tally::Unknown(why) => return Part::Unreadable(format!("{file}: {why}")),
     };
-    Part::Present(Tally { rules, file, bytes })
+    Part::Present(Kept { rules, file, bytes })
 }
 
 /// The first line of a stack, or of one that it includes, that asks the module.
@@ -54,7 +59,7 @@ fn asked(service: &str, seen: &mut BTreeSet<String>) -> io::Result<Option<(Strin
     let path = format!("{PAM}/{service}");
     let bytes = match files::read_followed(Path::new(&path), FILE_MAX) {
         Ok(file) => file.bytes,
-        Err(files::FileError::Missing(_)) => return Ok(None),
+        Err(FileError::Missing(_)) => return Ok(None),
         Err(error) => return Err(io::Error::other(error.to_string())),
     };
     for (number, line) in (1..).zip(String::from_utf8_lossy(&bytes).lines()) {

@@ -10,15 +10,15 @@ use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree, glob};
 use sshfix_policy::subsystem::sshd::{
-    Answer, Candidate, Effective, Folder, HostKey, Invocation, Manager, Need, PRIVSEP, RevokedKeys, Server, Startups,
-    host_key_paths, revoked_keys,
+    Account, Answer, Candidate, Effective, Folder, HostKey, Invocation, KeyFile, Manager, Need, PRIVSEP, RevokedKeys, Server,
+    Startups, host_key_paths, revoked_keys,
 };
 
 use super::shadow::Shadow;
 use super::version::Sound;
 use super::{
-    Found, SshdError, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager, power, running,
-    settled,
+    Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager, power,
+    running, settled,
 };
 use crate::subsystem::listener;
 
@@ -26,7 +26,7 @@ use crate::subsystem::listener;
 const REVOKED_MAX: u64 = 16 << 20;
 
 /// Puts one fact into the state.
-pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
+pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users: &mut Users) {
     match need {
         Need::Server(port) => {
             let server = server(&state.listener, *port, versions);
@@ -42,11 +42,8 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
             };
             state.sshd.logins.insert(login.clone(), answer);
         }
-        Need::Account(user) => _ = state.sshd.accounts.insert(user.clone(), account::account(user)),
-        Need::KeyFile { user, path } => {
-            let file = account::key_file(user, path);
-            state.sshd.key_files.insert((user.clone(), path.clone()), file);
-        }
+        Need::Account(user) => _ = state.sshd.accounts.insert(user.clone(), account::account(users, user)),
+        Need::KeyFile { user, path } => key_files(state, &[(user.clone(), path.clone())].into(), versions, users),
         Need::RevokedKeys(path) => {
             let file = match crate::sys::files::read_followed(Path::new(path), REVOKED_MAX) {
                 Ok(file) => revoked_keys(&file.bytes),
@@ -69,7 +66,11 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
             let sessions = state.listener.present().into_iter().flat_map(|state| &state.sessions);
             state.sshd.entrances = Some(journal::entrances(&sessions.map(|session| session.pid).collect::<Vec<_>>()));
         }
-        Need::Tally(user) => _ = state.sshd.tallies.insert(user.clone(), faillock::tally(user)),
+        Need::Tally(user) => {
+            known_account(state, user, users);
+            let tally = faillock::tally(users, user, state.sshd.accounts.get(user));
+            state.sshd.tallies.insert(user.clone(), tally);
+        }
         Need::Power => state.sshd.power = Some(power::read()),
         Need::Running(port) => {
             if let Some(Part::Present(server)) = state.sshd.servers.get(port) {
@@ -78,6 +79,47 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions) {
             }
         }
     }
+}
+
+/// Puts a user into the state who is not in it yet.
+fn known_account(state: &mut HostState, user: &str, users: &mut Users) {
+    if !state.sshd.accounts.contains_key(user) {
+        let account = account::account(users, user);
+        state.sshd.accounts.insert(user.to_owned(), account);
+    }
+}
+
+/// Puts files of authorized keys into the state: those of one user by one look, those of several users side by side.
+pub fn key_files(state: &mut HostState, asked: &BTreeSet<(String, String)>, versions: &mut Versions, users: &mut Users) {
+    let programs: Vec<String> =
+        state.sshd.servers.values().filter_map(Part::present).map(|it| it.invocation.program.clone()).collect();
+    let debians = programs.iter().map(|program| versions.is_debians(Path::new(program)));
+    // Where there are several, all of them.
+    let patched = debians.reduce(|one, other| if one == other { one } else { None }).flatten();
+    let mut by_user: BTreeMap<&String, Vec<String>> = BTreeMap::new();
+    for (user, _) in asked {
+        known_account(state, user, users);
+    }
+    for (user, path) in asked {
+        by_user.entry(user).or_default().push(path.clone());
+    }
+    let mut found: Vec<((String, String), KeyFile)> = Vec::new();
+    let mut looks = Vec::new();
+    for (user, paths) in by_user {
+        match state.sshd.accounts.get(user) {
+            Some(Part::Present(account)) => looks.push((user, account, paths)),
+            Some(Part::Absent(_)) => found.extend(paths.into_iter().map(|path| ((user.clone(), path), KeyFile::Missing))),
+            Some(Part::Unreadable(_)) | None => {
+                let why = KeyFile::Unknown(format!("the user {user} was not looked up"));
+                found.extend(paths.into_iter().map(|path| ((user.clone(), path), why.clone())));
+            }
+        }
+    }
+    let questions: Vec<(&Account, Vec<String>)> = looks.iter().map(|(_, account, paths)| (*account, paths.clone())).collect();
+    for ((user, _, paths), files) in looks.iter().zip(users.key_files(&questions, patched)) {
+        found.extend(paths.iter().zip(files).map(|(path, file)| (((*user).clone(), path.clone()), file)));
+    }
+    state.sshd.key_files.extend(found);
 }
 
 /// The sshd on a port as it is at this moment.

@@ -15,6 +15,7 @@ mod running;
 mod serves;
 mod shadow;
 mod unit;
+mod users;
 mod version;
 
 use std::collections::BTreeSet;
@@ -34,9 +35,10 @@ use crate::sys::{dbus, roots};
 
 pub use apply::{apply, restore};
 pub use host_keys::host_keys;
-pub use lookup::{lookup, server};
+pub use lookup::{key_files, lookup, server};
 pub use repair::apply as repair;
 pub use shadow::clear_copies;
+pub use users::Users;
 pub use version::Versions;
 
 /// Where OpenSSH's server is on every distribution.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use sshfix_policy::subsystem::sshd::config::keyword::{Release, release};
 use super::{LIMIT, OUTPUT_MAX};
 use crate::sys::{child, roots};
 
+/// The longest program that is searched.
+const PROGRAM_MAX: u64 = 32 << 20;
+
 /// What a file is by: device, inode, size, and the times of its content and of any change to it, in nanoseconds. Nobody can set the last
 /// one (`inode(7)`, ctime).
 type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
@@ -20,7 +24,7 @@ type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
 /// The versions of the programs that were asked so far, and the keys that were found sound.
 #[derive(Debug, Default)]
 pub struct Versions {
-    programs: HashMap<PathBuf, (Identity, Release)>,
+    programs: HashMap<PathBuf, (Identity, Release, bool)>,
     pub(super) sound: Sound,
 }
 
@@ -57,7 +61,7 @@ impl Versions {
         if (now.0, now.1) != found.identity() {
             return None;
         }
-        if let Some((known, version)) = self.programs.get(program)
+        if let Some((known, version, _)) = self.programs.get(program)
             && *known == now
         {
             return Some(*version);
@@ -65,10 +69,27 @@ impl Versions {
         let version = release(&ask(found.file.as_fd())?)?;
         // It was that file's answer only if the file is still there.
         if identity(&fs::metadata(program).ok()?) == now {
-            self.programs.insert(program.to_owned(), (now, version));
+            self.programs.insert(program.to_owned(), (now, version, is_debians(program)));
         }
         Some(version)
     }
+
+    /// Whether it is Debian's or one made from it, with their patches; `None` where it does not say so.
+    pub(super) fn is_debians(&mut self, program: &Path) -> Option<bool> {
+        self.of(program)?;
+        self.programs.get(program).map(|(_, _, debians)| *debians).filter(|debians| *debians)
+    }
+}
+
+/// Whether the program holds the text of `SSH_EXTRAVERSION` (package-versioning.patch): `Debian-2+deb12u3`. `sshd -V` of 9.2 does not print it.
+fn is_debians(program: &Path) -> bool {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(program).and_then(|file| file.take(PROGRAM_MAX).read_to_end(&mut bytes));
+    let names = [&b"Debian-"[..], b"Ubuntu-", b"Raspbian-"];
+    let found = |window: &[u8]| {
+        names.iter().any(|name| window.strip_prefix(*name).and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit))
+    };
+    read.is_ok() && bytes.windows(10).any(found)
 }
 
 fn identity(file: &Metadata) -> Identity {

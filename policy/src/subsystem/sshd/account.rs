@@ -1,7 +1,6 @@
 //! Whether the account itself can log in: it exists, its shell runs, it has not expired, nologin(5), and sshd would read its
 //! authorized keys (auth.c `allowed_user`, misc.c `safe_path`). A password that is wrong, or a key that is not listed, is not judged.
 
-use super::Effective;
 use super::access::alternatives;
 use super::config::Client;
 use super::faillock::Locked;
@@ -9,7 +8,8 @@ use super::judge::{Judgement, found};
 use super::objection::{Objection, Reason};
 use super::remedy::Remedy;
 use super::repair::Mend;
-use super::state::{Account, KeyFile, Need};
+use super::state::{Account, Need};
+use super::{Effective, Reading};
 use crate::host::{self, HostState, Needs, Part};
 use crate::verdict::{Cause, Evidence, Stage, Verdict};
 
@@ -19,14 +19,19 @@ const NO_SHELLS: [&str; 3] = ["nologin", "false", "true"];
 /// The whole stage.
 pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: &Part<Account>, needs: &mut Needs) -> Judgement {
     let user = &client.user;
-    let Part::Present(account) = account else {
+    let account = match account {
+        Part::Present(account) => Some(account),
+        Part::Unreadable(why) => return Judgement::unknown(why.clone()),
+        Part::Absent(_) => None,
+    };
+    let Some(account) = account else {
         let evidence = vec![Evidence::new("getent passwd", format!("{user}: no such user"))];
         let fix = format!("log in as a user of this host, or make one: `useradd -m {user}`");
         return refuse(format!("there is no user {user} on this host"), evidence, fix);
     };
     if let Some(mut refused) = shut_out(effective, user, account) {
         let of_the_host = host.sshd.power.as_ref().is_some_and(super::Power::explains_nologin);
-        if of_the_host && account.nologin.as_ref().is_some_and(|(file, _)| file.contains("/run/")) && account.uid != 0 {
+        if of_the_host && nologin(account).is_some_and(|(file, _)| file.contains("/run/")) {
             for block in &mut refused.blocks {
                 block.finding.cause = Cause::HostShutdown;
                 let wait = "`shutdown -c` calls a planned one off; else wait until the host is up again. root may log in";
@@ -37,7 +42,33 @@ pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: 
     }
     let mut judgement = keys(host, effective, client, account, needs);
     judgement.add(faillock(host, effective, user, account, needs));
+    if let Some(why) = undecided(effective, account) {
+        judgement.add(Judgement::unknown(why));
+    }
     judgement
+}
+
+/// Whether sshd looks at owners and modes before it reads keys.
+pub(super) fn is_strict(effective: &Effective) -> bool {
+    effective.one("strictmodes") != Some("no")
+}
+
+/// The file that keeps this user out (nologin(5)).
+fn nologin(account: &Account) -> Option<&(String, String)> {
+    account.nologin.as_ref().ok().and_then(Option::as_ref).filter(|_| account.uid != 0)
+}
+
+/// sshd looks at the shell only where it is the one of this very file system (auth.c).
+fn asks_for_shell(effective: &Effective) -> bool {
+    effective.one("chrootdirectory").is_none_or(|value| value == "none")
+}
+
+/// What could not be read and would decide.
+fn undecided(effective: &Effective, account: &Account) -> Option<String> {
+    let shell = account.shell_problem.as_ref().err().filter(|_| asks_for_shell(effective));
+    let nologin = account.nologin.as_ref().err().filter(|_| account.uid != 0);
+    let locked = account.locked.as_ref().err().filter(|_| effective.one("usepam") != Some("yes"));
+    shell.or(nologin).or(account.expired.as_ref().err()).or(locked).cloned()
 }
 
 /// `pam_faillock(8)` refuses passwords alone: a login by key never runs the `auth` part of the PAM stack (auth2-pubkey.c).
@@ -102,13 +133,13 @@ fn shut_out(effective: &Effective, user: &str, account: &Account) -> Option<Judg
     let pam = effective.one("usepam") == Some("yes");
     let passwd =
         || vec![Evidence::new("getent passwd", format!("{user}:...:{}:...:{}:{}", account.uid, account.home, account.shell))];
-    // auth.c looks at the shell only where it is the one of this very file system.
-    let chroot = effective.one("chrootdirectory").is_some_and(|value| value != "none");
-    if let Some(problem) = account.shell_problem.as_ref().filter(|_| !chroot) {
+    if let Ok(Some(problem)) = &account.shell_problem
+        && asks_for_shell(effective)
+    {
         let fix = format!("`chsh -s /bin/sh {user}`, or install {}", account.shell);
         return Some(refuse(format!("the shell of {user} cannot be run: {problem}"), passwd(), fix));
     }
-    if let Some((file, text)) = account.nologin.as_ref().filter(|_| account.uid != 0) {
+    if let Some((file, text)) = nologin(account) {
         let fix = format!("`rm {file}`, if the host is not about to shut down; root may log in meanwhile");
         return Some(refuse(
             format!("{file} keeps all users but root out"),
@@ -116,11 +147,11 @@ fn shut_out(effective: &Effective, user: &str, account: &Account) -> Option<Judg
             fix,
         ));
     }
-    if let Some(day) = &account.expired {
+    if let Ok(Some(day)) = &account.expired {
         let evidence = vec![Evidence::new("/etc/shadow", format!("{user}: expired on {day}"))];
         return Some(refuse(format!("the account of {user} expired on {day}"), evidence, format!("`chage -E -1 {user}`")));
     }
-    if account.locked && !pam {
+    if account.locked == Ok(true) && !pam {
         let evidence = vec![Evidence::new("/etc/shadow", format!("{user}:!..."))];
         let fix = format!("`usermod -p '*' {user}` leaves it without a password and unlocked; or `UsePAM yes` in sshd_config");
         return Some(refuse(format!("the account of {user} is locked, which counts with UsePAM no"), evidence, fix));
@@ -138,7 +169,6 @@ fn shut_out(effective: &Effective, user: &str, account: &Account) -> Option<Judg
 fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> Judgement {
     let user = &client.user;
     let ways = alternatives(effective, user);
-    let strict = effective.one("strictmodes") != Some("no");
     let elsewhere = ["authorizedkeyscommand", "trustedusercakeys"]
         .iter()
         .any(|keyword| effective.one(keyword).is_some_and(|value| value != "none"));
@@ -146,19 +176,21 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
     if !ways.iter().any(with_key) || elsewhere {
         return Judgement::accept(&format!("{user} is a user with the shell {}", account.shell));
     }
-    let mut missing = Vec::new();
-    let mut bad = Vec::new();
-    let mut good = false;
-    for path in key_paths(effective, user, account) {
-        match host.sshd.key_files.get(&(user.clone(), path.clone())) {
-            None => {
-                needs.insert(host::Need::Sshd(Need::KeyFile { user: user.clone(), path }));
-                return Judgement::unknown("the files of authorized keys are not read yet".to_owned());
-            }
-            Some(KeyFile::Good(_)) => good = true,
-            Some(KeyFile::Bad(_)) if !strict => good = true,
-            Some(KeyFile::Bad(why)) => bad.push(Evidence::new(path, why.clone())),
-            Some(KeyFile::Missing) => missing.push(Evidence::new(path, "not there")),
+    let paths = key_paths(effective, user, account);
+    let file = |path: &String| host.sshd.key_files.get(&(user.clone(), path.clone()));
+    let unread: Vec<&String> = paths.iter().filter(|path| file(path).is_none()).collect();
+    if !unread.is_empty() {
+        needs.extend(unread.into_iter().map(|path| host::Need::Sshd(Need::KeyFile { user: user.clone(), path: path.clone() })));
+        return Judgement::unknown("the files of authorized keys are not read yet".to_owned());
+    }
+    let (mut missing, mut bad, mut unknown, mut good) = (Vec::new(), Vec::new(), Vec::new(), false);
+    for path in &paths {
+        let Some(file) = file(path) else { continue };
+        match file.read(is_strict(effective)) {
+            Reading::Keys(_) => good = true,
+            Reading::PassedOver(why) => bad.push(Evidence::new(path.clone(), why)),
+            Reading::Missing => missing.push(Evidence::new(path.clone(), "not there")),
+            Reading::Unknown(why) => unknown.push(Evidence::new(path.clone(), why)),
         }
     }
     if good {
@@ -168,6 +200,11 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
         ));
     }
     let only_way = ways.iter().all(with_key);
+    if let Some(first) = unknown.first() {
+        let why = format!("whether sshd reads authorized keys of {user} is not known: {}: {}", first.source, first.text);
+        let verdict = if only_way { Verdict::Unknown } else { Verdict::Accept };
+        return Judgement { verdict, evidence: unknown, ..Judgement::unknown(why) };
+    }
     let (detail, evidence, fix) = if bad.is_empty() {
         let first = missing.first().map_or_else(String::new, |evidence| evidence.source.clone());
         let fix = format!("`ssh-copy-id {user}@HOST` from where a password works, or put the public key into {first}");

@@ -93,6 +93,13 @@ impl AuthorizedKey {
         Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value).replace("\\\"", "\""))
     }
 
+    /// Whether it is what it says it is, as far as its text goes: a type that there is, and a SHA-256 in Base64 without padding.
+    pub fn is_well_formed(&self) -> bool {
+        let digest = self.fingerprint.strip_prefix("SHA256:").unwrap_or_default();
+        let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
+        KINDS.contains(&self.kind.as_str()) && digest.len() == 43 && digest.chars().all(letter)
+    }
+
     /// Whether this sshd lets it sign (RFC 8332: the type `ssh-rsa` signs by two algorithms of this age), as long as it is.
     pub fn is_taken(&self, effective: &Effective) -> bool {
         let accepts = |algorithm: &str| {

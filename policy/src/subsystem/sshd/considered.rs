@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use super::Effective;
 use super::access::{alternatives, quote};
 use super::config::{Block, Client, Line, Matching, Settings, blocks, match_line, user_pattern};
 use super::judge::{known_login, settings};
-use super::state::{Account, KeyFile, Need, Server};
+use super::state::{Account, Need, Server};
+use super::{Effective, Reading};
 use crate::host::{self, HostState, Needs, Part};
 use crate::pattern::wildcard;
 use crate::trace::TraceLine;
@@ -210,31 +210,36 @@ fn of_account(
         ..TraceLine::new(source, text, problem.unwrap_or_else(|| good.to_owned()))
     };
     let passwd = format!("{user}:...:{}:...:{}:{}", account.uid, account.home, account.shell);
-    let mut lines = vec![line("getent passwd", passwd, account.shell_problem.clone(), "the shell can be run")];
+    let unknown = |why: &str| format!("unknown: {why}");
+    let mut lines = vec![match &account.shell_problem {
+        Ok(problem) => line("getent passwd", passwd, problem.clone(), "the shell can be run"),
+        Err(why) => line("getent passwd", passwd, None, &unknown(why)),
+    }];
     match &account.nologin {
-        Some((file, text)) if account.uid == 0 => lines.push(line(file, text.clone(), None, "root may log in")),
-        Some((file, text)) => lines.push(line(file, text.clone(), Some("refuses all users but root".to_owned()), "")),
-        None => lines.push(line("nologin(5)", "no such file".to_owned(), None, "goes on")),
+        Ok(Some((file, text))) if account.uid == 0 => lines.push(line(file, text.clone(), None, "root may log in")),
+        Ok(Some((file, text))) => lines.push(line(file, text.clone(), Some("refuses all users but root".to_owned()), "")),
+        Ok(None) => lines.push(line("nologin(5)", "no such file".to_owned(), None, "goes on")),
+        Err(why) => lines.push(line("nologin(5)", String::new(), None, &unknown(why))),
     }
-    let expired = account.expired.as_ref().map(|day| format!("expired on {day}"));
-    lines.push(line("/etc/shadow", format!("{user}:..."), expired, "not expired"));
-    let files = effective.one("authorizedkeysfile").unwrap_or_default();
-    for path in files.split_ascii_whitespace().filter(|file| *file != "none") {
-        let path = super::account::expand(path, user, account);
-        let effect = match host.sshd.key_files.get(&(user.clone(), path.clone())) {
-            None => {
-                needs.insert(host::Need::Sshd(Need::KeyFile { user: user.clone(), path: path.clone() }));
-                "not read yet".to_owned()
-            }
-            Some(KeyFile::Good(keys)) => {
+    lines.push(match &account.expired {
+        Ok(day) => line("/etc/shadow", format!("{user}:..."), day.as_ref().map(|day| format!("expired on {day}")), "not expired"),
+        Err(why) => line("/etc/shadow", format!("{user}:..."), None, &unknown(why)),
+    });
+    let strict = super::account::is_strict(effective);
+    for path in super::account::key_paths(effective, user, account) {
+        let Some(file) = host.sshd.key_files.get(&(user.clone(), path.clone())) else {
+            needs.insert(host::Need::Sshd(Need::KeyFile { user: user.clone(), path: path.clone() }));
+            lines.push(TraceLine::new(path, "AuthorizedKeysFile", "not read yet"));
+            continue;
+        };
+        let effect = match file.read(strict) {
+            Reading::Keys(keys) => {
                 let types: BTreeSet<&str> = keys.iter().map(|key| key.kind.as_str()).collect();
                 format!("sshd reads it: {}", types.into_iter().collect::<Vec<_>>().join(", "))
             }
-            Some(KeyFile::Missing) => "not there".to_owned(),
-            Some(KeyFile::Bad(why)) if effective.one("strictmodes") == Some("no") => {
-                format!("sshd reads it (StrictModes no): {why}")
-            }
-            Some(KeyFile::Bad(why)) => format!("sshd passes over it (StrictModes): {why}"),
+            Reading::Missing => "not there".to_owned(),
+            Reading::PassedOver(why) => format!("sshd passes over it: {why}"),
+            Reading::Unknown(why) => unknown(why),
         };
         lines.push(TraceLine::new(path, "AuthorizedKeysFile", effect));
     }

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use super::Effective;
 use super::access::alternatives;
-use super::account::key_paths;
+use super::account::{is_strict, key_paths};
 use super::authorized_keys::AuthorizedKey;
 use super::config::{Client, Listed, address_list};
 use super::revoked_keys::RevokedKeys;
-use super::state::{Account, KeyFile, Need};
+use super::state::{Account, Need};
+use super::{Effective, Reading};
 use crate::host::{self, HostState, Needs, Part};
 use crate::verdict::Verdict;
 
@@ -272,15 +272,17 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
     found.doubts.extend(elsewhere.filter_map(|keyword| Some(Doubt::Elsewhere(keyword, set(keyword)?.to_owned()))));
     found.no_files = found.doubts.is_empty();
     for path in key_paths(effective, &client.user, account) {
-        match host.sshd.key_files.get(&(client.user.clone(), path.clone())) {
-            None => {
-                needs.insert(host::Need::Sshd(Need::KeyFile { user: client.user.clone(), path: path.clone() }));
-                found.doubts.insert(Doubt::NotRead(path));
-            }
-            Some(KeyFile::Missing) => continue,
-            Some(KeyFile::Bad(_)) if effective.one("strictmodes") == Some("no") => _ = found.doubts.insert(Doubt::Lenient(path)),
-            Some(KeyFile::Bad(_)) => _ = found.doubts.insert(Doubt::PassedOver(path)),
-            Some(KeyFile::Good(keys)) => {
+        let Some(file) = host.sshd.key_files.get(&(client.user.clone(), path.clone())) else {
+            needs.insert(host::Need::Sshd(Need::KeyFile { user: client.user.clone(), path: path.clone() }));
+            found.doubts.insert(Doubt::NotRead(path));
+            found.no_files = false;
+            continue;
+        };
+        match file.read(is_strict(effective)) {
+            Reading::Missing => continue,
+            Reading::Unknown(_) if !is_strict(effective) => _ = found.doubts.insert(Doubt::Lenient(path)),
+            Reading::PassedOver(_) | Reading::Unknown(_) => _ = found.doubts.insert(Doubt::PassedOver(path)),
+            Reading::Keys(keys) => {
                 for key in keys.iter().filter(|key| key.is_taken(effective)) {
                     match usable(key, effective, client, account, revoked) {
                         Can::Work => _ = found.keys.insert(named(key)),

@@ -18,6 +18,7 @@ pub mod faillock;
 mod invocation;
 pub mod journal;
 mod judge;
+mod key_file;
 mod limits;
 mod methods;
 mod objection;
@@ -47,6 +48,7 @@ pub use effective::Effective;
 pub use exempt::{plan_exempt, plan_unexempt};
 pub use invocation::{Invocation, environment_file};
 pub use judge::stages;
+pub use key_file::{Chain, Groups, KeyFile, Members, Modes, Owner, Reading, Seen, key_file, shown, writing_groups};
 pub use plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set, plan_start, plan_unset};
 pub use power::{Power, SCHEDULED};
 pub use remedy::{Found, Lifts, Remedy, lifts};
@@ -58,7 +60,7 @@ pub use show::{
     Origin, ShowError, ShowQuestion, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema, show,
 };
 pub use state::{
-    Account, Folder, HostKey, KeyFile, KeyProblem, Login, Manager, Need, Server, Startups, State, host_key_paths, is_user_name,
+    Account, Folder, HostKey, KeyProblem, Login, Manager, Need, Server, Startups, State, host_key_paths, is_user_name,
 };
 pub use step::{Activation, FileEdit, Step, Through};
 pub use way_in::{Fault, WayIn, is_in, way_in, way_in_now};

@@ -10,7 +10,7 @@ use super::faillock::Tally;
 use super::journal::{Entrance, Journal};
 use super::power::Power;
 use super::revoked_keys::RevokedKeys;
-use super::{Answer, AuthorizedKey, Candidate, Effective, Invocation, Running};
+use super::{Answer, Candidate, Effective, Invocation, KeyFile, Running};
 use crate::host::Part;
 
 /// A fact about sshd that is not known yet.
@@ -271,38 +271,31 @@ impl Startups {
     }
 }
 
-/// A user of the host.
+/// A user of the host. What could not be read is not known, with the reason: never a fact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// User id.
     pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// All groups by id.
+    pub gids: Vec<u32>,
     /// Home directory.
     pub home: String,
     /// Login shell.
     pub shell: String,
     /// What keeps the shell from being run.
-    pub shell_problem: Option<String>,
+    pub shell_problem: Result<Option<String>, String>,
     /// The names of all groups.
     pub groups: Vec<String>,
     /// The day the account expired (shadow(5), field 8), where that is past.
-    pub expired: Option<String>,
+    pub expired: Result<Option<String>, String>,
     /// Whether the password is locked with `!` (passwd(1) `-l`).
-    pub locked: bool,
-    /// Whether there is a password that could be typed; not known of users whose line is not in shadow(5).
+    pub locked: Result<bool, String>,
+    /// Whether there is a password that could be typed; not known of users whose line is not in shadow(5) or could not be read.
     pub password: Option<bool>,
     /// The file that keeps all users but root out (nologin(5)), and its first line.
-    pub nologin: Option<(String, String)>,
-}
-
-/// A file of authorized keys.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KeyFile {
-    /// It is not there.
-    Missing,
-    /// sshd would read it; the keys in it, each once.
-    Good(Vec<AuthorizedKey>),
-    /// sshd would pass it over; the text says why.
-    Bad(String),
+    pub nologin: Result<Option<(String, String)>, String>,
 }
 
 #[cfg(test)]

@@ -1,0 +1,119 @@
+//! The short-lived process that looks at what users own, and asks the system's lookups about them: the agent runs itself for it
+//! (`sshfix-agent look`), gives it one question on standard input and a deadline, and kills it then. Before it touches a path it takes
+//! the ids of that user (`sys::confine`). What it answers counts as said by the user: the agent checks it, and shows no more of it than a
+//! finding needs. No content of a file is in it.
+
+mod files;
+mod names;
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+use sshfix_policy::subsystem::sshd::{Groups, Seen};
+
+use crate::sys::confine::Ids;
+
+/// The longest question: a user in the most groups that the kernel takes.
+const QUESTION_MAX: u64 = 2 << 20;
+/// The longest tally: `pam_faillock` keeps 1,024 records of 64 bytes (faillock.h, `MAX_RECORDS`).
+pub const TALLY_MAX: u64 = 64 * 1024;
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Who a user is, and whether the shell can be run.
+    User(String),
+    /// Who is in these groups, and the names of these users.
+    Groups {
+        /// By id.
+        groups: Vec<u32>,
+        /// By id.
+        users: Vec<u32>,
+    },
+    /// What a user sees of these files.
+    Files {
+        /// The user.
+        ids: Ids,
+        /// The home directory.
+        home: String,
+        /// Files of authorized keys.
+        keys: Vec<String>,
+    },
+    /// What `pam_faillock` remembers of a user.
+    Tally {
+        /// The user.
+        ids: Ids,
+        /// The file.
+        path: String,
+    },
+}
+
+/// An answer, to the question of the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// Who it is; nothing where there is no such user.
+    User(Option<User>),
+    /// The groups.
+    Groups(Groups),
+    /// Of each file, in their order.
+    Files(Vec<Seen>),
+    /// The records.
+    Tally(Tally),
+    /// Why there is no answer.
+    Failed(String),
+}
+
+/// A user as the system's lookups know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// All ids.
+    pub ids: Ids,
+    /// Home directory.
+    pub home: String,
+    /// Login shell, as it stands there.
+    pub shell: String,
+    /// Names of groups; those that have none are left out, as sshd does (groupaccess.c, `ga_init`).
+    pub groups: Vec<String>,
+    /// What keeps the shell from being run.
+    pub shell_problem: Result<Option<String>, String>,
+}
+
+/// A tally.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tally {
+    /// Its bytes; none where it is not there.
+    Bytes(Vec<u8>),
+    /// The user may not read it: it is somebody else's.
+    NotTheUsers,
+    /// It could not be read: why.
+    Unknown(String),
+}
+
+/// Answers the question on standard input.
+pub fn run() -> ExitCode {
+    let mut question = Vec::new();
+    let read = io::stdin().lock().take(QUESTION_MAX).read_to_end(&mut question);
+    let answer = match read.map_err(|error| error.to_string()).and_then(|_| parsed(&question)) {
+        Ok(question) => answer(&question).unwrap_or_else(Told::Failed),
+        Err(why) => Told::Failed(why),
+    };
+    let Ok(bytes) = serde_json::to_vec(&answer) else { return ExitCode::FAILURE };
+    match io::stdout().lock().write_all(&bytes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn parsed(question: &[u8]) -> Result<Ask, String> {
+    serde_json::from_slice(question).map_err(|error| error.to_string())
+}
+
+fn answer(question: &Ask) -> Result<Told, String> {
+    match question {
+        Ask::User(name) => names::user(name).map(Told::User),
+        Ask::Groups { groups, users } => names::groups(groups, users).map(Told::Groups),
+        Ask::Files { ids, home, keys } => files::keys(ids, home, keys).map(Told::Files),
+        Ask::Tally { ids, path } => files::tally(ids, path).map(Told::Tally),
+    }
+}

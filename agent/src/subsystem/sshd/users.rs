@@ -1,0 +1,270 @@
+//! Asks short-lived processes about users and what they own (`crate::look`): one deadline for all that one question reads of them, so that
+//! a home on a dead file server holds nobody up, and nobody's home holds up what is read of another user. Must not touch a path of a user
+//! itself, and takes no answer for more than the word of that user.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sshfix_policy::host::Part;
+use sshfix_policy::subsystem::sshd::{Account, AuthorizedKey, Groups, KeyFile, Owner, Seen, key_file, shown, writing_groups};
+
+use crate::look::{Ask, Tally, Told, User};
+use crate::sys::child::{self, ChildError};
+use crate::sys::confine::Ids;
+
+/// The agent itself, also where its file was replaced meanwhile.
+const PROGRAM: &str = "/proc/self/exe";
+/// For one look. It takes some milliseconds where nothing hangs.
+const LOOK: Duration = Duration::from_secs(3);
+/// For everything that one question reads of users.
+const QUESTION: Duration = Duration::from_secs(6);
+/// How long after a look that hung no other is taken at what the same user owns.
+const PAUSE: Duration = Duration::from_secs(15);
+/// Looks that may hang in the kernel at a time.
+const MAX_STUCK: usize = 8;
+/// Looks at a time.
+const MAX_LOOKS: usize = 8;
+/// The longest answer: 2,000 keys of some 120 bytes in each of a few files.
+const ANSWER_MAX: usize = 2 << 20;
+/// The most folders of a path: PATH_MAX, every second letter a slash.
+const FOLDERS_MAX: usize = 2049;
+
+/// What the time of one question is left for.
+#[derive(Debug)]
+pub struct Users {
+    left: Duration,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self { left: QUESTION }
+    }
+}
+
+/// Looks that hung, by user; `None` is the system's own lookups.
+static TROUBLE: Mutex<BTreeMap<Option<u32>, Trouble>> = Mutex::new(BTreeMap::new());
+
+#[derive(Debug, Default)]
+struct Trouble {
+    until: Option<Instant>,
+    stuck: usize,
+}
+
+impl Users {
+    /// Another question begins.
+    pub fn begin(&mut self) {
+        self.left = QUESTION;
+    }
+
+    /// A user by name, by the system's lookups.
+    pub(super) fn user(&mut self, name: &str) -> Part<User> {
+        match self.timed(|until| ask(None, &Ask::User(name.to_owned()), until)) {
+            Ok(Told::User(Some(user))) => Part::Present(User {
+                shell_problem: user.shell_problem.map(|problem| problem.map(|text| shown(&text))).map_err(|text| shown(&text)),
+                ..user
+            }),
+            Ok(Told::User(None)) => Part::Absent(format!("there is no user {name}")),
+            Ok(_) => Part::Unreadable(format!("the user {name} could not be looked up: {STRANGE}")),
+            Err(why) => Part::Unreadable(format!("the user {name} could not be looked up: {why}")),
+        }
+    }
+
+    /// Files of authorized keys of several users, all at a time. `patched`: see [`key_file`].
+    pub(super) fn key_files(&mut self, asked: &[(&Account, Vec<String>)], patched: Option<bool>) -> Vec<Vec<KeyFile>> {
+        let mut found = Vec::new();
+        for some in asked.chunks(MAX_LOOKS) {
+            found.extend(self.timed(|until| {
+                thread::scope(|scope| {
+                    let looks: Vec<_> = some
+                        .iter()
+                        .map(|(account, paths)| scope.spawn(move || key_files(account, paths, patched, until)))
+                        .collect();
+                    let none = |paths: &[String]| vec![KeyFile::Unknown("looking failed inside sshfix".to_owned()); paths.len()];
+                    looks
+                        .into_iter()
+                        .zip(some)
+                        .map(|(look, (_, paths))| look.join().unwrap_or_else(|_| none(paths)))
+                        .collect::<Vec<_>>()
+                })
+            }));
+        }
+        found
+    }
+
+    /// The tally of a user, as the user sees it.
+    pub(super) fn tally(&mut self, account: &Account, path: &str) -> Tally {
+        let question = Ask::Tally { ids: ids(account), path: path.to_owned() };
+        match self.timed(|until| ask(Some(account.uid), &question, until)) {
+            Ok(Told::Tally(Tally::Unknown(why))) => Tally::Unknown(shown(&why)),
+            Ok(Told::Tally(tally)) => tally,
+            Ok(_) => Tally::Unknown(STRANGE.to_owned()),
+            Err(why) => Tally::Unknown(why),
+        }
+    }
+
+    /// Does something until the time of the question or of one look is over, and takes what it took off the former.
+    fn timed<T>(&mut self, look: impl FnOnce(Instant) -> T) -> T {
+        let begun = Instant::now();
+        let answer = look(begun + self.left.min(LOOK));
+        self.left = self.left.saturating_sub(begun.elapsed());
+        answer
+    }
+}
+
+const STRANGE: &str = "the look at it gave no answer that can be read";
+
+fn ids(account: &Account) -> Ids {
+    Ids { uid: account.uid, gid: account.gid, groups: account.gids.clone() }
+}
+
+fn key_files(account: &Account, paths: &[String], patched: Option<bool>, until: Instant) -> Vec<KeyFile> {
+    let question = Ask::Files { ids: ids(account), home: account.home.clone(), keys: paths.to_vec() };
+    let seen = match ask(Some(account.uid), &question, until) {
+        Ok(Told::Files(seen)) if seen.len() == paths.len() => seen.into_iter().map(checked).collect(),
+        Ok(_) => vec![Seen::Unknown(STRANGE.to_owned()); paths.len()],
+        Err(why) => vec![Seen::Unknown(why); paths.len()],
+    };
+    let asked: BTreeSet<(u32, u32)> =
+        seen.iter().flat_map(writing_groups).filter(|(_, owner)| [0, account.uid].contains(owner)).collect();
+    let groups = if asked.is_empty() { Ok(Groups::default()) } else { groups(&asked, until) };
+    seen.into_iter().map(|seen| key_file(seen, account.uid, &groups, patched)).collect()
+}
+
+fn groups(asked: &BTreeSet<(u32, u32)>, until: Instant) -> Result<Groups, String> {
+    let (groups, users) = asked.iter().copied().unzip();
+    match ask(None, &Ask::Groups { groups, users }, until)? {
+        Told::Groups(groups) => Ok(groups),
+        _ => Err(STRANGE.to_owned()),
+    }
+}
+
+/// A user may have said this: bounded, and nothing in it that is not what it says it is.
+fn checked(seen: Seen) -> Seen {
+    let strange = || Seen::Unknown(STRANGE.to_owned());
+    match seen {
+        Seen::Missing => Seen::Missing,
+        Seen::Refused(why) => Seen::Refused(shown(&why)),
+        Seen::Unknown(why) => Seen::Unknown(shown(&why)),
+        Seen::File { chain, keys } => {
+            let chain = chain.map_err(|why| shown(&why));
+            let keys = keys.map_err(|why| shown(&why));
+            let whole = chain.as_ref().map_or(true, |chain| {
+                let folders = Path::new(&chain.real).ancestors().count();
+                chain.real.starts_with('/') && (1..=FOLDERS_MAX.min(folders)).contains(&chain.owners.len())
+            });
+            let modes = chain.as_ref().map_or(true, |chain| chain.owners.iter().all(|Owner { mode, .. }| *mode <= 0o7777));
+            let known = keys.as_ref().map_or(true, |keys| keys.iter().all(is_a_key));
+            if whole && modes && known { Seen::File { chain, keys } } else { strange() }
+        }
+    }
+}
+
+/// A line of a file holds it, and its options are one line.
+fn is_a_key(key: &AuthorizedKey) -> bool {
+    key.is_well_formed() && !key.options.chars().any(|c| c.is_control() && c != '\t')
+}
+
+/// One look, and its answer. `owner` is the user whose paths it touches.
+fn ask(owner: Option<u32>, question: &Ask, until: Instant) -> Result<Told, String> {
+    let limit = until.saturating_duration_since(Instant::now());
+    if limit.is_zero() {
+        return Err(format!("all that one question reads of users may take {} s, which are over", QUESTION.as_secs()));
+    }
+    may_look(owner)?;
+    let question = serde_json::to_vec(question).map_err(|error| error.to_string())?;
+    let (answer, left) = child::run_or_leave(Path::new(PROGRAM), &["look"], Some(&question), limit, ANSWER_MAX);
+    if let Some(child) = left {
+        TROUBLE.lock().unwrap_or_else(PoisonError::into_inner).entry(owner).or_default().stuck += 1;
+        child::reap(child, move || ended(owner));
+    }
+    match answer {
+        Ok(output) if output.success() => match serde_json::from_slice(&output.stdout) {
+            Ok(Told::Failed(why)) => Err(shown(&why)),
+            Ok(told) => Ok(told),
+            Err(_) => Err(STRANGE.to_owned()),
+        },
+        Ok(output) => {
+            let how = output.signal.map_or_else(|| "it failed".to_owned(), |signal| format!("signal {signal} ended it"));
+            Err(format!("the look at it gave no answer: {how}"))
+        }
+        Err(ChildError::TimedOut { after, .. }) => {
+            // Ended earlier, nobody waits for the answer any more: that says nothing of the user.
+            if Instant::now() >= until {
+                let mut trouble = TROUBLE.lock().unwrap_or_else(PoisonError::into_inner);
+                trouble.entry(owner).or_default().until = Some(Instant::now() + PAUSE);
+            }
+            Err(format!(
+                "no answer within {:.1} s: its file system or directory hangs, or the user holds the look up",
+                after.as_secs_f32()
+            ))
+        }
+        Err(ChildError::TooMuchOutput { .. }) => Err("the look at it answered more than anything there can be".to_owned()),
+        Err(error @ (ChildError::NotStarted { .. } | ChildError::Lost { .. })) => Err(error.to_string()),
+    }
+}
+
+/// A look that hung is not repeated at once, and those that hang in the kernel are few.
+fn may_look(owner: Option<u32>) -> Result<(), String> {
+    let mut trouble = TROUBLE.lock().unwrap_or_else(PoisonError::into_inner);
+    trouble.retain(|_, it| it.stuck > 0 || it.until.is_some_and(|until| until > Instant::now()));
+    if trouble.values().map(|it| it.stuck).sum::<usize>() >= MAX_STUCK {
+        return Err(format!("{MAX_STUCK} earlier looks at what users own still hang"));
+    }
+    match trouble.get(&owner) {
+        Some(Trouble { stuck: 1.., .. }) => Err("an earlier look still hangs in its file system".to_owned()),
+        Some(_) => Err(format!("an earlier look hung; it is looked at again after {} s", PAUSE.as_secs())),
+        None => Ok(()),
+    }
+}
+
+fn ended(owner: Option<u32>) {
+    if let Some(trouble) = TROUBLE.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&owner) {
+        trouble.stuck = trouble.stuck.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use sshfix_policy::subsystem::sshd::Chain;
+
+    use super::*;
+
+    #[test]
+    fn what_a_look_says_is_taken_only_where_it_can_be_so() {
+        let owner = Owner { uid: 1, gid: 1, mode: 0o644 };
+        let file = |real: &str, owners: Vec<Owner>, keys: Vec<AuthorizedKey>| Seen::File {
+            chain: Ok(Chain { real: real.to_owned(), owners }),
+            keys: Ok(keys),
+        };
+        let key = |kind: &str, fingerprint: &str| AuthorizedKey {
+            kind: kind.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            rsa_bits: None,
+            options: String::new(),
+        };
+        let print = format!("SHA256:{}", "a".repeat(43));
+        let good = file("/a/b", vec![owner; 3], vec![key("ssh-ed25519", &print)]);
+        assert_eq!(checked(good.clone()), good);
+        for bad in [
+            file("a/b", vec![owner], Vec::new()),
+            file("/a/b", vec![owner; 4], Vec::new()),
+            file("/a/b", Vec::new(), Vec::new()),
+            file("/a/b", vec![Owner { mode: 0o100_644, ..owner }], Vec::new()),
+            file("/a/b", vec![owner], vec![key("root:x:0:0", &print)]),
+            file("/a/b", vec![owner], vec![key("ssh-ed25519", "$6$salt$hash")]),
+        ] {
+            assert_eq!(checked(bad.clone()), Seen::Unknown(STRANGE.to_owned()), "{bad:?}");
+        }
+        assert_eq!(checked(Seen::Refused("\u{1b}[2J".to_owned())), Seen::Refused("\\u{1b}[2J".to_owned()));
+    }
+
+    #[test]
+    fn a_question_whose_time_is_over_gets_no_more_looks() {
+        assert!(ask(Some(1), &Ask::User("root".to_owned()), Instant::now()).unwrap_err().contains("are over"));
+    }
+}
