@@ -29,7 +29,7 @@ const MAX_STUCK: usize = 8;
 const MAX_LOOKS: usize = 8;
 /// The longest answer: 2,000 keys of some 120 bytes in each of a few files.
 const ANSWER_MAX: usize = 2 << 20;
-/// The most folders of a path: PATH_MAX, every second letter a slash.
+/// The most folders of a path: `PATH_MAX`, every second letter a slash.
 const FOLDERS_MAX: usize = 2049;
 
 /// What the time of one question is left for.

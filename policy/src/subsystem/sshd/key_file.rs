@@ -116,11 +116,10 @@ impl KeyFile {
         match self {
             KeyFile::Missing => Reading::Missing,
             KeyFile::Refused(why) => Reading::PassedOver(why),
-            KeyFile::Unknown(why) => Reading::Unknown(why),
             KeyFile::File { modes: Modes::Bad(why), .. } if strict => Reading::PassedOver(why),
             KeyFile::File { modes: Modes::Unknown(why), .. } if strict => Reading::Unknown(why),
             KeyFile::File { keys: Ok(keys), .. } => Reading::Keys(keys),
-            KeyFile::File { keys: Err(why), .. } => Reading::Unknown(why),
+            KeyFile::File { keys: Err(why), .. } | KeyFile::Unknown(why) => Reading::Unknown(why),
         }
     }
 }
@@ -227,6 +226,7 @@ mod tests {
         Seen::File { chain: Ok(Chain { real: "/home/alice/.ssh/authorized_keys".to_owned(), owners }), keys: Ok(Vec::new()) }
     }
 
+    #[allow(clippy::unnecessary_wraps)]
     fn groups(primary: &[u32], listed: &[&str]) -> Result<Groups, String> {
         let members = Members {
             primary: primary.iter().copied().collect(),
