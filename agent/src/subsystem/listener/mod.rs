@@ -129,6 +129,11 @@ pub struct Sshd {
     pub title: Vec<u8>,
 }
 
+/// Whether somebody else than root made a socket that listens on this port: nobody waits for that one.
+pub fn is_of_others(port: u16) -> bool {
+    sockets::listening().is_ok_and(|all| all.iter().any(|socket| socket.local.port() == port && socket.uid != 0))
+}
+
 /// The proven sshd that listens on a port; none where systemd listens for it, or somebody else does.
 pub fn sshd_on(port: u16) -> Option<Sshd> {
     let listening = sockets::listening().ok()?;

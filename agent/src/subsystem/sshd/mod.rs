@@ -158,15 +158,17 @@ pub(super) fn find(state: &listener_model::State, port: u16) -> Result<Found, Ss
 /// (sshd.c, `server_accept_loop`). With what was seen last. Nobody waits for a process that is no sshd.
 pub(super) fn settled(state: &listener_model::State, port: u16) -> Result<(listener_model::State, Found), SshdError> {
     let begun = Instant::now();
+    let mut was_one = false;
     let mut seen = state.clone();
     loop {
-        let mut holders = seen.listeners.iter().filter(|socket| socket.local.port() == port).flat_map(|socket| &socket.holders);
-        let is_one = holders.any(is_sshd);
+        let holders = || seen.listeners.iter().filter(|socket| socket.local.port() == port).flat_map(|socket| &socket.holders);
+        // Amid restarts a look may find the socket of one that has just ended.
+        was_one |= holders().any(is_sshd) || holders().next().is_none() && !listener::is_of_others(port);
         match find(&seen, port) {
             Ok(found) => return Ok((seen, found)),
             Err(error) => {
                 let wait = if matches!(error, SshdError::Options { .. }) { AGREES } else { listener::REOPENS };
-                if !is_one || begun.elapsed() > wait {
+                if !was_one || begun.elapsed() > wait {
                     return Err(error);
                 }
                 thread::sleep(Duration::from_millis(20));
