@@ -144,7 +144,7 @@ fn files_of_a_users_making_are_looked_at_as_that_user_in_time_and_quoted_nowhere
     }
 }
 
-/// authorized_keys is everything but a file of hers.
+/// `authorized_keys` is everything but a file of hers.
 fn links_and_special_files(server: &Server) {
     let refused = "the user cannot open it: Permission denied";
     for (what, make, verdict, words) in [

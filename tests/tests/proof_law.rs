@@ -151,10 +151,10 @@ fn configuration(dice: &mut Dice) -> String {
         text.extend(lines);
     }
     for _ in 0..dice.roll(2) {
-        text.push_str(&format!("Match {}\n", CRITERIA[dice.roll(CRITERIA.len())]));
+        text.extend(["Match ", CRITERIA[dice.roll(CRITERIA.len())], "\n"]);
         for _ in 0..=dice.roll(2) {
             let (keyword, value) = pair(dice, true);
-            text.push_str(&format!("    {keyword} {value}\n"));
+            text.extend(["    ", keyword, " ", value, "\n"]);
         }
     }
     text
@@ -302,10 +302,9 @@ impl Lab {
             server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
         }
         let config = server.read("/etc/sshfix/agent.toml");
-        let keep: String = [("203.0.113.8", "alice"), ("198.51.100.7", "root")]
-            .iter()
+        let keep = [("203.0.113.8", "alice"), ("198.51.100.7", "root")]
             .map(|(address, user)| format!("[[keep]]\naddress = \"{address}\"\nuser = \"{user}\"\n"))
-            .collect();
+            .concat();
         server.write("/etc/sshfix/agent.toml", keep + &config);
         server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
         let mut lab = Self { server, sessions: Vec::new() };

@@ -105,6 +105,8 @@ impl Server {
         self.write("/etc/hosts", hosts);
         // libwrap and sshd look clients up; without this they would wait for a name server that is not there.
         self.write("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
+        // Debian 12's sshd jail does not start without its log file (fail2ban, `jailreader.py`), which rsyslog may make a moment too late.
+        self.write("/var/log/auth.log", "");
         self.write(
             "/etc/systemd/system/lab-network.service",
             format!(
