@@ -150,7 +150,7 @@ mod tests {
         let bytes = fs::read("/proc/self/exe").unwrap();
         let libraries = needed(&bytes).unwrap();
         assert!(libraries.iter().any(|library| library.starts_with("libc.so")), "{libraries:?}");
-        assert!(matches!(examine(Path::new("/proc/self/exe")), Libwrap::NotLinked(_) | Libwrap::Linked(_)));
+        assert!(matches!(examine(Path::new("/bin/true")), Libwrap::NotLinked(_)));
     }
 
     #[test]
