@@ -39,6 +39,9 @@ fn configure(server: &Server, first: &str, second: &str) {
     server.write("/etc/ssh/sshd_config.d/10-quiet.conf", quiet);
     let restarted = || server.sh("mkdir -p /run/sshd; sshd -t && systemctl reset-failed ssh && systemctl restart ssh").ok();
     server.wait_until("sshd starts", LIMIT, restarted);
+    // Some milliseconds after systemd calls it started: what is edited before that is not told from what it has read.
+    let written = || server.sh("test \"$(cat /run/sshd.pid)\" = \"$(systemctl show -P MainPID ssh)\"").ok();
+    server.wait_until("sshd has written its pid file", LIMIT, written);
 }
 
 fn write(server: &Server, first: &str, second: &str) {

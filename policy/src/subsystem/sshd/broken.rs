@@ -5,9 +5,9 @@
 use super::config::{CRITERIA, Document, Line, Tree, keyword};
 
 /// Keywords that neither let in nor keep out, whatever their value (`sshd_config(5)`): names, texts, numbers for display. `ClientAlive*`,
-/// `LogLevel` and the like are not among them: without such a line a session ends later, or a log is shorter.
-const HARMLESS: [&str; 12] = [
-    "acceptenv",
+/// `LogLevel` and the like are not among them: without such a line a session ends later, or a log is shorter; nor is `AcceptEnv`, which takes the
+/// place of a longer list inside a Match block.
+const HARMLESS: [&str; 11] = [
     "banner",
     "compression",
     "debianbanner",
@@ -111,6 +111,11 @@ pub fn judge(tree: &Tree, file: &str, number: usize) -> Result<Broken, String> {
         return Err(format!("sshd complains of {file} line {number}, which is a comment"));
     }
     let word = Word::of(line);
+    // sshd reads C strings, and sees less of such a line than stands there.
+    if line.bytes().contains(&0) {
+        let what = format!("line {number} of {file} has a NUL byte: correct it");
+        return Ok(Broken::ByHand { what, why: "what sshd reads of it is not known".to_owned() });
+    }
     if word.is("match") && word.harmless_but(&["match"]) {
         return Ok(block(document, file, number, line, &word));
     }
@@ -216,8 +221,11 @@ fn criteria(text: &str, written: &str, first: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::as_conversions, clippy::cast_possible_truncation)]
 
+    use proptest::prelude::*;
+
+    use super::super::config::{Client, Matching, evaluate, user_pattern};
     use super::*;
 
     const FILE: &str = "/etc/ssh/sshd_config";
@@ -267,6 +275,113 @@ mod tests {
         ] {
             by_hand(line, 1, words);
         }
+    }
+
+    /// Lines that people write, in the words of the manual.
+    const LINES: [&str; 18] = [
+        "Match User alice",
+        "Match Address 10.0.0.0/8",
+        "Match User bob Address 10.0.0.0/8",
+        "Match all",
+        "PermitRootLogin yes",
+        "PermitRootLogin no",
+        "PasswordAuthentication yes",
+        "PasswordAuthentication no",
+        "X11Forwarding yes",
+        "X11Forwarding no",
+        "AllowUsers alice",
+        "AllowUsers root",
+        "DenyUsers bob",
+        "ForceCommand /bin/false",
+        "ForceCommand none",
+        "Banner /x",
+        "PrintMotd no",
+        "Port 22",
+    ];
+
+    /// The line with one letter of its keyword, or of the first word behind it, left out, doubled or swapped with the next.
+    fn misspelt(line: &str, second: bool, at: usize, how: u8) -> String {
+        let mut words: Vec<Vec<char>> = line.split(' ').map(|word| word.chars().collect()).collect();
+        let word = &mut words[usize::from(second)];
+        let at = at % word.len();
+        match how {
+            0 => _ = word.remove(at),
+            1 => word.insert(at, word[at]),
+            _ if at + 1 < word.len() => word.swap(at, at + 1),
+            _ => word.push('x'),
+        }
+        words.into_iter().map(|word| word.into_iter().collect::<String>()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn parsed(lines: &[String]) -> Tree {
+        let mut tree = Tree::new(FILE);
+        tree.files.insert(FILE.to_owned(), Document::parse(format!("{}\n", lines.join("\n")).as_bytes()));
+        tree
+    }
+
+    /// What a client gets, larger for more: root's login, passwords, X11, the lists, a command of their own.
+    fn gets(tree: &Tree, user: &str, address: &str) -> [u8; 6] {
+        let client = Client {
+            user: user.to_owned(),
+            groups: Some(Vec::new()),
+            host: address.to_owned(),
+            address: address.parse().unwrap(),
+            local_address: None,
+            local_port: 22,
+        };
+        let settings = evaluate(tree, &[], Some(&client)).unwrap();
+        let all = |keyword: &str| settings.get(keyword).into_iter().flatten().flat_map(|line| &line.arguments);
+        let one = |keyword: &str, default: &str| all(keyword).next().map_or(default.to_owned(), String::clone);
+        let named = |keyword: &str| all(keyword).any(|pattern| user_pattern(&client, pattern) == Matching::Yes);
+        [
+            ["no", "prohibit-password", "yes"]
+                .iter()
+                .position(|value| one("permitrootlogin", "prohibit-password") == *value)
+                .unwrap() as u8,
+            u8::from(one("passwordauthentication", "yes") == "yes"),
+            u8::from(one("x11forwarding", "no") == "yes"),
+            u8::from(all("allowusers").next().is_none() || named("allowusers")),
+            u8::from(!named("denyusers")),
+            u8::from(one("forcecommand", "none") == "none"),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Whatever was meant: nobody gets more by the comment than by the line as it was meant.
+        #[test]
+        fn no_comment_gives_anybody_more_than_was_meant(
+            picked in prop::collection::vec(0..LINES.len(), 1..9),
+            (which, second, at, how) in (any::<prop::sample::Index>(), any::<bool>(), 0..20_usize, 0..3_u8),
+        ) {
+            let meant: Vec<String> = picked.iter().map(|line| LINES[*line].to_owned()).collect();
+            let which = which.index(meant.len());
+            let mut broken = meant.clone();
+            broken[which] = misspelt(&meant[which], second && meant[which].starts_with("Match "), at, how);
+            let mut tree = parsed(&broken);
+            let said = Word::of(&Line::new(broken[which].as_str()));
+            prop_assume!(broken[which] != meant[which] && (!said.known || said.is("match")));
+            if let Broken::Comment { lines, .. } = judge(&tree, FILE, which + 1).unwrap() {
+                let document = tree.files.get_mut(FILE).unwrap();
+                for line in lines {
+                    document.replace(line, "#");
+                }
+                for user in ["root", "alice", "bob"] {
+                    for address in ["10.1.2.3", "192.0.2.1"] {
+                        let (now, then) = (gets(&tree, user, address), gets(&parsed(&meant), user, address));
+                        prop_assert!(now.iter().zip(then).all(|(now, then)| *now <= then), "{meant:?} {broken:?} {user} {address}: {now:?} {then:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_match_line_that_becomes_a_comment_alone_gives_its_block_to_everybody() {
+        let lines = |first: &str| parsed(&[first.to_owned(), "PermitRootLogin yes".to_owned()]);
+        let (meant, alone) = (lines("Match Address 10.0.0.0/8"), lines("# Match Adress 10.0.0.0/8"));
+        assert!(gets(&alone, "root", "192.0.2.1")[0] > gets(&meant, "root", "192.0.2.1")[0]);
     }
 
     #[test]
