@@ -55,7 +55,8 @@ impl Store {
 
     /// What is wrong with it, for people; nothing where it can be relied on. Writes down what it did not take before.
     pub fn trouble(&self) -> Option<String> {
-        let found = self.in_place().and_then(|()| self.catch_up()).and_then(|()| self.as_kept());
+        let found =
+            self.in_place().and_then(|()| self.catch_up()).and_then(|()| self.as_kept()).and_then(|()| self.space.keeps_room());
         let unwritten = || self.health.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let why = found.err().map(|error| error.to_string()).or_else(unwritten)?;
         let path = self.path().display().to_string();

@@ -80,10 +80,12 @@ impl Space {
         if used > part {
             return Err(StoreError::Full { megabytes: used >> 20 });
         }
-        if purpose == Purpose::Change && self.keeps.load(Ordering::Relaxed) {
-            self.keep_back().map_err(StoreError::NothingKeptBack)?;
-        }
-        Ok(())
+        if purpose == Purpose::Change { self.keeps_room() } else { Ok(()) }
+    }
+
+    /// An error where the room that is to be kept back was used and the disk has none to make it anew.
+    pub(super) fn keeps_room(&self) -> Result<(), StoreError> {
+        if self.keeps.load(Ordering::Relaxed) { self.keep_back().map_err(StoreError::NothingKeptBack) } else { Ok(()) }
     }
 
     pub(super) fn is_half_full(&self, db: &Connection) -> Result<bool, StoreError> {
