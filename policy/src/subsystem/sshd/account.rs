@@ -121,11 +121,14 @@ fn refuse(detail: String, evidence: Vec<Evidence>, fix: String) -> Judgement {
     Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::AccountLocked, true, "nobody", evidence, fix) }
 }
 
-/// What keeps the account out whatever it offers, for the proof: how it was seen now. It may pass by itself, or be seen wrongly.
+/// What keeps the account out whatever it offers, or may, for the proof: how it was seen now. It may pass by itself, or be seen wrongly.
 pub fn objection(effective: &Effective, user: &str, account: &Account) -> Option<Objection> {
-    let Judgement { detail, evidence, .. } = shut_out(effective, user, account)?;
-    let quoted = evidence.first().map_or(String::new(), |evidence| format!(" ({}: {})", evidence.source, evidence.text));
-    Some(Objection::refuse(Stage::Account, Reason::Account(detail.clone()), format!("sshd: {detail}{quoted}")))
+    if let Some(Judgement { detail, evidence, .. }) = shut_out(effective, user, account) {
+        let quoted = evidence.first().map_or(String::new(), |evidence| format!(" ({}: {})", evidence.source, evidence.text));
+        return Some(Objection::refuse(Stage::Account, Reason::Account(detail.clone()), format!("sshd: {detail}{quoted}")));
+    }
+    let why = undecided(effective, account)?;
+    Some(Objection::unknown(Stage::Account, Reason::Account(why.clone()), format!("the account of {user}: {why}")))
 }
 
 /// What keeps the account out whatever it offers.
