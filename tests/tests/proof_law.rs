@@ -368,8 +368,10 @@ impl Lab {
     /// Puts a configuration in place and has sshd follow; false where it does not take it.
     fn by_hand(&self, text: &str) -> bool {
         self.server.write(DROP_IN, text);
-        let script = "sshd -t 2>/dev/null || exit 1; old=$(stat -c %y /run/sshd.pid); systemctl reload ssh.service
-             for i in $(seq 200); do [ \"$(stat -c %y /run/sshd.pid)\" = \"$old\" ] || exit 0; sleep 0.02; done; exit 2";
+        // sshd removes the file, opens its sockets anew, then writes it (sshd.c, `sighup_restart` and `main`).
+        let script = "sshd -t 2>/dev/null || exit 1; at() { stat -c %y /run/sshd.pid 2>/dev/null || true; }
+             old=$(at); systemctl reload ssh.service
+             for i in $(seq 500); do new=$(at); [ -z \"$new\" ] || [ \"$new\" = \"$old\" ] || exit 0; sleep 0.02; done; exit 2";
         let done = self.server.sh(script);
         assert!(done.status < 2, "sshd does not follow: {done:?}");
         done.ok()
