@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod names;
 pub mod namespace;
 pub mod netlink;
+pub mod peers;
 pub mod process;
 pub mod roots;
 pub mod rtnetlink;
