@@ -32,3 +32,4 @@ pub mod subsystem;
 pub mod sys;
 pub mod turns;
 mod watchdog;
+pub mod write;

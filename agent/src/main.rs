@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,7 +14,7 @@ use nix::unistd::geteuid;
 use sshfix_agent::config::{Config, DEFAULT_CONFIG, DEFAULT_DIRECTORY};
 use sshfix_agent::identity::Identity;
 use sshfix_agent::recover::Recovery;
-use sshfix_agent::{audit, check, drill, init, recover, run};
+use sshfix_agent::{audit, check, drill, init, recover, run, write};
 use sshfix_policy::public_key::PublicKey;
 
 /// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.
@@ -49,6 +51,16 @@ enum Command {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// Rules that `drill-copy` read: this process is in network and mount namespaces of its own already, as under its unit
+        #[arg(long, value_name = "FILE", hide = true)]
+        copied: Option<PathBuf>,
+    },
+    /// Read the host's rules for a drill that sees them no more
+    #[command(hide = true)]
+    DrillCopy {
+        /// The file they are kept in
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
     },
     /// What a drill kills
     #[command(hide = true)]
@@ -62,6 +74,13 @@ enum Command {
         /// Which of the drill's changes it is
         #[arg(long)]
         number: usize,
+    },
+    /// Do one order of the agent on the socket that is standard input: what is written outside of the agent's own folders
+    #[command(hide = true)]
+    Write {
+        /// The configuration; where it cannot be read, the defaults are used
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
     },
     /// Follow the chain of audit records without an agent, also on a copy of state.db on another machine; exit status 1 when a
     /// record was altered, removed, put elsewhere or cut off
@@ -118,14 +137,22 @@ fn go(command: Command) -> Result<ExitCode> {
             init::init(&directory, &mut |line| say(&line))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Drill { config } => {
-            let result = drill::drill(&config, &mut |line| say(&line))?;
+        Command::DrillCopy { to } => {
+            drill::copy(&to)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Drill { config, copied } => {
+            let result = drill::drill(&config, copied.as_deref(), &mut |line| say(&line))?;
             let how = if result.passed { "PASSED" } else { "FAILED" };
             say(&format_args!("{how} killed at {} points; {}", result.points, result.detail));
             Ok(if result.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::DrillWorker { config, directory, number } => {
             drill::work(&config, &directory, number)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Write { config } => {
+            write::serve(&config, UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::AuditVerify { config, state, key, checkpoint } => audit_verify(&config, state.zip(key), &checkpoint),

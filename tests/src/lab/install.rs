@@ -83,7 +83,8 @@ impl Server {
         self.run(&["sshfix-agent", "init"]).expect_ok();
         self.run(&["systemctl", "daemon-reload"]).expect_ok();
         self.run(&["systemctl", "enable", "sshfix-recover.service"]).expect_ok();
-        let started = self.run(&["systemctl", "enable", "--now", "sshfix-agent.socket", "sshfix-agent.service"]);
+        let started =
+            self.run(&["systemctl", "enable", "--now", "sshfix-write.socket", "sshfix-agent.socket", "sshfix-agent.service"]);
         let journal = self.run(&["journalctl", "--no-pager", "-n", "30", "-u", "sshfix-agent"]).stdout;
         assert!(started.ok(), "sshfix-agent does not start: {}\n{journal}", started.stderr);
     }
@@ -95,8 +96,7 @@ impl Server {
             self.copy(&binaries.join(program), to, 0o755);
         }
         let packaging = workspace().join("packaging");
-        let units = ["agent.service", "agent.socket", "recover.service", "drill.service", "drill.timer"];
-        for unit in units.map(|unit| format!("sshfix-{unit}")) {
+        for unit in packaged_units() {
             self.copy(&packaging.join("systemd").join(&unit), &format!("/etc/systemd/system/{unit}"), 0o644);
         }
         self.copy(&packaging.join("systemd/sshfix.sysusers"), "/usr/lib/sysusers.d/sshfix.conf", 0o644);
@@ -150,6 +150,16 @@ impl Server {
         let copied = Command::new("install").arg("-D").arg(format!("--mode={mode:o}")).arg(from).arg(self.path(to)).status();
         assert!(copied.as_ref().is_ok_and(ExitStatus::success), "{} to {to}: {copied:?}", from.display());
     }
+}
+
+/// The names of all packaged units.
+#[must_use]
+pub fn packaged_units() -> Vec<String> {
+    let folder = std::fs::read_dir(workspace().join("packaging/systemd")).expect("packaging/systemd");
+    let names = folder.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));
+    let mut units: Vec<String> = names.filter(|name| !name.ends_with(".sysusers")).collect();
+    units.sort();
+    units
 }
 
 /// Where this workspace's programs are: `SSHFIX_LAB_BINARIES`, else built once per test process, so that they are never

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 pub use command::{Output, run, run_with_input};
 pub use inside::{answer_inside, ask_inside};
-pub use install::{CtlResult, on_both};
+pub use install::{CtlResult, on_both, packaged_units};
 pub use netns::Netns;
 pub use server::{Server, SshResult};
 pub use wire::{CLIENTS as WIRE_CLIENTS, Client, Fate, LISTENING, SERVERS as WIRE_SERVERS, Wire};

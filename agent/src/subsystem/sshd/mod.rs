@@ -36,7 +36,7 @@ pub use apply::{apply, restore};
 pub use host_keys::host_keys;
 pub use journal::logged_in_before;
 pub use lookup::{lookup, server};
-pub use repair::apply as repair;
+pub use repair::{apply as repair, here as repair_here};
 pub use shadow::clear_copies;
 pub use version::Versions;
 
