@@ -26,9 +26,10 @@ need_packages() {
         die "apt-get could not install: ${missing[*]}; see above"
 }
 
-# need_rust CLONE [COMPONENT...]: puts a cargo on PATH that is at least the rust-version of CLONE/Cargo.toml.
+# need_rust CLONE [COMPONENT...]: puts a cargo on PATH that is at least the rust-version of CLONE/Cargo.toml. Runs no installer that comes
+# over the network: a toolchain comes through rustup, and rustup from Debian or from the person.
 need_rust() {
-    local wanted have installer
+    local wanted have
     wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$1/Cargo.toml")
     [ -n "$wanted" ] || die "$1/Cargo.toml names no rust-version"
     shift
@@ -40,28 +41,41 @@ need_rust() {
         need_components "$@"
         return 0
     fi
-    say "cargo is ${have:-missing}${have:+, older than $wanted}: installing Rust $wanted for root with rustup (https://rustup.rs), into $HOME/.rustup and ${CARGO_HOME:-$HOME/.cargo}"
+    have="cargo is ${have:-missing}${have:+, older than $wanted}"
     if ! command -v rustup >/dev/null; then
-        need_packages ca-certificates curl
-        installer=$(mktemp)
-        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$installer" || {
-            rm -f "$installer"
-            die "cannot download https://sh.rustup.rs. Install Rust $wanted or newer yourself and run this again"
-        }
-        sh "$installer" -y -q --profile minimal --default-toolchain "$wanted" --no-modify-path || {
-            rm -f "$installer"
-            die "rustup failed; see above"
-        }
-        rm -f "$installer"
-    else
-        rustup -q toolchain install "$wanted" --profile minimal || die "rustup could not install Rust $wanted; see above"
+        debian_has_rustup || ask_for_rust "$have" "$wanted"
+        need_packages rustup
     fi
+    say "$have: installing Rust $wanted for root with rustup, into $HOME/.rustup"
+    rustup -q toolchain install "$wanted" --profile minimal || die "rustup could not install Rust $wanted; see above"
     # This run only: which toolchain root uses by default is root's business.
     export RUSTUP_TOOLCHAIN=$wanted
     hash -r
     have=$(rust_version)
     [ -n "$have" ] || die "cargo still does not run after rustup installed it; see above"
     need_components "$@"
+}
+
+# Debian 13 and later.
+debian_has_rustup() {
+    command -v apt-cache >/dev/null || return 1
+    apt-cache policy rustup 2>/dev/null | grep -q '^  Candidate: [0-9]'
+}
+
+# ask_for_rust HAVE WANTED: ends with the commands. rustup-init is a program, not a script for a shell, and root runs it after a look at
+# its digest.
+ask_for_rust() {
+    local target
+    target=https://static.rust-lang.org/rustup/archive/1.28.2/$(uname -m)-unknown-linux-gnu/rustup-init
+    cat >&2 <<ASK
+${0##*/}: $1, and Debian $(cat /etc/debian_version 2>/dev/null || true) has no rustup package. Nothing was installed.
+This script runs no installer from the internet. Install a toolchain for root yourself, then run this again:
+
+  curl --proto '=https' --tlsv1.2 -sSfO $target
+  sha256sum rustup-init    # compare with $target.sha256, read in a browser of another machine
+  chmod +x rustup-init && sudo ./rustup-init --no-modify-path --profile minimal --default-toolchain $2
+ASK
+    exit 1
 }
 
 # Prints the version of the cargo on PATH, or nothing.

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use sshfix_tests::lab::{Output, Release, Server, root_or_skip};
+use sshfix_tests::lab::{Output, Release, Server, packaged_units, root_or_skip};
 
 const SHOW: &str = "systemctl is-active sshfix-agent.service sshfix-agent.socket; systemctl is-enabled sshfix-agent.service";
 
@@ -15,18 +15,12 @@ const SHOW: &str = "systemctl is-active sshfix-agent.service sshfix-agent.socket
 fn with_clone(release: Release) -> Server {
     let server = Server::boot(release);
     let clone = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    for (file, mode) in [
-        ("Cargo.toml", 0o644),
-        ("packaging/quickstart", 0o755),
-        ("packaging/common.sh", 0o644),
-        ("packaging/systemd/sshfix-agent.service", 0o644),
-        ("packaging/systemd/sshfix-agent.socket", 0o644),
-        ("packaging/systemd/sshfix-recover.service", 0o644),
-        ("packaging/systemd/sshfix-drill.service", 0o644),
-        ("packaging/systemd/sshfix-drill.timer", 0o644),
-        ("packaging/systemd/sshfix.sysusers", 0o644),
-    ] {
+    for (file, mode) in [("Cargo.toml", 0o644), ("packaging/quickstart", 0o755), ("packaging/common.sh", 0o644)] {
         server.copy(&clone.join(file), &format!("/root/clone/{file}"), mode);
+    }
+    for unit in packaged_units().iter().map(String::as_str).chain(["sshfix.sysusers"]) {
+        let file = format!("packaging/systemd/{unit}");
+        server.copy(&clone.join(&file), &format!("/root/clone/{file}"), 0o644);
     }
     server.copy_programs("/root/built");
     let scripts = [
@@ -64,6 +58,7 @@ fn quickstart_installs_shows_where_the_admin_came_from_and_uninstalls_without_a_
     }
     for release in Release::ALL {
         let server = with_clone(release);
+        without_a_toolchain_it_asks_for_one_and_runs_no_installer(&server);
         // What the boot itself still makes is not quickstart's.
         server.run(&["systemctl", "is-system-running", "--wait"]);
         let before = files(&server);
@@ -98,6 +93,31 @@ fn quickstart_installs_shows_where_the_admin_came_from_and_uninstalls_without_a_
         same_lines(&before, &files(&server));
         assert!(!server.path("/run/sshfix").exists());
     }
+}
+
+/// A cargo that is missing or too old, and neither rustup nor a package of it.
+fn without_a_toolchain_it_asks_for_one_and_runs_no_installer(server: &Server) {
+    let trap = "#!/bin/sh\necho \"$0 $*\" >> /root/fetched\necho 'touch /root/installed'\n";
+    let programs = ["curl", "wget", "apt-get", "rustup-init"].map(|name| format!("/usr/local/bin/{name}"));
+    for path in &programs {
+        server.write(path, trap);
+        fs::set_permissions(server.path(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // A Debian without a package of rustup, as 12 is.
+    server.write("/usr/local/bin/apt-cache", "#!/bin/sh\nexit 0\n");
+    fs::set_permissions(server.path("/usr/local/bin/apt-cache"), fs::Permissions::from_mode(0o755)).unwrap();
+    for change in ["mv /root/.cargo /root/.cargo-away", "sed 's/1.95.0/1.70.0/' -i /root/.cargo/bin/cargo"] {
+        server.sh(&format!("cp -a /root/.cargo /root/.cargo-kept; {change}")).expect_ok();
+        let asked = quickstart(server, "");
+        assert_eq!(asked.status, 1, "{asked:?}");
+        for words in ["Nothing was installed", "no rustup package", "sha256sum rustup-init", "--default-toolchain 1.95"] {
+            assert!(asked.stderr.contains(words), "no `{words}` in {}", asked.stderr);
+        }
+        server.sh("rm -rf /root/.cargo /root/.cargo-away; mv /root/.cargo-kept /root/.cargo").expect_ok();
+    }
+    assert!(!server.path("/root/fetched").exists(), "{}", server.read("/root/fetched"));
+    assert!(!server.path("/usr/local/bin/sshfix").exists() && !server.path("/root/installed").exists());
+    server.sh(&format!("rm /usr/local/bin/apt-cache {}", programs.join(" "))).expect_ok();
 }
 
 /// Says which lines differ instead of printing ten thousand.
