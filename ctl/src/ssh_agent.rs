@@ -54,8 +54,12 @@ pub struct HeldKey {
 
 /// All keys that ssh-agent holds, in its order.
 pub fn list(socket: &Path) -> Result<Vec<HeldKey>, SshAgentError> {
-    let answer = exchange(socket, &[REQUEST_IDENTITIES], LIST_TIME)?;
-    let mut reader = Reader::new(&answer);
+    keys_of(&exchange(socket, &[REQUEST_IDENTITIES], LIST_TIME)?)
+}
+
+/// The keys in ssh-agent's answer.
+pub fn keys_of(answer: &[u8]) -> Result<Vec<HeldKey>, SshAgentError> {
+    let mut reader = Reader::new(answer);
     match reader.u8("the message type")? {
         IDENTITIES_ANSWER => {}
         other => return Err(SshAgentError::Unexpected(other)),
@@ -80,8 +84,12 @@ pub fn sign(socket: &Path, blob: &[u8], data: &[u8]) -> Result<Vec<u8>, SshAgent
     put_string(&mut message, blob);
     put_string(&mut message, data);
     message.extend_from_slice(&(if rsa { RSA_SHA2_512 } else { 0 }).to_be_bytes());
-    let answer = exchange(socket, &message, SIGN_TIME)?;
-    let mut reader = Reader::new(&answer);
+    signature_of(&exchange(socket, &message, SIGN_TIME)?)
+}
+
+/// The signature in ssh-agent's answer.
+pub fn signature_of(answer: &[u8]) -> Result<Vec<u8>, SshAgentError> {
+    let mut reader = Reader::new(answer);
     match reader.u8("the message type")? {
         SIGN_RESPONSE => Ok(reader.string("the signature")?.to_vec()),
         5 => Err(SshAgentError::Refused),

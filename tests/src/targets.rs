@@ -1,6 +1,8 @@
 //! What every fuzz target does with one input: parse it, and hold the parser to its promises. `tests/fuzz` feeds these functions
 //! with what libFuzzer finds, `tests/tests/corpus.rs` with the seeds and changes of them. Must need no host and no root.
 
+mod strangers;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -32,11 +34,13 @@ use sshfix_policy::verdict::Connection;
 use sshfix_policy::wire::{Challenge, Hello, PREFIX, REQUEST_LIMIT, SignedReply, SignedRequest, body_length};
 use sshfix_policy::{netfilter, reply};
 
+pub use strangers::{authorized_keys, journal, kernel_reply, kex, ssh_agent, title, told, write_order};
+
 /// A target's name, which is also that of its corpus, and what it does with one input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 27] = [
     ("access_proof", access_proof),
     ("sshd_config", sshd_config),
     ("wire", wire),
@@ -56,6 +60,14 @@ pub const TARGETS: [Target; 19] = [
     ("nf_tables", nf_tables),
     ("config", config),
     ("address", address),
+    ("title", title),
+    ("journal", journal),
+    ("authorized_keys", authorized_keys),
+    ("told", told),
+    ("kex", kex),
+    ("ssh_agent", ssh_agent),
+    ("write_order", write_order),
+    ("kernel_reply", kernel_reply),
 ];
 
 /// Finds a target by its name.

@@ -17,6 +17,7 @@ use sshfix_policy::subsystem::ipset::{Element, Entry, Properties, Query, Set, St
 use thiserror::Error;
 
 use self::elements::CountedBits;
+pub(super) use self::elements::element as entry;
 use super::nf_tables::message::{ACK, Attributes, Attrs, DUMP, Datagram, EXCLUSIVE, Kind, Messages};
 use super::xtables;
 use crate::sys::netlink;

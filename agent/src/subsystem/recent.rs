@@ -84,6 +84,11 @@ fn now() -> Option<(u64, Duration)> {
     Some((u64::try_from(start + ticks).ok()?, tick))
 }
 
+/// One line of a list.
+pub(super) fn entry(line: &str) -> Option<Entry> {
+    parse(line, now())
+}
+
 /// `src=203.0.113.7 ttl: 0 last_seen: 4298149227 oldest_pkt: 1 4298149227, 4298149477` (`recent_seq_show`)
 fn parse(line: &str, now: Option<(u64, Duration)>) -> Option<Entry> {
     let (head, stamps) = line.split_once(" oldest_pkt: ")?;

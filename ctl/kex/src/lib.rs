@@ -158,8 +158,15 @@ fn exchange(to: SocketAddr, cookie: &[u8; COOKIE], timeout: Duration) -> Result<
         ErrorKind::TimedOut | ErrorKind::WouldBlock => KexError::Silence { to, seconds: timeout.as_secs() },
         _ => KexError::Refused { to, why },
     })?;
-    let mut transport = Transport::new(stream, to, timeout, deadline);
+    talk(Transport::new(stream, to, timeout, deadline), to, cookie)
+}
 
+/// The same over a connection to this target that is there already.
+pub fn prove_over(stream: TcpStream, to: SocketAddr, cookie: &[u8; COOKIE], timeout: Duration) -> Result<AccessProof, KexError> {
+    talk(Transport::new(stream, to, timeout, Instant::now() + timeout), to, cookie)
+}
+
+fn talk(mut transport: Transport, to: SocketAddr, cookie: &[u8; COOKIE]) -> Result<AccessProof, KexError> {
     // Read first: who turns us away says so instead of a banner, and the RST that answers early bytes would swallow it.
     let server_version = transport.read_version()?;
     transport.write(format!("{VERSION}\r\n").as_bytes())?;

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use sshfix_policy::host::{Done, Part, StepError};
 use sshfix_policy::subsystem::nf_tables::{ElementKey, Set, SetKey, State, Step};
 
+pub(super) use read::comment;
 pub use socket::{Netlink, NetlinkError};
 
 /// There once nf_tables is loaded.
