@@ -106,7 +106,7 @@ pub enum WriteError {
 
 /// The SHA-256 of a content, in hexadecimal.
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// Length as orders have it.
