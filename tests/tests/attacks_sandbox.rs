@@ -72,8 +72,8 @@ fn probed(server: &Server, unit: &str) -> Vec<String> {
         "Before=",
         "Conflicts=",
     ];
-    let text: String =
-        text.lines().filter(|line| !kept.iter().any(|key| line.starts_with(key))).map(|line| format!("{line}\n")).collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !kept.iter().any(|key| line.starts_with(key))).collect();
+    let text = lines.join("\n") + "\n";
     let text = text.replace(
         "[Service]\n",
         "[Service]\nType=oneshot\nExecStart=/usr/local/sbin/probe\nStandardOutput=truncate:/root/probed\nStandardError=null\n",
