@@ -152,8 +152,9 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
     }
 }
 
-/// What files come to that sshd did not take before: every value that is not the default, beside that. Where sshd prints nothing, because
-/// its directory is away, what the files set. `None` while sshd is asked.
+/// What files come to that sshd did not take before: every value that is not the default, beside that. Where sshd cannot be asked for both,
+/// what the files set: of one that is down, systemd takes its directory away and makes it again with each attempt, and the same plan must not
+/// be shown in two ways. `None` while sshd is asked.
 fn comes_to(
     host: &HostState,
     server: &Server,
@@ -171,29 +172,24 @@ fn comes_to(
         ),
         false => "no sshd runs".to_owned(),
     }];
-    let Some(after) = printed else {
-        let settings = config::evaluate(tree, &server.invocation.options, None);
-        for (keyword, set) in settings.iter().flatten() {
-            lines.extend(set.iter().map(|one| format!("{keyword} becomes {} ({})", one.arguments.join(" "), one.at)));
-        }
-        lines.push(match settings {
-            Ok(_) => format!("everything else becomes the default; sshd prints nothing while {PRIVSEP} is missing"),
-            Err(why) => format!("what the files set is not known: {why}"),
-        });
-        return Some(lines);
-    };
-    let empty = Candidate { port, changes: [(tree.main.clone(), Vec::new())].into() };
-    match &answer(host, &empty, needs)?.effective {
-        Ok(defaults) => {
+    if let Some(after) = printed.filter(|_| server.running) {
+        let empty = Candidate { port, changes: [(tree.main.clone(), Vec::new())].into() };
+        if let Ok(defaults) = &answer(host, &empty, needs)?.effective {
             let differing = differing(defaults, after);
             lines.extend(
                 differing.map(|(keyword, default, value)| format!("{keyword} becomes {value}; the default is {default}")),
             );
+            return Some(lines);
         }
-        Err(why) => {
-            lines.push(format!("the defaults are not known: {why}"));
-            lines.extend(after.iter().map(|(keyword, values)| format!("{keyword} becomes {}", shown(values))));
+    }
+    match config::evaluate(tree, &server.invocation.options, None) {
+        Ok(settings) => {
+            for (keyword, set) in &settings {
+                lines.extend(set.iter().map(|one| format!("{keyword} becomes {} ({})", one.arguments.join(" "), one.at)));
+            }
+            lines.push("everything else becomes the default".to_owned());
         }
+        Err(why) => lines.push(format!("what the files set is not known: {why}")),
     }
     Some(lines)
 }
