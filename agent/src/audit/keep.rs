@@ -157,7 +157,8 @@ impl Auditor {
         self.upkeep(store, identity);
         let signed = store.audit_head().map_err(AuditError::from).and_then(|head| {
             let newest = store.audit_newest_checkpoint()?;
-            if newest.is_none_or(|(seq, _)| seq < head.seq) { self.checkpoint(store, identity).map(|_| ()) } else { Ok(()) }
+            let unsigned = head != EMPTY && newest.is_none_or(|(seq, _)| seq < head.seq);
+            if unsigned { self.checkpoint(store, identity).map(|_| ()) } else { Ok(()) }
         });
         if let Err(error) = signed {
             tracing::error!("the audit records could not be signed: {error}");

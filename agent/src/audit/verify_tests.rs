@@ -300,3 +300,13 @@ fn ssh_keygen_believes_a_checkpoint_too() {
         .unwrap();
     assert!(verified.status.success(), "{verified:?}");
 }
+
+#[test]
+fn an_agent_that_ends_before_its_first_request_signs_nothing_and_fails_nothing() {
+    let (dir, store) = fresh();
+    let path: PathBuf = dir.path().join("agent_ed25519");
+    identity::save_private(&path, &identity::generate("").unwrap()).unwrap();
+    Auditor::default().end(&store, &Identity::load(&path).unwrap());
+    assert_eq!(store.trouble(), None, "no write failed");
+    assert_eq!(store.audit_newest_checkpoint().unwrap(), None);
+}
