@@ -3,11 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use sshfix_tests::lab::{self, CtlResult, Release, Server};
+use sshfix_tests::lab::{self, CtlResult, HeldConnections, Release, Server};
 
 const FROM: &str = "203.0.113.7";
 const OTHER: &str = "203.0.113.8";
@@ -85,32 +84,6 @@ fn alices(server: &Server, arguments: &[&str]) -> CtlResult {
 fn taken_back(server: &Server, change: &Value) {
     assert_eq!(change["state"], "pending", "{change:#}");
     server.ctl(&["rollback", change["id"].as_str().unwrap()]).expect_status(0);
-}
-
-/// Connections that take the places at the door.
-struct Held(Child);
-
-impl Held {
-    fn new(server: &Server, count: usize) -> Self {
-        let script = format!(
-            "import socket, time\nheld = []\nwhile len(held) < {count}:\n  \
-             s = socket.create_connection(('203.0.113.1', 22), source_address=('{OTHER}', 0))\n  \
-             if s.recv(100).startswith(b'SSH-'): held.append(s)\ntime.sleep(100)"
-        );
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", server.clients_netns(), "python3", "-c", &script]);
-        let held = Held(command.stdin(Stdio::null()).spawn().unwrap());
-        let waiting = format!("sshd: /usr/sbin/sshd -D \\[listener\\] {count} of");
-        server.wait_until("the connections are held", LIMIT, || server.run(&["pgrep", "-f", &waiting]).ok());
-        held
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -239,7 +212,7 @@ fn refused(server: &Server, arguments: &[&str], words: &[&str]) {
 
 fn what_counts_for_everybody_is_refused(server: &Server) {
     configure(server, "# few\nMaxStartups 2\n", "");
-    let held = Held::new(server, 2);
+    let held = HeldConnections::open(server, OTHER, 2);
     refused(server, &["fix", FROM], &["MaxStartups at /etc/ssh/sshd_config.d/50-x.conf line 2", "Match block"]);
     drop(held);
 

@@ -2,11 +2,10 @@
 //! about another port or user; and to keep root from confirming, by penalties of sshd that anybody can earn for 127.0.0.1.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use sshfix_tests::lab::{CtlResult, Release, SERVER_V4, SERVER_V6, Server, on_both};
+use sshfix_tests::lab::{CtlResult, Release, SERVER_V4, SERVER_V6, Server, Session, on_both};
 
 const SOON: Duration = Duration::from_mins(2);
 /// In the networks of no grant but root's: somebody who is logged in,
@@ -71,28 +70,6 @@ impl Alice<'_> {
 
     fn asks_from(&self, address: &str, arguments: &[&str]) -> CtlResult {
         self.asks_as(&[&format!("SSH_CONNECTION={address} 51234 {SERVER_V4} 22")], arguments)
-    }
-}
-
-/// An ssh session of root that stays open until it is dropped.
-struct Session(Child);
-
-impl Session {
-    fn open(server: &Server, from: &str) -> Self {
-        let command = server.ssh_command(from);
-        let mut ssh = Command::new(&command[0]);
-        ssh.args(&command[1..]).arg("echo in; exec sleep 600").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = ssh.spawn().expect("ssh runs");
-        let mut line = [0; 3];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).expect("the session says that it is there");
-        Session(child)
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

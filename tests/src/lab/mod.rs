@@ -8,6 +8,7 @@
 //! assert!(server.ssh("203.0.113.7").ok);
 //! ```
 
+mod clients;
 mod command;
 mod inside;
 mod install;
@@ -20,6 +21,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 
+pub use clients::{HeldConnections, Session};
 pub use command::{Output, run, run_with_input};
 pub use inside::{answer_inside, ask_inside};
 pub use install::{CtlResult, on_both, packaged_units};

@@ -1,12 +1,10 @@
 //! The lockout itself: with the proof switched off (debug builds only), changes that really cut the admin off are made, and nobody
 //! confirms. Whatever happens meanwhile, the admin can log in again.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sshfix_tests::lab::{ADMIN_V4, ADMIN_V6, Server};
+use sshfix_tests::lab::{ADMIN_V4, ADMIN_V6, Server, Session};
 
 use super::{AFTER, kill_agent, on_both, pending, taken_back};
 
@@ -171,28 +169,6 @@ fn a_server_that_is_rebooted_while_a_change_waits_lets_the_admin_in() {
             clean(server);
         }
     });
-}
-
-/// An ssh session that stays open until it is dropped.
-struct Session(Child);
-
-impl Session {
-    fn open(server: &Server, from: &str) -> Self {
-        let command = server.ssh_command(from);
-        let mut ssh = Command::new(&command[0]);
-        ssh.args(&command[1..]).arg("echo in; exec sleep 600").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = ssh.spawn().expect("ssh runs");
-        let mut line = [0; 3];
-        child.stdout.as_mut().unwrap().read_exact(&mut line).expect("the session says that it is there");
-        Session(child)
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Tries to log in until fail2ban bans the client for it.

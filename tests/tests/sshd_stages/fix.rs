@@ -1,9 +1,9 @@
 //! What `fix` does about sshd's configuration: the login that was asked about gets in, and nobody else whom the same lines kept out.
 
 use serde_json::Value;
-use sshfix_tests::lab::{self, Release, Server};
+use sshfix_tests::lab::{self, HeldConnections, Release, Server};
 
-use super::{DROP_IN, Diagnosis, FROM, Held, OTHER, can_log_in, configure, open, prepared};
+use super::{DROP_IN, Diagnosis, FROM, OTHER, can_log_in, configure, open, prepared};
 
 /// A drop-in behind [`DROP_IN`].
 const SECOND: &str = "/etc/ssh/sshd_config.d/60-y.conf";
@@ -124,7 +124,7 @@ fn limits_and_penalties_are_lifted_and_the_dry_run_changes_nothing() {
     for release in Release::ALL {
         let server = prepared(release);
         configure(&server, "MaxStartups 2\n");
-        let held = Held::new(&server, OTHER, 2);
+        let held = HeldConnections::open(&server, OTHER, 2);
         assert!(!can_log_in(&server, "root", FROM));
         let plan = server.ctl(&["--json", "fix", FROM, "--dry-run"]).expect_status(0).json();
         assert!(plan["steps"].to_string().contains("+MaxStartups 100:30:200"), "{plan:#}");
@@ -135,12 +135,12 @@ fn limits_and_penalties_are_lifted_and_the_dry_run_changes_nothing() {
         assert_eq!(server.read(DROP_IN), "MaxStartups 2\n");
         drop(held);
         configure(&server, "MaxStartups 2\n");
-        let held = Held::new(&server, OTHER, 2);
+        let held = HeldConnections::open(&server, OTHER, 2);
         fixed(&server, None, &["+MaxStartups 100:30:200"]);
         drop(held);
 
         configure(&server, "PerSourceMaxStartups 1\n");
-        let held = Held::new(&server, FROM, 1);
+        let held = HeldConnections::open(&server, FROM, 1);
         fixed(&server, None, &["+PerSourceMaxStartups 11"]);
         drop(held);
 

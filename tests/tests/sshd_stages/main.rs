@@ -8,11 +8,10 @@ mod journal;
 mod repair;
 mod service;
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use sshfix_tests::lab::{self, Release, Server};
+use sshfix_tests::lab::{self, HeldConnections, Release, Server};
 
 const FROM: &str = "203.0.113.7";
 const OTHER: &str = "203.0.113.8";
@@ -284,33 +283,6 @@ fn an_sshd_that_cannot_serve_or_would_not_start_again_is_found() {
     }
 }
 
-/// Connections that are held open and never log in. Ended when dropped.
-struct Held(Child);
-
-impl Held {
-    fn new(server: &Server, from: &str, count: usize) -> Self {
-        let script = format!(
-            "import socket, time\nheld = []\nwhile len(held) < {count}:\n  \
-             s = socket.create_connection(('203.0.113.1', 22), source_address=('{from}', 0))\n  \
-             if s.recv(100).startswith(b'SSH-'): held.append(s)\n\
-             time.sleep(100)"
-        );
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", server.clients_netns(), "python3", "-c", &script]);
-        let held = Held(command.stdin(Stdio::null()).spawn().unwrap());
-        let waiting = format!("sshd: /usr/sbin/sshd -D \\[listener\\] {count} of");
-        server.wait_until("the connections are held", LIMIT, || server.run(&["pgrep", "-f", &waiting]).ok());
-        held
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn too_many_strangers_at_the_door_are_counted_and_named() {
     if !lab::root_or_skip() {
@@ -319,7 +291,7 @@ fn too_many_strangers_at_the_door_are_counted_and_named() {
     for release in Release::ALL {
         let server = prepared(release);
         configure(&server, "MaxStartups 3:40:9\n");
-        let held = Held::new(&server, OTHER, 6);
+        let held = HeldConnections::open(&server, OTHER, 6);
         let diagnosis = Diagnosis::of(&server, FROM, None);
         // 100-40 = 60; 60 * (6-3) / (9-3) = 30; 30 + 40 = 70.
         let (verdict, detail) = diagnosis.stage("sshd_admission");
@@ -339,7 +311,7 @@ fn too_many_strangers_at_the_door_are_counted_and_named() {
         drop(held);
 
         configure(&server, "MaxStartups 2\n");
-        let held = Held::new(&server, OTHER, 2);
+        let held = HeldConnections::open(&server, OTHER, 2);
         assert!(!can_log_in(&server, "root", FROM));
         let diagnosis = Diagnosis::of(&server, FROM, None);
         assert_eq!(diagnosis.stage("sshd_admission").0, "refuse", "{release}: {:#}", diagnosis.0);
@@ -349,7 +321,7 @@ fn too_many_strangers_at_the_door_are_counted_and_named() {
         open(&server, "root", FROM);
 
         configure(&server, "PerSourceMaxStartups 1\nPerSourceNetBlockSize 24:64\n");
-        let held = Held::new(&server, OTHER, 1);
+        let held = HeldConnections::open(&server, OTHER, 1);
         assert!(!can_log_in(&server, "root", FROM));
         let diagnosis = Diagnosis::of(&server, FROM, None);
         let (verdict, detail) = diagnosis.stage("sshd_admission");

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use sshfix_tests::lab::on_both;
+use sshfix_tests::lab::{Session, on_both};
 
 use super::{
-    Session, addresses, banned_by_fail2ban, expect_in, expect_nothing_to_do, expect_out, ignored_by_fail2ban, restart_agent,
-    snapshot,
+    addresses, banned_by_fail2ban, expect_in, expect_nothing_to_do, expect_out, ignored_by_fail2ban, restart_agent, snapshot,
 };
 
 #[test]

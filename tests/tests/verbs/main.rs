@@ -10,8 +10,6 @@ mod hosts;
 mod plan;
 mod unban;
 
-use std::process::{Child, Command, Stdio};
-
 use serde_json::Value;
 use sshfix_tests::lab::{CtlResult, Server};
 
@@ -71,28 +69,6 @@ fn knock(server: &Server, from: &str) -> bool {
 fn expect_nothing_to_do(result: CtlResult) {
     let change = result.expect_status(0).json();
     assert_eq!((&change["state"], &change["changed"]), (&"unchanged".into(), &false.into()), "{change:#}");
-}
-
-/// An ssh session that stays open until it is dropped.
-struct Session(Child);
-
-impl Session {
-    fn open(server: &Server, from: &str) -> Self {
-        let command = server.ssh_command(from);
-        let mut ssh = Command::new(&command[0]);
-        ssh.args(&command[1..]).arg("echo in; exec sleep 600").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = ssh.spawn().expect("ssh runs");
-        let mut line = [0; 3];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).expect("the session says that it is there");
-        Session(child)
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn restart_agent(server: &Server) {
