@@ -13,7 +13,7 @@ use crate::packet::{Effort, MAX_RULES, Packet};
 use crate::subsystem::ipset;
 use crate::subsystem::nf_tables::build::*;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Outcome};
-use crate::subsystem::nf_tables::expression::{Expression, Verdict as V};
+use crate::subsystem::nf_tables::expression::{BitwiseOp, Expression, Verdict as V};
 use crate::subsystem::nf_tables::{Chain, Family, State};
 use crate::subsystem::xtables::evaluate::{self as legacy, Run};
 use crate::subsystem::xtables::matches::Match;
@@ -82,6 +82,39 @@ fn what_is_too_much_to_follow_is_unknown_and_names_the_bound() {
     chain.rules = vec![passes_by; usize::try_from(MAX_RULES).unwrap()];
     chain.rules.push(drops);
     let report = evaluate(&host(state), &from("203.0.113.7"), &mut Needs::new());
+    assert_eq!(report.verdict, Verdict::Unknown, "{report:?}");
+    assert!(format!("{report:?}").contains("too much to follow: more than 2000000 rules"), "{report:?}");
+}
+
+/// `mark and ~bit` or `mark or bit`.
+fn mark(number: usize, set: bool) -> Vec<Expression> {
+    let bit = (1_u32 << number).to_ne_bytes();
+    let keep = if set { [0xff; 4] } else { bit.map(|byte| !byte) };
+    let flip = if set { bit } else { [0; 4] };
+    let keep = std::array::from_fn::<u8, 4, _>(|at| keep[at] & !flip[at]);
+    let change = BitwiseOp::MaskXor { mask: keep.to_vec(), xor: flip.to_vec() };
+    vec![
+        Expression::Meta { key: 3, dreg: 1 },
+        Expression::Bitwise { sreg: 1, dreg: 1, len: 4, op: change },
+        Expression::MetaSet { key: 3, sreg: 1 },
+    ]
+}
+
+#[test]
+fn chains_that_mark_each_way_through_them_differently_end_with_the_bound() {
+    let mut ruleset = Ruleset::new().input(Family::Ip, true).rule(&[jump("c1")]);
+    for number in 1..15 {
+        let next = format!("c{}", number + 1);
+        ruleset = ruleset.chain(&format!("c{number}"));
+        ruleset = ruleset.rule(&[mark(number, false), jump(&next)]).rule(&[mark(number, true), jump(&next)]);
+    }
+    ruleset = ruleset.chain("c15");
+    for _ in 0..200 {
+        ruleset = ruleset.rule(&[saddr("198.51.100.1"), drop()]);
+    }
+    let begun = std::time::Instant::now();
+    let report = evaluate(&host(ruleset.build()), &from("203.0.113.7"), &mut Needs::new());
+    println!("{:?}", begun.elapsed());
     assert_eq!(report.verdict, Verdict::Unknown, "{report:?}");
     assert!(format!("{report:?}").contains("too much to follow: more than 2000000 rules"), "{report:?}");
 }
