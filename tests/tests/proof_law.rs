@@ -371,7 +371,7 @@ impl Lab {
         self.server.write(DROP_IN, text);
         // sshd removes the file, opens its sockets anew, then writes it (sshd.c, `sighup_restart` and `main`).
         let script = "sshd -t 2>/dev/null || exit 1; at() { stat -c %y /run/sshd.pid 2>/dev/null || true; }
-             old=$(at); systemctl reload ssh.service
+             old=$(at); systemctl reload ssh.service || exit 2
              for i in $(seq 500); do new=$(at); [ -z \"$new\" ] || [ \"$new\" = \"$old\" ] || exit 0; sleep 0.02; done; exit 2";
         let done = self.server.sh(script);
         assert!(done.status < 2, "sshd does not follow: {done:?}");

@@ -44,6 +44,20 @@ fn a_unit_that_does_not_come_back_leaves_a_running_sshd_and_says_so() {
         assert_eq!(files(server), old);
         assert!(server.ssh(ADMIN_V4).ok);
         session.lives(server);
+        // The same where hosts.deny refuses this host itself: no key exchange from here shows that the unit serves again.
+        let active = |unit: &str| server.run(&["systemctl", "is-active", unit]).ok();
+        assert!(active("ssh.service") && !active("sshfix-sshd.service"));
+        server.write("/etc/hosts.deny", "sshd: 127.0.0.1 [::1]\n");
+        server.ctl(&["sshd", "set", "MaxSessions", "9", "--json"]).expect_status(6);
+        assert_eq!(files(server), old);
+        assert!(
+            active("ssh.service") && !active("sshfix-sshd.service"),
+            "{}",
+            server.sh("journalctl -n 60 -u ssh -u sshfix-agent").stdout
+        );
+        assert!(server.ssh(ADMIN_V4).ok);
+        session.lives(server);
+        server.write("/etc/hosts.deny", "");
         unit("");
 
         // A port that another program holds.

@@ -200,7 +200,7 @@ fn start_again(step: &Step, invocation: &Invocation, manager: &Manager, mut note
             )));
         }
     };
-    let before = serves::Before::nothing();
+    let before = serves::Before::ended();
     let failed = match follow(Job::Start, &Through::Unit(unit.clone()), step.port) {
         Ok(()) => match before.serves_again(invocation) {
             Ok(()) => {

@@ -18,6 +18,11 @@ const SOCKETS: Duration = Duration::from_secs(10);
 const EXCHANGE: Duration = Duration::from_secs(7);
 /// Until a place is free: `MaxStartups` drops connections by chance while many are not logged in.
 const PLACES: Duration = Duration::from_secs(10);
+/// Key exchanges that are tried before a step, and the time between two.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(100);
+/// What takes longer was no place that was taken.
+const SLOW: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(20);
 
 /// What was so before the step.
@@ -42,7 +47,7 @@ impl Before {
         let listening = listener::listening().unwrap_or_default();
         let wanted = addresses(invocation).unwrap_or_default();
         let open: BTreeSet<SocketAddr> = listening.iter().map(|(address, _)| *address).collect();
-        let silent = firsts(&wanted).into_iter().filter(|to| exchange(*to).is_err()).map(|to| to.is_ipv4()).collect();
+        let silent = silent(&firsts(&wanted));
         Self {
             old: listening.iter().map(|(_, inode)| *inode).collect(),
             missing: wanted.into_iter().filter(|address| !open.contains(address)).collect(),
@@ -59,8 +64,13 @@ impl Before {
         Self { old, held_by_systemd: holds(manager), unit: service(manager), down: true, ..Self::nothing() }
     }
 
-    /// Of a service that the step has ended.
-    pub(super) fn nothing() -> Self {
+    /// Of a service that the step has ended: any open socket is its own. No key exchange is asked of it: where hosts.deny or a packet
+    /// filter refuses this host's own addresses, none was ever possible, and a service that runs would be taken for one that does not.
+    pub(super) fn ended() -> Self {
+        Self { down: true, ..Self::nothing() }
+    }
+
+    fn nothing() -> Self {
         let (old, missing, silent) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         Self { old, missing, silent, held_by_systemd: false, unit: None, down: false }
     }
@@ -147,6 +157,26 @@ fn firsts(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
         IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
     };
     [true, false].into_iter().filter_map(|v4| addresses.iter().find(|address| address.is_ipv4() == v4).map(reached)).collect()
+}
+
+/// The families in which this host gets no key exchange. A try that takes long was refused by libwrap, which looks up names first;
+/// `MaxStartups` turns away at once and by chance, so a few tries tell.
+fn silent(firsts: &[SocketAddr]) -> BTreeSet<bool> {
+    let gets_none = |to: SocketAddr| {
+        for _ in 0..TRIES {
+            let begun = Instant::now();
+            match sshfix_kex::prove(&[to], &[0; 16], EXCHANGE) {
+                Ok(_) => return false,
+                Err(_) if begun.elapsed() > SLOW => return true,
+                Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
+        true
+    };
+    std::thread::scope(|scope| {
+        let tries: Vec<_> = firsts.iter().map(|to| (to.is_ipv4(), scope.spawn(move || gets_none(*to)))).collect();
+        tries.into_iter().filter_map(|(v4, tried)| tried.join().unwrap_or(false).then_some(v4)).collect()
+    })
 }
 
 /// One key exchange. Nobody else is to confirm anything with it, so its cookie is nothing special.
