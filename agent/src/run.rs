@@ -23,7 +23,7 @@ use crate::restart::Start;
 use crate::serve::serve;
 use crate::store::{Store, StoreError};
 use crate::subsystem::sshd;
-use crate::sys::descriptors;
+use crate::sys::{descriptors, peers};
 use crate::watchdog::{self, notify};
 use crate::{aftermath, lease, recover};
 
@@ -99,6 +99,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     keep_room(&store);
     let agent = Arc::new(Agent::new(config, identity, store));
     sshd::clear_copies();
+    peers::allow_own();
     recover(&agent);
     let clock = Clock::start(Arc::clone(&agent))?;
 

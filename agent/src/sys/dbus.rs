@@ -7,7 +7,7 @@ use std::time::Duration;
 use sshfix_policy::subsystem::listener::Unit;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
-use zbus::{Connection, Message, OwnedObjectPath, OwnedVariant, connection};
+use zbus::{Connection, Message, OwnedObjectPath, OwnedVariant, Variant, connection};
 
 /// For one question, connecting included.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -88,6 +88,25 @@ pub fn system_state() -> Result<String, DbusError> {
 /// [`units`] does.
 pub fn own_job() -> Result<Option<String>, DbusError> {
     ask(&async |bus: &Connection| ask_own_job(bus).await)
+}
+
+/// Lets the unit of this process talk to these addresses and no others (`IPAddressAllow=`), until the host goes down; nothing where it may
+/// talk to all. It blocks as [`units`] does.
+pub fn allow_peers(peers: &[(i32, Vec<u8>, u32)]) -> Result<(), DbusError> {
+    ask(&async |bus: &Connection| {
+        let reply = call(bus, MANAGER_PATH, MANAGER, "GetUnitByPID", &(std::process::id(),)).await?;
+        let unit: OwnedObjectPath = reply.body().deserialize()?;
+        let denied = property(bus, &unit, "org.freedesktop.systemd1.Service", "IPAddressDeny").await?;
+        if Vec::<(i32, Vec<u8>, u32)>::try_from(denied).is_ok_and(|denied| denied.is_empty()) {
+            return Ok(());
+        }
+        let name = property(bus, &unit, "org.freedesktop.systemd1.Unit", "Id").await?;
+        let none: Vec<(i32, Vec<u8>, u32)> = Vec::new();
+        // An empty list forgets the old one, another is added to it.
+        let properties = vec![("IPAddressAllow", Variant::from(none)), ("IPAddressAllow", Variant::from(peers.to_vec()))];
+        let body = (text(&name).unwrap_or_default(), true, properties);
+        call(bus, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
+    })
 }
 
 /// One question, on the connection that is there or on a new one.

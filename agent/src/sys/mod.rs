@@ -12,6 +12,7 @@ pub mod names;
 pub mod namespace;
 pub mod netlink;
 pub mod passwd;
+pub mod peers;
 pub mod process;
 pub mod roots;
 pub mod rtnetlink;

@@ -10,7 +10,7 @@ use sshfix_policy::subsystem::sshd::{Invocation, Manager};
 
 use super::effective;
 use crate::subsystem::listener;
-use crate::sys::dbus;
+use crate::sys::{dbus, peers};
 
 /// Until its sockets are there: sshd lets connections that are being accepted finish first.
 const SOCKETS: Duration = Duration::from_secs(10);
@@ -181,6 +181,7 @@ fn silent(firsts: &[SocketAddr]) -> BTreeSet<bool> {
 
 /// One key exchange. Nobody else is to confirm anything with it, so its cookie is nothing special.
 fn exchange(to: SocketAddr) -> Result<(), KexError> {
+    peers::allow_own();
     let begun = Instant::now();
     let (until, reopened) = (begun + PLACES, begun + listener::REOPENS);
     loop {
