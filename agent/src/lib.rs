@@ -34,3 +34,4 @@ pub mod subsystem;
 pub mod sys;
 pub mod turns;
 mod watchdog;
+pub mod write;

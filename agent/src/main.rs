@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 use sshfix_agent::config::{Config, DEFAULT_CONFIG, DEFAULT_DIRECTORY};
 use sshfix_agent::identity::Identity;
 use sshfix_agent::recover::Recovery;
-use sshfix_agent::{audit, check, drill, init, look, recover, run};
+use sshfix_agent::{audit, check, drill, init, look, recover, run, write};
 use sshfix_policy::public_key::PublicKey;
 
 /// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.
@@ -49,6 +49,16 @@ enum Command {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// Rules that `drill-copy` read: this process is in network and mount namespaces of its own already, as under its unit
+        #[arg(long, value_name = "FILE", hide = true)]
+        copied: Option<PathBuf>,
+    },
+    /// Read the host's rules for a drill that sees them no more
+    #[command(hide = true)]
+    DrillCopy {
+        /// The file they are kept in
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
     },
     /// Look at what a user owns, with that user's ids: the agent asks it and kills it when it takes too long
     #[command(hide = true)]
@@ -65,6 +75,13 @@ enum Command {
         /// Which of the drill's changes it is
         #[arg(long)]
         number: usize,
+    },
+    /// Write what lies outside of the agent's own folders: one order of the agent after the other, on the socket that systemd passes
+    #[command(hide = true)]
+    Write {
+        /// The configuration; where it cannot be read, the defaults are used
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
     },
     /// Follow the chain of audit records without an agent, also on a copy of state.db on another machine; exit status 1 when a
     /// record was altered, removed, put elsewhere or cut off
@@ -121,8 +138,12 @@ fn go(command: Command) -> Result<ExitCode> {
             init::init(&directory, &mut |line| say(&line))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Drill { config } => {
-            let result = drill::drill(&config, &mut |line| say(&line))?;
+        Command::DrillCopy { to } => {
+            drill::copy(&to)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Drill { config, copied } => {
+            let result = drill::drill(&config, copied.as_deref(), &mut |line| say(&line))?;
             let how = if result.passed { "PASSED" } else { "FAILED" };
             say(&format_args!("{how} killed at {} points; {}", result.points, result.detail));
             Ok(if result.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -130,6 +151,10 @@ fn go(command: Command) -> Result<ExitCode> {
         Command::Look => Ok(look::run()),
         Command::DrillWorker { config, directory, number } => {
             drill::work(&config, &directory, number)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Write { config } => {
+            write::serve(&config)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::AuditVerify { config, state, key, checkpoint } => audit_verify(&config, state.zip(key), &checkpoint),

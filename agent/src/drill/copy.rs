@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::sys::child;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::{child, files};
 
 const NFT: &str = "/usr/sbin/nft";
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -22,11 +24,53 @@ const OWN_TABLE: &str = "table inet sshfix_drill {
 }
 ";
 
+/// The programs that load rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Loader {
+    Nft,
+    Iptables,
+    Ip6tables,
+    IptablesLegacy,
+    Ip6tablesLegacy,
+}
+
+impl Loader {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Nft => NFT,
+            Self::Iptables => "/usr/sbin/iptables-nft-restore",
+            Self::Ip6tables => "/usr/sbin/ip6tables-nft-restore",
+            Self::IptablesLegacy => "/usr/sbin/iptables-legacy-restore",
+            Self::Ip6tablesLegacy => "/usr/sbin/ip6tables-legacy-restore",
+        }
+    }
+
+    fn load(self, text: &[u8]) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Nft => tool(NFT, &["-f", "-"], Some(text)),
+            Self::Iptables | Self::Ip6tables => tool(self.program(), &[], Some(text)),
+            // The host's lock is not for tables that nobody else sees, and cannot be opened under the drill's unit: each has its own.
+            Self::IptablesLegacy | Self::Ip6tablesLegacy => {
+                tool("/usr/bin/env", &["XTABLES_LOCKFILE=/proc/self/environ", self.program()], Some(text))
+            }
+        }
+    }
+}
+
+/// Rules of one kind, as their own tool printed them.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Load {
+    /// For people.
+    what: String,
+    loader: Loader,
+    text: String,
+}
+
 /// What was read of the host.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// What it is, the program that loads it, its arguments, and the text.
-    loads: Vec<(String, &'static str, Vec<&'static str>, Vec<u8>)>,
+    loads: Vec<Load>,
     missing: Vec<String>,
 }
 
@@ -45,8 +89,10 @@ fn tool(program: &str, args: &[&str], input: Option<&[u8]>) -> Result<Vec<u8>, S
 /// Reads every rule of the host.
 pub fn read() -> Rules {
     let mut rules = Rules::default();
-    let mut part = |what: String, program, args, text: Result<Vec<u8>, String>| match text {
-        Ok(text) => rules.loads.push((what, program, args, text)),
+    let mut part = |what: String, loader: Loader, text: Result<Vec<u8>, String>| match text
+        .and_then(|text| String::from_utf8(text).map_err(|_| "it is no UTF-8".to_owned()))
+    {
+        Ok(text) => rules.loads.push(Load { what, loader, text }),
         Err(why) => rules.missing.push(format!("{what}: {why}")),
     };
     let tables = tool(NFT, &["list", "tables"], None).unwrap_or_default();
@@ -56,24 +102,17 @@ pub fn read() -> Rules {
         match family {
             "ip" if COMPAT.contains(&name) => ip = true,
             "ip6" if COMPAT.contains(&name) => ip6 = true,
-            _ => {
-                part(
-                    format!("nftables {family} {name}"),
-                    NFT,
-                    vec!["-f", "-"],
-                    tool(NFT, &["list", "table", family, name], None),
-                );
-            }
+            _ => part(format!("nftables {family} {name}"), Loader::Nft, tool(NFT, &["list", "table", family, name], None)),
         }
     }
     for (wanted, save, load) in [
-        (ip, "/usr/sbin/iptables-nft-save", "/usr/sbin/iptables-nft-restore"),
-        (ip6, "/usr/sbin/ip6tables-nft-save", "/usr/sbin/ip6tables-nft-restore"),
-        (legacy("ip"), "/usr/sbin/iptables-legacy-save", "/usr/sbin/iptables-legacy-restore"),
-        (legacy("ip6"), "/usr/sbin/ip6tables-legacy-save", "/usr/sbin/ip6tables-legacy-restore"),
+        (ip, "/usr/sbin/iptables-nft-save", Loader::Iptables),
+        (ip6, "/usr/sbin/ip6tables-nft-save", Loader::Ip6tables),
+        (legacy("ip"), "/usr/sbin/iptables-legacy-save", Loader::IptablesLegacy),
+        (legacy("ip6"), "/usr/sbin/ip6tables-legacy-save", Loader::Ip6tablesLegacy),
     ] {
         if wanted {
-            part(format!("the rules of {save}"), load, Vec::new(), tool(save, &[], None));
+            part(format!("the rules of {save}"), load, tool(save, &[], None));
         }
     }
     rules
@@ -85,15 +124,28 @@ fn legacy(family: &str) -> bool {
 }
 
 impl Rules {
+    /// Keeps them for a drill that runs in namespaces which systemd made, where the host's rules are not seen.
+    pub fn keep(&self, file: &Path) -> Result<(), String> {
+        let text = serde_json::to_vec(self).map_err(|error| error.to_string())?;
+        fs::write(file, text).map_err(|error| error.to_string())
+    }
+
+    /// What was kept there.
+    pub fn kept(file: &Path) -> Result<Self, String> {
+        let limit = u64::try_from(MOST_OUTPUT).unwrap_or(u64::MAX).saturating_mul(2);
+        let kept = files::read_checked(file, limit).map_err(|error| error.to_string())?;
+        serde_json::from_slice(&kept.bytes).map_err(|error| error.to_string())
+    }
+
     /// Loads them into the namespace this thread is in, and the drill's own table. Returns what is missing there.
     pub fn load(self) -> Vec<String> {
         let mut missing = self.missing;
-        for (what, program, args, text) in &self.loads {
-            if let Err(why) = tool(program, args, Some(text)) {
+        for Load { what, loader, text } in &self.loads {
+            if let Err(why) = loader.load(text.as_bytes()) {
                 missing.push(format!("{what}: {why}"));
             }
         }
-        if let Err(why) = tool(NFT, &["-f", "-"], Some(OWN_TABLE.as_bytes())) {
+        if let Err(why) = Loader::Nft.load(OWN_TABLE.as_bytes()) {
             missing.push(format!("the drill's own table: {why}"));
         }
         missing

@@ -5,9 +5,10 @@
 mod copy;
 mod worker;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -58,11 +59,22 @@ fn setup(doing: &'static str) -> impl Fn(&dyn std::fmt::Display) -> DrillError {
     move |why| DrillError::Setup { doing, why: why.to_string() }
 }
 
-/// Drills once and keeps the result in state.db, where `status` shows it. Each line for people goes to `say`.
-pub fn drill(agent_toml: &Path, say: &mut dyn FnMut(&str)) -> Result<Drill, DrillError> {
+/// Reads the host's rules into a file, for a drill that systemd starts in namespaces of its own.
+pub fn copy(to: &Path) -> Result<(), DrillError> {
+    copy::read().keep(to).map_err(|why| setup("keep the rules")(&why))
+}
+
+/// Drills once and keeps the result in state.db, where `status` shows it. Each line for people goes to `say`. With `copied` the rules are
+/// those of this file, and this process is in private namespaces already.
+pub fn drill(agent_toml: &Path, copied: Option<&Path>, say: &mut dyn FnMut(&str)) -> Result<Drill, DrillError> {
     let config = Config::load(agent_toml)?;
-    let rules = copy::read();
-    let place = Place::enter(&config)?;
+    let (rules, place) = match copied {
+        Some(file) => {
+            let rules = copy::Rules::kept(file).map_err(|why| setup("read the copied rules")(&why))?;
+            (rules, Place::beside(&config, file)?)
+        }
+        None => (copy::read(), Place::enter(&config)?),
+    };
     let missing = rules.load();
     for part in &missing {
         say(&format!("not copied: {part}"));
@@ -99,12 +111,18 @@ pub fn drill(agent_toml: &Path, say: &mut dyn FnMut(&str)) -> Result<Drill, Dril
 struct Place {
     dir: PathBuf,
     config: Arc<Config>,
+    /// Whether a file system of ours is mounted there.
+    mounted: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = umount2(&self.dir, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.dir);
+        if self.mounted {
+            let _ = umount2(&self.dir, MntFlags::MNT_DETACH);
+            let _ = fs::remove_dir(&self.dir);
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
@@ -117,9 +135,25 @@ impl Place {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).map_err(|e| failed(&e))?;
         let dir = PathBuf::from(format!("/run/sshfix-drill.{}", std::process::id()));
         fs::create_dir(&dir).map_err(|e| failed(&e))?;
-        let place = Place { config: Arc::new(inside(config, &dir)), dir };
+        let place = Place { config: Arc::new(inside(config, &dir)), dir, mounted: true };
         mount(Some("sshfix-drill"), &place.dir, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700"))
             .map_err(|e| failed(&e))?;
+        place.fill(config)
+    }
+
+    /// A folder beside the copied rules, in the namespaces that systemd made for this process.
+    fn beside(config: &Config, copied: &Path) -> Result<Place, DrillError> {
+        let failed = setup("make a folder of its own");
+        ensure_private()?;
+        let parent = copied.parent().ok_or_else(|| failed(&"the copied rules lie nowhere"))?;
+        let dir = parent.join(format!("place.{}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&dir).map_err(|e| failed(&e))?;
+        Place { config: Arc::new(inside(config, &dir)), dir, mounted: false }.fill(config)
+    }
+
+    /// With copies of both files.
+    fn fill(self, config: &Config) -> Result<Place, DrillError> {
+        let place = self;
         for (from, to) in [(&config.paths.hosts_allow, "hosts.allow"), (&config.paths.hosts_deny, "hosts.deny")] {
             match fs::copy(from, place.dir.join(to)) {
                 Ok(_) => {}

@@ -2,7 +2,7 @@
 //! iptables-legacy-restore under the xtables lock, and reads it back. Never goes through iptables-nft.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,9 @@ use sshfix_policy::subsystem::xtables::{Action, Chain, Place, Rule, SetNames, St
 use thiserror::Error;
 
 use crate::sys::child::{self, Output};
+use crate::sys::files;
 use crate::sys::xt_sockets::XtSocket;
+use crate::write::{self, Order};
 
 /// Tables the kernel has. One of another name is read too, but not changed.
 const TABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
@@ -354,12 +356,34 @@ fn plain(chain: &str) -> bool {
         && chain.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\'))
 }
 
+/// For `flock(2)` reading is enough, and it works where the folder is read-only.
+fn lock_file() -> OpenOptions {
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
+    options
+}
+
+/// Makes the lock file, as iptables would; one that is there is left alone.
+pub fn make_lock() -> Result<(), StepError> {
+    let made = lock_file().write(true).create(true).truncate(false).mode(0o600).open(LOCK);
+    made.map(drop).map_err(|error| StepError::Failed(format!("cannot make {LOCK}: {error}; nothing was changed")))
+}
+
 /// Takes the xtables lock as iptables does (`xshared.c`, `xtables_lock`); it is let go when dropped.
 fn lock() -> Result<Flock<File>, StepError> {
     let failed = |error: io::Error| StepError::Failed(format!("cannot open {LOCK}: {error}; nothing was changed"));
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
-    let mut file = options.open(LOCK).map_err(failed)?;
+    let mut file = match lock_file().open(LOCK) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if files::read_only_here(Path::new(LOCK)) {
+                write::ask(&Order::XtablesLock, &[])?;
+            } else {
+                make_lock()?;
+            }
+            lock_file().open(LOCK)
+        }
+        opened => opened,
+    }
+    .map_err(failed)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

@@ -12,7 +12,7 @@ pub fn listener() -> io::Result<Option<UnixListener>> {
     let mut passed = sd_notify::listen_fds()?;
     let Some(fd) = passed.next() else { return Ok(None) };
     if passed.next().is_some() {
-        return Err(wrong("more than one socket was passed; sshfix-agent.socket must have one ListenStream="));
+        return Err(wrong("more than one socket was passed; the socket unit must have one ListenStream="));
     }
     // SAFETY: by `sd_listen_fds(3)` this descriptor is open and ours alone; nothing else in this process takes it, as this is
     // called once.

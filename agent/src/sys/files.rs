@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, unlinkat};
+use nix::unistd::{AccessFlags, Gid, Uid, UnlinkatFlags, access, fchown, fsync, unlinkat};
 use thiserror::Error;
 
 /// The longest value of an extended attribute (`XATTR_SIZE_MAX`, `linux/limits.h`).
@@ -182,6 +182,12 @@ pub fn remove(path: &Path, expected: &[u8]) -> Result<(), FileError> {
     fsync(&folder).map_err(|errno| FileError::NotSynced { path: path.into(), error: errno.into() })
 }
 
+/// Whether the folder of this path is mounted read-only for this process, as most are under its unit. Where that cannot be told the write
+/// itself will say.
+pub fn read_only_here(path: &Path) -> bool {
+    path.parent().is_some_and(|folder| access(folder, AccessFlags::W_OK) == Err(Errno::EROFS))
+}
+
 /// Clears away what a crash left behind of a new version of a file; nothing where there is none.
 pub fn clear(path: &Path) -> Result<(), FileError> {
     let (folder, name) = open_parent(path)?;
@@ -340,7 +346,12 @@ impl Drop for Temporary<'_> {
 /// Owner, mode, and every extended attribute: `security.selinux`, `system.posix_acl_access`, ...
 fn copy_metadata(from: &File, to: &File, path: &Path) -> Result<(), FileError> {
     let stat = fstat(from).map_err(failed(path, "look at"))?;
-    fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).map_err(failed(path, "keep the owner of"))?;
+    let made = fstat(to).map_err(failed(path, "look at"))?;
+    // Where nothing is to be done, a process that must not do it need not.
+    if (made.st_uid, made.st_gid) != (stat.st_uid, stat.st_gid) {
+        let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        fchown(to, Some(owner), Some(group)).map_err(failed(path, "keep the owner of"))?;
+    }
     fchmod(to, Mode::from_bits_truncate(stat.st_mode & 0o7777)).map_err(failed(path, "keep the mode of"))?;
     for name in xattr_names(from).map_err(failed_io(path, "read the labels of"))? {
         let Some(value) = xattr_get(from, &name).map_err(failed_io(path, "read the labels of"))? else { continue };

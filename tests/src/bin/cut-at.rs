@@ -1,10 +1,11 @@
 //! `cut-at PID N`: follows every thread of a process by ptrace(2) and kills it with SIGKILL as it enters its N-th system call from
-//! now; with 0 it never does. Says `ready` when it follows all, `rename I` for each I-th call that renames a file, and every so
-//! often `count I`. Children are not followed. Ends when the process does.
+//! now; with 0 it never does. Says `ready` when it follows all, `write I` for each I-th call that renames a file or connects to the writer's
+//! socket to have it done, and every so often `count I`. Children are not followed. Ends when the process does.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Write, stdout};
+use std::os::unix::fs::FileExt;
 
 use anyhow::Context;
 use nix::errno::Errno;
@@ -42,8 +43,8 @@ fn main() -> anyhow::Result<()> {
                         say(&format!("killed {count}"));
                         continue;
                     }
-                    if renames(pid, thread) {
-                        say(&format!("rename {count}"));
+                    if writes(pid, thread) {
+                        say(&format!("write {count}"));
                     }
                     if count % EVERY == 0 {
                         say(&format!("count {count}"));
@@ -88,15 +89,28 @@ fn follow(pid: Pid) -> anyhow::Result<()> {
     }
 }
 
-/// Whether a thread that has stopped is about to rename a file.
-fn renames(pid: Pid, thread: Pid) -> bool {
+/// Whether a thread that has stopped is about to rename a file, or to connect to the writer's socket.
+fn writes(pid: Pid, thread: Pid) -> bool {
     let line = fs::read_to_string(format!("/proc/{pid}/task/{thread}/syscall")).unwrap_or_default();
-    let number = line.split(' ').next().and_then(|word| word.parse::<libc::c_long>().ok());
+    let mut words = line.split(' ');
+    let number = words.next().and_then(|word| word.parse::<libc::c_long>().ok());
     #[cfg(target_arch = "x86_64")]
     if number == Some(libc::SYS_rename) {
         return true;
     }
+    if number == Some(libc::SYS_connect) {
+        let address = words.nth(1).and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+        return address.is_some_and(|address| is_the_writers(pid, address));
+    }
     number.is_some_and(|number| [libc::SYS_renameat, libc::SYS_renameat2].contains(&number))
+}
+
+/// Whether this is the address of the writer's socket (`unix(7)`, `sockaddr_un`).
+fn is_the_writers(pid: Pid, address: u64) -> bool {
+    const PATH: &[u8] = b"/run/sshfix/write.sock";
+    let mut path = [0; PATH.len()];
+    let read = File::open(format!("/proc/{pid}/mem")).and_then(|memory| memory.read_exact_at(&mut path, address + 2));
+    read.is_ok() && path == PATH
 }
 
 fn say(line: &str) {

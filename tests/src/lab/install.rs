@@ -83,7 +83,8 @@ impl Server {
         self.run(&["sshfix-agent", "init"]).expect_ok();
         self.run(&["systemctl", "daemon-reload"]).expect_ok();
         self.run(&["systemctl", "enable", "sshfix-recover.service"]).expect_ok();
-        let started = self.run(&["systemctl", "enable", "--now", "sshfix-agent.socket", "sshfix-agent.service"]);
+        let started =
+            self.run(&["systemctl", "enable", "--now", "sshfix-write.socket", "sshfix-agent.socket", "sshfix-agent.service"]);
         let journal = self.run(&["journalctl", "--no-pager", "-n", "30", "-u", "sshfix-agent"]).stdout;
         assert!(started.ok(), "sshfix-agent does not start: {}\n{journal}", started.stderr);
     }

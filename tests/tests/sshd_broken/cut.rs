@@ -1,7 +1,7 @@
 //! kill -9 of the agent between any two system calls of an edit. A run is made and taken back whole to learn how many there are and
-//! where files are renamed; then the agent is killed at places spread over all of it, densely where the files change. After each:
+//! where files are written; then the agent is killed at places spread over all of it, densely where the files change. After each:
 //! sshd takes its files, the admin gets in, the session lives, and the agent that is started again takes the edit back or finds it
-//! whole. `SSHFIX_CUTS=n` makes n a release.
+//! whole. `SSHFIX_CUTS=n` makes n a release. Then the same of the writer around its renames: the edit is made all the same.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,12 +19,15 @@ const EDIT: [&str; 4] = ["sshd", "set", "MaxAuthTries", "5"];
 const MAIN: &str = "/etc/ssh/sshd_config";
 const PATIENCE: Duration = Duration::from_mins(3);
 
-/// The process of the agent, as this machine numbers it.
-fn agent(server: &Server) -> u32 {
-    let inside = || server.sh("systemctl show -p MainPID --value sshfix-agent").expect_ok();
+const AGENT: &str = "sshfix-agent.service";
+const WRITER: &str = "sshfix-write.service";
+
+/// The main process of a service, as this machine numbers it.
+fn main_process(server: &Server, unit: &str) -> u32 {
+    let inside = || server.run(&["systemctl", "show", "-p", "MainPID", "--value", unit]).expect_ok();
     let mut found = None;
-    server.wait_until("the agent runs", PATIENCE, || {
-        found = outside(server, &inside());
+    server.wait_until("the service runs", PATIENCE, || {
+        found = outside(server, inside().trim());
         found.is_some()
     });
     found.unwrap()
@@ -42,16 +45,16 @@ fn outside(server: &Server, inside: &str) -> Option<u32> {
     })
 }
 
-/// `cut-at` on the agent.
+/// `cut-at` on a service.
 struct Cut {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl Cut {
-    fn at(server: &Server, count: u64) -> Self {
+    fn at(server: &Server, unit: &str, count: u64) -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_cut-at"));
-        let pid = agent(server).to_string();
+        let pid = main_process(server, unit).to_string();
         let mut child =
             Command::new(program).args([pid, count.to_string()]).stdout(Stdio::piped()).spawn().expect("cut-at can be run");
         let lines = BufReader::new(child.stdout.take().unwrap());
@@ -66,21 +69,21 @@ impl Cut {
         (read > 0).then(|| line.trim_end().to_owned())
     }
 
-    /// Lets the agent go, and what was said: the count, to a hundred, and where files were renamed.
+    /// Lets the service go, and what was said: the count, to a hundred, and where files were written.
     fn end(mut self) -> (u64, Vec<u64>, bool) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let (mut count, mut renames, mut killed) = (0, Vec::new(), false);
+        let (mut count, mut writes, mut killed) = (0, Vec::new(), false);
         while let Some(line) = self.line() {
             let (word, value) = line.split_once(' ').unwrap();
             let value = value.parse().unwrap();
             match word {
                 "count" => count = value,
-                "rename" => renames.push(value),
+                "write" => writes.push(value),
                 _ => killed = true,
             }
         }
-        (count, renames, killed)
+        (count, writes, killed)
     }
 }
 
@@ -108,17 +111,17 @@ fn killed_between_any_two_system_calls_of_an_edit_sshd_serves_and_the_files_are_
         let before = files(&server);
 
         // Once whole: how many calls there are, and where the files change.
-        let whole = Cut::at(&server, 0);
+        let whole = Cut::at(&server, AGENT, 0);
         server.ctl_from(ADMIN, &EDIT).expect_status(5);
-        let (count, renames, _) = whole.end();
+        let (count, writes, _) = whole.end();
         let edited = files(&server);
         assert_ne!(before, edited);
         assert!(taken_back(&server) && files(&server) == before, "{release}: not as before");
-        assert!(count > 1000 && !renames.is_empty(), "{release}: {count} calls, renames {renames:?}");
+        assert!(count > 1000 && !writes.is_empty(), "{release}: {count} calls, writes {writes:?}");
 
-        // A third over all of it, the others around the first renames: the copies sshd is asked about are before them.
+        // A third over all of it, the others around the last write: the copies sshd is asked about are before it.
         let mut dice = Dice::new(number("SSHFIX_SEED", 7) as u64, release as u64);
-        let last = *renames.last().unwrap();
+        let last = *writes.last().unwrap();
         let places: Vec<u64> = (0..cuts)
             .map(|n| match n % 3 {
                 0 => 1 + n * count / cuts,
@@ -128,9 +131,9 @@ fn killed_between_any_two_system_calls_of_an_edit_sshd_serves_and_the_files_are_
             .collect();
         let mut report: BTreeMap<&str, usize> = BTreeMap::new();
         for (n, place) in places.iter().enumerate() {
-            let cut = Cut::at(&server, *place);
+            let cut = Cut::at(&server, AGENT, *place);
             let answer = server.ctl_from(ADMIN, &EDIT);
-            let shown = format!("{release} cut {n} at call {place} of {count}, renames {renames:?}, ctl {}", answer.status);
+            let shown = format!("{release} cut {n} at call {place} of {count}, writes {writes:?}, ctl {}", answer.status);
             // Before anybody helps.
             let now = files(&server);
             let kept: BTreeMap<_, _> = now.iter().filter(|(path, _)| before.contains_key(*path)).collect();
@@ -144,7 +147,7 @@ fn killed_between_any_two_system_calls_of_an_edit_sshd_serves_and_the_files_are_
             assert!(killed || answer.status == 5, "{shown}: {answer:#?}");
 
             // The agent comes back by itself.
-            agent(&server);
+            main_process(&server, AGENT);
             let waited = taken_back(&server);
             let what = match (killed, whole(&before), waited) {
                 (false, ..) => "not reached, taken back",
@@ -160,12 +163,33 @@ fn killed_between_any_two_system_calls_of_an_edit_sshd_serves_and_the_files_are_
             assert!(server.ssh(ADMIN).ok, "{shown} ({what}): the admin does not get in afterwards\n{}", journal());
             assert!(session.answers(), "{shown} ({what}): the session was cut\n{}", journal());
         }
+        writer_is_cut(&server, &before, &edited, &mut dice);
+        assert!(session.answers(), "{release}: the session was cut");
         assert_eq!(
             server.sh("ls -a /etc/ssh /run/sshfix | grep -e new -e candidate || true").expect_ok(),
             "",
             "{release}: leavings"
         );
-        println!("{release}: {cuts} cuts in an edit of {count} system calls, {MAIN} renamed at {last}: {report:?}");
+        println!("{release}: {cuts} cuts in an edit of {count} system calls, {MAIN} written at {last}: {report:?}");
         assert!(report.len() > 1, "{release}: all cuts were alike: {report:?}");
+    }
+}
+
+/// The writer is killed before, at and after its renames: it is started again, and the agent's order is done.
+fn writer_is_cut(server: &Server, before: &BTreeMap<String, Vec<u8>>, edited: &BTreeMap<String, Vec<u8>>, dice: &mut Dice) {
+    let whole = Cut::at(server, WRITER, 0);
+    server.ctl_from(ADMIN, &EDIT).expect_status(5);
+    let (_, writes, _) = whole.end();
+    assert!(taken_back(server) && files(server) == *before);
+    let last = *writes.last().unwrap();
+    for _ in 0..4 {
+        let place = last.saturating_sub(6) + dice.roll(12) as u64;
+        let cut = Cut::at(server, WRITER, place);
+        let answer = server.ctl_from(ADMIN, &EDIT);
+        let (_, _, killed) = cut.end();
+        let shown = format!("{} the writer at call {place}, writes {writes:?}, killed: {killed}", server.release());
+        assert_eq!(answer.status, 5, "{shown}: {answer:#?}");
+        assert!(files(server) == *edited, "{shown}: not whole");
+        assert!(taken_back(server) && files(server) == *before, "{shown}: not as before");
     }
 }

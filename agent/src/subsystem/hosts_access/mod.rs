@@ -13,6 +13,7 @@ use sshfix_policy::subsystem::hosts_access::{Content, Facts, File, HostName, Pat
 use crate::config::Config;
 use crate::sys::files::{self, FileError};
 use crate::sys::names;
+use crate::write::{self, Order};
 
 /// The longest hosts.allow or hosts.deny that is read. A million banned addresses fit.
 const LONGEST: u64 = 16 << 20;
@@ -113,6 +114,11 @@ pub fn apply(config: &Config, step: &Step) -> Result<Done, StepError> {
     }
     if now != step.before {
         return Err(StepError::Drifted(FileError::Drifted(path.clone()).to_string()));
+    }
+    if files::read_only_here(path) {
+        let (before, after) = (step.before.as_deref().map(write::digest), step.after.as_deref().map(write::length));
+        let order = Order::Hosts { path: step.path.clone(), before, after };
+        return write::ask(&order, step.after.as_deref().unwrap_or_default());
     }
     let written = match (&step.before, &step.after) {
         (before, Some(after)) => files::replace(path, before.as_deref(), after, 0o644),

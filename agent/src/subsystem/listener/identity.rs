@@ -73,12 +73,10 @@ impl Host {
         let thread = |kind: &str| std::fs::read_link(format!("/proc/thread-self/ns/{kind}")).map(Into::into);
         let init = Process::open(1);
         let of_init = |name: &str| init.as_ref().ok().and_then(|init| init.link(name).ok());
-        let cgroup = init.as_ref().ok().and_then(|init| init.read("cgroup", MAX_CGROUP).ok()).unwrap_or_default();
-        let cgroup = path(&String::from_utf8_lossy(&cgroup)).unwrap_or_default();
         Ok(Self {
             own: [("ns/net", thread("net")?), ("ns/pid", thread("pid")?), ("ns/user", thread("user")?)],
             mounts: [thread("mnt").ok(), of_init("ns/mnt")].into_iter().flatten().collect(),
-            cgroup: cgroup.strip_suffix("/init.scope").unwrap_or_default().to_owned(),
+            cgroup: init.as_ref().map_or_else(|_| String::new(), first_cgroup),
             programs: PLACES.iter().filter_map(|at| Some((roots::program(Path::new(at)).ok()?.identity(), *at))).collect(),
         })
     }
@@ -126,9 +124,22 @@ impl Host {
 
     /// The unit of the system manager whose process this is.
     pub fn unit_of(&self, process: &Process) -> Option<String> {
-        let cgroup = process.read("cgroup", MAX_CGROUP).ok()?;
-        unit(&path(&String::from_utf8_lossy(&cgroup))?, &self.cgroup)
+        unit(&cgroup(process)?, &self.cgroup)
     }
+}
+
+/// The unit of the system manager whose process this is. Needs no right to look into other processes.
+pub fn unit_of(pid: u32) -> Option<String> {
+    unit(&cgroup(&Process::open(pid).ok()?)?, &first_cgroup(&Process::open(1).ok()?))
+}
+
+fn cgroup(process: &Process) -> Option<String> {
+    path(&String::from_utf8_lossy(&process.read("cgroup", MAX_CGROUP).ok()?))
+}
+
+/// Where the host's own cgroups begin: not at the top where this is a container.
+fn first_cgroup(init: &Process) -> String {
+    cgroup(init).unwrap_or_default().strip_suffix("/init.scope").unwrap_or_default().to_owned()
 }
 
 /// Real and effective: a program with the set-user-ID bit has one of them only.

@@ -19,6 +19,7 @@ use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS,
 
 use crate::sys::process::Process;
 use crate::sys::{child, dbus, namespace, roots};
+pub use identity::unit_of;
 use processes::Holders;
 use sockets::TcpSocket;
 

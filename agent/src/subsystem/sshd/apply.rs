@@ -13,6 +13,7 @@ use super::{SSHD, SshdError, lookup, serves, test, unit};
 use crate::sys::dbus;
 use crate::sys::files::{self, FileError};
 use crate::sys::jobs::{self, Job, Transient};
+use crate::write::{self, Order};
 
 /// The longest file of a configuration, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -107,7 +108,7 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
             _ => read(file)?,
         };
         if now == file.before {
-            if let Err(error) = files::clear(Path::new(&file.path)) {
+            if let Err(error) = clear(file) {
                 tracing::warn!("{error}");
             }
             continue;
@@ -279,10 +280,23 @@ fn read(file: &FileEdit) -> Result<Vec<u8>, StepError> {
 }
 
 fn write(file: &FileEdit, from: &[u8], to: &[u8]) -> Result<(), StepError> {
+    if files::read_only_here(Path::new(&file.path)) {
+        let order = Order::Sshd { path: file.path.clone(), before: write::digest(from), after: write::length(to) };
+        return write::ask(&order, to).map(drop);
+    }
     files::replace(Path::new(&file.path), Some(from), to, MODE).map_err(|error| match error {
         FileError::Drifted(_) => StepError::Drifted(error.to_string()),
         error => StepError::Failed(error.to_string()),
     })
+}
+
+/// What a crash left behind of a new version of it.
+fn clear(file: &FileEdit) -> Result<(), StepError> {
+    let path = Path::new(&file.path);
+    if files::read_only_here(path) {
+        return write::ask(&Order::SshdClear { path: file.path.clone() }, &[]).map(drop);
+    }
+    files::clear(path).map_err(|error| StepError::Failed(error.to_string()))
 }
 
 fn drifted(file: &FileEdit) -> StepError {

@@ -36,7 +36,7 @@ use crate::sys::{dbus, roots};
 pub use apply::{apply, restore};
 pub use host_keys::host_keys;
 pub use lookup::{key_files, lookup, server};
-pub use repair::apply as repair;
+pub use repair::{apply as repair, here as repair_here};
 pub use shadow::clear_copies;
 pub use users::Users;
 pub use version::Versions;

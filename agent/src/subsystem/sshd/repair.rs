@@ -11,7 +11,8 @@ use nix::fcntl::OFlag;
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::sshd::{MADE_BY, Mend, PRIVSEP, Repair};
 
-use crate::sys::{child, roots};
+use crate::sys::{child, files, roots};
+use crate::write::{self, Order};
 
 const SSH_KEYGEN: &str = "/usr/bin/ssh-keygen";
 /// RSA of 3072 bits takes a second or two on a slow machine.
@@ -19,9 +20,21 @@ const KEYGEN_LIMIT: Duration = Duration::from_mins(1);
 /// Far more failures than `pam_faillock` keeps.
 const TALLY_MAX: u64 = 1 << 20;
 
-/// Does one repair.
+/// Does one repair: here, or by the writer where this process may not.
 pub fn apply(repair: &Repair) -> Result<Done, StepError> {
-    match &repair.part {
+    let path = match &repair.part {
+        Mend::Folder { .. } => Path::new(PRIVSEP),
+        Mend::KeyMode { path, .. } | Mend::Key { path, .. } | Mend::Tally { path, .. } => Path::new(path),
+    };
+    if files::read_only_here(path) {
+        return write::ask(&Order::Repair(repair.part.clone()), &[]);
+    }
+    here(&repair.part)
+}
+
+/// Does it in this process.
+pub fn here(part: &Mend) -> Result<Done, StepError> {
+    match part {
         Mend::Folder { before, after } => folder(Path::new(PRIVSEP), *before, *after),
         Mend::KeyMode { path, before, after } => mode(Path::new(path), *before, *after),
         Mend::Key { path, kind, there: true } => make_key(Path::new(path), kind),
