@@ -34,13 +34,13 @@ use sshfix_policy::verdict::Connection;
 use sshfix_policy::wire::{Challenge, Hello, PREFIX, REQUEST_LIMIT, SignedReply, SignedRequest, body_length};
 use sshfix_policy::{netfilter, reply};
 
-pub use strangers::{authorized_keys, journal, kernel_reply, kex, ssh_agent, title, told};
+pub use strangers::{authorized_keys, journal, kernel_reply, kex, ssh_agent, title, told, write_order};
 
 /// A target's name, which is also that of its corpus, and what it does with one input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 26] = [
+pub const TARGETS: [Target; 27] = [
     ("access_proof", access_proof),
     ("sshd_config", sshd_config),
     ("wire", wire),
@@ -66,6 +66,7 @@ pub const TARGETS: [Target; 26] = [
     ("told", told),
     ("kex", kex),
     ("ssh_agent", ssh_agent),
+    ("write_order", write_order),
     ("kernel_reply", kernel_reply),
 ];
 

@@ -1,5 +1,5 @@
 //! Targets for what other programs of the host say, and what every local user can make them say: process titles, lines of the journal, key
-//! files, answers of whoever listens on the SSH port or plays ssh-agent, and entries of sets and lists.
+//! files, answers of whoever listens on the SSH port or plays ssh-agent, entries of sets and lists, orders on the writer's socket.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use sshfix_agent::subsystem::kernel_says;
+use sshfix_agent::write;
 use sshfix_policy::subsystem::listener::{Title, session_title};
 use sshfix_policy::subsystem::sshd::faillock::{PamLine, Rules, pam_line};
 use sshfix_policy::subsystem::sshd::{
@@ -86,6 +87,18 @@ pub fn ssh_agent(bytes: &[u8]) {
     }
     if let Ok(signature) = sshfix::ssh_agent::signature_of(bytes) {
         assert!(signature.len() < bytes.len());
+    }
+}
+
+/// What comes over the writer's socket: one order and its content, whole, or nothing is done.
+pub fn write_order(bytes: &[u8]) {
+    let mut rest = bytes;
+    if let Ok((order, content)) = write::read(&mut rest) {
+        let line = serde_json::to_vec(&order).expect("an order is JSON");
+        let again = [&line[..], b"\n", &content].concat();
+        assert_eq!(write::read(&mut &again[..]).expect("it is read again"), (order.clone(), content));
+        let longer = [&again[..], b"x"].concat();
+        assert!(write::read(&mut &longer[..]).is_err(), "more than it says");
     }
 }
 
