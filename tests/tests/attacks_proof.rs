@@ -17,8 +17,11 @@ struct Session(Child);
 
 impl Session {
     fn open(server: &Server, user: &str, from: &str, port: u16) -> Self {
-        let mut command = login(server, user, from, port);
-        let mark = format!("/tmp/in-{user}-{port}");
+        Self::spawn(server, user, login(server, user, from, port), &port.to_string())
+    }
+
+    fn spawn(server: &Server, user: &str, mut command: Vec<String>, name: &str) -> Self {
+        let mark = format!("/tmp/in-{user}-{name}");
         command.push(format!("echo in > {mark}; sleep 1000"));
         let _ = std::fs::remove_file(server.path(&mark));
         let mut run = Command::new(&command[0]);
@@ -227,7 +230,39 @@ fn every_way_of_a_keep_entry_stays(server: &Server) {
     let _session = Session::open(server, "alice", ALICE_FROM, 22);
     harmless(server, "PasswordAuthentication no");
     keep(server, &[]);
+    // Somebody else may be behind the same address, who has nothing but a password.
+    let by_password = Session::spawn(server, "alice", by_password(server), "by-password");
+    locks_out(server, "PasswordAuthentication no", "alice is in by password, which would count no more");
+    locks_out(server, "PubkeyAuthentication no", "alice is in by publickey");
+    locks_out(server, "AuthorizedKeysFile /etc/ssh/none/%u", "alice is in by publickey");
+    harmless(server, "X11Forwarding no");
+    drop(by_password);
     server.sh("passwd -d alice; usermod -p '*' alice").expect_ok();
+}
+
+/// The command line of alice's login by her password alone.
+fn by_password(server: &Server) -> Vec<String> {
+    server.sh("printf '#!/bin/sh\\necho right\\n' > /root/askpass; chmod 755 /root/askpass").expect_ok();
+    let askpass = format!("SSH_ASKPASS={}", server.path("/root/askpass").display());
+    let mut command = login(server, "alice", ALICE_FROM, 22);
+    let ssh = command.iter().position(|word| word == "ssh").unwrap();
+    let options = ["-o", "BatchMode=no", "-o", "PubkeyAuthentication=no"].map(str::to_owned);
+    command.splice(ssh + 1..ssh + 1, options);
+    command.splice(ssh..ssh, ["env".to_owned(), askpass, "SSH_ASKPASS_REQUIRE=force".to_owned()]);
+    command
+}
+
+fn nobody_is_handed_over_to_pam_unseen(server: &Server) {
+    configure(server, "UsePAM no\nX11Forwarding yes\n");
+    let session = Session::open(server, "root", ADMIN_V4, 22);
+    server.sh("cp /etc/pam.d/sshd /root/pam; sed -i '1i account required pam_deny.so' /etc/pam.d/sshd").expect_ok();
+    locks_out(server, "UsePAM yes", "UsePAM yes: what PAM says of root is not known");
+    harmless(server, "X11Forwarding no");
+    configure(server, "UsePAM yes\n");
+    assert!(!gets_in(server, "root", ADMIN_V4), "PAM lets nobody in");
+    server.sh("cp /root/pam /etc/pam.d/sshd").expect_ok();
+    drop(session);
+    configure(server, "X11Forwarding yes\n");
 }
 
 fn proves(release: Release) {
@@ -249,6 +284,7 @@ fn proves(release: Release) {
     revoked_keys_are_read(&server);
     other_names_and_ports(&server);
     every_way_of_a_keep_entry_stays(&server);
+    nobody_is_handed_over_to_pam_unseen(&server);
 }
 
 #[test]

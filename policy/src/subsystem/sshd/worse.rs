@@ -32,7 +32,8 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
         return Some((new.verdict, new.why.clone()));
     }
     let unknown = |why| (Verdict::Unknown, why);
-    no_session(was, is).map(unknown).or_else(|| no_way(was, is)).or_else(|| {
+    let elsewhere = no_session(was, is).or_else(|| asks_pam(was, is));
+    elsewhere.map(unknown).or_else(|| no_way(was, is)).or_else(|| {
         if was.is_proven() { lost_entrance(was, is) } else { lost_way(was, is).or_else(|| lost_keys(was, is)) }.map(unknown)
     })
 }
@@ -44,6 +45,13 @@ fn no_session(was: &LoginWay, is: &LoginWay) -> Option<String> {
         let value = is.effective.one(&keyword).filter(|value| *value != "none" && was.effective.one(&keyword) != Some(value))?;
         Some(format!("{name} {value}: whether that gives {} a shell is not known", is.user))
     })
+}
+
+/// PAM is asked where it was not: its account and session rules may refuse whoever came without them.
+fn asks_pam(was: &LoginWay, is: &LoginWay) -> Option<String> {
+    let asked = |way: &LoginWay| way.effective.one("usepam") == Some("yes");
+    let newly = asked(is) && !asked(was) && was.effective != Effective::default();
+    newly.then(|| format!("UsePAM yes: what PAM says of {} is not known", is.user))
 }
 
 /// No method is left that can work, though one could.
@@ -92,10 +100,10 @@ fn counts(key: &Key, is: &LoginWay) -> bool {
     is.ways.keys.iter().any(same)
 }
 
-/// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password.
+/// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password. Two sessions
+/// of one user from one address may be two people.
 fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<String> {
-    let lost = !was.entered.iter().any(|entrance| stays(entrance, was, is));
-    let Entrance { user, method, key } = was.entered.first().filter(|_| lost)?;
+    let Entrance { user, method, key } = was.entered.iter().find(|entrance| !stays(entrance, was, is))?;
     let by = key.as_ref().map_or_else(|| method.clone(), |key| format!("{method} ({key})"));
     Some(format!(
         "sshd: {user} is in by {by}, which would count no more; whether {user} can come in by {} is not known: log in by that first",
