@@ -47,18 +47,37 @@ fn list() -> io::Result<Links> {
         }
         Ok(())
     })?;
-    let all = localnet("all");
+    let all = localnet("all")?;
     for link in &mut links {
-        link.route_localnet = all || localnet(&link.name);
+        link.route_localnet = all
+            || match localnet(&link.name) {
+                Ok(value) => value,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => without_settings(link)?,
+                Err(error) => return Err(error),
+            };
     }
     Ok(Links { all: links.into_iter().map(Arc::new).collect() })
 }
 
-/// `net.ipv4.conf.NAME.route_localnet` of this thread's network namespace; off where it cannot be read.
-fn localnet(name: &str) -> bool {
+/// `net.ipv4.conf.NAME.route_localnet` of this thread's network namespace.
+fn localnet(name: &str) -> io::Result<bool> {
     // A device's name holds no slash (`dev_valid_name`).
-    let path = format!("/proc/sys/net/ipv4/conf/{name}/route_localnet");
-    std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
+    let value = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"))?;
+    switch(&value).ok_or_else(|| io::Error::other(format!("route_localnet of {name} is `{:.20}`", value.trim())))
+}
+
+/// Any number but 0 is on (`IN_DEV_ORCONF`).
+fn switch(value: &str) -> Option<bool> {
+    value.trim().parse::<i64>().ok().map(|value| value != 0)
+}
+
+/// Off for a device that has no settings of IPv4, and takes none of it (devinet.c, `inetdev_event`: an MTU below 68). One that was renamed
+/// or taken away since it was listed is listed again.
+fn without_settings(link: &Link) -> io::Result<bool> {
+    match nix::net::if_::if_nametoindex(link.name.as_str()) {
+        Ok(index) if index == link.index => Ok(false),
+        Ok(_) | Err(_) => Err(io::ErrorKind::Interrupted.into()),
+    }
 }
 
 fn short() -> io::Error {
@@ -76,7 +95,10 @@ fn link(bytes: &[u8]) -> io::Result<Link> {
     let (index, flags) = index.split_first_chunk::<4>().ok_or_else(short)?;
     let flags = flags.first_chunk::<4>().map(|flags| u32::from_ne_bytes(*flags)).ok_or_else(short)?;
     let values = attributes(rest)?;
-    let number = |kind: u16| values.get(&kind).and_then(|value| value.as_slice().try_into().ok()).map(u32::from_ne_bytes);
+    let number = |kind: u16| {
+        let four = |value: &Vec<u8>| value.as_slice().try_into().map(u32::from_ne_bytes).map_err(|_| short());
+        values.get(&kind).map(four).transpose()
+    };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
     let info = values.get(&libc::IFLA_LINKINFO).map(|info| attributes(info)).transpose()?;
     let driver = info.and_then(|info| info.get(&INFO_KIND).map(|kind| text(kind))).unwrap_or_default();
@@ -85,9 +107,9 @@ fn link(bytes: &[u8]) -> io::Result<Link> {
         index: u32::from_ne_bytes(*index),
         name: values.get(&libc::IFLA_IFNAME).map(|name| text(name)).ok_or_else(short)?,
         kind: u16::from_ne_bytes([kind_1, kind_2]),
-        group: number(libc::IFLA_GROUP),
-        master: number(libc::IFLA_MASTER),
-        parent: number(libc::IFLA_LINK).filter(|_| lies_on && !values.contains_key(&LINK_NETNSID)),
+        group: number(libc::IFLA_GROUP)?,
+        master: number(libc::IFLA_MASTER)?,
+        parent: number(libc::IFLA_LINK)?.filter(|_| lies_on && !values.contains_key(&LINK_NETNSID)),
         driver,
         // IFF_UP
         up: flags & 1 != 0,
@@ -111,4 +133,38 @@ fn address(bytes: &[u8]) -> io::Result<(u32, Option<IpNet>)> {
     let unusable = flags & 8 != 0 || flags & (64 | 4) == 64;
     let net = IpNet::new(own, length).map_err(io::Error::other)?;
     Ok((u32::from_ne_bytes(index), Some(net).filter(|_| !unusable)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_no_number_is_neither_on_nor_off() {
+        for (value, want) in [("1\n", Some(true)), ("0\n", Some(false)), ("2\n", Some(true)), ("", None), ("on\n", None)] {
+            assert_eq!(switch(value), want, "{value:?}");
+        }
+        assert_eq!(localnet("no-such-device").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_device_that_is_another_by_now_is_listed_again() {
+        let links = observe().unwrap();
+        let lo = links.all.iter().find(|link| link.is_loopback()).unwrap();
+        assert!(!without_settings(lo).unwrap());
+        let renamed = Link { name: "no-such-device".to_owned(), ..Link::clone(lo) };
+        assert_eq!(without_settings(&renamed).unwrap_err().kind(), io::ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn a_number_of_another_length_is_an_error_and_no_missing_bridge() {
+        let header = [0; 16];
+        let name = [8, 0, 3, 0, b'e', b't', b'h', 0];
+        let master = |length: u8| [4 + length, 0, 10, 0, 7, 0, 0, 0];
+        let message = |length| [&header[..], &name, &master(length)].concat();
+        assert_eq!(link(&message(4)).unwrap().master, Some(7));
+        assert!(link(&message(2)).is_err());
+    }
 }
