@@ -84,8 +84,9 @@ impl Fail2ban {
                 let want = after.is_some();
                 if is == want {
                     // Its socket is there before the bans of its database are: one that is not there yet would come back.
-                    return match talk.server_age() {
-                        Some(age) if !want && age < RESTORES => Err(StepError::Failed(format!(
+                    let age = if want { None } else { talk.server_age().map_err(|error| not_done(&error))? };
+                    return match age {
+                        Some(age) if age < RESTORES => Err(StepError::Failed(format!(
                             "fail2ban was started {} s ago and may still be restoring its bans, so {} could be banned again in a moment; \
                              nothing was changed",
                             age.as_secs(),

@@ -90,15 +90,16 @@ impl Conversation {
     }
 
     /// How long the server at the other end has been running: the process that listens (`SO_PEERCRED`, unix(7)), by its start time
-    /// (`proc_pid_stat(5)`, field 22, in clock ticks since boot). `None` where that cannot be told.
-    pub fn server_age(&self) -> Option<Duration> {
-        let pid = getsockopt(&self.stream, PeerCredentials).ok()?.pid();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The command, in parentheses, may hold anything; the field after it is the third.
-        let started: u64 = stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()?;
-        let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
-        let started = Duration::from_millis(started.checked_mul(1000)?.checked_div(ticks)?);
-        Moment::now().since_boot.checked_sub(started)
+    /// (`proc_pid_stat(5)`, field 22, in clock ticks since boot). `None` of one in another PID namespace, which cannot be told.
+    pub fn server_age(&self) -> Result<Option<Duration>, SocketError> {
+        let lost = |error: io::Error| SocketError::Lost { what: "the age of fail2ban's process".to_owned(), error };
+        let pid = getsockopt(&self.stream, PeerCredentials).map_err(|errno| lost(errno.into()))?.pid();
+        if pid == 0 {
+            return Ok(None);
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(lost)?;
+        let age = age(&stat, Moment::now().since_boot);
+        age.map(Some).ok_or_else(|| lost(io::Error::other(format!("/proc/{pid}/stat is not understood"))))
     }
 
     /// Moves the deadline to `limit` after the start.
@@ -166,6 +167,15 @@ impl Conversation {
     }
 }
 
+/// By a `/proc/PID/stat`, at this time since the boot.
+fn age(stat: &str, now: Duration) -> Option<Duration> {
+    // The command, in parentheses, may hold anything; the field after it is the third.
+    let started: u64 = stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()?;
+    let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    // The coarse ticks of the start may be ahead of now by one.
+    Some(now.saturating_sub(Duration::from_millis(started.checked_mul(1000)?.checked_div(ticks)?)))
+}
+
 /// Tells the server that the conversation is over; it would notice the close, but log it.
 impl Drop for Conversation {
     fn drop(&mut self) {
@@ -175,4 +185,18 @@ impl Drop for Conversation {
 
 fn again(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_that_cannot_be_read_is_none_and_no_old_age() {
+        let stat = format!("7 (fail2ban) server) S {}", vec!["500"; 40].join(" "));
+        assert_eq!(age(&stat, Duration::from_secs(12)), Some(Duration::from_secs(7)));
+        for cut in ["", "7 (fail2ban-server) S 1 2 3", "7 (x) S a b c d e f g h i j k l m n o p q r s t u"] {
+            assert_eq!(age(cut, Duration::from_secs(12)), None, "{cut}");
+        }
+    }
 }
