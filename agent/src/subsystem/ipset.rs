@@ -71,9 +71,12 @@ fn explain(code: i32) -> String {
 
 /// Fetches sets by their index, and what sets hold. What cannot be had is noted as such in the state.
 pub fn lookup(state: &mut State, indices: &BTreeSet<u16>, queries: &BTreeSet<Query>) {
-    state.names.extend(xtables::ipset_names(indices));
-    let mut netlink = match Netlink::open() {
-        Ok(netlink) => netlink,
+    let names = xtables::ipset_names(indices).map_err(IpsetError::Socket);
+    let mut netlink = match names.and_then(|names| Ok((names, Netlink::open()?))) {
+        Ok((names, netlink)) => {
+            state.names.extend(names);
+            netlink
+        }
         Err(error) => {
             state.sets.extend(indices.iter().map(|index| (*index, Err(error.to_string()))));
             state.entries.extend(queries.iter().map(|query| (query.clone(), Entry::Unknown(error.to_string()))));

@@ -208,7 +208,7 @@ fn read_table(v6: bool, name: &str, sets: &mut SetNames, texts: &mut Texts) -> R
     let socket = XtSocket::open(v6).map_err(kernel)?;
     for _ in 0..ATTEMPTS {
         let Some((mut table, bytes)) = read_blob(&socket, v6, name)? else { return Ok(None) };
-        name_sets(&table, sets);
+        name_sets(&table, sets).map_err(kernel)?;
         let place = (v6, name.to_owned());
         if let Some(known) = texts.0.get(&place)
             && known.bytes == bytes
@@ -291,8 +291,8 @@ fn read_blob(socket: &XtSocket, v6: bool, name: &str) -> Result<Option<(Table, V
     Err(ReadError::Kernel { program: program(v6), table: name.to_owned(), error })
 }
 
-/// Learns the names of the ipsets that a table's rules use. One that cannot be had is shown by its number.
-fn name_sets(table: &Table, sets: &mut SetNames) {
+/// Learns the names of the ipsets that a table's rules use. One that is not there is shown by its number.
+fn name_sets(table: &Table, sets: &mut SetNames) -> io::Result<()> {
     let mut used = BTreeSet::new();
     for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
         for one in &rule.matches {
@@ -305,16 +305,24 @@ fn name_sets(table: &Table, sets: &mut SetNames) {
         }
     }
     used.retain(|index| !sets.contains_key(index));
-    sets.extend(ipset_names(&used));
+    sets.extend(ipset_names(&used)?);
+    Ok(())
 }
 
 /// The names of ipsets by the kernel's index, those that exist.
-pub fn ipset_names(indices: &BTreeSet<u16>) -> SetNames {
+pub fn ipset_names(indices: &BTreeSet<u16>) -> io::Result<SetNames> {
+    let mut names = SetNames::new();
     if indices.is_empty() {
-        return SetNames::new();
+        return Ok(names);
     }
-    let Ok(socket) = XtSocket::open(false) else { return SetNames::new() };
-    indices.iter().filter_map(|index| Some((*index, socket.ipset_name(*index).ok()??))).collect()
+    let unread =
+        |index: u16, error: &io::Error| io::Error::new(error.kind(), format!("the name of ipset number {index}: {error}"));
+    let socket = XtSocket::open(false)?;
+    for index in indices {
+        let name = socket.ipset_name(*index).map_err(|error| unread(*index, &error))?;
+        names.extend(name.map(|name| (*index, name)));
+    }
+    Ok(names)
 }
 
 /// The one program behind all iptables-legacy names.
