@@ -50,9 +50,9 @@ pub fn verdict_code(verdict: &Verdict) -> (u32, Option<&str>) {
     (code.cast_unsigned(), chain)
 }
 
-/// The expressions of a rule that libnftnl could parse as a whole.
-pub fn rule(rule: &Rule) -> Vec<Expression> {
-    rule.expressions().iter().map(expression).collect()
+/// The expressions of a rule that libnftnl could parse as a whole; `None` where it does not list them.
+pub fn rule(rule: &Rule) -> Option<Vec<Expression>> {
+    Some(rule.expressions()?.iter().map(expression).collect())
 }
 
 /// The expressions of a rule that libnftnl refuses because it does not know one of them: each is parsed alone.
@@ -63,7 +63,7 @@ pub fn one_by_one(raw_expressions: &[u8]) -> Vec<Expression> {
         let attrs = Attrs::new().nest(RULE_EXPRESSIONS, &list);
         let alone = Messages::new().add(Kind::Nft(nft::NEW_RULE), 1, 0, 0, &attrs).finish();
         let parsed = alone.and_then(|message| Rule::parse(&message));
-        parsed.and_then(|parsed| rule(&parsed).pop()).unwrap_or_else(|| {
+        parsed.and_then(|parsed| rule(&parsed)?.pop()).unwrap_or_else(|| {
             let name = message::Attributes(element).text(EXPRESSION_NAME).unwrap_or_default();
             Expression::Unknown { text: format!("{name} (not known to this libnftnl)"), name }
         })
@@ -89,7 +89,7 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
         }
         "ct" => {
             let key = expr.u32(sys::NFTNL_EXPR_CT_KEY)?;
-            let direction = expr.u32(sys::NFTNL_EXPR_CT_DIR).and_then(|direction| u8::try_from(direction).ok());
+            let direction = byte(expr, sys::NFTNL_EXPR_CT_DIR)?;
             match expr.u32(sys::NFTNL_EXPR_CT_SREG) {
                 Some(sreg) => Expression::CtSet { key, sreg, direction },
                 None => Expression::Ct { key, dreg: expr.u32(sys::NFTNL_EXPR_CT_DREG)?, direction },
@@ -130,9 +130,9 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
         "lookup" => Expression::Lookup {
             set: expr.text(sys::NFTNL_EXPR_LOOKUP_SET)?,
             sreg: expr.u32(sys::NFTNL_EXPR_LOOKUP_SREG)?,
-            dreg: expr.u32(sys::NFTNL_EXPR_LOOKUP_DREG),
+            dreg: expr.optional_u32(sys::NFTNL_EXPR_LOOKUP_DREG)?,
             // NFT_LOOKUP_F_INV
-            invert: expr.u32(sys::NFTNL_EXPR_LOOKUP_FLAGS).unwrap_or(0) & 1 != 0,
+            invert: flag(expr, sys::NFTNL_EXPR_LOOKUP_FLAGS, 1)?,
         },
         "immediate" => match expr.u32(sys::NFTNL_EXPR_IMM_VERDICT) {
             Some(code) => Expression::Verdict(verdict(code, expr.text(sys::NFTNL_EXPR_IMM_CHAIN))?),
@@ -146,30 +146,36 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
         "limit" => Expression::Limit {
             rate: expr.u64(sys::NFTNL_EXPR_LIMIT_RATE)?,
             unit: expr.u64(sys::NFTNL_EXPR_LIMIT_UNIT)?,
-            burst: expr.u32(sys::NFTNL_EXPR_LIMIT_BURST).unwrap_or(0),
-            kind: expr.u32(sys::NFTNL_EXPR_LIMIT_TYPE).unwrap_or(0),
-            over: expr.u32(sys::NFTNL_EXPR_LIMIT_FLAGS).unwrap_or(0) & 1 != 0,
+            // Left out by kernels that know no burst and no bytes.
+            burst: expr.optional_u32(sys::NFTNL_EXPR_LIMIT_BURST)?.unwrap_or(0),
+            kind: expr.optional_u32(sys::NFTNL_EXPR_LIMIT_TYPE)?.unwrap_or(0),
+            // NFT_LIMIT_F_INV
+            over: flag(expr, sys::NFTNL_EXPR_LIMIT_FLAGS, 1)?,
         },
         "log" => Expression::Log { prefix: expr.text(sys::NFTNL_EXPR_LOG_PREFIX) },
         // Remembers when it was last passed; goes on and writes no register.
         "last" => Expression::Opaque { name: name.to_owned(), dreg: None },
         "reject" => Expression::Reject {
             kind: expr.u32(sys::NFTNL_EXPR_REJECT_TYPE)?,
-            code: expr.u32(sys::NFTNL_EXPR_REJECT_CODE).and_then(|code| u8::try_from(code).ok()).unwrap_or(0),
+            // A TCP reset has none.
+            code: byte(expr, sys::NFTNL_EXPR_REJECT_CODE)?.unwrap_or(0),
         },
         "quota" => Expression::Quota {
             bytes: expr.u64(sys::NFTNL_EXPR_QUOTA_BYTES)?,
-            over: expr.u32(sys::NFTNL_EXPR_QUOTA_FLAGS).unwrap_or(0) & 1 != 0,
+            // NFT_QUOTA_F_INV 1, DEPLETED 2
+            over: flag(expr, sys::NFTNL_EXPR_QUOTA_FLAGS, 3)?,
         },
         "connlimit" => Expression::Connlimit {
             count: expr.u32(sys::NFTNL_EXPR_CONNLIMIT_COUNT)?,
-            over: expr.u32(sys::NFTNL_EXPR_CONNLIMIT_FLAGS).unwrap_or(0) & 1 != 0,
+            // NFT_CONNLIMIT_F_INV
+            over: flag(expr, sys::NFTNL_EXPR_CONNLIMIT_FLAGS, 1)?,
         },
         "dynset" => Expression::Dynset {
             set: expr.text(sys::NFTNL_EXPR_DYNSET_SET_NAME)?,
             sreg_key: expr.u32(sys::NFTNL_EXPR_DYNSET_SREG_KEY)?,
             op: expr.u32(sys::NFTNL_EXPR_DYNSET_OP)?,
-            invert: expr.u32(sys::NFTNL_EXPR_DYNSET_FLAGS).unwrap_or(0) & 1 != 0,
+            // NFT_DYNSET_F_INV 1, EXPR 2
+            invert: flag(expr, sys::NFTNL_EXPR_DYNSET_FLAGS, 3)?,
             // Not read: `nftnl_expr_get` of this one is a pointer with no length; being set is all that is asked.
             has_expressions: expr.is_set(sys::NFTNL_EXPR_DYNSET_EXPR) || expr.is_set(sys::NFTNL_EXPR_DYNSET_EXPRESSIONS),
         },
@@ -192,35 +198,35 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
                 1 => NatKind::Dnat,
                 _ => return None,
             },
-            address_register: expr.u32(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN),
-            port_register: expr.u32(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN),
-            family: expr.u32(sys::NFTNL_EXPR_NAT_FAMILY).and_then(|family| u8::try_from(family).ok()),
+            address_register: expr.optional_u32(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN)?,
+            port_register: expr.optional_u32(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN)?,
+            family: byte(expr, sys::NFTNL_EXPR_NAT_FAMILY)?,
             ranges: (
                 // NF_NAT_RANGE_NETMAP 1 << 6
-                several(expr, sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, sys::NFTNL_EXPR_NAT_REG_ADDR_MAX)
-                    || expr.u32(sys::NFTNL_EXPR_NAT_FLAGS).unwrap_or(0) & 0x40 != 0,
-                several(expr, sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, sys::NFTNL_EXPR_NAT_REG_PROTO_MAX),
+                several(expr, sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, sys::NFTNL_EXPR_NAT_REG_ADDR_MAX)?
+                    || expr.optional_u32(sys::NFTNL_EXPR_NAT_FLAGS)?.unwrap_or(0) & 0x40 != 0,
+                several(expr, sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, sys::NFTNL_EXPR_NAT_REG_PROTO_MAX)?,
             ),
         },
         "masq" => Expression::Nat {
             kind: NatKind::Masquerade,
             address_register: None,
-            port_register: expr.u32(sys::NFTNL_EXPR_MASQ_REG_PROTO_MIN),
+            port_register: expr.optional_u32(sys::NFTNL_EXPR_MASQ_REG_PROTO_MIN)?,
             family: None,
-            ranges: (false, several(expr, sys::NFTNL_EXPR_MASQ_REG_PROTO_MIN, sys::NFTNL_EXPR_MASQ_REG_PROTO_MAX)),
+            ranges: (false, several(expr, sys::NFTNL_EXPR_MASQ_REG_PROTO_MIN, sys::NFTNL_EXPR_MASQ_REG_PROTO_MAX)?),
         },
         "redir" => Expression::Nat {
             kind: NatKind::Redirect,
             address_register: None,
-            port_register: expr.u32(sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN),
+            port_register: expr.optional_u32(sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN)?,
             family: None,
-            ranges: (false, several(expr, sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN, sys::NFTNL_EXPR_REDIR_REG_PROTO_MAX)),
+            ranges: (false, several(expr, sys::NFTNL_EXPR_REDIR_REG_PROTO_MIN, sys::NFTNL_EXPR_REDIR_REG_PROTO_MAX)?),
         },
         "tproxy" => Expression::Nat {
             kind: NatKind::Tproxy,
-            address_register: expr.u32(sys::NFTNL_EXPR_TPROXY_REG_ADDR),
-            port_register: expr.u32(sys::NFTNL_EXPR_TPROXY_REG_PORT),
-            family: expr.u32(sys::NFTNL_EXPR_TPROXY_FAMILY).and_then(|family| u8::try_from(family).ok()),
+            address_register: expr.optional_u32(sys::NFTNL_EXPR_TPROXY_REG_ADDR)?,
+            port_register: expr.optional_u32(sys::NFTNL_EXPR_TPROXY_REG_PORT)?,
+            family: byte(expr, sys::NFTNL_EXPR_TPROXY_FAMILY)?,
             ranges: (false, false),
         },
         "queue" => Expression::Queue,
@@ -245,18 +251,19 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
         "osf" => opaque(name, expr, sys::NFTNL_EXPR_OSF_DREG)?,
         "tunnel" => opaque(name, expr, sys::NFTNL_EXPR_TUNNEL_DREG)?,
         "xfrm" => opaque(name, expr, sys::NFTNL_EXPR_XFRM_DREG)?,
-        "exthdr" => match expr.u32(sys::NFTNL_EXPR_EXTHDR_DREG) {
+        "exthdr" => match expr.optional_u32(sys::NFTNL_EXPR_EXTHDR_DREG)? {
             Some(dreg) => Expression::ExtensionHeader {
                 dreg,
                 // NFT_EXTHDR_OP_IPV6 0, TCPOPT 1, IPV4 2, SCTP 3, DCCP 4
-                kind: match expr.u32(sys::NFTNL_EXPR_EXTHDR_OP).unwrap_or(0) {
+                kind: match expr.optional_u32(sys::NFTNL_EXPR_EXTHDR_OP)?.unwrap_or(0) {
                     0 => ExtensionKind::Ipv6,
                     1 => ExtensionKind::TcpOption,
                     2 => ExtensionKind::Ipv4Option,
                     3 | 4 => ExtensionKind::OtherTransport,
                     _ => return None,
                 },
-                present: expr.u32(sys::NFTNL_EXPR_EXTHDR_FLAGS).unwrap_or(0) & 1 != 0,
+                // NFT_EXTHDR_F_PRESENT
+                present: flag(expr, sys::NFTNL_EXPR_EXTHDR_FLAGS, 1)?,
             },
             // Without a destination it changes the packet (`tcp option maxseg size set`) and goes on.
             None => Expression::Opaque { name: name.to_owned(), dreg: None },
@@ -266,8 +273,21 @@ fn known(name: &str, expr: &Expr<'_>) -> Option<Expression> {
 }
 
 /// Whether a register for the highest value is another one than that for the lowest.
-fn several(expr: &Expr<'_>, lowest: u32, highest: u32) -> bool {
-    expr.u32(highest).is_some_and(|register| expr.u32(lowest) != Some(register))
+fn several(expr: &Expr<'_>, lowest: u32, highest: u32) -> Option<bool> {
+    let lowest = expr.optional_u32(lowest)?;
+    Some(expr.optional_u32(highest)?.is_some_and(|register| lowest != Some(register)))
+}
+
+/// A number of one byte that the kernel may leave out; `None` where it is there and is none.
+#[allow(clippy::option_option, reason = "what was left out is told from what is not understood")]
+fn byte(expr: &impl Attributes, attribute: u32) -> Option<Option<u8>> {
+    expr.optional_u32(attribute)?.map(|number| u8::try_from(number).ok()).map_or(Some(None), |number| number.map(Some))
+}
+
+/// The lowest of flags that the kernel may leave out, which are none then. A flag that is not known may change what the rule means.
+fn flag(expr: &impl Attributes, attribute: u32, known: u32) -> Option<bool> {
+    let flags = expr.optional_u32(attribute)?.unwrap_or(0);
+    (flags & !known == 0).then_some(flags & 1 != 0)
 }
 
 fn opaque(name: &str, expr: &Expr<'_>, dreg: u32) -> Option<Expression> {
@@ -294,7 +314,7 @@ fn payload(expr: &Expr<'_>) -> Option<Expression> {
 fn bitwise(expr: &Expr<'_>) -> Option<Expression> {
     // NFT_BITWISE_MASK_XOR 0 (and kernels before 5.6, which do not say), NFT_BITWISE_LSHIFT 1, NFT_BITWISE_RSHIFT 2.
     let shift = || expr.bytes(sys::NFTNL_EXPR_BITWISE_DATA)?.first_chunk().map(|bits| u32::from_ne_bytes(*bits));
-    let op = match expr.u32(sys::NFTNL_EXPR_BITWISE_OP).unwrap_or(0) {
+    let op = match expr.optional_u32(sys::NFTNL_EXPR_BITWISE_OP)?.unwrap_or(0) {
         0 => {
             BitwiseOp::MaskXor { mask: expr.bytes(sys::NFTNL_EXPR_BITWISE_MASK)?, xor: expr.bytes(sys::NFTNL_EXPR_BITWISE_XOR)? }
         }
@@ -308,4 +328,40 @@ fn bitwise(expr: &Expr<'_>) -> Option<Expression> {
         len: expr.u32(sys::NFTNL_EXPR_BITWISE_LEN)?,
         op,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Attributes as bytes, of no real expression.
+    struct Sent(HashMap<u32, Vec<u8>>);
+
+    impl Attributes for Sent {
+        fn is_set(&self, attribute: u32) -> bool {
+            self.0.contains_key(&attribute)
+        }
+
+        fn bytes(&self, attribute: u32) -> Option<Vec<u8>> {
+            self.0.get(&attribute).cloned()
+        }
+
+        fn text(&self, attribute: u32) -> Option<String> {
+            self.bytes(attribute).map(|bytes| message::text(&bytes))
+        }
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_from_what_is_not_understood() {
+        let sent = |bytes: &[u8]| Sent([(7, bytes.to_vec())].into());
+        assert_eq!(flag(&Sent(HashMap::new()), 7, 1), Some(false));
+        assert_eq!(flag(&sent(&1_u32.to_ne_bytes()), 7, 1), Some(true));
+        assert_eq!(flag(&sent(&2_u32.to_ne_bytes()), 7, 1), None, "a flag of a later kernel");
+        assert_eq!(flag(&sent(&[1, 0, 0]), 7, 1), None, "three bytes are no number");
+        assert_eq!(byte(&Sent(HashMap::new()), 7), Some(None));
+        assert_eq!(byte(&sent(&[3]), 7), Some(Some(3)));
+        assert_eq!(byte(&sent(&300_u32.to_ne_bytes()), 7), None);
+    }
 }

@@ -273,7 +273,13 @@ fn elements(attributes: &Attributes<'_>) -> Result<Vec<Raw>, NetlinkError> {
 
 fn element(attributes: &Attributes<'_>) -> Result<Raw, NetlinkError> {
     let bytes = |kind| attributes.nested(kind).and_then(|data| data.get(VALUE)).map(<[u8]>::to_vec);
-    let flags = attributes.be32(FLAGS).unwrap_or(0);
+    // Left out where there are none (`nf_tables_fill_setelem`).
+    let flags = if attributes.get(FLAGS).is_some() {
+        let known = attributes.be32(FLAGS).filter(|flags| flags & !(INTERVAL_END | CATCHALL) == 0);
+        known.ok_or_else(|| NetlinkError::Malformed("the flags of an element".to_owned()))?
+    } else {
+        0
+    };
     let catchall = flags & CATCHALL != 0;
     let key = match bytes(KEY) {
         Some(key) => key,

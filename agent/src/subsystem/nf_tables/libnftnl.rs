@@ -108,6 +108,12 @@ pub trait Attributes {
         self.u64(attribute).and_then(|number| u32::try_from(number).ok())
     }
 
+    /// The same of one that the kernel may leave out: `Some(None)` where it did, `None` where what it sent is no such number.
+    #[allow(clippy::option_option, reason = "what was left out is told from what is not understood")]
+    fn optional_u32(&self, attribute: u32) -> Option<Option<u32>> {
+        if self.is_set(attribute) { self.u32(attribute).map(Some) } else { Some(None) }
+    }
+
     /// The value as a number of up to 8 bytes.
     fn u64(&self, attribute: u32) -> Option<u64> {
         number(&self.bytes(attribute)?)
@@ -255,21 +261,21 @@ impl Expr<'_> {
 }
 
 impl Rule {
-    /// Its expressions in order.
-    pub fn expressions(&self) -> Vec<Expr<'_>> {
+    /// Its expressions in order; `None` where libnftnl does not list them.
+    pub fn expressions(&self) -> Option<Vec<Expr<'_>>> {
         let mut expressions = Vec::new();
         // SAFETY: the rule is ours and alive; the iterator is made, used and destroyed here, and gives pointers to expressions
         // that the rule owns, until NULL.
         unsafe {
             let iterator = sys::nftnl_expr_iter_create(self.0.as_ptr());
             if iterator.is_null() {
-                return expressions;
+                return None;
             }
             while let Some(raw) = NonNull::new(sys::nftnl_expr_iter_next(iterator)) {
                 expressions.push(Expr { raw, _rule: self });
             }
             sys::nftnl_expr_iter_destroy(iterator);
         }
-        expressions
+        Some(expressions)
     }
 }

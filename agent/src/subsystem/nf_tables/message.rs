@@ -1,6 +1,8 @@
 //! The bytes of netlink messages: nlmsghdr, nfgenmsg and attributes (`linux/netlink.h`, `linux/netfilter/nfnetlink.h`).
 //! Builds and walks them without unsafe; knows nothing of rules or sets.
 
+use nix::libc;
+
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 /// `NFNL_MSG_BATCH_BEGIN`.
@@ -115,10 +117,10 @@ impl<'a> Received<'a> {
         })
     }
 
-    /// The error number of `NLMSG_ERROR` and `NLMSG_DONE`, positive; 0 is an ack.
+    /// The error number of `NLMSG_ERROR` and `NLMSG_DONE`, positive; 0 is an ack. One without its number is no ack.
     pub fn errno(&self) -> i32 {
         let payload = self.bytes.get(16..).unwrap_or_default();
-        payload.first_chunk::<4>().map_or(0, |code| i32::from_ne_bytes(*code).saturating_neg())
+        payload.first_chunk::<4>().map_or(libc::EBADMSG, |code| i32::from_ne_bytes(*code).saturating_neg())
     }
 
     /// `nfgen_family`.
@@ -321,6 +323,14 @@ mod tests {
         assert_eq!((all.be32(2), all.be64(4)), (Some(7), Some(9)));
         assert_eq!(all.nested(3).and_then(|inner| inner.get(1)), Some([1, 2, 3].as_slice()));
         assert_eq!(all.get(5), None);
+    }
+
+    #[test]
+    fn an_error_without_its_number_is_no_ack() {
+        let message = Messages::new().add(Kind::Error, 0, 0, 1, &Attrs::new()).finish().unwrap_or_default();
+        let errno = |bytes: &[u8]| Received::parse(bytes).map(|message| message.errno());
+        assert_eq!(errno(&message), Some(0), "four bytes of nfgenmsg read as a number: {message:?}");
+        assert_eq!(errno(message.get(..16).unwrap_or_default()), Some(libc::EBADMSG));
     }
 
     #[test]

@@ -215,7 +215,7 @@ fn table(message: &Received<'_>) -> Result<Option<Table>, NetlinkError> {
     let parsed = libnftnl::Table::parse(message.bytes).ok_or_else(|| malformed("a table"))?;
     let Some(family) = Family::from_number(message.family()) else { return Ok(None) };
     let name = parsed.text(sys::NFTNL_TABLE_NAME).ok_or_else(|| malformed("a table without its name"))?;
-    let flags = parsed.u32(sys::NFTNL_TABLE_FLAGS).unwrap_or(0);
+    let flags = parsed.u32(sys::NFTNL_TABLE_FLAGS).ok_or_else(|| malformed("a table without its flags"))?;
     Ok(Some(Table { family, name, dormant: flags & TABLE_DORMANT != 0 }))
 }
 
@@ -223,7 +223,7 @@ fn chain(message: &Received<'_>) -> Result<Option<Chain>, NetlinkError> {
     let parsed = libnftnl::Chain::parse(message.bytes).ok_or_else(|| malformed("a chain"))?;
     let Some(family) = Family::from_number(message.family()) else { return Ok(None) };
     let name = parsed.text(sys::NFTNL_CHAIN_NAME).ok_or_else(|| malformed("a chain without its name"))?;
-    let base = match parsed.u32(sys::NFTNL_CHAIN_HOOKNUM) {
+    let base = match parsed.optional_u32(sys::NFTNL_CHAIN_HOOKNUM).ok_or_else(|| malformed("the hook of a chain"))? {
         None => None,
         Some(hook) => Some(BaseChain {
             kind: parsed.text(sys::NFTNL_CHAIN_TYPE).ok_or_else(|| malformed("a base chain without its type"))?,
@@ -241,7 +241,7 @@ fn chain(message: &Received<'_>) -> Result<Option<Chain>, NetlinkError> {
         family,
         table: parsed.text(sys::NFTNL_CHAIN_TABLE).ok_or_else(|| malformed("a chain without its table"))?,
         name,
-        handle: parsed.u64(sys::NFTNL_CHAIN_HANDLE).unwrap_or(0),
+        handle: parsed.u64(sys::NFTNL_CHAIN_HANDLE).ok_or_else(|| malformed("a chain without its handle"))?,
         base,
         rules: Vec::new(),
     }))
@@ -254,12 +254,13 @@ pub fn rule(message: &Received<'_>) -> Result<Option<(Place, Rule)>, NetlinkErro
     }
     let Some(family) = Family::from_number(message.family()) else { return Ok(None) };
     let attributes = message.attributes();
-    let raw_expressions = attributes.get(RULE_EXPRESSIONS).unwrap_or_default();
+    // A rule without any has an empty list of them (`nf_tables_fill_rule_info`).
+    let raw_expressions = attributes.get(RULE_EXPRESSIONS).ok_or_else(|| malformed("a rule without its expressions"))?;
     // A libnftnl that does not know one of the expressions refuses the whole rule: then everything but the expressions is
     // parsed without them.
     let (parsed, expressions) = match libnftnl::Rule::parse(message.bytes) {
         Some(parsed) => {
-            let expressions = decode::rule(&parsed);
+            let expressions = decode::rule(&parsed).ok_or_else(|| malformed("the expressions of a rule"))?;
             (parsed, expressions)
         }
         None => (bare(message).ok_or_else(|| malformed("a rule"))?, decode::one_by_one(raw_expressions)),
@@ -290,6 +291,8 @@ fn bare(message: &Received<'_>) -> Option<libnftnl::Rule> {
 fn set(message: &Received<'_>) -> Result<Option<Set>, NetlinkError> {
     let parsed = libnftnl::Set::parse(message.bytes).ok_or_else(|| malformed("a set"))?;
     let Some(family) = Family::from_number(message.family()) else { return Ok(None) };
+    // What is left out is zero (`nf_tables_fill_set`), and has no data or objects.
+    let number = |attribute, what| parsed.optional_u32(attribute).ok_or_else(|| malformed(what));
     Ok(Some(Set {
         key: SetKey {
             family,
@@ -297,14 +300,14 @@ fn set(message: &Received<'_>) -> Result<Option<Set>, NetlinkError> {
             set: parsed.text(sys::NFTNL_SET_NAME).ok_or_else(|| malformed("a set without its name"))?,
         },
         handle: parsed.u64(sys::NFTNL_SET_HANDLE).unwrap_or(0),
-        flags: parsed.u32(sys::NFTNL_SET_FLAGS).unwrap_or(0),
-        key_type: parsed.u32(sys::NFTNL_SET_KEY_TYPE).unwrap_or(0),
+        flags: number(sys::NFTNL_SET_FLAGS, "the flags of a set")?.unwrap_or(0),
+        key_type: number(sys::NFTNL_SET_KEY_TYPE, "the key type of a set")?.unwrap_or(0),
         key_len: parsed.u32(sys::NFTNL_SET_KEY_LEN).ok_or_else(|| malformed("a set without its key length"))?,
         // `desc.field_len`: one byte per field.
         fields: parsed.bytes(sys::NFTNL_SET_DESC_CONCAT).unwrap_or_default().into_iter().map(u32::from).collect(),
-        data_type: parsed.u32(sys::NFTNL_SET_DATA_TYPE),
-        data_len: parsed.u32(sys::NFTNL_SET_DATA_LEN),
-        object: parsed.u32(sys::NFTNL_SET_OBJ_TYPE).filter(|kind| *kind != 0),
+        data_type: number(sys::NFTNL_SET_DATA_TYPE, "the data type of a set")?,
+        data_len: number(sys::NFTNL_SET_DATA_LEN, "the data length of a set")?,
+        object: number(sys::NFTNL_SET_OBJ_TYPE, "the objects of a set")?.filter(|kind| *kind != 0),
     }))
 }
 
