@@ -97,7 +97,12 @@ pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal 
 
 /// Who would be locked out, and by what. Who may not know of that way in only hears that there is one.
 fn lockout(why: &lockout::Lockout) -> ErrorDocument {
-    let advice = "keep the way in that is named, or change it on the host itself";
+    let advice = match why {
+        lockout::Lockout::Witness(_) | lockout::Lockout::Model(_) => {
+            "keep the way in that is named, or change it on the host itself"
+        }
+        lockout::Lockout::Unread(_) => "try again; `sshfix ctl status` shows what could not be read",
+    };
     let mut document = ErrorDocument::new(ErrorCode::Lockout, why.to_string(), advice);
     if let lockout::Lockout::Witness(witness) = why {
         let AccessPath { source, user, port: _, origin } = &witness.path;

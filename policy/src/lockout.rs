@@ -6,7 +6,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::diagnose::{admission, admission_stages};
-use crate::host::{AccessPath, HostState, Needs, PathOrigin};
+use crate::host::{AccessPath, HostState, Needs, Part, PathOrigin};
 use crate::netfilter;
 use crate::plan::Plan;
 use crate::reply::{Confirm, PathDocument, PlanDocument};
@@ -27,6 +27,9 @@ pub enum Lockout {
     /// Somebody who may get in now would not any more.
     #[error("would lock out: {0}; nothing was changed")]
     Witness(Box<Witness>),
+    /// Who is logged in could not be read, so that no session can be protected.
+    #[error("cannot prove that nobody is locked out: who is logged in is not known: {0}; nothing was changed")]
+    Unread(String),
     /// A step does not fit the model, so nothing can be proven.
     #[error("cannot prove that nobody is locked out: {0}; nothing was changed")]
     Model(#[from] Mismatch),
@@ -97,8 +100,11 @@ impl SafePlan {
 /// The rule is *no worse*: a path accepted now stays accepted after every step, and not only while a neighbour entry lasts. A path
 /// that is unknown now may stay unknown only while no step that could keep somebody out touches it, and in sshd only for reasons that
 /// were there before, so that nothing can hide behind what is not known. A live session is accepted now, whatever the stages of sshd say.
-/// Facts that are missing are added to `needs`.
+/// A plan that may keep somebody out is refused where the live sessions could not be read. Facts that are missing are added to `needs`.
 pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Result<SafePlan, Lockout> {
+    if let (Part::Unreadable(why), Confirm::Required) = (&host.listener, plan.confirm) {
+        return Err(Lockout::Unread(why.clone()));
+    }
     let verdict = |state: &HostState, path: &AccessPath, needs: &mut Needs| {
         admission(host, state, &Connection { source: path.source, port: path.port, user: path.user.clone() }, needs)
     };
@@ -236,5 +242,34 @@ fn origin(origin: PathOrigin) -> &'static str {
         PathOrigin::Requester => "your own way in, as claimed",
         PathOrigin::Session => "a live session",
         PathOrigin::Keep => "a `keep` entry of agent.toml",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Operation;
+
+    fn plan(confirm: Confirm) -> Plan {
+        Plan {
+            operation: Operation::SshdReload,
+            steps: Vec::new(),
+            opens: Vec::new(),
+            closes: Vec::new(),
+            confirm,
+            lease: None,
+            alternatives: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn where_the_sessions_could_not_be_read_nothing_that_may_keep_somebody_out_is_safe() {
+        let mut host = HostState::empty();
+        assert!(prove(plan(Confirm::Required), &host, &[], &mut Needs::new()).is_ok());
+        host.listener = Part::Unreadable("too many open files".to_owned());
+        let refused = prove(plan(Confirm::Required), &host, &[], &mut Needs::new());
+        assert_eq!(refused, Err(Lockout::Unread("too many open files".to_owned())));
+        assert!(prove(plan(Confirm::NotNeeded), &host, &[], &mut Needs::new()).is_ok(), "what only opens keeps nobody out");
     }
 }

@@ -200,6 +200,84 @@ fn a_penalty_stays_known(server: &Server) {
     });
 }
 
+/// Nobody on the network can talk to it.
+fn the_agent_listens_on_no_network(server: &Server) {
+    server.ctl(&["diagnose", FROM, "--json"]);
+    let inodes = server.sh(&format!("ls -l /proc/{}/fd | grep -o 'socket:.*' || true", agent_pid(server))).stdout;
+    // /proc/net: the tenth field is the inode, the fourth the state; 0A is LISTEN, and a bound socket of UDP has 07.
+    let open = server.sh("cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6").expect_ok();
+    let held: Vec<&str> = open
+        .lines()
+        .filter(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            matches!(fields.get(3), Some(&"0A" | &"07"))
+                && fields.get(9).is_some_and(|inode| inodes.contains(&format!("[{inode}]")))
+        })
+        .collect();
+    assert!(inodes.contains("socket:[") && held.is_empty(), "{held:#?}");
+}
+
+/// Descriptors that the agent may still open: from too few to ask anything up to enough for all.
+const SPARE: [u32; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30];
+
+/// Asks while the agent can open only so many descriptors more; what could not be asked in time is no answer.
+fn with_spare(server: &Server, spare: u32, words: &str) -> (i32, Value) {
+    let pid = agent_pid(server);
+    let script = format!(
+        "prlimit --pid {pid} --nofile=$(($(ls /proc/{pid}/fd | wc -l) + {spare})):4096; timeout 8 sshfix ctl {words} --json; \
+         status=$?; prlimit --pid {pid} --nofile=4096:4096; exit $status"
+    );
+    let output = server.sh(&script);
+    (output.status, serde_json::from_str(&output.stdout).unwrap_or(Value::Null))
+}
+
+/// Every layer in turn refuses a client while the agent runs out of descriptors in the middle of its reads.
+fn no_descriptor_makes_nothing_open(server: &Server) {
+    let refusals = [
+        ("hosts.deny", "echo 'sshd: 203.0.113.7' >> /etc/hosts.deny", "sed -i '$d' /etc/hosts.deny", ""),
+        ("a route", "ip route add blackhole 203.0.113.7/32", "ip route del blackhole 203.0.113.7/32", ""),
+        (
+            "sshd",
+            "echo 'DenyUsers alice' > /etc/ssh/sshd_config.d/50-x.conf; systemctl reload ssh",
+            "rm /etc/ssh/sshd_config.d/50-x.conf; systemctl reload ssh",
+            " --user alice",
+        ),
+        (
+            "nftables",
+            "nft add table inet shut '{ chain c { type filter hook input priority 0; ip saddr 203.0.113.7 drop; }; }'",
+            "nft delete table inet shut",
+            "",
+        ),
+    ];
+    for (what, refuse, admit, user) in refusals {
+        server.sh(refuse).expect_ok();
+        let question = format!("diagnose {FROM}{user}");
+        let mut answers = 0;
+        for spare in SPARE {
+            let (_, diagnosis) = with_spare(server, spare, &question);
+            answers += i32::from(!diagnosis["verdict"].is_null());
+            assert_ne!(diagnosis["verdict"], "accept", "{what}, {spare} descriptors: {diagnosis:#}");
+        }
+        assert!(answers > 3, "{what}: the agent answered {answers} times only");
+        assert_eq!(server.ctl(&["diagnose", FROM, "--user", "alice", "--json"]).json()["verdict"], "refuse", "{what}");
+        server.sh(admit).expect_ok();
+    }
+}
+
+/// Root is logged in; the agent that cannot read who is must not take that way in away.
+fn no_descriptor_hides_a_session(server: &Server) {
+    let _session = lab::Session::open(server, lab::ADMIN_V4);
+    let sessions = || server.ctl(&["status", "--json"]).expect_status(0).json()["paths"].to_string();
+    server.wait_until("the session is seen", LIMIT, || sessions().contains(lab::ADMIN_V4));
+    for spare in SPARE {
+        let (status, reply) = with_spare(server, spare, "sshd set PermitRootLogin no");
+        assert!(![0, 5].contains(&status), "with {spare} descriptors: {reply:#}");
+    }
+    let file = server.sh("grep -rhi '^ *PermitRootLogin no' /etc/ssh || true").stdout;
+    assert_eq!(file, "", "the file holds it");
+    assert!(server.ssh(lab::ADMIN_V4).ok);
+}
+
 fn everything(release: Release) {
     if !root_or_skip() {
         return;
@@ -209,6 +287,9 @@ fn everything(release: Release) {
     if release == Release::Trixie {
         a_penalty_stays_known(&server);
     }
+    the_agent_listens_on_no_network(&server);
+    no_descriptor_makes_nothing_open(&server);
+    no_descriptor_hides_a_session(&server);
     no_descriptor_is_no_reboot(&server);
     a_damaged_database_keeps_no_change(&server);
 }

@@ -11,6 +11,8 @@ use zbus::{Connection, Message, OwnedObjectPath, OwnedVariant, Variant, connecti
 
 /// For one question, connecting included.
 const LIMIT: Duration = Duration::from_secs(2);
+/// The socket of the system bus (D-Bus specification, "Well-known Message Bus Instances"), as Debian has it.
+const BUS: &str = "/run/dbus/system_bus_socket";
 /// org.freedesktop.systemd1(5)
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -64,13 +66,28 @@ pub fn service(name: &str) -> Result<Option<Service>, DbusError> {
     ask(&async |bus: &Connection| ask_service(bus, name).await)
 }
 
+/// Whether systemd runs this host (`sd_booted(3)`).
+pub fn booted() -> bool {
+    std::path::Path::new("/run/systemd/system").exists()
+}
+
+/// Whether there is no bus at all: early at boot, and where none is installed.
+pub fn is_missing() -> bool {
+    std::fs::symlink_metadata(BUS).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// What a service unit starts, as [`service`]; none where systemd does not run this host.
+pub fn service_if_booted(name: &str) -> Result<Option<Service>, DbusError> {
+    if booted() { service(name) } else { Ok(None) }
+}
+
 /// Whether a socket unit has a service started for each connection (`Accept=yes`). It blocks as [`units`] does.
 pub fn accepts(socket: &str) -> Result<bool, DbusError> {
     ask(&async |bus: &Connection| {
         let reply = call(bus, MANAGER_PATH, MANAGER, "GetUnit", &(socket,)).await?;
         let path: OwnedObjectPath = reply.body().deserialize()?;
         let accept = property(bus, &path, "org.freedesktop.systemd1.Socket", "Accept").await?;
-        Ok(bool::try_from(accept).unwrap_or(false))
+        bool::try_from(accept)
     })
 }
 
@@ -79,7 +96,7 @@ pub fn system_state() -> Result<String, DbusError> {
     ask(&async |bus: &Connection| {
         let reply = call(bus, MANAGER_PATH, PROPERTIES, "Get", &(MANAGER, "SystemState")).await?;
         let value: OwnedVariant = reply.body().deserialize()?;
-        Ok(text(&value).unwrap_or_default())
+        text(&value)
     })
 }
 
@@ -104,7 +121,7 @@ pub fn allow_peers(peers: &[(i32, Vec<u8>, u32)]) -> Result<(), DbusError> {
         let none: Vec<(i32, Vec<u8>, u32)> = Vec::new();
         // An empty list forgets the old one, another is added to it.
         let properties = vec![("IPAddressAllow", Variant::from(none)), ("IPAddressAllow", Variant::from(peers.to_vec()))];
-        let body = (text(&name).unwrap_or_default(), true, properties);
+        let body = (text(&name)?, true, properties);
         call(bus, MANAGER_PATH, MANAGER, "SetUnitProperties", &body).await.map(drop)
     })
 }
@@ -154,9 +171,9 @@ async fn ask_units(bus: &Connection, names: &[&str]) -> zbus::Result<Vec<Unit>> 
             load,
             active,
             sub,
-            result: text(&result),
-            file: text(&file),
-            listens: listen.map(listens).unwrap_or_default(),
+            result: Some(text(&result)?),
+            file: Some(text(&file)?),
+            listens: listen.map(listens).transpose()?.unwrap_or_default(),
             name: id,
         });
     }
@@ -182,15 +199,15 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         property(bus, &path, "org.freedesktop.systemd1.Unit", "CanReload"),
         property(bus, &path, SERVICE, "MainPID"),
     )?;
-    let exec = Vec::<Command>::try_from(exec).unwrap_or_default();
-    let files = Vec::<(String, bool)>::try_from(files).unwrap_or_default();
+    let exec = Vec::<Command>::try_from(exec)?;
+    let files = Vec::<(String, bool)>::try_from(files)?;
     Ok(Some(Service {
         exec_start: exec.into_iter().next().map(|(path, words, ..)| (path, words)),
-        environment: Vec::<String>::try_from(environment).unwrap_or_default(),
+        environment: Vec::<String>::try_from(environment)?,
         environment_files: files.into_iter().map(|(path, _)| path).collect(),
-        kill_mode: text(&kill_mode).unwrap_or_default(),
-        can_reload: bool::try_from(can_reload).unwrap_or(false),
-        main_pid: u32::try_from(main_pid).unwrap_or(0),
+        kill_mode: text(&kill_mode)?,
+        can_reload: bool::try_from(can_reload)?,
+        main_pid: u32::try_from(main_pid)?,
     }))
 }
 
@@ -202,7 +219,7 @@ async fn ask_own_job(bus: &Connection) -> zbus::Result<Option<String>> {
     if id == 0 {
         return Ok(None);
     }
-    Ok(text(&property(bus, &job, "org.freedesktop.systemd1.Job", "JobType").await?))
+    text(&property(bus, &job, "org.freedesktop.systemd1.Job", "JobType").await?).map(Some)
 }
 
 async fn property(bus: &Connection, path: &OwnedObjectPath, interface: &str, name: &str) -> zbus::Result<OwnedVariant> {
@@ -219,13 +236,14 @@ async fn call<B: serde::Serialize + zbus::zvariant::DynamicType>(
     bus.call_method(Some(SYSTEMD), path, Some(interface), method, body).await
 }
 
-fn text(value: &OwnedVariant) -> Option<String> {
-    let text: &str = value.downcast_ref().ok()?;
-    Some(text.to_owned())
+/// A value of another type is an error: it is never taken for an empty text.
+fn text(value: &OwnedVariant) -> zbus::Result<String> {
+    let text: &str = value.downcast_ref()?;
+    Ok(text.to_owned())
 }
 
 /// `Listen` of a socket unit, `a(ss)`: the addresses of its stream sockets.
-fn listens(value: OwnedVariant) -> Vec<String> {
-    let pairs = Vec::<(String, String)>::try_from(value).unwrap_or_default();
-    pairs.into_iter().filter(|(kind, _)| kind == "Stream").map(|(_, address)| address).collect()
+fn listens(value: OwnedVariant) -> zbus::Result<Vec<String>> {
+    let pairs = Vec::<(String, String)>::try_from(value)?;
+    Ok(pairs.into_iter().filter(|(kind, _)| kind == "Stream").map(|(_, address)| address).collect())
 }

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::dir::Dir;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -90,7 +91,12 @@ impl Process {
                 continue;
             }
             looked += 1;
-            let Ok(target) = readlinkat(&at, entry.file_name()) else { continue };
+            let target = match readlinkat(&at, entry.file_name()) {
+                Ok(target) => target,
+                // It was closed meanwhile.
+                Err(Errno::ENOENT | Errno::ESRCH) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
             let inode: Option<u32> =
                 target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             found.extend(inode);
@@ -134,9 +140,30 @@ fn status(text: &str) -> Option<Status> {
 }
 
 /// The ids of all processes.
-pub fn pids() -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+pub fn pids() -> io::Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        // Whatever is no number is no process.
+        pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
+    Ok(pids)
+}
+
+/// What was read of a process; `None` where this one may not look at it.
+pub fn unless_denied<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+/// What was read of a process; `None` where it has ended meanwhile, which is no failure.
+pub fn unless_ended<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +178,16 @@ mod tests {
         let want = Status { name: "sshd\\nUid: 0 0".to_owned(), parent: 12, real_uid: 1000, effective_uid: 0 };
         assert_eq!(status(text), Some(want));
         assert_eq!(status("Name:\tx\nPPid:\t1\nUid:\t\n"), None);
+    }
+
+    #[test]
+    fn only_the_end_of_a_process_is_no_failure() {
+        let failed = |errno: i32| unless_ended::<()>(Err(io::Error::from_raw_os_error(errno)));
+        assert!(matches!(failed(libc::ENOENT), Ok(None)) && matches!(failed(libc::ESRCH), Ok(None)));
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EIO, libc::EACCES] {
+            assert_eq!(failed(errno).unwrap_err().raw_os_error(), Some(errno));
+        }
+        assert!(pids().unwrap().contains(&std::process::id()));
     }
 
     #[test]

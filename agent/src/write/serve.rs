@@ -99,7 +99,9 @@ impl Writer {
 fn asker(stream: &UnixStream) -> Result<(), String> {
     let peer = getsockopt(stream, PeerCredentials)
         .map_err(|errno| format!("who asks could not be seen: {errno}; nothing was written"))?;
-    let unit = u32::try_from(peer.pid()).ok().and_then(listener::unit_of);
+    let unseen = |why: String| format!("which unit asks could not be seen: {why}; nothing was written");
+    let pid = u32::try_from(peer.pid()).map_err(|error| unseen(error.to_string()))?;
+    let unit = listener::unit_of(pid).map_err(|error| unseen(error.to_string()))?;
     if peer.uid() == 0 && unit.as_deref().is_some_and(|unit| ASKERS.contains(&unit)) {
         return Ok(());
     }

@@ -24,13 +24,17 @@ const LONGEST: u64 = 64 << 20;
 /// (sshd executes itself or `sshd-session` anew for it).
 pub fn detect(port: u16) -> Libwrap {
     // A proven one: anybody can listen on a port above 1023 with a program called sshd.
-    let running = listener::sshd_on(port);
+    let running = match listener::sshd_on(port) {
+        Ok(running) => running,
+        Err(error) => return Libwrap::Unknown(format!("which sshd serves port {port} is not known: {error}")),
+    };
     let mut programs = BTreeSet::new();
     if let Some(sshd) = &running {
         programs.insert(PathBuf::from(format!("/proc/{}/exe", sshd.process.pid())));
     }
     let on_disk = running.as_ref().map_or_else(|| PathBuf::from(SSHD), |sshd| PathBuf::from(&sshd.program));
-    if running.is_none() || on_disk.exists() {
+    // One that is gone from the disk serves nobody new; one that cannot be looked at may.
+    if running.is_none() || !matches!(on_disk.try_exists(), Ok(false)) {
         programs.insert(on_disk);
     }
     let mut answers = programs.iter().map(|program| examine(program));

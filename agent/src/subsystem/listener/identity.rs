@@ -9,8 +9,9 @@ use std::path::Path;
 use nix::libc;
 use sshfix_policy::subsystem::listener::is_ssh_name;
 
-use crate::sys::process::{Process, Status};
-use crate::sys::{dbus, roots};
+use crate::sys::dbus;
+use crate::sys::process::{Process, Status, unless_denied, unless_ended};
+use crate::sys::roots::{self, RootsError};
 
 /// Where distributions, ports and OpenSSH's own `make install` put the programs.
 const PLACES: [&str; 23] = [
@@ -71,75 +72,121 @@ impl Host {
     /// As it is now.
     pub fn read() -> io::Result<Self> {
         let thread = |kind: &str| std::fs::read_link(format!("/proc/thread-self/ns/{kind}")).map(Into::into);
-        let init = Process::open(1);
-        let of_init = |name: &str| init.as_ref().ok().and_then(|init| init.link(name).ok());
+        let init = Process::open(1)?;
+        let mut programs = Vec::new();
+        for place in PLACES {
+            programs.extend(identity(place)?.map(|identity| (identity, place)));
+        }
         Ok(Self {
             own: [("ns/net", thread("net")?), ("ns/pid", thread("pid")?), ("ns/user", thread("user")?)],
-            mounts: [thread("mnt").ok(), of_init("ns/mnt")].into_iter().flatten().collect(),
-            cgroup: init.as_ref().map_or_else(|_| String::new(), first_cgroup),
-            programs: PLACES.iter().filter_map(|at| Some((roots::program(Path::new(at)).ok()?.identity(), *at))).collect(),
+            // Where that of process 1 may not be seen, a process counts as one with mounts of its own, which asks for a better proof.
+            mounts: [Some(thread("mnt")?), unless_denied(init.link("ns/mnt"))?].into_iter().flatten().collect(),
+            cgroup: first_cgroup(&init)?,
+            programs,
         })
     }
 
     /// Whether this process may be proven at all, which costs little and touches no file of anybody's: root's, and named like one.
-    pub fn may_be(process: &Process, status: &Status) -> bool {
-        let named = || process.link("exe").is_ok_and(|exe| name(&exe.to_string_lossy()).is_some_and(is_ssh_name));
-        is_roots(status) && named()
+    pub fn may_be(process: &Process, status: &Status) -> io::Result<bool> {
+        if !is_roots(status) {
+            return Ok(false);
+        }
+        let exe = match process.link("exe") {
+            // A security module hides it; the name is that of its program (execve(2)), unless root meant otherwise.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_ssh_name(&status.name) => return Ok(false),
+            exe => exe,
+        };
+        // Threads of the kernel have no such link.
+        Ok(unless_ended(exe)?.is_some_and(|exe| name(&exe.to_string_lossy()).is_some_and(is_ssh_name)))
     }
 
     /// The proof; `parent` is that of its parent, where there is one: what a proven sshd started from a place that only root can write is
     /// a part of it.
-    pub fn prove(&self, process: &Process, parent: Option<&Proof>) -> Option<Proof> {
-        if !self.own.iter().all(|(kind, own)| process.link(kind).is_ok_and(|link| link == *own)) {
-            return None;
+    /// An error is no proof and no refutation: what the process is, is unknown.
+    pub fn prove(&self, process: &Process, parent: Option<&Proof>) -> io::Result<Option<Proof>> {
+        Ok(unless_ended(self.proof(process, parent))?.flatten())
+    }
+
+    fn proof(&self, process: &Process, parent: Option<&Proof>) -> io::Result<Option<Proof>> {
+        for (kind, own) in &self.own {
+            if process.link(kind)? != *own {
+                return Ok(None);
+            }
         }
-        let exe = process.link("exe").ok()?.into_string().ok()?;
+        let Ok(exe) = process.link("exe")?.into_string() else { return Ok(None) };
         let (exe, deleted) = exe.strip_suffix(DELETED).map_or((exe.as_str(), false), |exe| (exe, true));
-        let file = process.program().ok()?;
+        let file = process.program()?;
         if file.st_mode & libc::S_IFMT != libc::S_IFREG || file.st_uid != 0 || file.st_mode & 0o022 != 0 {
-            return None;
+            return Ok(None);
         }
-        let identity = (file.st_dev, file.st_ino);
-        let unit = self.unit_of(process);
-        let own_mounts = !process.link("ns/mnt").is_ok_and(|mounts| self.mounts.contains(&mounts));
-        let service = || dbus::service(unit.as_deref()?).ok()?;
+        let running = (file.st_dev, file.st_ino);
+        let unit = self.unit_of(process)?;
+        let own_mounts = !self.mounts.contains(&process.link("ns/mnt")?);
+        let service = || unit.as_deref().map_or(Ok(None), |unit| dbus::service_if_booted(unit).map_err(io::Error::other));
         // Mounts of its own: only where the system manager made them, for the main process of a unit or what that started.
-        let in_place = !own_mounts || parent.is_some() || service().is_some_and(|service| service.main_pid == process.pid());
+        let in_place = !own_mounts || parent.is_some() || service()?.is_some_and(|service| service.main_pid == process.pid());
         if !in_place {
-            return None;
+            return Ok(None);
         }
         // In the host's own mounts only root can have put a program at a place of root's. It is gone from there since it was started,
         // as after an update: it counts for what it was, and is not run again.
         let was = |place: &str| deleted && exe == place;
-        let is = |place: &str| roots::program(Path::new(place)).is_ok_and(|found| found.identity() == identity);
-        let known = self.programs.iter().find(|(file, _)| *file == identity).map(|(_, place)| *place);
-        let known = known.or_else(|| PLACES.into_iter().find(|place| was(place))).map(str::to_owned);
-        let started = || service()?.exec_start.map(|(program, _)| program).filter(|program| is(program) || was(program));
-        let of_parent = || parent.is_some_and(|_| deleted || is(exe)).then(|| exe.to_owned());
-        let program = known.or_else(started).or_else(of_parent).filter(|program| name(program).is_some_and(is_ssh_name))?;
+        let is = |place: &str| Ok::<_, io::Error>(identity(place)? == Some(running));
+        let known = self.programs.iter().find(|(file, _)| *file == running).map(|(_, place)| *place);
+        let mut program = known.or_else(|| PLACES.into_iter().find(|place| was(place))).map(str::to_owned);
+        if program.is_none()
+            && let Some((started, _)) = service()?.and_then(|service| service.exec_start)
+            && (was(&started) || is(&started)?)
+        {
+            program = Some(started);
+        }
+        if program.is_none() && parent.is_some() && (deleted || is(exe)?) {
+            program = Some(exe.to_owned());
+        }
+        let program = program.filter(|program| name(program).is_some_and(is_ssh_name));
         // It still was root's when all this was read.
-        process.status().ok().filter(is_roots)?;
-        Some(Proof { program, unit, own_mounts })
+        let roots = is_roots(&process.status()?);
+        Ok(program.filter(|_| roots).map(|program| Proof { program, unit, own_mounts }))
     }
 
-    /// The unit of the system manager whose process this is.
-    pub fn unit_of(&self, process: &Process) -> Option<String> {
-        unit(&cgroup(process)?, &self.cgroup)
+    /// The unit of the system manager whose process this is; none of one that has ended.
+    pub fn unit_of(&self, process: &Process) -> io::Result<Option<String>> {
+        Ok(cgroup(process)?.and_then(|cgroup| unit(&cgroup, &self.cgroup)))
     }
 }
 
 /// The unit of the system manager whose process this is. Needs no right to look into other processes.
-pub fn unit_of(pid: u32) -> Option<String> {
-    unit(&cgroup(&Process::open(pid).ok()?)?, &first_cgroup(&Process::open(1).ok()?))
+pub fn unit_of(pid: u32) -> io::Result<Option<String>> {
+    let first = first_cgroup(&Process::open(1)?)?;
+    Ok(cgroup(&Process::open(pid)?)?.and_then(|cgroup| unit(&cgroup, &first)))
 }
 
-fn cgroup(process: &Process) -> Option<String> {
-    path(&String::from_utf8_lossy(&process.read("cgroup", MAX_CGROUP).ok()?))
+/// None of a process that has ended.
+fn cgroup(process: &Process) -> io::Result<Option<String>> {
+    let cgroup = unless_ended(process.read("cgroup", MAX_CGROUP))?;
+    Ok(cgroup.and_then(|cgroup| path(&String::from_utf8_lossy(&cgroup))))
 }
 
 /// Where the host's own cgroups begin: not at the top where this is a container.
-fn first_cgroup(init: &Process) -> String {
-    cgroup(init).unwrap_or_default().strip_suffix("/init.scope").unwrap_or_default().to_owned()
+fn first_cgroup(init: &Process) -> io::Result<String> {
+    Ok(cgroup(init)?.unwrap_or_default().strip_suffix("/init.scope").unwrap_or_default().to_owned())
+}
+
+/// Device and inode of a program of root's; none where there is no such program. Another failure is an error: it may be there.
+fn identity(place: &str) -> io::Result<Option<(u64, u64)>> {
+    match roots::program(Path::new(place)) {
+        Ok(found) => Ok(Some(found.identity())),
+        Err(RootsError::Failed { error, .. }) if !matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+            Err(io::Error::new(error.kind(), format!("cannot open {place}: {error}")))
+        }
+        Err(
+            RootsError::Failed { .. }
+            | RootsError::Missing(_)
+            | RootsError::NotRoots { .. }
+            | RootsError::NotRegular(_)
+            | RootsError::TooLong { .. },
+        ) => Ok(None),
+    }
 }
 
 /// Real and effective: a program with the set-user-ID bit has one of them only.
@@ -215,8 +262,8 @@ mod tests {
         let mut child = std::process::Command::new(&sshd).arg("100").spawn().unwrap();
         let process = Process::open(child.id()).unwrap();
         let roots = nix::unistd::Uid::effective().is_root();
-        assert_eq!(Host::may_be(&process, &process.status().unwrap()), roots);
-        assert_eq!(Host::read().unwrap().prove(&process, None), None);
+        assert_eq!(Host::may_be(&process, &process.status().unwrap()).unwrap(), roots);
+        assert_eq!(Host::read().unwrap().prove(&process, None).unwrap(), None);
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -17,7 +17,7 @@ use sshfix_policy::address::canonical;
 use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unit, is_sshd, speaks_ssh};
 
-use crate::sys::process::Process;
+use crate::sys::process::{Process, unless_ended};
 use crate::sys::{child, dbus, namespace, roots};
 pub use identity::unit_of;
 use processes::Holders;
@@ -38,9 +38,10 @@ pub fn observe(question: &Question) -> Part<State> {
     let until = Instant::now() + REOPENS;
     loop {
         match read(question) {
-            Ok((state, left)) if reopens(&state, left) && Instant::now() < until => thread::sleep(TICK),
-            Ok((state, _)) => return Part::Present(state),
-            Err(error) => return Part::Unreadable(format!("the kernel did not list its TCP sockets: {error}")),
+            Ok((state, false)) => return Part::Present(state),
+            Ok((state, true)) if Instant::now() > until => return Part::Present(state),
+            Ok((_, true)) => thread::sleep(TICK),
+            Err(error) => return Part::Unreadable(format!("TCP sockets and the processes that hold them: {error}")),
         }
     }
 }
@@ -48,19 +49,21 @@ pub fn observe(question: &Question) -> Part<State> {
 /// At SIGHUP sshd closes its sockets, executes itself anew and opens them again (sshd.c, `sighup_restart`): its service is up, and
 /// nothing listens, or who held the socket was gone when the processes were read. So it is while somebody restarts it. It is not down,
 /// and what it does is to be seen a moment later.
-fn reopens(state: &State, left: bool) -> bool {
+fn reopens(state: &State, left: bool) -> io::Result<bool> {
     let up = |unit: &Unit| unit.is_changing_service() || unit.name.ends_with(".service") && unit.active == "active";
+    if !(left || state.listeners.is_empty()) || !state.units.iter().flatten().any(up) {
+        return Ok(false);
+    }
     // Of sockets in another network namespace, as in a drill's, systemd's units say nothing.
-    let beside_systemd = || namespace::is_the_hosts("net").unwrap_or(false);
-    (left || state.listeners.is_empty()) && state.units.iter().flatten().any(up) && beside_systemd()
+    namespace::is_the_hosts("net")
 }
 
-/// The state, and whether a socket of root's on the port has nobody who holds it.
+/// The state, and whether sshd is about to open its sockets again.
 fn read(question: &Question) -> io::Result<(State, bool)> {
     let listening = sockets::listening()?;
     let asked: BTreeMap<u32, u32> =
         listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| (socket.inode, socket.uid)).collect();
-    let holders = processes::holders(&asked);
+    let holders = processes::holders(&asked)?;
     let mut notes = Vec::new();
     let units = units(&mut notes);
 
@@ -80,7 +83,9 @@ fn read(question: &Question) -> io::Result<(State, bool)> {
     }
     let version = if question.everybody { version() } else { None };
     let left = asked.iter().any(|(inode, uid)| *uid == 0 && !holders.contains_key(inode));
-    Ok((State { listeners, units, sessions, addresses: addresses()?, version, notes }, left))
+    let state = State { listeners, units, sessions, addresses: addresses()?, version, notes };
+    let reopens = reopens(&state, left)?;
+    Ok((state, reopens))
 }
 
 /// The SSH units, where systemd runs this host.
@@ -130,32 +135,35 @@ pub struct Sshd {
     pub title: Vec<u8>,
 }
 
-/// Whether somebody else than root made a socket that listens on this port: nobody waits for that one.
+/// Whether somebody else than root made a socket that listens on this port: nobody waits for that one. Where that cannot be read, one waits.
 pub fn is_of_others(port: u16) -> bool {
     sockets::listening().is_ok_and(|all| all.iter().any(|socket| socket.local.port() == port && socket.uid != 0))
 }
 
 /// The proven sshd that listens on a port; none where systemd listens for it, or somebody else does.
-pub fn sshd_on(port: u16) -> Option<Sshd> {
-    let listening = sockets::listening().ok()?;
-    let holders = processes::holders(&BTreeMap::new());
+pub fn sshd_on(port: u16) -> io::Result<Option<Sshd>> {
+    let listening = sockets::listening()?;
+    let holders = processes::holders(&BTreeMap::new())?;
     let on_port = listening.iter().filter(|socket| socket.local.port() == port);
-    let mut there = on_port.filter_map(|socket| holders.get(&socket.inode)).flatten().filter(|it| is_sshd(&it.process));
-    there.find_map(|holder| sshd(holder.process.pid))
+    for holder in on_port.filter_map(|socket| holders.get(&socket.inode)).flatten().filter(|it| is_sshd(&it.process)) {
+        if let Some(sshd) = sshd(holder.process.pid)? {
+            return Ok(Some(sshd));
+        }
+    }
+    Ok(None)
 }
 
-/// Proves once more that a process is root's sshd of this host, and reads its title.
-pub fn sshd(pid: u32) -> Option<Sshd> {
-    let host = identity::Host::read().ok()?;
-    let process = Process::open(pid).ok()?;
-    let status = process.status().ok()?;
-    if !identity::is_roots(&status) {
-        return None;
+/// Proves once more that a process is root's sshd of this host, and reads its title; none where it has ended, or is another by now.
+pub fn sshd(pid: u32) -> io::Result<Option<Sshd>> {
+    let host = identity::Host::read()?;
+    let Some(process) = unless_ended(Process::open(pid))? else { return Ok(None) };
+    if !unless_ended(process.status())?.is_some_and(|status| identity::is_roots(&status)) {
+        return Ok(None);
     }
-    let proof = host.prove(&process, None)?;
-    let title = process.read("cmdline", MAX_TITLE).ok()?;
-    let root = process.root().ok()?;
-    Some(Sshd { process, root, program: proof.program, unit: proof.unit, title })
+    let Some(proof) = host.prove(&process, None)? else { return Ok(None) };
+    let (title, root) = (unless_ended(process.read("cmdline", MAX_TITLE))?, unless_ended(process.root())?);
+    let (Some(title), Some(root)) = (title, root) else { return Ok(None) };
+    Ok(Some(Sshd { process, root, program: proof.program, unit: proof.unit, title }))
 }
 
 /// All listening TCP sockets, each with its inode, which tells one socket from the next at the same address.
@@ -166,7 +174,7 @@ pub fn listening() -> io::Result<Vec<(SocketAddr, u32)>> {
 /// The other ends of connections to this port on which an sshd serves somebody who has not logged in yet.
 pub fn unauthenticated(port: u16) -> io::Result<Vec<SocketAddr>> {
     let connections = sockets::established(port)?;
-    let holders = processes::holders(&BTreeMap::new());
+    let holders = processes::holders(&BTreeMap::new())?;
     let waits = |socket: &&TcpSocket| {
         let all = holders.get(&socket.inode).map_or(&[][..], Vec::as_slice);
         all.iter().any(|holder| speaks_ssh(&holder.process)) && all.iter().all(|holder| holder.title == Title::Other)

@@ -1,16 +1,17 @@
 //! Which processes hold which sockets, from /proc (proc(5)). Looks into the files of proven SSH servers and of process 1 only, and into
 //! those of others just to name who holds a port: within a budget, since anybody can have any number of processes with any number of
-//! files. Read only; a process that ends meanwhile is passed over.
+//! files. Read only. A process that ends meanwhile is passed over; one that could not be read is an error, since it may serve a session.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::{Duration, Instant};
 
 use sshfix_policy::subsystem::listener::{Process, Title, is_ssh_name, session_title};
 
-use super::identity::{Host, Proof, is_roots};
-use crate::sys::process::{self as process, Status};
+use super::identity::{Host, Proof};
+use crate::sys::process::{self as process, Status, unless_denied, unless_ended};
 
-/// A process of root's with more open files is not searched to the end.
+/// A process of root's with more open files is not searched: who it serves is unknown.
 const MAX_FILES: usize = 100_000;
 /// Naming who holds a port ends after this many files of others, or this time; the holder is not known then.
 const NAMING: Budget = Budget { files: 20_000, of_one: 2_000, time: Duration::from_millis(300) };
@@ -51,39 +52,43 @@ struct Proven {
 }
 
 /// The sockets of SSH servers and process 1, and the holders of `wanted` (inode and owner of a socket) whoever they are.
-pub fn holders(wanted: &BTreeMap<u32, u32>) -> Holders {
-    let Ok(host) = Host::read() else { return Holders::new() };
+pub fn holders(wanted: &BTreeMap<u32, u32>) -> io::Result<Holders> {
+    let host = Host::read()?;
     let mut found = Holders::new();
     let (mut candidates, mut others) = (Vec::new(), Vec::new());
-    for pid in process::pids() {
-        let Ok(process) = process::Process::open(pid) else { continue };
-        let Ok(status) = process.status() else { continue };
+    for pid in process::pids()? {
+        let Some(process) = unless_ended(process::Process::open(pid))? else { continue };
+        let Some(status) = unless_ended(process.status())? else { continue };
         if pid == 1 {
-            let holder = holder(&status, pid, None, host.unit_of(&process));
-            add(&mut found, &sockets(&process, MAX_FILES).0, None, &Holder { process: holder, title: Title::Other });
-        } else if is_roots(&status) && Host::may_be(&process, &status) {
+            let holder = holder(&status, pid, None, host.unit_of(&process)?);
+            // What it is not seen to hold is held by nobody that can be seen, which is unknown.
+            let held = unless_denied(all_sockets(&process))?.flatten().unwrap_or_default();
+            add(&mut found, &held, None, &Holder { process: holder, title: Title::Other });
+        } else if Host::may_be(&process, &status)? {
             candidates.push((process, status));
         } else {
             others.push(Seen { pid, status });
         }
     }
-    let (proven, unproven) = prove(&host, candidates);
+    let (proven, unproven) = prove(&host, candidates)?;
     others.extend(unproven);
     let mut served = BTreeMap::new();
     for Proven { process, status, proof } in proven.into_values() {
-        let title = title(&process);
-        let held = sockets(&process, MAX_FILES).0;
+        let (Some(title), Some(held)) = (title(&process)?, all_sockets(&process)?) else { continue };
         let who = holder(&status, process.pid(), Some(proof.program), proof.unit);
         add(&mut found, &held, None, &Holder { process: who, title });
         served.insert(process.pid(), held);
     }
-    add_logins(&mut found, &host, &served, &others);
+    add_logins(&mut found, &host, &served, &others)?;
     name(&mut found, &host, wanted, &mut others, NAMING);
-    found
+    Ok(found)
 }
 
+/// Those that were proven, and the others.
+type Judged = (BTreeMap<u32, Proven>, Vec<Seen>);
+
 /// Proves the candidates; what a proven one started may be proven by that.
-fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> (BTreeMap<u32, Proven>, Vec<Seen>) {
+fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> io::Result<Judged> {
     let mut proven: BTreeMap<u32, Proven> = BTreeMap::new();
     let mut left = candidates;
     loop {
@@ -91,7 +96,7 @@ fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> (BTreeMap<
         let mut again = Vec::new();
         for (process, status) in left {
             let parent = proven.get(&status.parent).map(|parent| &parent.proof);
-            match host.prove(&process, parent) {
+            match host.prove(&process, parent)? {
                 Some(proof) => _ = proven.insert(process.pid(), Proven { process, status, proof }),
                 None => again.push((process, status)),
             }
@@ -99,31 +104,31 @@ fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> (BTreeMap<
         left = again;
         if left.is_empty() || proven.len() == before {
             let unproven = left.into_iter().map(|(process, status)| Seen { pid: process.pid(), status });
-            return (proven, unproven.collect());
+            return Ok((proven, unproven.collect()));
         }
     }
 }
 
 /// Whoever logged in is served by a process with that user's ids, whose title says so, and whose parent watches over it as root
 /// (`sshd: alice [priv]`). The connection is the parent's; no file of the user's process is looked at.
-fn add_logins(found: &mut Holders, host: &Host, served: &BTreeMap<u32, Vec<u32>>, others: &[Seen]) {
+fn add_logins(found: &mut Holders, host: &Host, served: &BTreeMap<u32, Vec<u32>>, others: &[Seen]) -> io::Result<()> {
     for Seen { pid, status } in others {
         let Some(held) = served.get(&status.parent).filter(|_| is_ssh_name(&status.name)) else { continue };
-        let Ok(process) = process::Process::open(*pid) else { continue };
+        let Some(process) = unless_ended(process::Process::open(*pid))? else { continue };
         // The same one still, with the same parent.
-        if process.status().ok().as_ref() != Some(status) {
+        if unless_ended(process.status())?.as_ref() != Some(status) {
             continue;
         }
-        let title = title(&process);
-        if matches!(title, Title::LoggedIn(_)) {
-            let who = holder(status, *pid, None, host.unit_of(&process));
+        if let Some(title @ Title::LoggedIn(_)) = title(&process)? {
+            let who = holder(status, *pid, None, host.unit_of(&process)?);
             add(found, held, None, &Holder { process: who, title });
         }
     }
+    Ok(())
 }
 
 /// Finds who holds the wanted sockets that nobody was found to hold: among root's processes and those of the socket's own user first.
-/// How many files were looked at.
+/// How many files were looked at. One that cannot be looked at holds nothing here: a socket without a holder is unknown.
 fn name(found: &mut Holders, host: &Host, wanted: &BTreeMap<u32, u32>, others: &mut [Seen], budget: Budget) -> usize {
     let deadline = Instant::now() + budget.time;
     let owners: BTreeSet<u32> = wanted.values().copied().collect();
@@ -135,9 +140,9 @@ fn name(found: &mut Holders, host: &Host, wanted: &BTreeMap<u32, u32>, others: &
             break;
         }
         let Ok(process) = process::Process::open(*pid) else { continue };
-        let (held, files) = sockets(&process, budget.of_one.min(budget.files - looked));
+        let (held, files) = process.sockets(budget.of_one.min(budget.files - looked)).unwrap_or_default();
         looked += files;
-        let who = || holder(status, *pid, None, host.unit_of(&process));
+        let who = || holder(status, *pid, None, host.unit_of(&process).unwrap_or_default());
         if held.iter().any(|inode| left.contains(inode)) {
             add(found, &held, Some(&left), &Holder { process: who(), title: Title::Other });
         }
@@ -151,12 +156,19 @@ fn add(found: &mut Holders, held: &[u32], only: Option<&BTreeSet<u32>>, holder: 
     }
 }
 
-fn sockets(process: &process::Process, limit: usize) -> (Vec<u32>, usize) {
-    process.sockets(limit).unwrap_or_default()
+/// All sockets of a process of root's; `None` where it has ended.
+fn all_sockets(process: &process::Process) -> io::Result<Option<Vec<u32>>> {
+    match unless_ended(process.sockets(MAX_FILES))? {
+        Some((_, files)) if files >= MAX_FILES => {
+            Err(io::Error::other(format!("process {} has {MAX_FILES} open files or more, too many to look at", process.pid())))
+        }
+        read => Ok(read.map(|(held, _)| held)),
+    }
 }
 
-fn title(process: &process::Process) -> Title {
-    process.read("cmdline", MAX_TITLE).map_or(Title::Other, |line| session_title(&line))
+/// What its title says of a login; `None` where it has ended.
+fn title(process: &process::Process) -> io::Result<Option<Title>> {
+    Ok(unless_ended(process.read("cmdline", MAX_TITLE))?.map(|line| session_title(&line)))
 }
 
 fn holder(status: &Status, pid: u32, ssh: Option<String>, unit: Option<String>) -> Process {
@@ -182,7 +194,7 @@ mod tests {
     #[test]
     fn the_holder_of_a_socket_of_this_process_is_found_and_is_no_ssh_server() {
         let (_listener, wanted) = listening();
-        let holders = holders(&wanted);
+        let holders = holders(&wanted).unwrap();
         let found: Vec<&Process> = wanted.keys().filter_map(|inode| holders.get(inode)).flatten().map(|it| &it.process).collect();
         assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [std::process::id()]);
         assert!(found.iter().all(|process| process.ssh.is_none()), "{found:?}");

@@ -54,24 +54,26 @@ struct Shadow {
 
 fn shadow(name: &str) -> Result<Shadow, String> {
     let file = files::read_followed(Path::new(SHADOW), SHADOW_MAX).map_err(|error| error.to_string())?;
-    Ok(of_user(&file.bytes, name, Timestamp::now().as_second() / 86_400))
+    of_user(&file.bytes, name, Timestamp::now().as_second() / 86_400)
 }
 
 /// Users of other directories have no line, so that none of it keeps them out.
-fn of_user(text: &[u8], name: &str, today: i64) -> Shadow {
+fn of_user(text: &[u8], name: &str, today: i64) -> Result<Shadow, String> {
     let mut lines = text.split(|byte| *byte == b'\n');
     let line = lines.find(|line| line.split(|byte| *byte == b':').next() == Some(name.as_bytes()));
-    let Some(line) = line else { return Shadow::default() };
+    let Some(line) = line else { return Ok(Shadow::default()) };
     let line = String::from_utf8_lossy(line);
     let fields: Vec<&str> = line.split(':').collect();
-    let password = fields.get(1).copied().unwrap_or_default();
-    // getspnam(3): an empty field reads as -1, which is no day.
-    let days = fields.get(7).and_then(|days| days.parse::<i64>().ok()).filter(|days| *days != -1);
+    let odd = || format!("the line of {name} is not understood");
+    let password = fields.get(1).copied().ok_or_else(odd)?;
+    // getspnam(3): an empty field reads as -1, which is no day; of any other text nothing is known.
+    let days = fields.get(7).filter(|days| !days.is_empty()).map(|days| days.parse::<i64>().map_err(|_| odd()));
+    let days = days.transpose()?.filter(|days| *days != -1);
     let day =
         |days: i64| Date::constant(1970, 1, 1).checked_add(days.days()).map_or_else(|_| format!("day {days}"), |d| d.to_string());
     // crypt(5): every hash begins with `$` or `_`, or is one of DES.
     let typed = password.starts_with(['$', '_']) || (password.len() == 13 && !password.starts_with(['!', '*']));
-    Shadow { expired: days.filter(|days| today >= *days).map(day), locked: password.starts_with('!'), password: Some(typed) }
+    Ok(Shadow { expired: days.filter(|days| today >= *days).map(day), locked: password.starts_with('!'), password: Some(typed) })
 }
 
 /// The first file of nologin(5) that is there, and its first line.
@@ -92,16 +94,22 @@ fn nologin() -> Result<Option<(String, String)>, String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
     fn shadow_is_read_past_lines_that_are_no_utf_8_and_an_empty_day_is_none() {
         let text = b"bad\xff:x\nalice:$6$a$b:19000:0:99999:7::18263:\nbob:!$6$a:19000:0:99999:7:::\ncarol:*:1:0:1:7::-1:\n";
+        let of_user = |text: &[u8], name: &str, today| of_user(text, name, today).unwrap();
         let alice = of_user(text, "alice", 20_000);
         assert_eq!((alice.expired.as_deref(), alice.locked, alice.password), (Some("2020-01-02"), false, Some(true)));
         assert_eq!(of_user(text, "alice", 18_262).expired, None);
         assert_eq!(of_user(text, "bob", 20_000), Shadow { expired: None, locked: true, password: Some(false) });
         assert_eq!(of_user(text, "carol", 20_000).expired, None);
         assert_eq!(of_user(text, "dave", 20_000), Shadow::default());
+        for odd in ["eve:$6$a:19000:0:99999:7::soon:\n", "eve\n"] {
+            assert!(super::of_user(odd.as_bytes(), "eve", 20_000).is_err(), "{odd}: no day is not known to be past");
+        }
     }
 }

@@ -30,7 +30,8 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         return restore(&step.inverse()).map(|restored| restored.done);
     }
     let sshd = lookup::now(step.port).map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
-    if let Some(why) = step.files.iter().find_map(|file| lookup::not_edited(&sshd.invocation, &sshd.manager, &file.path)) {
+    let manager = sshd.manager.map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
+    if let Some(why) = step.files.iter().find_map(|file| lookup::not_edited(&sshd.invocation, &manager, &file.path)) {
         return Err(StepError::Failed(format!("{why}; nothing was changed")));
     }
     if let Activation::Restart(Through::Unit(unit)) = &step.activation
@@ -39,15 +40,16 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         starts_the_same(unit, &sshd.invocation)?;
     }
     // Of an sshd that is down nobody's way in was proven.
-    if step.activation == Activation::Nothing && sshd.running && !matches!(sshd.manager, Manager::Connections(_)) {
+    if step.activation == Activation::Nothing && sshd.running && !matches!(manager, Manager::Connections(_)) {
         return Err(StepError::Drifted(format!("no sshd ran on port {} when this was planned, and one does now", step.port)));
     }
     let before = match step.activation {
-        Activation::Start(_) => serves::Before::down(&sshd.manager),
+        Activation::Start(_) => serves::Before::down(&manager),
         Activation::Nothing | Activation::Reload(_) | Activation::Restart(_) => {
-            serves::Before::look(&sshd.invocation, &sshd.manager)
+            serves::Before::look(&sshd.invocation, Some(&manager))
         }
-    };
+    }
+    .map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
     for file in &step.files {
         match read(file)? {
             now if now == file.before || now == file.after => {}
@@ -88,7 +90,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
 /// A unit whose `ExecStart` names another program now would end the sshd that runs, and start something else.
 fn starts_the_same(unit: &str, running: &Invocation) -> Result<(), StepError> {
     let real = |program: &str| std::fs::canonicalize(program).unwrap_or_else(|_| program.into());
-    match unit::of_service(unit) {
+    match unit::of_service(unit).map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))? {
         Some(would) if real(&would.program) != real(&running.program) => Err(StepError::Failed(format!(
             "{unit} would start {}, and {} runs now; nothing was changed",
             would.program, running.program
@@ -124,16 +126,21 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
     if step.files.is_empty() && (nothing_ran || matches!(step.activation, Activation::Start(_))) {
         return Ok(restored(wrote, &notes));
     }
-    // Early at boot the files are all there is: sshd starts later, with them.
-    let booting = dbus::system_state().is_ok_and(|state| matches!(state.as_str(), "initializing" | "starting"));
     let sshd = match lookup::now(step.port) {
-        Ok(Now { manager: Manager::Connections(_), .. }) if nothing_ran => return Ok(restored(wrote, &notes)),
+        Ok(Now { manager: Ok(Manager::Connections(_)), .. }) if nothing_ran => return Ok(restored(wrote, &notes)),
         Ok(sshd) if sshd.running => sshd,
-        Ok(_) | Err(_) if nothing_ran || booting || !serves::systemd_answers() => return Ok(restored(wrote, &notes)),
-        Ok(sshd) => {
-            return start_again(step, &sshd.invocation, &sshd.manager, notes);
+        // None runs that could have read the files.
+        Ok(_) | Err(SshdError::NotOpenSsh(_) | SshdError::Down(_)) if nothing_ran || !dbus::booted() => {
+            return Ok(restored(wrote, &notes));
         }
-        Err(why) => return Err(StepError::Failed(format!("{why}; the files are as they were"))),
+        Ok(_) | Err(SshdError::Down(_)) if starts_later(&mut notes)? => return Ok(restored(wrote, &notes)),
+        Ok(sshd) => return start_again(step, &sshd, notes),
+        Err(why) => {
+            // One that runs reads its old files again, as far as it can be told to, and it is looked at again.
+            let told = wrote && lookup::signal(step.port).is_ok();
+            let told = if told { ", and sshd was sent SIGHUP" } else { "" };
+            return Err(StepError::Failed(format!("{why}; the files are as they were{told}")));
+        }
     };
     // A reload or restart alone: it serves, and its files never were other ones.
     if step.files.is_empty() {
@@ -154,7 +161,8 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
             words(&error)
         ))
     })?;
-    let before = serves::Before::look(&sshd.invocation, &sshd.manager);
+    let unread = |why: String| StepError::Failed(format!("the files are as they were, but sshd was not told so: {why}"));
+    let before = serves::Before::look(&sshd.invocation, sshd.manager.as_ref().ok()).map_err(unread)?;
     let through = match &step.activation {
         Activation::Restart(through) => {
             follow(Job::Restart, through, step.port)?;
@@ -163,8 +171,8 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
         Activation::Reload(through) | Activation::Start(through) => Some(through.clone()),
         // Somebody has started it since, with the files that are taken back.
         Activation::Nothing => Some(match &sshd.manager {
-            Manager::Service { name, .. } => Through::Unit(name.clone()),
-            Manager::Connections(_) | Manager::Nobody => Through::Signal,
+            Ok(Manager::Service { name, .. }) => Through::Unit(name.clone()),
+            Ok(Manager::Connections(_) | Manager::Nobody) | Err(_) => Through::Signal,
         }),
     };
     // A unit that cannot be reloaded must not keep sshd from reading its old files again.
@@ -174,12 +182,24 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
         lookup::signal(step.port).map_err(|also| StepError::Failed(format!("the files are as they were, but {why}; {also}")))?;
         notes.push(format!("sshd was sent SIGHUP, because {why}"));
     }
-    match before.serves_again(&sshd.invocation) {
-        Ok(()) => Ok(restored(wrote, &notes)),
-        Err(why) if lookup::now(step.port).is_ok_and(|sshd| sshd.running) => {
-            Err(StepError::Failed(format!("the files are as they were and sshd read them, but {why}")))
+    let Err(why) = before.serves_again(&sshd.invocation) else { return Ok(restored(wrote, &notes)) };
+    match lookup::now(step.port) {
+        Ok(Now { running: false, .. }) | Err(SshdError::NotOpenSsh(_) | SshdError::Down(_)) => start_again(step, &sshd, notes),
+        // One that runs, or may run, is not started.
+        Ok(_) | Err(_) => Err(StepError::Failed(format!("the files are as they were and sshd read them, but {why}"))),
+    }
+}
+
+/// Whether sshd starts by itself after this, with the files: early at boot they are all there is. Before D-Bus is there nothing can be
+/// started, and that is noted. An error where systemd does not say.
+fn starts_later(notes: &mut Vec<String>) -> Result<bool, StepError> {
+    match dbus::system_state() {
+        Ok(state) => Ok(matches!(state.as_str(), "initializing" | "starting")),
+        Err(_) if dbus::is_missing() => {
+            notes.push("there is no D-Bus to start sshd by, so it was left to systemd".to_owned());
+            Ok(true)
         }
-        Err(_) => start_again(step, &sshd.invocation, &sshd.manager, notes),
+        Err(why) => Err(StepError::Failed(format!("no sshd runs, and {why}; the files are as they were"))),
     }
 }
 
@@ -190,10 +210,12 @@ fn restored(changed: bool, notes: &[String]) -> Restored {
 
 /// The service died of the step: it is started again with the old files. Where its unit does not start any more, for a reason that
 /// lies outside of sshd's files, sshd runs as a service of sshfix's own until somebody puts the unit right.
-fn start_again(step: &Step, invocation: &Invocation, manager: &Manager, mut notes: Vec<String>) -> Result<Restored, StepError> {
+fn start_again(step: &Step, sshd: &Now, mut notes: Vec<String>) -> Result<Restored, StepError> {
+    let Now { invocation, manager, .. } = sshd;
     let unit = match (&step.activation, manager) {
         (Activation::Reload(Through::Unit(unit)) | Activation::Restart(Through::Unit(unit)), _) => unit,
-        (_, Manager::Service { name, .. }) => name,
+        (_, Ok(Manager::Service { name, .. })) => name,
+        (_, Err(why)) => return Err(StepError::Failed(format!("no sshd runs, and {why}; the files are as they were"))),
         _ => {
             return Err(StepError::Failed(format!(
                 "the files are as they were, but sshd does not run; start it: `{} -t && {}`",

@@ -1,6 +1,7 @@
 //! The files of sshd's configuration, with everything they include, and the other files that it reads by them. Each must be root's all the
 //! way, else nothing of any of them is read, and sshd is not asked about them: its complaints quote lines.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -102,11 +103,15 @@ fn named(tree: Option<&Tree>, options: &[String]) -> Vec<String> {
 
 /// Whether a process with this root folder sees the same files at these paths as sshfix does; else the first that is another one.
 pub(super) fn seen_alike(root: &OwnedFd, tree: &Tree) -> Result<(), String> {
-    let identity = |found: Result<roots::Found, RootsError>| found.map(|found| found.identity()).ok();
+    let identity = |found: Result<roots::Found, RootsError>| match found {
+        Ok(found) => Ok(Some(found.identity())),
+        Err(RootsError::Missing(_)) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    };
     for path in tree.files.keys().map(Path::new) {
         let differs = || -> Result<bool, String> {
             let root = root.try_clone().map_err(|error| error.to_string())?;
-            Ok(identity(roots::find(path)) != identity(roots::find_below(root, path)))
+            Ok(identity(roots::find(path))? != identity(roots::find_below(root, path))?)
         };
         // Twice, since somebody may just have replaced it.
         if differs()? && differs()? {
@@ -135,8 +140,13 @@ fn expand(pattern: &str) -> Result<Vec<String>, TreeError> {
         let mut next = Vec::new();
         for folder in &found {
             if glob::is_pattern(component) {
-                for name in list(folder)?.into_iter().filter(|name| glob::matches(component, name)) {
-                    next.extend(there(format!("{folder}/{name}"))?);
+                for name in list(folder)? {
+                    let text = name.to_string_lossy();
+                    if glob::matches(component, &text) {
+                        // sshd would read it, and its path cannot be written down here.
+                        let name = name.to_str().ok_or_else(|| unread(folder, &format!("the name `{text}` is no UTF-8")))?;
+                        next.extend(there(format!("{folder}/{name}"))?);
+                    }
                 }
             } else {
                 next.extend(there(format!("{folder}/{component}"))?);
@@ -153,14 +163,22 @@ fn there(path: String) -> Result<Option<String>, TreeError> {
     match roots::find(Path::new(&path)) {
         Ok(_) => Ok(Some(path)),
         // A link of root's that leads nowhere is named, and cannot be read.
-        Err(RootsError::Missing(_)) => Ok(fs::symlink_metadata(&path).is_ok().then_some(path)),
+        Err(RootsError::Missing(_)) => match fs::symlink_metadata(&path) {
+            Ok(_) => Ok(Some(path)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(TreeError::Unread(format!("{path}: {error}"))),
+        },
         Err(RootsError::Failed { error, .. }) if error.kind() == ErrorKind::NotADirectory => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
+fn unread(folder: &str, why: &str) -> TreeError {
+    TreeError::Unread(format!("the files in {folder} are not known: {why}"))
+}
+
 /// The names in a folder; none where there is no such folder.
-fn list(folder: &str) -> Result<Vec<String>, TreeError> {
+fn list(folder: &str) -> Result<Vec<OsString>, TreeError> {
     let path = format!("{folder}/");
     match roots::find(Path::new(&path)) {
         Ok(found) if found.writable_by_others() => {
@@ -172,8 +190,13 @@ fn list(folder: &str) -> Result<Vec<String>, TreeError> {
         Err(RootsError::Missing(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     }
-    let Ok(entries) = fs::read_dir(path) else { return Ok(Vec::new()) };
-    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+    let names = fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<Result<_, _>>());
+    match names {
+        Ok(names) => Ok(names),
+        // A file in the place of a folder holds none (glob(3)).
+        Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => Ok(Vec::new()),
+        Err(error) => Err(unread(folder, &error.to_string())),
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +224,19 @@ mod tests {
         assert_eq!(tree.includes.get(&at("d/*.conf")), Some(&vec![at("d/a.conf"), at("d/b.conf")]));
         assert_eq!(tree.files.keys().collect::<Vec<_>>(), [&at("d/a.conf"), &at("d/b.conf"), &at("main"), &at("x")]);
         assert!(super::tree(&at("not")).unwrap_err().to_string().contains("does not exist"));
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_written_down_is_an_error_where_a_pattern_names_it() {
+        use std::os::unix::ffi::OsStringExt;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| format!("{}/{name}", folder.path().display());
+        let strange = |name: &[u8]| fs::write(folder.path().join(OsString::from_vec(name.to_vec())), "UsePAM no\n").unwrap();
+        fs::write(at("main"), format!("Include {}\n", at("*.conf"))).unwrap();
+        strange(b"\xff.bak");
+        assert!(tree(&at("main")).is_ok(), "no pattern names it");
+        strange(b"\xff.conf");
+        assert!(tree(&at("main")).unwrap_err().to_string().contains("is no UTF-8"));
     }
 
     #[test]

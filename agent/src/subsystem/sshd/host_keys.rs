@@ -60,12 +60,13 @@ fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {
     match roots::find(path) {
         Ok(_) => {}
         Err(roots::RootsError::Missing(_)) => return Some(KeyProblem::Missing),
+        Err(error @ roots::RootsError::Failed { .. }) => return Some(KeyProblem::Unread(error.to_string())),
         Err(error) => return Some(KeyProblem::Corrupt(error.to_string())),
     }
     let file = match fs::metadata(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Some(KeyProblem::Missing),
-        Err(error) => return Some(KeyProblem::Corrupt(error.to_string())),
+        Err(error) => return Some(KeyProblem::Unread(error.to_string())),
     };
     if path.extension().is_some_and(|extension| extension == "pub") {
         return None;
@@ -78,8 +79,12 @@ fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {
         return None;
     }
     // It prints the public half.
-    let words = ["-y", "-P", "", "-f", path.to_str()?];
-    let output = child::run(Path::new(SSH_KEYGEN), &words, None, KEYGEN_LIMIT, 64 << 10).ok()?;
+    let Some(name) = path.to_str() else { return Some(KeyProblem::Unread("its name is no UTF-8".to_owned())) };
+    let words = ["-y", "-P", "", "-f", name];
+    let output = match child::run(Path::new(SSH_KEYGEN), &words, None, KEYGEN_LIMIT, 64 << 10) {
+        Ok(output) => output,
+        Err(error) => return Some(KeyProblem::Unread(error.to_string())),
+    };
     if output.success() {
         sound.note(path, &file);
     }

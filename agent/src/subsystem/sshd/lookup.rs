@@ -1,9 +1,11 @@
 //! Answers what the stages of sshd ask, one fact at a time. Nothing but the version of a program is kept from one question to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sshfix_policy::host::{HostState, Part, Question};
@@ -21,9 +23,12 @@ use super::{
     running, settled,
 };
 use crate::subsystem::listener;
+use crate::sys::files::FileError;
 
 /// The longest file of revoked keys.
 const REVOKED_MAX: u64 = 16 << 20;
+/// How long an sshd that listens may be without its pid file.
+const WRITES_PID_FILE: Duration = Duration::from_millis(200);
 
 /// Puts one fact into the state.
 pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users: &mut Users) {
@@ -47,7 +52,8 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users
         Need::RevokedKeys(path) => {
             let file = match crate::sys::files::read_followed(Path::new(path), REVOKED_MAX) {
                 Ok(file) => revoked_keys(&file.bytes),
-                Err(error) => RevokedKeys::Missing(error.to_string()),
+                Err(error @ FileError::Missing(_)) => RevokedKeys::Missing(error.to_string()),
+                Err(error) => RevokedKeys::Unread(error.to_string()),
             };
             state.sshd.revoked_keys.insert(path.clone(), file);
         }
@@ -126,13 +132,14 @@ pub fn key_files(state: &mut HostState, asked: &BTreeSet<(String, String)>, vers
 pub(super) struct Now {
     pub(super) invocation: Invocation,
     pub(super) running: bool,
-    pub(super) manager: Manager,
+    /// The error says why it is not known.
+    pub(super) manager: Result<Manager, String>,
 }
 
 /// Looks again, for a step.
-pub(super) fn now(port: u16) -> Result<Now, String> {
-    let listening = observed(port)?;
-    let (listening, Found { invocation, running, .. }) = settled(&listening, port).map_err(|error| error.to_string())?;
+pub(super) fn now(port: u16) -> Result<Now, SshdError> {
+    let listening = observed(port).map_err(SshdError::Unread)?;
+    let (listening, Found { invocation, running, .. }) = settled(&listening, port)?;
     Ok(Now { invocation, running, manager: manager::manager(&listening, port) })
 }
 
@@ -140,10 +147,13 @@ pub(super) fn now(port: u16) -> Result<Now, String> {
 pub(super) fn signal(port: u16) -> Result<(), String> {
     let listening = observed(port)?;
     let sockets = listening.listeners.iter().filter(|socket| socket.local.port() == port);
-    let mut holders = sockets.flat_map(|socket| &socket.holders).filter(|holder| is_sshd(holder));
-    let sshd = holders.find_map(|holder| listener::sshd(holder.pid));
-    let sshd = sshd.ok_or_else(|| format!("no sshd listens on port {port}"))?;
-    sshd.process.signal(Signal::SIGHUP).map_err(|error| format!("SIGHUP to sshd (pid {}): {error}", sshd.process.pid()))
+    for holder in sockets.flat_map(|socket| &socket.holders).filter(|holder| is_sshd(holder)) {
+        if let Some(sshd) = listener::sshd(holder.pid).map_err(|error| error.to_string())? {
+            let signalled = sshd.process.signal(Signal::SIGHUP);
+            return signalled.map_err(|error| format!("SIGHUP to sshd (pid {}): {error}", sshd.process.pid()));
+        }
+    }
+    Err(format!("no sshd listens on port {port}"))
 }
 
 fn observed(port: u16) -> Result<listener_model::State, String> {
@@ -200,7 +210,15 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
     {
         return Part::Unreadable(format!("sshd (pid {pid}) cannot be judged from here: {why}"));
     }
-    let manager = manager::manager(&listening, port);
+    let manager = match manager::manager(&listening, port) {
+        Ok(manager) => manager,
+        Err(why) => return Part::Unreadable(format!("who starts sshd is not known: {why}")),
+    };
+    let (unauthenticated, privsep) = match (listener::unauthenticated(port), privsep()) {
+        (Ok(unauthenticated), Ok(privsep)) => (unauthenticated, privsep),
+        (Err(error), _) => return Part::Unreadable(format!("who waits for a login on port {port} is not known: {error}")),
+        (_, Err(error)) => return Part::Unreadable(format!("{PRIVSEP}: {error}")),
+    };
     if let Ok(tree) = &mut tree {
         let paths: Vec<String> = tree.files.keys().cloned().collect();
         let why_not = paths.into_iter().filter_map(|path| Some((path.clone(), not_edited(&invocation, &manager, &path)?)));
@@ -219,13 +237,13 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         running,
         version,
         test,
-        privsep: privsep(),
+        privsep,
         host_key_files: keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options), &versions.sound),
         startups: title.as_deref().and_then(Startups::from_title),
-        unauthenticated: listener::unauthenticated(port).unwrap_or_default(),
+        unauthenticated,
         manager,
         host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(),
-        stale: stale(&tree, effective.as_ref().ok()),
+        stale: if process.is_some() { stale(&tree, effective.as_ref().ok()) } else { Vec::new() },
         edited: BTreeMap::new(),
         tree,
         effective,
@@ -239,7 +257,7 @@ pub(super) fn not_edited(invocation: &Invocation, manager: &Manager, path: &str)
     if !files::editable(invocation, path) {
         return Some(format!("{path} does not lie below the folder of {}, sshd's main file", invocation.file()));
     }
-    let with_systemd = Path::new("/run/systemd/system").exists();
+    let with_systemd = crate::sys::dbus::booted();
     match manager {
         Manager::Nobody if with_systemd => {
             Some("no unit of systemd runs this sshd, so sshfix edits nothing for it; start it by its unit".to_owned())
@@ -260,8 +278,21 @@ fn keys(paths: &[String], sound: &Sound) -> Vec<HostKey> {
 /// SIGHUP (sshd.c, `main`). By their status, which changes too where a file is put in place with an old time.
 fn stale(tree: &Result<Tree, String>, effective: Option<&Effective>) -> Vec<String> {
     let changed = |path: &str| std::fs::metadata(path).map(|file| (file.ctime(), file.ctime_nsec()));
-    let read = effective.and_then(|effective| effective.one("pidfile")).and_then(|path| changed(path).ok());
-    let (Ok(tree), Some(read)) = (tree, read) else { return Vec::new() };
+    // Without the pid file by its settings (`none`) there is no such mark, and `policy` knows that by them.
+    let pid_file = effective.and_then(|effective| effective.one("pidfile")).filter(|path| path.starts_with('/'));
+    let (Ok(tree), Some(pid_file)) = (tree, pid_file) else { return Vec::new() };
+    let until = Instant::now() + WRITES_PID_FILE;
+    let read = loop {
+        match changed(pid_file) {
+            Ok(read) => break read,
+            // It removes the file at SIGHUP and writes it again once it listens.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            // When it read its files is not known: each may have changed since.
+            Err(_) => return tree.files.keys().cloned().collect(),
+        }
+    };
     let folders = tree.includes.keys().filter_map(|pattern| pattern.rsplit_once('/'));
     let folders = folders.filter(|(folder, name)| glob::is_pattern(name) && !glob::is_pattern(folder)).map(|(folder, _)| folder);
     let paths: BTreeSet<&str> = tree.files.keys().map(String::as_str).chain(folders).collect();
@@ -270,13 +301,14 @@ fn stale(tree: &Result<Tree, String>, effective: Option<&Effective>) -> Vec<Stri
 }
 
 /// sshd.c: root's, and nobody else's to write.
-fn privsep() -> Folder {
-    match std::fs::metadata(PRIVSEP) {
-        Err(_) => Folder::Missing,
+fn privsep() -> io::Result<Folder> {
+    Ok(match std::fs::metadata(PRIVSEP) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Folder::Missing,
+        Err(error) => return Err(error),
         Ok(folder) if !folder.is_dir() => Folder::Missing,
         Ok(folder) if folder.uid() != 0 || folder.permissions().mode() & 0o022 != 0 => {
             Folder::Wrong { uid: folder.uid(), mode: folder.permissions().mode() & 0o7777 }
         }
         Ok(_) => Folder::Good,
-    }
+    })
 }

@@ -1,17 +1,17 @@
 //! Who starts the sshd on a port and makes it read its files again: a service of systemd, its socket unit, or nobody.
 
-use std::path::Path;
-
 use sshfix_policy::subsystem::listener::{State, Unit, is_sshd};
 use sshfix_policy::subsystem::sshd::Manager;
 
 use crate::sys::dbus;
 
-/// By the process that listens; where none does, what would be started.
-pub(super) fn manager(state: &State, port: u16) -> Manager {
-    // sd_booted(3)
-    if !Path::new("/run/systemd/system").exists() {
-        return Manager::Nobody;
+/// By the process that listens; where none does, what would be started. The error says why that is not known: it is never "nobody" then.
+pub(super) fn manager(state: &State, port: u16) -> Result<Manager, String> {
+    if !dbus::booted() {
+        return Ok(Manager::Nobody);
+    }
+    if state.units.is_none() {
+        return Err(format!("systemd did not say what it runs: {}", state.notes.join("; ")));
     }
     let units = || state.units.iter().flatten().filter(|unit| unit.load == "loaded");
     let holders = || state.listeners.iter().filter(|socket| socket.local.port() == port).flat_map(|socket| &socket.holders);
@@ -23,23 +23,25 @@ pub(super) fn manager(state: &State, port: u16) -> Manager {
     let enabled = |kind: &str| units().find(|unit| unit.enabled() && unit.name.ends_with(kind));
     let down = || enabled(".socket").filter(|_| holders().next().is_none() && enabled(".service").is_none());
     let socket = socket.or_else(down);
-    if let Some(socket) = socket.filter(|socket| dbus::accepts(&socket.name).unwrap_or(false)) {
-        return Manager::Connections(socket.name.clone());
+    if let Some(socket) = socket
+        && dbus::accepts(&socket.name).map_err(|error| error.to_string())?
+    {
+        return Ok(Manager::Connections(socket.name.clone()));
     }
     let name = match sshd {
         Some(holder) => holder.unit.clone().filter(|unit| unit.ends_with(".service")),
         None => units().find(|unit| unit.name.ends_with(".service")).map(|unit| unit.name.clone()),
     };
-    let Some(name) = name else { return Manager::Nobody };
-    match dbus::service(&name) {
-        Ok(Some(service)) => Manager::Service {
+    let Some(name) = name else { return Ok(Manager::Nobody) };
+    Ok(match dbus::service(&name).map_err(|error| error.to_string())? {
+        Some(service) => Manager::Service {
             name,
             can_reload: service.can_reload,
             kill_mode: service.kill_mode,
             socket: socket.map(|socket| socket.name.clone()),
         },
-        Ok(None) | Err(_) => Manager::Nobody,
-    }
+        None => Manager::Nobody,
+    })
 }
 
 fn listens(unit: &Unit, port: u16) -> bool {

@@ -82,6 +82,12 @@ pub enum SshdError {
     /// Its options are not known.
     #[error("the options of sshd (pid {0}) are not known: its title does not say them")]
     NoTitle(u32),
+    /// Nobody listens, and what systemd would start could not be read.
+    #[error("no sshd runs, and what systemd would start is not known: {0}")]
+    Down(String),
+    /// What runs could not be read.
+    #[error("which sshd serves the port is not known: {0}")]
+    Unread(String),
     /// It could not be run.
     #[error(transparent)]
     Child(#[from] ChildError),
@@ -116,7 +122,7 @@ pub fn invocation(port: u16) -> Result<Invocation, SshdError> {
             (_, Found { running: true, invocation, .. }) => Ok(invocation),
             (_, Found { running: false, .. }) => Err(SshdError::NotOpenSsh(port)),
         },
-        Part::Absent(_) | Part::Unreadable(_) => Err(SshdError::NotOpenSsh(port)),
+        Part::Absent(why) | Part::Unreadable(why) => Err(SshdError::Unread(why)),
     }
 }
 
@@ -125,20 +131,22 @@ pub(super) fn find(state: &listener_model::State, port: u16) -> Result<Found, Ss
     let holders = || there.iter().flat_map(|socket| &socket.holders);
     let mut untitled = None;
     for holder in holders().filter(|holder| is_sshd(holder)) {
-        let Some(sshd) = listener::sshd(holder.pid) else { continue };
+        let sshd = listener::sshd(holder.pid).map_err(|error| SshdError::Unread(error.to_string()))?;
+        let Some(sshd) = sshd else { continue };
         let Some(titled) = Invocation::from_title(&sshd.program, &sshd.title) else {
             untitled = Some(holder.pid);
             continue;
         };
         // A title is text of the process's own. Where a unit runs it, both must say the same, and the unit's words count: in a title
-        // they are joined by blanks. Without a unit, or a systemd that answers, a proven process of root's speaks for itself.
+        // they are joined by blanks. Without a unit a proven process of root's speaks for itself.
         let service = sshd.unit.filter(|unit| unit.ends_with(".service"));
-        let invocation = match service.and_then(|unit| Some((unit::of_service(&unit)?, unit))) {
-            Some((started, _)) if started.options.join(" ") == titled.options.join(" ") => {
+        let started = service.as_deref().map_or(Ok(None), unit::of_service).map_err(SshdError::Unread)?;
+        let invocation = match (started, service) {
+            (Some(started), _) if started.options.join(" ") == titled.options.join(" ") => {
                 Invocation { options: started.options, ..titled }
             }
-            Some((_, unit)) => return Err(SshdError::Options { pid: holder.pid, unit }),
-            None => titled,
+            (Some(_), Some(unit)) => return Err(SshdError::Options { pid: holder.pid, unit }),
+            (Some(_) | None, _) => titled,
         };
         return Ok(Found { invocation, running: true, title: Some(sshd.title), process: Some((holder.pid, sshd.root)) });
     }
@@ -150,7 +158,8 @@ pub(super) fn find(state: &listener_model::State, port: u16) -> Result<Found, Ss
     if !there.is_empty() && !held_by_systemd {
         return Err(SshdError::NotOpenSsh(port));
     }
-    let invocation = unit::invocation(state).unwrap_or_else(|| Invocation::plain(SSHD));
+    let unread = if there.is_empty() { SshdError::Down } else { SshdError::Unread };
+    let invocation = unit::invocation(state).map_err(unread)?.unwrap_or_else(|| Invocation::plain(SSHD));
     Ok(Found { invocation, running: held_by_systemd, title: None, process: None })
 }
 

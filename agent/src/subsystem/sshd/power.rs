@@ -7,6 +7,12 @@ use sshfix_policy::subsystem::sshd::{Power, SCHEDULED};
 use crate::sys::dbus;
 
 pub(super) fn read() -> Power {
-    let text = fs::read_to_string(SCHEDULED).unwrap_or_default();
-    Power { state: dbus::system_state().ok(), scheduled: Power::scheduled(&text) }
+    let scheduled = match fs::read_to_string(SCHEDULED) {
+        Ok(text) => Ok(Power::scheduled(&text)),
+        // Nothing is planned, or there is no logind.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{SCHEDULED}: {error}")),
+    };
+    let state = dbus::booted().then(dbus::system_state).transpose().map_err(|error| error.to_string());
+    Power { state, scheduled }
 }

@@ -42,26 +42,27 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// As it is now.
-    pub(super) fn look(invocation: &Invocation, manager: &Manager) -> Self {
-        let listening = listener::listening().unwrap_or_default();
+    /// As it is now. Without the sockets of now nothing shows later that sshd has opened others.
+    pub(super) fn look(invocation: &Invocation, manager: Option<&Manager>) -> Result<Self, String> {
+        let listening = listening()?;
+        // Of files that sshd does not take yet: every address of the later ones must be served.
         let wanted = addresses(invocation).unwrap_or_default();
         let open: BTreeSet<SocketAddr> = listening.iter().map(|(address, _)| *address).collect();
         let silent = silent(&firsts(&wanted));
-        Self {
+        Ok(Self {
             old: listening.iter().map(|(_, inode)| *inode).collect(),
             missing: wanted.into_iter().filter(|address| !open.contains(address)).collect(),
             silent,
-            held_by_systemd: holds(manager),
-            unit: service(manager),
+            held_by_systemd: manager.is_some_and(holds),
+            unit: manager.and_then(service),
             down: false,
-        }
+        })
     }
 
     /// Of a service that was down a moment ago.
-    pub(super) fn down(manager: &Manager) -> Self {
-        let old = listener::listening().unwrap_or_default().iter().map(|(_, inode)| *inode).collect();
-        Self { old, held_by_systemd: holds(manager), unit: service(manager), down: true, ..Self::nothing() }
+    pub(super) fn down(manager: &Manager) -> Result<Self, String> {
+        let old = listening()?.iter().map(|(_, inode)| *inode).collect();
+        Ok(Self { old, held_by_systemd: holds(manager), unit: service(manager), down: true, ..Self::nothing() })
     }
 
     /// Of a service that the step has ended: any open socket is its own. No key exchange is asked of it: where hosts.deny or a packet
@@ -75,12 +76,14 @@ impl Before {
         Self { old, missing, silent, held_by_systemd: false, unit: None, down: false }
     }
 
-    /// Whether a service that was down came up by itself (`Restart=`) before it was started: with what its files said then.
+    /// Whether a service that was down came up by itself (`Restart=`) before it was started: with what its files said then. Where that
+    /// cannot be read, it may have.
     pub(super) fn came_up_by_itself(&self, invocation: &Invocation) -> bool {
-        let wanted = addresses(invocation).unwrap_or_default();
-        let listening = listener::listening().unwrap_or_default();
-        let old = |(at, inode): &(SocketAddr, u32)| wanted.contains(at) && self.old.contains(inode);
-        self.down && !self.held_by_systemd && listening.iter().any(old)
+        if !self.down || self.held_by_systemd {
+            return false;
+        }
+        let (Ok(wanted), Ok(listening)) = (addresses(invocation), listening()) else { return true };
+        listening.iter().any(|(at, inode)| wanted.contains(at) && self.old.contains(inode))
     }
 
     /// Waits until sshd serves as its files say now; else what it does not do.
@@ -93,7 +96,7 @@ impl Before {
         let must: Vec<SocketAddr> = wanted.iter().filter(|address| !self.missing.contains(address)).copied().collect();
         let until = Instant::now() + SOCKETS;
         loop {
-            let listening = listener::listening().map_err(|error| format!("the listening sockets could not be read: {error}"))?;
+            let listening = listening()?;
             let new = |address: &SocketAddr| {
                 listening.iter().any(|(at, inode)| at == address && (self.down || !self.old.contains(inode)))
             };
@@ -118,7 +121,7 @@ impl Before {
 }
 
 impl Before {
-    /// Whether systemd has given the service up: then there is nothing to wait for.
+    /// Whether systemd has given the service up: then there is nothing to wait for. Where it does not answer, one waits.
     fn is_dead(&self) -> bool {
         let Some(unit) = &self.unit else { return false };
         let units = dbus::units(&[unit]).unwrap_or_default();
@@ -138,15 +141,25 @@ fn service(manager: &Manager) -> Option<String> {
     }
 }
 
-/// Whether there is a systemd to start anything by.
-pub(super) fn systemd_answers() -> bool {
-    std::path::Path::new("/run/systemd/system").exists() && dbus::system_state().is_ok()
+fn listening() -> Result<Vec<(SocketAddr, u32)>, String> {
+    listener::listening().map_err(|error| format!("the listening sockets could not be read: {error}"))
 }
 
 /// What `sshd -T` prints of `ListenAddress`: every address and port, in order.
 fn addresses(invocation: &Invocation) -> Result<Vec<SocketAddr>, String> {
     let effective = effective(invocation).map_err(|error| error.to_string())?;
-    Ok(effective.all("listenaddress").iter().filter_map(|address| address.parse().ok()).collect())
+    effective.all("listenaddress").iter().map(|printed| address(printed)).collect()
+}
+
+/// `192.0.2.1:22`, `[2001:db8::1]:22 rdomain blue` (servconf.c, `dump_config`).
+fn address(printed: &str) -> Result<SocketAddr, String> {
+    let address = printed.split_ascii_whitespace().next().unwrap_or_default();
+    // Sockets are listed without the interface: `[fe80::1%eth0]:22`.
+    let whole = match (address.split_once('%'), address.rsplit_once(']')) {
+        (Some((ip, _)), Some((_, port))) => format!("{ip}]{port}"),
+        _ => address.to_owned(),
+    };
+    whole.parse().map_err(|_| format!("`ListenAddress {printed}` is not understood"))
 }
 
 /// One address of each family to make a key exchange with, as this host reaches it.
@@ -193,5 +206,20 @@ fn exchange(to: SocketAddr) -> Result<(), KexError> {
             }
             answer => return answer.map(|_| ()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_not_understood_is_an_error_never_left_out() {
+        assert_eq!(address("192.0.2.1:22"), Ok(SocketAddr::from(([192, 0, 2, 1], 22))));
+        assert_eq!(address("192.0.2.1:22 rdomain blue"), Ok(SocketAddr::from(([192, 0, 2, 1], 22))));
+        assert!(address("[2001:db8::1]:2222").is_ok_and(|address| address.is_ipv6() && address.port() == 2222));
+        assert_eq!(address("[fe80::1%eth0]:22"), address("[fe80::1]:22"));
+        assert!(address("fe80::1%eth0").is_err_and(|why| why.contains("fe80::1%eth0")));
+        assert!(address("").is_err());
     }
 }

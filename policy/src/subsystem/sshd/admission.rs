@@ -55,7 +55,11 @@ fn host_keys(host: &HostState, server: &Server) -> Judgement {
     let unit = super::judge::unit(host);
     let fix = format!("{}; then `sshd -t && systemctl restart {unit}`", fixes.join("; "));
     let mut judgement = found(Cause::SshdHostkeys, false, &unit, evidence, fix);
-    judgement.detail = format!("sshd serves with its other host keys, and passes over {}", bad.len());
+    let unread = bad.iter().filter(|(_, problem)| matches!(problem, KeyProblem::Unread(_))).count();
+    judgement.detail = match unread {
+        0 => format!("sshd serves with its other host keys, and passes over {}", bad.len()),
+        _ => format!("sshd passes over {} of its host keys, and whether over {unread} others is not known", bad.len() - unread),
+    };
     let mends: Vec<Remedy> = bad.iter().filter_map(|(key, _)| mendable(key)).collect();
     // A running sshd has read its keys when it started.
     let reload = (server.running && !mends.is_empty()).then_some(Remedy::Reload);
@@ -68,6 +72,7 @@ fn mend(path: &str, kind: Option<&str>, problem: &KeyProblem) -> String {
     match problem {
         KeyProblem::Missing => format!("{make} makes {path}"),
         KeyProblem::Open(_) => format!("`chmod 600 {path}`"),
+        KeyProblem::Unread(_) => format!("see what `ssh-keygen -y -f {path}` says"),
         KeyProblem::Corrupt(_) => {
             format!("put {path} back from a backup, else `mv {path} {path}.broken` and {make}: clients that knew it will warn")
         }
@@ -163,7 +168,7 @@ fn mendable(key: &HostKey) -> Option<Remedy> {
     Some(Remedy::Repair(match (key.problem.as_ref()?, key.kind()) {
         (KeyProblem::Missing, Some(kind)) => Mend::Key { path, kind: kind.to_owned(), there: true },
         (KeyProblem::Open(before), _) => Mend::KeyMode { path, before: *before, after: 0o600 },
-        (KeyProblem::Missing, None) | (KeyProblem::Corrupt(_), _) => return None,
+        (KeyProblem::Missing, None) | (KeyProblem::Corrupt(_) | KeyProblem::Unread(_), _) => return None,
     }))
 }
 

@@ -266,6 +266,10 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
         }
         // auth.c, `auth_key_is_revoked`: an error counts as revoked, of keys from anywhere.
         Some((_, Some(RevokedKeys::Missing(_)))) => return found,
+        Some((path, Some(RevokedKeys::Unread(_)))) => {
+            found.doubts.insert(Doubt::NotRead(path.to_owned()));
+            return found;
+        }
         Some((_, Some(revoked))) => Some(revoked),
     };
     let elsewhere = ["authorizedkeyscommand", "trustedusercakeys"].into_iter();
@@ -308,6 +312,7 @@ fn usable(key: &AuthorizedKey, effective: &Effective, client: &Client, account: 
     match revoked {
         Some(RevokedKeys::Missing(_)) => return Can::Not,
         Some(RevokedKeys::Keys(keys)) if keys.contains(&key.fingerprint) => return Can::Not,
+        Some(RevokedKeys::Unread(why)) => _ = doubts.insert(Doubt::NotRead(why.clone())),
         Some(RevokedKeys::Krl(which)) => _ = doubts.insert(Doubt::Krl(which.clone())),
         Some(RevokedKeys::Keys(_)) | None => {}
     }

@@ -8,12 +8,13 @@ use crate::host::{HostState, Needs};
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// What systemd and logind say of the host as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Power {
-    /// `SystemState` (systemctl(1), `is-system-running`): `running`, `starting`, `stopping`, ...; `None` without systemd.
-    pub state: Option<String>,
+    /// `SystemState` (systemctl(1), `is-system-running`): `running`, `starting`, `stopping`, ...; `None` without systemd. The error says
+    /// why it could not be read.
+    pub state: Result<Option<String>, String>,
     /// A shutdown that is planned (`shutdown(8)`): `reboot`, `poweroff`, ... and when. logind keeps it in [`SCHEDULED`].
-    pub scheduled: Option<(String, Timestamp)>,
+    pub scheduled: Result<Option<(String, Timestamp)>, String>,
 }
 
 /// Where logind notes what is planned.
@@ -29,17 +30,21 @@ impl Power {
         (!mode.starts_with("dry-")).then(|| (mode.to_owned(), at))
     }
 
+    fn state(&self) -> &str {
+        self.state.as_ref().ok().and_then(Option::as_deref).unwrap_or_default()
+    }
+
     fn going(&self) -> bool {
-        self.state.as_deref() == Some("stopping")
+        self.state() == "stopping"
     }
 
     fn coming(&self) -> bool {
-        matches!(self.state.as_deref(), Some("initializing" | "starting"))
+        matches!(self.state(), "initializing" | "starting")
     }
 
     /// Whether nologin(5) is the host's own doing: `pam_nologin` keeps users out from five minutes before a shutdown until the host is up.
     pub fn explains_nologin(&self) -> bool {
-        self.going() || self.coming() || self.scheduled.is_some()
+        self.going() || self.coming() || matches!(self.scheduled, Ok(Some(_)))
     }
 }
 
@@ -49,14 +54,16 @@ pub fn judge(host: &HostState, refused: bool, needs: &mut Needs) -> Judgement {
         needs.insert(crate::host::Need::Sshd(super::Need::Power));
         return Judgement::accept("");
     };
-    let state = || Evidence::new("systemd", format!("SystemState {}", power.state.as_deref().unwrap_or_default()));
+    let state = || Evidence::new("systemd", format!("SystemState {}", power.state()));
     let (detail, evidence, fix, verdict) = if power.going() {
         let fix = "wait until it is up again; at its console, `systemctl list-jobs` shows what it waits for".to_owned();
         ("the host is shutting down".to_owned(), vec![state()], fix, if refused { Verdict::Refuse } else { Verdict::Unknown })
     } else if power.coming() && refused {
         let fix = "wait until it is up; `systemctl list-jobs` shows what it waits for".to_owned();
         ("the host is still starting, and sshd with it".to_owned(), vec![state()], fix, Verdict::Refuse)
-    } else if let Some((mode, at)) = &power.scheduled {
+    } else if let Err(why) = power.state.as_ref().and(power.scheduled.as_ref()) {
+        return Judgement::unknown(format!("whether the host is shutting down is not known: {why}"));
+    } else if let Ok(Some((mode, at))) = &power.scheduled {
         let detail = format!("the host is to {} at {at}", if mode == "reboot" { "reboot" } else { "shut down" });
         let evidence = vec![Evidence::new(SCHEDULED, format!("MODE={mode} USEC={}", at.as_microsecond()))];
         (detail, evidence, "`shutdown -c` calls it off".to_owned(), Verdict::Accept)
@@ -80,5 +87,18 @@ mod tests {
         assert_eq!((mode.as_str(), at.as_microsecond()), ("reboot", 1_795_265_155_129_059));
         assert_eq!(Power::scheduled(&text.replace("reboot", "dry-reboot")), None);
         assert_eq!(Power::scheduled(""), None);
+    }
+
+    #[test]
+    fn a_state_that_could_not_be_read_is_unknown_never_running() {
+        let judged = |power: Power| {
+            let mut host = HostState::empty();
+            host.sshd.power = Some(power);
+            judge(&host, false, &mut Needs::new()).verdict
+        };
+        let running = Power { state: Ok(Some("running".to_owned())), scheduled: Ok(None) };
+        assert_eq!(judged(running.clone()), Verdict::Accept);
+        assert_eq!(judged(Power { state: Err("no bus".to_owned()), ..running.clone() }), Verdict::Unknown);
+        assert_eq!(judged(Power { scheduled: Err("too many open files".to_owned()), ..running }), Verdict::Unknown);
     }
 }

@@ -1,5 +1,5 @@
 //! `RevokedKeys`: which keys a file takes back (auth.c `auth_key_is_revoked`, krl.c, authfile.c `sshkey_in_file`). A file that is missing
-//! or cannot be read takes back every key; an empty one takes back none. What a KRL holds is not read here.
+//! or that sshd cannot read takes back every key; an empty one takes back none. What a KRL holds is not read here.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,10 @@ const KRL: &[u8] = b"SSHKRL\n\0";
 /// A file of revoked keys as sshd would take it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RevokedKeys {
-    /// It cannot be opened: sshd refuses every key. The text says why.
+    /// It is not there: sshd refuses every key. The text says why.
     Missing(String),
+    /// It could not be read here, so that it is not known what sshd makes of it. The text says why.
+    Unread(String),
     /// Public keys line by line: their fingerprints.
     Keys(BTreeSet<String>),
     /// A key revocation list: its fingerprint, so that another one is told from it.

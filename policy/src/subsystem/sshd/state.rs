@@ -214,6 +214,8 @@ pub enum KeyProblem {
     Open(u32),
     /// It holds no key that can be loaded: what ssh-keygen says.
     Corrupt(String),
+    /// It could not be looked at, so that it is not known whether sshd loads it. The text says why.
+    Unread(String),
 }
 
 impl HostKey {
@@ -244,6 +246,7 @@ impl std::fmt::Display for KeyProblem {
             KeyProblem::Missing => f.write_str("not there"),
             KeyProblem::Open(mode) => write!(f, "mode {mode:04o}: others than root can read it, so sshd does not load it"),
             KeyProblem::Corrupt(said) => write!(f, "no key that could be loaded: {said}"),
+            KeyProblem::Unread(why) => write!(f, "whether it is a good key is not known: {why}"),
         }
     }
 }
