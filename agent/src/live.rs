@@ -257,6 +257,10 @@ impl Host for LiveHost {
         }
         match (self.apply(&step.inverse()), step) {
             (Err(StepError::Drifted(_)), Step::HostsAccess(step)) => hosts_access::take_back(&self.config, step),
+            // The file is the user's own: who writes to it, or holds a lease on it, must not be able to keep a change stuck.
+            (Err(StepError::Drifted(why) | StepError::Failed(why)), Step::Repair(repair)) if repair.is_of_a_tally() => {
+                Ok(Restored { done: Done::Already, note: Some(format!("not done: {}: {why}", step.undo())) })
+            }
             (answer, _) => answer.map(|done| Restored { done, note: None }),
         }
     }

@@ -165,6 +165,14 @@ fn a_service_that_is_down_is_started_and_what_only_a_person_can_do_is_told() {
 pub fn faillock_is_reset(server: &Server) {
     let tally = || std::fs::read(server.path("/run/faillock/alice")).unwrap();
     assert!(!tally().is_empty());
+    // The file is hers, and whoever opens it to write waits for her lease: 45 s (proc_sys_fs(5), `lease-break-time`).
+    let lease = "import fcntl, time; f = open('/run/faillock/alice'); fcntl.fcntl(f, 1024, 0); time.sleep(1000)";
+    server.run(&["systemd-run", "-q", "--unit=lease", "--uid=alice", "python3", "-c", lease]).expect_ok();
+    server.wait_until("alice holds a lease", LIMIT, || server.sh("grep -q 'LEASE  *ACTIVE' /proc/locks").ok());
+    let held = server.ctl(&["--json", "fix", FROM, "--user", "alice"]).expect_status(6);
+    assert!(held.stdout.contains("/faillock/alice"), "{held:#?}");
+    assert!(!tally().is_empty());
+    server.run(&["systemctl", "stop", "lease"]).expect_ok();
     let change = server.ctl(&["--json", "fix", FROM, "--user", "alice"]).expect_status(0).json();
     assert_eq!((&change["state"], &change["verdict"]), (&"confirmed".into(), &"accept".into()), "{change:#}");
     assert!(change["plan"]["steps"].to_string().contains("forget the failed logins of alice"));

@@ -79,8 +79,10 @@ fn folder(path: &Path, before: Option<u32>, after: Option<u32>) -> Result<Done, 
 }
 
 /// Opens a regular file, and no symbolic link.
+/// A user who owns the file can hold a lease on it (fcntl(2), `F_SETLEASE`): nobody waits for that.
 fn open(path: &Path, write: bool) -> Result<File, StepError> {
-    let file = OpenOptions::new().read(true).write(write).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path);
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).write(write).custom_flags(flags.bits()).open(path);
     let file = file.map_err(|error| failed(path, "open", &error))?;
     let found = file.metadata().map_err(|error| failed(path, "look at", &error))?;
     if found.is_file() { Ok(file) } else { Err(drifted(path)) }

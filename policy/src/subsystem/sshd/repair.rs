@@ -106,6 +106,11 @@ impl Repair {
         }
     }
 
+    /// Whether it is about a tally, a file that belongs to the user it is of.
+    pub fn is_of_a_tally(&self) -> bool {
+        matches!(self.part, Mend::Tally { .. })
+    }
+
     /// See [`crate::step::Step::undo`].
     pub fn undo(&self) -> String {
         self.inverse().summary()
