@@ -246,9 +246,8 @@ fn by_password(server: &Server) -> Vec<String> {
     let askpass = format!("SSH_ASKPASS={}", server.path("/root/askpass").display());
     let mut command = login(server, "alice", ALICE_FROM, 22);
     let ssh = command.iter().position(|word| word == "ssh").unwrap();
-    let options = ["-o", "BatchMode=no", "-o", "PubkeyAuthentication=no"].map(str::to_owned);
-    command.splice(ssh + 1..ssh + 1, options);
-    command.splice(ssh..ssh, ["env".to_owned(), askpass, "SSH_ASKPASS_REQUIRE=force".to_owned()]);
+    let words = ["env", &askpass, "SSH_ASKPASS_REQUIRE=force", "ssh", "-o", "BatchMode=no", "-o", "PubkeyAuthentication=no"];
+    command.splice(ssh..=ssh, words.map(str::to_owned));
     command
 }
 
