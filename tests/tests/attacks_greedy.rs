@@ -113,16 +113,16 @@ fn whoever_is_greedy_keeps_nobody_waiting() {
 
 fn greedy_peers_keep_no_confirm_waiting(server: &Server) {
     // What bob asks about costs the agent all that a walk may cost: every mark that one path sets is another packet in the chains after it.
-    let last: String = (0..200).map(|n| format!("    ip saddr 10.0.{n}.0/24 tcp dport 22 drop\n")).collect();
-    let tower: String = (1..15)
+    let last: Vec<String> = (0..200).map(|n| format!("    ip saddr 10.0.{n}.0/24 tcp dport 22 drop\n")).collect();
+    let tower: Vec<String> = (1..15)
         .map(|n| {
             let (next, bit) = (n + 1, 1_u32 << n);
-            let jumps =
-                format!("meta mark set meta mark and {} jump c{next}\n    meta mark set meta mark or {bit} jump c{next}", !bit);
-            format!("  chain c{n} {{\n    {jumps}\n  }}\n")
+            let without = format!("meta mark set meta mark and {} jump c{next}", !bit);
+            format!("  chain c{n} {{\n    {without}\n    meta mark set meta mark or {bit} jump c{next}\n  }}\n")
         })
         .rev()
         .collect();
+    let (last, tower) = (last.concat(), tower.concat());
     let input = "  chain in {\n    type filter hook input priority 10;\n    ip saddr 203.0.113.9 jump c1\n  }\n";
     server.write("/root/many.nft", format!("table inet many {{\n  chain c15 {{\n{last}  }}\n{tower}{input}}}\n"));
     server.run(&["nft", "-f", "/root/many.nft"]).expect_ok();
