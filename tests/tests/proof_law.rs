@@ -374,8 +374,15 @@ impl Lab {
              old=$(at); systemctl reload ssh.service || exit 2
              for i in $(seq 500); do new=$(at); [ -z \"$new\" ] || [ \"$new\" = \"$old\" ] || exit 0; sleep 0.02; done; exit 2";
         let done = self.server.sh(script);
-        assert!(done.status < 2, "sshd does not follow: {done:?}");
+        assert!(done.status < 2, "sshd does not follow: {done:?}\n{}", self.journal());
         done.ok()
+    }
+
+    /// What systemd, sshd and the agent said last.
+    fn journal(&self) -> String {
+        let script =
+            "journalctl -q --no-pager -n 150 -o short-precise -u ssh -u sshfix-agent -u sshfix-sshd; cat /etc/hosts.deny";
+        self.server.sh(script).stdout
     }
 
     /// Values may begin with `-`, so what is an option comes before `--`.
@@ -411,6 +418,8 @@ impl Lab {
             }
             let answer = self.ctl(&edit, &["--confirm-within", "10m", "--json"]);
             report.asking += answer.time;
+            let runs = self.server.run(&["systemctl", "is-active", "--quiet", "ssh.service"]).ok();
+            assert!(runs, "ssh.service does not run any more: {}\n{}", name(&answer.stdout), self.journal());
             match answer.status {
                 5 => {
                     report.applied += 1;
@@ -486,7 +495,9 @@ fn what_works_before_an_edit_works_after_it() {
         let mut report = Report::default();
         while done.load(Ordering::Relaxed) < pairs && started.elapsed() < most {
             let before = report.applied + report.refused;
-            lab.round(seed, next.fetch_add(1, Ordering::Relaxed), &mut report);
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            println!("round {number} on {release}");
+            lab.round(seed, number, &mut report);
             let new = (report.applied + report.refused - before).try_into().unwrap();
             println!("{} pairs after {:.0?}", done.fetch_add(new, Ordering::Relaxed) + new, started.elapsed());
         }
