@@ -29,6 +29,10 @@ pub fn judge(host: &HostState, server: &Server, connection: &Connection, told: &
     if !server.running {
         return judgement;
     }
+    // What sshd takes and did not say when it was asked is no default. Where it does not take its files, the running one has read others.
+    if let (Ok(()), Err(why)) = (&server.test, &server.effective) {
+        judgement.add(Judgement::unknown(format!("what limits and penalties sshd has is not known: {why}")));
+    }
     let startups = max_startups(server);
     let full = !startups.blocks.is_empty();
     for part in [startups, per_source(server, connection), penalties(host, server, connection, told)] {
@@ -244,7 +248,12 @@ fn first_lines(said: &str) -> String {
 fn max_startups(server: &Server) -> Judgement {
     let Some(startups) = server.startups else { return Judgement::accept("") };
     let rate = server.effective.as_ref().ok().and_then(|effective| effective.one("maxstartups")).and_then(rate);
-    let Some(percent) = drop_percent(startups.now, startups.begin, startups.full, rate) else { return Judgement::accept("") };
+    let Some(percent) = drop_percent(startups.now, startups.begin, startups.full, rate) else {
+        return Judgement::unknown(format!(
+            "{} connections are not logged in yet, and how many new ones sshd drops is not known",
+            startups.now
+        ));
+    };
     if percent == 0 {
         return Judgement::accept("");
     }
@@ -318,7 +327,11 @@ fn per_source(server: &Server, connection: &Connection) -> Judgement {
 fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &[Told]) -> Judgement {
     let nothing = Judgement::accept("");
     let (Ok(effective), Some(address)) = (&server.effective, connection.source.single()) else { return nothing };
-    let Some(terms) = Terms::of(effective).filter(|_| !penalty::exempt(effective, address)) else { return nothing };
+    let terms = match Terms::of(effective) {
+        Ok(terms) => terms.filter(|_| !penalty::exempt(effective, address)),
+        Err(why) => return Judgement::unknown(format!("cannot tell whether sshd turns {address} away for a penalty: {why}")),
+    };
+    let Some(terms) = terms else { return nothing };
     let net = block(effective, address);
     let Some(ledger) = penalty::ledger(told, net, &terms, host.at) else {
         // Without a listener of its own nobody remembers one (sshd.c, `inetd_flag`).

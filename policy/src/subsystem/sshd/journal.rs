@@ -120,6 +120,7 @@ fn whole(answers: &Answers<'_>) -> Result<Timestamp, String> {
     let mut entries = Vec::new();
     for line in by_root.lines() {
         let entry = serde_json::from_str::<Entry>(line).ok().and_then(|entry| Some((entry.time()?, entry)));
+        let entry = entry.filter(|(_, entry)| !entry.of_sshd() || entry.text().is_some());
         entries.push(entry.ok_or_else(|| "a line of the journal is not understood".to_owned())?);
     }
     let is = |entry: &Entry, id: &str| entry.id.as_deref() == Some(id) && entry.of_journald();

@@ -17,12 +17,19 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// What is in force for everybody; `None` without penalties.
-    pub fn of(effective: &Effective) -> Option<Self> {
-        let words = effective.one("persourcepenalties")?.split_ascii_whitespace();
-        let pairs = words.filter_map(|word| word.split_once(':').and_then(|(name, value)| Some((name, value.parse().ok()?))));
-        let seconds: BTreeMap<String, i64> = pairs.map(|(name, seconds)| (name.to_owned(), seconds)).collect();
-        seconds.contains_key("max").then_some(Self { seconds })
+    /// What is in force for everybody; `None` without penalties. The error says what of it is not understood.
+    pub fn of(effective: &Effective) -> Result<Option<Self>, String> {
+        let Some(printed) = effective.one("persourcepenalties").filter(|printed| *printed != "no") else { return Ok(None) };
+        let odd = |what: &str| format!("`PerSourcePenalties {what}` is not understood");
+        let mut seconds = BTreeMap::new();
+        for word in printed.split_ascii_whitespace() {
+            let (name, value) = word.split_once(':').ok_or_else(|| odd(word))?;
+            // How sources are counted, and what becomes of them when there are too many, costs no time.
+            if !name.starts_with("max-sources") && !name.starts_with("overflow") {
+                seconds.insert(name.to_owned(), whole_seconds(value).ok_or_else(|| odd(word))?);
+            }
+        }
+        if seconds.contains_key("max") { Ok(Some(Self { seconds })) } else { Err(odd(printed)) }
     }
 
     /// The longest a source is turned away after its last penalty.
@@ -42,6 +49,13 @@ impl Terms {
             Ended::Grace => self.one("grace-exceeded"),
         }
     }
+}
+
+/// `5`, and `0.5` as later releases may print it: rounded up, so that no penalty ends before sshd ends it.
+fn whole_seconds(value: &str) -> Option<i64> {
+    let (whole, part) = value.split_once('.').unwrap_or((value, "0"));
+    let more = i64::from(part.parse::<u64>().ok()? > 0);
+    whole.parse::<i64>().ok()?.checked_add(more)
 }
 
 /// What the journal tells of one source.
@@ -226,7 +240,7 @@ mod tests {
 
     #[test]
     fn what_sshd_said_itself_is_the_least_and_what_came_later_adds_up() {
-        let terms = Terms::of(&Effective::parse(TERMS)).unwrap();
+        let terms = Terms::of(&Effective::parse(TERMS)).unwrap().unwrap();
         let net = "203.0.113.7/32".parse().unwrap();
         let failed = |second, port| told(second, "203.0.113.7", port, Said::Ended(Ended::Failed));
         let lines = [
@@ -250,7 +264,7 @@ mod tests {
 
     #[test]
     fn without_sshds_own_words_the_end_is_reckoned_and_never_sure() {
-        let terms = Terms::of(&Effective::parse(TERMS)).unwrap();
+        let terms = Terms::of(&Effective::parse(TERMS)).unwrap().unwrap();
         let net = "203.0.113.0/24".parse().unwrap();
         let failed = |second, port| told(second, "203.0.113.7", port, Said::Ended(Ended::Failed));
         let drop = |second| told(second, "203.0.113.8", 9, Said::Dropped("penalty: failed authentication".to_owned()));
@@ -271,7 +285,14 @@ mod tests {
             ["198.51.100.7", "198.51.100.9", "203.0.113.7", "203.0.113.70", "2001:db8::7"].map(exempt),
             [true, false, true, false, false]
         );
-        assert_eq!(Terms::of(&Effective::parse("persourcepenalties no\n")), None);
+        assert_eq!(Terms::of(&Effective::parse("persourcepenalties no\n")), Ok(None));
+        assert_eq!(Terms::of(&Effective::parse("port 22\n")), Ok(None));
+        for odd in ["crash:soon max:600", "crash max:600", "crash:90 authfail:5"] {
+            assert!(Terms::of(&Effective::parse(&format!("persourcepenalties {odd}\n"))).is_err(), "{odd}");
+        }
+        let fractions = Terms::of(&Effective::parse("persourcepenalties crash:90.000000 authfail:0.5 max:600.0\n"));
+        let fractions = fractions.unwrap().unwrap();
+        assert_eq!((fractions.one("crash"), fractions.one("authfail"), fractions.longest()), (90, 1, 600));
     }
 
     #[test]

@@ -68,7 +68,8 @@ pub fn risks(effective: &Effective) -> Vec<Risk> {
         let text = "MaxSessions 1: a second session on one connection is refused".to_owned();
         found.push(risk(Limit::Sessions, 1, text));
     }
-    if let Some(terms) = Terms::of(effective) {
+    // What is not understood of them is unknown in the verdict, and no limit that gets tighter.
+    if let Ok(Some(terms)) = Terms::of(effective) {
         let text = format!("PerSourcePenalties: failed logins turn a source away for up to {} s", terms.longest());
         found.push(Risk { limit: Limit::Penalties, level: terms.longest(), text, grave: false });
     }
