@@ -23,6 +23,8 @@ pub struct Objection {
 pub enum Reason {
     /// This was not read, or sshd did not say it.
     NotRead(String),
+    /// sshd could not be asked what it makes of its files, and why. Another set of files may give another answer: it is never the same one.
+    Unasked(String),
     /// sshd does not run.
     Down,
     /// sshd does not take its files, with its words.
@@ -66,6 +68,7 @@ impl Objection {
         match self.reason {
             Reason::Files(_) | Reason::Account(_) => false,
             Reason::NotRead(_)
+            | Reason::Unasked(_)
             | Reason::Down
             | Reason::Algorithms(_)
             | Reason::NoRoom(_)
@@ -81,6 +84,9 @@ impl Objection {
 
     /// Whether these say it too, and at least as surely.
     fn is_among(&self, others: &[Objection]) -> bool {
+        if matches!(self.reason, Reason::Unasked(_)) {
+            return false;
+        }
         let same = |other: &Objection| (other.stage, &other.reason) == (self.stage, &self.reason);
         others.iter().any(|other| same(other) && (other.verdict == self.verdict || other.verdict == Verdict::Refuse))
     }
@@ -114,6 +120,9 @@ mod tests {
         assert_eq!(first(std::slice::from_ref(&refuses), std::slice::from_ref(&refuses)), None);
         assert_eq!(first(std::slice::from_ref(&refuses), std::slice::from_ref(&may)), None);
         assert_eq!(first(std::slice::from_ref(&may), std::slice::from_ref(&refuses)), Some(refuses.clone()));
+        // What could be asked of neither set of files may be a lockout by the second.
+        let unasked = Objection::unknown(Stage::SshdAccess, Reason::Unasked("too many open files".to_owned()), "sshd -T");
+        assert_eq!(first(std::slice::from_ref(&unasked), std::slice::from_ref(&unasked)), Some(unasked));
         let other = list(Verdict::Refuse, "b");
         assert_eq!(first(&[], &[may, other.clone()]), Some(other));
     }

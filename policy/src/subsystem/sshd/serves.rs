@@ -57,7 +57,7 @@ pub fn objections(server: &Server) -> Vec<Objection> {
         Ok(effective) => effective,
         Err(why) => {
             let text = format!("sshd, whose effective configuration is not known: {why}");
-            return vec![Objection::unknown(stage, Reason::NotRead(why.clone()), text)];
+            return vec![Objection::unknown(stage, Reason::Unasked(why.clone()), text)];
         }
     };
     let algorithms = algorithms(effective, &server.host_keys);

@@ -309,7 +309,7 @@ impl LoginWay {
 
     /// Whether its methods were looked at.
     fn knows_its_ways(&self) -> bool {
-        !self.objections.iter().any(|objection| matches!(objection.reason, Reason::NotRead(_)))
+        !self.objections.iter().any(|objection| matches!(objection.reason, Reason::NotRead(_) | Reason::Unasked(_)))
     }
 
     /// Why no method is left.
@@ -486,10 +486,11 @@ fn login(
         others: false,
         may_differ: false,
     };
-    let not_read = |why: String| {
-        let objections = vec![Objection::unknown(Stage::SshdAccess, Reason::NotRead(why.clone()), why)];
+    let because = |reason: Reason, why: String| {
+        let objections = vec![Objection::unknown(Stage::SshdAccess, reason, why)];
         LoginWay { objections, ..empty.clone() }
     };
+    let not_read = |why: String| because(Reason::NotRead(why.clone()), why);
     let Some(login) = Login::new(user, address, local.unwrap_or(address), port) else {
         return not_read("sshd: that is no name sshfix asks about".to_owned());
     };
@@ -504,7 +505,7 @@ fn login(
     };
     let effective = match effective {
         Ok(effective) => effective.clone(),
-        Err(why) => return not_read(format!("sshd -T: {why}")),
+        Err(why) => return because(Reason::Unasked(why.clone()), format!("sshd -T: {why}")),
     };
     let user_account = match known {
         Part::Present(account) => account,
