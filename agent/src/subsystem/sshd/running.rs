@@ -27,13 +27,14 @@ pub(super) fn running(state: &HostState, server: &Server, port: u16) -> Running 
     let read = pid.map_or(ReadAt::Unknown, |pid| read_at(pid, pid_file));
     let ports: BTreeSet<u16> =
         effective.map(|it| it.all("port").iter().filter_map(|port| port.parse().ok()).collect()).unwrap_or_default();
-    let listeners = ports.into_iter().flat_map(|port| {
+    let (mut listeners, mut unseen) = (Vec::new(), None);
+    for port in ports {
         match listener::observe(&Question { sources: BTreeSet::new(), port, everybody: false }) {
-            Part::Present(state) => state.listeners.into_iter().filter(|socket| socket.local.port() == port).collect(),
-            Part::Absent(_) | Part::Unreadable(_) => Vec::new(),
+            Part::Present(state) => listeners.extend(state.listeners.into_iter().filter(|socket| socket.local.port() == port)),
+            Part::Absent(why) | Part::Unreadable(why) => unseen = Some(why),
         }
-    });
-    Running { said: complaints(&server.invocation), read, files, unread, listeners: listeners.collect() }
+    }
+    Running { said: complaints(&server.invocation), read, files, unread, listeners, unseen }
 }
 
 /// The sshd that listens on a port.

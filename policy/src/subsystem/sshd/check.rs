@@ -123,6 +123,8 @@ pub struct Running {
     pub unread: Vec<String>,
     /// Who listens on the ports that the files name.
     pub listeners: Vec<Listener>,
+    /// Why that could not be read, where it could not.
+    pub unseen: Option<String>,
 }
 
 /// When an sshd read its files.
@@ -221,7 +223,12 @@ fn not_startable(host: &HostState, server: &Server, facts: &Running) -> Vec<Prob
         !listener.holders.is_empty() && !listener.holders.iter().any(|holder| speaks_ssh(holder) || holder.pid == 1)
     };
     let wanted = server.effective.as_ref().map_or(&[][..], |effective| effective.all("listenaddress"));
-    let wanted: Vec<SocketAddr> = wanted.iter().filter_map(|text| text.parse().ok()).collect();
+    if let Some(why) = &facts.unseen {
+        broken(format!("whether sshd could listen is not known: {why}"), "try again".to_owned());
+    }
+    // `192.0.2.1:22 rdomain blue` (servconf.c, `dump_config`).
+    let address = |text: &String| text.split_ascii_whitespace().next().and_then(|text| text.parse().ok());
+    let wanted: Vec<SocketAddr> = wanted.iter().filter_map(address).collect();
     for listener in facts.listeners.iter().filter(|listener| foreign(listener)) {
         let Some(address) = wanted.iter().find(|address| collide(address, listener)) else { continue };
         let who = listener.holders.first().map_or_else(String::new, |holder| format!("{} (pid {})", holder.name, holder.pid));
@@ -268,6 +275,11 @@ fn running(host: &HostState, server: &Server, facts: &Running) -> RunningDocumen
             return of(RunningState::Unknown, None, detail);
         }
     };
+    let files = server.tree.as_ref().map(|tree| tree.files.keys()).into_iter().flatten();
+    if let Some(path) = files.into_iter().find(|path| !facts.files.contains_key(*path)) {
+        let detail = format!("when {path} was changed could not be read");
+        return of(RunningState::Unknown, Some(since), detail);
+    }
     let newest = facts.files.iter().filter(|(_, file)| file.changed > since).max_by_key(|(_, file)| file.changed);
     match (newest, certain) {
         (None, _) => of(RunningState::Current, Some(since), format!("{} runs what is in its files", unit(host))),
