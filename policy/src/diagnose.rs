@@ -311,6 +311,12 @@ pub fn notes(host: &HostState) -> Vec<String> {
     if let Part::Unreadable(why) = &host.hosts_access {
         notes.push(unreadable("hosts.allow and hosts.deny", why));
     }
+    for which in [hosts_access::Which::Allow, hosts_access::Which::Deny] {
+        let file = host.hosts_access.present().map(|state| state.file(which));
+        if let Some(hosts_access::File { path, content: hosts_access::Content::Unreadable(why), .. }) = file {
+            notes.push(unreadable(path, why));
+        }
+    }
     for (name, why) in host.ipset.unreadable().into_iter().chain(host.ipset.recent.unreadable()) {
         notes.push(unreadable(&name, &why));
     }

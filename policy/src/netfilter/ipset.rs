@@ -99,7 +99,15 @@ pub fn remove(host: &HostState, set: &str, element: &str, needs: &mut Needs) -> 
     let gone = || format!("there is no {reference} on this host (any more), or no rule asks that set");
     let read = indices.iter().filter_map(|index| host.ipset.sets.get(index)?.as_ref().ok());
     let mut sets = read.flat_map(|set| set.members.iter().chain([set]));
-    let known = sets.find(|known| known.name == set).ok_or_else(gone)?;
+    // One that could not be read may be this one.
+    let unread = || {
+        host.ipset
+            .sets
+            .values()
+            .find_map(|set| set.as_ref().err())
+            .map(|why| format!("{reference} could not be looked for: {why}"))
+    };
+    let known = sets.find(|known| known.name == set).ok_or_else(|| unread().unwrap_or_else(gone))?;
     let by_hand = |why: &str| format!("{reference} {why}. By hand: ipset del {set} {element}");
     let key = Key::parse(&known.kind, element).filter(|key| key.to_string() == element);
     let key = key.ok_or_else(|| by_hand("is of a type of set whose elements sshfix does not delete"))?;

@@ -240,7 +240,9 @@ impl State {
             Entry::Unknown(why) => Some((format!("{} in ipset {}", query.key, query.set), why.clone())),
             Entry::Absent | Entry::Exact | Entry::Wider(_) => None,
         });
-        sets.chain(entries).collect()
+        let listings =
+            self.listings.iter().filter_map(|(name, all)| Some((format!("ipset {name}"), all.as_ref().err()?.clone())));
+        sets.chain(entries).chain(listings).collect()
     }
 
     /// Whether `-m set` matches a packet (`set_match_v4`, `ip_set_test`).
