@@ -273,6 +273,25 @@ fn no_descriptor_hides_a_session(server: &Server) {
         let (status, reply) = with_spare(server, spare, "sshd set PermitRootLogin no");
         assert!(![0, 5].contains(&status), "with {spare} descriptors: {reply:#}");
     }
+    // Now and then, so that any one read of many fails.
+    let pid = agent_pid(server);
+    let flap = "import os, random, resource, sys, time\npid = int(sys.argv[1])\nend = time.monotonic() + 100\n\
+                while time.monotonic() < end and os.path.exists('/tmp/flap'):\n  \
+                held = len(os.listdir(f'/proc/{pid}/fd'))\n  \
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(held, 3), 4096))\n  time.sleep(random.random() / 200)\n  \
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (4096, 4096))\n  time.sleep(random.random() / 20)\n";
+    server.write("/tmp/flap", flap);
+    server.sh(&format!("systemd-run -q --unit=flap python3 /tmp/flap {pid}")).expect_ok();
+    let mut refused = 0;
+    for _ in 0..40 {
+        let answer = server.ctl(&["sshd", "set", "PermitRootLogin", "no", "--dry-run", "--json"]);
+        assert_ne!(answer.status, 0, "the session is not protected: {}", answer.stdout);
+        refused += i32::from(answer.status == 4);
+    }
+    server
+        .sh("rm /tmp/flap; systemctl stop flap; prlimit --pid $(systemctl show -P MainPID sshfix-agent) --nofile=4096:4096")
+        .expect_ok();
+    assert!(refused > 3, "it was refused as a lockout {refused} times of 40");
     let file = server.sh("grep -rhi '^ *PermitRootLogin no' /etc/ssh || true").stdout;
     assert_eq!(file, "", "the file holds it");
     assert!(server.ssh(lab::ADMIN_V4).ok);
