@@ -165,6 +165,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
             let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
             (login.entered, login.others) = sessions.entered(read, user, address, needs);
             login.may_differ = may_differ(&server);
+            login.objections.extend(not_looked_up(&login, &before, &server));
             way.risks.extend(risks(&login.effective));
             way.logins.push(login);
         }
@@ -400,18 +401,31 @@ impl Sessions {
     }
 }
 
+/// Somebody who could not be looked up: no list and no method was judged, and an edit of them could be the end of this way.
+fn not_looked_up(login: &LoginWay, before: &Server, now: &Server) -> Option<Objection> {
+    let unread = login.objections.iter().find(|objection| matches!(objection.reason, Reason::NotRead(_)))?;
+    let keyword = deciding(before, now)?;
+    let why = format!("{}; whether {keyword} then keeps {} out is not known", unread.why, login.user);
+    Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why))
+}
+
 /// A path whose user is not known: whatever selects by user could keep just that user out, unless it only lets more in.
 fn nobody_named(before: &Server, now: &Server) -> Option<Objection> {
+    let keyword = deciding(before, now)?;
+    let why =
+        format!("sshd: which user comes this way is not known, and {keyword} changes; name the user in [[keep]] of agent.toml");
+    Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why))
+}
+
+/// A keyword that is edited and may decide about a login.
+fn deciding(before: &Server, now: &Server) -> Option<String> {
     let (Ok(was), Ok(is)) = (&before.effective, &now.effective) else { return None };
     let edited: BTreeSet<String> = now.edited.values().flat_map(|(was, is)| edited_keywords(was, is)).collect();
     let decides = |keyword: &&String| {
         let keyword = keyword.as_str();
         !HARMLESS.contains(&keyword) && !OF_CONNECTIONS.contains(&keyword) && !only_opens(keyword, was, is)
     };
-    let keyword = edited.iter().find(decides)?;
-    let why =
-        format!("sshd: which user comes this way is not known, and {keyword} changes; name the user in [[keep]] of agent.toml");
-    Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword.clone()), why))
+    edited.iter().find(decides).cloned()
 }
 
 /// Limits that a Match block may set: they keep people out only where they are 0.
