@@ -44,7 +44,7 @@ impl Shadow {
         let shadow = Self { main, real, folder: folder.clone() };
         for (path, copy) in &copies {
             let Some(document) = tree.files.get(*path) else { continue };
-            let bytes = redirected(document, tree, &copies, &folder).bytes();
+            let bytes = redirected(document, tree, &copies, &folder)?.bytes();
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(copy).map_err(text)?;
             std::io::Write::write_all(&mut file, &bytes).map_err(text)?;
         }
@@ -80,15 +80,20 @@ pub fn clear_copies() {
     }
 }
 
-/// The document with every `Include` naming the copies of the files that it names, in their order.
-fn redirected(document: &Document, tree: &Tree, copies: &BTreeMap<&str, String>, folder: &Path) -> Document {
+/// The document with every `Include` naming the copies of the files that it names, in their order. A copy without one of them would be
+/// another configuration.
+fn redirected(document: &Document, tree: &Tree, copies: &BTreeMap<&str, String>, folder: &Path) -> Result<Document, String> {
     let mut redirected = document.clone();
     for (number, line) in document.lines() {
         let Some(directive) = line.directive().ok().flatten().filter(|directive| directive.keyword == "include") else {
             continue;
         };
-        let named = directive.arguments.iter().filter_map(|pattern| tree.included(pattern).ok()).flatten();
-        let mut words: Vec<&str> = named.filter_map(|path| copies.get(path.as_str()).map(String::as_str)).collect();
+        let mut words: Vec<&str> = Vec::new();
+        for pattern in &directive.arguments {
+            for path in tree.included(pattern).map_err(|error| error.to_string())? {
+                words.push(copies.get(path.as_str()).ok_or_else(|| format!("{path} was not read"))?);
+            }
+        }
         // A pattern that names nothing is no error.
         let nothing = format!("{}/none-*", folder.display());
         if words.is_empty() {
@@ -96,7 +101,7 @@ fn redirected(document: &Document, tree: &Tree, copies: &BTreeMap<&str, String>,
         }
         redirected.replace(number, &format!("Include {}", words.join(" ")));
     }
-    redirected
+    Ok(redirected)
 }
 
 #[cfg(test)]
@@ -128,5 +133,9 @@ mod tests {
         assert_eq!(invocation.options, ["-p", "22", "-f", &format!("{folder}/000001")]);
         drop(shadow);
         assert!(!Path::new(&folder).exists());
+        // An edit that includes what was not read.
+        let include = Document::parse(b"Include new.d/*.conf\n");
+        tree.files.insert("/etc/ssh/sshd_config".to_owned(), include);
+        assert!(Shadow::make(&tree).is_err());
     }
 }
