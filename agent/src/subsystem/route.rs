@@ -283,7 +283,7 @@ fn parse(bytes: &[u8]) -> io::Result<(Route, Option<u32>)> {
         }
     }
     let value = |kind: u16| values.get(&kind).map(Vec::as_slice);
-    let number = |kind: u16| value(kind).and_then(|value| value.try_into().ok()).map(u32::from_ne_bytes);
+    let number = |kind: u16| value(kind).map(|value| value.try_into().map(u32::from_ne_bytes).map_err(|_| short())).transpose();
     let destination = match value(libc::RTA_DST) {
         Some(bytes) => address(bytes).ok_or_else(short)?,
         None if v4 => IpAddr::from([0_u8; 4]),
@@ -300,15 +300,15 @@ fn parse(bytes: &[u8]) -> io::Result<(Route, Option<u32>)> {
     // The flags tell what the kernel made of it (offloaded, dead); a route that refuses has none of its own.
     let header = [family, length, source_length, tos, short_table, protocol, scope, kind, 0, 0, 0, 0];
     let attributes: Vec<_> = values.iter().map(|(kind, value)| DefaultNla::new(*kind, value.clone())).collect();
-    let device = number(libc::RTA_OIF);
+    let device = number(libc::RTA_OIF)?;
     let route = Route {
         destination: Source::new(destination),
         kind: kind_of,
-        table: number(libc::RTA_TABLE).unwrap_or(u32::from(short_table)),
-        metric: number(libc::RTA_PRIORITY).unwrap_or(0),
+        table: number(libc::RTA_TABLE)?.unwrap_or(u32::from(short_table)),
+        metric: number(libc::RTA_PRIORITY)?.unwrap_or(0),
         tos,
         protocol,
-        via: value(libc::RTA_GATEWAY).and_then(address),
+        via: value(libc::RTA_GATEWAY).map(|bytes| address(bytes).ok_or_else(short)).transpose()?,
         device: device.and_then(|index| nix::net::if_::if_indextoname(index).ok()?.into_string().ok()),
         preference: value(PREFERENCE).and_then(|value| value.first().copied()),
         message: message(header, &attributes),
