@@ -12,8 +12,8 @@ use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree, glob};
 use sshfix_policy::subsystem::sshd::{
-    Account, Answer, Candidate, Effective, Folder, HostKey, Invocation, KeyFile, Manager, Need, PRIVSEP, RevokedKeys, Server,
-    Startups, host_key_paths, revoked_keys,
+    Account, Answer, Candidate, Effective, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys,
+    Server, Startups, host_key_paths, revoked_keys,
 };
 
 use super::shadow::Shadow;
@@ -269,8 +269,12 @@ pub(super) fn not_edited(invocation: &Invocation, manager: &Manager, path: &str)
 /// Every file that it takes a host key from, asked for at once: each that is new takes some milliseconds to start a program.
 fn keys(paths: &[String], sound: &Sound) -> Vec<HostKey> {
     thread::scope(|scope| {
-        let asked: Vec<_> = paths.iter().map(|path| scope.spawn(|| host_keys::look_at(path, sound))).collect();
-        asked.into_iter().filter_map(|key| key.join().ok()).collect()
+        let asked: Vec<_> = paths.iter().map(|path| (path, scope.spawn(|| host_keys::look_at(path, sound)))).collect();
+        let failed = |path: &str| {
+            let why = "looking at it failed inside sshfix".to_owned();
+            HostKey { path: path.to_owned(), algorithm: None, problem: Some(KeyProblem::Unread(why)) }
+        };
+        asked.into_iter().map(|(path, key)| key.join().unwrap_or_else(|_| failed(path))).collect()
     })
 }
 
