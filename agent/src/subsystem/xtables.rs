@@ -143,7 +143,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     let restore = if *v6 { "ip6tables-restore" } else { "iptables-restore" };
     // We hold the lock already; the child is given one of its own that nobody else can open: its /proc/self/environ.
     let args = ["XTABLES_LOCKFILE=/proc/self/environ", tool.as_str(), restore, "--noflush", "--counters", "-w", "5"];
-    let output = child::run(Path::new("/usr/bin/env"), &args, Some(input.as_bytes()), PATIENCE, 1 << 20);
+    let output = child::run_reading(Path::new("/usr/bin/env"), &args, Some(input.as_bytes()), PATIENCE, 1 << 20);
 
     // Whatever the child said, the kernel knows.
     match (todo(step, &mut sets), output) {
@@ -341,8 +341,8 @@ fn missing_tool() -> String {
 fn save_text(v6: bool, table: &str) -> Result<String, String> {
     let tool = tool().ok_or_else(missing_tool)?;
     let name = if v6 { "ip6tables-save" } else { "iptables-save" };
-    let output =
-        child::run(Path::new(&tool), &[name, "-t", table], None, PATIENCE, MOST_OUTPUT).map_err(|error| error.to_string())?;
+    let output = child::run_reading(Path::new(&tool), &[name, "-t", table], None, PATIENCE, MOST_OUTPUT)
+        .map_err(|error| error.to_string())?;
     if !output.success() {
         return Err(format!("{name} failed: {}", complaint(&output)));
     }

@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::patience;
+use crate::sys::confine;
 
 /// How often a child that keeps silent is asked whether it has ended.
 const TICK: Duration = Duration::from_millis(20);
@@ -99,6 +100,21 @@ pub fn run(
     answer
 }
 
+/// As [`run`], for a program that only reads: it cannot write a file or use TCP (`confine::only_read_files`).
+pub fn run_reading(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+    stdin: Option<&[u8]>,
+    timeout: Duration,
+    max_output: usize,
+) -> Result<Output, ChildError> {
+    let (answer, left) = absolute(program, args, |command| finish(command, program, stdin, timeout, max_output, true));
+    if let Some(child) = left {
+        reap(child, || ());
+    }
+    answer
+}
+
 /// Waits for a child that was killed and hangs in the kernel, in a thread of its own, and does something then.
 pub fn reap(mut child: Child, then: impl FnOnce() + Send + 'static) {
     let wait = move || {
@@ -118,17 +134,25 @@ pub fn run_or_leave(
     timeout: Duration,
     max_output: usize,
 ) -> (Result<Output, ChildError>, Option<Child>) {
-    let not_started = |error| (Err(ChildError::NotStarted { program: program.into(), error }), None);
+    absolute(program, args, |command| finish(command, program, stdin, timeout, max_output, false))
+}
+
+fn absolute(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+    finish: impl FnOnce(Command) -> (Result<Output, ChildError>, Option<Child>),
+) -> (Result<Output, ChildError>, Option<Child>) {
     if !program.is_absolute() {
-        return not_started(io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path"));
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path");
+        return (Err(ChildError::NotStarted { program: program.into(), error }), None);
     }
     let mut command = Command::new(program);
     command.args(args);
-    finish(command, program, stdin, timeout, max_output)
+    finish(command)
 }
 
 /// The same for a program that is open already (`O_PATH` is enough), so that the file that was looked at is the file that runs. `name` is
-/// its real path, which it gets as its own name: sshd executes itself by it. A script cannot be run so.
+/// its real path, which it gets as its own name: sshd executes itself by it. A script cannot be run so. It only reads, as in [`run_reading`].
 pub fn run_open(
     file: BorrowedFd<'_>,
     name: &Path,
@@ -139,7 +163,7 @@ pub fn run_open(
     // Of the child, which has a copy of the table of descriptors until it executes this (proc_pid_fd(5)).
     let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
     command.arg0(name).args(args);
-    let (answer, left) = finish(command, name, None, timeout, max_output);
+    let (answer, left) = finish(command, name, None, timeout, max_output, true);
     if let Some(child) = left {
         reap(child, || ());
     }
@@ -152,6 +176,7 @@ fn finish(
     stdin: Option<&[u8]>,
     timeout: Duration,
     max_output: usize,
+    reads: bool,
 ) -> (Result<Output, ChildError>, Option<Child>) {
     let not_started = |error| (Err(ChildError::NotStarted { program: program.into(), error }), None);
     let deadline = Instant::now() + timeout;
@@ -168,7 +193,7 @@ fn finish(
     // tables of a ruleset first.
     // SAFETY: the call takes three numbers and no memory, and sets a flag of descriptors.
     unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    let mut child = match command.spawn() {
+    let mut child = match if reads { spawn_reading(&mut command) } else { command.spawn() } {
         Ok(child) => child,
         Err(error) => return not_started(error),
     };
@@ -181,6 +206,15 @@ fn finish(
         Err(error) => Err(ChildError::Lost { program: program.into(), error }),
     };
     (answer, left)
+}
+
+/// Started by a thread of its own, which confines itself first: nothing is to be done between fork(2) and execve(2) then.
+fn spawn_reading(command: &mut Command) -> io::Result<Child> {
+    let start = || confine::only_read_files().and_then(|()| command.spawn());
+    thread::scope(|scope| {
+        let started = thread::Builder::new().name("start".to_owned()).spawn_scoped(scope, start)?;
+        started.join().unwrap_or_else(|_| Err(io::Error::other("starting it failed inside sshfix")))
+    })
 }
 
 enum Talk {
@@ -381,6 +415,31 @@ mod tests {
         assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}\0/proc/self/cmdline\0", path.display()));
         let fds = run_open(file.as_fd(), &path, &["/proc/self/fd/3"], LONG, 1000).unwrap();
         assert!(!fds.success(), "its own descriptor is closed");
+    }
+
+    #[test]
+    fn a_program_that_only_reads_cannot_write_also_where_root_can_and_this_process_still_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "old").unwrap();
+        let at = folder.path().display();
+        let script = format!(
+            "cat {at}/file >/dev/null || exit 9; echo new >{at}/file; echo new >{at}/other; rm {at}/file; mkdir {at}/d; \
+             ln {at}/file {at}/l; cat {at}/file"
+        );
+        let output = run_reading(Path::new("/bin/sh"), &["-c", &script], None, LONG, 10_000).unwrap();
+        if !landlocked() {
+            return;
+        }
+        assert_eq!((output.code, output.stdout.as_slice()), (Some(0), b"old".as_slice()));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(sh(&format!("echo new >{at}/other"), None, LONG, 1000).unwrap().success(), "this process is not confined");
+    }
+
+    /// landlock(7): the version of its interface, or an error.
+    fn landlocked() -> bool {
+        // SAFETY: with this flag the call takes no memory.
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, 1u32) > 0 }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How a process that looks at what a user owns gives up all that it does not need for that: the ids and capabilities of root, then every
-//! system call but a few, then opening files at all. Nothing here can be undone by the process.
+//! system call but a few, then opening files at all. And how a thread gives up what a program that only reads, such as `sshd -T`, does not
+//! need, before it starts that. Nothing here can be undone by the process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,6 +33,13 @@ pub struct Ids {
     pub gid: u32,
     /// All groups.
     pub groups: Vec<u32>,
+}
+
+/// Whether this process may take another user's ids: `CAP_SETUID` (capability(7), `proc_pid_status(5)`).
+pub fn may_become_user() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set >> 7 & 1 == 1)
 }
 
 /// Becomes that user for good. Other processes of the user can stop or kill it then, and see nothing of it (ptrace(2), `PR_SET_DUMPABLE`).
@@ -136,6 +144,24 @@ fn landlock() -> io::Result<()> {
     let root = PathFd::new("/").map_err(|error| io::Error::other(error.to_string()))?;
     let rules = rules.add_rule(PathBeneath::new(root, AccessFs::ReadFile)).map_err(text)?;
     rules.restrict_self().map_err(text)?;
+    Ok(())
+}
+
+/// From here on this thread, and what it starts, can read and execute files, and neither write, make or remove any but `/dev/null`, nor
+/// use TCP, nor reach processes elsewhere; as far as this kernel knows landlock(7). Netlink and raw sockets are not its matter.
+pub fn only_read_files() -> io::Result<()> {
+    let text = |error: landlock::RulesetError| io::Error::other(error.to_string());
+    let place = |path: &str| PathFd::new(path).map_err(|error| io::Error::other(error.to_string()));
+    let abi = ABI::V6;
+    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
+    let rules = rules.handle_access(AccessFs::from_all(abi)).and_then(|rules| rules.handle_access(AccessNet::from_all(abi)));
+    let rules = rules.and_then(|rules| rules.scope(Scope::from_all(abi))).and_then(Ruleset::create).map_err(text)?;
+    let rules = rules.add_rule(PathBeneath::new(place("/")?, AccessFs::from_read(abi))).map_err(text)?;
+    let null = AccessFs::ReadFile | AccessFs::WriteFile;
+    rules
+        .add_rule(PathBeneath::new(place("/dev/null")?, null))
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map_err(text)?;
     Ok(())
 }
 

@@ -78,7 +78,7 @@ fn run(bounds: &[&str], matches: &[impl AsRef<str>]) -> Result<String, String> {
     let fields = format!("--output-fields={}", model::FIELDS);
     let options = ["-q", "--no-pager", "-a", "-o", "json", fields.as_str()];
     let words: Vec<&str> = options.into_iter().chain(bounds.iter().copied()).chain(matches.iter().map(AsRef::as_ref)).collect();
-    let output = child::run(Path::new(JOURNALCTL), &words, None, LIMIT, OUTPUT_MAX);
+    let output = child::run_reading(Path::new(JOURNALCTL), &words, None, LIMIT, OUTPUT_MAX);
     let output = output.map_err(|error| error.to_string())?;
     if !output.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
