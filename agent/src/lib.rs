@@ -33,5 +33,6 @@ pub mod store;
 pub mod subsystem;
 pub mod sys;
 pub mod turns;
+mod units;
 mod watchdog;
 pub mod write;

@@ -63,6 +63,9 @@ enum Command {
     /// Look at what a user owns, with that user's ids: the agent asks it and kills it when it takes too long
     #[command(hide = true)]
     Look,
+    /// Start such looks for the agent, whose own unit may take nobody's ids, on the socket that systemd passes
+    #[command(hide = true)]
+    LookServe,
     /// What a drill kills
     #[command(hide = true)]
     DrillWorker {
@@ -149,6 +152,10 @@ fn go(command: Command) -> Result<ExitCode> {
             Ok(if result.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Look => Ok(look::run()),
+        Command::LookServe => {
+            look::serve()?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::DrillWorker { config, directory, number } => {
             drill::work(&config, &directory, number)?;
             Ok(ExitCode::SUCCESS)

@@ -6,12 +6,13 @@
 use sshfix_tests::lab::{Server, on_both, packaged_units};
 
 /// The highest exposure figure that each unit with a program of ours may have.
-const EXPOSED: [(&str, f64); 5] = [
-    ("sshfix-agent.service", 2.9),
-    ("sshfix-recover.service", 2.5),
-    ("sshfix-write.service", 2.0),
-    ("sshfix-drill.service", 2.0),
-    ("sshfix-drill-copy.service", 2.0),
+const EXPOSED: [(&str, f64); 6] = [
+    ("sshfix-agent.service", 2.3),
+    ("sshfix-recover.service", 2.1),
+    ("sshfix-write.service", 1.2),
+    ("sshfix-look.service", 1.7),
+    ("sshfix-drill.service", 1.7),
+    ("sshfix-drill-copy.service", 1.7),
 ];
 
 /// The figure that `systemd-analyze security` ends with.
@@ -87,6 +88,7 @@ fn no_unit_can_write_more_than_it_must(server: &Server) {
         ("sshfix-agent.service", &["/var/tmp", "/var/lib/sshfix", "/run/sshfix", "/tmp"][..]),
         ("sshfix-recover.service", &["/var/lib/sshfix", "/run/sshfix"]),
         ("sshfix-write.service", &["/etc", "/etc/ssh", "/run", "/run/lock", "/run/sshd", "/run/sshfix", "/run/sshfix-drill"]),
+        ("sshfix-look.service", &["/var/tmp", "/tmp"]),
         ("sshfix-drill.service", &["/var/tmp", "/var/lib/sshfix", "/run/sshfix-drill", "/tmp"]),
         ("sshfix-drill-copy.service", &["/var/tmp", "/run/sshfix-drill", "/tmp"]),
     ] {
@@ -102,32 +104,48 @@ fn the_agent_has_no_capability_that_it_does_not_use(server: &Server) {
     // capability(7): none to mount, to load a module, to change the owner or mode of a file, or to write where it may not.
     let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:\t")).expect("CapBnd");
     let bounding = u64::from_str_radix(bounding.trim(), 16).expect("hexadecimal");
-    for (name, bit) in
-        [("CHOWN", 0), ("DAC_OVERRIDE", 1), ("FOWNER", 3), ("SYS_MODULE", 16), ("SYS_RAWIO", 17), ("SYS_ADMIN", 21)]
-    {
+    for (name, bit) in [
+        ("CHOWN", 0),
+        ("DAC_OVERRIDE", 1),
+        ("FOWNER", 3),
+        ("KILL", 5),
+        ("SETGID", 6),
+        ("SETUID", 7),
+        ("SYS_MODULE", 16),
+        ("SYS_RAWIO", 17),
+        ("SYS_ADMIN", 21),
+    ] {
         assert_eq!(bounding >> bit & 1, 0, "CAP_{name}: {bounding:x}");
     }
 }
 
-/// One order to the writer as this user from a process in this cgroup, and what it answered.
-fn order(server: &Server, user: &str, cgroup: &str, line: &str, content: &str) -> String {
+/// What is said to this service as this user from a process in this cgroup, and what it answered.
+fn say(server: &Server, socket: &str, user: &str, cgroup: &str, what: &str) -> String {
     let script = "import socket, sys
 s = socket.socket(socket.AF_UNIX); s.settimeout(20); said = b''
 try:
-    s.connect('/run/sshfix/write.sock')
+    s.connect(sys.argv[1])
     try: s.sendall(sys.stdin.buffer.read()); s.shutdown(socket.SHUT_WR)
     except BrokenPipeError: pass
     while more := s.recv(65536): said += more
 except OSError as error: said += str(error).encode()
 print(said.decode())";
-    let enter = "echo $$ > /sys/fs/cgroup$1/cgroup.procs && exec setpriv --reuid $2 --init-groups python3 -c \"$3\"";
-    let order = format!("{line}{content}");
-    server.run_with_input(&["sh", "-c", enter, "sh", cgroup, user, script], order.as_bytes()).stdout
+    let enter = "echo $$ > /sys/fs/cgroup$1/cgroup.procs && exec setpriv --reuid $2 --init-groups python3 -c \"$3\" $4";
+    let socket = format!("/run/sshfix/{socket}.sock");
+    server.run_with_input(&["sh", "-c", enter, "sh", cgroup, user, script, &socket], what.as_bytes()).stdout
+}
+
+/// One order to the writer.
+fn order(server: &Server, user: &str, cgroup: &str, line: &str, content: &str) -> String {
+    say(server, "write", user, cgroup, &format!("{line}{content}"))
 }
 
 const AGENT: &str = "/system.slice/sshfix-agent.service";
 
-fn only_the_agents_units_reach_the_writer_and_it_does_nothing_but_its_orders(server: &Server) {
+/// A question to the service that looks.
+const LOOK: &str = "{\"owner\":null,\"milliseconds\":3000,\"question\":{\"User\":\"alice\"}}";
+
+fn only_the_agents_units_reach_the_services_and_the_writer_does_nothing_but_its_orders(server: &Server) {
     let all = || {
         server
             .sh("find /etc /run/sshd -type f -exec sha256sum {} + | sort; find /etc /run/sshd -printf '%p %m %u\\n' | sort")
@@ -139,6 +157,11 @@ fn only_the_agents_units_reach_the_writer_and_it_does_nothing_but_its_orders(ser
     let good = format!("{{\"hosts\":{{\"path\":\"/etc/hosts.deny\",\"before\":\"{digest}\",\"after\":9}}}}\n");
     for user in ["alice", "member"] {
         assert!(order(server, user, AGENT, &good, "ALL: ALL\n").contains("Permission denied"), "{user}");
+        assert!(say(server, "look", user, AGENT, LOOK).contains("Permission denied"), "{user}");
+    }
+    assert!(say(server, "look", "root", AGENT, LOOK).contains("\"/home/alice\""), "it looks for the agent");
+    for rubbish in ["", "{", "{\"run\":\"id\"}", &LOOK.replace("null", "-1")] {
+        assert!(say(server, "look", "root", AGENT, rubbish).contains("Err"), "{rubbish}");
     }
     // Root, in a session, as a service of another name, as what a user's manager calls by that name.
     server
@@ -146,7 +169,9 @@ fn only_the_agents_units_reach_the_writer_and_it_does_nothing_but_its_orders(ser
         .expect_ok();
     for cgroup in ["", "/init.scope", "/system.slice/other.service/sshfix-agent.service", "/sshfix-agent.service.d"] {
         let said = order(server, "root", cgroup, &good, "ALL: ALL\n");
-        assert!(said.contains("its order was not read; nothing was written"), "{cgroup}: {said}");
+        assert!(said.contains("nothing was read or done for it"), "{cgroup}: {said}");
+        let said = say(server, "look", "root", cgroup, LOOK);
+        assert!(said.contains("nothing was read or done for it"), "{cgroup}: {said}");
     }
     let (shadow, key) = (of("/etc/shadow"), of("/etc/ssh/ssh_host_ed25519_key"));
     for (line, content) in [
@@ -216,7 +241,7 @@ fn the_units_leave_the_agent_only_what_it_needs() {
         every_unit_is_exposed_as_little_as_the_manual_says(server);
         no_unit_can_write_more_than_it_must(server);
         the_agent_has_no_capability_that_it_does_not_use(server);
-        only_the_agents_units_reach_the_writer_and_it_does_nothing_but_its_orders(server);
+        only_the_agents_units_reach_the_services_and_the_writer_does_nothing_but_its_orders(server);
         without_its_writer_a_change_fails_whole_and_says_what_to_start(server);
         a_writer_that_is_killed_loses_no_order(server);
     });

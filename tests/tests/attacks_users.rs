@@ -81,9 +81,11 @@ fn resident(server: &Server) -> u64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Processes of the agent's service besides itself, dead ones included.
+/// Children of the agent and of the service that looks for it, dead ones included.
 fn leftovers(server: &Server) -> String {
-    server.sh(&format!("ps -o pid,stat,user,args --no-headers --ppid {} || true", agent_pid(server))).expect_ok()
+    let look = server.run(&["systemctl", "show", "-P", "MainPID", "sshfix-look"]).expect_ok();
+    let parents = format!("{},{}", agent_pid(server).trim(), look.trim());
+    server.sh(&format!("ps -o pid,stat,user,args --no-headers --ppid {parents} || true")).expect_ok()
 }
 
 #[track_caller]

@@ -1,11 +1,15 @@
-//! The short-lived process that looks at what users own, and asks the system's lookups about them: the agent runs itself for it
-//! (`sshfix-agent look`), gives it one question on standard input and a deadline, and kills it then. Before it touches a path it takes
-//! the ids of that user (`sys::confine`). What it answers counts as said by the user: the agent checks it, and shows no more of it than a
-//! finding needs. No content of a file is in it.
+//! The short-lived process that looks at what users own, and asks the system's lookups about them (`sshfix-agent look`): it gets one
+//! question on standard input and a deadline, and is killed then. Before it touches a path it takes the ids of that user (`sys::confine`).
+//! What it answers counts as said by the user: the agent checks it, and shows no more of it than a finding needs. No content of a file is
+//! in it. Whoever may take a user's ids starts it: the agent's own unit may not, and asks `sshfix-look.service` to.
 
+mod ask;
 mod files;
 mod names;
+mod serve;
+mod start;
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
@@ -14,10 +18,24 @@ use sshfix_policy::subsystem::sshd::{Groups, Seen};
 
 use crate::sys::confine::Ids;
 
+pub use ask::ask;
+pub use serve::serve;
+
 /// The longest question: a user in the most groups that the kernel takes.
 const QUESTION_MAX: u64 = 2 << 20;
+/// The longest answer: 2,000 keys of some 120 bytes in each of a few files.
+const ANSWER_MAX: usize = 2 << 20;
 /// The longest tally: `pam_faillock` keeps 1,024 records of 64 bytes (faillock.h, `MAX_RECORDS`).
 pub const TALLY_MAX: u64 = 64 * 1024;
+
+/// What the service is asked: the user whose paths are touched, for how long, and the question.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked<'a> {
+    owner: Option<u32>,
+    milliseconds: u64,
+    question: Cow<'a, Ask>,
+}
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,28 +1,23 @@
 //! The writer itself: one process that stays, takes one connection after the other from systemd's socket, and does its order. Takes orders
 //! of nobody but root, from a process of sshfix's own units. Told to stop, it comes to the end of its order first.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use sd_notify::NotifyState;
 
 use super::{Answer, PATIENCE, WriteError, perform, read};
 use crate::config::Config;
 use crate::logging;
-use crate::subsystem::listener;
 use crate::sys::activation;
+use crate::units::{self, Hurried};
 use crate::watchdog::notify;
-
-/// The units whose processes may give orders.
-const ASKERS: [&str; 2] = ["sshfix-agent.service", "sshfix-recover.service"];
 
 /// Serves until it is told to stop.
 pub fn serve(agent_toml: &Path) -> Result<(), WriteError> {
@@ -65,16 +60,13 @@ struct Writer {
 
 impl Writer {
     fn answer(&self, mut stream: UnixStream) {
-        let answer = match asker(&stream).and_then(|()| ordered(&stream)) {
+        let answer = match units::check(&stream).and_then(|()| ordered(&stream)) {
             Ok((order, content)) => {
                 let answer = perform::perform(&self.configs(), &order, &content);
                 tracing::info!("{}: {answer:?}", order.what());
                 answer
             }
-            Err(why) => {
-                tracing::warn!("{why}");
-                Answer::Failed(why)
-            }
+            Err(why) => Answer::Failed(why),
         };
         let sent = stream.set_write_timeout(Some(PATIENCE)).and_then(|()| {
             let bytes = serde_json::to_vec(&answer)?;
@@ -95,44 +87,6 @@ impl Writer {
     }
 }
 
-/// Whether this peer may give orders at all.
-fn asker(stream: &UnixStream) -> Result<(), String> {
-    let peer = getsockopt(stream, PeerCredentials)
-        .map_err(|errno| format!("who asks could not be seen: {errno}; nothing was written"))?;
-    let unseen = |why: String| format!("which unit asks could not be seen: {why}; nothing was written");
-    let pid = u32::try_from(peer.pid()).map_err(|error| unseen(error.to_string()))?;
-    let unit = listener::unit_of(pid).map_err(|error| unseen(error.to_string()))?;
-    if peer.uid() == 0 && unit.as_deref().is_some_and(|unit| ASKERS.contains(&unit)) {
-        return Ok(());
-    }
-    Err(format!(
-        "process {} of user {} in {} is not {}, so its order was not read; nothing was written",
-        peer.pid(),
-        peer.uid(),
-        unit.as_deref().unwrap_or("no unit"),
-        ASKERS.join(" or ")
-    ))
-}
-
 fn ordered(stream: &UnixStream) -> Result<(super::Order, Vec<u8>), String> {
-    read(&mut Hurried { stream, until: Instant::now() + PATIENCE }).map_err(|error| error.to_string())
-}
-
-/// Reads until a time, however slowly the other end sends.
-struct Hurried<'a> {
-    stream: &'a UnixStream,
-    until: Instant,
-}
-
-impl Read for Hurried<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        // Zero would be no limit.
-        self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-        if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not come within {} s", PATIENCE.as_secs())));
-        }
-        let mut stream = self.stream;
-        stream.read(buffer)
-    }
+    read(&mut Hurried::new(stream, PATIENCE)).map_err(|error| error.to_string())
 }

@@ -83,8 +83,8 @@ impl Server {
         self.run(&["sshfix-agent", "init"]).expect_ok();
         self.run(&["systemctl", "daemon-reload"]).expect_ok();
         self.run(&["systemctl", "enable", "sshfix-recover.service"]).expect_ok();
-        let started =
-            self.run(&["systemctl", "enable", "--now", "sshfix-write.socket", "sshfix-agent.socket", "sshfix-agent.service"]);
+        let sockets = ["sshfix-write.socket", "sshfix-look.socket", "sshfix-agent.socket"];
+        let started = self.run(&[&["systemctl", "enable", "--now"], &sockets[..], &["sshfix-agent.service"]].concat());
         let journal = self.run(&["journalctl", "--no-pager", "-n", "30", "-u", "sshfix-agent"]).stdout;
         assert!(started.ok(), "sshfix-agent does not start: {}\n{journal}", started.stderr);
     }

@@ -2,33 +2,23 @@
 //! a home on a dead file server holds nobody up, and nobody's home holds up what is read of another user. Must not touch a path of a user
 //! itself, and takes no answer for more than the word of that user.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::sshd::{Account, AuthorizedKey, Groups, KeyFile, Owner, Seen, key_file, shown, writing_groups};
 
-use crate::look::{Ask, Tally, Told, User};
-use crate::sys::child::{self, ChildError};
+use crate::look::{self, Ask, Tally, Told, User};
 use crate::sys::confine::Ids;
 
-/// The agent itself, also where its file was replaced meanwhile.
-const PROGRAM: &str = "/proc/self/exe";
 /// For one look. It takes some milliseconds where nothing hangs.
 const LOOK: Duration = Duration::from_secs(3);
 /// For everything that one question reads of users.
 const QUESTION: Duration = Duration::from_secs(6);
-/// How long after a look that hung no other is taken at what the same user owns.
-const PAUSE: Duration = Duration::from_secs(15);
-/// Looks that may hang in the kernel at a time.
-const MAX_STUCK: usize = 8;
 /// Looks at a time.
 const MAX_LOOKS: usize = 8;
-/// The longest answer: 2,000 keys of some 120 bytes in each of a few files.
-const ANSWER_MAX: usize = 2 << 20;
 /// The most folders of a path: `PATH_MAX`, every second letter a slash.
 const FOLDERS_MAX: usize = 2049;
 
@@ -42,15 +32,6 @@ impl Default for Users {
     fn default() -> Self {
         Self { left: QUESTION }
     }
-}
-
-/// Looks that hung, by user; `None` is the system's own lookups.
-static TROUBLE: Mutex<BTreeMap<Option<u32>, Trouble>> = Mutex::new(BTreeMap::new());
-
-#[derive(Debug, Default)]
-struct Trouble {
-    until: Option<Instant>,
-    stuck: usize,
 }
 
 impl Users {
@@ -169,61 +150,10 @@ fn is_a_key(key: &AuthorizedKey) -> bool {
 
 /// One look, and its answer. `owner` is the user whose paths it touches.
 fn ask(owner: Option<u32>, question: &Ask, until: Instant) -> Result<Told, String> {
-    let limit = until.saturating_duration_since(Instant::now());
-    if limit.is_zero() {
+    if until <= Instant::now() {
         return Err(format!("all that one question reads of users may take {} s, which are over", QUESTION.as_secs()));
     }
-    may_look(owner)?;
-    let question = serde_json::to_vec(question).map_err(|error| error.to_string())?;
-    let (answer, left) = child::run_or_leave(Path::new(PROGRAM), &["look"], Some(&question), limit, ANSWER_MAX);
-    if let Some(child) = left {
-        TROUBLE.lock().unwrap_or_else(PoisonError::into_inner).entry(owner).or_default().stuck += 1;
-        child::reap(child, move || ended(owner));
-    }
-    match answer {
-        Ok(output) if output.success() => match serde_json::from_slice(&output.stdout) {
-            Ok(Told::Failed(why)) => Err(shown(&why)),
-            Ok(told) => Ok(told),
-            Err(_) => Err(STRANGE.to_owned()),
-        },
-        Ok(output) => {
-            let how = output.signal.map_or_else(|| "it failed".to_owned(), |signal| format!("signal {signal} ended it"));
-            Err(format!("the look at it gave no answer: {how}"))
-        }
-        Err(ChildError::TimedOut { after, .. }) => {
-            // Ended earlier, nobody waits for the answer any more: that says nothing of the user.
-            if Instant::now() >= until {
-                let mut trouble = TROUBLE.lock().unwrap_or_else(PoisonError::into_inner);
-                trouble.entry(owner).or_default().until = Some(Instant::now() + PAUSE);
-            }
-            Err(format!(
-                "no answer within {:.1} s: its file system or directory hangs, or the user holds the look up",
-                after.as_secs_f32()
-            ))
-        }
-        Err(ChildError::TooMuchOutput { .. }) => Err("the look at it answered more than anything there can be".to_owned()),
-        Err(error @ (ChildError::NotStarted { .. } | ChildError::Lost { .. })) => Err(error.to_string()),
-    }
-}
-
-/// A look that hung is not repeated at once, and those that hang in the kernel are few.
-fn may_look(owner: Option<u32>) -> Result<(), String> {
-    let mut trouble = TROUBLE.lock().unwrap_or_else(PoisonError::into_inner);
-    trouble.retain(|_, it| it.stuck > 0 || it.until.is_some_and(|until| until > Instant::now()));
-    if trouble.values().map(|it| it.stuck).sum::<usize>() >= MAX_STUCK {
-        return Err(format!("{MAX_STUCK} earlier looks at what users own still hang"));
-    }
-    match trouble.get(&owner) {
-        Some(Trouble { stuck: 1.., .. }) => Err("an earlier look still hangs in its file system".to_owned()),
-        Some(_) => Err(format!("an earlier look hung; it is looked at again after {} s", PAUSE.as_secs())),
-        None => Ok(()),
-    }
-}
-
-fn ended(owner: Option<u32>) {
-    if let Some(trouble) = TROUBLE.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&owner) {
-        trouble.stuck = trouble.stuck.saturating_sub(1);
-    }
+    look::ask(owner, question, until)
 }
 
 #[cfg(test)]
