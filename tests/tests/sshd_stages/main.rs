@@ -187,6 +187,7 @@ fn accounts_that_cannot_log_in_are_found() {
         account(&format!("mv {keys} /root/k"), keys, "not there", &format!("mv /root/k {keys}"));
         // With a password left, keys that are passed over only explain.
         configure(&server, "PasswordAuthentication yes\n");
+        server.sh("echo alice:right | chpasswd").expect_ok();
         server.sh(&format!("chmod 666 {keys}")).expect_ok();
         let diagnosis = Diagnosis::of(&server, FROM, Some("alice"));
         assert_eq!(
@@ -195,6 +196,7 @@ fn accounts_that_cannot_log_in_are_found() {
         );
         server.sh(&format!("chmod 600 {keys}")).expect_ok();
         refused(&server, "ghost", "account", "account-locked", "getent passwd", "ghost: no such user");
+        methods_that_are_on_and_cannot_work_are_no_way_in(&server);
         configure(&server, "UsePAM no\nPasswordAuthentication no\n");
         server.sh("usermod -L alice").expect_ok();
         refused(&server, "alice", "account", "account-locked", "/etc/shadow", "alice:!...");
@@ -202,6 +204,43 @@ fn accounts_that_cannot_log_in_are_found() {
         let diagnosis = Diagnosis::of(&server, FROM, Some("alice,addr=10.0.0.1"));
         assert_eq!(diagnosis.stage("sshd_access").0, "unknown");
     }
+}
+
+/// mallory has no keys and no password (`useradd` leaves `!`), and both methods are on.
+fn methods_that_are_on_and_cannot_work_are_no_way_in(server: &Server) {
+    let release = server.release();
+    let access = |user: &str| Diagnosis::of(server, FROM, Some(user)).stage("sshd_access").1.to_owned();
+    assert!(!access("ghost").contains("may log in by"), "{release}: {}", access("ghost"));
+    server.sh("useradd -m -s /bin/sh mallory").expect_ok();
+    configure(server, "PasswordAuthentication yes\nKbdInteractiveAuthentication yes\n");
+    let no_keys = "/home/mallory/.ssh/authorized_keys";
+    for field in ["!", "*", "!*"] {
+        server.sh(&format!("usermod -p '{field}' mallory")).expect_ok();
+        assert!(!service::logs_in_by_password(server, "mallory", ""), "{release}");
+        refused(server, "mallory", "account", "account-locked", no_keys, "not there");
+        refused(server, "mallory", "account", "account-locked", "/etc/shadow", "(no password)");
+        assert!(!access("mallory").contains("may log in by"), "{release}: {}", access("mallory"));
+    }
+    // A key that sshd does not take is none.
+    server.sh("cp -r /root/.ssh /home/mallory; chown -R mallory: /home/mallory/.ssh").expect_ok();
+    open(server, "mallory", FROM);
+    assert!(access("mallory").ends_with("mallory may log in by publickey"), "{}", access("mallory"));
+    configure(server, "PubkeyAcceptedAlgorithms ecdsa-sha2-nistp256\n");
+    refused(server, "mallory", "account", "account-locked", "sshd -T", "publickey");
+    // Another module of PAM may take a password that is not in shadow(5): here it takes any.
+    configure(server, "PubkeyAuthentication no\n");
+    let stack = server.read("/etc/pam.d/common-auth");
+    server.write("/etc/pam.d/common-auth", format!("auth sufficient pam_permit.so\n{stack}"));
+    assert!(service::logs_in_by_password(server, "mallory", "any"), "{release}");
+    let diagnosis = Diagnosis::of(server, FROM, Some("mallory"));
+    assert_eq!((diagnosis.stage("account").0, &diagnosis.0["verdict"]), ("unknown", &"unknown".into()), "{release}");
+    server.write("/etc/pam.d/common-auth", stack);
+    configure(server, "PubkeyAuthentication no\n");
+    server.sh("echo mallory:right | chpasswd").expect_ok();
+    assert!(service::logs_in_by_password(server, "mallory", "right"), "{release}");
+    let diagnosis = Diagnosis::of(server, FROM, Some("mallory"));
+    assert_eq!(diagnosis.0["verdict"], "accept", "{release}: {:#}", diagnosis.0);
+    server.run(&["userdel", "-r", "mallory"]);
 }
 
 #[test]

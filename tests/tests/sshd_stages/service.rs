@@ -141,11 +141,16 @@ fn a_planned_shutdown_is_told_and_the_nologin_it_makes_is_its_own() {
 
 /// A real login with a password.
 pub fn with_password(server: &Server, password: &str) -> bool {
+    logs_in_by_password(server, "alice", password)
+}
+
+/// The same of any user.
+pub fn logs_in_by_password(server: &Server, user: &str, password: &str) -> bool {
     server.write("/root/askpass", format!("#!/bin/sh\necho {password}\n"));
     server.run(&["chmod", "755", "/root/askpass"]).expect_ok();
     let askpass = server.path("/root/askpass").display().to_string();
     let mut command = server.ssh_command(FROM);
-    let destination = command.pop().unwrap().replace("root@", "alice@");
+    let destination = command.pop().unwrap().replace("root@", &format!("{user}@"));
     let at = command.iter().position(|word| word == "-F").unwrap();
     let own = ["-o", "BatchMode=no", "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1"];
     command.splice(at..at, own.map(str::to_owned));

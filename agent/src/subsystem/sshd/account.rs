@@ -7,6 +7,7 @@ use jiff::{Timestamp, ToSpan, civil::Date};
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::sshd::{Account, shown};
 
+use super::faillock;
 use super::users::Users;
 use crate::look::User;
 use crate::sys::files::{self, FileError};
@@ -39,6 +40,7 @@ pub(super) fn account(users: &mut Users, name: &str) -> Part<Account> {
         expired: shadow.as_ref().map(|shadow| shadow.expired.clone()).map_err(unknown),
         locked: shadow.as_ref().map(|shadow| shadow.locked).map_err(unknown),
         password: shadow.ok().and_then(|shadow| shadow.password),
+        passwords: faillock::passwords(),
         nologin: nologin(),
     })
 }
@@ -71,9 +73,14 @@ fn of_user(text: &[u8], name: &str, today: i64) -> Result<Shadow, String> {
     let days = days.transpose()?.filter(|days| *days != -1);
     let day =
         |days: i64| Date::constant(1970, 1, 1).checked_add(days.days()).map_or_else(|_| format!("day {days}"), |d| d.to_string());
-    // crypt(5): every hash begins with `$` or `_`, or is one of DES.
-    let typed = password.starts_with(['$', '_']) || (password.len() == 13 && !password.starts_with(['!', '*']));
-    Ok(Shadow { expired: days.filter(|days| today >= *days).map(day), locked: password.starts_with('!'), password: Some(typed) })
+    // crypt(5): every hash begins with `$` or `_`, or is one of DES; shadow(5): none with `!` or `*`. An empty one is another matter.
+    let typed = match password.chars().next() {
+        Some('!' | '*') => Some(false),
+        Some('$' | '_') => Some(true),
+        Some(_) => (password.len() == 13).then_some(true),
+        None => None,
+    };
+    Ok(Shadow { expired: days.filter(|days| today >= *days).map(day), locked: password.starts_with('!'), password: typed })
 }
 
 /// The first file of nologin(5) that is there, and its first line.

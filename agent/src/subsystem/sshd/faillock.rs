@@ -7,10 +7,12 @@ use std::path::Path;
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::sshd::Account;
 use sshfix_policy::subsystem::sshd::faillock::{CONFIGURATION, PamLine, Rules, Tally as Kept, pam_line};
+use sshfix_policy::subsystem::sshd::pam::{self, Passwords};
 
 use super::users::Users;
 use crate::look::{TALLY_MAX, Tally};
 use crate::sys::files::{self, FileError};
+use crate::sys::roots;
 
 /// pam.conf(5): where stacks are, by the name of their service.
 const PAM: &str = "/etc/pam.d";
@@ -49,6 +51,31 @@ pub(super) fn tally(users: &mut Users, user: &str, account: Option<&Part<Account
         Tally::Unknown(why) => return Part::Unreadable(format!("{file}: {why}")),
     };
     Part::Present(Kept { rules, file, bytes })
+}
+
+/// What the stack of sshd does with a password that is not in shadow(5).
+pub(super) fn passwords() -> Passwords {
+    let mut lines = Vec::new();
+    match auth_lines(SERVICE, &mut BTreeSet::new(), &mut lines) {
+        Ok(()) => pam::passwords(lines.iter().map(String::as_str)),
+        Err(why) => Passwords::Perhaps(why),
+    }
+}
+
+/// The lines of a stack, with those that it includes in their place.
+fn auth_lines(service: &str, seen: &mut BTreeSet<String>, lines: &mut Vec<String>) -> Result<(), String> {
+    // pam.conf(5): a stack may be included twice, which nobody does; round in a circle it cannot.
+    if !seen.insert(service.to_owned()) {
+        return Err(format!("{PAM}/{service} is included twice"));
+    }
+    let bytes = roots::read(Path::new(&format!("{PAM}/{service}")), FILE_MAX).map_err(|error| error.to_string())?;
+    for line in String::from_utf8_lossy(&bytes).lines() {
+        match pam_line(line) {
+            PamLine::Include(other) => auth_lines(&other, seen, lines)?,
+            PamLine::Faillock | PamLine::Other => lines.push(line.to_owned()),
+        }
+    }
+    Ok(())
 }
 
 /// The first line of a stack, or of one that it includes, that asks the module.

@@ -6,13 +6,20 @@ use super::config::{Client, Matching, Place, Setting, Settings, evaluate, user_p
 use super::judge::{Judgement, found, unit};
 use super::objection::{Objection, Reason};
 use super::remedy::Remedy;
-use super::state::Server;
-use crate::host::HostState;
+use super::state::{Account, Server};
+use crate::host::{HostState, Needs, Part};
 use crate::pattern::wildcard;
 use crate::verdict::{Cause, Evidence, Stage, Verdict};
 
 /// The whole stage.
-pub fn judge(host: &HostState, server: &Server, effective: &Effective, client: &Client) -> Judgement {
+pub fn judge(
+    host: &HostState,
+    server: &Server,
+    effective: &Effective,
+    client: &Client,
+    account: &Part<Account>,
+    needs: &mut Needs,
+) -> Judgement {
     let settings = match &server.tree {
         Ok(tree) => evaluate(tree, &server.invocation.options, Some(client)).map_err(|error| error.to_string()),
         Err(why) => Err(why.clone()),
@@ -20,7 +27,7 @@ pub fn judge(host: &HostState, server: &Server, effective: &Effective, client: &
     let settings = settings.unwrap_or_default();
     let refused = refusal(effective, client);
     let judgement = match refused {
-        Ok(None) => methods(effective, client, &settings),
+        Ok(None) => methods(host, effective, client, account, &settings, needs),
         Ok(Some(refusal)) => {
             let evidence = refusal.keywords.iter().flat_map(|keyword| origin(effective, &settings, keyword)).collect();
             Judgement { verdict: Verdict::Refuse, detail: refusal.detail, evidence, blocks: Vec::new() }
@@ -261,7 +268,14 @@ pub fn alternatives(effective: &Effective, user: &str) -> Vec<Vec<String>> {
     lists.split_ascii_whitespace().filter(whole).map(|list| list.split(',').map(str::to_owned).collect()).collect()
 }
 
-fn methods(effective: &Effective, client: &Client, settings: &Settings) -> Judgement {
+fn methods(
+    host: &HostState,
+    effective: &Effective,
+    client: &Client,
+    account: &Part<Account>,
+    settings: &Settings,
+    needs: &mut Needs,
+) -> Judgement {
     let user = &client.user;
     let ways = alternatives(effective, user);
     if ways.is_empty() {
@@ -281,7 +295,17 @@ fn methods(effective: &Effective, client: &Client, settings: &Settings) -> Judge
         Some("forced-commands-only") if user == "root" => ", and only with a key that has a forced command",
         _ => "",
     };
-    Judgement::accept(&format!("{user} may log in by {}{only}", shown.join(", or ")))
+    let on = format!("methods that are on: {}", shown.join(", or "));
+    let detail = match account {
+        Part::Present(account) => match super::methods::ways(host, effective, client, account, needs).best() {
+            (Verdict::Accept, work) => format!("{user} may log in by {}{only}", work.join(", or ")),
+            (Verdict::Unknown, _) => format!("sshd's lists do not refuse {user}; {on}, and whether one works is not known"),
+            (Verdict::Refuse, _) => format!("sshd's lists do not refuse {user}; {on}, and none can work for {user}"),
+        },
+        Part::Absent(_) => format!("sshd's lists do not refuse the name {user}; {on}"),
+        Part::Unreadable(_) => format!("sshd's lists do not refuse {user}; {on}"),
+    };
+    Judgement::accept(&detail)
 }
 
 /// The lines that set a keyword for this login, or what `sshd -T` prints of it where no line does.

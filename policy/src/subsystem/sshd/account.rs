@@ -1,10 +1,13 @@
 //! Whether the account itself can log in: it exists, its shell runs, it has not expired, nologin(5), and sshd would read its
 //! authorized keys (auth.c `allowed_user`, misc.c `safe_path`). A password that is wrong, or a key that is not listed, is not judged.
 
+use std::collections::BTreeSet;
+
 use super::access::alternatives;
 use super::config::Client;
 use super::faillock::Locked;
 use super::judge::{Judgement, found};
+use super::methods::{Doubt, Methods, Way, ways};
 use super::objection::{Objection, Reason};
 use super::remedy::Remedy;
 use super::repair::Mend;
@@ -40,7 +43,11 @@ pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: 
         }
         return refused;
     }
-    let mut judgement = keys(host, effective, client, account, needs);
+    let methods = ways(host, effective, client, account, needs);
+    let mut judgement = keys(host, effective, client, account, &methods, needs);
+    if judgement.verdict == Verdict::Accept {
+        judgement.add(no_method(effective, user, account, &methods));
+    }
     judgement.add(faillock(host, effective, user, account, needs));
     if let Some(why) = undecided(effective, account) {
         judgement.add(Judgement::unknown(why));
@@ -113,6 +120,36 @@ fn faillock(host: &HostState, effective: &Effective, user: &str, account: &Accou
     judgement
 }
 
+/// Where sshd takes no key of this user and the user has no password, nothing that is on lets the user in.
+fn no_method(effective: &Effective, user: &str, account: &Account, methods: &Methods) -> Judgement {
+    let on: Vec<String> = methods.ways.iter().map(Way::name).collect();
+    match methods.best() {
+        // Which methods are on is asked in the stage before.
+        _ if on.is_empty() => Judgement::accept(""),
+        (Verdict::Accept, _) => Judgement::accept(""),
+        (Verdict::Unknown, perhaps) => {
+            let why: BTreeSet<String> = methods.ways.iter().flat_map(Way::doubts).map(Doubt::to_string).collect();
+            let (perhaps, why) = (perhaps.join(" or "), why.into_iter().collect::<Vec<_>>().join("; "));
+            Judgement::unknown(format!("whether {user} can log in by {perhaps} is not known: {why}"))
+        }
+        (Verdict::Refuse, _) => {
+            let mut evidence = vec![Evidence::new("sshd -T", format!("methods that are on: {}", on.join(", or ")))];
+            evidence.extend(no_password(user, account));
+            let files = key_paths(effective, user, account);
+            evidence.extend(files.first().map(|path| Evidence::new(path.clone(), "no key that sshd takes")));
+            let place = files.first().map_or("a file of AuthorizedKeysFile", String::as_str);
+            let fix = format!("put a public key of {user} into {place}, or give {user} a password: `passwd {user}`");
+            refuse(format!("none of the methods that are on can work for {user}: {}", on.join(", or ")), evidence, fix)
+        }
+    }
+}
+
+/// The field of shadow(5), as far as it says that no password can be typed.
+fn no_password(user: &str, account: &Account) -> Option<Evidence> {
+    let text = if account.locked == Ok(true) { "!..." } else { "*" };
+    (account.password == Some(false)).then(|| Evidence::new("/etc/shadow", format!("{user}:{text} (no password)")))
+}
+
 fn last(times: &[jiff::Timestamp]) -> String {
     times.last().map_or_else(String::new, ToString::to_string)
 }
@@ -169,14 +206,19 @@ fn shut_out(effective: &Effective, user: &str, account: &Account) -> Option<Judg
 }
 
 /// Whether sshd would read the files of authorized keys, where keys are a way in.
-fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> Judgement {
+fn keys(
+    host: &HostState,
+    effective: &Effective,
+    client: &Client,
+    account: &Account,
+    methods: &Methods,
+    needs: &mut Needs,
+) -> Judgement {
     let user = &client.user;
-    let ways = alternatives(effective, user);
     let elsewhere = ["authorizedkeyscommand", "trustedusercakeys"]
         .iter()
         .any(|keyword| effective.one(keyword).is_some_and(|value| value != "none"));
-    let with_key = |way: &Vec<String>| way.iter().any(|method| method.starts_with("publickey"));
-    if !ways.iter().any(with_key) || elsewhere {
+    if !methods.ways.iter().any(Way::by_key) || elsewhere {
         return Judgement::accept(&format!("{user} is a user with the shell {}", account.shell));
     }
     let paths = key_paths(effective, user, account);
@@ -202,10 +244,13 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
             account.shell
         ));
     }
-    let only_way = ways.iter().all(with_key);
+    // What is left without a key.
+    let others = methods.ways.iter().filter(|way| !way.by_key());
+    let others = others.filter(|way| way.verdict() != Verdict::Refuse).collect::<Vec<_>>();
+    let sure = others.iter().any(|way| way.verdict() == Verdict::Accept);
     if let Some(first) = unknown.first() {
         let why = format!("whether sshd reads authorized keys of {user} is not known: {}: {}", first.source, first.text);
-        let verdict = if only_way { Verdict::Unknown } else { Verdict::Accept };
+        let verdict = if sure { Verdict::Accept } else { Verdict::Unknown };
         return Judgement { verdict, evidence: unknown, ..Judgement::unknown(why) };
     }
     let (detail, evidence, fix) = if bad.is_empty() {
@@ -219,12 +264,18 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
         (format!("sshd passes over the authorized keys of {user} (StrictModes)"), bad, fix)
     };
     let mut judgement = refuse(detail, evidence, fix);
-    if !only_way {
-        // Another method is left, so this only explains why the key is not taken.
-        judgement.verdict = Verdict::Accept;
-        judgement.detail.push_str("; other methods are left");
-        judgement.blocks.iter_mut().for_each(|block| block.finding.blocking = false);
+    if others.is_empty() {
+        if let Some(shadow) = no_password(user, account).filter(|_| methods.ways.iter().any(|way| !way.by_key())) {
+            judgement.detail.push_str(", and no password that can be typed");
+            judgement.evidence.push(shadow.clone());
+            judgement.blocks.iter_mut().for_each(|block| block.finding.evidence.push(shadow.clone()));
+        }
+        return judgement;
     }
+    // Another method is left, so this only explains why the key is not taken.
+    judgement.verdict = Verdict::Accept;
+    judgement.detail.push_str(if sure { "; other methods are left" } else { "; another method may be left" });
+    judgement.blocks.iter_mut().for_each(|block| block.finding.blocking = false);
     judgement
 }
 

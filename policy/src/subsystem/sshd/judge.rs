@@ -172,7 +172,7 @@ fn login(
         return vec![Judgement::unknown(why.clone()).report(Stage::Account)];
     }
     let Some(client) = client(&login, known) else { return Vec::new() };
-    let mut access = access::judge(host, server, effective, &client);
+    let mut access = access::judge(host, server, effective, &client, known, needs);
     let told = host.sshd.journal.as_ref().map_or(&[][..], |journal| &journal.lines);
     let about_it = about_it(server, connection, told);
     access.add(happened(server, effective, &about_it, Some(user), &settings(server, Some(&client))));

@@ -3,11 +3,13 @@
 //! so that before and after a change can be compared by it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use super::access::alternatives;
 use super::account::{is_strict, key_paths};
 use super::authorized_keys::AuthorizedKey;
 use super::config::{Client, Listed, address_list};
+use super::pam::Passwords;
 use super::revoked_keys::RevokedKeys;
 use super::state::{Account, Need};
 use super::{Effective, Reading};
@@ -99,6 +101,23 @@ pub struct Methods {
     pub no_key_files: bool,
 }
 
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Doubt::NotRead(path) => write!(f, "{path} was not read"),
+            Doubt::PassedOver(path) | Doubt::Lenient(path) => write!(f, "whether sshd takes the keys in {path} is not known"),
+            Doubt::Elsewhere(keyword, _) => write!(f, "{keyword} may give keys, which are not looked at"),
+            Doubt::Krl(_) => f.write_str("the keys that are revoked are in a format that only sshd reads"),
+            Doubt::SecurityKey(_) => f.write_str("PubkeyAuthOptions asks more of a security key"),
+            Doubt::KeyOptions(_) => f.write_str("the options of the key say from where or until when it counts"),
+            Doubt::Password => f.write_str("whether there is a password is not known"),
+            Doubt::Tally(why) => f.write_str(why),
+            Doubt::Pam => f.write_str("there is no password in /etc/shadow, but another module of PAM may take one"),
+            Doubt::NotLookedAt(method) => write!(f, "{method} is not looked at"),
+        }
+    }
+}
+
 impl Doubt {
     /// Whether it is no news after these.
     fn is_among(&self, before: &BTreeSet<Doubt>) -> bool {
@@ -138,6 +157,18 @@ impl Way {
                 (Can::Work | Can::Not, Can::Perhaps(_)) | (Can::Work | Can::Perhaps(_), Can::Not) => false,
             }
         })
+    }
+
+    /// Why it is not known whether it works.
+    pub fn doubts(&self) -> BTreeSet<&Doubt> {
+        let mut all = BTreeSet::new();
+        for (_, can) in &self.methods {
+            match can {
+                Can::Perhaps(doubts) => all.extend(doubts),
+                Can::Work | Can::Not => {}
+            }
+        }
+        all
     }
 
     /// Whether a key is asked for.
@@ -196,7 +227,10 @@ pub fn ways(host: &HostState, effective: &Effective, client: &Client, account: &
 
 fn password(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> Can {
     let locked = if effective.one("usepam") == Some("yes") { tally(host, client, account, needs) } else { None };
+    let other_stack = effective.one("pamservicename").is_some_and(|name| name != "sshd");
+    let others = effective.one("usepam") == Some("yes") && (other_stack || account.passwords != Passwords::Shadow);
     match (account.password, locked) {
+        (Some(false), _) if others => Can::Perhaps([Doubt::Pam].into()),
         (Some(false), _) => Can::Not,
         (None, _) => Can::Perhaps([Doubt::Password].into()),
         (Some(true), Some(why)) => Can::Perhaps([Doubt::Tally(why)].into()),
@@ -216,10 +250,7 @@ fn interactive(
     if effective.one("usepam") != Some("yes") || method.ends_with(":bsdauth") {
         return Can::Not;
     }
-    match password(host, effective, client, account, needs) {
-        Can::Not => Can::Perhaps([Doubt::Pam].into()),
-        can => can,
-    }
+    password(host, effective, client, account, needs)
 }
 
 /// Why `pam_faillock` refuses a password, or may.

@@ -22,6 +22,7 @@ mod key_file;
 mod limits;
 mod methods;
 mod objection;
+pub mod pam;
 mod penalty;
 mod plan;
 mod power;

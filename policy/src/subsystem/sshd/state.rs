@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{Document, Line, Tree};
 use super::faillock::Tally;
 use super::journal::{Entrance, Journal};
+use super::pam::Passwords;
 use super::power::Power;
 use super::revoked_keys::RevokedKeys;
 use super::{Answer, Candidate, Effective, Invocation, KeyFile, Running};
@@ -297,6 +298,9 @@ pub struct Account {
     pub locked: Result<bool, String>,
     /// Whether there is a password that could be typed; not known of users whose line is not in shadow(5) or could not be read.
     pub password: Option<bool>,
+    /// Whether PAM takes another password than that.
+    #[serde(default)]
+    pub passwords: Passwords,
     /// The file that keeps all users but root out (nologin(5)), and its first line.
     pub nologin: Result<Option<(String, String)>, String>,
 }
