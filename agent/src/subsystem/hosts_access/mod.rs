@@ -11,14 +11,18 @@ use sshfix_policy::merge;
 use sshfix_policy::subsystem::hosts_access::{Content, Facts, File, HostName, PatternFile, State, Step, Which};
 
 use crate::config::Config;
+use crate::patience;
 use crate::sys::files::{self, FileError};
 use crate::sys::names;
+use crate::sys::roots::{self, RootsError};
 use crate::write::{self, Order};
 
 /// The longest hosts.allow or hosts.deny that is read. A million banned addresses fit.
 const LONGEST: u64 = 16 << 20;
-/// The longest file named by a pattern that is read.
-const LONGEST_PATTERN_FILE: u64 = 4 << 20;
+/// All files named by patterns that one question reads, together.
+const PATTERN_BYTES: u64 = 8 << 20;
+/// How many of them.
+const PATTERN_FILES: usize = 64;
 /// For all host names of one question together.
 const NAMES_WITHIN: Duration = Duration::from_secs(2);
 
@@ -65,11 +69,7 @@ pub fn lookup(state: &mut State, needs: &Needs) {
                 state.facts.names.insert(*address, name);
             }
             Need::PatternFile(path) => {
-                let file = match files::read_followed(Path::new(path), LONGEST_PATTERN_FILE) {
-                    Ok(followed) => PatternFile::Content(followed.bytes),
-                    Err(FileError::Missing(_)) => PatternFile::Missing,
-                    Err(error) => PatternFile::Unreadable(error.to_string()),
-                };
+                let file = pattern_file(Path::new(path), &state.facts);
                 state.facts.files.insert(path.clone(), file);
             }
             Need::Element(_)
@@ -87,6 +87,33 @@ pub fn lookup(state: &mut State, needs: &Needs) {
             | Need::Neighbour(..)
             | Need::Ufw
             | Need::Sshd(_) => {}
+        }
+    }
+}
+
+/// A file that a pattern names, or that such a file names. Whoever may write one decides what the next is called, so that it is read only
+/// where root alone put it there; libwrap reads the others too, so that what they say is unknown.
+fn pattern_file(path: &Path, known: &Facts) -> PatternFile {
+    let unread = PatternFile::Unreadable;
+    if known.files.len() >= PATTERN_FILES {
+        return unread(format!("not read, {PATTERN_FILES} files of patterns were already"));
+    }
+    if patience::is_over() {
+        return unread("not read, the time for this question was over".to_owned());
+    }
+    let length = |file: &PatternFile| match file {
+        PatternFile::Content(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        PatternFile::Missing | PatternFile::Unreadable(_) => 0,
+    };
+    let used = known.files.values().map(length).fold(0, u64::saturating_add);
+    match roots::read(path, PATTERN_BYTES.saturating_sub(used)) {
+        Ok(bytes) => PatternFile::Content(bytes),
+        Err(RootsError::Missing(_)) => PatternFile::Missing,
+        Err(RootsError::TooLong { .. }) => {
+            unread(format!("not read, it and the other files of patterns are longer than {PATTERN_BYTES} bytes together"))
+        }
+        Err(error @ (RootsError::NotRoots { .. } | RootsError::NotRegular(_) | RootsError::Failed { .. })) => {
+            PatternFile::Unreadable(error.to_string())
         }
     }
 }
@@ -155,7 +182,7 @@ pub fn take_back(config: &Config, step: &Step) -> Result<Restored, StepError> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -251,5 +278,25 @@ mod tests {
         assert_eq!(state.facts.files[&list], PatternFile::Content(b"203.0.113.7\n".to_vec()));
         assert_eq!(state.facts.files[&missing], PatternFile::Missing);
         assert!(state.facts.names.contains_key(&"127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn files_of_patterns_are_roots_alone_and_few_and_short_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mut known = Facts::default();
+        fs::write(at("theirs"), "203.0.113.7\n").unwrap();
+        fs::set_permissions(at("theirs"), fs::Permissions::from_mode(0o646)).unwrap();
+        let said = pattern_file(&at("theirs"), &known);
+        assert!(matches!(&said, PatternFile::Unreadable(why) if why.contains("theirs") && !why.contains("203")), "{said:?}");
+        fs::write(at("big"), vec![b' '; 5 << 20]).unwrap();
+        for name in ["a", "b"] {
+            let said = pattern_file(&at("big"), &known);
+            assert_eq!(matches!(said, PatternFile::Content(_)), name == "a");
+            known.files.insert(name.to_owned(), said);
+        }
+        known.files.extend((0..PATTERN_FILES).map(|n| (n.to_string(), PatternFile::Missing)));
+        let said = pattern_file(&at("none"), &known);
+        assert!(matches!(&said, PatternFile::Unreadable(why) if why.contains("64 files")), "{said:?}");
     }
 }
