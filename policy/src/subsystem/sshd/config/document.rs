@@ -55,15 +55,16 @@ impl Document {
         }
     }
 
-    /// Takes a line out. Where it was the last one and had no end, the one before it has none afterwards.
+    /// Takes a line out. Where it was the last one and had no end, the one before it has none afterwards, unless it is empty: it would be gone.
     pub fn remove(&mut self, number: usize) {
         let Some(at) = number.checked_sub(1).filter(|at| *at < self.lines.len()) else { return };
         let removed = self.lines.remove(at);
         if at == self.lines.len()
             && !removed.bytes().ends_with(b"\n")
             && let Some(last) = self.lines.last_mut()
+            && let Some(without_end) = last.bytes().strip_suffix(b"\n").filter(|rest| !rest.is_empty())
         {
-            *last = Line::new(last.bytes().strip_suffix(b"\n").unwrap_or(last.bytes()));
+            *last = Line::new(without_end);
         }
     }
 }

@@ -173,6 +173,12 @@ fn what_match_all_sets_wins_over_the_global_section_and_that_is_said() {
     assert_eq!(after(&alice), "PermitTTY yes\nMatch User alice\n    PermitTTY yes\nMatch all\n  PermitTTY no\n");
 }
 
+#[test]
+fn a_blank_line_before_a_last_line_without_end_stays() {
+    let tree = tree(&[(MAIN, "AllowUsers alice\n\nAllowUsers alice")], &[]);
+    assert_eq!(after(&change(&tree, None, "AllowUsers alice").unwrap()), "AllowUsers alice\n\n");
+}
+
 const KEYWORDS: [(&str, &[&str]); 8] = [
     ("Banner", &["/b", "none"]),
     ("UsePAM", &["yes", "no"]),
