@@ -13,6 +13,7 @@ use crate::once::Once;
 use crate::pipeline::{self, Agent};
 use crate::restart::Start;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};
+use crate::subsystem::sshd;
 use crate::sys::clock::Moment;
 
 /// How often the deadline is looked at.
@@ -130,8 +131,21 @@ fn look(agent: &Agent, watch: &mut Watch) {
     }
 }
 
-/// Whether something is stuck still.
+/// Whether something is stuck still, or not seen yet.
 fn try_again(agent: &Agent, said: &mut Once) -> bool {
+    if sshd::has_unseen() {
+        let host = pipeline::lock(&agent.host);
+        let left = sshd::tell_again();
+        drop(host);
+        for what in &left {
+            tracing::warn!("a rollback is not seen to be in effect: {what}");
+        }
+        return stuck(agent, said) || !left.is_empty();
+    }
+    stuck(agent, said)
+}
+
+fn stuck(agent: &Agent, said: &mut Once) -> bool {
     let stuck = match agent.store.stuck_changes() {
         Ok(stuck) if stuck.is_empty() => {
             said.is_over();
@@ -151,9 +165,12 @@ fn try_again(agent: &Agent, said: &mut Once) -> bool {
     !left.is_empty()
 }
 
-/// Takes back what the last run of the agent left unfinished, but what still waits.
+/// Takes back what the last run of the agent left unfinished, but what still waits. Of that the sshd is held from now on.
 pub fn recover(agent: &Agent) {
     record(agent, change::recover(&mut *pipeline::lock(&agent.host), &agent.store, &Moment::now()));
+    // Its failure was said just now.
+    let waits = agent.store.unfinished_changes().unwrap_or_default();
+    sshd::hold_for(waits.iter().flat_map(|change| &change.steps).map(|record| &record.step));
 }
 
 /// At the end of the agent. What still waits for its confirm is taken back, because nobody will be there to do it at its deadline;

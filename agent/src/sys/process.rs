@@ -1,7 +1,8 @@
 //! One process, held by a descriptor of its folder in /proc: what is read and signalled through it is that process and never another one
 //! that got its id (proc(5), `pidfd_send_signal(2)`). Reads cheap facts only; decides nothing about who it is.
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,6 +17,8 @@ use nix::unistd::Pid;
 
 /// `status` is some 1.5 kB.
 const MAX_STATUS: u64 = 16 << 10;
+/// An sshd has a file for each of those who wait at its door.
+const MAX_LATER: usize = 10_000;
 
 /// A process, alive when it was opened.
 #[derive(Debug)]
@@ -37,6 +40,15 @@ pub struct Status {
     pub effective_uid: u32,
 }
 
+/// What `proc_pid_status(5)` says of its life and of its signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signals {
+    /// It has ended, and nobody has taken note of that yet (`State`).
+    pub ended: bool,
+    /// It has a handler for SIGHUP (`SigCgt`).
+    pub catches_hangup: bool,
+}
+
 impl Process {
     /// By its id now.
     pub fn open(pid: u32) -> io::Result<Self> {
@@ -54,6 +66,23 @@ impl Process {
     pub fn status(&self) -> io::Result<Status> {
         let text = self.read("status", MAX_STATUS)?;
         status(&String::from_utf8_lossy(&text)).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    /// Whether it lives, and what it does at SIGHUP.
+    pub fn signals(&self) -> io::Result<Signals> {
+        let text = self.read("status", MAX_STATUS)?;
+        signals(&String::from_utf8_lossy(&text)).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    /// The inodes of its sockets but those that it writes to: its first three files. Of no more than [`MAX_LATER`] files.
+    pub fn later_sockets(&self) -> io::Result<BTreeSet<u32>> {
+        let mut found = BTreeSet::new();
+        self.each_file(MAX_LATER, |number, target| {
+            if number > 2 {
+                found.extend(socket(&target));
+            }
+        })?;
+        Ok(found)
     }
 
     /// A file of its folder, up to so many bytes.
@@ -82,26 +111,28 @@ impl Process {
 
     /// The inodes of its sockets among its first `limit` open files, and how many files were looked at.
     pub fn sockets(&self, limit: usize) -> io::Result<(Vec<u32>, usize)> {
+        let mut found = Vec::new();
+        let looked = self.each_file(limit, |_, target| found.extend(socket(&target)))?;
+        Ok((found, looked))
+    }
+
+    /// The numbers and links of its first `limit` open files, and how many there were.
+    fn each_file(&self, limit: usize, mut seen: impl FnMut(u32, OsString)) -> io::Result<usize> {
         let mut folder = Dir::openat(&self.folder, "fd", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         let at = openat(&self.folder, "fd", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let (mut found, mut looked) = (Vec::new(), 0);
+        let mut looked = 0;
         for entry in folder.iter().take(limit.saturating_add(2)) {
             let entry = entry?;
-            if entry.file_name().to_bytes().starts_with(b".") {
-                continue;
-            }
+            let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
             looked += 1;
-            let target = match readlinkat(&at, entry.file_name()) {
-                Ok(target) => target,
+            match readlinkat(&at, entry.file_name()) {
+                Ok(target) => seen(number, target),
                 // It was closed meanwhile.
-                Err(Errno::ENOENT | Errno::ESRCH) => continue,
+                Err(Errno::ENOENT | Errno::ESRCH) => {}
                 Err(errno) => return Err(errno.into()),
-            };
-            let inode: Option<u32> =
-                target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-            found.extend(inode);
+            }
         }
-        Ok((found, looked))
+        Ok(looked)
     }
 
     /// Sends it SIGHUP or SIGTERM, and nobody else. No other signal is sent by sshfix.
@@ -126,6 +157,17 @@ impl Process {
         }
         Err(error)
     }
+}
+
+/// `socket:[INODE]`
+fn socket(target: &OsStr) -> Option<u32> {
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn signals(text: &str) -> Option<Signals> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let caught = u64::from_str_radix(field("SigCgt")?, 16).ok()?;
+    Some(Signals { ended: field("State")?.starts_with(['Z', 'X', 'x']), catches_hangup: caught & 1 == 1 })
 }
 
 fn status(text: &str) -> Option<Status> {
@@ -178,6 +220,18 @@ mod tests {
         let want = Status { name: "sshd\\nUid: 0 0".to_owned(), parent: 12, real_uid: 1000, effective_uid: 0 };
         assert_eq!(status(text), Some(want));
         assert_eq!(status("Name:\tx\nPPid:\t1\nUid:\t\n"), None);
+    }
+
+    #[test]
+    fn the_signals_and_the_end_of_a_process_are_read() {
+        let text = |state: &str, caught: &str| signals(&format!("Name:\tSigCgt:\nState:\t{state}\nSigCgt:\t{caught}\n"));
+        assert_eq!(text("S (sleeping)", "0000000180014005"), Some(Signals { ended: false, catches_hangup: true }));
+        assert_eq!(text("Z (zombie)", "0000000000000000"), Some(Signals { ended: true, catches_hangup: false }));
+        assert_eq!(text("S (sleeping)", "x"), None);
+        let own = Process::open(std::process::id()).unwrap();
+        let before = own.later_sockets().unwrap();
+        let _socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(own.later_sockets().unwrap().difference(&before).count() >= 1 && !own.signals().unwrap().ended);
     }
 
     #[test]

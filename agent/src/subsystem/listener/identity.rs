@@ -81,7 +81,7 @@ impl Host {
             own: [("ns/net", thread("net")?), ("ns/pid", thread("pid")?), ("ns/user", thread("user")?)],
             // Where that of process 1 may not be seen, a process counts as one with mounts of its own, which asks for a better proof.
             mounts: [Some(thread("mnt")?), unless_denied(init.link("ns/mnt"))?].into_iter().flatten().collect(),
-            cgroup: first_cgroup(&init)?,
+            cgroup: first_cgroup_of(&init)?,
             programs,
         })
     }
@@ -157,7 +157,7 @@ impl Host {
 
 /// The unit of the system manager whose process this is. Needs no right to look into other processes.
 pub fn unit_of(pid: u32) -> io::Result<Option<String>> {
-    let first = first_cgroup(&Process::open(1)?)?;
+    let first = first_cgroup()?;
     Ok(cgroup(&Process::open(pid)?)?.and_then(|cgroup| unit(&cgroup, &first)))
 }
 
@@ -168,7 +168,11 @@ fn cgroup(process: &Process) -> io::Result<Option<String>> {
 }
 
 /// Where the host's own cgroups begin: not at the top where this is a container.
-fn first_cgroup(init: &Process) -> io::Result<String> {
+pub fn first_cgroup() -> io::Result<String> {
+    first_cgroup_of(&Process::open(1)?)
+}
+
+fn first_cgroup_of(init: &Process) -> io::Result<String> {
     Ok(cgroup(init)?.unwrap_or_default().strip_suffix("/init.scope").unwrap_or_default().to_owned())
 }
 

@@ -19,7 +19,7 @@ use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS,
 
 use crate::sys::process::{Process, unless_ended};
 use crate::sys::{child, dbus, namespace, roots};
-pub use identity::unit_of;
+pub use identity::{first_cgroup, unit_of};
 use processes::Holders;
 use sockets::TcpSocket;
 
@@ -164,6 +164,12 @@ pub fn sshd(pid: u32) -> io::Result<Option<Sshd>> {
     let (title, root) = (unless_ended(process.read("cmdline", MAX_TITLE))?, unless_ended(process.root())?);
     let (Some(title), Some(root)) = (title, root) else { return Ok(None) };
     Ok(Some(Sshd { process, root, program: proof.program, unit: proof.unit, title }))
+}
+
+/// Whether a process that was proven to be root's sshd is one still, in the same unit. Asks no systemd.
+pub fn is_still(process: &Process, unit: Option<&str>) -> io::Result<bool> {
+    let Some(status) = unless_ended(process.status())? else { return Ok(false) };
+    Ok(identity::Host::may_be(process, &status)? && unit_of(process.pid())?.as_deref() == unit)
 }
 
 /// All listening TCP sockets, each with its inode, which tells one socket from the next at the same address.

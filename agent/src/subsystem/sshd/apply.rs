@@ -9,6 +9,7 @@ use sshfix_policy::merge;
 use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
 
 use super::lookup::Now;
+use super::told::{self, Running, Told};
 use super::{SSHD, SshdError, lookup, serves, test, unit};
 use crate::sys::dbus;
 use crate::sys::files::{self, FileError};
@@ -19,8 +20,12 @@ use crate::write::{self, Order};
 const LONGEST: u64 = 1 << 20;
 /// A new file belongs to root alone; none is made, so this is never used for one.
 const MODE: u32 = 0o600;
-/// How long systemd may take for a job: `sshd -t` and a signal, or a start.
+/// How long systemd may take to start or stop a service,
 const JOB: Duration = Duration::from_secs(40);
+/// and to reload one: `sshd -t` and a signal.
+const RELOAD: Duration = Duration::from_secs(15);
+/// For a restart that can be had without it.
+const RESTART: Duration = Duration::from_secs(5);
 /// The service that stands in for one that does not start any more.
 const STAND_IN: &str = "sshfix-sshd.service";
 
@@ -50,6 +55,9 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         }
     }
     .map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
+    if let Some(pid) = sshd.pid {
+        told::hold(step.port, pid, &sshd.invocation);
+    }
     for file in &step.files {
         match read(file)? {
             now if now == file.before || now == file.after => {}
@@ -84,6 +92,8 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         }
     }
     before.serves_again(&sshd.invocation).map_err(|why| StepError::Failed(format!("after its {}: {why}", verb(step))))?;
+    // Another process may serve by now: it is held while it can be found without haste.
+    let _held = told::running(step);
     Ok(done)
 }
 
@@ -126,6 +136,84 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
     if step.files.is_empty() && (nothing_ran || matches!(step.activation, Activation::Start(_))) {
         return Ok(restored(wrote, &notes));
     }
+    if let Some(sshd) = told::running(step)
+        && let Some(answer) = by_signal(step, &sshd, wrote, &mut notes)?
+    {
+        return Ok(answer);
+    }
+    by_looking(step, wrote, notes)
+}
+
+/// The files are back, and the sshd that was held, or found by its unit, follows them. What others can disturb is not needed for it: it
+/// makes a note at most. None where it has ended.
+fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) -> Result<Option<Restored>, StepError> {
+    let failed = |error: std::io::Error| StepError::Failed(format!("the files are as they were, but sshd was not told so: {error}"));
+    // A reload or restart alone: it serves, and its files never were other ones.
+    if step.files.is_empty() {
+        return Ok(sshd.listens().map_err(failed)?.then(|| restored(false, notes)));
+    }
+    match takes_its_files(step, &sshd.invocation, wrote) {
+        Ok(None) => {}
+        Ok(Some(why)) => {
+            notes.push(why);
+            return Ok(Some(restored(false, notes)));
+        }
+        Err(why) => return Err(why),
+    }
+    if sshd.has_systemds_sockets {
+        let restarted = match &step.activation {
+            Activation::Restart(Through::Unit(unit)) => jobs::run(Job::Restart, unit, RESTART).map_err(|error| error.to_string()),
+            _ => Err("its unit is not known".to_owned()),
+        };
+        if let Err(why) = restarted {
+            sshd.end().map_err(failed)?;
+            notes.push(format!("sshd was ended, because {why}; systemd starts it with the next connection"));
+        }
+        return Ok(Some(restored(wrote, notes)));
+    }
+    let before = serves::closed(&sshd.invocation);
+    match sshd.tell(step.port).map_err(failed)? {
+        Told::Ended => return Ok(None),
+        Told::Unseen(why) => notes.push(format!(
+            "the files are as they were, but it was not seen that sshd read them again: {why}; the agent goes on telling it"
+        )),
+        Told::Read => match (before, serves::closed(&sshd.invocation)) {
+            (Ok(before), Ok(now)) => {
+                let closed: Vec<String> = now.difference(&before).map(ToString::to_string).collect();
+                if !closed.is_empty() {
+                    notes.push(format!(
+                        "sshd read its old files, but does not listen on {} as they say: `journalctl -u ssh -n 30` says why",
+                        closed.join(" and ")
+                    ));
+                }
+            }
+            (Err(why), _) | (_, Err(why)) => {
+                notes.push(format!("sshd read its old files; whether it listens wherever they say was not seen: {why}"));
+            }
+        },
+    }
+    serves::exchange_afterwards(&sshd.invocation);
+    Ok(Some(restored(wrote, notes)))
+}
+
+/// Whether sshd would start with the files that are back. Why not to tell it, where there is no need: nothing had been written.
+fn takes_its_files(step: &Step, invocation: &Invocation, wrote: bool) -> Result<Option<String>, StepError> {
+    match test(invocation) {
+        Ok(()) => Ok(None),
+        Err(SshdError::NotRoots(why)) if !wrote => Ok(Some(why)),
+        Err(error) => {
+            let names = step.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" and ");
+            Err(StepError::Failed(format!(
+                "{names} holds what it held before, but sshd does not take its files as they are now, so it was not reloaded: {}",
+                words(&error)
+            )))
+        }
+    }
+}
+
+/// The files are back, and nobody is held: the sshd on the port is looked for, told, and started where none is.
+fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restored, StepError> {
+    let nothing_ran = step.activation == Activation::Nothing;
     let sshd = match lookup::now(step.port) {
         Ok(Now { manager: Ok(Manager::Connections(_)), .. }) if nothing_ran => return Ok(restored(wrote, &notes)),
         Ok(sshd) if sshd.running => sshd,
@@ -146,21 +234,10 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
     if step.files.is_empty() {
         return Ok(restored(false, &notes));
     }
-    let tested = match test(&sshd.invocation) {
-        // Nothing had been written, so sshd has nothing to read again.
-        Err(SshdError::NotRoots(why)) if !wrote => {
-            notes.push(why);
-            return Ok(restored(false, &notes));
-        }
-        tested => tested,
-    };
-    tested.map_err(|error| {
-        let names = step.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" and ");
-        StepError::Failed(format!(
-            "{names} holds what it held before, but sshd does not take its files as they are now, so it was not reloaded: {}",
-            words(&error)
-        ))
-    })?;
+    if let Some(why) = takes_its_files(step, &sshd.invocation, wrote)? {
+        notes.push(why);
+        return Ok(restored(false, &notes));
+    }
     let unread = |why: String| StepError::Failed(format!("the files are as they were, but sshd was not told so: {why}"));
     let before = serves::Before::look(&sshd.invocation, sshd.manager.as_ref().ok()).map_err(unread)?;
     let through = match &step.activation {
@@ -273,7 +350,7 @@ fn follow(job: Job, through: &Through, port: u16) -> Result<(), StepError> {
         jobs::JobError::TimedOut { .. } => StepError::TimedOut(error.to_string()),
         _ => StepError::Failed(format!("{error}: see `journalctl -u {unit} -n 30`")),
     };
-    jobs::run(job, unit, JOB).map_err(failed)
+    jobs::run(job, unit, if job == Job::Reload { RELOAD } else { JOB }).map_err(failed)
 }
 
 fn verb(step: &Step) -> &'static str {

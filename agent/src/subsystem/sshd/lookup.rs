@@ -132,6 +132,8 @@ pub fn key_files(state: &mut HostState, asked: &BTreeSet<(String, String)>, vers
 pub(super) struct Now {
     pub(super) invocation: Invocation,
     pub(super) running: bool,
+    /// Of the process that listens, where it is no systemd.
+    pub(super) pid: Option<u32>,
     /// The error says why it is not known.
     pub(super) manager: Result<Manager, String>,
 }
@@ -139,8 +141,9 @@ pub(super) struct Now {
 /// Looks again, for a step.
 pub(super) fn now(port: u16) -> Result<Now, SshdError> {
     let listening = observed(port).map_err(SshdError::Unread)?;
-    let (listening, Found { invocation, running, .. }) = settled(&listening, port)?;
-    Ok(Now { invocation, running, manager: manager::manager(&listening, port) })
+    let (listening, Found { invocation, running, process, .. }) = settled(&listening, port)?;
+    let pid = process.map(|(pid, _)| pid);
+    Ok(Now { invocation, running, pid, manager: manager::manager(&listening, port) })
 }
 
 /// SIGHUP to the sshd that listens on a port.

@@ -14,6 +14,7 @@ mod repair;
 mod running;
 mod serves;
 mod shadow;
+mod told;
 mod unit;
 mod users;
 mod version;
@@ -38,6 +39,7 @@ pub use host_keys::host_keys;
 pub use lookup::{key_files, lookup, server};
 pub use repair::{apply as repair, here as repair_here};
 pub use shadow::clear_copies;
+pub use told::{has_unseen, hold_for, tell_again};
 pub use users::Users;
 pub use version::Versions;
 

@@ -129,6 +129,30 @@ impl Before {
     }
 }
 
+/// The addresses of its files at which nobody listens now.
+pub(super) fn closed(invocation: &Invocation) -> Result<BTreeSet<SocketAddr>, String> {
+    let open: BTreeSet<SocketAddr> = listening()?.into_iter().map(|(address, _)| address).collect();
+    Ok(addresses(invocation)?.into_iter().filter(|address| !open.contains(address)).collect())
+}
+
+/// One key exchange that nobody waits for: where it fails, the log says so. Whoever fills all places at the door can make it fail.
+pub(super) fn exchange_afterwards(invocation: &Invocation) {
+    let invocation = invocation.clone();
+    let work = move || match addresses(&invocation) {
+        Ok(addresses) => {
+            for to in firsts(&addresses) {
+                if let Err(error) = exchange(to) {
+                    tracing::warn!("after a rollback there was no key exchange with sshd at {to}: {error}");
+                }
+            }
+        }
+        Err(why) => tracing::warn!("after a rollback sshd did not say where it listens: {why}"),
+    };
+    if let Err(error) = std::thread::Builder::new().name("exchange".to_owned()).spawn(work) {
+        tracing::warn!("after a rollback no key exchange was tried with sshd: {error}");
+    }
+}
+
 /// Whether systemd keeps the sockets open.
 fn holds(manager: &Manager) -> bool {
     matches!(manager, Manager::Service { socket: Some(_), .. } | Manager::Connections(_))

@@ -1,0 +1,194 @@
+//! A local user, alice, who keeps a rollback of sshd from being made: more sockets than are read, a systemd that is asked more than it can
+//! answer, and connections that say nothing. Real sshds under the packaged units, one server of each release for all of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+use std::time::{Duration, Instant};
+
+use sshfix_tests::lab::{ADMIN_V4, Release, Server, on_both, run};
+
+const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
+/// Waiting for what comes by itself, on a loaded machine.
+const LONG: Duration = Duration::from_mins(2);
+/// What needs nothing that anybody can disturb takes less.
+const SOON: Duration = Duration::from_secs(2);
+
+/// More sockets than the kernel is asked to list.
+const SOCKETS: &str = r"
+import os, socket, time, resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+for child in range(40):
+    if os.fork() == 0:
+        keep = []
+        for port in range(1024, 1024 + 2600):
+            s = socket.socket(); s.bind(('127.9.%d.1' % child, port)); s.listen(1); keep.append(s)
+        time.sleep(100000)
+time.sleep(100000)
+";
+
+/// Asks systemd for all its units, again and again, without reading much of the answers.
+const QUESTIONS: &str = r"
+import socket, struct, threading, time, os
+def pad(b, n): return b + b'\0' * (-len(b) % n)
+def field(code, sig, val):
+    v = struct.pack('<BB', code, 1) + sig + b'\0'
+    return pad(v, 4) + struct.pack('<I', len(val)) + val + b'\0'
+def call(serial, dest, path, iface, member):
+    f = b''
+    for part in [(1, b'o', path), (2, b's', iface), (3, b's', member), (6, b's', dest)]:
+        f = pad(f, 8) + field(*part)
+    return pad(struct.pack('<cBBBIII', b'l', 1, 0, 1, 0, serial, len(f)) + f, 8)
+S = b'org.freedesktop.systemd1'; M = b'org.freedesktop.systemd1.Manager'; P = b'/org/freedesktop/systemd1'
+def one():
+    while True:
+        try:
+            c = socket.socket(socket.AF_UNIX); c.connect('/run/dbus/system_bus_socket')
+            c.sendall(b'\0AUTH EXTERNAL ' + str(os.getuid()).encode().hex().encode() + b'\r\n'); c.recv(1000)
+            c.sendall(b'BEGIN\r\n')
+            c.sendall(call(1, b'org.freedesktop.DBus', b'/org/freedesktop/DBus', b'org.freedesktop.DBus', b'Hello'))
+            def drain():
+                while c.recv(1 << 20): pass
+            threading.Thread(target=drain, daemon=True).start()
+            i = 2
+            while True:
+                c.sendall(call(i, S, P, M, b'ListUnits')); i += 1
+        except OSError:
+            time.sleep(0.2)
+for _ in range(40): threading.Thread(target=one, daemon=True).start()
+time.sleep(100000)
+";
+
+/// Connections that say nothing, as many as it can.
+const SILENCE: &str = r"
+import os, socket, random, selectors, time
+for child in range(6):
+    if os.fork() == 0:
+        sel = selectors.DefaultSelector()
+        while True:
+            s = socket.socket(); s.setsockopt(0, 24, 1)
+            try:
+                s.bind(('127.%d.%d.%d' % (random.randrange(1,250), random.randrange(250), random.randrange(1,250)), 0))
+                s.settimeout(1); s.connect(('127.0.0.1', 22)); s.setblocking(False); sel.register(s, selectors.EVENT_READ)
+            except OSError: s.close(); time.sleep(0.005)
+            for key, _ in sel.select(0):
+                try: over = not key.fileobj.recv(65536)
+                except OSError: over = True
+                if over: sel.unregister(key.fileobj); key.fileobj.close()
+            time.sleep(0.002)
+time.sleep(100000)
+";
+
+/// What alice runs, until it is dropped.
+struct Attack<'a>(&'a Server);
+
+impl<'a> Attack<'a> {
+    fn begin(server: &'a Server, script: &str) -> Self {
+        server.write("/usr/local/lib/attack.py", script);
+        let more = ["-p", "TasksMax=30000", "-p", "LimitNOFILE=524288"];
+        let command = [&["systemd-run", "-q", "--unit=attack", "--uid=alice"], &more[..], &["python3", "/usr/local/lib/attack.py"]];
+        server.run(&command.concat()).expect_ok();
+        Self(server)
+    }
+}
+
+impl Drop for Attack<'_> {
+    fn drop(&mut self) {
+        // systemd itself may not hear it.
+        let end = "kill -KILL $(cat /sys/fs/cgroup/system.slice/attack.service/cgroup.procs) 2>/dev/null || true
+            for i in $(seq 100); do systemctl is-active -q attack || break; sleep 0.3; done; systemctl reset-failed attack 2>/dev/null || true";
+        let _ = self.0.sh(end);
+    }
+}
+
+fn prepare(server: &Server) {
+    server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
+    server
+        .sh("useradd -m -s /bin/sh -p '*' alice; cp -r /root/.ssh /home/alice/; chown -R alice: /home/alice; chmod 755 /home/alice")
+        .expect_ok();
+    let quiet = if server.release() == Release::Trixie { "PerSourcePenalties no\n" } else { "" };
+    server.write(DROP_IN, format!("X11Forwarding yes\n{quiet}"));
+    server.sh("sshd -t && systemctl reload ssh.service").expect_ok();
+    server.wait_until("sshd serves", LONG, || server.ssh(ADMIN_V4).ok);
+}
+
+/// What `sshd set` makes pending.
+fn pending(server: &Server, within: &str, words: &[&str]) -> String {
+    let asked = server.ctl(&[&["sshd", "set"], words, &["--confirm-within", within, "--json"]].concat());
+    asked.expect_status(5).json()["id"].as_str().unwrap().to_owned()
+}
+
+fn state(server: &Server, id: &str) -> String {
+    let answer = server.ctl(&["changes", id, "--json"]);
+    if answer.status == 0 { answer.json()["changes"][0]["state"].as_str().unwrap().to_owned() } else { answer.stderr }
+}
+
+fn alice_gets_in(server: &Server) -> bool {
+    let mut command = server.ssh_command(ADMIN_V4);
+    let destination = command.pop().unwrap().replace("root@", "alice@");
+    command.extend([destination, "true".to_owned()]);
+    run(&command.iter().map(String::as_str).collect::<Vec<_>>()).ok()
+}
+
+/// Until the change is taken back, and alice is in again by that.
+#[track_caller]
+fn is_taken_back(server: &Server, id: &str) {
+    let begun = Instant::now();
+    server.wait_until("it is taken back at its deadline", LONG, || state(server, id) == "rolled-back");
+    server.wait_until("alice gets in", Duration::from_secs(5), || alice_gets_in(server));
+    println!("{}: taken back after {:?}", server.release(), begun.elapsed());
+}
+
+/// A rollback that is asked for is answered soon.
+#[track_caller]
+fn is_rolled_back_soon(server: &Server, id: &str) {
+    let back = server.ctl(&["rollback", id, "--json"]).expect_status(0);
+    println!("{}: rolled back in {:?}", server.release(), back.time);
+    assert!(back.time < SOON, "{}: {back:#?}", server.release());
+    assert_eq!(back.json()["state"], "rolled-back", "{back:?}");
+}
+
+#[test]
+fn nobody_keeps_a_change_of_sshd_from_being_taken_back() {
+    on_both(|server| {
+        prepare(server);
+        more_sockets_than_are_read_do_not(server);
+        connections_that_say_nothing_do_not(server);
+        a_systemd_that_does_not_answer_does_not(server);
+    });
+}
+
+fn more_sockets_than_are_read_do_not(server: &Server) {
+    let id = pending(server, "30s", &["DenyUsers", "alice"]);
+    assert!(!alice_gets_in(server), "denied, until somebody confirms it or its time is over");
+    let attack = Attack::begin(server, SOCKETS);
+    server.wait_until("she has them", LONG, || server.sh("wc -l < /proc/net/tcp").stdout.trim().parse::<u32>().unwrap() > 102_000);
+    is_taken_back(server, &id);
+    drop(attack);
+}
+
+fn connections_that_say_nothing_do_not(server: &Server) {
+    let id = pending(server, "10m", &["X11Forwarding", "no"]);
+    let attack = Attack::begin(server, SILENCE);
+    std::thread::sleep(Duration::from_secs(3));
+    is_rolled_back_soon(server, &id);
+    drop(attack);
+}
+
+/// With mounts of sshd's own, so that what it is cannot be proven anew without systemd; and by an agent that was started since.
+fn a_systemd_that_does_not_answer_does_not(server: &Server) {
+    server.write("/etc/systemd/system/ssh.service.d/hard.conf", "[Service]\nPrivateTmp=yes\n");
+    server.sh("systemctl daemon-reload; systemctl restart ssh.service").expect_ok();
+    server.wait_until("sshd serves", LONG, || server.ssh(ADMIN_V4).ok);
+    let id = pending(server, "10m", &["X11Forwarding", "no"]);
+    let attack = Attack::begin(server, QUESTIONS);
+    std::thread::sleep(Duration::from_secs(4));
+    is_rolled_back_soon(server, &id);
+    drop(attack);
+    server.wait_until("systemd answers", LONG, || server.run(&["systemctl", "is-active", "ssh.service"]).ok());
+
+    let id = pending(server, "15s", &["DenyUsers", "alice"]);
+    server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
+    let attack = Attack::begin(server, QUESTIONS);
+    is_taken_back(server, &id);
+    drop(attack);
+}
