@@ -184,7 +184,8 @@ fn a_systemd_that_does_not_answer_does_not(server: &Server) {
     std::thread::sleep(Duration::from_secs(4));
     is_rolled_back_soon(server, &id);
     drop(attack);
-    server.wait_until("systemd answers", LONG, || server.run(&["systemctl", "is-active", "ssh.service"]).ok());
+    let dry_run = ["sshd", "set", "DenyUsers", "alice", "--dry-run"];
+    server.wait_until("systemd has answered all that was asked", LONG, || server.ctl(&dry_run).status == 0);
 
     let id = pending(server, "15s", &["DenyUsers", "alice"]);
     server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
