@@ -85,7 +85,8 @@ impl<'a> Attack<'a> {
     fn begin(server: &'a Server, script: &str) -> Self {
         server.write("/usr/local/lib/attack.py", script);
         let more = ["-p", "TasksMax=30000", "-p", "LimitNOFILE=524288"];
-        let command = [&["systemd-run", "-q", "--unit=attack", "--uid=alice"], &more[..], &["python3", "/usr/local/lib/attack.py"]];
+        let command =
+            [&["systemd-run", "-q", "--unit=attack", "--uid=alice"], &more[..], &["python3", "/usr/local/lib/attack.py"]];
         server.run(&command.concat()).expect_ok();
         Self(server)
     }
@@ -161,7 +162,8 @@ fn more_sockets_than_are_read_do_not(server: &Server) {
     let id = pending(server, "30s", &["DenyUsers", "alice"]);
     assert!(!alice_gets_in(server), "denied, until somebody confirms it or its time is over");
     let attack = Attack::begin(server, SOCKETS);
-    server.wait_until("she has them", LONG, || server.sh("wc -l < /proc/net/tcp").stdout.trim().parse::<u32>().unwrap() > 102_000);
+    server
+        .wait_until("she has them", LONG, || server.sh("wc -l < /proc/net/tcp").stdout.trim().parse::<u32>().unwrap() > 102_000);
     is_taken_back(server, &id);
     drop(attack);
 }

@@ -147,7 +147,8 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
 /// The files are back, and the sshd that was held, or found by its unit, follows them. What others can disturb is not needed for it: it
 /// makes a note at most. None where it has ended.
 fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) -> Result<Option<Restored>, StepError> {
-    let failed = |error: std::io::Error| StepError::Failed(format!("the files are as they were, but sshd was not told so: {error}"));
+    let failed =
+        |error: std::io::Error| StepError::Failed(format!("the files are as they were, but sshd was not told so: {error}"));
     // A reload or restart alone: it serves, and its files never were other ones.
     if step.files.is_empty() {
         return Ok(sshd.listens().map_err(failed)?.then(|| restored(false, notes)));

@@ -71,7 +71,10 @@ pub fn hold_for<'a>(steps: impl IntoIterator<Item = &'a AnyStep>) {
         if let AnyStep::Sshd(step) = step
             && running(step).is_none()
         {
-            tracing::warn!("no sshd was found that would be told of a rollback on port {}; it is looked for again then", step.port);
+            tracing::warn!(
+                "no sshd was found that would be told of a rollback on port {}; it is looked for again then",
+                step.port
+            );
         }
     }
 }
@@ -82,8 +85,9 @@ pub(super) fn running(step: &Step) -> Option<Arc<Running>> {
     if let Some(held) = held.filter(|held| held.lives()) {
         return Some(held);
     }
-    let (Activation::Reload(Through::Unit(unit)) | Activation::Restart(Through::Unit(unit)) | Activation::Start(Through::Unit(unit))) =
-        &step.activation
+    let (Activation::Reload(Through::Unit(unit))
+    | Activation::Restart(Through::Unit(unit))
+    | Activation::Start(Through::Unit(unit))) = &step.activation
     else {
         return None;
     };
@@ -112,7 +116,8 @@ fn of_unit(unit: &str) -> Option<Running> {
 /// The processes in the cgroup of a unit, which the system manager made.
 fn pids_of(unit: &str) -> Vec<u32> {
     let first = listener::first_cgroup().unwrap_or_default();
-    let texts = CGROUPS.iter().filter_map(|at| std::fs::read_to_string(format!("{at}{first}/system.slice/{unit}/cgroup.procs")).ok());
+    let texts =
+        CGROUPS.iter().filter_map(|at| std::fs::read_to_string(format!("{at}{first}/system.slice/{unit}/cgroup.procs")).ok());
     texts.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
