@@ -19,7 +19,7 @@ use crate::sys::roots;
 
 /// The longest pid file: a number.
 const PID_FILE_MAX: u64 = 64;
-/// Where sshd writes its number (sshd_config(5), `PidFile`).
+/// Where sshd writes its number (`sshd_config(5)`, `PidFile`).
 const PID_FILE: &str = "/run/sshd.pid";
 /// Where the cgroups of systemd's units are: of the one hierarchy of today, and of systemd's own in the older arrangements.
 const CGROUPS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
