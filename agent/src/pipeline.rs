@@ -420,9 +420,10 @@ fn planned(
         authorized.permits(&plan, state)?;
         #[cfg(debug_assertions)]
         if std::path::Path::new(WITHOUT_PROOF).exists() {
-            return Ok(SafePlan::unproven(plan, &access_paths(agent, request, state, port)));
+            let sessions = listener::sessions(state).unwrap_or_default();
+            return Ok(SafePlan::unproven(plan, &access_paths(agent, request, sessions, port)));
         }
-        let paths = access_paths(agent, request, state, port);
+        let paths = access_paths(agent, request, lockout::sessions(&plan, state)?, port);
         faults.replace(lockout::faults(&plan, state, &paths, needs));
         Ok(lockout::prove(plan, state, &paths, needs)?)
     });
@@ -597,7 +598,7 @@ fn question(agent: &Agent, request: &Request, port: u16) -> Result<Question, Sto
 
 /// Every way in that must not be lost: the requester's own as the signer claims it, live sessions, `keep` entries. A claim protects
 /// the signer from the signer's own changes, and nobody else; a path of its own in the plan does nothing but refuse it.
-fn access_paths(agent: &Agent, request: &Request, state: &HostState, port: u16) -> Vec<AccessPath> {
+fn access_paths(agent: &Agent, request: &Request, sessions: Vec<AccessPath>, port: u16) -> Vec<AccessPath> {
     let mut paths = BTreeSet::new();
     if let Some(from) = request.from.map(address::canonical).filter(|from| !from.is_loopback()) {
         paths.insert(AccessPath {
@@ -607,7 +608,7 @@ fn access_paths(agent: &Agent, request: &Request, state: &HostState, port: u16) 
             origin: PathOrigin::Requester,
         });
     }
-    paths.extend(listener::sessions(state));
+    paths.extend(sessions);
     paths.extend(agent.config.kept_paths());
     paths.into_iter().collect()
 }

@@ -101,7 +101,10 @@ fn lockout(why: &lockout::Lockout) -> ErrorDocument {
         lockout::Lockout::Witness(_) | lockout::Lockout::Model(_) => {
             "keep the way in that is named, or change it on the host itself"
         }
-        lockout::Lockout::Unread(_) => "try again; `sshfix ctl status` shows what could not be read",
+        lockout::Lockout::Unread(_) => {
+            "put right what could not be read, or wait until it passes, then run the command again; `sshfix ctl status` shows whether the \
+             live sessions are known"
+        }
     };
     let mut document = ErrorDocument::new(ErrorCode::Lockout, why.to_string(), advice);
     if let lockout::Lockout::Witness(witness) = why {

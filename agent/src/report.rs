@@ -74,6 +74,10 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
     }
     let pending = waiting.iter().find(|change| change.state != ChangeStage::Stuck.name()).map(|change| change.id.clone());
     let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let (sessions, sessions_unknown) = match listener::sessions(host) {
+        Ok(sessions) => (sessions, None),
+        Err(why) => (Vec::new(), Some(why)),
+    };
     Status {
         schema: StatusSchema::V1,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -89,10 +93,11 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
             subsystem("listener", &host.listener, listener::State::describe),
             subsystem("hosts_access", &host.hosts_access, enforced),
         ],
-        paths: listener::sessions(host)
+        paths: sessions
             .into_iter()
             .map(|path| path.user.map_or_else(|| path.source.short(), |user| format!("{user} from {}", path.source.short())))
             .collect(),
+        sessions_unknown,
         others: 0,
         pending,
         waiting,

@@ -10,7 +10,9 @@ use crate::host::{AccessPath, HostState, Needs, Part, PathOrigin};
 use crate::netfilter;
 use crate::plan::Plan;
 use crate::reply::{Confirm, PathDocument, PlanDocument};
+use crate::request::Operation;
 use crate::step::{Mismatch, Reach, Step};
+use crate::subsystem::listener;
 use crate::subsystem::sshd::{self, Fault, WayIn};
 use crate::verdict::{Connection, StageReport, Verdict};
 
@@ -160,6 +162,22 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
     Ok(SafePlan { plan, paths })
 }
 
+/// The live sessions of which nobody may be locked out. Where they are not known as a whole, a plan that may close something is refused:
+/// all others go without them.
+pub fn sessions(plan: &Plan, host: &HostState) -> Result<Vec<AccessPath>, Lockout> {
+    match listener::sessions(host) {
+        Ok(sessions) => Ok(sessions),
+        Err(why) if may_close(plan) => Err(Lockout::Unread(why)),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// What must be confirmed may close something ([`crate::plan`]); so may the end of a lease, which goes without.
+fn may_close(plan: &Plan) -> bool {
+    let ends = matches!(plan.operation, Operation::Revoke { .. }) && plan.steps.iter().any(|step| step.reach() != Reach::Nobody);
+    plan.confirm == Confirm::Required || ends
+}
+
 /// A stage that begins to refuse a path by which somebody is in, though another stage says that it is closed already: that may be a fault
 /// of ours, or pass, as a ban does.
 fn newly_refusing(
@@ -248,7 +266,6 @@ fn origin(origin: PathOrigin) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::Operation;
 
     fn plan(confirm: Confirm) -> Plan {
         Plan {
@@ -271,5 +288,10 @@ mod tests {
         let refused = prove(plan(Confirm::Required), &host, &[], &mut Needs::new());
         assert_eq!(refused, Err(Lockout::Unread("too many open files".to_owned())));
         assert!(prove(plan(Confirm::NotNeeded), &host, &[], &mut Needs::new()).is_ok(), "what only opens keeps nobody out");
+        assert_eq!(sessions(&plan(Confirm::NotNeeded), &host), Ok(Vec::new()));
+        for unread in [Part::Unreadable("no list".to_owned()), Part::Absent("no list".to_owned())] {
+            host.listener = unread;
+            assert_eq!(sessions(&plan(Confirm::Required), &host), Err(Lockout::Unread("no list".to_owned())));
+        }
     }
 }

@@ -210,7 +210,7 @@ fn people_who_are_logged_in_are_sessions_and_strangers_at_the_door_are_not() {
             ("2001:db8::7", "root"),
         ];
         let seen = || -> Vec<(String, String)> {
-            let paths = listener::sessions(&host(read(&server, 22, false)));
+            let paths = listener::sessions(&host(read(&server, 22, false))).unwrap();
             assert!(paths.iter().all(|path| path.port == 22 && path.origin == PathOrigin::Session));
             paths.into_iter().map(|path| (path.source.short(), path.user.unwrap_or_default())).collect()
         };

@@ -149,7 +149,10 @@ pub fn status(status: &Status, view: &View) -> String {
     });
     table(&mut out, ["SUBSYSTEM", "STATE", "VERSION", "DETAIL"], rows);
     out.gap();
-    if status.paths.is_empty() {
+    if let Some(why) = &status.sessions_unknown {
+        let refused = "while that is so, no change that could close something is made";
+        out.line(&format!("{}: {}; {refused}", "The live SSH sessions are not known".bold(), text::line(why)));
+    } else if status.paths.is_empty() {
         out.line("No live SSH session.");
     } else {
         out.line(&"Live SSH sessions (no change may cut their way in):".bold().to_string());

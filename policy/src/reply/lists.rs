@@ -131,6 +131,9 @@ pub struct Status {
     pub subsystems: Vec<SubsystemStatus>,
     /// Live SSH sessions: the ways in the proof keeps.
     pub paths: Vec<String>,
+    /// Why the live sessions are not known; then `paths` is no list of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_unknown: Option<String>,
     /// How many more sessions and leases there are that the signer's grants are not about.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub others: usize,

@@ -379,6 +379,7 @@ impl<'a> View<'a> {
             port: _,
             subsystems,
             paths,
+            sessions_unknown,
             others,
             pending: _,
             waiting,
@@ -389,6 +390,9 @@ impl<'a> View<'a> {
         } = status;
         for SubsystemStatus { name: _, state: _, version: _, detail } in subsystems {
             self.text(detail);
+        }
+        if let Some(why) = sessions_unknown {
+            self.text(why);
         }
         *others += keep(paths, |path| {
             let (user, source) = path.split_once(" from ").map_or((None, path.as_str()), |(user, source)| (Some(user), source));

@@ -25,7 +25,7 @@ pub struct State {
     pub listeners: Vec<Listener>,
     /// The SSH units that exist, aliases once; `None` where no systemd answers.
     pub units: Option<Vec<Unit>>,
-    /// Live SSH sessions of people who have logged in.
+    /// Live SSH sessions of people who have logged in: all of them. Where one may be missing, nothing is [`Part::Present`].
     pub sessions: Vec<Session>,
     /// The host's own addresses.
     pub addresses: Vec<IpAddr>,
@@ -125,9 +125,12 @@ pub fn is_sshd(process: &Process) -> bool {
     process.ssh.as_deref().is_some_and(|program| program.ends_with("/sshd"))
 }
 
-/// The live SSH sessions, on whatever port, as ways in that must not be lost.
-pub fn sessions(host: &HostState) -> Vec<AccessPath> {
-    let Part::Present(state) = &host.listener else { return Vec::new() };
+/// The live SSH sessions, on whatever port, as ways in that must not be lost: all of them, or why that is not known.
+pub fn sessions(host: &HostState) -> Result<Vec<AccessPath>, String> {
+    let state = match &host.listener {
+        Part::Present(state) => state,
+        Part::Absent(why) | Part::Unreadable(why) => return Err(why.clone()),
+    };
     let mut paths: Vec<AccessPath> = state
         .sessions
         .iter()
@@ -140,7 +143,7 @@ pub fn sessions(host: &HostState) -> Vec<AccessPath> {
         .collect();
     paths.sort();
     paths.dedup();
-    paths
+    Ok(paths)
 }
 
 /// Whether the unit that should listen is masked: somebody wants it down.
