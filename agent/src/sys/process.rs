@@ -2,10 +2,11 @@
 //! that got its id (proc(5), `pidfd_send_signal(2)`). Reads cheap facts only; decides nothing about who it is.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -19,6 +20,8 @@ use nix::unistd::Pid;
 const MAX_STATUS: u64 = 16 << 10;
 /// An sshd has a file for each of those who wait at its door.
 const MAX_LATER: usize = 10_000;
+/// A number for each.
+const MAX_CHILDREN: u64 = 1 << 20;
 
 /// A process, alive when it was opened.
 #[derive(Debug)]
@@ -109,11 +112,44 @@ impl Process {
         Ok(openat(&self.folder, "root", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
     }
 
+    /// Its children (`proc_pid_task_children(5)`: of its first thread, which of an sshd is the only one); `None` where the kernel does not say.
+    pub fn children(&self) -> io::Result<Option<Vec<u32>>> {
+        let text = match self.read(&format!("task/{}/children", self.pid), MAX_CHILDREN) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && self.status().is_ok() => return Ok(None),
+            text => text?,
+        };
+        if u64::try_from(text.len()).is_ok_and(|length| length >= MAX_CHILDREN) {
+            return Err(io::Error::other(format!("process {} has too many children to look at", self.pid)));
+        }
+        let parsed = String::from_utf8_lossy(&text).split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>();
+        parsed.map(Some).map_err(io::Error::other)
+    }
+
     /// The inodes of its sockets among its first `limit` open files, and how many files were looked at.
     pub fn sockets(&self, limit: usize) -> io::Result<(Vec<u32>, usize)> {
         let mut found = Vec::new();
         let looked = self.each_file(limit, |_, target| found.extend(socket(&target)))?;
         Ok((found, looked))
+    }
+
+    /// The same without the sockets that are none of TCP.
+    pub fn tcp_sockets(&self, limit: usize) -> io::Result<(Vec<u32>, usize)> {
+        let mut found = Vec::new();
+        let looked = self.each_file(limit, |number, target| found.extend(socket(&target).filter(|_| self.is_tcp(number))))?;
+        Ok((found, looked))
+    }
+
+    /// Whether an open file, which is a socket, is one of TCP, by the name of its protocol (`net/socket.c`, `sockfs_xattr_get`: `TCP`, `TCPv6`,
+    /// `MPTCP`, ...). Where that cannot be read, it may be.
+    fn is_tcp(&self, number: u32) -> bool {
+        let Ok(path) = CString::new(format!("/proc/self/fd/{}/fd/{number}", self.folder.as_raw_fd())) else { return true };
+        let mut protocol = [0u8; 32];
+        // SAFETY: both names end with a zero byte, and the kernel writes at most the length of the buffer into it.
+        let length = unsafe {
+            libc::getxattr(path.as_ptr(), c"system.sockprotoname".as_ptr(), protocol.as_mut_ptr().cast(), protocol.len())
+        };
+        let name = usize::try_from(length).ok().and_then(|length| protocol.get(..length));
+        name.is_none_or(|name| name.windows(3).any(|part| part == b"TCP"))
     }
 
     /// The numbers and links of its first `limit` open files, and how many there were.
@@ -181,6 +217,12 @@ fn status(text: &str) -> Option<Status> {
     })
 }
 
+/// Whose process this is, at the price of one `stat`: its effective user's, or root's where it may not be dumped (`proc_pid(5)`). `None` where it
+/// has ended. One that is not root's here is not root's at all.
+pub fn owner(pid: u32) -> io::Result<Option<u32>> {
+    Ok(unless_ended(std::fs::metadata(format!("/proc/{pid}")))?.map(|folder| folder.uid()))
+}
+
 /// The ids of all processes.
 pub fn pids() -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
@@ -242,6 +284,27 @@ mod tests {
             assert_eq!(failed(errno).unwrap_err().raw_os_error(), Some(errno));
         }
         assert!(pids().unwrap().contains(&std::process::id()));
+    }
+
+    #[test]
+    fn only_sockets_of_tcp_are_told_apart_and_children_are_known() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let others = (std::os::unix::net::UnixStream::pair().unwrap(), std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut child = std::process::Command::new("/bin/sleep").arg("100").spawn().unwrap();
+        let process = Process::open(std::process::id()).unwrap();
+        let inode = u32::try_from(std::fs::metadata(format!("/proc/self/fd/{}", tcp.as_raw_fd())).unwrap().ino()).unwrap();
+        let unix = u32::try_from(std::fs::metadata(format!("/proc/self/fd/{}", others.0.0.as_raw_fd())).unwrap().ino()).unwrap();
+        let (found, all) = (process.tcp_sockets(10_000).unwrap().0, process.sockets(10_000).unwrap().0);
+        assert!(found.contains(&inode) && !found.contains(&unix), "{found:?}");
+        assert!(all.contains(&inode) && all.contains(&unix));
+        // Tests run on threads, and children are their threads' own.
+        let own = Process::open(child.id()).unwrap();
+        assert_eq!(own.children().unwrap(), Some(Vec::new()));
+        assert_eq!(owner(child.id()).unwrap(), Some(nix::unistd::geteuid().as_raw()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(owner(child.id()).unwrap(), None);
+        assert!(own.children().is_err());
     }
 
     #[test]

@@ -86,18 +86,26 @@ impl Host {
         })
     }
 
-    /// Whether this process may be proven at all, which costs little and touches no file of anybody's: root's, and named like one.
-    pub fn may_be(process: &Process, status: &Status) -> io::Result<bool> {
-        if !is_roots(status) {
-            return Ok(false);
+    /// Who a process is that may be proven at all, which costs little and touches no file of anybody's: root's, and named like one.
+    pub fn may_be(process: &Process) -> io::Result<Option<Status>> {
+        let exe = process.link("exe");
+        let hidden = exe.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+        if !hidden {
+            // Threads of the kernel have no such link. Asked before the status, which costs more.
+            let Some(exe) = unless_ended(exe)? else { return Ok(None) };
+            if !name(&exe.to_string_lossy()).is_some_and(is_ssh_name) {
+                return Ok(None);
+            }
+            return Ok(unless_ended(process.status())?.filter(is_roots));
         }
-        let exe = match process.link("exe") {
-            // A security module hides it; the name is that of its program (execve(2)), unless root meant otherwise.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_ssh_name(&status.name) => return Ok(false),
-            exe => exe,
-        };
-        // Threads of the kernel have no such link.
-        Ok(unless_ended(exe)?.is_some_and(|exe| name(&exe.to_string_lossy()).is_some_and(is_ssh_name)))
+        // A security module hides it; the name is that of its program (execve(2)), unless root meant otherwise.
+        match unless_ended(process.status())?.filter(is_roots) {
+            Some(status) if is_ssh_name(&status.name) => {
+                let why = format!("the program of {} (pid {}) may not be looked at", status.name, process.pid());
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+            }
+            Some(_) | None => Ok(None),
+        }
     }
 
     /// The proof; `parent` is that of its parent, where there is one: what a proven sshd started from a place that only root can write is
@@ -122,18 +130,24 @@ impl Host {
         let running = (file.st_dev, file.st_ino);
         let unit = self.unit_of(process)?;
         let own_mounts = !self.mounts.contains(&process.link("ns/mnt")?);
-        let service = || unit.as_deref().map_or(Ok(None), |unit| dbus::service_if_booted(unit).map_err(io::Error::other));
-        // Mounts of its own: only where the system manager made them, for the main process of a unit or what that started.
-        let in_place = !own_mounts || parent.is_some() || service()?.is_some_and(|service| service.main_pid == process.pid());
-        if !in_place {
-            return Ok(None);
-        }
-        // In the host's own mounts only root can have put a program at a place of root's. It is gone from there since it was started,
-        // as after an update: it counts for what it was, and is not run again.
+        let service = || match unit.as_deref().filter(|unit| unit.ends_with(".service")) {
+            Some(unit) => dbus::service_if_booted(unit).map_err(io::Error::other),
+            None => Ok(None),
+        };
+        // Only root can have put a program at a place of root's. It is gone from there since it was started, as after an update: it counts
+        // for what it was, and is not run again.
         let was = |place: &str| deleted && exe == place;
         let is = |place: &str| Ok::<_, io::Error>(identity(place)? == Some(running));
         let known = self.programs.iter().find(|(file, _)| *file == running).map(|(_, place)| *place);
         let mut program = known.or_else(|| PLACES.into_iter().find(|place| was(place))).map(str::to_owned);
+        // Mounts of its own: only where the system manager made them, for what it started itself or what that started. That is seen without
+        // asking it where the program is the host's own: its child, in the cgroup of one of its units. So is a session whose sshd was
+        // restarted since.
+        let managed = || Ok::<_, io::Error>(program.is_some() && unit.is_some() && process.status()?.parent == 1);
+        let is_main = || Ok::<_, io::Error>(service()?.is_some_and(|service| service.main_pid == process.pid()));
+        if own_mounts && parent.is_none() && !managed()? && !is_main()? {
+            return Ok(None);
+        }
         if program.is_none()
             && let Some((started, _)) = service()?.and_then(|service| service.exec_start)
             && (was(&started) || is(&started)?)
@@ -266,7 +280,7 @@ mod tests {
         let mut child = std::process::Command::new(&sshd).arg("100").spawn().unwrap();
         let process = Process::open(child.id()).unwrap();
         let roots = nix::unistd::Uid::effective().is_root();
-        assert_eq!(Host::may_be(&process, &process.status().unwrap()).unwrap(), roots);
+        assert_eq!(Host::may_be(&process).unwrap().is_some(), roots);
         assert_eq!(Host::read().unwrap().prove(&process, None).unwrap(), None);
         child.kill().unwrap();
         child.wait().unwrap();

@@ -1,6 +1,7 @@
 //! The listening sockets, the SSH units and the live SSH sessions of the real host. Read only: starting or stopping a server is
 //! not done here. What the sockets mean for a connection is decided in `policy`.
 
+mod filter;
 mod identity;
 mod processes;
 mod sockets;
@@ -8,6 +9,7 @@ mod sockets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread;
@@ -20,7 +22,7 @@ use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS,
 use crate::sys::process::{Process, unless_ended};
 use crate::sys::{child, dbus, namespace, roots};
 pub use identity::{first_cgroup, unit_of};
-use processes::Holders;
+use processes::{Held, Holders};
 use sockets::TcpSocket;
 
 /// Asked for its version, and only this one: a program of that name elsewhere may be anybody's.
@@ -30,6 +32,8 @@ const SSHD: &str = "/usr/sbin/sshd";
 /// busy host both take their time.
 pub const REOPENS: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(20);
+/// Only root listens there (ip(7), `ip_unprivileged_port_start`), so that it costs nothing to look at all of them.
+const PRIVILEGED: RangeInclusive<u16> = 1..=1023;
 /// The title of an sshd holds its options.
 const MAX_TITLE: u64 = 128 << 10;
 
@@ -60,32 +64,42 @@ fn reopens(state: &State, left: bool) -> io::Result<bool> {
 
 /// The state, and whether sshd is about to open its sockets again.
 fn read(question: &Question) -> io::Result<(State, bool)> {
-    let listening = sockets::listening()?;
-    let asked: BTreeMap<u32, u32> =
-        listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| (socket.inode, socket.uid)).collect();
-    let holders = processes::holders(&asked)?;
     let mut notes = Vec::new();
     let units = units(&mut notes);
+    let of_units: BTreeSet<u16> = units.iter().flatten().flat_map(|unit| &unit.listens).filter_map(|at| port(at)).collect();
+    let places: Vec<_> = of_units.iter().chain([&question.port]).map(|port| *port..=*port).chain([PRIVILEGED]).collect();
+    let mut listening = sockets::listening(&places)?;
+    let asked: BTreeMap<u32, u32> =
+        listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| (socket.inode, socket.uid)).collect();
+    let Held { holders, of_ssh } = processes::holders(&asked)?;
 
     let held_by_ssh =
         |socket: &TcpSocket| holders.get(&socket.inode).is_some_and(|all| all.iter().any(|h| speaks_ssh(&h.process)));
-    let of_a_unit = |socket: &TcpSocket| {
-        let port = format!(":{}", socket.local.port());
-        units.iter().flatten().any(|unit: &Unit| unit.listens.iter().any(|address| address.ends_with(&port)))
-    };
-    let concerns = |socket: &&TcpSocket| asked.contains_key(&socket.inode) || held_by_ssh(socket) || of_a_unit(socket);
-    let listeners: Vec<Listener> = listening.iter().filter(concerns).map(|socket| listener(socket, &holders)).collect();
-
-    let ports: BTreeSet<u16> = listeners.iter().map(|listener| listener.local.port()).chain([question.port]).collect();
-    let mut sessions = Vec::new();
-    for port in ports {
-        sessions.extend(sockets::established(port)?.iter().filter_map(|socket| session(socket, &holders)));
+    let concerns =
+        |socket: &TcpSocket| asked.contains_key(&socket.inode) || held_by_ssh(socket) || of_units.contains(&socket.local.port());
+    listening.retain(concerns);
+    let ports: BTreeSet<u16> = listening.iter().map(|socket| socket.local.port()).chain([question.port]).collect();
+    let ranges: Vec<_> = ports.into_iter().map(|port| port..=port).collect();
+    let mut established = sockets::established(&ranges)?;
+    let listed: BTreeSet<u32> = listening.iter().chain(&established).map(|socket| socket.inode).collect();
+    let elsewhere: BTreeSet<u32> = of_ssh.difference(&listed).copied().collect();
+    if !elsewhere.is_empty() {
+        let found = sockets::with_inodes(&elsewhere)?.into_iter().partition::<Vec<_>, _>(|socket| socket.listens);
+        listening.extend(found.0);
+        established.extend(found.1);
     }
+    let listeners: Vec<Listener> = listening.iter().map(|socket| listener(socket, &holders)).collect();
+    let sessions = established.iter().filter_map(|socket| session(socket, &holders)).collect();
     let version = if question.everybody { version() } else { None };
     let left = asked.iter().any(|(inode, uid)| *uid == 0 && !holders.contains_key(inode));
     let state = State { listeners, units, sessions, addresses: addresses()?, version, notes };
     let reopens = reopens(&state, left)?;
     Ok((state, reopens))
+}
+
+/// The port of an address that a socket unit listens at: `[::]:22`.
+fn port(address: &str) -> Option<u16> {
+    address.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
 }
 
 /// The SSH units, where systemd runs this host.
@@ -137,15 +151,14 @@ pub struct Sshd {
 
 /// Whether somebody else than root made a socket that listens on this port: nobody waits for that one. Where that cannot be read, one waits.
 pub fn is_of_others(port: u16) -> bool {
-    sockets::listening().is_ok_and(|all| all.iter().any(|socket| socket.local.port() == port && socket.uid != 0))
+    sockets::listening(&[port..=port]).is_ok_and(|all| all.iter().any(|socket| socket.uid != 0))
 }
 
 /// The proven sshd that listens on a port; none where systemd listens for it, or somebody else does.
 pub fn sshd_on(port: u16) -> io::Result<Option<Sshd>> {
-    let listening = sockets::listening()?;
-    let holders = processes::holders(&BTreeMap::new())?;
-    let on_port = listening.iter().filter(|socket| socket.local.port() == port);
-    for holder in on_port.filter_map(|socket| holders.get(&socket.inode)).flatten().filter(|it| is_sshd(&it.process)) {
+    let listening = sockets::listening(&[port..=port])?;
+    let holders = processes::holders(&BTreeMap::new())?.holders;
+    for holder in listening.iter().filter_map(|socket| holders.get(&socket.inode)).flatten().filter(|it| is_sshd(&it.process)) {
         if let Some(sshd) = sshd(holder.process.pid)? {
             return Ok(Some(sshd));
         }
@@ -168,19 +181,18 @@ pub fn sshd(pid: u32) -> io::Result<Option<Sshd>> {
 
 /// Whether a process that was proven to be root's sshd is one still, in the same unit. Asks no systemd.
 pub fn is_still(process: &Process, unit: Option<&str>) -> io::Result<bool> {
-    let Some(status) = unless_ended(process.status())? else { return Ok(false) };
-    Ok(identity::Host::may_be(process, &status)? && unit_of(process.pid())?.as_deref() == unit)
+    Ok(identity::Host::may_be(process)?.is_some() && unit_of(process.pid())?.as_deref() == unit)
 }
 
-/// All listening TCP sockets, each with its inode, which tells one socket from the next at the same address.
+/// All listening TCP sockets of root's, each with its inode, which tells one socket from the next at the same address.
 pub fn listening() -> io::Result<Vec<(SocketAddr, u32)>> {
-    Ok(sockets::listening()?.iter().map(|socket| (socket.local, socket.inode)).collect())
+    Ok(sockets::listening_of_root()?.iter().map(|socket| (socket.local, socket.inode)).collect())
 }
 
 /// The other ends of connections to this port on which an sshd serves somebody who has not logged in yet.
 pub fn unauthenticated(port: u16) -> io::Result<Vec<SocketAddr>> {
-    let connections = sockets::established(port)?;
-    let holders = processes::holders(&BTreeMap::new())?;
+    let connections = sockets::established(&[port..=port])?;
+    let holders = processes::holders(&BTreeMap::new())?.holders;
     let waits = |socket: &&TcpSocket| {
         let all = holders.get(&socket.inode).map_or(&[][..], Vec::as_slice);
         all.iter().any(|holder| speaks_ssh(&holder.process)) && all.iter().all(|holder| holder.title == Title::Other)

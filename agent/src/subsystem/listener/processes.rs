@@ -30,6 +30,15 @@ pub struct Holder {
 /// The holders of sockets, by inode.
 pub type Holders = BTreeMap<u32, Vec<Holder>>;
 
+/// Who holds what.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// By inode.
+    pub holders: Holders,
+    /// The TCP sockets of SSH servers: each is listed by the kernel as long as it is open.
+    pub of_ssh: BTreeSet<u32>,
+}
+
 /// What may be spent on others.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
@@ -38,10 +47,11 @@ struct Budget {
     time: Duration,
 }
 
-/// A process that was looked at.
+/// A process that is no SSH server.
 struct Seen {
     pid: u32,
-    status: Status,
+    /// Whose it is, as far as one `stat` says.
+    owner: u32,
 }
 
 /// One that was proven.
@@ -52,35 +62,41 @@ struct Proven {
 }
 
 /// The sockets of SSH servers and process 1, and the holders of `wanted` (inode and owner of a socket) whoever they are.
-pub fn holders(wanted: &BTreeMap<u32, u32>) -> io::Result<Holders> {
+pub fn holders(wanted: &BTreeMap<u32, u32>) -> io::Result<Held> {
     let host = Host::read()?;
-    let mut found = Holders::new();
+    let mut found = Held::default();
     let (mut candidates, mut others) = (Vec::new(), Vec::new());
     for pid in process::pids()? {
+        // Anybody can have any number of processes: those of others cost one `stat` each.
+        let Some(owner) = process::owner(pid)? else { continue };
+        if owner != 0 {
+            others.push(Seen { pid, owner });
+            continue;
+        }
         let Some(process) = unless_ended(process::Process::open(pid))? else { continue };
-        let Some(status) = unless_ended(process.status())? else { continue };
         if pid == 1 {
+            let Some(status) = unless_ended(process.status())? else { continue };
             let holder = holder(&status, pid, None, host.unit_of(&process)?);
             // What it is not seen to hold is held by nobody that can be seen, which is unknown.
             let held = unless_denied(all_sockets(&process))?.flatten().unwrap_or_default();
-            add(&mut found, &held, None, &Holder { process: holder, title: Title::Other });
-        } else if Host::may_be(&process, &status)? {
-            candidates.push((process, status));
-        } else {
-            others.push(Seen { pid, status });
+            add(&mut found.holders, &held, None, &Holder { process: holder, title: Title::Other });
+            continue;
+        }
+        match Host::may_be(&process)? {
+            Some(status) => candidates.push((process, status)),
+            None => others.push(Seen { pid, owner }),
         }
     }
     let (proven, unproven) = prove(&host, candidates)?;
     others.extend(unproven);
-    let mut served = BTreeMap::new();
-    for Proven { process, status, proof } in proven.into_values() {
-        let (Some(title), Some(held)) = (title(&process)?, all_sockets(&process)?) else { continue };
-        let who = holder(&status, process.pid(), Some(proof.program), proof.unit);
-        add(&mut found, &held, None, &Holder { process: who, title });
-        served.insert(process.pid(), held);
+    for Proven { process, status, proof } in proven.values() {
+        let (Some(title), Some(held)) = (title(process)?, all_sockets(process)?) else { continue };
+        let who = holder(status, process.pid(), Some(proof.program.clone()), proof.unit.clone());
+        add(&mut found.holders, &held, None, &Holder { process: who, title });
+        add_logins(&mut found.holders, &host, process, &held, &proven)?;
+        found.of_ssh.extend(held);
     }
-    add_logins(&mut found, &host, &served, &others)?;
-    name(&mut found, &host, wanted, &mut others, NAMING);
+    name(&mut found.holders, &host, wanted, &mut others, NAMING);
     Ok(found)
 }
 
@@ -103,7 +119,7 @@ fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> io::Result
         }
         left = again;
         if left.is_empty() || proven.len() == before {
-            let unproven = left.into_iter().map(|(process, status)| Seen { pid: process.pid(), status });
+            let unproven = left.into_iter().map(|(process, _)| Seen { pid: process.pid(), owner: 0 });
             return Ok((proven, unproven.collect()));
         }
     }
@@ -111,16 +127,23 @@ fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> io::Result
 
 /// Whoever logged in is served by a process with that user's ids, whose title says so, and whose parent watches over it as root
 /// (`sshd: alice [priv]`). The connection is the parent's; no file of the user's process is looked at.
-fn add_logins(found: &mut Holders, host: &Host, served: &BTreeMap<u32, Vec<u32>>, others: &[Seen]) -> io::Result<()> {
-    for Seen { pid, status } in others {
-        let Some(held) = served.get(&status.parent).filter(|_| is_ssh_name(&status.name)) else { continue };
-        let Some(process) = unless_ended(process::Process::open(*pid))? else { continue };
-        // The same one still, with the same parent.
-        if unless_ended(process.status())?.as_ref() != Some(status) {
+fn add_logins(
+    found: &mut Holders,
+    host: &Host,
+    parent: &process::Process,
+    held: &[u32],
+    proven: &BTreeMap<u32, Proven>,
+) -> io::Result<()> {
+    let Some(children) = unless_ended(parent.children())? else { return Ok(()) };
+    // Where the kernel does not say, every process is asked for its parent.
+    for pid in children.map_or_else(process::pids, Ok)?.into_iter().filter(|pid| !proven.contains_key(pid)) {
+        let Some(process) = unless_ended(process::Process::open(pid))? else { continue };
+        let Some(status) = unless_ended(process.status())? else { continue };
+        if status.parent != parent.pid() || !is_ssh_name(&status.name) {
             continue;
         }
         if let Some(title @ Title::LoggedIn(_)) = title(&process)? {
-            let who = holder(status, *pid, None, host.unit_of(&process)?);
+            let who = holder(&status, pid, None, host.unit_of(&process)?);
             add(found, held, None, &Holder { process: who, title });
         }
     }
@@ -132,20 +155,26 @@ fn add_logins(found: &mut Holders, host: &Host, served: &BTreeMap<u32, Vec<u32>>
 fn name(found: &mut Holders, host: &Host, wanted: &BTreeMap<u32, u32>, others: &mut [Seen], budget: Budget) -> usize {
     let deadline = Instant::now() + budget.time;
     let owners: BTreeSet<u32> = wanted.values().copied().collect();
-    others.sort_by_key(|seen| (!owners.contains(&seen.status.real_uid), seen.status.real_uid, seen.pid));
+    let mut left: BTreeSet<u32> = wanted.keys().filter(|inode| !found.contains_key(inode)).copied().collect();
+    if left.is_empty() {
+        return 0;
+    }
+    others.sort_by_key(|seen| (!owners.contains(&seen.owner), seen.owner, seen.pid));
     let mut looked = 0;
-    for Seen { pid, status } in others.iter() {
-        let left: BTreeSet<u32> = wanted.keys().filter(|inode| !found.contains_key(inode)).copied().collect();
+    for Seen { pid, owner: _ } in others.iter() {
         if left.is_empty() || looked >= budget.files || Instant::now() > deadline {
             break;
         }
         let Ok(process) = process::Process::open(*pid) else { continue };
         let (held, files) = process.sockets(budget.of_one.min(budget.files - looked)).unwrap_or_default();
         looked += files;
-        let who = || holder(status, *pid, None, host.unit_of(&process).unwrap_or_default());
-        if held.iter().any(|inode| left.contains(inode)) {
-            add(found, &held, Some(&left), &Holder { process: who(), title: Title::Other });
+        if !held.iter().any(|inode| left.contains(inode)) {
+            continue;
         }
+        let Ok(status) = process.status() else { continue };
+        let who = holder(&status, *pid, None, host.unit_of(&process).unwrap_or_default());
+        add(found, &held, Some(&left), &Holder { process: who, title: Title::Other });
+        left.retain(|inode| !found.contains_key(inode));
     }
     looked
 }
@@ -156,9 +185,9 @@ fn add(found: &mut Holders, held: &[u32], only: Option<&BTreeSet<u32>>, holder: 
     }
 }
 
-/// All sockets of a process of root's; `None` where it has ended.
+/// All TCP sockets of a process of root's; `None` where it has ended.
 fn all_sockets(process: &process::Process) -> io::Result<Option<Vec<u32>>> {
-    match unless_ended(process.sockets(MAX_FILES))? {
+    match unless_ended(process.tcp_sockets(MAX_FILES))? {
         Some((_, files)) if files >= MAX_FILES => {
             Err(io::Error::other(format!("process {} has {MAX_FILES} open files or more, too many to look at", process.pid())))
         }
@@ -186,7 +215,7 @@ mod tests {
     fn listening() -> (TcpListener, BTreeMap<u32, u32>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
-        let sockets = super::super::sockets::listening().unwrap();
+        let sockets = super::super::sockets::listening(&[]).unwrap();
         let socket = sockets.iter().find(|socket| socket.local == local).unwrap_or_else(|| panic!("not listed"));
         (listener, BTreeMap::from([(socket.inode, socket.uid)]))
     }
@@ -194,7 +223,7 @@ mod tests {
     #[test]
     fn the_holder_of_a_socket_of_this_process_is_found_and_is_no_ssh_server() {
         let (_listener, wanted) = listening();
-        let holders = holders(&wanted).unwrap();
+        let holders = holders(&wanted).unwrap().holders;
         let found: Vec<&Process> = wanted.keys().filter_map(|inode| holders.get(inode)).flatten().map(|it| &it.process).collect();
         assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [std::process::id()]);
         assert!(found.iter().all(|process| process.ssh.is_none()), "{found:?}");
@@ -207,7 +236,7 @@ mod tests {
         let mut others: Vec<Seen> = Vec::new();
         for _ in 0..50 {
             let pid = std::process::id();
-            others.push(Seen { pid, status: process::Process::open(pid).unwrap().status().unwrap() });
+            others.push(Seen { pid, owner: 0 });
         }
         let host = Host::read().unwrap();
         // A socket that nobody holds.

@@ -1,11 +1,13 @@
-//! TCP sockets as the kernel lists them (`sock_diag(7)`): all that listen, and the established ones of given local ports, which the
-//! kernel filters. Read only.
+//! TCP sockets as the kernel lists them (`sock_diag(7)`): those that listen and those that are established. The kernel leaves out what
+//! nobody asked for, so that the sockets of others cost next to nothing, however many they are. Read only.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NLM_F_DUMP, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NetlinkPayload, NetlinkSerializable};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::nlas::Nla;
@@ -14,12 +16,15 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use sshfix_policy::address::canonical;
 
+use super::filter;
 use crate::sys::netlink;
 
 /// The kernel answers at once; this is for one that does not, and not for an agent that a busy host lets wait.
 const LIMIT: Duration = Duration::from_secs(4);
-/// A host with more sockets on its SSH port than this is not listed whole.
+/// A host with more of those sockets that are looked for is not listed whole.
 const MOST_SOCKETS: usize = 100_000;
+/// `TCP_LISTEN` (`net/tcp_states.h`)
+const LISTENS: u8 = 10;
 
 /// A socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub struct TcpSocket {
     pub local: SocketAddr,
     /// The other end.
     pub peer: SocketAddr,
+    /// Whether it listens, or is established.
+    pub listens: bool,
     /// `IPV6_V6ONLY`; the kernel tells it of listening sockets.
     pub v6_only: bool,
     /// Found in `/proc/PID/fd` as `socket:[INODE]`; 0 where no process holds it any more.
@@ -36,29 +43,59 @@ pub struct TcpSocket {
     pub uid: u32,
 }
 
-/// The listening sockets of both families.
-pub fn listening() -> io::Result<Vec<TcpSocket>> {
-    dump(&StateFlags::LISTEN, 0)
+/// The listening sockets of both families on these ports, whoever made them.
+pub fn listening(ports: &[RangeInclusive<u16>]) -> io::Result<Vec<TcpSocket>> {
+    dump(&StateFlags::LISTEN, ports, &|_| true)
 }
 
-/// The established sockets with this local port.
-pub fn established(port: u16) -> io::Result<Vec<TcpSocket>> {
-    dump(&StateFlags::ESTABLISHED, port)
+/// Those of root's, on any port.
+pub fn listening_of_root() -> io::Result<Vec<TcpSocket>> {
+    dump(&StateFlags::LISTEN, &[], &|socket| socket.uid == 0)
 }
 
-fn dump(states: &StateFlags, port: u16) -> io::Result<Vec<TcpSocket>> {
+/// The established sockets on these ports that a process of root's took. The ends that others made themselves serve nobody.
+pub fn established(ports: &[RangeInclusive<u16>]) -> io::Result<Vec<TcpSocket>> {
+    dump(&StateFlags::ESTABLISHED, ports, &|socket| socket.uid == 0)
+}
+
+/// Those with these inodes, whatever their port is. The kernel has no filter for it and lists all there are.
+pub fn with_inodes(inodes: &BTreeSet<u32>) -> io::Result<Vec<TcpSocket>> {
+    dump(&StateFlags::LISTEN.union(StateFlags::ESTABLISHED), &[], &|socket| inodes.contains(&socket.inode))
+}
+
+/// One question to the kernel (`linux/inet_diag.h`, `struct inet_diag_req_v2` and its attributes).
+struct Dump {
+    request: SockDiagMessage,
+    filter: Vec<u8>,
+}
+
+impl NetlinkSerializable for Dump {
+    fn message_type(&self) -> u16 {
+        self.request.message_type()
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.request.buffer_len() + self.filter.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        if let Some((request, filter)) = buffer.split_at_mut_checked(self.request.buffer_len()) {
+            self.request.serialize(request);
+            filter.copy_from_slice(&self.filter);
+        }
+    }
+}
+
+/// No ports are all.
+fn dump(states: &StateFlags, ports: &[RangeInclusive<u16>], wanted: &dyn Fn(&TcpSocket) -> bool) -> io::Result<Vec<TcpSocket>> {
     let socket = netlink::open(NETLINK_SOCK_DIAG)?;
+    let filter = filter::on_ports(ports)?;
     let mut found = Vec::new();
-    for (family, mut id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        id.source_port = port;
-        let request = InetRequest {
-            family,
-            protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
-            states: states.clone(),
-            socket_id: id,
-        };
-        match ask(&socket, request, &mut found) {
+    for (family, socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let (extensions, states) = (ExtensionFlags::empty(), states.clone());
+        let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
+        let dump = Dump { request: SockDiagMessage::InetRequest(request), filter: filter.clone() };
+        match ask(&socket, dump, wanted, &mut found) {
             // A kernel without IPv6.
             Err(error) if family == AF_INET6 && error.raw_os_error() == Some(nix::libc::ENOENT) => {}
             other => other?,
@@ -67,14 +104,16 @@ fn dump(states: &StateFlags, port: u16) -> io::Result<Vec<TcpSocket>> {
     Ok(found)
 }
 
-fn ask(socket: &Socket, request: InetRequest, found: &mut Vec<TcpSocket>) -> io::Result<()> {
-    netlink::send(socket, NLM_F_DUMP, SockDiagMessage::InetRequest(request))?;
+fn ask(socket: &Socket, dump: Dump, wanted: &dyn Fn(&TcpSocket) -> bool, found: &mut Vec<TcpSocket>) -> io::Result<()> {
+    netlink::send(socket, NLM_F_DUMP, dump)?;
     let deadline = Instant::now() + LIMIT;
     loop {
         let datagram = netlink::receive(socket, deadline, "the kernel did not list its sockets in time")?;
         for message in netlink::messages::<SockDiagMessage>(&datagram) {
             match message?.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => found.push(tcp_socket(&response)),
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    found.extend(Some(tcp_socket(&response)).filter(wanted));
+                }
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 _ => {}
@@ -92,8 +131,48 @@ fn tcp_socket(response: &InetResponse) -> TcpSocket {
     TcpSocket {
         local: end(id.source_address, id.source_port),
         peer: end(id.destination_address, id.destination_port),
+        listens: response.header.state == LISTENS,
         v6_only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
         inode: response.header.inode,
         uid: response.header.uid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_lists_the_sockets_on_the_ports_that_are_asked_for_and_no_others() {
+        let listeners: Vec<TcpListener> = ["127.0.0.1:0", "[::1]:0", "127.0.0.1:0", "127.0.0.1:0"]
+            .iter()
+            .filter_map(|address| TcpListener::bind(address).ok())
+            .collect();
+        let mut ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let clients: Vec<TcpStream> =
+            listeners.iter().map(|listener| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
+        let served: Vec<(TcpStream, SocketAddr)> = listeners.iter().map(|listener| listener.accept().unwrap()).collect();
+        let without = ports.pop().unwrap();
+        for count in 1..=ports.len() {
+            let asked = || ports.iter().take(count);
+            let ranges: Vec<RangeInclusive<u16>> = asked().map(|port| *port..=*port).collect();
+            for found in [listening(&ranges).unwrap(), dump(&StateFlags::ESTABLISHED, &ranges, &|_| true).unwrap()] {
+                let found: BTreeSet<u16> = found.iter().map(|socket| socket.local.port()).collect();
+                assert_eq!(found, asked().copied().collect::<BTreeSet<u16>>());
+            }
+        }
+        let (low, high) = (*ports.iter().min().unwrap(), *ports.iter().max().unwrap());
+        let ranges = [low..=low, 1..=1, low..=high];
+        assert!(listening(&ranges).unwrap().iter().all(|socket| (low..=high).contains(&socket.local.port())));
+        let everywhere = dump(&StateFlags::LISTEN, &[], &|_| true).unwrap();
+        let inode = everywhere.iter().find(|socket| socket.local.port() == without).unwrap().inode;
+        assert!(everywhere.iter().all(|socket| socket.listens));
+        let by_inode = with_inodes(&[inode].into()).unwrap();
+        assert_eq!(by_inode.iter().map(|socket| socket.local.port()).collect::<Vec<_>>(), [without]);
+        drop((clients, served));
     }
 }
