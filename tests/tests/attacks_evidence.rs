@@ -1,0 +1,239 @@
+//! alice, who has no rights, against the evidence of the proof: she opens more sockets than anybody lists, starts more processes than anybody
+//! looks at, and asks systemd more than it answers. The live sessions are known all the same; where they cannot be, that is said, and nothing
+//! that could close a way in is changed. Under the packaged units, one server a release.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server};
+
+/// Another client of root's, who comes in on another port.
+const OTHER_V4: &str = "198.51.100.7";
+/// Waiting for what comes by itself, on a loaded machine.
+const LONG: Duration = Duration::from_mins(3);
+/// What a question may take under attack on a loaded machine; the figures are printed.
+const SOON: Duration = Duration::from_secs(6);
+
+/// More listening sockets than the agent ever reads of them: 112,000.
+const SOCKETS: &str = r"
+import os, socket, time, resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+for child in range(40):
+    if os.fork() == 0:
+        keep = []
+        for port in range(3000, 3000 + 2800):
+            s = socket.socket(); s.bind(('127.9.%d.1' % child, port)); s.listen(1); keep.append(s)
+        time.sleep(100000)
+time.sleep(100000)
+";
+
+/// 5,000 processes that do nothing, every other of which looks like root's to who looks at /proc only.
+const PROCESSES: &str = r"
+import ctypes, os, time
+for number in range(5000):
+    if os.fork() == 0:
+        if number % 2: ctypes.CDLL(None).prctl(4, 0)
+        time.sleep(100000)
+open('/tmp/processes', 'w').close()
+time.sleep(100000)
+";
+
+/// Forty connections that ask systemd for all its units and never wait for an answer.
+const QUESTIONS: &str = r"
+import os, socket, struct, threading, time
+def pad(b, n): return b + b'\0' * (-len(b) % n)
+def field(code, sig, value):
+    return pad(struct.pack('<BB', code, 1) + sig + b'\0', 4) + struct.pack('<I', len(value)) + value + b'\0'
+def call(serial, dest, path, interface, member):
+    fields = b''
+    for part in [(1, b'o', path), (2, b's', interface), (3, b's', member), (6, b's', dest)]:
+        fields = pad(fields, 8) + field(*part)
+    return pad(struct.pack('<cBBBIII', b'l', 1, 0, 1, 0, serial, len(fields)) + fields, 8)
+SYSTEMD = b'org.freedesktop.systemd1'
+def one():
+    while True:
+        try:
+            bus = socket.socket(socket.AF_UNIX); bus.connect('/run/dbus/system_bus_socket')
+            bus.sendall(b'\0AUTH EXTERNAL ' + str(os.getuid()).encode().hex().encode() + b'\r\n'); bus.recv(1000)
+            bus.sendall(b'BEGIN\r\n')
+            bus.sendall(call(1, b'org.freedesktop.DBus', b'/org/freedesktop/DBus', b'org.freedesktop.DBus', b'Hello'))
+            def drain():
+                while bus.recv(1 << 20): pass
+            threading.Thread(target=drain, daemon=True).start()
+            serial = 2
+            while True:
+                bus.sendall(call(serial, SYSTEMD, b'/org/freedesktop/systemd1', SYSTEMD + b'.Manager', b'ListUnits')); serial += 1
+        except OSError:
+            time.sleep(0.2)
+for _ in range(40): threading.Thread(target=one, daemon=True).start()
+time.sleep(100000)
+";
+
+/// An open login of root's; killed when dropped.
+struct Session(Child);
+
+impl Session {
+    fn open(server: &Server, from: &str, port: u16) -> Self {
+        let mut command = server.ssh_command(from);
+        let destination = command.pop().unwrap();
+        let mark = format!("/tmp/in-{port}");
+        let _ = std::fs::remove_file(server.path(&mark));
+        command.extend(["-p".to_owned(), port.to_string(), destination, format!("echo in > {mark}; sleep 3000")]);
+        let mut run = Command::new(&command[0]);
+        let ssh = run.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let session = Self(ssh);
+        // systemd may give it a /tmp of its own.
+        server.wait_until("the session is open", LONG, || {
+            server.sh(&format!("ls /tmp/in-{port} /tmp/systemd-private-*/tmp/in-{port}")).stdout.contains("in-")
+        });
+        session
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(server: &Server, unit: &str, script: &str) {
+    server.write(&format!("/usr/local/lib/{unit}.py"), script);
+    let command = format!(
+        "systemd-run -q --unit={unit} --uid=alice -p TasksMax=30000 -p LimitNOFILE=524288 python3 /usr/local/lib/{unit}.py"
+    );
+    server.sh(&command).expect_ok();
+}
+
+fn end(server: &Server, unit: &str) {
+    server.sh(&format!("systemctl kill -s KILL {unit}; systemctl stop {unit}; true")).expect_ok();
+    server.wait_until("alice has nothing", LONG, || !server.sh("pgrep -u alice").ok());
+}
+
+fn deny(server: &Server, address: &str) -> CtlResult {
+    let asked = server.ctl(&["hosts", "deny", address, "--json", "--confirm-within", "10m"]);
+    println!("deny {address}: {} in {:?}", asked.status, asked.time);
+    asked
+}
+
+/// The session of root's from this address is known, and no change may cut it off.
+#[track_caller]
+fn protected(server: &Server, when: &str, address: &str) {
+    let status = server.ctl(&["status"]);
+    println!("{when}: status in {:?}", status.time);
+    assert!(status.stdout.contains(&format!("root from {address}")), "{when}: {status:?}");
+    deny(server, address).expect_error(4, "lockout", &["would lock out", address, "a live session", "nothing was changed"]);
+}
+
+fn sockets_of_others_hide_no_session(server: &Server) {
+    // Another sshd, on a port that nobody asked about and that no unit names.
+    server.sh("systemd-run -q --unit=second /usr/sbin/sshd -D -p 2222 -o 'PidFile none'").expect_ok();
+    server.wait_until("it listens", LONG, || server.sh("ss -Hltn sport = :2222 | grep -q .").ok());
+    let other = Session::open(server, OTHER_V4, 2222);
+    protected(server, "quiet", OTHER_V4);
+    start(server, "many", SOCKETS);
+    let count = || server.sh("ss -Hltn | wc -l").stdout.trim().parse::<u32>().unwrap_or(0);
+    server.wait_until("she has them", LONG, || count() > 112_000);
+    protected(server, "112,000 sockets", ADMIN_V4);
+    protected(server, "112,000 sockets", OTHER_V4);
+    let status = server.ctl(&["status"]);
+    assert!(status.time < SOON, "{:?}", status.time);
+    // A change beside all that is made and confirmed.
+    server.ctl_confirmed(&["hosts", "deny", "203.0.113.70"]);
+    server.ctl(&["hosts", "remove", "203.0.113.70"]).expect_status(0);
+    drop(other);
+    server.sh("systemctl stop second").expect_ok();
+    // Without an sshd elsewhere the kernel leaves hers out.
+    protected(server, "112,000 sockets, one sshd", ADMIN_V4);
+    end(server, "many");
+}
+
+fn processes_of_others_cost_little(server: &Server) {
+    let pid = server.run(&["systemctl", "show", "-P", "MainPID", "sshfix-agent"]).expect_ok();
+    let ticks = || -> u64 {
+        let stat = server.read(&format!("/proc/{}/stat", pid.trim()));
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let cost = || {
+        let before = ticks();
+        let times: Vec<Duration> = (0..3).map(|_| server.ctl(&["status"]).time).collect();
+        println!("status in {times:?}");
+        ticks() - before
+    };
+    let alone = cost();
+    start(server, "processes", PROCESSES);
+    server.wait_until("she has them", LONG, || server.path("/tmp/processes").exists());
+    let besides = cost();
+    println!("{alone} ticks alone, {besides} beside 5,000 processes");
+    protected(server, "5,000 processes", ADMIN_V4);
+    // Three answers, each of which looks at all processes a few times; a tick is 10 ms.
+    assert!(besides <= alone * 2 + 60, "{alone} ticks alone, {besides} beside 5,000 processes");
+    end(server, "processes");
+}
+
+fn a_systemd_that_does_not_answer_hides_no_session(server: &Server) {
+    // Mounts of its own, and a session whose sshd was restarted since.
+    server.write("/etc/systemd/system/ssh.service.d/hard.conf", "[Service]\nPrivateTmp=yes\n");
+    let own = "[Service]\nPrivateTmp=yes\nExecStart=/opt/own/sshd -D -p 2223 -o PidFile=none\n";
+    server.write("/etc/systemd/system/own.service", own);
+    server.sh("systemctl daemon-reload; systemctl restart ssh").expect_ok();
+    let other = Session::open(server, OTHER_V4, 22);
+    server.sh("systemctl restart ssh").expect_ok();
+    let admin = Session::open(server, ADMIN_V4, 22);
+    protected(server, "its own mounts", ADMIN_V4);
+    protected(server, "its own mounts, restarted", OTHER_V4);
+    start(server, "questions", QUESTIONS);
+    server.wait_until("systemd does not answer", LONG, || !server.sh("timeout 2 busctl --timeout=1 call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.DBus.Peer Ping").ok());
+    protected(server, "a busy systemd", ADMIN_V4);
+    protected(server, "a busy systemd, restarted", OTHER_V4);
+
+    // Only systemd can say what this one is, and does not: the sessions are not known, which is no reason to close anything.
+    let own = "mkdir -p /opt/own; cp /usr/sbin/sshd /opt/own/sshd; systemctl start own";
+    server.sh(own).expect_ok();
+    server.wait_until("it listens", LONG, || server.sh("ss -Hltn sport = :2223 | grep -q .").ok());
+    let status = server.ctl(&["status"]);
+    assert!(status.stdout.contains("The live SSH sessions are not known"), "{status:?}");
+    assert!(!status.stdout.contains("No live SSH session."), "{status:?}");
+    let deny = || server.read("/etc/hosts.deny");
+    let before = deny();
+    let words = ["who is logged in is not known", "D-Bus", "nothing was changed"];
+    self::deny(server, ADMIN_V4).expect_error(4, "lockout", &words);
+    assert_eq!(deny(), before);
+    drop((other, admin));
+    end(server, "questions");
+    server.sh("systemctl stop own").expect_ok();
+    server.wait_until("the sessions are known again", LONG, || server.ctl(&["status"]).stdout.contains("No live SSH session."));
+}
+
+fn evidence(release: Release) {
+    if !lab::root_or_skip() {
+        return;
+    }
+    let server = Server::boot(release);
+    server.install_sshfix();
+    server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
+    server.sh("useradd -m -s /bin/sh -p '*' alice").expect_ok();
+    if release == Release::Trixie {
+        server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
+        server.sh("systemctl reload ssh").expect_ok();
+    }
+    let admin = Session::open(&server, ADMIN_V4, 22);
+    protected(&server, "quiet", ADMIN_V4);
+    sockets_of_others_hide_no_session(&server);
+    processes_of_others_cost_little(&server);
+    drop(admin);
+    a_systemd_that_does_not_answer_hides_no_session(&server);
+}
+
+#[test]
+fn alice_hides_no_live_session_on_bookworm() {
+    evidence(Release::Bookworm);
+}
+
+#[test]
+fn alice_hides_no_live_session_on_trixie() {
+    evidence(Release::Trixie);
+}
