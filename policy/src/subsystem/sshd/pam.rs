@@ -1,4 +1,4 @@
-//! Whether a password that is not in shadow(5) can open sshd's PAM stack (pam.conf(5), pam_unix(8)). Takes as certain only what Debian
+//! Whether a password that is not in shadow(5) can open sshd's PAM stack (pam.conf(5), `pam_unix(8)`). Takes as certain only what Debian
 //! installs, and modules beside it that can refuse but take no password. Reads lines; opens no file.
 
 use serde::{Deserialize, Serialize};
