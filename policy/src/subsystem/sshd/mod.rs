@@ -35,6 +35,7 @@ mod serves;
 mod show;
 mod state;
 mod step;
+pub mod values;
 mod way_in;
 mod worse;
 
@@ -64,4 +65,5 @@ pub use state::{
     Account, Folder, HostKey, KeyProblem, Login, Manager, Need, Server, Startups, State, host_key_paths, is_user_name,
 };
 pub use step::{Activation, FileEdit, Step, Through};
+pub use values::ValueFile;
 pub use way_in::{Fault, WayIn, is_in, way_in, way_in_now};
