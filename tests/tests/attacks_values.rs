@@ -145,6 +145,50 @@ fn values(release: Release) {
     let plan = applied(&server, "UseDNS yes");
     assert!(plan.contains("UseDNS yes: each login waits for the name servers"), "{release}: {plan}");
     by_hand(&server);
+    another_sshd(&server);
+    many_addresses(&server);
+}
+
+/// One who logs in from many addresses costs one question about each kind of them, not one about each.
+fn many_addresses(server: &Server) {
+    configured(server, "X11Forwarding yes\nMaxStartups 300\nMatch Address 127.8.0.0/16\n    PermitTTY no\n");
+    let base = apply(server, "X11Forwarding no");
+    server.ctl(&["rollback", base.json()["id"].as_str().unwrap()]).expect_status(0);
+    server
+        .sh("runuser -u alice -- ssh-keygen -q -t ed25519 -N '' -f /home/alice/own
+             cat /home/alice/own.pub >> /home/alice/.ssh/authorized_keys
+             cat > /home/alice/go.sh <<'END'
+for i in $(seq 60); do
+    ssh -i /home/alice/own -b 127.7.1.$i -o StrictHostKeyChecking=no -o BatchMode=yes -N alice@127.0.0.1 2>/dev/null &
+    sleep 0.1
+done
+wait
+END
+             systemd-run -q --unit=many --uid=alice sh /home/alice/go.sh")
+        .expect_ok();
+    let count = || server.sh("ps -u alice -o args | grep -c '^sshd.*: alice$'").stdout.trim().parse::<u32>().unwrap_or(0);
+    server.wait_until("she is in sixty times", LONG, || count() > 60);
+    let asked = apply(server, "X11Forwarding no");
+    assert_eq!(asked.status, 5, "{asked:?}");
+    println!("{}: an edit takes {:?} with 2 sessions and {:?} with 62", server.release(), base.time, asked.time);
+    // Each used to cost some 50 ms.
+    assert!(asked.time < base.time * 3 + Duration::from_millis(1500), "{:?} and {:?}", base.time, asked.time);
+    server.ctl(&["rollback", asked.json()["id"].as_str().unwrap()]).expect_status(0);
+    server.sh("systemctl stop many").expect_ok();
+}
+
+/// It reads the same files at its next start, and root is in by it.
+fn another_sshd(server: &Server) {
+    configured(server, "X11Forwarding yes\n");
+    let unit = "[Service]\nType=notify\nRuntimeDirectory=sshd\nRuntimeDirectoryPreserve=yes\nExecStart=/usr/sbin/sshd -D -p 2222 \
+                -o PidFile=/run/ssh2.pid\nKillMode=process\n";
+    server.write("/etc/systemd/system/ssh2.service", unit);
+    server.sh("systemctl daemon-reload; systemctl start ssh2").expect_ok();
+    let session = Session::open(server, "alice", ADMIN_V4, 2222);
+    refused(server, "DenyUsers alice@192.0.2.*", "alice from 192.0.2.9 (a live session)");
+    applied(server, "DenyUsers alice@192.0.3.*");
+    drop(session);
+    server.sh("systemctl stop ssh2").expect_ok();
 }
 
 /// What was written by hand comes into effect with a reload.

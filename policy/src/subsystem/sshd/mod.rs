@@ -5,6 +5,7 @@ mod access;
 mod account;
 mod admission;
 mod algorithms;
+mod alike;
 mod authorized_keys;
 mod broken;
 mod candidate;
@@ -66,4 +67,4 @@ pub use state::{
 };
 pub use step::{Activation, FileEdit, Step, Through};
 pub use values::ValueFile;
-pub use way_in::{Fault, WayIn, is_in, way_in, way_in_now};
+pub use way_in::{Fault, WayIn, is_in, server_for, way_in, way_in_now};

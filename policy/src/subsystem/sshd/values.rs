@@ -284,7 +284,7 @@ pub fn objections(host: &HostState, effective: &Effective, needs: &mut Needs) ->
     let mut found = Vec::new();
     for (keyword, values) in effective.iter() {
         for value in values {
-            let why = match problem(host, keyword, value, &|other| effective.one(other), needs) {
+            let why = match problem(host, keyword, value, needs) {
                 Problem::None => continue,
                 Problem::NotRead(why) => {
                     found.push(Objection::unknown(Stage::SshdAccess, Reason::NotRead(why.clone()), why));
@@ -298,13 +298,18 @@ pub fn objections(host: &HostState, effective: &Effective, needs: &mut Needs) ->
     found
 }
 
-/// A keyword that no table of sshfix has, with another value than before.
+/// A keyword that no table of sshfix has, or one of a method that is in use, with another value than before.
 pub fn not_known(was: &Effective, is: &Effective) -> Option<Objection> {
     if was.iter().next().is_none() {
         return None;
     }
     let keywords: BTreeSet<&str> = was.iter().chain(is.iter()).map(|(keyword, _)| keyword).collect();
-    let mut unknown = keywords.into_iter().filter(|keyword| effect(keyword).is_none() && was.all(keyword) != is.all(keyword));
+    let counts = |keyword: &str| match effect(keyword) {
+        None => true,
+        Some(Effect::Without(other, without)) => was.one(other).is_some_and(|value| value != without),
+        Some(Effect::Judged | Effect::Harmless | Effect::Where(_) | Effect::File(_)) => false,
+    };
+    let mut unknown = keywords.into_iter().filter(|keyword| counts(keyword) && was.all(keyword) != is.all(keyword));
     unknown.next().map(|keyword| objection(keyword, &is.all(keyword).join(" "), &does_not_know(keyword)))
 }
 
@@ -337,7 +342,7 @@ pub fn is_harmless(host: &HostState, keyword: &str, values: &[String], needs: &m
         None | Some(Effect::Judged | Effect::Without(..)) => false,
         Some(Effect::Harmless) => true,
         Some(Effect::Where(_) | Effect::File(_)) => {
-            matches!(problem(host, keyword, &values.join(" "), &|_| None, needs), Problem::None)
+            matches!(problem(host, keyword, &values.join(" "), needs), Problem::None)
         }
     }
 }
@@ -349,22 +354,13 @@ enum Problem {
     Is(String),
 }
 
-fn problem<'a>(
-    host: &HostState,
-    keyword: &str,
-    value: &str,
-    other: &dyn Fn(&str) -> Option<&'a str>,
-    needs: &mut Needs,
-) -> Problem {
+fn problem(host: &HostState, keyword: &str, value: &str, needs: &mut Needs) -> Problem {
     match effect(keyword) {
         None | Some(Effect::Judged | Effect::Harmless) => Problem::None,
         Some(Effect::Where(harmless)) if harmless(value) => Problem::None,
-        Some(Effect::Without(other_keyword, without)) if other(other_keyword).is_none_or(|value| value == without) => {
-            Problem::None
-        }
-        // Nothing was set.
-        Some(Effect::Without(..)) if value == "none" => Problem::None,
-        Some(Effect::Where(_) | Effect::Without(..)) => Problem::Is(does_not_know(keyword)),
+        // What they add to is judged by how it changes.
+        Some(Effect::Without(..)) => Problem::None,
+        Some(Effect::Where(_)) => Problem::Is(does_not_know(keyword)),
         Some(Effect::File(_)) if value == "none" => Problem::None,
         Some(Effect::File(of)) => {
             if let Some(why) = wrong_place(of, value) {

@@ -128,6 +128,9 @@ fn what_no_table_has_is_not_known_where_it_changes() {
     let old = Effective::parse("port 22\nnewkeyword yes\n");
     let new = Effective::parse("port 22\nnewkeyword no\n");
     assert_eq!(not_known(&old, &old), None);
+    let hosts = |on: &str, rhosts: &str| Effective::parse(&format!("hostbasedauthentication {on}\nignorerhosts {rhosts}\n"));
+    assert_eq!(not_known(&hosts("no", "yes"), &hosts("yes", "no")), None);
+    assert!(not_known(&hosts("yes", "no"), &hosts("yes", "yes")).is_some());
     let why = not_known(&old, &new).unwrap().why;
     assert!(why.contains("sshfix does not know what newkeyword does to a login; edit the file by hand"), "{why}");
     assert!(not_known(&old, &Effective::parse("port 22\n")).is_some());

@@ -12,7 +12,7 @@ use super::plan::difference;
 use super::risk::{self, Risk, risks};
 use super::state::{Login, Need, Server};
 use super::worse::{self, gone, only_opens};
-use super::{Effective, access, account, candidate, serves, values};
+use super::{Effective, access, account, alike, candidate, serves, values};
 use crate::address::Source;
 use crate::host::{self, AccessPath, HostState, Needs, Part};
 use crate::ranges;
@@ -81,6 +81,26 @@ const OF_CONNECTIONS: [&str; 14] = [
     "logingracetime",
     "usedns",
 ];
+
+/// The port by which the sshd is known that a path is to be judged by when the sshd on `port` gets these files: another one that has one of
+/// them too reads it at its next start.
+pub fn server_for(host: &HostState, port: u16, files: &BTreeSet<&str>, path: &AccessPath, needs: &mut Needs) -> u16 {
+    let Some(Part::Present(edited)) = host.sshd.servers.get(&port) else { return port };
+    let listens = serves::addresses(edited).is_some_and(|all| all.iter().any(|at| at.port() == path.port));
+    if path.port == port || listens || files.is_empty() {
+        return port;
+    }
+    match host.sshd.servers.get(&path.port) {
+        None => {
+            needs.insert(host::Need::Sshd(Need::Server(path.port)));
+            port
+        }
+        Some(Part::Present(Server { tree: Ok(tree), .. })) if files.iter().any(|file| tree.files.contains_key(*file)) => {
+            path.port
+        }
+        Some(Part::Present(_) | Part::Absent(_) | Part::Unreadable(_)) => port,
+    }
+}
 
 /// Judges a path by the sshd on `port`, which steps were predicted on; `read` is the host as it was read. A path to another server
 /// is none of its business.
@@ -375,12 +395,7 @@ impl Sessions {
 }
 
 /// Somebody who could not be looked up: no list and no method was judged, and an edit of them could be the end of this way.
-fn not_looked_up(
-    login: &LoginWay,
-    (before, now): (&Server, &Server),
-    host: &HostState,
-    needs: &mut Needs,
-) -> Option<Objection> {
+fn not_looked_up(login: &LoginWay, (before, now): (&Server, &Server), host: &HostState, needs: &mut Needs) -> Option<Objection> {
     let unread = login.objections.iter().find(|objection| matches!(objection.reason, Reason::NotRead(_)))?;
     let keyword = deciding(before, now, host, needs)?;
     let why = format!("{}; whether {keyword} then keeps {} out is not known", unread.why, login.user);
@@ -485,7 +500,8 @@ fn login(
         LoginWay { objections, ..empty.clone() }
     };
     let not_read = |why: String| because(Reason::NotRead(why.clone()), why);
-    let Some(login) = Login::new(user, address, local.unwrap_or(address), port) else {
+    let asked = alike::representative(host, server, address);
+    let Some(login) = Login::new(user, asked, local.unwrap_or(asked), port) else {
         return not_read("sshd: that is no name sshfix asks about".to_owned());
     };
     let login = login.of_server(server_port);
