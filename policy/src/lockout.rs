@@ -1,6 +1,7 @@
 //! The no-lockout proof: no access path that is open now is closed by any prefix of a plan's steps.
 //! Unknown counts as closed. The only maker of a [`SafePlan`], so nothing unproven can be applied.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use thiserror::Error;
@@ -120,9 +121,9 @@ pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Nee
             let (step, summary) = (index + 1, step.summary());
             Err(Lockout::Witness(Box::new(Witness { step, summary, path: path.clone(), verdict, why })))
         };
-        if let Step::Sshd(step) = step {
+        if matches!(step, Step::Sshd(_)) {
             // Whoever a packet filter or a ban keeps out for now is to get in again when that is over.
-            if let Some((path, verdict, why)) = logins.worse(step.port, (host, &state), paths, needs) {
+            if let Some((path, verdict, why)) = logins.worse((host, &state), paths, needs) {
                 return witness(path, verdict, why);
             }
             continue;
@@ -199,6 +200,8 @@ fn newly_refusing(
 /// What sshd makes of every path, before the plan and after the steps so far. Nothing is asked of it where no step is about it.
 #[derive(Default)]
 struct Logins {
+    /// By which sshd each path is judged.
+    servers: Vec<u16>,
     before: Vec<WayIn>,
     after: Vec<WayIn>,
 }
@@ -210,21 +213,24 @@ impl Logins {
             _ => None,
         });
         let Some(port) = port else { return Self::default() };
-        let before: Vec<WayIn> = paths.iter().map(|path| sshd::way_in_now(host, port, path, needs)).collect();
-        Self { after: before.clone(), before }
+        let steps = plan.steps.iter().filter_map(|step| if let Step::Sshd(step) = step { Some(step) } else { None });
+        let files: BTreeSet<&str> = steps.flat_map(|step| &step.files).map(|file| file.path.as_str()).collect();
+        let servers: Vec<u16> = paths.iter().map(|path| sshd::server_for(host, port, &files, path, needs)).collect();
+        let of_path = |(path, server): (&AccessPath, &u16)| sshd::way_in_now(host, *server, path, needs);
+        let before: Vec<WayIn> = paths.iter().zip(&servers).map(of_path).collect();
+        Self { servers, after: before.clone(), before }
     }
 
     /// The first path that is worse off than before the plan.
     fn worse<'a>(
         &mut self,
-        port: u16,
         (read, now): (&HostState, &HostState),
         paths: &'a [AccessPath],
         needs: &mut Needs,
     ) -> Option<(&'a AccessPath, Verdict, String)> {
         let mut found = None;
-        for ((path, before), after) in paths.iter().zip(&self.before).zip(&mut self.after) {
-            *after = sshd::way_in(read, now, port, path, needs);
+        for (((path, server), before), after) in paths.iter().zip(&self.servers).zip(&self.before).zip(&mut self.after) {
+            *after = sshd::way_in(read, now, *server, path, needs);
             if found.is_none() {
                 found = before.worse(after).map(|(verdict, why)| (path, verdict, why));
             }

@@ -20,7 +20,7 @@ use super::shadow::Shadow;
 use super::version::Sound;
 use super::{
     Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager, power,
-    running, settled,
+    running, settled, value_files,
 };
 use crate::subsystem::listener;
 use crate::sys::files::FileError;
@@ -57,6 +57,7 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users
             };
             state.sshd.revoked_keys.insert(path.clone(), file);
         }
+        Need::ValueFile(path) => _ = state.sshd.value_files.insert(path.clone(), value_files::look_at(path)),
         Need::Candidate(candidate) => {
             let answer = of_candidate(state, candidate);
             state.sshd.candidates.insert(candidate.clone(), answer);

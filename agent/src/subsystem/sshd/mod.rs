@@ -17,6 +17,7 @@ mod shadow;
 mod told;
 mod unit;
 mod users;
+mod value_files;
 mod version;
 
 use std::collections::BTreeSet;

@@ -5,6 +5,7 @@ mod access;
 mod account;
 mod admission;
 mod algorithms;
+mod alike;
 mod authorized_keys;
 mod broken;
 mod candidate;
@@ -35,6 +36,7 @@ mod serves;
 mod show;
 mod state;
 mod step;
+pub mod values;
 mod way_in;
 mod worse;
 
@@ -64,4 +66,5 @@ pub use state::{
     Account, Folder, HostKey, KeyProblem, Login, Manager, Need, Server, Startups, State, host_key_paths, is_user_name,
 };
 pub use step::{Activation, FileEdit, Step, Through};
-pub use way_in::{Fault, WayIn, is_in, way_in, way_in_now};
+pub use values::ValueFile;
+pub use way_in::{Fault, WayIn, is_in, server_for, way_in, way_in_now};

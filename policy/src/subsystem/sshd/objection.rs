@@ -37,6 +37,8 @@ pub enum Reason {
     Socket(SocketAddr),
     /// Nobody knows which user comes this way, and this keyword goes by users.
     Unnamed(String),
+    /// What this keyword with this value does to a login is not known.
+    Value(String, String),
     /// The configuration parts the range into too many.
     TooManyParts,
     /// There is no such user.
@@ -74,12 +76,18 @@ impl Objection {
             | Reason::NoRoom(_)
             | Reason::Socket(_)
             | Reason::Unnamed(_)
+            | Reason::Value(..)
             | Reason::TooManyParts
             | Reason::NoUser
             | Reason::List(..)
             | Reason::HostNames(_)
             | Reason::LocalAddress => self.verdict == Verdict::Refuse,
         }
+    }
+
+    /// Whether it is about a value of which is not known what it does.
+    pub fn is_of_value(&self) -> bool {
+        matches!(self.reason, Reason::Value(..))
     }
 
     /// Whether these say it too, and at least as surely.

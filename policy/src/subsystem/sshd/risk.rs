@@ -14,6 +14,8 @@ const SHORT_GRACE: u32 = 20;
 const HARDLY_ANY_GRACE: u32 = 5;
 /// Unauthenticated connections that a few clients at once make.
 const FEW: u32 = 3;
+/// resolv.conf(5): a name that no server answers takes three of them twice 5 s, and sshd asks for it both ways.
+const NAMES: u32 = 60;
 
 /// Which limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +32,8 @@ pub enum Limit {
     Sessions,
     /// `PerSourcePenalties`.
     Penalties,
+    /// `UseDNS`.
+    Names,
 }
 
 /// One limit that could end a login.
@@ -68,12 +72,23 @@ pub fn risks(effective: &Effective) -> Vec<Risk> {
         let text = "MaxSessions 1: a second session on one connection is refused".to_owned();
         found.push(risk(Limit::Sessions, 1, text));
     }
+    found.extend(names(effective));
     // What is not understood of them is unknown in the verdict, and no limit that gets tighter.
     if let Ok(Some(terms)) = Terms::of(effective) {
         let text = format!("PerSourcePenalties: failed logins turn a source away for up to {} s", terms.longest());
         found.push(Risk { limit: Limit::Penalties, level: terms.longest(), text, grave: false });
     }
     found
+}
+
+/// sshd looks the client's name up while the time to log in runs; name servers that do not answer use it up.
+fn names(effective: &Effective) -> Option<Risk> {
+    let grace: u32 = effective.one("logingracetime")?.parse().ok()?;
+    let short = (1..NAMES).contains(&grace);
+    let left = if short { format!("longer than LoginGraceTime {grace}, so nobody gets in") } else { "long".to_owned() };
+    let text = format!("UseDNS yes: each login waits for the name servers; where they do not answer, a login takes {left}");
+    let level = if short { i64::from(NAMES - grace) + 1 } else { 1 };
+    (effective.one("usedns") == Some("yes")).then_some(Risk { limit: Limit::Names, level, text, grave: short })
 }
 
 /// sshd.c, `should_drop_connection`: what is dropped while nobody else comes, else from how few on.
@@ -122,6 +137,19 @@ pub fn worse<'a>(before: &'a [Risk], after: &'a [Risk]) -> impl Iterator<Item = 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_a_risk_and_a_lockout_where_there_is_little_time() {
+        let of = |text: &str| risks(&Effective::parse(text));
+        let without = of("usedns no\nlogingracetime 120\n");
+        let lockout = |before: &[Risk], text: &str| worse(before, &of(text)).map(|risk| risk.grave).collect::<Vec<_>>();
+        assert_eq!(lockout(&without, "usedns yes\nlogingracetime 120\n"), [false]);
+        assert_eq!(lockout(&without, "usedns yes\nlogingracetime 0\n"), [false]);
+        assert_eq!(lockout(&without, "usedns yes\nlogingracetime 30\n"), [true]);
+        let with = of("usedns yes\nlogingracetime 30\n");
+        assert_eq!(lockout(&with, "usedns yes\nlogingracetime 30\n"), [false; 0]);
+        assert_eq!(lockout(&of("usedns yes\nlogingracetime 120\n"), "usedns yes\nlogingracetime 30\n"), [true]);
+    }
 
     #[test]
     fn what_gets_worse_is_a_risk_and_what_lets_nobody_in_is_none() {

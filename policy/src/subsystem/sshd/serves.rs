@@ -1,6 +1,7 @@
 //! Whether a configuration serves anybody at all, whoever comes: where it listens, host keys and algorithms that ordinary clients
 //! have in common with it, and limits that drop every connection. Knows no user.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::objection::{Objection, Reason};
@@ -93,15 +94,29 @@ fn algorithms(effective: &Effective, host_keys: &[String]) -> Option<Problem> {
     if host_keys.is_empty() {
         return Some(unknown("hostkey", "the host keys, of which no public half can be read"));
     }
-    let signs = |kind: &String| match kind.as_str() {
-        "ssh-rsa" => accepted.contains(&"rsa-sha2-512") || accepted.contains(&"rsa-sha2-256"),
-        kind => accepted.contains(&kind),
-    };
-    if host_keys.iter().any(signs) {
+    if !offered(&accepted, host_keys).is_empty() {
         return None;
     }
     let why = format!("HostKey and HostKeyAlgorithms: no key is of an accepted type ({})", host_keys.join(", "));
     Some(refuse("hostkeyalgorithms", why))
+}
+
+/// The host keys that a client can be shown, by what `HostKeyAlgorithms` accepts.
+fn offered(accepted: &[&str], host_keys: &[String]) -> BTreeSet<String> {
+    let signs = |kind: &&String| match kind.as_str() {
+        "ssh-rsa" => accepted.contains(&"rsa-sha2-512") || accepted.contains(&"rsa-sha2-256"),
+        kind => accepted.contains(&kind),
+    };
+    host_keys.iter().filter(signs).cloned().collect()
+}
+
+/// By what clients may know this host: the types of its keys that they can be shown, and its certificates.
+pub fn identities(server: &Server) -> BTreeSet<String> {
+    let Ok(effective) = &server.effective else { return BTreeSet::new() };
+    let accepted: Vec<&str> = effective.one("hostkeyalgorithms").unwrap_or_default().split(',').collect();
+    let keys = offered(&accepted, &server.host_keys).into_iter().map(|kind| format!("the {kind} key"));
+    let certificates = effective.all("hostcertificate").iter().map(|path| format!("the certificate {path}"));
+    keys.chain(certificates).collect()
 }
 
 /// Whether somebody from this address reaches it: at these addresses of the host where they are known, else at every address of

@@ -11,6 +11,7 @@ use super::journal::{Entrance, Journal};
 use super::pam::Passwords;
 use super::power::Power;
 use super::revoked_keys::RevokedKeys;
+use super::values::ValueFile;
 use super::{Answer, Candidate, Effective, Invocation, KeyFile, Running};
 use crate::host::Part;
 
@@ -32,6 +33,8 @@ pub enum Need {
     },
     /// The file of revoked keys at this path.
     RevokedKeys(String),
+    /// What stands at this path, which is a value of a keyword.
+    ValueFile(String),
     /// What sshd says of files that are not in place yet.
     Candidate(Candidate),
     /// What `sshd -T -C` says for a login with those files.
@@ -99,6 +102,8 @@ pub struct State {
     pub key_files: BTreeMap<(String, String), KeyFile>,
     /// Files of revoked keys, by path.
     pub revoked_keys: BTreeMap<String, RevokedKeys>,
+    /// What stands at paths that are values.
+    pub value_files: BTreeMap<String, ValueFile>,
     /// What sshd says of files that are not in place.
     pub candidates: BTreeMap<Candidate, Answer>,
     /// The effective configuration of logins with such files.

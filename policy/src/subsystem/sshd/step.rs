@@ -164,8 +164,14 @@ impl Step {
                 return Err(Mismatch(format!("{} is not as it was when the change was planned", file.path)));
             }
         }
-        for file in &self.files {
-            server.put(&file.path, &file.before, &file.after);
+        // Every sshd that has the file, too.
+        for part in state.sshd.servers.values_mut() {
+            let Part::Present(server) = part else { continue };
+            for file in &self.files {
+                if server.bytes(&file.path).as_ref() == Some(&file.before) {
+                    server.put(&file.path, &file.before, &file.after);
+                }
+            }
         }
         Ok(())
     }

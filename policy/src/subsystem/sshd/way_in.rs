@@ -12,7 +12,7 @@ use super::plan::difference;
 use super::risk::{self, Risk, risks};
 use super::state::{Login, Need, Server};
 use super::worse::{self, gone, only_opens};
-use super::{Effective, access, account, candidate, serves};
+use super::{Effective, access, account, alike, candidate, serves, values};
 use crate::address::Source;
 use crate::host::{self, AccessPath, HostState, Needs, Part};
 use crate::ranges;
@@ -25,6 +25,8 @@ pub struct WayIn {
     pub(super) objections: Vec<Objection>,
     /// Limits beside the verdict.
     pub(super) risks: Vec<Risk>,
+    /// By what clients may know the host.
+    identities: BTreeSet<String>,
     /// Each login that was asked about.
     pub(super) logins: Vec<LoginWay>,
 }
@@ -62,55 +64,8 @@ pub struct Fault {
 /// More logins than this are not asked about for one range.
 const MOST_LOGINS: usize = 24;
 
-/// Values that let nobody in and keep nobody out: what a session may do, what is logged and shown.
-const HARMLESS: [&str; 44] = [
-    "acceptenv",
-    "allowagentforwarding",
-    "allowstreamlocalforwarding",
-    "allowtcpforwarding",
-    "banner",
-    "channeltimeout",
-    "clientalivecountmax",
-    "clientaliveinterval",
-    "compression",
-    "debianbanner",
-    "disableforwarding",
-    "exposeauthinfo",
-    "fingerprinthash",
-    "gatewayports",
-    "gssapicleanupcredentials",
-    "ipqos",
-    "loglevel",
-    "logverbose",
-    "permitlisten",
-    "permitopen",
-    "permittty",
-    "permittunnel",
-    "permituserenvironment",
-    "permituserrc",
-    "persourcepenaltyexemptlist",
-    "pidfile",
-    "printlastlog",
-    "printmotd",
-    "rekeylimit",
-    "setenv",
-    "streamlocalbindmask",
-    "streamlocalbindunlink",
-    "subsystem",
-    "syslogfacility",
-    "tcpkeepalive",
-    "unusedconnectiontimeout",
-    "usedns",
-    "versionaddendum",
-    "x11displayoffset",
-    "x11forwarding",
-    "x11uselocalhost",
-    "xauthlocation",
-    "kerberosticketcleanup",
-    "kerberosgetafstoken",
-];
 /// Values about connections, which are judged whoever comes.
-const OF_CONNECTIONS: [&str; 13] = [
+const OF_CONNECTIONS: [&str; 14] = [
     "port",
     "listenaddress",
     "addressfamily",
@@ -124,7 +79,28 @@ const OF_CONNECTIONS: [&str; 13] = [
     "maxstartups",
     "persourcemaxstartups",
     "logingracetime",
+    "usedns",
 ];
+
+/// The port by which the sshd is known that a path is to be judged by when the sshd on `port` gets these files: another one that has one of
+/// them too reads it at its next start.
+pub fn server_for(host: &HostState, port: u16, files: &BTreeSet<&str>, path: &AccessPath, needs: &mut Needs) -> u16 {
+    let Some(Part::Present(edited)) = host.sshd.servers.get(&port) else { return port };
+    let listens = serves::addresses(edited).is_some_and(|all| all.iter().any(|at| at.port() == path.port));
+    if path.port == port || listens || files.is_empty() {
+        return port;
+    }
+    match host.sshd.servers.get(&path.port) {
+        None => {
+            needs.insert(host::Need::Sshd(Need::Server(path.port)));
+            port
+        }
+        Some(Part::Present(Server { tree: Ok(tree), .. })) if files.iter().any(|file| tree.files.contains_key(*file)) => {
+            path.port
+        }
+        Some(Part::Present(_) | Part::Absent(_) | Part::Unreadable(_)) => port,
+    }
+}
 
 /// Judges a path by the sshd on `port`, which steps were predicted on; `read` is the host as it was read. A path to another server
 /// is none of its business.
@@ -144,14 +120,18 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
         return WayIn::only(Objection::refuse(Stage::Listener, Reason::Down, "nobody: sshd does not run"));
     }
     let sessions = Sessions::of(read, path);
-    let mut way = WayIn { objections: serves::objections(&server), ..WayIn::default() };
+    let mut way = WayIn { objections: serves::objections(&server), identities: serves::identities(&server), ..WayIn::default() };
     way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };
     way.risks = risks(effective);
+    let edited: BTreeSet<String> =
+        server.edited.values().flat_map(|(was, is)| edited_lines(was, is)).map(|line| line.0).collect();
+    way.objections.extend(before.effective.as_ref().ok().and_then(|was| values::not_printed(&edited, was, effective)));
     let users = sessions.users(path);
     if users.is_empty() {
-        way.objections.extend(nobody_named(&before, &server));
+        way.objections.extend(values::objections(now, effective, needs));
+        way.objections.extend(nobody_named(&before, &server, now, needs));
         return way;
     }
     let addresses = representatives(path.source, [&before, &server]);
@@ -165,7 +145,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
             let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
             (login.entered, login.others) = sessions.entered(read, user, address, needs);
             login.may_differ = may_differ(&server);
-            login.objections.extend(not_looked_up(&login, &before, &server));
+            login.objections.extend(not_looked_up(&login, (&before, &server), now, needs));
             way.risks.extend(risks(&login.effective));
             way.logins.push(login);
         }
@@ -179,6 +159,11 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     let mut way = way_in(read, read, port, path, needs);
     let Some(Part::Present(server)) = read.sshd.servers.get(&port) else { return way };
     let proven = way.is_proven();
+    // What the running sshd was told is not known.
+    if may_differ(server) {
+        way.objections.retain(|objection| !objection.is_of_value());
+        way.logins.iter_mut().for_each(|login| login.objections.retain(|objection| !objection.is_of_value()));
+    }
     if !server.stale.is_empty() || proven && may_differ(server) {
         let said_by_files = |objection: &Objection| objection.is_certain() && objection.reason != Reason::Down;
         way.objections.retain(|objection| !said_by_files(objection));
@@ -214,7 +199,9 @@ impl WayIn {
     /// Whether it lets it in, and what decided.
     pub fn verdict(&self) -> (Verdict, String) {
         let of_logins = self.logins.iter().flat_map(LoginWay::all);
-        let all: Vec<Objection> = self.objections.iter().cloned().chain(of_logins).collect();
+        let all = self.objections.iter().cloned().chain(of_logins);
+        // Values that nobody knows matter where they come, not where they always were.
+        let all: Vec<Objection> = all.filter(|objection| !objection.is_of_value()).collect();
         objection::verdict(all.iter())
     }
 
@@ -286,6 +273,12 @@ impl WayIn {
     /// The limits that get worse.
     pub fn new_risks(&self, now: &WayIn) -> Vec<String> {
         let mut lines: Vec<String> = risk::worse(&self.risks, &now.risks).map(|risk| risk.text.clone()).collect();
+        let lost = self.identities.difference(&now.identities).filter(|_| !now.identities.is_empty());
+        lines.extend(lost.map(|identity| {
+            format!(
+                "clients that know this host only by {identity} will see REMOTE HOST IDENTIFICATION HAS CHANGED, or ask again"
+            )
+        }));
         lines.dedup();
         lines
     }
@@ -402,54 +395,56 @@ impl Sessions {
 }
 
 /// Somebody who could not be looked up: no list and no method was judged, and an edit of them could be the end of this way.
-fn not_looked_up(login: &LoginWay, before: &Server, now: &Server) -> Option<Objection> {
+fn not_looked_up(login: &LoginWay, (before, now): (&Server, &Server), host: &HostState, needs: &mut Needs) -> Option<Objection> {
     let unread = login.objections.iter().find(|objection| matches!(objection.reason, Reason::NotRead(_)))?;
-    let keyword = deciding(before, now)?;
+    let keyword = deciding(before, now, host, needs)?;
     let why = format!("{}; whether {keyword} then keeps {} out is not known", unread.why, login.user);
     Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why))
 }
 
 /// A path whose user is not known: whatever selects by user could keep just that user out, unless it only lets more in.
-fn nobody_named(before: &Server, now: &Server) -> Option<Objection> {
-    let keyword = deciding(before, now)?;
+fn nobody_named(before: &Server, now: &Server, host: &HostState, needs: &mut Needs) -> Option<Objection> {
+    let keyword = deciding(before, now, host, needs)?;
     let why =
         format!("sshd: which user comes this way is not known, and {keyword} changes; name the user in [[keep]] of agent.toml");
     Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why))
 }
 
 /// A keyword that is edited and may decide about a login.
-fn deciding(before: &Server, now: &Server) -> Option<String> {
+fn deciding(before: &Server, now: &Server, host: &HostState, needs: &mut Needs) -> Option<String> {
     let (Ok(was), Ok(is)) = (&before.effective, &now.effective) else { return None };
-    let edited: BTreeSet<String> = now.edited.values().flat_map(|(was, is)| edited_keywords(was, is)).collect();
-    let decides = |keyword: &&String| {
-        let keyword = keyword.as_str();
-        !HARMLESS.contains(&keyword) && !OF_CONNECTIONS.contains(&keyword) && !only_opens(keyword, was, is)
+    let edited: BTreeSet<_> = now.edited.values().flat_map(|(was, is)| edited_lines(was, is)).collect();
+    let mut decides = |keyword: &str, arguments: &[String]| {
+        !OF_CONNECTIONS.contains(&keyword)
+            && !only_opens(keyword, was, is)
+            && !values::is_harmless(host, keyword, arguments, needs)
     };
-    edited.iter().find(decides).cloned()
+    edited.iter().find(|(keyword, arguments)| decides(keyword, arguments)).map(|(keyword, _)| keyword.clone())
 }
 
 /// Limits that a Match block may set: they keep people out only where they are 0.
 const LIMITS: [&str; 2] = ["maxauthtries", "maxsessions"];
 
-/// The keywords of the lines that come and go; `match` for what no keyword can be told of.
-fn edited_keywords(before: &[u8], after: &[u8]) -> BTreeSet<String> {
+/// The keywords of the lines that come and go, with their arguments; `match` for what no keyword can be told of.
+fn edited_lines(before: &[u8], after: &[u8]) -> BTreeSet<(String, Vec<String>)> {
     let lines = |bytes: &[u8]| -> Vec<Line> { Document::parse(bytes).lines().map(|(_, line)| line.clone()).collect() };
     let (before, after) = (lines(before), lines(after));
     let gone = before.iter().filter(|line| !after.contains(line));
     let come = after.iter().filter(|line| !before.contains(line));
+    let unknown = || ("match".to_owned(), Vec::new());
     let keyword = |line: &Line| match line.directive() {
         Ok(None) => None,
         Ok(Some(directive)) => {
             let name = keyword::canonical(&directive.keyword);
             let leaves_room = LIMITS.contains(&name.as_str()) && directive.arguments.first().is_some_and(|value| value != "0");
-            (!leaves_room).then_some(name)
+            (!leaves_room).then_some((name, directive.arguments.clone()))
         }
-        Err(_) => Some("match".to_owned()),
+        Err(_) => Some(unknown()),
     };
     let lines_differ = gone.clone().chain(come.clone()).count();
-    let found: BTreeSet<String> = gone.chain(come).filter_map(keyword).collect();
+    let found: BTreeSet<_> = gone.chain(come).filter_map(keyword).collect();
     // Lines that only changed places: what they mean may have, too.
-    if lines_differ == 0 && before != after { ["match".to_owned()].into() } else { found }
+    if lines_differ == 0 && before != after { [unknown()].into() } else { found }
 }
 
 /// Addresses of a source, one of every part that lines of these configurations tell apart.
@@ -505,7 +500,8 @@ fn login(
         LoginWay { objections, ..empty.clone() }
     };
     let not_read = |why: String| because(Reason::NotRead(why.clone()), why);
-    let Some(login) = Login::new(user, address, local.unwrap_or(address), port) else {
+    let asked = alike::representative(host, server, address);
+    let Some(login) = Login::new(user, asked, local.unwrap_or(asked), port) else {
         return not_read("sshd: that is no name sshfix asks about".to_owned());
     };
     let login = login.of_server(server_port);
@@ -541,6 +537,7 @@ fn login(
     let no_logins = risk::no_logins(&effective);
     objections.extend(no_logins.map(|(keyword, why)| Objection::refuse(Stage::SshdAccess, Reason::NoRoom(keyword), why)));
     objections.extend(account::objection(&effective, user, user_account));
+    objections.extend(values::objections(host, &effective, needs));
     let ways = ways(host, &effective, &client, user_account, needs);
     LoginWay { effective, objections, ways, ..empty }
 }

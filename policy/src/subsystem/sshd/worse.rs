@@ -1,12 +1,11 @@
 //! Whether a way in is worse off after a change: by its reasons, not by its verdict alone. What was open stays open; a way that was unknown
 //! may stay so only for reasons that were there before; a live session proves that its way works, whatever the stages say of it.
 
-use super::Effective;
 use super::journal::Entrance;
 use super::methods::{Can, KEY_SOURCES, Key, Way, bare, is_same};
 use super::objection::{self, Objection};
-use super::risk;
 use super::way_in::{LoginWay, WayIn};
+use super::{Effective, risk, values};
 use crate::verdict::{Stage, Verdict};
 
 /// What makes a path worse off than it was: that it is refused, or that it is not known any more, and why.
@@ -28,7 +27,8 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
     if was.is_closed() && !was.is_proven() {
         return None;
     }
-    if let Some(new) = objection::first_new(&was.objections, &is.objections) {
+    let not_known = values::not_known(&was.effective, &is.effective);
+    if let Some(new) = objection::first_new(&was.objections, &is.objections).or(not_known.as_ref()) {
         return Some((new.verdict, new.why.clone()));
     }
     let unknown = |why| (Verdict::Unknown, why);
@@ -160,9 +160,10 @@ pub fn faults(way: &WayIn) -> Vec<(Stage, String)> {
     if !way.is_proven() {
         return found;
     }
-    found.extend(way.objections.iter().map(|objection| (objection.stage, objection.why.clone())));
+    let of_stages = |objection: &&Objection| !objection.is_of_value();
+    found.extend(way.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
     for login in way.logins.iter().filter(|login| login.is_proven()) {
-        found.extend(login.objections.iter().map(|objection| (objection.stage, objection.why.clone())));
+        found.extend(login.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
         let came = |entrance: &Entrance| {
             let mut by =
                 login.ways.ways.iter().flat_map(|way| &way.methods).filter(|(method, _)| is_same(method, &entrance.method));

@@ -1,0 +1,220 @@
+//! Edits whose keywords are harmless and whose values are not: a banner that is a pipe or a secret, a pid file over a file of root's, another
+//! PAM stack, variables that steer shells, host keys that clients know. Real logins of root and alice, who are in, are the judge.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server};
+
+const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
+const ALICE_FROM: &str = "198.51.100.7";
+const LONG: Duration = Duration::from_mins(3);
+
+/// Somebody who is in.
+struct Session(Child);
+
+impl Session {
+    fn open(server: &Server, user: &str, from: &str, port: u16) -> Self {
+        let mark = format!("/tmp/in-{user}-{port}");
+        let words = [login(server, user, from, port), vec![format!("echo in > {mark}; sleep 3000")]].concat();
+        let mut run = Command::new(&words[0]);
+        let ssh = run.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let session = Self(ssh);
+        server.wait_until("the session is open", LONG, || server.path(&mark).exists());
+        session
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn login(server: &Server, user: &str, from: &str, port: u16) -> Vec<String> {
+    let mut command = server.ssh_command(from);
+    let destination = command.pop().unwrap().replace("root@", &format!("{user}@"));
+    command.extend(["-p".to_owned(), port.to_string(), destination]);
+    command
+}
+
+fn gets_in(server: &Server, user: &str, from: &str, port: u16) -> bool {
+    let words = [login(server, user, from, port), vec!["echo in".to_owned()]].concat();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    (0..2).any(|_| lab::run(&words).stdout.contains("in"))
+}
+
+fn apply(server: &Server, line: &str) -> CtlResult {
+    let words: Vec<&str> = line.split(' ').collect();
+    server.ctl(&[&["sshd", "set", "--json", "--confirm-within", "10m"][..], &words].concat())
+}
+
+/// Those edits that are not refused as a lockout with these words and without any change.
+fn not_refused(server: &Server, edits: &[(&str, &str)]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (line, words) in edits {
+        let asked = apply(server, line);
+        let said = asked.json()["message"].as_str().unwrap_or_default().to_owned();
+        if asked.status != 4 || !said.contains(words) || !said.contains("nothing was changed") {
+            found.push(format!("{}: {line}: {} {said}", server.release(), asked.status));
+        }
+        if let Some(id) = asked.json()["id"].as_str() {
+            server.ctl(&["rollback", id]);
+        }
+    }
+    found
+}
+
+#[track_caller]
+fn refused(server: &Server, line: &str, words: &str) {
+    assert_eq!(not_refused(server, &[(line, words)]), [""; 0]);
+}
+
+/// The edit is applied, people get in, and it is taken back; with what the plan says.
+#[track_caller]
+fn applied(server: &Server, line: &str) -> String {
+    let asked = apply(server, line);
+    assert_eq!(asked.status, 5, "{}: {line}: {asked:?}", server.release());
+    assert!(gets_in(server, "root", ADMIN_V4, 22) && gets_in(server, "alice", ALICE_FROM, 22), "{}: {line}", server.release());
+    server.ctl(&["rollback", asked.json()["id"].as_str().unwrap()]).expect_status(0);
+    asked.stdout
+}
+
+fn prepared(release: Release) -> Server {
+    let server = Server::boot(release);
+    server.install_sshfix();
+    server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
+    server
+        .sh("useradd -m -s /bin/bash -p '*' alice; cp -r /root/.ssh /home/alice/; chown -R alice: /home/alice; chmod 755 /home/alice
+             mkfifo /etc/ssh/fifo; head -c 40000 /dev/zero | tr '\\0' x > /etc/ssh/long; echo hello > /etc/ssh/hello
+             sed 's/^account.*pam_nologin.*/account required pam_deny.so/' /etc/pam.d/sshd > /etc/pam.d/deny")
+        .expect_ok();
+    if release == Release::Trixie {
+        server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
+    }
+    configured(&server, "X11Forwarding yes\n");
+    server
+}
+
+/// A configuration, and an sshd that has read it.
+fn configured(server: &Server, text: &str) {
+    server.write(DROP_IN, text);
+    server.sh("sshd -t && rm -f /run/sshd.pid && systemctl reload ssh.service").expect_ok();
+    server.wait_until("sshd has read it", LONG, || server.path("/run/sshd.pid").exists());
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+#[test]
+fn an_edit_is_let_through_by_its_values_and_not_by_its_keyword() {
+    if !lab::root_or_skip() {
+        return;
+    }
+    std::thread::scope(|scope| Release::ALL.map(|release| scope.spawn(move || values(release))).map(|one| one.join().unwrap()));
+}
+
+fn values(release: Release) {
+    let server = prepared(release);
+    let _sessions = [Session::open(&server, "root", ADMIN_V4, 22), Session::open(&server, "alice", ALICE_FROM, 22)];
+    let mut found = not_refused(
+        &server,
+        &[
+            ("Banner /etc/ssh/fifo", "no regular file"),
+            ("Banner /etc/ssh/fifo --match User=alice", "no regular file"),
+            ("Banner /etc/sshfix/ctl_ed25519", "shows it to everybody"),
+            ("Banner /etc/ssh/long", "40000 bytes"),
+            ("PidFile /etc/nologin", "writes its pid over this file"),
+            ("PidFile /run/nologin", "writes its pid over this file"),
+            ("PidFile /root/.ssh/authorized_keys", "writes its pid over this file"),
+            ("PidFile /etc/ssh/sshd_config", "writes its pid over this file"),
+            ("ModuliFile /etc/ssh/fifo", "no regular file"),
+            ("SetEnv SHELLOPTS=noexec", "sshfix does not know what SetEnv does to a login"),
+            ("SetEnv BASH_ENV=/etc/ssh/fifo --match User=alice", "sshfix does not know what SetEnv does to a login"),
+            ("ChannelTimeout session=1", "ChannelTimeout"),
+            ("RekeyLimit 16", "RekeyLimit"),
+        ],
+    );
+    if release == Release::Trixie {
+        found.extend(not_refused(
+            &server,
+            &[
+                ("PAMServiceName deny", "sshfix does not know what PAMServiceName does to a login"),
+                ("PAMServiceName deny --match User=alice", "sshfix does not know what PAMServiceName does to a login"),
+                ("SshdSessionPath /bin/false", "only the one of the distribution"),
+                ("SshdAuthPath /bin/false", "only the one of the distribution"),
+            ],
+        ));
+    }
+    assert_eq!(found, [""; 0]);
+    for line in ["Banner /etc/ssh/hello", "PidFile /run/other.pid", "SetEnv LANG=C.UTF-8", "ClientAliveInterval 60"] {
+        applied(&server, line);
+    }
+    // Clients may know the host by one key alone.
+    let plan = applied(&server, "HostKeyAlgorithms rsa-sha2-512");
+    assert!(plan.contains("clients that know this host only by the ssh-ed25519 key will see"), "{release}: {plan}");
+    let plan = applied(&server, "UseDNS yes");
+    assert!(plan.contains("UseDNS yes: each login waits for the name servers"), "{release}: {plan}");
+    by_hand(&server);
+    another_sshd(&server);
+    many_addresses(&server);
+}
+
+/// One who logs in from many addresses costs one question about each kind of them, not one about each.
+fn many_addresses(server: &Server) {
+    configured(server, "X11Forwarding yes\nMaxStartups 300\nMatch Address 127.8.0.0/16\n    PermitTTY no\n");
+    let base = apply(server, "X11Forwarding no");
+    server.ctl(&["rollback", base.json()["id"].as_str().unwrap()]).expect_status(0);
+    server
+        .sh("runuser -u alice -- ssh-keygen -q -t ed25519 -N '' -f /home/alice/own
+             cat /home/alice/own.pub >> /home/alice/.ssh/authorized_keys
+             cat > /home/alice/go.sh <<'END'
+for i in $(seq 60); do
+    ssh -i /home/alice/own -b 127.7.1.$i -o StrictHostKeyChecking=no -o BatchMode=yes -N alice@127.0.0.1 2>/dev/null &
+    sleep 0.1
+done
+wait
+END
+             systemd-run -q --unit=many --uid=alice sh /home/alice/go.sh")
+        .expect_ok();
+    let count = || server.sh("ps -u alice -o args | grep -c '^sshd.*: alice$'").stdout.trim().parse::<u32>().unwrap_or(0);
+    server.wait_until("she is in sixty times", LONG, || count() >= 60);
+    let asked = apply(server, "X11Forwarding no");
+    assert_eq!(asked.status, 5, "{asked:?}");
+    println!("{}: an edit takes {:?} with 2 sessions and {:?} with 62", server.release(), base.time, asked.time);
+    // Each used to cost some 50 ms.
+    assert!(asked.time < base.time * 3 + Duration::from_millis(1500), "{:?} and {:?}", base.time, asked.time);
+    server.ctl(&["rollback", asked.json()["id"].as_str().unwrap()]).expect_status(0);
+    server.sh("systemctl stop many").expect_ok();
+}
+
+/// It reads the same files at its next start, and root is in by it.
+fn another_sshd(server: &Server) {
+    configured(server, "X11Forwarding yes\n");
+    let unit = "[Service]\nType=notify\nRuntimeDirectory=sshd\nRuntimeDirectoryPreserve=yes\nExecStart=/usr/sbin/sshd -D -p 2222 \
+                -o PidFile=/run/ssh2.pid\nKillMode=process\n";
+    server.write("/etc/systemd/system/ssh2.service", unit);
+    server.sh("systemctl daemon-reload; systemctl start ssh2").expect_ok();
+    let session = Session::open(server, "alice", ADMIN_V4, 2222);
+    refused(server, "DenyUsers alice@192.0.2.*", "alice from 192.0.2.9 (a live session)");
+    applied(server, "DenyUsers alice@192.0.3.*");
+    drop(session);
+    server.sh("systemctl stop ssh2").expect_ok();
+}
+
+/// What was written by hand comes into effect with a reload.
+fn by_hand(server: &Server) {
+    configured(server, "X11Forwarding yes\nLoginGraceTime 20\n");
+    refused(server, "UseDNS yes", "longer than LoginGraceTime 20");
+    server.write(DROP_IN, "X11Forwarding yes\nSetEnv SHELLOPTS=noexec\n");
+    for words in [&["sshd", "reload"][..], &["sshd", "restart"], &["sshd", "set", "X11Forwarding", "no"]] {
+        let asked = server.ctl(&[words, &["--json"]].concat());
+        assert_eq!(asked.status, 4, "{words:?}: {asked:?}");
+        assert!(asked.stdout.contains("sshfix does not know what SetEnv does to a login"), "{words:?}: {asked:?}");
+    }
+    assert!(gets_in(server, "root", ADMIN_V4, 22) && gets_in(server, "alice", ALICE_FROM, 22));
+    // Where it was in effect before, it is no news.
+    configured(server, "X11Forwarding yes\nSetEnv TMOUT=900\n");
+    applied(server, "X11Forwarding no");
+}
