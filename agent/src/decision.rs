@@ -10,7 +10,7 @@ use crate::change;
 use crate::lease;
 use crate::live::LiveHost;
 use crate::pipeline::Agent;
-use crate::refusal::{Refusal, failed};
+use crate::refusal::{Refusal, not_stored};
 use crate::report;
 use crate::serve::Challenge;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};
@@ -51,7 +51,7 @@ pub(crate) fn confirm(
         Ok(()) => lease::revoked(agent, &change.operation, &[]),
         // Its deadline came in this very moment.
         Err(StoreError::Transition { from, .. }) => return Err(refused(format!("it is {from} by now"))),
-        Err(error) => return Err(failed(&error)),
+        Err(error) => return Err(not_stored(&error)),
     }
     Ok(document(&change, ChangeState::Confirmed, true, Vec::new()))
 }
@@ -71,7 +71,7 @@ pub(crate) fn roll_back(
     match (change.stage, abandon) {
         (ChangeStage::Stuck, true) => {
             let detail = format!("left to {principal}: {}", change.detail);
-            agent.store.change_state(id, ChangeStage::Abandoned, &detail).map_err(|error| failed(&error))?;
+            agent.store.change_state(id, ChangeStage::Abandoned, &detail).map_err(|error| not_stored(&error))?;
             let notes = vec![format!("sshfix does nothing more about it. What is left to do: {}", change.detail)];
             Ok(document(&change, ChangeState::Abandoned, true, notes))
         }
@@ -83,7 +83,7 @@ pub(crate) fn roll_back(
             Ok(document(&change, state, state == ChangeState::Stuck, notes))
         }
         (ChangeStage::Begun | ChangeStage::Applying | ChangeStage::Verified | ChangeStage::RollingBack, false) => {
-            change::recover(host, &agent.store, &now).map_err(|error| failed(&error))?;
+            change::recover(host, &agent.store, &now).map_err(|error| not_stored(&error))?;
             let after = one(agent, id)?;
             let state = if after.stage == ChangeStage::Stuck { ChangeState::Stuck } else { ChangeState::RolledBack };
             Ok(document(&change, state, state == ChangeState::Stuck, vec![after.detail]))
@@ -99,14 +99,14 @@ pub(crate) fn roll_back(
 /// interrupted is recovered, and what is stuck is tried once more, before anybody is turned away.
 pub(crate) fn in_the_way(agent: &Agent, host: &mut LiveHost) -> Result<(), Refusal> {
     let now = Moment::now();
-    let recovered = change::recover(host, &agent.store, &now).map_err(|error| failed(&error))?;
+    let recovered = change::recover(host, &agent.store, &now).map_err(|error| not_stored(&error))?;
     for line in &recovered {
         tracing::warn!("{line}");
     }
-    if let Some(stuck) = change::retry_stuck(host, &agent.store, &now).map_err(|error| failed(&error))?.first() {
+    if let Some(stuck) = change::retry_stuck(host, &agent.store, &now).map_err(|error| not_stored(&error))?.first() {
         return Err(waiting(stuck, &now).into());
     }
-    match agent.store.unfinished_changes().map_err(|error| failed(&error))?.first() {
+    match agent.store.unfinished_changes().map_err(|error| not_stored(&error))?.first() {
         Some(pending) => Err(waiting(pending, &now).into()),
         None => Ok(()),
     }
@@ -149,7 +149,7 @@ fn one(agent: &Agent, id: &str) -> Result<ChangeRecord, Refusal> {
             format!("there is no change {id}; nothing was changed"),
             "`sshfix ctl changes` lists them",
         )),
-        error => failed(&error),
+        error => not_stored(&error),
     })
 }
 
@@ -169,7 +169,7 @@ fn not_confirmed(change: &ChangeRecord, now: &Moment, why: &str) -> ErrorDocumen
     let mut document = ErrorDocument::new(
         ErrorCode::NotConfirmed,
         format!("change {} was not confirmed: {why}.{still}", change.id),
-        "who made it confirms it with `sshfix ctl confirm`, which makes the new connections itself",
+        format!("who made it confirms it with `sshfix ctl confirm {}`, which makes the new connections itself", change.id),
     );
     document.change = Some(Box::new(brief));
     document
@@ -179,7 +179,7 @@ fn proof_needed(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
     let mut document = ErrorDocument::new(
         ErrorCode::ProofNeeded,
         format!("change {} can be confirmed, with a proof that the SSH port answers; it was not confirmed yet", change.id),
-        "`sshfix ctl confirm` makes the proof itself",
+        format!("`sshfix ctl confirm {}` makes the proof itself", change.id),
     );
     document.change = Some(Box::new(report::brief(change, now)));
     document

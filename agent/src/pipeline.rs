@@ -33,8 +33,8 @@ use crate::observe::{observed, observed_with};
 use crate::patience::{self, Patience};
 use crate::places::{self, Lines};
 use crate::refusal::{
-    Refusal, failed, late, no_client, not_shown, out_of_bounds, plan_changed, refused, refused_plan, too_many, too_many_words,
-    unaudited,
+    Refusal, failed, late, no_client, not_shown, not_stored, out_of_bounds, plan_changed, refused, refused_plan, too_many,
+    too_many_words, unaudited,
 };
 use crate::report::{self, own_addresses};
 use crate::serve::{Admission, Answer, Challenge, Peer};
@@ -311,7 +311,9 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
     // Only the record: it never waits for the host.
     match &request.operation {
         Operation::Confirm { id, proof } => return decision::confirm(agent, challenge, authorized, id, proof.as_deref()),
-        Operation::Changes { id } => return Ok(Body::Changes(report::changes(agent, id.as_deref()).map_err(|e| failed(&e))?)),
+        Operation::Changes { id } => {
+            return Ok(Body::Changes(report::changes(agent, id.as_deref()).map_err(|e| not_stored(&e))?));
+        }
         _ => {}
     }
     // Its turn is at the one or the other (`places`).
@@ -413,7 +415,7 @@ fn planned(
 ) -> Result<(HostState, SafePlan), Refusal> {
     let request = authorized.request();
     let port = question.port;
-    let leases = lease::known(agent).map_err(|error| failed(&error))?;
+    let leases = lease::known(agent).map_err(|error| not_stored(&error))?;
     let faults = std::cell::RefCell::new(Vec::new());
     let (state, safe) = observed(host, question, |state, needs| {
         let plan = plan::plan_beside(&leases, &request.operation, state, port, needs)?;
@@ -528,7 +530,7 @@ fn change(
         deadline,
         lease,
     };
-    store.change_begin(&begin).map_err(|error| failed(&error))?;
+    store.change_begin(&begin).map_err(|error| not_stored(&error))?;
     let (mut verdict, mut stages) = (None, Vec::new());
     let outcome = change::apply(host, store, &id, safe).and_then(|applied| {
         let port = question.port;

@@ -36,7 +36,8 @@ pub(crate) fn refused() -> ErrorDocument {
     ErrorDocument::new(
         ErrorCode::Refused,
         "the request was refused; nothing was changed",
-        "the reason is in the agent's log and audit records on the host: `journalctl -u sshfix-agent` (or see `sshfix-agent check`)",
+        "who has no key in /etc/sshfix/allowed_signers or no grant in policy.toml asks whoever administers the host for it; root sees the \
+         reason with `journalctl -u sshfix-agent`, `sshfix ctl audit show` and `sshfix-agent check`",
     )
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn unaudited(why: &StoreError) -> ErrorDocument {
     ErrorDocument::new(
         ErrorCode::Failed,
         format!("the audit record could not be written ({why}); nothing was changed"),
-        "make room and check the modes under /var/lib/sshfix, then try again",
+        why.advice(),
     )
 }
 
@@ -83,11 +84,12 @@ pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal 
                     "`sshfix ctl hosts list` shows what there is"
                 }
                 Operation::Ban { .. } | Operation::Fail2banIgnore { .. } | Operation::Fail2banUnignore { .. } => {
-                    "`sshfix ctl fail2ban jails` shows what there is"
+                    "`sshfix ctl fail2ban jails` shows what there is; where fail2ban does not run: `systemctl start fail2ban`"
                 }
                 Operation::SshdSet { .. } | Operation::SshdUnset { .. } | Operation::SshdReload | Operation::SshdRestart => {
                     "put right what is named, then try again; an sshd that runs goes on with what it had read"
                 }
+                Operation::Revoke { .. } => "`sshfix ctl leases` lists them",
                 _ => "`sshfix ctl status` shows what was found",
             },
         ),
@@ -147,6 +149,11 @@ pub(crate) fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {
 pub(crate) fn failed(why: &impl Display) -> Refusal {
     ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
         .into()
+}
+
+/// The state database does not do it, or does not have it.
+pub(crate) fn not_stored(why: &StoreError) -> Refusal {
+    ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), why.advice()).into()
 }
 
 /// More requests of one signer than get a record.

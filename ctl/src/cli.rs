@@ -39,8 +39,8 @@ const ALLOW: &str = "\
 Adds what is needed now and nothing else: accept rules before those that refuse, a line of hosts.allow where hosts.deny refuses,
 ignoreip in every jail so that no ban comes meanwhile. A ban that stands is passed, not lifted: it may keep the address out again
 afterwards. What was added carries the mark `sshfix lease ID` and exactly that is removed at the end, wherever it stands by then;
-what somebody edited is left and said. After a reboot the missing parts are put back while time is left. sshd's own penalties
-(OpenSSH 9.8 and later) are not passed.";
+what somebody edited is left and said. After a reboot the missing parts are put back while time is left. Where sshd refuses the
+address for a penalty (OpenSSH 9.8 and later), it is added to PerSourcePenaltyExemptList and sshd is reloaded.";
 
 const CHECK: &str = "\
 Exit status: 0 where sshd takes its files and would start again, with or without warnings; 1 where it would not.";

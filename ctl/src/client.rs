@@ -20,7 +20,7 @@ use sshfix_policy::wire::{HELLO_LIMIT, Hello, PREFIX, REPLY_LIMIT, SignedReply, 
 use thiserror::Error;
 
 use crate::cli::Ask;
-use crate::kex::KexError;
+use crate::kex::NoWay;
 use crate::sign::{Identity, SignError};
 
 /// Where the agent listens, unless `SSHFIX_SOCKET` says otherwise.
@@ -86,8 +86,13 @@ pub enum ClientError {
     #[error(transparent)]
     Sign(#[from] SignError),
     /// The SSH port proved nothing, so there is nothing to confirm with.
-    #[error("the SSH port did not prove that it answers: {0}")]
-    Access(#[from] KexError),
+    #[error("the SSH port did not prove that it answers: {why}")]
+    Access {
+        /// The change that was to be confirmed.
+        id: String,
+        /// What each way came to.
+        why: NoWay,
+    },
 }
 
 impl ClientError {
@@ -133,10 +138,12 @@ impl ClientError {
             ),
             ClientError::Request(_) => unchanged(ErrorCode::Failed, "This is a bug in sshfix."),
             ClientError::Random(_) => unchanged(ErrorCode::Failed, "Try again when the system is up."),
-            ClientError::Access(_) => ErrorDocument::new(
+            ClientError::Access { id, .. } => ErrorDocument::new(
                 ErrorCode::NotConfirmed,
-                format!("{message}. The change was not confirmed; it is taken back at its deadline."),
-                "`sshfix ctl rollback` takes it back now; or look whether sshd runs and try again.",
+                format!("{message}. The change was not confirmed; it is rolled back at its deadline."),
+                format!(
+                    "`sshfix ctl rollback {id}` rolls it back now; or look whether sshd runs, then `sshfix ctl confirm {id}`."
+                ),
             ),
             ClientError::Sign(_) => {
                 unchanged(ErrorCode::Failed, "Name another key with --identity FILE, or add one to ssh-agent.")

@@ -19,6 +19,7 @@ pub mod client;
 mod complete;
 pub mod identities;
 pub mod kex;
+mod listening;
 pub mod origin;
 mod pending;
 mod progress;

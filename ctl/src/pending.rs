@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use owo_colors::OwoColorize;
-use sshfix_policy::reply::{Body, Change, ChangeState, ErrorCode};
+use sshfix_policy::reply::{Body, Change, ChangeState, ErrorCode, ErrorDocument};
 use sshfix_policy::request::{Mode, Operation};
 
 use crate::cli::{Ask, Wish};
@@ -47,12 +47,20 @@ pub fn offer(session: &mut Session, change: &Change) -> Option<Answer> {
                 return None;
             }
             Err(RecvTimeoutError::Timeout) if Instant::now() >= until + GRACE => {
-                let answer = session.ask(&changes(&change.id)).ok();
-                if answer.as_ref().is_some_and(|answer| unfinished(&answer.body)) && Instant::now() < until + TAKES {
+                let answer = state(session, &change.id);
+                if answer.as_ref().is_ok_and(|answer| unfinished(&answer.body)) && Instant::now() < until + TAKES {
                     continue;
                 }
                 let _ = writeln!(err);
-                return answer;
+                return answer
+                    .inspect_err(|error| {
+                        let _ = write!(
+                            err,
+                            "The time is over, and what became of the change could not be asked.\n{}",
+                            render::error(error)
+                        );
+                    })
+                    .ok();
             }
             Err(RecvTimeoutError::Timeout) => continue,
             Ok(line) => match line.trim() {
@@ -110,19 +118,39 @@ fn changes(id: &str) -> Wish {
     Wish::Ask(Ask { operation: Operation::Changes { id: Some(id.to_owned()) }, mode: Mode::DryRun, reason: None })
 }
 
-/// Whether the agent is still about to take it back.
+/// What became of the change. Whose grants are not about `changes` hears it from a confirm without a proof, which changes nothing.
+fn state(session: &mut Session, id: &str) -> Result<Answer, ErrorDocument> {
+    match session.ask(&changes(id)) {
+        Ok(answer) if matches!(answer.body, Body::Changes(_)) => Ok(answer),
+        Ok(_) | Err(_) => {
+            let operation = Operation::Confirm { id: id.to_owned(), proof: None };
+            session.ask(&Wish::Ask(Ask { operation, mode: Mode::DryRun, reason: None }))
+        }
+    }
+}
+
+/// As the agent names it.
+fn state_of(body: &Body) -> Option<&str> {
+    match body {
+        Body::Changes(changes) => changes.changes.first().map(|change| change.state.as_str()),
+        Body::Error(error) => error.change.as_ref().map(|change| change.state.as_str()),
+        _ => None,
+    }
+}
+
+/// Whether the agent is still about to roll it back.
 fn unfinished(body: &Body) -> bool {
-    let Body::Changes(changes) = body else { return false };
-    changes.changes.first().is_some_and(|change| matches!(change.state.as_str(), "pending" | "rolling-back"))
+    state_of(body).is_some_and(|state| matches!(state, "pending" | "rolling-back"))
 }
 
 /// The exit status of a change that was offered, by the answer that decided it (interface.md).
 pub fn exit_status(answer: &Answer) -> u8 {
     match &answer.body {
-        Body::Changes(changes) => match changes.changes.first().map(|change| change.state.as_str()) {
+        body @ (Body::Changes(_) | Body::Error(_)) => match state_of(body) {
             Some("confirmed") => 0,
             Some("rolled-back") => 6,
             Some("stuck") => 7,
+            None if matches!(body, Body::Error(_)) => body.exit_status(),
             _ => 5,
         },
         // Asked for here, but the change that was wanted did not stay.

@@ -1,8 +1,9 @@
 //! Asks the agent, one request a connection, with one identity after the other until it takes one: its hello does not tell whose
 //! signatures it takes. Shows nothing but a sign of life.
 
-use std::time::Duration;
+use std::path::Path;
 
+use nix::unistd::Uid;
 use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
 use sshfix_policy::request::{Mode, Operation};
@@ -17,8 +18,6 @@ use crate::{kex, origin, text};
 
 /// How many identities are offered to the agent before giving up; each refusal is a record in its audit log.
 const IDENTITIES_MAX: usize = 8;
-/// How long each address of the SSH port is tried. libwrap takes five seconds to refuse: less would hide that it does.
-const PROOF_TIME: Duration = Duration::from_secs(8);
 
 /// Who asks whom.
 #[derive(Debug)]
@@ -130,10 +129,11 @@ fn confirm(id: &str, proof: Option<AccessProof>, reason: Option<&str>) -> Ask {
 fn prove(id: &str, hello: &Hello) -> Result<AccessProof, ClientError> {
     let progress = Progress::start("asking the SSH port for the host's signature");
     let cookie = access_proof::cookie(id, &hello.challenge);
-    let (proof, other_way) = kex::prove_somehow(hello.ssh_port, &cookie, PROOF_TIME)?;
+    let kex::Proven { proof, way, usual } =
+        kex::prove_somehow(hello.ssh_port, &cookie).map_err(|why| ClientError::Access { id: id.to_owned(), why })?;
     drop(progress);
-    if let Some((way, turned_away)) = other_way {
-        eprintln!("note: {}; the proof was made {way}", text::line(&turned_away.to_string()));
+    if let Some(usual) = usual {
+        eprintln!("note: {}; the proof was made {way}", text::line(&usual));
     }
     Ok(proof)
 }
@@ -145,7 +145,11 @@ fn is_refusal(answer: &Answer) -> bool {
 fn no_identity(notes: &[String]) -> ErrorDocument {
     let mut parts = vec!["no key to sign the request with. Nothing was changed.".to_owned()];
     parts.extend(notes.iter().map(|note| format!("({note})")));
-    let advice =
-        format!("Name a key with --identity FILE, add one to ssh-agent, or run as root, who has {}.", identities::ROOT_KEY);
+    let key = identities::ROOT_KEY;
+    let advice = if Uid::effective().is_root() && !Path::new(key).exists() {
+        format!("`sshfix-agent init` makes root's key, {key}. Or name a key with --identity FILE.")
+    } else {
+        format!("Name a key with --identity FILE, add one to ssh-agent, or run as root, who has {key}.")
+    };
     ErrorDocument::new(ErrorCode::Failed, parts.join(" "), advice)
 }

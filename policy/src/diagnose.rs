@@ -66,7 +66,7 @@ pub fn path(host: &HostState, connection: &Connection, explain: bool, needs: &mu
         }
     }
     for mut found in found.into_iter().flatten() {
-        if !found.remedies.is_empty() {
+        if found.is_fixed(host, connection.port) {
             found.finding.fix = format!("`{command}`; or by hand: {}", found.finding.fix);
         }
         findings.push(found.finding);

@@ -280,6 +280,12 @@ impl Scope {
         })
     }
 
+    /// Whether a text may name this user to the signer: a grant for the action is about every user, or about this one.
+    pub fn may_read_user(&self, action: Action, user: &str) -> bool {
+        let is_within = |grant: &Grant| grant.users.as_ref().is_none_or(|users| users.matches(user));
+        self.grants.iter().any(|grant| grant.permits_action(action) && is_within(grant))
+    }
+
     /// Whether a text may name this source to the signer: it has an address of a grant for the action, is the host's own, or is of no
     /// client.
     pub fn may_read_of(&self, action: Action, source: Source) -> bool {

@@ -132,6 +132,31 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase, PermissionDenied, ReadOnly};
+        let code = match self {
+            StoreError::Sql { source, .. } => source.sqlite_error_code(),
+            _ => None,
+        };
+        match (self, code) {
+            (StoreError::Damaged(_), _) | (_, Some(DatabaseCorrupt | NotADatabase)) => {
+                "`systemctl stop sshfix-agent` (what waits is rolled back), move /var/lib/sshfix/state.db* to another folder, `systemctl start \
+                 sshfix-agent`. Lost then: its audit records, and when its leases end (what they added is marked `sshfix lease`)"
+            }
+            (StoreError::Missing { what: "change", .. }, _) => "`sshfix ctl changes` lists them",
+            (StoreError::Missing { what: "lease", .. }, _) => "`sshfix ctl leases` lists them",
+            (StoreError::Missing { .. }, _) => "`sshfix ctl audit show` lists what there is",
+            (StoreError::Full { .. } | StoreError::NothingKeptBack(_), _) | (_, Some(DiskFull)) => {
+                "make room on the disk of /var/lib/sshfix (`state_megabytes` in [limits] of agent.toml bounds state.db), then try again"
+            }
+            (_, Some(ReadOnly | PermissionDenied)) => "make /var/lib/sshfix writable for root (mount and modes), then try again",
+            _ => "`journalctl -u sshfix-agent` has more of it; try again",
+        }
+    }
+}
+
 /// Names what was tried, so that the message does.
 pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError>;

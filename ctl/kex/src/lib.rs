@@ -136,18 +136,17 @@ pub enum KexError {
 }
 
 impl KexError {
-    /// Whether sshd answered and turned just this client away, so that another source address may be let in: a penalty
-    /// (`PerSourcePenalties`), `PerSourceMaxStartups`. What a packet filter or hosts.deny does is not passed by: it may be what the
-    /// change did.
-    pub fn is_about_the_source(&self) -> bool {
+    /// Whether the same may work a moment later: sshd answered, and had no room (`MaxStartups`) or did not talk to this source
+    /// (`PerSourcePenalties`, `PerSourceMaxStartups`).
+    pub fn may_pass(&self) -> bool {
         match self {
-            KexError::TurnedAway { .. } => true,
+            KexError::TurnedAway { .. } | KexError::Lost { .. } => true,
+            // libwrap refuses after five seconds.
+            KexError::NoBanner { after, .. } => *after < Duration::from_secs(1),
             KexError::Refused { .. }
             | KexError::Silence { .. }
             | KexError::Stalled { .. }
-            | KexError::NoBanner { .. }
             | KexError::NotSsh { .. }
-            | KexError::Lost { .. }
             | KexError::Protocol { .. }
             | KexError::NoCommon { .. }
             | KexError::NotProven { .. }
@@ -187,30 +186,19 @@ fn libwrap(after: &Duration) -> &'static str {
 /// One key exchange with the first target that does not refuse, with this cookie (`access_proof::cookie`) in our KEXINIT.
 /// `timeout` is for each target, from connect to the last byte. libwrap takes five seconds to refuse: less hides it.
 pub fn prove(targets: &[SocketAddr], cookie: &[u8; COOKIE], timeout: Duration) -> Result<AccessProof, KexError> {
-    let ways: Vec<Way> = targets.iter().map(|to| Way { from: None, to: *to }).collect();
-    prove_by(&ways, cookie, timeout, |_| false).map(|(proof, _)| proof)
-}
-
-/// The same by the first way that neither is refused nor fails by what `goes_on` says; and which that was.
-pub fn prove_by(
-    ways: &[Way],
-    cookie: &[u8; COOKIE],
-    timeout: Duration,
-    goes_on: impl Fn(&KexError) -> bool,
-) -> Result<(AccessProof, Way), KexError> {
     let mut first = None;
-    for way in ways {
-        match exchange(*way, cookie, timeout) {
+    for to in targets {
+        match prove_by(Way { from: None, to: *to }, cookie, timeout) {
             // Perhaps sshd listens on another address of this host.
-            Err(error) if matches!(error, KexError::Refused { .. }) || goes_on(&error) => first = first.or(Some(error)),
-            Err(error) => return Err(error),
-            Ok(proof) => return Ok((proof, *way)),
+            Err(error @ KexError::Refused { .. }) => first = first.or(Some(error)),
+            answer => return answer,
         }
     }
     Err(first.unwrap_or_else(|| KexError::Local("there is no address to try".to_owned())))
 }
 
-fn exchange(way: Way, cookie: &[u8; COOKIE], timeout: Duration) -> Result<AccessProof, KexError> {
+/// One key exchange by this way.
+pub fn prove_by(way: Way, cookie: &[u8; COOKIE], timeout: Duration) -> Result<AccessProof, KexError> {
     let deadline = Instant::now() + timeout;
     let to = way.to;
     let stream = connect(way, timeout).map_err(|why| match why.kind() {

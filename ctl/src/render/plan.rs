@@ -140,13 +140,13 @@ pub fn change(change: &Change, view: &View) -> String {
             }
         }
         ChangeState::RolledBack if change.failure.is_none() => {
-            out.line(&format!("{} {asked}. The host is as it was before.", "Taken back:".green().bold()));
+            rolled_back(&mut out, &asked, &change.plan, &"Taken back:".green().bold().to_string());
         }
         ChangeState::Abandoned => {
             out.line(&format!("{} {asked}. The rest is yours.", "Abandoned:".yellow().bold()));
         }
         ChangeState::RolledBack => {
-            out.line(&format!("{} {asked}. The host is as it was before.", "Rolled back:".red().bold()));
+            rolled_back(&mut out, &asked, &change.plan, &"Rolled back:".red().bold().to_string());
         }
         ChangeState::Stuck => {
             out.line(&format!("{} {asked}. The host is neither as before nor as planned.", "STUCK:".red().bold()));
@@ -163,6 +163,17 @@ pub fn change(change: &Change, view: &View) -> String {
     let own: Vec<String> = change.notes.iter().filter(|note| !change.plan.notes.contains(note)).cloned().collect();
     out.notes(&own);
     out.text
+}
+
+/// What a step's undo says that it leaves is said again.
+fn rolled_back(out: &mut Page, asked: &str, plan: &PlanDocument, what: &str) {
+    let left: Vec<&str> = plan.steps.iter().filter_map(|step| step.undo.strip_prefix("nothing: ")).collect();
+    if left.is_empty() {
+        out.line(&format!("{what} {asked}. The host is as it was before."));
+        return;
+    }
+    out.line(&format!("{what} {asked}, as far as that can be:"));
+    left.iter().for_each(|undo| out.line(&format!("  {} {}", "!".yellow().bold(), text::line(undo))));
 }
 
 fn done(out: &mut Page, plan: &PlanDocument) {

@@ -16,7 +16,12 @@ pub fn show(found: &SshdShow, view: &View) -> String {
         || "for everybody, Match blocks left out".to_owned(),
         |login| format!("for {} from {} to {}", login.user, login.address, login.local_address),
     );
-    out.line(&text::line(&format!("sshd on port {}, {whom}: {}", found.port, found.command)).bold().to_string());
+    let what = if found.running {
+        format!("sshd on port {}", found.port)
+    } else {
+        format!("No sshd listens on port {}; what its files say", found.port)
+    };
+    out.line(&text::line(&format!("{what}, {whom}: {}", found.command)).bold().to_string());
     out.gap();
     let shown: Vec<&ShownSetting> =
         found.settings.iter().filter(|setting| view.all || setting.origin != Origin::Default).collect();

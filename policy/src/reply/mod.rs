@@ -3,6 +3,7 @@
 mod change;
 mod lists;
 mod mask;
+mod patterns;
 mod redact;
 mod who;
 

@@ -3,6 +3,7 @@
 //! one place, for every reply. Decides nothing about what is done.
 
 use super::mask::masked;
+use super::patterns::{OTHER, Reader};
 use super::{
     Ban, Bans, Body, Change, ChangeBrief, ChangeDocument, ChangeEvent, ChangeStep, Changes, Decided, Diagnosis, ErrorDocument,
     Failure, Firewall, FirewallEntry, Guarded, Hosts, HostsRule, Jail, Jails, LeaseDocument, Leases, Names, NotTaken,
@@ -14,7 +15,7 @@ use crate::grants::Scope;
 use crate::request::{Action, Operation};
 use crate::subsystem::sshd::{SshdCheck, SshdShow};
 use crate::trace::TraceLine;
-use crate::verdict::{Evidence, Finding, StageReport};
+use crate::verdict::{Cause, Evidence, Finding, Stage, StageReport};
 
 /// The reply as its signer sees it.
 #[must_use]
@@ -64,6 +65,15 @@ fn about_an_error(asked: Action) -> Vec<Action> {
     }
 }
 
+/// What lines a text quotes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    /// Those of hosts.allow and hosts.deny.
+    Hosts,
+    /// Those of sshd_config, or of no list of patterns.
+    Others,
+}
+
 /// What grants for these actions let a signer see.
 struct View<'a> {
     scope: &'a Scope,
@@ -102,6 +112,22 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Does this as a reader of quoted lines.
+    fn reading<T>(&self, read: impl FnOnce(&Reader<'_>) -> T) -> T {
+        let source = |source: Source| self.may_read_of(source);
+        let user = |user: &str| self.actions.iter().any(|action| self.scope.may_read_user(*action, user));
+        read(&Reader { source: &source, user: &user })
+    }
+
+    /// A text that quotes lines of files.
+    fn quoted(&self, text: &mut String, from: Lines) {
+        *text = self.reading(|reader| match from {
+            Lines::Hosts => reader.hosts_lines(text),
+            Lines::Others => reader.sshd_lines(text),
+        });
+        self.text(text);
+    }
+
     fn texts(&self, texts: &mut [String]) {
         for text in texts.iter_mut() {
             self.text(text);
@@ -115,9 +141,10 @@ impl<'a> View<'a> {
         let Diagnosis { schema: _, subject: _, verdict: _, stages, findings, notes } = found;
         self.stages(stages);
         for finding in findings {
-            let Finding { cause: _, blocking: _, owner, since: _, until: _, evidence, fix } = finding;
+            let Finding { cause, blocking: _, owner, since: _, until: _, evidence, fix } = finding;
             self.text(owner);
-            self.evidence(evidence);
+            let of_hosts = matches!(cause, Cause::HostsDeny | Cause::HostsAllowRestrict);
+            self.evidence(evidence, if of_hosts { Lines::Hosts } else { Lines::Others });
             self.text(fix);
         }
         self.texts(notes);
@@ -125,9 +152,10 @@ impl<'a> View<'a> {
 
     fn stages(&self, stages: &mut [StageReport]) {
         for report in stages {
-            let StageReport { stage: _, verdict: _, detail, evidence, trace } = report;
+            let StageReport { stage, verdict: _, detail, evidence, trace } = report;
+            let lines = if *stage == Stage::HostsAccess { Lines::Hosts } else { Lines::Others };
             self.text(detail);
-            self.evidence(evidence);
+            self.evidence(evidence, lines);
             for line in trace {
                 // Where in the kernel it is met, and what was counted there, is nobody's.
                 let TraceLine {
@@ -144,10 +172,16 @@ impl<'a> View<'a> {
                     decides: _,
                 } = line;
                 self.text(source);
-                self.text(text);
+                // A line of its own is quoted; not what is said of the program or of a file as a whole.
+                let is_quoted = lines == Lines::Others || source.contains(" line ");
+                if is_quoted {
+                    self.quoted(text, lines)
+                } else {
+                    self.text(text)
+                }
                 self.text(effect);
                 self.texts(depends);
-                self.evidence(elements);
+                self.evidence(elements, Lines::Others);
                 for owner in owner.iter_mut() {
                     self.text(owner);
                 }
@@ -155,10 +189,10 @@ impl<'a> View<'a> {
         }
     }
 
-    fn evidence(&self, evidence: &mut [Evidence]) {
+    fn evidence(&self, evidence: &mut [Evidence], lines: Lines) {
         for Evidence { source, text } in evidence {
             self.text(source);
-            self.text(text);
+            if lines == Lines::Others || source.contains(" line ") { self.quoted(text, lines) } else { self.text(text) }
         }
     }
 
@@ -183,9 +217,9 @@ impl<'a> View<'a> {
             stages,
             notes,
         } = plan;
-        for StepDocument { subsystem: _, summary, diff, undo } in steps {
+        for StepDocument { subsystem, summary, diff, undo } in steps {
             self.text(summary);
-            self.text(diff);
+            self.quoted(diff, if subsystem == "hosts_access" { Lines::Hosts } else { Lines::Others });
             self.text(undo);
         }
         *other_sources += keep(opens, |source| self.may_read_of(*source));
@@ -246,7 +280,9 @@ impl<'a> View<'a> {
             return;
         }
         let Hosts { schema: _, enforced: _, rules, others, notes } = hosts;
-        *others += keep(rules, |HostsRule { file: _, line: _, text, concerns_sshd: _ }| self.whole(text));
+        *others += keep(rules, |HostsRule { file: _, line: _, text, concerns_sshd: _ }| {
+            self.whole(text) && self.reading(|reader| reader.hosts_lines(text)) == *text
+        });
         self.texts(notes);
     }
 
@@ -299,11 +335,16 @@ impl<'a> View<'a> {
         if self.all() {
             return;
         }
-        let SshdShow { schema: _, port: _, login: _, command, file: _, settings, notes } = show;
+        let SshdShow { schema: _, port: _, running: _, login: _, command, file: _, settings, notes } = show;
         self.text(command);
         for setting in settings {
+            if ["AllowUsers", "DenyUsers"].iter().any(|name| setting.keyword.eq_ignore_ascii_case(name)) {
+                for value in &mut setting.values {
+                    *value = self.reading(|reader| reader.user_pattern(value)).unwrap_or_else(|| OTHER.to_owned());
+                }
+            }
             for text in setting.texts() {
-                self.text(text);
+                self.quoted(text, Lines::Others);
             }
         }
         self.texts(notes);
@@ -317,7 +358,7 @@ impl<'a> View<'a> {
         self.text(&mut running.detail);
         for problem in problems {
             for text in problem.texts() {
-                self.text(text);
+                self.quoted(text, Lines::Others);
             }
         }
     }

@@ -15,6 +15,8 @@ use sshfix_policy::subsystem::sshd::{FileFacts, ReadAt, Running, Server};
 use super::complaints;
 use crate::subsystem::listener;
 
+/// The default `PidFile`, as Debian builds sshd.
+const PID_FILE: &str = "/run/sshd.pid";
 /// The longest `PidFile`: a number.
 const PID_FILE_MAX: u64 = 64;
 
@@ -23,7 +25,8 @@ pub(super) fn running(state: &HostState, server: &Server, port: u16) -> Running 
     let (files, unread) = server.tree.as_ref().map(facts).unwrap_or_default();
     let effective = server.effective.as_ref().ok();
     let pid = process(state, port);
-    let pid_file = effective.and_then(|effective| effective.one("pidfile"));
+    // sshd prints nothing where it does not take its files; what names the process is its file all the same.
+    let pid_file = effective.map_or(Some(PID_FILE), |effective| effective.one("pidfile"));
     let read = pid.map_or(ReadAt::Unknown, |pid| read_at(pid, pid_file));
     let ports: BTreeSet<u16> =
         effective.map(|it| it.all("port").iter().filter_map(|port| port.parse().ok()).collect()).unwrap_or_default();

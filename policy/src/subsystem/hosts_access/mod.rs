@@ -24,7 +24,7 @@ pub use considered::trace;
 pub use document::{Document, Kind, Line, Rule, show};
 pub use evaluate::{Facts, HostName, PatternFile, Place, Port, Request, Tables, Trace};
 pub use options::Outcome;
-pub use pattern::Address;
+pub use pattern::{Address, named_source};
 pub use plan::{plan_allow, plan_deny, plan_lease, plan_remove, plan_unlease};
 pub use report::{bans, list};
 pub use step::Step;

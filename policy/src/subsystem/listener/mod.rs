@@ -148,9 +148,15 @@ pub fn sessions(host: &HostState) -> Result<Vec<AccessPath>, String> {
 
 /// Whether the unit that should listen is masked: somebody wants it down.
 pub fn masked(host: &HostState) -> bool {
+    masked_unit(host).is_some()
+}
+
+/// Its name.
+pub fn masked_unit(host: &HostState) -> Option<&str> {
     let units = host.listener.present().into_iter().flat_map(|state| state.units.iter().flatten());
     let mut known = units.filter(|unit| unit.name.ends_with(".service")).peekable();
-    known.peek().is_some() && known.all(|unit| unit.load == "masked")
+    let first = known.peek().map(|unit| unit.name.as_str())?;
+    known.all(|unit| unit.load == "masked").then_some(first)
 }
 
 impl State {

@@ -263,13 +263,13 @@ fn max_startups(server: &Server) -> Judgement {
     evidence.extend(setting(server, "maxstartups"));
     evidence.extend(holders(server));
     let detail = format!("{now} connections are not logged in yet, so sshd drops {percent} of 100 new ones (MaxStartups)");
+    let raised = format!("{}:30:{}", full.saturating_mul(2).max(100), full.saturating_mul(4).max(200));
     let fix = format!(
-        "those connections end by themselves after LoginGraceTime; a higher MaxStartups than {begin}:{}:{full} in sshd_config and a \
-         reload let more in",
+        "wait: those connections end by themselves after LoginGraceTime; or let more in than {begin}:{}:{full}: \
+         `sshfix ctl sshd set MaxStartups {raised}`",
         rate.unwrap_or(100)
     );
     let verdict = if percent == 100 { Verdict::Refuse } else { Verdict::Unknown };
-    let raised = format!("{}:30:{}", full.saturating_mul(2).max(100), full.saturating_mul(4).max(200));
     let judgement = Judgement { verdict, detail, ..found(Cause::SshdMaxstartups, percent == 100, "sshd", evidence, fix) };
     judgement.with(set("MaxStartups", raised))
 }

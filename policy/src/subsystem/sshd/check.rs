@@ -291,7 +291,7 @@ fn running(host: &HostState, server: &Server, facts: &Running) -> RunningDocumen
         (Some((path, file)), false) => {
             let detail = format!(
                 "{path} was changed at {}, after sshd was started ({since}); whether it was told to read it again is not known, \
-                 because it writes no PidFile",
+                 because no PidFile names it",
                 file.changed
             );
             of(RunningState::Unknown, Some(since), detail)

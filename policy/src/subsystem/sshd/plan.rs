@@ -8,6 +8,7 @@ use super::state::{Manager, Server};
 use super::step::{Activation, FileEdit, Step, Through};
 use super::{Effective, admission};
 use crate::host::{HostState, Needs, Part};
+use crate::subsystem::listener;
 
 /// One keyword, for everybody or inside one Match block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,8 @@ pub fn plan_set(
     let printed = server.effective.as_ref().is_ok_and(|effective| !effective.all(&name).is_empty());
     let same = planned.steps.iter().all(|step| step.effect.is_empty());
     if keyword.criteria.is_none() && printed && same && server.test.is_ok() && !planned.steps.is_empty() {
-        return Ok(Planned::note(format!("{} {} counts already", keyword.name, values.join(" "))));
+        let counts = || format!("{} {} counts already", keyword.name, values.join(" "));
+        return Ok(Planned::note(not_read(&server).unwrap_or_else(counts)));
     }
     planned.notes.extend(besides);
     Ok(planned)
@@ -98,7 +100,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     let edits: Vec<Edit> = edits.into_iter().filter(|edit| edit.before != edit.after).collect();
     if edits.is_empty() {
-        return Ok(Planned::note("the files say so already".to_owned()));
+        return Ok(Planned::note(not_read(&server).unwrap_or_else(|| "the files say so already".to_owned())));
     }
     let why_not = |edit: &Edit| server.tree.as_ref().ok()?.not_replaceable.get(&edit.path);
     if let Some(why) = edits.iter().find_map(why_not) {
@@ -201,6 +203,14 @@ fn stale(server: &Server) -> Vec<String> {
     if server.running && !server.stale.is_empty() { vec![text(&server.stale)] } else { Vec::new() }
 }
 
+/// What the files say and the running sshd does not go by yet.
+fn not_read(server: &Server) -> Option<String> {
+    let stale = server.running && !server.stale.is_empty();
+    stale.then(|| {
+        format!("the files say so already; sshd has not read them since ({}): `sshfix ctl sshd reload`", server.stale.join(", "))
+    })
+}
+
 /// A new sshd in the place of the running one; where none runs, it is started.
 pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
@@ -230,6 +240,9 @@ pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan
         return Ok(Planned::note("sshd runs".to_owned()));
     }
     accepted(&server, &server.test, "sshd would not start with its files")?;
+    if let Some(unit) = listener::masked_unit(host) {
+        return Err(format!("{unit} is masked, so systemd does not start it: `systemctl unmask {unit}`, then again"));
+    }
     match &server.manager {
         Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket) => {
             Ok(alone(port, Activation::Start(Through::Unit(socket.clone()))))

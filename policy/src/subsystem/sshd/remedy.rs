@@ -97,6 +97,23 @@ impl Remedy {
     }
 }
 
+impl Found {
+    /// Whether `fix` plans something for it: it blocks, or will, and none of its lines must be left to a person.
+    pub fn is_fixed(&self, host: &HostState, port: u16) -> bool {
+        let tree = match host.sshd.servers.get(&port) {
+            Some(Part::Present(server)) => server.tree.as_ref().ok(),
+            _ => None,
+        };
+        let by_hand = |remedy: &Remedy| match (remedy, tree) {
+            (Remedy::CommentOut { file, line }, Some(tree)) => {
+                !matches!(broken::judge(tree, file, *line), Ok(Broken::Comment { .. }))
+            }
+            _ => false,
+        };
+        matters(self) && !self.remedies.is_empty() && !self.remedies.iter().any(by_hand)
+    }
+}
+
 /// The criteria of a Match block for this login alone; `None` of a range.
 fn only(login: &Connection) -> Option<String> {
     let address = login.source.single()?;

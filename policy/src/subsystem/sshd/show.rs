@@ -23,6 +23,9 @@ pub struct SshdShow {
     pub schema: SshdShowSchema,
     /// The sshd on this port.
     pub port: u16,
+    /// Whether an sshd runs for it; else these are the values that its files give.
+    #[serde(default = "is_running")]
+    pub running: bool,
     /// For whom; for everybody, Match blocks left out, when not given.
     pub login: Option<ShownLogin>,
     /// The program and those of its options that change its configuration.
@@ -60,6 +63,10 @@ pub struct ShownSetting {
     /// What sshd would use without any line; not known where sshd could not be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<Vec<String>>,
+}
+
+fn is_running() -> bool {
+    true
 }
 
 impl ShownSetting {
@@ -190,7 +197,16 @@ pub fn show(host: &HostState, question: &ShowQuestion<'_>, needs: &mut Needs) ->
     let command =
         std::iter::once(&server.invocation.program).chain(&server.invocation.options).cloned().collect::<Vec<_>>().join(" ");
     let file = server.invocation.file().to_owned();
-    Ok(Some(SshdShow { schema: SshdShowSchema::V1, port: question.port, login, command, file, settings, notes }))
+    Ok(Some(SshdShow {
+        schema: SshdShowSchema::V1,
+        port: question.port,
+        running: server.running,
+        login,
+        command,
+        file,
+        settings,
+        notes,
+    }))
 }
 
 /// Every word must be a keyword, of the manual or of this very sshd.

@@ -127,7 +127,9 @@ impl Step {
         match (&self.activation, self.files.is_empty()) {
             (Activation::Nothing, _) => format!("put the old content of {files} back, to the byte"),
             (Activation::Start(_), true) => "nothing: a running sshd is left running".to_owned(),
-            (activation, true) => format!("{activation} again; the files are as they were"),
+            (activation, true) => {
+                format!("nothing: {activation} cannot be rolled back, sshd keeps what it read from its files")
+            }
             (Activation::Start(through), false) => {
                 format!("put the old content of {files} back, to the byte, and reload {through}")
             }
