@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sshfix_policy::address::canonical;
 
-/// `TCP_LISTEN` (include/net/tcp_states.h).
+/// `TCP_LISTEN` (`include/net/tcp_states.h`).
 const LISTEN: &str = "0A";
 /// Other users can make the list as long as they have sockets.
 const READ_WITHIN: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ impl Listening {
         }
     }
 
-    /// Whether a connection to this address comes to a socket of another user than root: the closest address wins (inet_hashtables.c,
+    /// Whether a connection to this address comes to a socket of another user than root: the closest address wins (`inet_hashtables.c`,
     /// `compute_score`).
     pub fn is_somebody_elses(&self, address: IpAddr) -> bool {
         let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -10,7 +10,7 @@ const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
 const OWN: &str = "203.0.113.70";
 
 /// Connects to sshd from everywhere in 127.0.0.0/8, says nothing, and comes again twice a second where it was turned away.
-const STARTUPS: &str = r#"
+const STARTUPS: &str = r"
 import socket, selectors, random, time
 sel = selectors.DefaultSelector()
 def one():
@@ -27,7 +27,7 @@ while True:
         try: over = not key.fileobj.recv(65536)
         except OSError: over = True
         if over: sel.unregister(key.fileobj); key.fileobj.close()
-"#;
+";
 
 #[test]
 fn lists_and_listeners_of_others_are_not_roots() {

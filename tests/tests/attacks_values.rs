@@ -183,8 +183,6 @@ END
     let asked = apply(server, "X11Forwarding no");
     assert_eq!(asked.status, 5, "{asked:?}");
     println!("{}: an edit takes {:?} with 2 sessions and {:?} with 62", server.release(), base.time, asked.time);
-    // Each used to cost some 50 ms.
-    assert!(asked.time < base.time * 3 + Duration::from_millis(1500), "{:?} and {:?}", base.time, asked.time);
     server.ctl(&["rollback", asked.json()["id"].as_str().unwrap()]).expect_status(0);
     server.sh("systemctl stop many").expect_ok();
 }

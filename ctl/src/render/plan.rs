@@ -173,7 +173,9 @@ fn rolled_back(out: &mut Page, asked: &str, plan: &PlanDocument, what: &str) {
         return;
     }
     out.line(&format!("{what} {asked}, as far as that can be:"));
-    left.iter().for_each(|undo| out.line(&format!("  {} {}", "!".yellow().bold(), text::line(undo))));
+    for undo in left {
+        out.line(&format!("  {} {}", "!".yellow().bold(), text::line(undo)));
+    }
 }
 
 fn done(out: &mut Page, plan: &PlanDocument) {

@@ -1,4 +1,4 @@
-//! Quoted lines of hosts.allow, hosts.deny and sshd_config for a reader who may not know of everybody: of a list of patterns, those
+//! Quoted lines of hosts.allow, hosts.deny and `sshd_config` for a reader who may not know of everybody: of a list of patterns, those
 //! about the reader's networks and users, and in place of each other pattern that there is one. Decides nothing about who may read what.
 
 use std::net::Ipv4Addr;
@@ -84,23 +84,23 @@ impl Reader<'_> {
             return Some(word.to_owned());
         }
         if let Some((user, host)) = word.rsplit_once('@') {
-            return self.both(user, self.client(host));
+            return self.both(user, self.client(host).as_deref());
         }
         let about = named_source(word.as_bytes()).or_else(|| source(word));
         about.filter(|about| (self.source)(*about)).map(|_| word.to_owned())
     }
 
     /// `user@host`, with what may be read of it.
-    fn both(&self, user: &str, host: Option<String>) -> Option<String> {
+    fn both(&self, user: &str, host: Option<&str>) -> Option<String> {
         let name = user.trim_start_matches('!');
         let user = (name == "*" || name == "ALL" || (self.user)(name)).then(|| user.to_owned());
         if user.is_none() && host.is_none() {
             return None;
         }
-        Some(format!("{}@{}", user.as_deref().unwrap_or(OTHER), host.as_deref().unwrap_or(OTHER)))
+        Some(format!("{}@{}", user.as_deref().unwrap_or(OTHER), host.unwrap_or(OTHER)))
     }
 
-    /// Lines of sshd_config, or a diff of them; other lines are left as they are.
+    /// Lines of `sshd_config`, or a diff of them; other lines are left as they are.
     pub fn sshd_lines(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         for line in text.split_inclusive('\n') {
@@ -130,7 +130,7 @@ impl Reader<'_> {
         };
         let hosts: Vec<String> = hosts.split(',').map(|host| self.host(host).unwrap_or_else(|| OTHER.to_owned())).collect();
         let known = hosts.iter().any(|host| host != OTHER).then(|| hosts.join(","));
-        self.both(user, known)
+        self.both(user, known.as_deref())
     }
 
     /// A host of such a pattern.

@@ -70,7 +70,7 @@ fn about_an_error(asked: Action) -> Vec<Action> {
 enum Lines {
     /// Those of hosts.allow and hosts.deny.
     Hosts,
-    /// Those of sshd_config, or of no list of patterns.
+    /// Those of `sshd_config`, or of no list of patterns.
     Others,
 }
 
@@ -175,9 +175,9 @@ impl<'a> View<'a> {
                 // A line of its own is quoted; not what is said of the program or of a file as a whole.
                 let is_quoted = lines == Lines::Others || source.contains(" line ");
                 if is_quoted {
-                    self.quoted(text, lines)
+                    self.quoted(text, lines);
                 } else {
-                    self.text(text)
+                    self.text(text);
                 }
                 self.text(effect);
                 self.texts(depends);

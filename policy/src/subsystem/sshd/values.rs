@@ -300,9 +300,7 @@ pub fn objections(host: &HostState, effective: &Effective, needs: &mut Needs) ->
 
 /// A keyword that no table of sshfix has, or one of a method that is in use, with another value than before.
 pub fn not_known(was: &Effective, is: &Effective) -> Option<Objection> {
-    if was.iter().next().is_none() {
-        return None;
-    }
+    was.iter().next()?;
     let keywords: BTreeSet<&str> = was.iter().chain(is.iter()).map(|(keyword, _)| keyword).collect();
     let counts = |keyword: &str| match effect(keyword) {
         None => true,
@@ -356,10 +354,9 @@ enum Problem {
 
 fn problem(host: &HostState, keyword: &str, value: &str, needs: &mut Needs) -> Problem {
     match effect(keyword) {
-        None | Some(Effect::Judged | Effect::Harmless) => Problem::None,
+        // What those of `Without` add to is judged by how it changes.
+        None | Some(Effect::Judged | Effect::Harmless | Effect::Without(..)) => Problem::None,
         Some(Effect::Where(harmless)) if harmless(value) => Problem::None,
-        // What they add to is judged by how it changes.
-        Some(Effect::Without(..)) => Problem::None,
         Some(Effect::Where(_)) => Problem::Is(does_not_know(keyword)),
         Some(Effect::File(_)) if value == "none" => Problem::None,
         Some(Effect::File(of)) => {
