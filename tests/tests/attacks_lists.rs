@@ -1,4 +1,5 @@
-//! Connections of others that fill sshd's door, and a listener of others at an address that sshd left free; and what a narrow grant reads of others in lists of patterns.
+//! Connections of others that fill sshd's door, and a listener of others at an address that sshd left free; and what a narrow grant reads
+//! of others in lists of patterns.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::time::Duration;

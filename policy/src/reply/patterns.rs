@@ -111,7 +111,7 @@ impl Reader<'_> {
             out.push_str(keyword);
             let plain = before.chars().all(|c| c.is_whitespace() || matches!(c, '+' | '-' | '"'));
             if plain && USERS.iter().any(|name| keyword.eq_ignore_ascii_case(name)) {
-                words(arguments, &mut out, |word| self.user_pattern(word));
+                words_with(arguments, &mut out, char::is_whitespace, |word| self.user_pattern(word));
             } else if plain && keyword.eq_ignore_ascii_case("match") {
                 self.criteria(arguments, &mut out);
             } else {
@@ -252,36 +252,36 @@ mod tests {
     #[test]
     fn of_a_rule_of_hosts_access_only_what_is_about_the_reader_is_shown() {
         for (text, want) in [
-            ("sshd: 198.51. 203.0.113.70", "sshd: X 203.0.113.70"),
-            ("sshd: 198. 203. ALL EXCEPT .example.org", "sshd: X 203. ALL EXCEPT X"),
-            ("sshd : bob@198.51., alice@203.0.113. bob@203.0.113.70", "sshd : X, alice@203.0.113. X@203.0.113.70"),
-            ("sshd: [2001:db8::]/32 [fd00::]/8: deny", "sshd: [2001:db8::]/32 X: deny"),
+            ("sshd: 198.51. 203.0.113.70", "sshd: ~ 203.0.113.70"),
+            ("sshd: 198. 203. ALL EXCEPT .example.org", "sshd: ~ 203. ALL EXCEPT ~"),
+            ("sshd : bob@198.51., alice@203.0.113. bob@203.0.113.70", "sshd : ~, alice@203.0.113. ~@203.0.113.70"),
+            ("sshd: [2001:db8::]/32 [fd00::]/8: deny", "sshd: [2001:db8::]/32 ~: deny"),
             ("sshd: 203.0.113.7 : spawn mail bob@example.org", "sshd: 203.0.113.7 : (options)"),
-            ("sshd: 203.0.113.7,\\\n bobs-home", "sshd: 203.0.113.7,\\\n X"),
+            ("sshd: 203.0.113.7,\\\n bobs-home", "sshd: 203.0.113.7,\\\n ~"),
             (
                 "--- /etc/hosts.deny\n+++ /etc/hosts.deny\n@@ -1 +1 @@\n-sshd: bobs 203.0.113.7\n+sshd: bobs\n",
-                "--- /etc/hosts.deny\n+++ /etc/hosts.deny\n@@ -1 +1 @@\n-sshd: X 203.0.113.7\n+sshd: X\n",
+                "--- /etc/hosts.deny\n+++ /etc/hosts.deny\n@@ -1 +1 @@\n-sshd: ~ 203.0.113.7\n+sshd: ~\n",
             ),
             ("# bob's home\n# sshfix lease 1\n", "# (a comment)\n# sshfix lease 1\n"),
-            ("sshd: 198.51.* 203.0.*.* /etc/list 0.0.0.0/0", "sshd: X 203.0.*.* /etc/list 0.0.0.0/0"),
+            ("sshd: 198.51.* 203.0.*.* /etc/list 0.0.0.0/0", "sshd: ~ 203.0.*.* /etc/list 0.0.0.0/0"),
         ] {
-            assert_eq!(read(text, true), want.replace('X', OTHER), "{text}");
+            assert_eq!(read(text, true), want.replace('~', OTHER), "{text}");
         }
     }
 
     #[test]
     fn of_lists_of_users_only_what_is_about_the_reader_is_shown() {
         for (text, want) in [
-            ("AllowUsers root carol@198.51.100.77 bob@198.51.* alice", "AllowUsers X X X alice"),
-            ("+allowusers alice@198.51.100.7,203.0.113.0/24 !*@home.example.org", "+allowusers alice@X,203.0.113.0/24 !*@X"),
+            ("AllowUsers root carol@198.51.100.77 bob@198.51.* alice", "AllowUsers ~ ~ ~ alice"),
+            ("+allowusers alice@198.51.100.7,203.0.113.0/24 !*@home.example.org", "+allowusers alice@~,203.0.113.0/24 !*@~"),
             (
                 "Match User bob,alice Address 198.51.100.0/24,203.0.113.7   # /etc/ssh/x line 2\n    DenyUsers bob\n",
-                "Match User X,alice Address X,203.0.113.7   # /etc/ssh/x line 2\n    DenyUsers X\n",
+                "Match User ~,alice Address ~,203.0.113.7   # /etc/ssh/x line 2\n    DenyUsers ~\n",
             ),
             ("PermitRootLogin no # bob", "PermitRootLogin no # bob"),
-            ("Match Host bobs-home.example.org", "Match Host X"),
+            ("Match Host bobs-home.example.org", "Match Host ~"),
         ] {
-            assert_eq!(read(text, false), want.replace('X', OTHER), "{text}");
+            assert_eq!(read(text, false), want.replace('~', OTHER), "{text}");
         }
     }
 }
