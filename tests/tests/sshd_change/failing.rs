@@ -60,6 +60,20 @@ fn a_unit_that_does_not_come_back_leaves_a_running_sshd_and_says_so() {
         server.write("/etc/hosts.deny", "");
         unit("");
 
+        // An sshd that moved away serves, and is told of the rollback where it is: its unit is not stopped for a stand-in.
+        server.write("/run/sshfix/without-proof", "");
+        let answer = server.ctl(&["sshd", "set", "Port", "2222", "--json"]);
+        server.sh("rm -f /run/sshfix/without-proof").expect_ok();
+        if answer.status == 5 {
+            server.ctl(&["rollback", answer.json()["id"].as_str().unwrap()]).expect_status(0);
+        } else {
+            assert_eq!(answer.status, 6, "{answer:#?}");
+        }
+        assert_eq!(files(server), old);
+        assert!(active("ssh.service") && !active("sshfix-sshd.service"), "{answer:#?}");
+        assert!(server.ssh(ADMIN_V4).ok);
+        session.lives(server);
+
         // A port that another program holds.
         server
             .sh("systemd-run -q --unit=other perl -MIO::Socket::INET -e \
