@@ -110,7 +110,7 @@ fn pattern_file(path: &Path, known: &Facts) -> PatternFile {
     let used = known.files.values().map(length).fold(0, u64::saturating_add);
     match roots::read(path, PATTERN_BYTES.saturating_sub(used)) {
         Ok(bytes) => PatternFile::Content(bytes),
-        // systemd.exec(5), `ProtectHome`: the agent sees nothing there, whatever libwrap sees.
+        // systemd.exec(5), `ProtectHome`: an administrator may hide homes from the agent, whatever libwrap sees.
         Err(RootsError::Missing(_)) if HOMES.iter().any(|home| path.starts_with(home)) => {
             unread("homes are not looked at for it".to_owned())
         }
