@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::thread;
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use sshfix_agent::config::Config;
 use sshfix_agent::subsystem::hosts_access as agent;
@@ -34,6 +35,11 @@ fn inside<T: Send>(server: &Server, work: impl FnOnce() -> T + Send) -> T {
             for namespace in namespaces {
                 setns(namespace, CloneFlags::empty()).expect("into the server");
             }
+            // This thread has no number there: its own /proc, in mounts that end with it. The sshd on the disk is judged, no running one.
+            unshare(CloneFlags::CLONE_NEWNS).expect("mounts of its own");
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts that nobody else sees");
+            mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none).expect("a /proc");
             work()
         });
         inside.join().expect("the work inside the server")

@@ -194,7 +194,9 @@ fn complaint(said: &str, privsep: &Folder) -> Cause {
 
 /// Whether `sshd -t` complains of nothing but its directory, which systemd makes when it starts the service.
 pub fn only_misses_its_directory(said: &str, server: &Server) -> bool {
-    server.privsep == Folder::Missing && complaint(said, &server.privsep) == Cause::SshdPrivsepDir
+    // Amid attempts to start it, a directory that was there when it was looked at is gone when sshd is asked.
+    let missing = server.privsep == Folder::Missing || !server.running && server.privsep == Folder::Good;
+    missing && complaint(said, &Folder::Missing) == Cause::SshdPrivsepDir
 }
 
 /// The line that `sshd -t` names, quoted, and what to do about it.
