@@ -93,11 +93,7 @@ pub fn run(
     timeout: Duration,
     max_output: usize,
 ) -> Result<Output, ChildError> {
-    let (answer, left) = run_or_leave(program, args, stdin, timeout, max_output);
-    if let Some(child) = left {
-        reap(child, || ());
-    }
-    answer
+    answer_of(run_or_leave(program, args, stdin, timeout, max_output))
 }
 
 /// As [`run`], for a program that only reads: it cannot write a file or use TCP (`confine::only_read_files`).
@@ -108,7 +104,11 @@ pub fn run_reading(
     timeout: Duration,
     max_output: usize,
 ) -> Result<Output, ChildError> {
-    let (answer, left) = absolute(program, args, |command| finish(command, program, stdin, timeout, max_output, true));
+    answer_of(absolute(program, args, |command| finish(command, program, stdin, timeout, max_output, true)))
+}
+
+/// The answer; a child that hangs is waited for elsewhere.
+fn answer_of((answer, left): (Result<Output, ChildError>, Option<Child>)) -> Result<Output, ChildError> {
     if let Some(child) = left {
         reap(child, || ());
     }
@@ -163,11 +163,7 @@ pub fn run_open(
     // Of the child, which has a copy of the table of descriptors until it executes this (proc_pid_fd(5)).
     let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
     command.arg0(name).args(args);
-    let (answer, left) = finish(command, name, None, timeout, max_output, true);
-    if let Some(child) = left {
-        reap(child, || ());
-    }
-    answer
+    answer_of(finish(command, name, None, timeout, max_output, true))
 }
 
 fn finish(
