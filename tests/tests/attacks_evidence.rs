@@ -6,7 +6,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server};
+use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, MANY_SOCKETS, Release, Server};
 
 /// Another client of root's, who comes in on another port.
 const OTHER_V4: &str = "198.51.100.7";
@@ -14,20 +14,6 @@ const OTHER_V4: &str = "198.51.100.7";
 const LONG: Duration = Duration::from_mins(3);
 /// What a question may take under attack on a loaded machine; the figures are printed.
 const SOON: Duration = Duration::from_secs(6);
-
-/// More listening sockets than the agent ever reads of them: 112,000.
-const SOCKETS: &str = r"
-import os, socket, time, resource
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-for child in range(40):
-    if os.fork() == 0:
-        keep = []
-        for port in range(3000, 3000 + 2800):
-            s = socket.socket(); s.bind(('127.9.%d.1' % child, port)); s.listen(1); keep.append(s)
-        time.sleep(100000)
-time.sleep(100000)
-";
 
 /// 5,000 processes that do nothing, every other of which looks like root's to who looks at /proc only.
 const PROCESSES: &str = r"
@@ -133,7 +119,7 @@ fn sockets_of_others_hide_no_session(server: &Server) {
     server.wait_until("it listens", LONG, || server.sh("ss -Hltn sport = :2222 | grep -q .").ok());
     let other = Session::open(server, OTHER_V4, 2222);
     protected(server, "quiet", OTHER_V4);
-    start(server, "many", SOCKETS);
+    start(server, "many", MANY_SOCKETS);
     let count = || server.sh("ss -Hltn | wc -l").stdout.trim().parse::<u32>().unwrap_or(0);
     server.wait_until("she has them", LONG, || count() > 112_000);
     protected(server, "112,000 sockets", ADMIN_V4);
@@ -151,17 +137,11 @@ fn sockets_of_others_hide_no_session(server: &Server) {
 }
 
 fn processes_of_others_cost_little(server: &Server) {
-    let pid = server.run(&["systemctl", "show", "-P", "MainPID", "sshfix-agent"]).expect_ok();
-    let ticks = || -> u64 {
-        let stat = server.read(&format!("/proc/{}/stat", pid.trim()));
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    };
     let cost = || {
-        let before = ticks();
+        let before = server.agent_ticks();
         let times: Vec<Duration> = (0..3).map(|_| server.ctl(&["status"]).time).collect();
         println!("status in {times:?}");
-        ticks() - before
+        server.agent_ticks() - before
     };
     let alone = cost();
     start(server, "processes", PROCESSES);

@@ -173,18 +173,12 @@ fn nothing_that_a_user_listens_with_is_run_read_or_edited_for() {
         assert!(!owned());
 
         // Two dozen of them with a heap of files cost the agent nothing.
-        let pid = server.run(&["systemctl", "show", "-P", "MainPID", "sshfix-agent"]).expect_ok();
-        let ticks = || -> u64 {
-            let stat = server.read(&format!("/proc/{}/stat", pid.trim()));
-            let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-        };
         let cost = || {
-            let before = ticks();
+            let before = server.agent_ticks();
             for _ in 0..3 {
                 diagnose(server, FROM);
             }
-            ticks() - before
+            server.agent_ticks() - before
         };
         let alone = cost();
         as_alice(

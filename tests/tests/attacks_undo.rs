@@ -4,27 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use sshfix_tests::lab::{ADMIN_V4, Release, Server, on_both, run};
+use sshfix_tests::lab::{ADMIN_V4, MANY_SOCKETS, Release, Server, on_both, run};
 
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
 /// Waiting for what comes by itself, on a loaded machine.
 const LONG: Duration = Duration::from_mins(2);
 /// What needs nothing that anybody can disturb takes less.
 const SOON: Duration = Duration::from_secs(2);
-
-/// More sockets than the kernel is asked to list.
-const SOCKETS: &str = r"
-import os, socket, time, resource
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-for child in range(40):
-    if os.fork() == 0:
-        keep = []
-        for port in range(1024, 1024 + 2600):
-            s = socket.socket(); s.bind(('127.9.%d.1' % child, port)); s.listen(1); keep.append(s)
-        time.sleep(100000)
-time.sleep(100000)
-";
 
 /// Asks systemd for all its units, again and again, without reading much of the answers.
 const QUESTIONS: &str = r"
@@ -161,7 +147,7 @@ fn nobody_keeps_a_change_of_sshd_from_being_taken_back() {
 fn more_sockets_than_are_read_do_not(server: &Server) {
     let id = pending(server, "30s", &["DenyUsers", "alice"]);
     assert!(!alice_gets_in(server), "denied, until somebody confirms it or its time is over");
-    let attack = Attack::begin(server, SOCKETS);
+    let attack = Attack::begin(server, MANY_SOCKETS);
     server
         .wait_until("she has them", LONG, || server.sh("wc -l < /proc/net/tcp").stdout.trim().parse::<u32>().unwrap() > 102_000);
     is_taken_back(server, &id);

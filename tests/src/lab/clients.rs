@@ -56,3 +56,17 @@ impl HeldConnections {
         held
     }
 }
+
+/// A program of a user without rights: 112,000 listening sockets, more than the agent ever reads of them, until it is killed.
+pub const MANY_SOCKETS: &str = r"
+import os, socket, time, resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+for child in range(40):
+    if os.fork() == 0:
+        keep = []
+        for port in range(3000, 3000 + 2800):
+            s = socket.socket(); s.bind(('127.9.%d.1' % child, port)); s.listen(1); keep.append(s)
+        time.sleep(100000)
+time.sleep(100000)
+";

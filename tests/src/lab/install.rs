@@ -75,6 +75,18 @@ pub fn on_both(test: impl Fn(&mut Server)) {
 }
 
 impl Server {
+    /// The processor time that the agent has used since it was started, in ticks of the clock (`proc_pid_stat(5)`: utime and stime).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn agent_ticks(&self) -> u64 {
+        let pid = self.run(&["systemctl", "show", "-P", "MainPID", "sshfix-agent"]).expect_ok();
+        let stat = self.read(&format!("/proc/{}/stat", pid.trim()));
+        let fields: Vec<&str> = stat.rsplit_once(')').expect("the name ends").1.split_whitespace().collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
+        ticks(11) + ticks(12)
+    }
+
     /// Installs the agent and the client, makes the configuration and starts the unit. `ctl` works when this returns.
     #[track_caller]
     pub fn install_sshfix(&self) {

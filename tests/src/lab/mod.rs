@@ -21,7 +21,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 
-pub use clients::{HeldConnections, Session};
+pub use clients::{HeldConnections, MANY_SOCKETS, Session};
 pub use command::{Output, run, run_with_input};
 pub use inside::{answer_inside, ask_inside};
 pub use install::{CtlResult, on_both, packaged_units};
