@@ -6,7 +6,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, MANY_SOCKETS, Release, Server};
+use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, MANY_SOCKETS, Release, Server, run};
 
 /// Another client of root's, who comes in on another port.
 const OTHER_V4: &str = "198.51.100.7";
@@ -170,10 +170,16 @@ fn a_systemd_that_does_not_answer_hides_no_session(server: &Server) {
     protected(server, "a busy systemd", ADMIN_V4);
     protected(server, "a busy systemd, restarted", OTHER_V4);
 
-    // Only systemd can say what this one is, and does not: the sessions are not known, which is no reason to close anything.
+    // Only systemd can say what this one is. The agent asks it where alice cannot.
     let own = "mkdir -p /opt/own; cp /usr/sbin/sshd /opt/own/sshd; systemctl start own";
     server.sh(own).expect_ok();
     server.wait_until("it listens", LONG, || server.sh("ss -Hltn sport = :2223 | grep -q .").ok());
+    protected(server, "a busy systemd, an sshd that it alone knows", ADMIN_V4);
+    end(server, "questions");
+
+    // One that hangs says nothing to anybody: the sessions are not known, which is no reason to close anything.
+    let systemd = server.leader().to_string();
+    run(&["kill", "-STOP", &systemd]).expect_ok();
     let status = server.ctl(&["status"]);
     assert!(status.stdout.contains("The live SSH sessions are not known"), "{status:?}");
     assert!(!status.stdout.contains("No live SSH session."), "{status:?}");
@@ -182,8 +188,8 @@ fn a_systemd_that_does_not_answer_hides_no_session(server: &Server) {
     let words = ["who is logged in is not known", "D-Bus", "nothing was changed"];
     self::deny(server, ADMIN_V4).expect_error(4, "lockout", &words);
     assert_eq!(deny(), before);
+    run(&["kill", "-CONT", &systemd]).expect_ok();
     drop((other, admin));
-    end(server, "questions");
     server.sh("systemctl stop own").expect_ok();
     server.wait_until("the sessions are known again", LONG, || server.ctl(&["status"]).stdout.contains("No live SSH session."));
 }

@@ -142,8 +142,11 @@ fn every_way_a_server_can_listen_or_not_is_told_as_a_real_login_finds_it() {
         let (cause, fix) = agrees(&server, V4);
         assert!(cause == Some(Cause::SshdDown) && fix.contains("systemctl start ssh.socket"), "{cause:?} {fix}");
 
-        // Without D-Bus the units are not known; who listens still is.
+        // Without a bus systemd itself is asked; where it cannot be, the units are not known, and who listens still is.
         server.sh("systemctl disable -q ssh.socket; systemctl start ssh.service; rm /run/dbus/system_bus_socket").expect_ok();
+        assert!(read(&server, 22, false).units.is_some());
+        assert_eq!(agrees(&server, V4).0, None);
+        server.sh("rm /run/systemd/private").expect_ok();
         let state = read(&server, 22, false);
         assert!(state.units.is_none() && state.notes.len() == 1, "{:?}", state.notes);
         assert_eq!(agrees(&server, V4).0, None);

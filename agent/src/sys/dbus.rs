@@ -1,9 +1,11 @@
-//! systemd over D-Bus: the state of units. One connection that is kept, made anew when it is lost, two seconds for every
-//! question. Where there is no bus or no systemd the caller gets an error that says so. Changes nothing.
+//! systemd over D-Bus: the state of units. One connection that is kept, made anew when it is lost, two seconds for every question. It is
+//! systemd's own socket, which serves root alone: on the system bus any user can ask so much that others wait. The bus is asked where that
+//! socket does not answer. Where there is no systemd the caller gets an error that says so.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::systemd_socket::SystemdSocket;
 use sshfix_policy::subsystem::listener::Unit;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
@@ -71,9 +73,10 @@ pub fn booted() -> bool {
     std::path::Path::new("/run/systemd/system").exists()
 }
 
-/// Whether there is no bus at all: early at boot, and where none is installed.
+/// Whether systemd cannot be asked at all: neither its socket nor the bus is there.
 pub fn is_missing() -> bool {
-    std::fs::symlink_metadata(BUS).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    let no_bus = std::fs::symlink_metadata(BUS).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    no_bus && SystemdSocket::is_missing()
 }
 
 /// What a service unit starts, as [`service`]; none where systemd does not run this host.
@@ -138,12 +141,22 @@ fn ask<T>(question: &impl AsyncFn(&Connection) -> zbus::Result<T>) -> Result<T, 
     }
     let runtime = Builder::new_current_thread().enable_all().build().map_err(DbusError::Runtime)?;
     let (bus, answer) = within_limit(&runtime, async {
-        let bus = connection::Builder::system().build().await?;
+        let bus = connect().await?;
         let answer = question(&bus).await?;
         Ok((bus, answer))
     })?;
     *slot = Some((runtime, bus));
     Ok(answer)
+}
+
+/// A connection to systemd itself; to the bus, where that is not to be had.
+pub(super) async fn connect() -> zbus::Result<Connection> {
+    if let Ok(socket) = SystemdSocket::connect().await
+        && let Ok(systemd) = connection::Builder::socket(socket).p2p().build().await
+    {
+        return Ok(systemd);
+    }
+    connection::Builder::system().build().await
 }
 
 fn within_limit<T>(runtime: &Runtime, work: impl Future<Output = zbus::Result<T>>) -> Result<T, DbusError> {

@@ -9,7 +9,9 @@ use thiserror::Error;
 use tokio::runtime::Builder;
 use zbus::export::futures_core::Stream;
 
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, Variant, connection};
+use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, Variant};
+
+use super::dbus;
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
@@ -117,14 +119,13 @@ fn waited_for(
 ) -> Result<(), JobError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(JobError::Runtime)?;
     let work = async {
-        let bus = connection::Builder::system().build().await?;
-        let rule = MatchRule::builder()
-            .msg_type(zbus::message::Type::Signal)
-            .sender(SYSTEMD)
-            .interface(MANAGER)
-            .member("JobRemoved")
-            .build()?;
-        let mut removed = MessageStream::for_match_rule(rule, &bus, None).await?;
+        let bus = dbus::connect().await?;
+        let mut rule = MatchRule::builder().msg_type(zbus::message::Type::Signal).interface(MANAGER).member("JobRemoved");
+        // On a bus anybody may send such a signal; without one systemd alone is at the other end, and has no name.
+        if bus.is_bus() {
+            rule = rule.sender(SYSTEMD);
+        }
+        let mut removed = MessageStream::for_match_rule(rule.build()?, &bus, None).await?;
         bus.call_method(Some(SYSTEMD), PATH, Some(MANAGER), "Subscribe", &()).await?;
         let job = begin(&bus).await?;
         // A job may be over before its path was told: the signal waits in the stream.

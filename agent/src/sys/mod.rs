@@ -16,4 +16,5 @@ pub mod peers;
 pub mod process;
 pub mod roots;
 pub mod rtnetlink;
+mod systemd_socket;
 pub mod xt_sockets;

@@ -268,13 +268,13 @@ fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restor
     }
 }
 
-/// Whether sshd starts by itself after this, with the files: early at boot they are all there is. Before D-Bus is there nothing can be
+/// Whether sshd starts by itself after this, with the files: early at boot they are all there is. Before systemd can be asked nothing can be
 /// started, and that is noted. An error where systemd does not say.
 fn starts_later(notes: &mut Vec<String>) -> Result<bool, StepError> {
     match dbus::system_state() {
         Ok(state) => Ok(matches!(state.as_str(), "initializing" | "starting")),
         Err(_) if dbus::is_missing() => {
-            notes.push("there is no D-Bus to start sshd by, so it was left to systemd".to_owned());
+            notes.push("systemd cannot be asked to start sshd yet, so it was left to it".to_owned());
             Ok(true)
         }
         Err(why) => Err(StepError::Failed(format!("no sshd runs, and {why}; the files are as they were"))),
