@@ -148,7 +148,8 @@ fn go(command: Command) -> Result<ExitCode> {
         Command::Drill { config, copied } => {
             let result = drill::drill(&config, copied.as_deref(), &mut |line| say(&line))?;
             let how = if result.passed { "PASSED" } else { "FAILED" };
-            say(&format_args!("{how} killed at {} points; {}", result.points, result.detail));
+            let detail = if result.detail.is_empty() { String::new() } else { format!("; {}", result.detail) };
+            say(&format_args!("{how} killed at {} points{detail}", result.points));
             Ok(if result.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Look => Ok(look::run()),

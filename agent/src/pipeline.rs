@@ -33,8 +33,8 @@ use crate::observe::{observed, observed_with};
 use crate::patience::{self, Patience};
 use crate::places::{self, Lines};
 use crate::refusal::{
-    Refusal, failed, late, no_client, not_shown, not_stored, out_of_bounds, plan_changed, refused, refused_plan, too_many,
-    too_many_words, unaudited,
+    NoSafePlan, Refusal, failed, late, no_client, not_shown, not_stored, out_of_bounds, plan_changed, refused, refused_plan,
+    too_many, too_many_words, unaudited,
 };
 use crate::report::{self, own_addresses};
 use crate::serve::{Admission, Answer, Challenge, Peer};
@@ -425,9 +425,14 @@ fn planned(
             let sessions = listener::sessions(state).unwrap_or_default();
             return Ok(SafePlan::unproven(plan, &access_paths(agent, request, sessions, port)));
         }
-        let paths = access_paths(agent, request, lockout::sessions(&plan, state)?, port);
-        faults.replace(lockout::faults(&plan, state, &paths, needs));
-        Ok(lockout::prove(plan, state, &paths, needs)?)
+        let refused = plan.clone();
+        let proven = lockout::sessions(&plan, state).and_then(|sessions| {
+            let paths = access_paths(agent, request, sessions, port);
+            faults.replace(lockout::faults(&plan, state, &paths, needs));
+            lockout::prove(plan, state, &paths, needs)
+        });
+        // No paths: the proof ends at the one that the refusal names.
+        proven.map_err(|why| NoSafePlan::Lockout(why, Box::new(refused.document(Vec::new()))))
     });
     for fault in faults.take() {
         let user = fault.path.user.as_deref().unwrap_or("somebody");

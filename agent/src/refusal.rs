@@ -8,7 +8,7 @@ use sshfix_policy::host::{AccessPath, PathOrigin};
 use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan::PlanError;
 use sshfix_policy::recorded::TooManyWords;
-use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, Names};
+use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, Names, PlanDocument};
 use sshfix_policy::request::Operation;
 use sshfix_policy::subsystem::sshd;
 
@@ -54,15 +54,16 @@ pub(crate) fn unaudited(why: &StoreError) -> ErrorDocument {
 pub(crate) enum NoSafePlan {
     #[error(transparent)]
     Plan(#[from] PlanError),
-    #[error(transparent)]
-    Lockout(#[from] lockout::Lockout),
+    /// Also the plan that was refused.
+    #[error("{0}")]
+    Lockout(lockout::Lockout, Box<PlanDocument>),
     #[error(transparent)]
     TooWide(#[from] TooWide),
 }
 
 pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
     match error {
-        NoSafePlan::Lockout(why) => lockout(&why),
+        NoSafePlan::Lockout(why, plan) => lockout(&why, plan),
         NoSafePlan::TooWide(why) => ErrorDocument::new(
             ErrorCode::Refused,
             why.to_string(),
@@ -98,7 +99,7 @@ pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal 
 }
 
 /// Who would be locked out, and by what. Who may not know of that way in only hears that there is one.
-fn lockout(why: &lockout::Lockout) -> ErrorDocument {
+fn lockout(why: &lockout::Lockout, plan: Box<PlanDocument>) -> ErrorDocument {
     let advice = match why {
         lockout::Lockout::Witness(_) | lockout::Lockout::Model(_) => {
             "keep the way in that is named, or change it on the host itself"
@@ -109,6 +110,7 @@ fn lockout(why: &lockout::Lockout) -> ErrorDocument {
         }
     };
     let mut document = ErrorDocument::new(ErrorCode::Lockout, why.to_string(), advice);
+    document.plan = Some(plan);
     if let lockout::Lockout::Witness(witness) = why {
         let AccessPath { source, user, port: _, origin } = &witness.path;
         let way = match origin {

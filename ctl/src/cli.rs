@@ -36,11 +36,21 @@ Exit status:
   10  cannot reach the agent";
 
 const ALLOW: &str = "\
-Adds what is needed now and nothing else: accept rules before those that refuse, a line of hosts.allow where hosts.deny refuses,
-ignoreip in every jail so that no ban comes meanwhile. A ban that stands is passed, not lifted: it may keep the address out again
-afterwards. What was added carries the mark `sshfix lease ID` and exactly that is removed at the end, wherever it stands by then;
-what somebody edited is left and said. After a reboot the missing parts are put back while time is left. Where sshd refuses the
-address for a penalty (OpenSSH 9.8 and later), it is added to PerSourcePenaltyExemptList and sshd is reloaded.";
+Adds only what the address needs now:
+  - accept rules before the rules that refuse it
+  - a line of hosts.allow where hosts.deny refuses it
+  - ignoreip in every fail2ban jail, so that no new ban comes
+  - an entry of PerSourcePenaltyExemptList where sshd refuses the address for a
+    penalty (OpenSSH 9.8 and later). This reloads sshd: the change waits for
+    `sshfix ctl confirm`, and sshd forgets the penalties of all addresses.
+Existing bans are bypassed, not lifted: they may block the address again when
+the lease ends.
+
+The end removes exactly what was added. Rules and lines carry the mark
+`sshfix lease ID` and are found wherever they are by then; fail2ban and sshd
+have no place for a mark. Anything edited since then is left in place and
+reported. The end of an sshd entry waits until sshd has read what others edited.
+In the first five minutes after a reboot, missing parts are added again.";
 
 const CHECK: &str = "\
 Exit status: 0 where sshd takes its files and would start again, with or without warnings; 1 where it would not.";

@@ -38,6 +38,8 @@ fn a_drill_passes_touches_nothing_and_fails_where_an_undo_does_not_undo() {
         let journal = server.run(&["journalctl", "--no-pager", "-o", "cat", "-u", "sshfix-drill"]).stdout;
         assert!(drilled.ok(), "{release}: {}\n{journal}", drilled.stderr);
         assert_eq!(snapshot(&server), before, "{journal}");
+        let passed = journal.lines().find(|line| line.starts_with("PASSED killed at ")).expect("the outcome");
+        assert!(passed.ends_with(" points"), "nothing dangles after it: {passed}");
         let status = server.ctl(&["status", "--json"]).expect_status(0).json();
         assert!(status["last_drill"].is_string(), "{status:#}");
         assert_eq!(status["drill"]["passed"], true, "{status:#}");

@@ -1,4 +1,5 @@
-//! The operating system's edges: checked files, child processes, D-Bus, netlink. The only place for unsafe code.
+//! The operating system's edges: checked files, child processes, D-Bus, netlink. No other place but `subsystem::nf_tables`,
+//! which calls libnftnl, may hold unsafe code; each block says why it is sound.
 
 pub mod activation;
 pub mod child;

@@ -4,7 +4,7 @@
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use owo_colors::OwoColorize;
-use sshfix_policy::reply::{Body, ErrorDocument};
+use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
 use sshfix_policy::verdict::Verdict;
 
 use crate::text;
@@ -63,7 +63,9 @@ pub fn error(error: &ErrorDocument) -> String {
     }
     if let Some(plan) = &error.plan {
         out.gap();
-        out.line(&"The plan as it would be now:".bold().to_string());
+        let heading =
+            if error.code == ErrorCode::Lockout { "The plan that was refused:" } else { "The plan as it would be now:" };
+        out.line(&heading.bold().to_string());
         plan::plan(&mut out, plan);
     }
     out.text

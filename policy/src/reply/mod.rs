@@ -153,7 +153,7 @@ pub struct ErrorDocument {
     pub message: String,
     /// What to do.
     pub advice: String,
-    /// The new dry run, when the plan changed; the plan that was refused, when it would lock out.
+    /// The new dry run, when the plan changed; the plan that was refused, without its paths, when it would lock out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Box<PlanDocument>>,
     /// The change that is in the way, of `busy` and `stuck`.

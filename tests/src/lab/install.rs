@@ -58,6 +58,14 @@ impl CtlResult {
             assert!(message.contains(word), "`{word}` is not in: {message}");
         }
         assert!(!error["advice"].as_str().expect("an advice").is_empty(), "{error:#}");
+        if code == "lockout" {
+            // What was refused is shown, as a dry run would show it.
+            let plan = &error["plan"];
+            assert_eq!(plan["schema"], "sshfix.plan/1", "{error:#}");
+            let steps = plan["steps"].as_array().expect("its steps");
+            assert!(!steps.is_empty() && steps.iter().all(|step| step["summary"].is_string()), "{error:#}");
+            assert_eq!(plan["paths"], serde_json::json!([]), "{error:#}");
+        }
     }
 }
 

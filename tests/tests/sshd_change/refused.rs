@@ -13,6 +13,7 @@ fn locks_out(server: &Server, arguments: &[&str], words: &[&str]) {
     let error = answer.json();
     let message = error["message"].as_str().unwrap();
     assert_eq!(error["code"], "lockout");
+    assert!(error["plan"]["steps"][0]["summary"].is_string(), "the refused plan is shown: {error:#}");
     for word in words {
         assert!(message.contains(word), "{arguments:?}: `{word}` is not in: {message}");
     }
