@@ -185,7 +185,7 @@ fn what_fail2ban_does_is_drawn_under_the_stage_that_does_it() {
         let drawn = draw(json!({
             "schema": "sshfix.diagnosis/1", "subject": {"address": "203.0.113.7", "user": null, "port": 22}, "verdict": "refuse",
             "stages": stages,
-            "findings": [{"cause": "fail2ban-ban", "blocking": true, "owner": "fail2ban jail sshd", "since": null, "until": null,
+            "findings": [{"cause": "fail2ban-ban", "blocking": true, "stage": stage, "owner": "fail2ban jail sshd", "since": null, "until": null,
                 "fix": "F", "evidence": [{"source": "fail2ban jail sshd", "text": "T"}, {"source": source, "text": "X"}]}],
             "notes": [],
         }));

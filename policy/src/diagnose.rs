@@ -4,6 +4,7 @@
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::netfilter;
+use crate::owner::Owner;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route, sshd};
@@ -125,12 +126,8 @@ pub fn admission_by(
     connection: &Connection,
     needs: &mut Needs,
 ) -> (Verdict, String) {
-    let known = fail2ban::bans(read);
-    let new = fail2ban::bans(now).into_iter().find(|ban| {
-        ban.source.overlaps(connection.source) && !known.iter().any(|old| old.source == ban.source && old.by == ban.by)
-    });
-    if let Some(ban) = new {
-        return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), ban.by));
+    if let Some(ban) = fail2ban::new_tickets(read, now).find(|ban| ban.source.overlaps(connection.source)) {
+        return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), Owner::jail(ban.jail)));
     }
     let [route, netfilter, hosts] = admission_stages(filters, now, connection, needs);
     let verdict = route.verdict.and(netfilter.verdict).and(hosts.verdict);
@@ -197,8 +194,11 @@ fn blocks_behind(
         if let Some(index) = maker
             && let (Some(ticket), Some(flag)) = (blocks.get_mut(index), enforced.get_mut(index))
         {
+            // The route is what the ban does: both are shown under its stage, unless a packet filter refuses before it.
+            if !*flag {
+                ticket.finding.stage = Stage::Route;
+            }
             *flag = true;
-            // The route is what the ban does: both are shown under the stage of the route.
             ticket.finding.evidence.extend(refusal.finding.evidence.iter().cloned());
             refusal.finding.owner.clone_from(&ticket.finding.owner);
         }
@@ -207,26 +207,24 @@ fn blocks_behind(
     let mut hosts = hosts_access::blocks(host, connection, needs);
     for line in &mut hosts {
         // fail2ban's action `hostsdeny` writes this very line for the address it bans.
-        let maker = blocks.iter().take(tickets).find(|ticket| banned_source(ticket).is_some_and(|source| denies(line, source)));
-        if let Some(ticket) = maker {
-            line.finding.owner.clone_from(&ticket.finding.owner);
+        let Some(source) = line.all_daemons else { continue };
+        let mut made = blocks.iter_mut().zip(&enforced);
+        if let Some((ticket, enforced)) = made.find(|(ticket, _)| banned_source(ticket) == Some(source)) {
+            if !enforced {
+                ticket.finding.stage = Stage::HostsAccess;
+            }
+            line.block.finding.owner.clone_from(&ticket.finding.owner);
         }
     }
+    let by_line = hosts.iter().any(|line| matches!(line.block.finding.owner, Owner::Fail2ban(_)));
     if filtered == Verdict::Accept {
         for (ticket, enforced) in blocks.iter_mut().zip(&enforced) {
             // The ticket exists, but no packet filter refuses; only a hosts file could be enforcing it.
-            ticket.finding.blocking = *enforced || hosts.iter().any(|h| h.finding.owner.starts_with("fail2ban"));
+            ticket.finding.blocking = *enforced || by_line;
         }
     }
-    blocks.extend(hosts);
+    blocks.extend(hosts.into_iter().map(|line| line.block));
     blocks
-}
-
-/// Whether a block is the line of hosts.deny for all daemons and just this source: `ALL: 203.0.113.7`, `ALL: [2001:db8::7]`.
-fn denies(line: &Block, source: Source) -> bool {
-    let who = source.short();
-    let lines = [format!("ALL: {who}"), format!("ALL: [{who}]")];
-    line.finding.evidence.iter().any(|evidence| lines.iter().any(|line| line == evidence.text.trim()))
 }
 
 /// The source of the ticket that a block's lift ends.
@@ -325,3 +323,7 @@ pub fn notes(host: &HostState) -> Vec<String> {
     }
     notes
 }
+
+#[cfg(test)]
+#[path = "diagnose_tests.rs"]
+mod tests;

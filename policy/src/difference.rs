@@ -99,10 +99,7 @@ fn classes(host: &HostState, after: &HostState, v6: bool, needs: &mut Needs) -> 
         partition::add_classes(state, &mut classes, needs);
         hosts_access::classes(state, &mut classes);
     }
-    let known = fail2ban::bans(host);
-    let new =
-        fail2ban::bans(after).into_iter().filter(|ban| !known.iter().any(|old| old.source == ban.source && old.by == ban.by));
-    new.for_each(|ban| classes.add_source(ban.source));
+    fail2ban::new_tickets(host, after).for_each(|ban| classes.add_source(ban.source));
     classes
 }
 

@@ -44,7 +44,7 @@ fn note(host: &HostState, connection: &Connection, stage: &StageReport, findings
 /// What the findings of the stage say; where they leave it open, what would let it in past what cannot be judged.
 fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, findings: &[Finding], needs: &mut Needs) -> Vec<String> {
     let who = connection.source.short();
-    let here = || findings.iter().filter(|finding| finding.stage() == stage.stage);
+    let here = || findings.iter().filter(|finding| finding.stage == stage.stage);
     let past = |command: &str, planned: Result<bool, String>| match planned {
         Ok(true) => Some(format!("`{command}` lets it in past that")),
         Ok(false) => None,

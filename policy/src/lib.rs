@@ -24,6 +24,7 @@ pub mod link;
 pub mod lockout;
 pub mod merge;
 pub mod netfilter;
+pub mod owner;
 pub mod packet;
 pub mod pattern;
 pub mod plan;

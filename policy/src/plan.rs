@@ -12,6 +12,7 @@ use crate::difference::{Difference, difference};
 use crate::host::{HostState, Needs};
 use crate::lease::{self, Item, Leases};
 use crate::netfilter;
+use crate::owner::Owner;
 use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
 use crate::step::{Mismatch, Reach, Step};
@@ -337,7 +338,7 @@ impl From<&Alternative> for NotTaken {
 fn unban_in_jail(host: &HostState, source: Source, jail: &str, port: u16, needs: &mut Needs) -> Result<Vec<Step>, PlanError> {
     fail2ban::require_jail(host, jail).map_err(PlanError::Impossible)?;
     let connection = Connection { source, port, user: None };
-    let owner = fail2ban::owner(jail);
+    let owner = Owner::jail(jail);
     let mut steps = Vec::new();
     for block in blocks(host, &connection, needs).into_iter().filter(|block| block.finding.owner == owner) {
         match block.lift {

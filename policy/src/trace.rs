@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::owner::Owner;
 use crate::verdict::Evidence;
 
 /// A packet of the TCP handshake, or one before it.
@@ -94,7 +95,7 @@ pub struct TraceLine {
     pub counter: Option<Counter>,
     /// Who made it: `fail2ban jail sshd`, `ufw`, `nobody`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
+    pub owner: Option<Owner>,
     /// Whether this decides the verdict of the stage.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub decides: bool,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
+use crate::owner::Owner;
 use crate::step::Step;
 use crate::trace::TraceLine;
 
@@ -248,42 +249,14 @@ impl fmt::Display for Cause {
     }
 }
 
-/// One cause found on this host for the connection asked about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// The catalogue id.
-    pub cause: Cause,
-    /// Whether this alone keeps the connection out now.
-    pub blocking: bool,
-    /// Who made it and must be asked to change it: `fail2ban jail sshd`, `nobody`, ...
-    pub owner: String,
-    /// When it began, where that is recorded.
-    pub since: Option<Timestamp>,
-    /// When it ends by itself, where that is recorded.
-    pub until: Option<Timestamp>,
-    /// The exact rules, elements, lines and tickets.
-    pub evidence: Vec<Evidence>,
-    /// The command that lifts it, or what a person must do.
-    pub fix: String,
-}
-
-impl Finding {
-    /// Where it acts. What fail2ban does it does by some other subsystem, which the evidence behind its ticket names.
-    pub fn stage(&self) -> Stage {
-        match self.cause {
-            Cause::Fail2banBan | Cause::Fail2banBanStale => {
-                let by = |start: &str| self.evidence.iter().any(|evidence| evidence.source.starts_with(start));
-                if by("nft ") || by("iptables") || by("ip6tables") || by("ipset ") {
-                    Stage::Netfilter
-                } else if by("ip route") || by("ip -6 route") {
-                    Stage::Route
-                } else if by("/") {
-                    Stage::HostsAccess
-                } else {
-                    Stage::Netfilter
-                }
-            }
-            Cause::NftRule
+impl Cause {
+    /// Where it acts, unless its finding says better: what fail2ban and sshguard do, they do by the packet filters, a route or a
+    /// hosts file.
+    pub fn stage(self) -> Stage {
+        match self {
+            Cause::Fail2banBan
+            | Cause::Fail2banBanStale
+            | Cause::NftRule
             | Cause::IptablesRule
             | Cause::IptablesRatelimit
             | Cause::IpsetEntry
@@ -305,6 +278,48 @@ impl Finding {
             Cause::SshdAccessList | Cause::SshdLimits | Cause::SshdKeepalive | Cause::SshdAlgorithms => Stage::SshdAccess,
             Cause::AccountLocked => Stage::Account,
         }
+    }
+}
+
+/// One cause found on this host for the connection asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "FindingRead")]
+pub struct Finding {
+    /// The catalogue id.
+    pub cause: Cause,
+    /// Whether this alone keeps the connection out now.
+    pub blocking: bool,
+    /// The stage in which it acts.
+    pub stage: Stage,
+    /// Who made it and must be asked to change it: `fail2ban jail sshd`, `nobody`, ...
+    pub owner: Owner,
+    /// When it began, where that is recorded.
+    pub since: Option<Timestamp>,
+    /// When it ends by itself, where that is recorded.
+    pub until: Option<Timestamp>,
+    /// The exact rules, elements, lines and tickets.
+    pub evidence: Vec<Evidence>,
+    /// The command that lifts it, or what a person must do.
+    pub fix: String,
+}
+
+/// A finding as it is read: an older agent does not name its stage.
+#[derive(Deserialize)]
+struct FindingRead {
+    cause: Cause,
+    blocking: bool,
+    stage: Option<Stage>,
+    owner: Owner,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    evidence: Vec<Evidence>,
+    fix: String,
+}
+
+impl From<FindingRead> for Finding {
+    fn from(read: FindingRead) -> Self {
+        let FindingRead { cause, blocking, stage, owner, since, until, evidence, fix } = read;
+        Self { cause, blocking, stage: stage.unwrap_or(cause.stage()), owner, since, until, evidence, fix }
     }
 }
 

@@ -58,7 +58,7 @@ fn ask(config: &Config, address: &str) -> (HostState, Verdict, Vec<Block>) {
     loop {
         let mut needs = Needs::new();
         let verdict = evaluate(&host, &connection, &mut needs).verdict;
-        let blocks = blocks(&host, &connection, &mut needs);
+        let blocks = blocks(&host, &connection, &mut needs).into_iter().map(|line| line.block).collect();
         if needs.is_empty() {
             return (host, verdict, blocks);
         }

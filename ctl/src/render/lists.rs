@@ -76,7 +76,7 @@ pub fn firewall(firewall: &Firewall) -> String {
     if firewall.entries.is_empty() {
         out.line("No rule or set concerns the SSH port.");
     } else {
-        let rows = firewall.entries.iter().map(|entry| [entry.reference.clone(), entry.owner.clone(), entry.text.clone()]);
+        let rows = firewall.entries.iter().map(|entry| [entry.reference.clone(), entry.owner.to_string(), entry.text.clone()]);
         table(&mut out, ["REFERENCE", "OWNER", "RULE"], rows);
         if let Some(set) = firewall.entries.iter().find(|entry| entry.reference.contains("/@")) {
             out.gap();

@@ -22,7 +22,7 @@ pub fn diagnosis(diagnosis: &Diagnosis, view: &View) -> String {
         dotted |= stage.verdict == Verdict::Refuse;
         draw_stage(&mut out, stage, &diagnosis.findings, dotted, view);
     }
-    let drawn = |finding: &&Finding| finding.blocking && diagnosis.stages.iter().any(|stage| stage.stage == finding.stage());
+    let drawn = |finding: &&Finding| finding.blocking && diagnosis.stages.iter().any(|stage| stage.stage == finding.stage);
     let rest: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| !drawn(finding)).collect();
 
     out.gap();
@@ -55,7 +55,7 @@ fn draw_stage(out: &mut Page, report: &StageReport, findings: &[Finding], dotted
     out.line(&format!("  {} {} {}", mark(report.verdict), name.bold(), text::line(&report.detail)));
 
     draw_trace(out, &bar, &report.trace);
-    let here: Vec<&Finding> = findings.iter().filter(|finding| finding.blocking && finding.stage() == report.stage).collect();
+    let here: Vec<&Finding> = findings.iter().filter(|finding| finding.blocking && finding.stage == report.stage).collect();
     for finding in &here {
         draw_finding(out, &bar, finding, view);
     }
@@ -87,7 +87,7 @@ fn draw_trace(out: &mut Page, bar: &str, trace: &[TraceLine]) {
         }
         let mut about = vec![text::line(&line.source).cyan().to_string()];
         about.extend(line.counter.map(|counter| format!("{} packets {} bytes", counter.packets, counter.bytes)));
-        about.extend(line.owner.iter().map(|owner| format!("owner {}", text::line(owner))));
+        about.extend(line.owner.iter().map(|owner| format!("owner {}", text::line(&owner.to_string()))));
         out.line(&format!("{bar}{indent}  {}", about.join(", ")));
         for element in &line.elements {
             out.line(&format!("{bar}{indent}  {}: {}", text::line(&element.source).cyan(), text::line(&element.text)));
@@ -113,9 +113,7 @@ fn point(at: &Point) -> String {
 
 fn draw_finding(out: &mut Page, bar: &str, finding: &Finding, view: &View) {
     let mut head = vec![finding.cause.to_string().red().to_string()];
-    if !finding.owner.is_empty() {
-        head.push(format!("owner {}", text::line(&finding.owner)));
-    }
+    head.push(format!("owner {}", text::line(&finding.owner.to_string())));
     head.extend(finding.since.map(|since| format!("since {}", view.time(since))));
     head.extend(finding.until.map(|until| format!("until {}", view.time(until))));
     out.line(&format!("{bar}{}", head.join(", ")));

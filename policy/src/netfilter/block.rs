@@ -10,15 +10,16 @@ use super::walk::{Culprit, Pass, Refusal, Walk, walk};
 use super::{evidence, how, ipset, managed, recent, trace, what};
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
+use crate::owner::Owner;
 use crate::step::Step;
 use crate::subsystem::nf_tables::evaluate::Event;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, accept, address_in_key, delete_element, delete_rule, found_sources, rule_source};
-use crate::subsystem::nf_tables::owner::{self, Owner};
+use crate::subsystem::nf_tables::owner;
 use crate::subsystem::nf_tables::split::split;
 use crate::subsystem::nf_tables::{self, Chain, Found, State, render};
 use crate::subsystem::xtables::{self, Action};
-use crate::verdict::{Admits, Block, Cause, Connection, Evidence, Finding, Lift};
+use crate::verdict::{Admits, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
 
 /// Blocks listed for one connection; more are found once these are lifted.
 const MOST_BLOCKS: usize = 64;
@@ -414,7 +415,7 @@ fn nft_owner(state: &State, event: &Event) -> Owner {
         for set in sets {
             let owner = owner::of(&chain.table, &chain.name, set, jumps(chain));
             let decides = frame.rule.is_none() || frame == event.frames.last().unwrap_or(frame);
-            if owner != Owner::Nobody && (decides || !matches!(owner, Owner::Ufw | Owner::Firewalld)) {
+            if owner != Owner::Nobody && (decides || !matches!(owner, Owner::Ufw(_) | Owner::Firewalld(_))) {
                 return owner;
             }
         }
@@ -577,7 +578,7 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
     if evidence.is_empty() {
         evidence.push(Evidence::new("netfilter", format!("{} {}", what(refusal.pass), how(refusal))));
     }
-    let owner = managed::name(host, connection, refusal, &owner, needs);
-    let finding = Finding { cause, blocking: true, owner, since: None, until, evidence, fix };
+    let owner = managed::maker(host, connection, refusal, owner, needs);
+    let finding = Finding { cause, blocking: true, stage: Stage::Netfilter, owner, since: None, until, evidence, fix };
     Block { finding, lift, managed: Vec::new(), alternatives: Vec::new() }
 }

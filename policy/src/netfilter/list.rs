@@ -9,6 +9,7 @@ use super::reference::Reference;
 use super::walk;
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
+use crate::owner::Owner;
 use crate::packet::{Packet, Tracking};
 use crate::reply::{Ban, Firewall, FirewallEntry, FirewallSchema};
 use crate::step::Step;
@@ -16,7 +17,7 @@ use crate::subsystem::ipset;
 use crate::subsystem::nf_tables::evaluate::Evaluator;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, delete_element, delete_rule, found_sources, has_anonymous_set, rule_source};
-use crate::subsystem::nf_tables::owner::{self, Owner};
+use crate::subsystem::nf_tables::owner;
 use crate::subsystem::nf_tables::{Chain, Element, ElementData, ElementKey, Family, Rule, SetKey, State, render};
 use crate::subsystem::xtables::evaluate::matches_rule;
 use crate::subsystem::xtables::holds::Matched;
@@ -121,11 +122,11 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                 let owner = owner_of_rule(state, chain, rule);
                 needs.extend(render::needs(state, chain, rule));
                 let text = render::rule(state, chain, rule, &ipsets.names);
-                firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner: owner.name(), text });
+                firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner, text });
                 asked.extend(super::ipset::asked_by(rule, false));
                 for set in named_sets(chain, rule) {
                     if !sets.contains(&set) {
-                        let owner = owner_of(chain, Some(&set)).name();
+                        let owner = owner_of(chain, Some(&set));
                         let reference = Reference::Set { set: set.clone(), element: None }.to_string();
                         firewall.entries.push(FirewallEntry { reference, owner, text: format!("set {}", set.set) });
                         sets.push(set);
@@ -148,7 +149,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                 }
             }
             for (place, chain, rule) in legacy_rules(state, port, &ipsets) {
-                let owner = owner_of_legacy(&place, rule).name();
+                let owner = owner_of_legacy(&place, rule);
                 let text = rule.line(&chain.name, place.v6, &ipsets.names);
                 firewall.entries.push(FirewallEntry { reference: Reference::Legacy(place).to_string(), owner, text });
                 asked.extend(rule.matches.iter().filter_map(super::ipset::reference));
@@ -157,7 +158,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
     }
     let names = asked.into_iter().filter_map(|reference| ipsets.names.get(&reference.index)).collect::<BTreeSet<_>>();
     for name in names {
-        let owner = owner::of("", "", Some(name), std::iter::empty()).name();
+        let owner = owner::of("", "", Some(name), std::iter::empty());
         let reference = Reference::Ipset { set: name.clone(), element: None }.to_string();
         firewall.entries.push(FirewallEntry { reference, owner, text: format!("ipset {name}") });
     }
@@ -277,7 +278,7 @@ fn ipset_bans(at: Timestamp, ipsets: &ipset::State, asked: Vec<SetReference>, ne
 }
 
 fn by(owner: &Owner, place: &str) -> String {
-    if *owner == Owner::Nobody { place.to_owned() } else { format!("{} ({place})", owner.name()) }
+    if *owner == Owner::Nobody { place.to_owned() } else { format!("{owner} ({place})") }
 }
 
 fn nft_bans(at: Timestamp, state: &State, chain: &Chain, rule: &Rule, needs: &mut Needs, bans: &mut Vec<Ban>) {
@@ -449,13 +450,12 @@ fn read<'h, T>(part: &'h Part<T>, name: &str) -> Result<&'h T, String> {
 /// What a manager owns is not removed behind its back.
 fn managed(owner: &Owner, reference: &str) -> Result<(), String> {
     match owner {
-        Owner::Nobody | Owner::Sshguard => Ok(()),
+        Owner::Nobody | Owner::Sshguard | Owner::DenyHosts | Owner::Systemd | Owner::Sshd | Owner::Named(_) => Ok(()),
         Owner::Fail2ban(_) => Err(format!(
-            "{reference} belongs to {}, which would not know of it; `sshfix ctl unban ADDRESS` takes a ban out of both",
-            owner.name()
+            "{reference} belongs to {owner}, which would not know of it; `sshfix ctl unban ADDRESS` takes a ban out of both"
         )),
-        Owner::Firewalld | Owner::Ufw | Owner::Docker | Owner::Crowdsec | Owner::Libvirt => {
-            Err(format!("{reference} belongs to {}, which writes it again; remove it there", owner.name()))
+        Owner::Firewalld(_) | Owner::Ufw(_) | Owner::Docker | Owner::Crowdsec | Owner::Libvirt => {
+            Err(format!("{reference} belongs to {owner}, which writes it again; remove it there"))
         }
     }
 }

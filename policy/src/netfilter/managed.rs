@@ -5,10 +5,10 @@ use super::ipset;
 use super::walk::{Culprit, Pass, Refusal};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
+use crate::owner::{FirewalldPart, Owner, UfwPart};
 use crate::subsystem::nf_tables::evaluate::Frame;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, found_sources, rule_source};
-use crate::subsystem::nf_tables::owner::Owner;
 use crate::subsystem::nf_tables::{self, render};
 use crate::subsystem::{ufw, xtables};
 use crate::verdict::Connection;
@@ -73,16 +73,24 @@ fn places<'h>(host: &'h HostState, connection: &Connection, refusal: &'h Refusal
 }
 
 /// Who made it, as precisely as can be told: `ufw rule: deny from 203.0.113.7`, `firewalld zone drop`.
-pub fn name(host: &HostState, connection: &Connection, refusal: &Refusal, owner: &Owner, needs: &mut Needs) -> String {
+pub fn maker(host: &HostState, connection: &Connection, refusal: &Refusal, owner: Owner, needs: &mut Needs) -> Owner {
     let places = places(host, connection, refusal);
     match owner {
-        Owner::Ufw => match places.iter().find_map(|at| ufw_rule(host, at, needs)) {
-            Some(rule) => format!("ufw rule: {rule}"),
-            None if places.first().is_some_and(ufw_default) => "ufw default policy".to_owned(),
-            None => owner.name(),
-        },
-        Owner::Firewalld => zone(&places).map_or_else(|| owner.name(), |zone| zone.name()),
-        _ => owner.name(),
+        Owner::Ufw(_) => Owner::Ufw(match places.iter().find_map(|at| ufw_rule(host, at, needs)) {
+            Some(rule) => Some(UfwPart::Rule(rule.to_owned())),
+            None => places.first().is_some_and(ufw_default).then_some(UfwPart::DefaultPolicy),
+        }),
+        Owner::Firewalld(_) => Owner::Firewalld(zone(&places)),
+        Owner::Nobody
+        | Owner::Fail2ban(_)
+        | Owner::Docker
+        | Owner::Crowdsec
+        | Owner::Sshguard
+        | Owner::Libvirt
+        | Owner::DenyHosts
+        | Owner::Systemd
+        | Owner::Sshd
+        | Owner::Named(_) => owner,
     }
 }
 
@@ -98,10 +106,18 @@ pub fn take_back(
     let places = places(host, connection, refusal);
     let at = places.get(depth)?;
     let command = match owner {
-        Owner::Ufw => ufw_rule(host, at, needs).map(|rule| format!("ufw delete {rule}")),
-        Owner::Firewalld => firewalld_entry(at).or_else(|| firewalld_rule(at, zone(&places).as_ref())),
+        Owner::Ufw(_) => ufw_rule(host, at, needs).map(|rule| format!("ufw delete {rule}")),
+        Owner::Firewalld(_) => firewalld_entry(at).or_else(|| firewalld_rule(at, zone(&places).as_ref())),
         Owner::Crowdsec => crowdsec_decision(host, connection, refusal, at),
-        Owner::Nobody | Owner::Fail2ban(_) | Owner::Docker | Owner::Sshguard | Owner::Libvirt => None,
+        Owner::Nobody
+        | Owner::Fail2ban(_)
+        | Owner::Docker
+        | Owner::Sshguard
+        | Owner::Libvirt
+        | Owner::DenyHosts
+        | Owner::Systemd
+        | Owner::Sshd
+        | Owner::Named(_) => None,
     };
     command.or_else(|| let_in(host, connection, refusal, owner))
 }
@@ -109,7 +125,7 @@ pub fn take_back(
 /// The maker's command that lets exactly this source in.
 pub fn let_in(host: &HostState, connection: &Connection, refusal: &Refusal, owner: &Owner) -> Option<String> {
     let (source, port) = (connection.source, connection.port);
-    if *owner == Owner::Firewalld
+    if matches!(owner, Owner::Firewalld(_))
         && let Some(zone) = zone(&places(host, connection, refusal))
     {
         return Some(zone.let_in(source, port));
@@ -135,31 +151,12 @@ fn ufw_default(at: &At<'_>) -> bool {
     at.index.is_none() || chains.iter().any(|chain| chain == at.chain)
 }
 
-/// What of firewalld a chain belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Holder {
-    /// `firewall-cmd --panic-on`: a table of its own that drops all.
-    Panic,
-    /// A zone.
-    Zone(String),
-    /// A policy.
-    Policy(String),
-}
-
-impl Holder {
-    fn name(&self) -> String {
-        match self {
-            Holder::Panic => "firewalld panic mode".to_owned(),
-            Holder::Zone(name) => format!("firewalld zone {name}"),
-            Holder::Policy(name) => format!("firewalld policy {name}"),
-        }
-    }
-
+impl FirewalldPart {
     fn option(&self) -> Option<String> {
         match self {
-            Holder::Panic => None,
-            Holder::Zone(name) => Some(format!("--zone={name}")),
-            Holder::Policy(name) => Some(format!("--policy={name}")),
+            FirewalldPart::Panic => None,
+            FirewalldPart::Zone(name) => Some(format!("--zone={name}")),
+            FirewalldPart::Policy(name) => Some(format!("--policy={name}")),
         }
     }
 
@@ -180,32 +177,34 @@ fn now_and_permanent(arguments: &str) -> String {
 
 /// A chain's zone or policy: `filter_IN_public_deny`, with the iptables backend `IN_public_deny` (firewalld's nftables.py and
 /// ipXtables.py, `build_zone_*`). Names of zones have no underscore at the end that could be one of these parts.
-fn of_chain(chain: &str) -> Option<Holder> {
+fn of_chain(chain: &str) -> Option<FirewalldPart> {
     let of = ["filter_IN_", "IN_", "filter_OUT_", "OUT_"].into_iter().find_map(|prefix| chain.strip_prefix(prefix))?;
     let of = ["_pre", "_log", "_deny", "_allow", "_post"].into_iter().find_map(|part| of.strip_suffix(part)).unwrap_or(of);
     let plain = !of.is_empty() && of.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    let zone =
-        |of: &str| of.strip_prefix("policy_").map_or_else(|| Holder::Zone(of.to_owned()), |name| Holder::Policy(name.to_owned()));
+    let zone = |of: &str| {
+        of.strip_prefix("policy_")
+            .map_or_else(|| FirewalldPart::Zone(of.to_owned()), |name| FirewalldPart::Policy(name.to_owned()))
+    };
     plain.then(|| zone(of))
 }
 
 /// The zone that refuses. Where a dispatching chain does it in the zone's stead, the zone is the one it jumped to just before.
-fn zone(places: &[At<'_>]) -> Option<Holder> {
+fn zone(places: &[At<'_>]) -> Option<FirewalldPart> {
     let first = places.first()?;
     if first.table == "firewalld_policy_drop" {
-        return Some(Holder::Panic);
+        return Some(FirewalldPart::Panic);
     }
     places.iter().find_map(|at| of_chain(at.chain).or_else(|| dispatched(at)))
 }
 
-fn dispatched(at: &At<'_>) -> Option<Holder> {
+fn dispatched(at: &At<'_>) -> Option<FirewalldPart> {
     let ((_, chain, _), index) = (at.frame?, at.index?);
     let before = chain.rules.get(..=index)?.iter().rev();
     let jumps = before.flat_map(|rule| &rule.expressions).filter_map(|expression| match expression {
         Expression::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) => of_chain(to),
         _ => None,
     });
-    jumps.into_iter().find(|zone| matches!(zone, Holder::Zone(_)))
+    jumps.into_iter().find(|zone| matches!(zone, FirewalldPart::Zone(_)))
 }
 
 /// An element of one of firewalld's ipsets, which are sets of its table.
@@ -218,7 +217,7 @@ fn firewalld_entry(at: &At<'_>) -> Option<String> {
 }
 
 /// A rich rule without priority that names just the source, or a source bound to a zone.
-fn firewalld_rule(at: &At<'_>, zone: Option<&Holder>) -> Option<String> {
+fn firewalld_rule(at: &At<'_>, zone: Option<&FirewalldPart>) -> Option<String> {
     let (option, source) = (zone?.option()?, at.source?);
     let (state, chain, _) = at.frame?;
     let rule = chain.rules.get(at.index?)?;
@@ -265,12 +264,12 @@ mod tests {
 
     #[test]
     fn chains_of_both_backends_tell_their_zone() {
-        let zone = |name: &str| Some(Holder::Zone(name.to_owned()));
+        let zone = |name: &str| Some(FirewalldPart::Zone(name.to_owned()));
         for chain in ["filter_IN_public", "filter_IN_public_deny", "filter_IN_public_pre", "IN_public_allow"] {
             assert_eq!(of_chain(chain), zone("public"), "{chain}");
         }
         assert_eq!(of_chain("filter_IN_my_zone_post"), zone("my_zone"));
-        assert_eq!(of_chain("filter_IN_policy_allow-host-ipv6_deny"), Some(Holder::Policy("allow-host-ipv6".to_owned())));
+        assert_eq!(of_chain("filter_IN_policy_allow-host-ipv6_deny"), Some(FirewalldPart::Policy("allow-host-ipv6".to_owned())));
         assert_eq!(of_chain("filter_INPUT_ZONES"), None);
         assert_eq!(of_chain("filter_IN_x;reboot"), None);
     }
@@ -283,7 +282,7 @@ mod tests {
         let text = format!(
             "firewall-cmd --zone=drop --add-rich-rule='{rule}' && firewall-cmd --permanent --zone=drop --add-rich-rule='{rule}'"
         );
-        assert_eq!(Holder::Zone("drop".to_owned()).let_in(source, 22), text);
-        assert_eq!(Holder::Panic.let_in(source, 22), "firewall-cmd --panic-off");
+        assert_eq!(FirewalldPart::Zone("drop".to_owned()).let_in(source, 22), text);
+        assert_eq!(FirewalldPart::Panic.let_in(source, 22), "firewall-cmd --panic-off");
     }
 }

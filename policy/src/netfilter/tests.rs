@@ -342,7 +342,7 @@ fn every_simultaneous_block_is_found_and_lifted() {
         .rule(&[verdict_of(V::Return)])
         .build();
     let (blocks, _) = found(&state, ME);
-    let seen: Vec<_> = blocks.iter().map(|b| (b.finding.cause.to_string(), b.finding.owner.clone())).collect();
+    let seen: Vec<_> = blocks.iter().map(|b| (b.finding.cause.to_string(), b.finding.owner.to_string())).collect();
     let of = |cause: &str, owner: &str| (cause.to_owned(), owner.to_owned());
     assert_eq!(
         seen,

@@ -6,10 +6,11 @@ use super::reference::Reference;
 use super::walk::{Culprit, Hook, Met, Pass, Walk, What, traced};
 use super::{conntrack, ipset, recent};
 use crate::host::{HostState, Needs};
+use crate::owner::Owner;
 use crate::packet::{Packet, Tracking, Tri};
 use crate::subsystem::nf_tables::evaluate::{Frame, Hit, MOST_HITS};
 use crate::subsystem::nf_tables::expression::Expression;
-use crate::subsystem::nf_tables::owner::{self, Owner};
+use crate::subsystem::nf_tables::owner;
 use crate::subsystem::nf_tables::{Chain, Doubt, End, Rule, State, render};
 use crate::subsystem::xtables::evaluate as legacy;
 use crate::subsystem::xtables::targets::{TargetEffect, effect};
@@ -146,7 +147,7 @@ impl Drawing<'_> {
             line.elements.extend(listed.iter().map(recent::Listed::evidence));
             if rule.is_some() {
                 let sets = hit.frame.found.iter().map(|found| found.set.set.as_str());
-                line.owner = Some(nft_owner(state, chain, rule, sets.chain(held.iter().map(ipset::Held::owner_name))).name());
+                line.owner = Some(nft_owner(state, chain, rule, sets.chain(held.iter().map(ipset::Held::owner_name))));
             }
             line.decides = self.walked.refusals.iter().any(|refusal| {
                 refusal.pass == met.pass
@@ -192,7 +193,7 @@ impl Drawing<'_> {
                 line.elements.extend(listed.iter().map(recent::Listed::evidence));
                 let mut owners = held.iter().map(|held| owner::of("", "", Some(held.owner_name()), std::iter::empty()));
                 let owner = owners.find(|owner| *owner != Owner::Nobody).unwrap_or_else(|| owner_of_legacy(place, rule));
-                line.owner = Some(owner.name());
+                line.owner = Some(owner);
             }
             line.decides = self.walked.refusals.iter().any(|refusal| {
                 refusal.pass == met.pass && matches!(&refusal.culprit, Culprit::Legacy(outcome) if outcome.place == *place)

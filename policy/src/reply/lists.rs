@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BansSchema, ChangeBrief, FirewallSchema, HostsSchema, JailsSchema, LeasesSchema, StatusSchema, is_zero};
 use crate::address::Source;
+use crate::owner::Owner;
 
 /// Who is blocked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +83,7 @@ pub struct FirewallEntry {
     /// Names it in `firewall remove`; stays the same while it exists.
     pub reference: String,
     /// Who made it.
-    pub owner: String,
+    pub owner: Owner,
     /// As its own tool prints it.
     pub text: String,
 }

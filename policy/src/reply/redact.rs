@@ -12,6 +12,7 @@ use super::{
 use crate::address::Source;
 use crate::audit::{Audit, Record};
 use crate::grants::Scope;
+use crate::owner::Owner;
 use crate::request::{Action, Operation};
 use crate::subsystem::sshd::{SshdCheck, SshdShow};
 use crate::trace::TraceLine;
@@ -112,6 +113,13 @@ impl<'a> View<'a> {
         }
     }
 
+    /// An owner whose words name somebody (`ufw rule: deny from 203.0.113.7`) becomes the words that are left of it.
+    fn owner(&self, owner: &mut Owner) {
+        if let Some(masked) = masked(&owner.to_string(), &|source| self.may_read_of(source)) {
+            *owner = Owner::Named(masked);
+        }
+    }
+
     /// Does this as a reader of quoted lines.
     fn reading<T>(&self, read: impl FnOnce(&Reader<'_>) -> T) -> T {
         let source = |source: Source| self.may_read_of(source);
@@ -141,8 +149,8 @@ impl<'a> View<'a> {
         let Diagnosis { schema: _, subject: _, verdict: _, stages, findings, notes } = found;
         self.stages(stages);
         for finding in findings {
-            let Finding { cause, blocking: _, owner, since: _, until: _, evidence, fix } = finding;
-            self.text(owner);
+            let Finding { cause, blocking: _, stage: _, owner, since: _, until: _, evidence, fix } = finding;
+            self.owner(owner);
             let of_hosts = matches!(cause, Cause::HostsDeny | Cause::HostsAllowRestrict);
             self.evidence(evidence, if of_hosts { Lines::Hosts } else { Lines::Others });
             self.text(fix);
@@ -183,7 +191,7 @@ impl<'a> View<'a> {
                 self.texts(depends);
                 self.evidence(elements, Lines::Others);
                 for owner in owner.iter_mut() {
-                    self.text(owner);
+                    self.owner(owner);
                 }
             }
         }
@@ -292,7 +300,7 @@ impl<'a> View<'a> {
         }
         let Firewall { schema: _, entries, others, notes } = firewall;
         *others += keep(entries, |FirewallEntry { reference, owner, text }| {
-            self.whole(reference) && self.whole(owner) && self.whole(text)
+            self.whole(reference) && self.whole(&owner.to_string()) && self.whole(text)
         });
         self.texts(notes);
     }

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::route::{Fact, Kind, Route};
 use crate::link::Links;
+use crate::owner::Owner;
 use crate::trace::TraceLine;
-use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Verdict};
+use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, Verdict};
 
 /// What the kernel said of packets from one address, interface by interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +128,8 @@ pub fn block(connection: &Connection, reverse: &Reverse, fact: &Fact, links: Opt
     let finding = Finding {
         cause: Cause::RouteBlackhole,
         blocking,
-        owner: "nobody".to_owned(),
+        stage: Stage::Route,
+        owner: Owner::Nobody,
         since: None,
         until: None,
         evidence: evidence(&filtered, fact),

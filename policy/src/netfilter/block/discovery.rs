@@ -84,7 +84,7 @@ fn by_hand(
     if owner.is_manager() {
         let quoted = evidence(host, connection, refusal, needs);
         let rule = quoted.first().map_or_else(String::new, |one| format!(", ahead of {}: {}", one.source, one.text));
-        return Some(format!("accept ICMPv6 type {kind} {way} {end} (neighbour discovery) through {}{rule}", owner.name()));
+        return Some(format!("accept ICMPv6 type {kind} {way} {end} (neighbour discovery) through {owner}{rule}"));
     }
     let Culprit::Legacy(outcome) = &refusal.culprit else { return None };
     let place = &outcome.place;

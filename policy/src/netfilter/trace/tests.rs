@@ -3,6 +3,7 @@
 
 use super::super::tests::{asked, from};
 use super::trace;
+use crate::owner::Owner;
 use crate::subsystem::nf_tables::build::*;
 use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::nf_tables::{Family, State};
@@ -62,7 +63,7 @@ fn jumps_returns_elements_and_what_decides_are_listed_in_the_kernels_order() {
     assert_eq!(decides.elements[0].source, "nft set inet filter bad");
     assert_eq!(decides.elements[0].text, "203.0.113.7 timeout 10m expires 9m12s100ms comment \"by hand\"");
     assert_eq!(decides.counter.map(|counter| (counter.packets, counter.bytes)), Some((3, 180)));
-    assert_eq!(decides.owner.as_deref(), Some("nobody"));
+    assert_eq!(decides.owner, Some(Owner::Nobody));
     let place = decides.place.as_ref().unwrap();
     assert_eq!((place.family.as_str(), place.table.as_str(), place.chain.as_str()), ("inet", "filter", "ssh"));
     assert_eq!(place.reference, place.handle.map(|handle| format!("nft/inet/filter/ssh/handle/{handle}")));

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
 use crate::host::{HostState, Part};
+use crate::owner::Owner;
 use crate::reply;
 use crate::step::Step as AnyStep;
-use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift};
+use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
 
 pub use plan::{plan_ban, plan_ignore, plan_unban_in, plan_unignore, require_jail};
 pub use step::{Step, Through};
@@ -85,11 +86,6 @@ impl Jail {
     }
 }
 
-/// The owner of a ticket and of what the jail's actions made: `fail2ban jail sshd`.
-pub fn owner(jail: &str) -> String {
-    format!("fail2ban jail {jail}")
-}
-
 /// Every ticket, in any jail, of this source or of a range that shares addresses with it. A ticket says that fail2ban wants the
 /// source kept out; whether its action really does is for the kernel to say.
 pub fn blocks(host: &HostState, connection: &Connection) -> Vec<Block> {
@@ -128,10 +124,11 @@ fn block(jail: &str, ticket: &Ticket, asked: Source) -> Block {
         finding: Finding {
             cause: Cause::Fail2banBan,
             blocking: true,
-            owner: owner(jail),
+            stage: Stage::Netfilter,
+            owner: Owner::jail(jail),
             since: ticket.since,
             until: ticket.until,
-            evidence: vec![Evidence::new(owner(jail), ticket.text.clone())],
+            evidence: vec![Evidence::new(Owner::jail(jail).to_string(), ticket.text.clone())],
             fix,
         },
         lift: Lift::Steps(if within { vec![unban()] } else { Vec::new() }),
@@ -163,13 +160,33 @@ pub fn bans(host: &HostState) -> Vec<reply::Ban> {
 }
 
 fn jail_bans(jail: &Jail) -> impl Iterator<Item = reply::Ban> {
-    let by = owner(&jail.name);
+    let by = Owner::jail(&jail.name).to_string();
     jail.tickets.iter().map(move |ticket| reply::Ban {
         source: ticket.source,
         by: by.clone(),
         since: ticket.since,
         until: ticket.until,
     })
+}
+
+/// A ticket, by its jail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Banned<'h> {
+    /// Whom.
+    pub source: Source,
+    /// By which jail.
+    pub jail: &'h str,
+}
+
+/// The tickets of the second host that the first one does not have.
+pub fn new_tickets<'h>(before: &HostState, after: &'h HostState) -> impl Iterator<Item = Banned<'h>> {
+    let had: Vec<(Source, String)> = tickets(before).map(|ticket| (ticket.source, ticket.jail.to_owned())).collect();
+    tickets(after).filter(move |new| !had.iter().any(|(source, jail)| *source == new.source && jail == new.jail))
+}
+
+fn tickets(host: &HostState) -> impl Iterator<Item = Banned<'_>> {
+    let jails = host.fail2ban.present().into_iter().flat_map(|state| &state.jails);
+    jails.flat_map(|jail| jail.tickets.iter().map(|ticket| Banned { source: ticket.source, jail: &jail.name }))
 }
 
 /// The document of `fail2ban jails`.

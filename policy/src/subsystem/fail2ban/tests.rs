@@ -69,10 +69,10 @@ fn unban_of_10_0_0_1_leaves_10_0_0_10() {
 #[test]
 fn a_ban_of_a_range_is_found_and_not_lifted_whole_for_one_address() {
     let blocks = blocks(&lab(), &asks("203.0.113.7"));
-    let found: Vec<_> = blocks.iter().map(|block| (block.finding.owner.as_str(), steps(block))).collect();
+    let found: Vec<_> = blocks.iter().map(|block| (block.finding.owner.clone(), steps(block))).collect();
     assert_eq!(
         found,
-        [("fail2ban jail recidive", vec![]), ("fail2ban jail sshd", vec!["unban 203.0.113.7 in jail sshd".to_owned()])]
+        [(Owner::jail("recidive"), vec![]), (Owner::jail("sshd"), vec!["unban 203.0.113.7 in jail sshd".to_owned()])]
     );
     assert!(blocks[0].finding.fix.contains("sshfix ctl unban 203.0.113.0/24"));
     assert!(blocks[0].finding.evidence[0].text.starts_with("203.0.113.0/24 2026-11-21"));

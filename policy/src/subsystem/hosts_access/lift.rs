@@ -11,17 +11,27 @@ use super::pattern::{self, Truth};
 use super::{Content, Libwrap, SSHD, State, Step, Which};
 use crate::address::Source;
 use crate::host::Needs;
+use crate::owner::Owner;
 use crate::ranges::Classes;
 use crate::step;
-use crate::verdict::{Alternative, Block, Cause, Connection, Finding, Lift, Verdict};
+use crate::verdict::{Alternative, Block, Cause, Connection, Finding, Lift, Stage, Verdict};
 
 /// How many other sources an edit is checked against, and how many lines are run for that at most.
 const OTHERS: usize = 64;
 /// See [`OTHERS`].
 const LINES: usize = 400_000;
 
+/// A line of the two files that keeps a connection out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What is shown, and how it is lifted.
+    pub block: Block,
+    /// The one source that the line refuses for all daemons: `ALL: 203.0.113.7` of hosts.deny.
+    pub all_daemons: Option<Source>,
+}
+
 /// See [`super::blocks`].
-pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<Refused> {
     let source = connection.source;
     let tables = state.tables();
     let request = Request::new(SSHD, Port::Is(connection.port), source);
@@ -47,10 +57,11 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
         .iter()
         .map(|refusal| {
             let (owner, cause) = owner_and_cause(&tables, refusal.place, &marks);
-            Block {
+            let block = Block {
                 finding: Finding {
                     cause,
                     blocking: linked && refusal.certain,
+                    stage: Stage::HostsAccess,
                     owner,
                     since: None,
                     until: None,
@@ -61,7 +72,8 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
                 lift: lifts.next().unwrap_or_else(|| again.clone()),
                 managed: Vec::new(),
                 alternatives: whole.next().into_iter().collect(),
-            }
+            };
+            Refused { block, all_daemons: all_daemons(&tables, refusal.place) }
         })
         .collect()
 }
@@ -350,20 +362,28 @@ fn beside(source: Source) -> Vec<Source> {
     [next(source.first(), false), next(source.last(), true)].into_iter().flatten().collect()
 }
 
+/// The source of a line of hosts.deny for all daemons and nothing but it.
+fn all_daemons(tables: &Tables, place: Place) -> Option<Source> {
+    let rule = rule_at(tables, place).filter(|rule| place.which == Which::Deny && rule.options().is_none())?;
+    let (daemons, clients) = (rule.daemons(), rule.clients());
+    let ([daemon], [client]) = (daemons.as_slice(), clients.as_slice()) else { return None };
+    (daemon.text == b"ALL").then(|| pattern::named_source(client.text))?
+}
+
 /// Who wrote a line, where the file itself proves it; and the cause it stands for.
-fn owner_and_cause(tables: &Tables, place: Place, marks: &[Place]) -> (String, Cause) {
+fn owner_and_cause(tables: &Tables, place: Place, marks: &[Place]) -> (Owner, Cause) {
     let lines = tables.get(place.which).map(|document| document.lines.as_slice()).unwrap_or_default();
     let before = lines.get(..place.line).unwrap_or_default();
     if marks.iter().filter(|mark| mark.which == place.which && mark.line < place.line).count() % 2 == 1 {
-        return ("sshguard".to_owned(), Cause::SshguardBlock);
+        return (Owner::Sshguard, Cause::SshguardBlock);
     }
     // DenyHosts writes `# DenyHosts: DATE | RULE` above every rule (its deny_hosts.py).
     let rule = tables.line(place).map(|line| line.raw.trim_ascii()).unwrap_or_default();
     let comment = before.last().map(|line| line.raw.trim_ascii()).unwrap_or_default();
     let denyhosts = comment.starts_with(b"# DenyHosts:") && !rule.is_empty() && comment.ends_with(rule);
-    let owner = if denyhosts { "DenyHosts" } else { "nobody" };
+    let owner = if denyhosts { Owner::DenyHosts } else { Owner::Nobody };
     let cause = if restricts(tables, place) { Cause::HostsAllowRestrict } else { Cause::HostsDeny };
-    (owner.to_owned(), cause)
+    (owner, cause)
 }
 
 /// sshguard keeps its rules between two such lines (its hosts backend).

@@ -18,11 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{HostState, Needs, Part};
 use crate::ranges::Classes;
-use crate::verdict::{Block, Connection, Evidence, Stage, StageReport, Verdict};
+use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
 pub use considered::trace;
 pub use document::{Document, Kind, Line, Rule, show};
 pub use evaluate::{Facts, HostName, PatternFile, Place, Port, Request, Tables, Trace};
+pub use lift::Refused;
 pub use options::Outcome;
 pub use pattern::{Address, named_source};
 pub use plan::{plan_allow, plan_deny, plan_lease, plan_remove, plan_unlease};
@@ -238,7 +239,7 @@ pub fn classes(host: &HostState, classes: &mut Classes) {
 }
 
 /// Everything in the two files that keeps this connection out, and how to lift it. The first block carries the steps for all.
-pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Refused> {
     let Some(state) = host.hosts_access.present() else { return Vec::new() };
     if matches!(state.libwrap, Libwrap::NotLinked(_)) {
         return Vec::new();

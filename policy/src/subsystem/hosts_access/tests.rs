@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::address::Source;
 use crate::host::Need;
+use crate::owner::Owner;
 use crate::step;
-use crate::verdict::{Cause, Lift};
+use crate::verdict::{Block, Cause, Lift};
 
 fn file(path: &str, content: Option<&str>) -> File {
     let content = content.map_or(Content::Missing, |text| Content::Bytes(text.as_bytes().to_vec()));
@@ -53,6 +54,10 @@ fn verdict(host: &HostState, address: &str) -> Verdict {
     report(host, address).verdict
 }
 
+fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+    super::blocks(host, connection, needs).into_iter().map(|line| line.block).collect()
+}
+
 fn lift_steps(blocks: &[Block]) -> Vec<step::Step> {
     let each = blocks.iter().map(|block| match &block.lift {
         Lift::Steps(steps) => steps.clone(),
@@ -94,7 +99,7 @@ fn a_source_among_others_loses_only_its_own_name() {
     assert_eq!(text(&after, Which::Deny).unwrap(), "# keep\nsshd: 203.0.113.8, 203.0.113.70 # x\n\nvsftpd: 203.0.113.7\n");
     assert_eq!(text(&after, Which::Allow), None);
     let finding = &blocks[0].finding;
-    assert_eq!((finding.cause, finding.blocking, finding.owner.as_str()), (Cause::HostsDeny, true, "nobody"));
+    assert_eq!((finding.cause, finding.blocking, &finding.owner), (Cause::HostsDeny, true, &Owner::Nobody));
     assert_eq!(finding.evidence[0].source, "/etc/hosts.deny line 2");
     assert_eq!(finding.evidence[0].text, "sshd: 203.0.113.8, 203.0.113.7, 203.0.113.70 # x");
     assert_eq!(finding.fix, "sshfix ctl unban 203.0.113.7");
@@ -338,11 +343,12 @@ fn a_file_sshfix_must_not_write_is_left_to_the_person() {
 fn the_owner_is_named_only_where_the_file_proves_it() {
     let denyhosts = "# DenyHosts: Sat Nov 21 05:12:57 2026 | sshd: 203.0.113.7\nsshd: 203.0.113.7\nsshd: 203.0.113.8\n";
     let owner = |host: &HostState, address: &str| unban(host, address).1[0].finding.owner.clone();
-    assert_eq!(owner(&host(None, Some(denyhosts)), "203.0.113.7"), "DenyHosts");
-    assert_eq!(owner(&host(None, Some(denyhosts)), "203.0.113.8"), "nobody");
+    assert_eq!(owner(&host(None, Some(denyhosts)), "203.0.113.7"), Owner::DenyHosts);
+    assert_eq!(owner(&host(None, Some(denyhosts)), "203.0.113.8"), Owner::Nobody);
     let sshguard = host(Some("###sshguard###\nsshd : 203.0.113.7 203.0.113.8 : DENY\n###sshguard###\n"), None);
     let (after, blocks) = unban(&sshguard, "203.0.113.7");
-    assert_eq!((blocks[0].finding.owner.as_str(), blocks[0].finding.cause), ("sshguard", Cause::SshguardBlock));
+    assert_eq!((&blocks[0].finding.owner, blocks[0].finding.cause), (&Owner::Sshguard, Cause::SshguardBlock));
+    assert_eq!(blocks[0].finding.stage, Stage::HostsAccess, "what sshguard does by this file, this file does");
     assert_eq!(text(&after, Which::Allow).unwrap(), "###sshguard###\nsshd : 203.0.113.8 : DENY\n###sshguard###\n");
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::{Listener, State, Unit};
 use crate::host::{HostState, Part};
+use crate::owner::Owner;
 use crate::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
 
@@ -14,7 +15,7 @@ struct Judgement {
     detail: String,
     evidence: Vec<Evidence>,
     /// Where it refuses.
-    finding: Option<(Cause, String, String)>,
+    finding: Option<(Cause, Owner, String)>,
 }
 
 /// Whether something that speaks SSH takes connections on the port asked about.
@@ -38,23 +39,23 @@ pub fn trace(host: &HostState, connection: &Connection) -> Vec<TraceLine> {
     let loopback = connection.source.first().is_loopback();
     let mut lines: Vec<TraceLine> = Vec::new();
     for listener in &state.listeners {
-        let effect = if listener.local.port() != connection.port {
-            "is on another port"
+        let (takes, effect) = if listener.local.port() != connection.port {
+            (false, "is on another port")
         } else if !takes_family(listener, connection) {
-            "takes no connection of this family"
+            (false, "takes no connection of this family")
         } else if !loopback && listener.local.ip().is_loopback() {
-            "takes connections of this host only"
+            (false, "takes connections of this host only")
         } else if listener.holders.is_empty() {
-            "takes it; who holds the socket cannot be seen"
+            (true, "takes it; who holds the socket cannot be seen")
         } else if state.is_ssh(listener) {
-            "takes it, and an SSH server answers"
+            (true, "takes it, and an SSH server answers")
         } else {
-            "takes it, and no SSH server answers"
+            (true, "takes it, and no SSH server answers")
         };
         let Evidence { source, text } = listener.evidence();
         let mut line = TraceLine::new(source, text, effect);
-        line.owner = listener.holders.iter().find_map(|holder| holder.unit.clone());
-        line.decides = effect.starts_with("takes it");
+        line.owner = listener.holders.iter().find_map(|holder| holder.unit.clone()).map(Owner::Named);
+        line.decides = takes;
         lines.push(line);
     }
     lines.extend(unit_evidence(state).map(|unit| TraceLine::new(unit.source, unit.text, "as systemd has it")));
@@ -67,8 +68,16 @@ pub fn blocks(host: &HostState, connection: &Connection) -> Vec<Block> {
     let Part::Present(state) = &host.listener else { return Vec::new() };
     let judgement = judge(state, connection);
     let Some((cause, owner, fix)) = judgement.finding else { return Vec::new() };
-    let finding =
-        Finding { cause, blocking: true, owner, since: None, until: None, evidence: judgement.evidence, fix: fix.clone() };
+    let finding = Finding {
+        cause,
+        blocking: true,
+        stage: Stage::Listener,
+        owner,
+        since: None,
+        until: None,
+        evidence: judgement.evidence,
+        fix: fix.clone(),
+    };
     vec![Block { finding, lift: Lift::ByHand(fix), managed: Vec::new(), alternatives: Vec::new() }]
 }
 
@@ -171,7 +180,7 @@ fn not_ssh(other: &[&Listener], connection: &Connection, evidence: Vec<Evidence>
         evidence,
         finding: Some((
             Cause::PortNotSsh,
-            holder.map_or_else(|| "nobody".to_owned(), |p| p.unit.clone().unwrap_or_else(|| p.name.clone())),
+            holder.map_or(Owner::Nobody, |holder| Owner::Named(holder.unit.as_ref().unwrap_or(&holder.name).clone())),
             fix,
         )),
     }
@@ -187,8 +196,8 @@ fn nobody(state: &State, connection: &Connection) -> Judgement {
         let places = list(elsewhere.iter().map(|listener| listener.local));
         let socket = state.socket_unit(first);
         let owner = match socket {
-            Some(unit) => unit.name.clone(),
-            None => first.holders.iter().find_map(|holder| holder.unit.clone()).unwrap_or_else(|| "sshd".to_owned()),
+            Some(unit) => Owner::Named(unit.name.clone()),
+            None => first.holders.iter().find_map(|holder| holder.unit.clone()).map_or(Owner::Sshd, Owner::Named),
         };
         let port = first.local.port();
         let fix = if elsewhere.iter().any(|listener| listener.local.port() == connection.port) {
@@ -207,14 +216,14 @@ fn nobody(state: &State, connection: &Connection) -> Judgement {
     }
     let unit = state.units.as_deref().and_then(chosen_unit);
     let (detail, owner, fix) = match (unit, &state.units) {
-        (Some(unit), _) => (format!("no SSH server listens: {unit}"), unit.name.clone(), start(unit)),
+        (Some(unit), _) => (format!("no SSH server listens: {unit}"), Owner::Named(unit.name.clone()), start(unit)),
         (None, Some(_)) => {
             let fix = "install an SSH server: `apt install openssh-server` or `dnf install openssh-server`".to_owned();
-            ("no SSH server listens, and there is no unit for one".to_owned(), "nobody".to_owned(), fix)
+            ("no SSH server listens, and there is no unit for one".to_owned(), Owner::Nobody, fix)
         }
         (None, None) => (
             "no SSH server listens, and no systemd answers that could say why".to_owned(),
-            "nobody".to_owned(),
+            Owner::Nobody,
             "start it: `mkdir -p /run/sshd && /usr/sbin/sshd -t && service ssh start`".to_owned(),
         ),
     };

@@ -2,29 +2,8 @@
 //! file knows the command, and changes nothing.
 
 use crate::address::Source;
-use crate::subsystem::fail2ban;
+use crate::owner::Owner;
 use crate::verdict::Cause;
-
-/// Who made a rule or an element and must be asked to change it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// No program that is known: a person, or nftables.conf.
-    Nobody,
-    /// fail2ban, and the jail where the names tell it.
-    Fail2ban(Option<String>),
-    /// firewalld
-    Firewalld,
-    /// ufw
-    Ufw,
-    /// Docker
-    Docker,
-    /// The bouncer of `CrowdSec`.
-    Crowdsec,
-    /// sshguard
-    Sshguard,
-    /// libvirt
-    Libvirt,
-}
 
 /// Who made this, by the names on the way to it. `set` is that of the element that decided; `jumps` are the chains that rules of
 /// the chain jump to, which show whose base chain it is.
@@ -32,7 +11,7 @@ pub fn of<'a>(table: &str, chain: &str, set: Option<&str>, jumps: impl Iterator<
     if let Some(set) = set {
         for prefix in ["addr-set-", "addr6-set-", "f2b-"] {
             if let Some(jail) = set.strip_prefix(prefix) {
-                return Owner::Fail2ban(Some(jail.to_owned()));
+                return Owner::jail(jail);
             }
         }
         if set.starts_with("crowdsec") {
@@ -42,7 +21,7 @@ pub fn of<'a>(table: &str, chain: &str, set: Option<&str>, jumps: impl Iterator<
     match table {
         "f2b-table" | "fail2ban" => return Owner::Fail2ban(None),
         // The second is there in panic mode and while firewalld loads its rules.
-        "firewalld" | "firewalld_policy_drop" => return Owner::Firewalld,
+        "firewalld" | "firewalld_policy_drop" => return Owner::Firewalld(None),
         "crowdsec" | "crowdsec6" => return Owner::Crowdsec,
         "sshguard" => return Owner::Sshguard,
         "libvirt_network" => return Owner::Libvirt,
@@ -53,7 +32,7 @@ pub fn of<'a>(table: &str, chain: &str, set: Option<&str>, jumps: impl Iterator<
         return Owner::Fail2ban((jail != "chain").then(|| jail.to_owned()));
     }
     if chain.starts_with("ufw-") || chain.starts_with("ufw6-") {
-        return Owner::Ufw;
+        return Owner::Ufw(None);
     }
     if chain.starts_with("DOCKER") && chain != "DOCKER-USER" {
         return Owner::Docker;
@@ -70,16 +49,16 @@ pub fn of<'a>(table: &str, chain: &str, set: Option<&str>, jumps: impl Iterator<
     if matches!(chain, "INPUT" | "OUTPUT") {
         for jump in jumps {
             if jump.starts_with("ufw-") || jump.starts_with("ufw6-") {
-                return Owner::Ufw;
+                return Owner::Ufw(None);
             }
             if jump == "INPUT_ZONES" || jump == "INPUT_direct" || jump == "OUTPUT_direct" {
-                return Owner::Firewalld;
+                return Owner::Firewalld(None);
             }
         }
     }
     // firewalld's iptables backend
     if ["IN_", "INPUT_ZONES", "INPUT_direct"].iter().any(|prefix| chain.starts_with(prefix)) {
-        return Owner::Firewalld;
+        return Owner::Firewalld(None);
     }
     Owner::Nobody
 }
@@ -87,21 +66,15 @@ pub fn of<'a>(table: &str, chain: &str, set: Option<&str>, jumps: impl Iterator<
 impl Owner {
     /// Whether the rule is changed through a manager of its own, and never by us.
     pub fn is_manager(&self) -> bool {
-        !matches!(self, Owner::Nobody | Owner::Fail2ban(_) | Owner::Sshguard)
-    }
-
-    /// As findings name it.
-    pub fn name(&self) -> String {
         match self {
-            Owner::Nobody => "nobody".to_owned(),
-            Owner::Fail2ban(Some(jail)) => fail2ban::owner(jail),
-            Owner::Fail2ban(None) => "fail2ban".to_owned(),
-            Owner::Firewalld => "firewalld".to_owned(),
-            Owner::Ufw => "ufw".to_owned(),
-            Owner::Docker => "Docker".to_owned(),
-            Owner::Crowdsec => "CrowdSec".to_owned(),
-            Owner::Sshguard => "sshguard".to_owned(),
-            Owner::Libvirt => "libvirt".to_owned(),
+            Owner::Firewalld(_) | Owner::Ufw(_) | Owner::Docker | Owner::Crowdsec | Owner::Libvirt => true,
+            Owner::Nobody
+            | Owner::Fail2ban(_)
+            | Owner::Sshguard
+            | Owner::DenyHosts
+            | Owner::Systemd
+            | Owner::Sshd
+            | Owner::Named(_) => false,
         }
     }
 
@@ -109,11 +82,17 @@ impl Owner {
     pub fn cause(&self, otherwise: Cause) -> Cause {
         match self {
             Owner::Fail2ban(_) => Cause::Fail2banBanStale,
-            Owner::Firewalld => Cause::FirewalldDeny,
-            Owner::Ufw => Cause::UfwDeny,
+            Owner::Firewalld(_) => Cause::FirewalldDeny,
+            Owner::Ufw(_) => Cause::UfwDeny,
             Owner::Crowdsec => Cause::CrowdsecDecision,
             Owner::Sshguard => Cause::SshguardBlock,
-            Owner::Nobody | Owner::Docker | Owner::Libvirt => otherwise,
+            Owner::Nobody
+            | Owner::Docker
+            | Owner::Libvirt
+            | Owner::DenyHosts
+            | Owner::Systemd
+            | Owner::Sshd
+            | Owner::Named(_) => otherwise,
         }
     }
 
@@ -121,14 +100,20 @@ impl Owner {
     pub fn by_hand(&self, source: Source, port: u16) -> Option<String> {
         let (who, family) = (source.short(), if source.is_ipv4() { "ipv4" } else { "ipv6" });
         match self {
-            Owner::Nobody | Owner::Fail2ban(_) | Owner::Sshguard => None,
-            Owner::Firewalld => {
+            Owner::Nobody
+            | Owner::Fail2ban(_)
+            | Owner::Sshguard
+            | Owner::DenyHosts
+            | Owner::Systemd
+            | Owner::Sshd
+            | Owner::Named(_) => None,
+            Owner::Firewalld(_) => {
                 let rule = format!(
                     "rule family=\"{family}\" priority=\"-100\" source address=\"{who}\" port port=\"{port}\" protocol=\"tcp\" accept"
                 );
                 Some(format!("firewall-cmd --add-rich-rule='{rule}' && firewall-cmd --permanent --add-rich-rule='{rule}'"))
             }
-            Owner::Ufw => Some(format!("ufw prepend allow from {who} to any port {port} proto tcp")),
+            Owner::Ufw(_) => Some(format!("ufw prepend allow from {who} to any port {port} proto tcp")),
             Owner::Crowdsec => {
                 let scope = if source.single().is_some() { "--ip" } else { "--range" };
                 Some(format!("cscli decisions delete {scope} {who}"))
@@ -155,12 +140,11 @@ mod tests {
         assert_eq!(of("f2b-table", "f2b-chain", Some("addr6-set-sshd"), none()), jail);
         assert_eq!(of("filter", "f2b-sshd", None, none()), jail);
         assert_eq!(of("f2b-table", "f2b-chain", None, none()), Owner::Fail2ban(None));
-        assert_eq!(jail.name(), "fail2ban jail sshd");
     }
 
     #[test]
     fn a_base_chain_is_that_of_the_manager_it_jumps_to() {
-        assert_eq!(of("filter", "INPUT", None, ["ufw-before-input"].into_iter()), Owner::Ufw);
+        assert_eq!(of("filter", "INPUT", None, ["ufw-before-input"].into_iter()), Owner::Ufw(None));
         assert_eq!(of("filter", "INPUT", None, ["f2b-sshd"].into_iter()), Owner::Nobody);
         assert_eq!(of("filter", "input", None, std::iter::empty()), Owner::Nobody);
     }
@@ -168,7 +152,7 @@ mod tests {
     #[test]
     fn what_a_manager_owns_is_changed_by_its_own_command() {
         let source: Source = "203.0.113.7".parse().unwrap_or_else(|e| panic!("{e}"));
-        let ufw = Owner::Ufw.by_hand(source, 2222);
+        let ufw = Owner::Ufw(None).by_hand(source, 2222);
         assert_eq!(ufw.as_deref(), Some("ufw prepend allow from 203.0.113.7 to any port 2222 proto tcp"));
         assert_eq!(Owner::Fail2ban(None).by_hand(source, 22), None);
     }

@@ -3,8 +3,9 @@
 use super::{Answer, Fact, Route, Step, best, evidence, fact, program, rp_filter};
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
+use crate::owner::Owner;
 use crate::step::Step as AnyStep;
-use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift};
+use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
 
 /// The routes that refuse the source, each with its removal where it is about nobody else.
 pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
@@ -84,5 +85,14 @@ fn without_route(fact: &Fact, source: Source) -> Block {
 }
 
 fn finding(evidence: Vec<Evidence>, fix: String) -> Finding {
-    Finding { cause: Cause::RouteBlackhole, blocking: true, owner: "nobody".to_owned(), since: None, until: None, evidence, fix }
+    Finding {
+        cause: Cause::RouteBlackhole,
+        blocking: true,
+        stage: Stage::Route,
+        owner: Owner::Nobody,
+        since: None,
+        until: None,
+        evidence,
+        fix,
+    }
 }

@@ -8,6 +8,7 @@ use super::objection::{Objection, Reason};
 use super::remedy::Remedy;
 use super::state::{Account, Server};
 use crate::host::{HostState, Needs, Part};
+use crate::owner::Owner;
 use crate::pattern::wildcard;
 use crate::verdict::{Cause, Evidence, Stage, Verdict};
 
@@ -360,7 +361,7 @@ fn with_finding(mut judgement: Judgement, host: &HostState, client: &Client) -> 
             client.address,
             unit(host)
         );
-        judgement.blocks.extend(found(Cause::SshdAccessList, true, "sshd", judgement.evidence.clone(), fix).blocks);
+        judgement.blocks.extend(found(Cause::SshdAccessList, true, Owner::Sshd, judgement.evidence.clone(), fix).blocks);
     }
     judgement
 }

@@ -14,6 +14,7 @@ use super::repair::Mend;
 use super::state::{Account, Need};
 use super::{Effective, Reading};
 use crate::host::{self, HostState, Needs, Part};
+use crate::owner::Owner;
 use crate::verdict::{Cause, Evidence, Stage, Verdict};
 
 /// Shells that end a session as soon as it begins.
@@ -155,7 +156,7 @@ fn last(times: &[jiff::Timestamp]) -> String {
 }
 
 fn refuse(detail: String, evidence: Vec<Evidence>, fix: String) -> Judgement {
-    Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::AccountLocked, true, "nobody", evidence, fix) }
+    Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::AccountLocked, true, Owner::Nobody, evidence, fix) }
 }
 
 /// What keeps the account out whatever it offers, or may, for the proof: how it was seen now. It may pass by itself, or be seen wrongly.

@@ -14,6 +14,7 @@ use super::remedy::Remedy;
 use super::repair::Mend;
 use super::state::{Folder, HostKey, KeyProblem, Manager, Server};
 use crate::host::HostState;
+use crate::owner::Owner;
 use crate::verdict::{Cause, Connection, Evidence, Verdict};
 
 /// From here on (OpenSSH 9.8) keys and configuration are handed to `sshd-session`, so that files matter only at the next start, and
@@ -58,7 +59,7 @@ fn host_keys(host: &HostState, server: &Server) -> Judgement {
     let fixes: Vec<String> = bad.iter().map(|(key, problem)| mend(&key.path, key.kind(), problem)).collect();
     let unit = super::judge::unit(host);
     let fix = format!("{}; then `sshd -t && systemctl restart {unit}`", fixes.join("; "));
-    let mut judgement = found(Cause::SshdHostkeys, false, &unit, evidence, fix);
+    let mut judgement = found(Cause::SshdHostkeys, false, Owner::Named(unit), evidence, fix);
     let unread = bad.iter().filter(|(_, problem)| matches!(problem, KeyProblem::Unread(_))).count();
     judgement.detail = match unread {
         0 => format!("sshd serves with its other host keys, and passes over {}", bad.len()),
@@ -94,7 +95,7 @@ fn was_full(server: &Server, connection: &Connection, told: &[Told]) -> Judgemen
     let mut evidence = vec![Evidence::new(format!("journal of {}", last.by), last.text.clone())];
     evidence.extend(setting(server, "maxstartups"));
     let fix = "try again; where it comes often, `sshfix ctl sshd set MaxStartups 100:30:200`".to_owned();
-    found(Cause::SshdMaxstartups, false, "sshd", evidence, fix)
+    found(Cause::SshdMaxstartups, false, Owner::Sshd, evidence, fix)
 }
 
 /// Whether it can serve a connection now, and start again later.
@@ -146,7 +147,7 @@ fn health(host: &HostState, server: &Server) -> Judgement {
         Cause::SshdHostkeys => server.host_key_files.iter().filter_map(mendable).collect(),
         _ => said.lines().find_map(place).map(|(file, line)| Remedy::CommentOut { file, line }).into_iter().collect::<Vec<_>>(),
     };
-    let judgement = Judgement { verdict, detail, ..found(cause, blocks != Some(false), &unit, evidence, fix) };
+    let judgement = Judgement { verdict, detail, ..found(cause, blocks != Some(false), Owner::Named(unit), evidence, fix) };
     judgement.with(remedies)
 }
 
@@ -272,7 +273,7 @@ fn max_startups(server: &Server) -> Judgement {
         rate.unwrap_or(100)
     );
     let verdict = if percent == 100 { Verdict::Refuse } else { Verdict::Unknown };
-    let judgement = Judgement { verdict, detail, ..found(Cause::SshdMaxstartups, percent == 100, "sshd", evidence, fix) };
+    let judgement = Judgement { verdict, detail, ..found(Cause::SshdMaxstartups, percent == 100, Owner::Sshd, evidence, fix) };
     judgement.with(set("MaxStartups", raised))
 }
 
@@ -321,7 +322,8 @@ fn per_source(server: &Server, connection: &Connection) -> Judgement {
     evidence.extend(setting(server, "persourcemaxstartups"));
     let fix = "end those connections, or raise PerSourceMaxStartups in sshd_config and reload".to_owned();
     let raised = same.len().saturating_add(limit.max(10)).to_string();
-    let judgement = Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::SshdMaxstartups, true, "sshd", evidence, fix) };
+    let judgement =
+        Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::SshdMaxstartups, true, Owner::Sshd, evidence, fix) };
     judgement.with(set("PerSourceMaxStartups", raised))
 }
 
@@ -374,7 +376,7 @@ fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &
         "wait, or clear all penalties by `sshd -t && systemctl reload {unit}`; `PerSourcePenaltyExemptList {address}` in sshd_config \
          keeps it from earning new ones"
     );
-    let mut judgement = found(Cause::SshdPenalty, true, "sshd", evidence, fix);
+    let mut judgement = found(Cause::SshdPenalty, true, Owner::Sshd, evidence, fix);
     for block in &mut judgement.blocks {
         (block.finding.since, block.finding.until) = (Some(ledger.since), Some(ledger.at_most));
     }

@@ -9,6 +9,7 @@ use super::judge::{Judgement, found};
 use super::remedy::Remedy;
 use super::repair::Mend;
 use super::state::{HostKey, KeyProblem, Server};
+use crate::owner::Owner;
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// A kind of algorithm in `Unable to negotiate ...`, and where sshd and ssh have their lists.
@@ -188,7 +189,7 @@ pub fn judge(server: &Server, told: &[&Told], settings: &Settings) -> Judgement 
     evidence.extend(setting.map(quote));
     let detail = format!("the client offered no {kind} that sshd takes: {}", offer.join(", "));
     let fix = if ways.is_empty() { "the client needs a newer SSH".to_owned() } else { ways.join("; ") };
-    let mut judgement = found(Cause::SshdAlgorithms, true, "sshd", evidence, fix);
+    let mut judgement = found(Cause::SshdAlgorithms, true, Owner::Sshd, evidence, fix);
     judgement.verdict = Verdict::Unknown;
     judgement.detail = detail;
     judgement.with(remedies(server, &remedy, setting))

@@ -5,6 +5,7 @@ use super::judge::{Judgement, found};
 use super::remedy::Remedy;
 use super::state::Server;
 use crate::host::HostState;
+use crate::owner::Owner;
 use crate::subsystem::listener::Unit;
 use crate::verdict::{Cause, Evidence, Verdict};
 
@@ -55,7 +56,7 @@ pub fn judge(host: &HostState, server: Option<&Server>, told: &[&Told]) -> Judge
             (verdict, format!("sshd crashed {count} times in the last quarter of an hour"))
         }
     };
-    let mut judgement = found(Cause::SshdCrash, verdict != Verdict::Accept, &unit, evidence, fix);
+    let mut judgement = found(Cause::SshdCrash, verdict != Verdict::Accept, Owner::Named(unit), evidence, fix);
     judgement.verdict = verdict;
     judgement.detail = detail;
     judgement.with(down.map(|_| Remedy::Start))

@@ -9,6 +9,7 @@ use super::remedy::{Found, Remedy};
 use super::state::{Account, Login, Need, Server, is_user_name};
 use super::{Effective, access, account, admission, algorithms, crash, penalty, power};
 use crate::host::{self, HostState, Needs, Part};
+use crate::owner::Owner;
 use crate::verdict::{Cause, Connection, Evidence, Finding, Stage, StageReport, Verdict};
 
 /// What one stage, or a part of one, came to.
@@ -25,8 +26,9 @@ pub struct Judgement {
 }
 
 /// A finding that does not decide by itself, and that a person must lift.
-pub fn found(cause: Cause, blocking: bool, owner: &str, evidence: Vec<Evidence>, fix: String) -> Judgement {
-    let finding = Finding { cause, blocking, owner: owner.to_owned(), since: None, until: None, evidence: evidence.clone(), fix };
+pub fn found(cause: Cause, blocking: bool, owner: Owner, evidence: Vec<Evidence>, fix: String) -> Judgement {
+    let stage = cause.stage();
+    let finding = Finding { cause, blocking, stage, owner, since: None, until: None, evidence: evidence.clone(), fix };
     Judgement { verdict: Verdict::Accept, detail: String::new(), evidence, blocks: vec![Found { finding, remedies: Vec::new() }] }
 }
 

@@ -7,6 +7,7 @@ use super::config::{Setting, Settings};
 use super::journal::{Ended, Said, Told};
 use super::judge::{Judgement, found};
 use super::remedy::Remedy;
+use crate::owner::Owner;
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// People need longer than this to type a password or touch a key; seconds.
@@ -91,12 +92,12 @@ fn tries(about: &About<'_>) -> Option<Judgement> {
     let Some((told, got_in)) = happened else {
         // Nothing happened: said where somebody chose so few that it will.
         let line = about.line("maxauthtries").filter(|_| limit < FEW_TRIES && about.user.is_some())?;
-        let mut judgement = found(Cause::SshdLimits, false, "sshd", vec![line], fix(6));
+        let mut judgement = found(Cause::SshdLimits, false, Owner::Sshd, vec![line], fix(6));
         judgement.detail = format!("MaxAuthTries {limit}: a client with more keys than that is cut off before the right one");
         return Some(judgement.with(about.set("MaxAuthTries", 6)));
     };
     let evidence = about.evidence(told, &["maxauthtries"]);
-    let mut judgement = found(Cause::SshdLimits, !got_in, "sshd", evidence, fix(limit.saturating_mul(2).max(6)));
+    let mut judgement = found(Cause::SshdLimits, !got_in, Owner::Sshd, evidence, fix(limit.saturating_mul(2).max(6)));
     judgement.detail = format!(
         "the client offered {limit} keys or passwords that were not taken, and sshd allows no more (MaxAuthTries {limit})"
     );
@@ -118,7 +119,7 @@ fn grace(about: &About<'_>) -> Option<Judgement> {
     if evidence.is_empty() {
         return None;
     }
-    let mut judgement = found(Cause::SshdLimits, blocking, "sshd", evidence, fix);
+    let mut judgement = found(Cause::SshdLimits, blocking, Owner::Sshd, evidence, fix);
     judgement.detail = format!("the client {what} {seconds} s to log in (LoginGraceTime)");
     judgement.verdict = if blocking { Verdict::Unknown } else { Verdict::Accept };
     Some(judgement.with(about.set("LoginGraceTime", 120).filter(|_| short)))
@@ -133,7 +134,7 @@ fn sessions(about: &About<'_>) -> Option<Judgement> {
         "open another connection, `ssh -o ControlPath=none ...`; or `sshfix ctl sshd set MaxSessions {}`",
         limit.saturating_mul(2).max(10)
     );
-    let mut judgement = found(Cause::SshdLimits, false, "sshd", evidence, fix);
+    let mut judgement = found(Cause::SshdLimits, false, Owner::Sshd, evidence, fix);
     judgement.detail =
         format!("more than MaxSessions {limit} sessions were asked for on one connection; the line does not say whose");
     Some(judgement)
@@ -156,7 +157,7 @@ fn keepalive(about: &About<'_>) -> Option<Judgement> {
     let fix = "`sshfix ctl sshd set ClientAliveInterval 60` and `sshfix ctl sshd set ClientAliveCountMax 3`; at the client \
                `ServerAliveInterval 60` under `Host *` in ~/.ssh/config, so that no middlebox forgets an idle connection"
         .to_owned();
-    let mut judgement = found(Cause::SshdKeepalive, false, "sshd", evidence, fix);
+    let mut judgement = found(Cause::SshdKeepalive, false, Owner::Sshd, evidence, fix);
     judgement.detail = detail;
     // Where the session ran as its user, so did what wrote the line: any user can write it, and the setting is everybody's.
     let remedies = [about.set("ClientAliveInterval", 60), about.set("ClientAliveCountMax", 3)].into_iter().flatten();

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::{Judgement, found};
 use crate::host::{HostState, Needs};
+use crate::owner::Owner;
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// What systemd and logind say of the host as a whole.
@@ -70,7 +71,7 @@ pub fn judge(host: &HostState, refused: bool, needs: &mut Needs) -> Judgement {
     } else {
         return Judgement::accept("");
     };
-    let mut judgement = found(Cause::HostShutdown, verdict != Verdict::Accept, "systemd", evidence, fix);
+    let mut judgement = found(Cause::HostShutdown, verdict != Verdict::Accept, Owner::Systemd, evidence, fix);
     judgement.verdict = verdict;
     judgement.detail = detail;
     judgement
