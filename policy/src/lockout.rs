@@ -179,15 +179,15 @@ fn may_close(plan: &Plan) -> bool {
     plan.confirm == Confirm::Required || ends
 }
 
-/// A stage that begins to refuse a path by which somebody is in, though another stage says that it is closed already: that may be a fault
-/// of ours, or pass, as a ban does.
+/// A stage that begins to refuse a path by which somebody is in, or a keep entry, though another stage says that it is closed already: that
+/// may be a fault of ours, or pass, as a ban does.
 fn newly_refusing(
     read: &HostState,
     now: &HostState,
     (path, before): (&AccessPath, Verdict),
     needs: &mut Needs,
 ) -> Option<String> {
-    if before != Verdict::Refuse || !sshd::is_in(read, path, needs) {
+    if before != Verdict::Refuse || path.origin != PathOrigin::Keep && !sshd::is_in(read, path, needs) {
         return None;
     }
     let connection = Connection { source: path.source, port: path.port, user: path.user.clone() };

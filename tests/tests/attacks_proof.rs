@@ -240,6 +240,19 @@ fn every_way_of_a_keep_entry_stays(server: &Server) {
     server.sh("passwd -d alice; usermod -p '*' alice").expect_ok();
 }
 
+/// A ban passes; what is closed meanwhile stays closed.
+fn a_keep_entry_that_is_banned_for_now_is_protected(server: &Server) {
+    let table = "table inet b { set b { type ipv4_addr; flags timeout; elements = { 198.51.100.7 timeout 1h } }
+        chain c { type filter hook input priority 0; ip saddr @b drop; }; }";
+    server.write("/root/b.nft", table);
+    server.sh("nft -f /root/b.nft").expect_ok();
+    keep(server, &[(ALICE_FROM, "alice")]);
+    let asked = server.ctl(&["hosts", "deny", ALICE_FROM, "--json"]);
+    asked.expect_error(4, "lockout", &["a `keep` entry", "hosts.deny"]);
+    keep(server, &[]);
+    server.sh("nft delete table inet b").expect_ok();
+}
+
 /// The command line of alice's login by her password alone.
 fn by_password(server: &Server) -> Vec<String> {
     server.sh("printf '#!/bin/sh\\necho right\\n' > /root/askpass; chmod 755 /root/askpass").expect_ok();
@@ -283,6 +296,7 @@ fn proves(release: Release) {
     revoked_keys_are_read(&server);
     other_names_and_ports(&server);
     every_way_of_a_keep_entry_stays(&server);
+    a_keep_entry_that_is_banned_for_now_is_protected(&server);
     nobody_is_handed_over_to_pam_unseen(&server);
 }
 

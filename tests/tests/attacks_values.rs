@@ -132,6 +132,10 @@ fn values(release: Release) {
             ("ModuliFile /etc/ssh/fifo", "no regular file"),
             ("SetEnv SHELLOPTS=noexec", "sshfix does not know what SetEnv does to a login"),
             ("SetEnv BASH_ENV=/etc/ssh/fifo --match User=alice", "sshfix does not know what SetEnv does to a login"),
+            ("SetEnv HISTFILE=/etc/ssh/fifo", "sshfix does not know what SetEnv does to a login"),
+            ("SetEnv INPUTRC=/etc/ssh/fifo --match User=alice", "sshfix does not know what SetEnv does to a login"),
+            ("PermitUserEnvironment yes", "sshfix does not know what PermitUserEnvironment does to a login"),
+            ("Subsystem sftp /bin/false", "sshfix does not know what Subsystem does to a login"),
             ("ChannelTimeout session=1", "ChannelTimeout"),
             ("RekeyLimit 16", "RekeyLimit"),
         ],
@@ -158,6 +162,7 @@ fn values(release: Release) {
     assert!(plan.contains("UseDNS yes: each login waits for the name servers"), "{release}: {plan}");
     by_hand(&server);
     another_sshd(&server);
+    another_pid(&server);
     many_addresses(&server);
 }
 
@@ -199,6 +204,20 @@ fn another_sshd(server: &Server) {
     applied(server, "DenyUsers alice@192.0.3.*");
     drop(session);
     server.sh("systemctl stop ssh2").expect_ok();
+}
+
+/// The pid file says when an sshd read its files. One that another sshd wrote since says nothing of it.
+fn another_pid(server: &Server) {
+    configured(server, "X11Forwarding yes\n");
+    server.write(DROP_IN, "X11Forwarding yes\nDenyUsers alice\n");
+    refused(server, "X11Forwarding no", "alice from 198.51.100.7 (a live session)");
+    let unit = "[Service]\nRuntimeDirectory=sshd\nRuntimeDirectoryPreserve=yes\nExecStart=/usr/sbin/sshd -D -p 2223\n";
+    server.write("/etc/systemd/system/ssh3.service", unit);
+    server.sh("rm /run/sshd.pid; systemctl daemon-reload; systemctl start ssh3").expect_ok();
+    server.wait_until("it writes its pid", LONG, || server.path("/run/sshd.pid").exists());
+    refused(server, "X11Forwarding no", "alice from 198.51.100.7 (a live session)");
+    assert!(gets_in(server, "alice", ALICE_FROM, 22));
+    server.sh("systemctl stop ssh3").expect_ok();
 }
 
 /// What was written by hand comes into effect with a reload.

@@ -13,17 +13,19 @@ use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree, glob};
 use sshfix_policy::subsystem::sshd::{
     Account, Answer, Candidate, Effective, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys,
-    Server, Startups, host_key_paths, revoked_keys,
+    Server, Startups, host_key_paths, revoked_keys, values,
 };
 
 use super::shadow::Shadow;
 use super::version::Sound;
 use super::{
     Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager, power,
-    running, settled, value_files,
+    running, settled,
+    value_files::{self, PID_MAX},
 };
 use crate::subsystem::listener;
 use crate::sys::files::FileError;
+use crate::sys::roots;
 
 /// The longest file of revoked keys.
 const REVOKED_MAX: u64 = 16 << 20;
@@ -247,7 +249,7 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         unauthenticated,
         manager,
         host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(),
-        stale: if process.is_some() { stale(&tree, effective.as_ref().ok()) } else { Vec::new() },
+        stale: process.map_or_else(Vec::new, |(pid, _)| stale(pid, &tree, effective.as_ref().ok())),
         edited: BTreeMap::new(),
         tree,
         effective,
@@ -283,22 +285,22 @@ fn keys(paths: &[String], sound: &Sound) -> Vec<HostKey> {
 }
 
 /// The files, and the folders that an Include lists, that changed after the pid file, which sshd writes anew at each start and after each
-/// SIGHUP (sshd.c, `main`). By their status, which changes too where a file is put in place with an old time.
-fn stale(tree: &Result<Tree, String>, effective: Option<&Effective>) -> Vec<String> {
+/// SIGHUP (sshd.c, `main`). By their status, which changes too where a file is put in place with an old time. Where another sshd wrote it
+/// last, or nobody did, when this one read its files is not known: each may have changed since.
+fn stale(pid: u32, tree: &Result<Tree, String>, effective: Option<&Effective>) -> Vec<String> {
     let changed = |path: &str| std::fs::metadata(path).map(|file| (file.ctime(), file.ctime_nsec()));
     // Without the pid file by its settings (`none`) there is no such mark, and `policy` knows that by them.
     let pid_file = effective.and_then(|effective| effective.one("pidfile")).filter(|path| path.starts_with('/'));
     let (Ok(tree), Some(pid_file)) = (tree, pid_file) else { return Vec::new() };
     let until = Instant::now() + WRITES_PID_FILE;
     let read = loop {
-        match changed(pid_file) {
-            Ok(read) => break read,
+        let written = changed(pid_file);
+        let holds = roots::read(Path::new(pid_file), PID_MAX).ok().as_deref().and_then(values::pid);
+        match (written, holds) {
+            (Ok(written), Some(holds)) if holds == pid => break written,
             // It removes the file at SIGHUP and writes it again once it listens.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < until => {
-                thread::sleep(Duration::from_millis(10));
-            }
-            // When it read its files is not known: each may have changed since.
-            Err(_) => return tree.files.keys().cloned().collect(),
+            (_, None) if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
+            _ => return tree.files.keys().cloned().collect(),
         }
     };
     let folders = tree.includes.keys().filter_map(|pattern| pattern.rsplit_once('/'));

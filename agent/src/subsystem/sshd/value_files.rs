@@ -7,12 +7,12 @@ use std::path::Path;
 
 use nix::libc;
 use sshfix_policy::subsystem::sshd::ValueFile;
-use sshfix_policy::subsystem::sshd::values::is_pid;
+use sshfix_policy::subsystem::sshd::values;
 
 use crate::sys::roots::{self, RootsError};
 
 /// The number of a process is shorter.
-const PID_MAX: u64 = 32;
+pub(super) const PID_MAX: u64 = 32;
 
 /// Looks at it.
 pub(super) fn look_at(path: &str) -> ValueFile {
@@ -36,7 +36,7 @@ pub(super) fn look_at(path: &str) -> ValueFile {
         size: u64::try_from(found.stat.st_size).unwrap_or(u64::MAX),
         for_all: mode & libc::S_IROTH != 0 && found.real.ancestors().skip(1).all(enters),
         program: mode & libc::S_IXUSR != 0,
-        pid: roots::read(path, PID_MAX).is_ok_and(|bytes| is_pid(&bytes)),
+        pid: roots::read(path, PID_MAX).is_ok_and(|bytes| values::pid(&bytes).is_some()),
     }
 }
 

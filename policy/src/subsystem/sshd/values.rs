@@ -41,6 +41,8 @@ enum Effect {
     Harmless,
     /// These values do not.
     Where(fn(&str) -> bool),
+    /// These changes do not: what it was, and what it is.
+    Change(fn(&[String], &[String]) -> bool),
     /// It counts only while that other keyword has another value than this.
     Without(&'static str, &'static str),
     /// A file.
@@ -65,49 +67,15 @@ const BANNER_MAX: u64 = 30_000;
 /// Where distributions keep the two halves of sshd.
 const PROGRAMS: [&str; 5] = ["/usr/lib/openssh/", "/usr/libexec/openssh/", "/usr/lib/ssh/", "/usr/libexec/", "/usr/libexec/ssh/"];
 const XAUTH: [&str; 4] = ["none", "/usr/bin/xauth", "/usr/X11R6/bin/xauth", "/usr/local/bin/xauth"];
-/// Variables that tell a shell, the loader or the C library what to do, or end a session (bash(1), dash(1), zshparam(1), ld.so(8)). What ends
-/// with `*` is a prefix.
-const STEERS: [&str; 33] = [
-    "BASH*",
-    "CDPATH",
-    "ENV",
-    "EXECIGNORE",
-    "FPATH",
-    "GCONV_PATH",
-    "GETCONF_DIR",
-    "GLIBC_TUNABLES",
-    "GLOBIGNORE",
-    "HOME",
-    "HOSTALIASES",
-    "IFS",
-    "KRB5*",
-    "LD_*",
-    "LOCPATH",
-    "LOGNAME",
-    "MALLOC_*",
-    "NLSPATH",
-    "PATH",
-    "PERL5*",
-    "POSIXLY_CORRECT",
-    "PROMPT_COMMAND",
-    "PS0",
-    "PS1",
-    "PS4",
-    "PYTHON*",
-    "RES_OPTIONS",
-    "SHELL*",
-    "SSH_*",
-    "TIMEOUT",
-    "TMOUT",
-    "USER",
-    "ZDOTDIR",
-];
+/// Variables that no program opens a file by, runs anything by, or ends by, when a session begins (locale(7), environ(7)); all others may:
+/// `BASH_ENV`, `HISTFILE`, `INPUTRC`, `LD_*`, `TMOUT`, ... What ends with `*` is a prefix.
+const PLAIN: [&str; 9] = ["LANG", "LANGUAGE", "LC_*", "TZ", "EDITOR", "VISUAL", "PAGER", "NO_COLOR", "COLORTERM"];
 /// A session that ends after fewer seconds of silence is hardly one.
 const SHORT: u64 = 60;
 
 /// By the name in lower case; `None` for what sshfix does not know.
 fn effect(keyword: &str) -> Option<Effect> {
-    use Effect::{File, Harmless, Judged, Where, Without};
+    use Effect::{Change, File, Harmless, Judged, Where, Without};
     Some(match keyword {
         "addressfamily"
         | "allowgroups"
@@ -173,14 +141,10 @@ fn effect(keyword: &str) -> Option<Effect> {
         | "permitopen"
         | "permittty"
         | "permittunnel"
-        | "permituserenvironment"
-        | "permituserrc"
-        | "persourcepenaltyexemptlist"
         | "printlastlog"
         | "printmotd"
         | "streamlocalbindmask"
         | "streamlocalbindunlink"
-        | "subsystem"
         | "syslogfacility"
         | "tcpkeepalive"
         | "x11displayoffset"
@@ -200,9 +164,14 @@ fn effect(keyword: &str) -> Option<Effect> {
         "channeltimeout" => Where(|value| value == "none" || value.split(' ').all(|one| lasts(after(one, '=')))),
         "pamservicename" => Where(|value| value == "sshd"),
         "persourcenetblocksize" => Where(narrow),
+        // Whoever is exempt no more pays for the failures of others at the same address.
+        "persourcepenaltyexemptlist" => Change(list_grows),
         "rekeylimit" => Where(rekeys_seldom),
         "securitykeyprovider" => Where(|value| value == "internal"),
-        "setenv" => Where(|value| value.split(' ').all(|one| !one.contains('=') || !steers(before(one, '=')))),
+        // What users left in ~/.ssh/environment and ~/.ssh/rc would count for the first time.
+        "permituserenvironment" | "permituserrc" => Change(|_, is| is.iter().all(|value| value == "no")),
+        "setenv" => Where(|value| value.split(' ').all(|one| !one.contains('=') || is_plain(one))),
+        "subsystem" => Change(subsystems_stay),
         "unusedconnectiontimeout" => Where(|value| value == "none" || lasts(value)),
         "versionaddendum" => Where(|value| value.len() <= 100 && value.chars().all(|c| c.is_ascii_graphic() || c == ' ')),
         "xauthlocation" => Where(|value| XAUTH.contains(&value)),
@@ -222,10 +191,36 @@ fn after(word: &str, separator: char) -> &str {
     word.split_once(separator).map_or("", |(_, after)| after)
 }
 
-/// Whether a variable decides what a shell or the loader does.
-fn steers(name: &str) -> bool {
-    let name = name.trim_start_matches('"');
-    STEERS.iter().any(|known| known.strip_suffix('*').map_or(*known == name, |prefix| name.starts_with(prefix)))
+/// Whether `NAME=value` only says how a program speaks. The C library reads a file where one of these begins with `/`, or `TZ` with `:`.
+fn is_plain(variable: &str) -> bool {
+    let (name, value) = (before(variable, '=').trim_start_matches('"'), after(variable, '=').trim_start_matches('"'));
+    let known = PLAIN.iter().any(|known| known.strip_suffix('*').map_or(*known == name, |prefix| name.starts_with(prefix)));
+    let programs = ["EDITOR", "VISUAL", "PAGER"].contains(&name);
+    known && (programs || !value.starts_with(['/', ':', '.']) && !value.contains("..") && (name == "TZ" || !value.contains('/')))
+}
+
+/// A list of patterns that holds all of the old ones.
+fn list_grows(was: &[String], is: &[String]) -> bool {
+    let patterns = |values: &[String]| -> BTreeSet<String> {
+        let all = values.iter().flat_map(|value| value.split(',')).filter(|value| *value != "none");
+        all.map(str::to_owned).collect()
+    };
+    let (was, is) = (patterns(was), patterns(is));
+    was.is_subset(&is) && is.difference(&was).all(|new| !new.starts_with('!'))
+}
+
+/// Each that was there still is, with the same command or with the one of OpenSSH: sftp, scp and Ansible go that way.
+fn subsystems_stay(was: &[String], is: &[String]) -> bool {
+    let name = |value: &str| before(value, ' ').to_owned();
+    let usual = |value: &String| {
+        let mut words = value.split(' ');
+        let of_openssh = |program: &str| {
+            program == "internal-sftp" || PROGRAMS.iter().any(|folder| program.strip_prefix(folder) == Some("sftp-server"))
+        };
+        words.next() == Some("sftp") && words.next().is_some_and(of_openssh) && words.next().is_none()
+    };
+    was.iter().all(|old| is.contains(old) || is.iter().any(|new| name(new) == name(old) && usual(new)))
+        && is.iter().all(|new| usual(new) || was.contains(new) || was.iter().all(|old| name(old) != name(new)))
 }
 
 /// A time that ends nobody's session at work; 0 is without end.
@@ -298,13 +293,15 @@ pub fn objections(host: &HostState, effective: &Effective, needs: &mut Needs) ->
     found
 }
 
-/// A keyword that no table of sshfix has, or one of a method that is in use, with another value than before.
+/// A keyword that no table of sshfix has, one of a method that is in use, or one that not every change leaves harmless, with another value
+/// than before.
 pub fn not_known(was: &Effective, is: &Effective) -> Option<Objection> {
     was.iter().next()?;
     let keywords: BTreeSet<&str> = was.iter().chain(is.iter()).map(|(keyword, _)| keyword).collect();
     let counts = |keyword: &str| match effect(keyword) {
         None => true,
         Some(Effect::Without(other, without)) => was.one(other).is_some_and(|value| value != without),
+        Some(Effect::Change(harmless)) => !harmless(was.all(keyword), is.all(keyword)),
         Some(Effect::Judged | Effect::Harmless | Effect::Where(_) | Effect::File(_)) => false,
     };
     let mut unknown = keywords.into_iter().filter(|keyword| counts(keyword) && was.all(keyword) != is.all(keyword));
@@ -337,7 +334,7 @@ fn does_not_know(keyword: &str) -> String {
 /// Whether the values of a line keep nobody out, whoever comes.
 pub fn is_harmless(host: &HostState, keyword: &str, values: &[String], needs: &mut Needs) -> bool {
     match effect(keyword) {
-        None | Some(Effect::Judged | Effect::Without(..)) => false,
+        None | Some(Effect::Judged | Effect::Without(..) | Effect::Change(_)) => false,
         Some(Effect::Harmless) => true,
         Some(Effect::Where(_) | Effect::File(_)) => {
             matches!(problem(host, keyword, &values.join(" "), needs), Problem::None)
@@ -354,8 +351,8 @@ enum Problem {
 
 fn problem(host: &HostState, keyword: &str, value: &str, needs: &mut Needs) -> Problem {
     match effect(keyword) {
-        // What those of `Without` add to is judged by how it changes.
-        None | Some(Effect::Judged | Effect::Harmless | Effect::Without(..)) => Problem::None,
+        // What those of `Without` add to, and what those of `Change` are, is judged by how it changes.
+        None | Some(Effect::Judged | Effect::Harmless | Effect::Without(..) | Effect::Change(_)) => Problem::None,
         Some(Effect::Where(harmless)) if harmless(value) => Problem::None,
         Some(Effect::Where(_)) => Problem::Is(does_not_know(keyword)),
         Some(Effect::File(_)) if value == "none" => Problem::None,
@@ -423,10 +420,11 @@ fn wrong_file(of: Use, file: &ValueFile) -> Option<String> {
     Some(why)
 }
 
-/// Whether the content of a file is the number of a process: sshd.c writes `%ld\n`.
-pub fn is_pid(bytes: &[u8]) -> bool {
+/// The number of a process that is the whole content of a file: sshd.c writes `%ld\n`.
+pub fn pid(bytes: &[u8]) -> Option<u32> {
     let number = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    (1..=10).contains(&number.len()) && number.iter().all(u8::is_ascii_digit)
+    let digits = number.iter().all(u8::is_ascii_digit).then_some(number)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]

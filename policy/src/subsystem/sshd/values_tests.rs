@@ -56,6 +56,12 @@ fn values_that_decide_about_a_login_are_refused_and_others_are_not() {
         "setenv LD_PRELOAD=/x",
         "setenv TMOUT=1",
         "setenv ENV=/x",
+        "setenv HISTFILE=/etc/ssh/fifo",
+        "setenv INPUTRC=/etc/ssh/fifo",
+        "setenv TZ=:/etc/ssh/fifo",
+        "setenv TZ=/etc/ssh/fifo",
+        "setenv LC_ALL=../../x",
+        "setenv ANYTHING=x",
         "pamservicename deny",
         "channeltimeout session=1s",
         "channeltimeout *=5m session=1",
@@ -80,7 +86,7 @@ fn values_that_decide_about_a_login_are_refused_and_others_are_not() {
     }
     for line in [
         "setenv LANG=C.UTF-8",
-        "setenv PATHS=x",
+        "setenv TZ=Europe/Berlin EDITOR=/usr/bin/vi LC_TIME=C",
         "channeltimeout session=5m x11*=1h",
         "unusedconnectiontimeout 300",
         "unusedconnectiontimeout 0",
@@ -90,6 +96,31 @@ fn values_that_decide_about_a_login_are_refused_and_others_are_not() {
         "loglevel QUIET",
     ] {
         assert_eq!(said(&none, line), (Vec::new(), 0), "{line}");
+    }
+}
+
+#[test]
+fn what_a_login_finds_may_change_only_to_what_is_known() {
+    let table = [
+        ("subsystem sftp /usr/lib/openssh/sftp-server", "subsystem sftp internal-sftp", true),
+        ("subsystem sftp /opt/x", "subsystem sftp /opt/x", true),
+        ("", "subsystem netconf /opt/x", true),
+        ("subsystem sftp internal-sftp", "", false),
+        ("subsystem sftp internal-sftp", "subsystem sftp /bin/false", false),
+        ("subsystem sftp internal-sftp", "subsystem sftp internal-sftp -P open", false),
+        ("persourcepenaltyexemptlist none", "persourcepenaltyexemptlist 10.0.0.0/8", true),
+        ("persourcepenaltyexemptlist 10.0.0.0/8", "persourcepenaltyexemptlist 10.0.0.0/8,192.0.2.9", true),
+        ("persourcepenaltyexemptlist 10.0.0.0/8,192.0.2.9", "persourcepenaltyexemptlist 192.0.2.9", false),
+        ("persourcepenaltyexemptlist 10.0.0.0/8", "persourcepenaltyexemptlist none", false),
+        ("permituserenvironment no", "permituserenvironment yes", false),
+        ("permituserenvironment yes", "permituserenvironment no", true),
+        ("permituserrc no", "permituserrc yes", false),
+        ("permituserrc yes", "permituserrc no", true),
+    ];
+    for (was, is, harmless) in table {
+        // What is not printed at all is an sshd that was not asked.
+        let of = |line: &str| Effective::parse(&format!("port 22\n{line}\n"));
+        assert_eq!(not_known(&of(was), &of(is)).is_none(), harmless, "{was} -> {is}");
     }
 }
 
@@ -144,10 +175,10 @@ fn what_no_table_has_is_not_known_where_it_changes() {
 #[test]
 fn numbers_of_processes() {
     for text in ["1\n", "65", "4194304\n"] {
-        assert!(is_pid(text.as_bytes()), "{text:?}");
+        assert!(pid(text.as_bytes()).is_some(), "{text:?}");
     }
     for text in ["", "\n", "1 2\n", "x", "1\n\n", "12345678901"] {
-        assert!(!is_pid(text.as_bytes()), "{text:?}");
+        assert!(pid(text.as_bytes()).is_none(), "{text:?}");
     }
 }
 
