@@ -17,11 +17,11 @@ use sshfix_policy::request::{Action, Operation};
 use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::fail2ban;
 
+use crate::change::automatic::{self, Own};
 use crate::config;
 use crate::live::LiveHost;
 use crate::observe::observed;
 use crate::once::Once;
-use crate::own::{self, Own};
 use crate::pipeline::{self, Agent};
 use crate::store::{ChangeRecord, Store, StoreError};
 
@@ -67,7 +67,7 @@ impl Keeper {
             let policy = &agent.config.paths.policy;
             for earned in earned(&mut host, &agent.store, agent.config.ssh_port, policy, &change) {
                 let (what, port) = (earned.text(), agent.config.ssh_port);
-                if let Err(why) = earned.lifted(&mut host, port, |host, own| own::make(agent, host, own, &what)) {
+                if let Err(why) = earned.lifted(&mut host, port, |host, own| automatic::make(agent, host, own, &what)) {
                     tracing::warn!(change = change.id, "could not {what}; it is tried again: {why}");
                 }
             }
@@ -81,7 +81,7 @@ pub fn look_once(host: &mut LiveHost, store: &Store, port: u16, policy: &Path) -
     for change in taken_back(store, LOOKED_AFTER)? {
         for earned in earned(host, store, port, policy, &change) {
             let what = earned.text();
-            match earned.lifted(host, port, |host, own| own::change(host, store, own).map_err(|(_, why)| why)) {
+            match earned.lifted(host, port, |host, own| automatic::change(host, store, own).map_err(|(_, why)| why)) {
                 Ok(change) => lifted.extend(change.map(|change| (what, change))),
                 Err(why) => tracing::warn!(change = change.id, "could not {what}: {why}"),
             }

@@ -13,9 +13,9 @@ use sshfix_policy::reply::{LeaseDocument, LeasesSchema};
 use sshfix_policy::request::Operation;
 
 use crate::audit::Outcome;
+use crate::change::automatic::{self, Own};
 use crate::observe::observed;
 use crate::once::Once;
-use crate::own::{self, Own};
 use crate::pipeline::{self, Agent};
 use crate::store::{LeaseRecord, StoreError};
 use crate::sys::clock::Moment;
@@ -171,7 +171,7 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let plan = plan.map_err(|error| error.to_string())?;
     let nothing_to_do = plan.steps.is_empty();
     if !nothing_to_do {
-        own::make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
+        automatic::make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
     }
     // Parts that could not be looked at are ended when they can be.
     if !end.unread.is_empty() {
@@ -209,7 +209,7 @@ fn put_back(agent: &Agent, lease: &LeaseRecord, since: Duration) -> Result<Next,
     }
     if !plan.steps.is_empty() {
         let what = format!("lease {} of {} goes on after a reboot: {}", lease.id, lease.principal, lease.summary);
-        own::make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
+        automatic::make(agent, &mut host, Own { question: &question, read: &state, principal: &lease.principal, plan }, &what)?;
     }
     if since < COMING_UP {
         return Ok(Next::SeeAgain);

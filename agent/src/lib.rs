@@ -17,7 +17,6 @@ pub mod logging;
 pub mod look;
 mod observe;
 mod once;
-mod own;
 pub mod patience;
 pub mod pipeline;
 pub mod places;

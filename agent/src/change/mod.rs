@@ -10,6 +10,8 @@ use crate::audit::Outcome;
 use crate::store::{ChangeRecord, ChangeStage, StepEvent, StepRecord, Store, StoreError};
 use crate::sys::clock::{Deadline, Moment};
 
+pub(crate) mod automatic;
+
 /// All steps are done and journalled; not yet verified.
 #[derive(Debug)]
 pub struct Applied {
@@ -322,8 +324,6 @@ fn unfinished_steps(steps: Vec<StepRecord>) -> Vec<(usize, Step)> {
 }
 
 #[cfg(test)]
-#[path = "change_laws.rs"]
 mod laws;
 #[cfg(test)]
-#[path = "change_tests.rs"]
 mod tests;
