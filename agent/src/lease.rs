@@ -163,7 +163,7 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let mut host = pipeline::lock(&agent.host);
     let question = question(agent, &lease.items);
     let operation = Operation::Revoke { id: lease.id.clone() };
-    let (state, (end, plan)) = observed(&mut host, &question, |state, needs| {
+    let (state, (end, plan)) = observed(&mut *host, &question, |state, needs| {
         let end = end(state, &this, &leases.running, needs).unattended();
         let plan = plan::of_steps(&operation, end.steps.clone(), state, question.port, needs);
         (end, plan)
@@ -195,7 +195,7 @@ fn put_back(agent: &Agent, lease: &LeaseRecord, since: Duration) -> Result<Next,
     leases.longest = 0;
     let mut host = pipeline::lock(&agent.host);
     let question = question(agent, &lease.items);
-    let (state, plan) = observed(&mut host, &question, |state, needs| {
+    let (state, plan) = observed(&mut *host, &question, |state, needs| {
         plan::missing_of_lease(&leases, &lease.operation, state, question.port, needs)
     });
     let plan = plan.map_err(|error| error.to_string())?;

@@ -10,12 +10,13 @@ use crate::patience;
 const MAX_ROUNDS: usize = 64;
 
 /// Reads the host and asks again until no fact is missing. An answer that still misses one treats it as unknown.
-pub(crate) fn observed<T>(
-    host: &mut LiveHost,
+pub(crate) fn observed<H: Host, T>(
+    host: &mut H,
     question: &Question,
     answer: impl Fn(&HostState, &mut Needs) -> T,
 ) -> (HostState, T) {
-    observed_with(host, question, Needs::new(), answer)
+    let state = host.observe(question);
+    complete(host, state, Needs::new(), answer)
 }
 
 /// The same, where some of the facts that will be asked for are known: each round saved is one evaluation of the ruleset less.
@@ -25,8 +26,16 @@ pub(crate) fn observed_with<T>(
     first: Needs,
     answer: impl Fn(&HostState, &mut Needs) -> T,
 ) -> (HostState, T) {
-    let mut state = host.observe_with(question, &first);
-    let mut asked = first;
+    let state = host.observe_with(question, &first);
+    complete(host, state, first, answer)
+}
+
+fn complete<H: Host, T>(
+    host: &mut H,
+    mut state: HostState,
+    mut asked: Needs,
+    answer: impl Fn(&HostState, &mut Needs) -> T,
+) -> (HostState, T) {
     for _ in 0..MAX_ROUNDS {
         let mut needs = Needs::new();
         let value = answer(&state, &mut needs);

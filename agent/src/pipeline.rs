@@ -1,30 +1,26 @@
-//! One request from bytes to reply, read top to bottom: authenticate, authorize, observe, plan, prove, apply, verify, audit.
-//! Each stage takes the type that only the stage before can make. Must not hold rules of its own: those are in `policy`.
+//! One request from bytes to reply, read top to bottom: authenticate, authorize, observe, answer, audit. Each stage takes the type
+//! that only the stage before can make. What changes the host goes on in `change::requested`. Must not hold rules of its own: those are in
+//! `policy`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use sshfix_policy::address::{self, Source};
 use sshfix_policy::allowed_signers::AllowedSigners;
 use sshfix_policy::authenticate::{self, AuthenticateError, AuthenticatedRequest};
 use sshfix_policy::authorize::{self, AuthorizedRequest};
-use sshfix_policy::host::{AccessPath, Host, HostState, Needs, Part, PathOrigin, Question};
-use sshfix_policy::left::{self, Left};
-use sshfix_policy::lockout::{self, SafePlan};
-use sshfix_policy::plan;
+use sshfix_policy::diagnose;
+use sshfix_policy::host::{Host, HostState, Needs, Question};
 use sshfix_policy::recorded as on_record;
-use sshfix_policy::reply::{
-    Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument, Reply, Subject, redacted,
-};
+use sshfix_policy::reply::{Body, ErrorDocument, Reply, Subject, redacted};
 use sshfix_policy::request::{Mode, Operation, Request};
-use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, sshd};
+use sshfix_policy::subsystem::{fail2ban, hosts_access, sshd};
 use sshfix_policy::wire::SignedRequest;
-use sshfix_policy::{diagnose, verify};
 
 use crate::audit::{self, AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
-use crate::change::{self, Settled};
+use crate::change::requested::Requested;
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError};
 use crate::lease;
@@ -32,16 +28,12 @@ use crate::live::LiveHost;
 use crate::observe::{observed, observed_with};
 use crate::patience::{self, Patience};
 use crate::places::{self, Lines};
-use crate::refusal::{
-    NoSafePlan, Refusal, failed, late, no_client, not_shown, not_stored, out_of_bounds, plan_changed, refused, refused_plan,
-    too_many, too_many_words, unaudited,
-};
+use crate::refusal::{Refusal, failed, late, no_client, not_shown, not_stored, refused, too_many, too_many_words, unaudited};
 use crate::report::{self, own_addresses};
 use crate::serve::{Admission, Answer, Challenge, Peer};
-use crate::store::{NewChange, NewLease, Store, StoreError};
-use crate::sys::clock::Moment;
+use crate::store::{Store, StoreError};
 use crate::turns::{Held, InTurns, Line, Turn};
-use crate::{config, decision, random};
+use crate::{config, decision};
 
 /// Everything a request needs of the agent.
 pub struct Agent {
@@ -81,12 +73,6 @@ pub struct Asked {
     authorized: AuthorizedRequest,
     on_record: bool,
 }
-
-/// How often a change is planned again because others changed the host meanwhile.
-const MAX_PLANS: usize = 5;
-/// Debug builds only, for the lab: while this file is there, plans are made without the proof.
-#[cfg(debug_assertions)]
-const WITHOUT_PROOF: &str = "/run/sshfix/without-proof";
 
 impl Answer for Agent {
     type Request = Asked;
@@ -296,7 +282,7 @@ fn authorize(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<Autho
     authorize::authorize(authenticated, &grants, agent.config.ssh_port).map_err(|error| Refusal::Refused(error.to_string()))
 }
 
-/// Observe, then answer or plan, prove, apply and verify.
+/// Observes and answers, or plans and makes the change.
 fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, turn: Option<&Turn>) -> Result<Body, Refusal> {
     let request = authorized.request();
     // What does not look at the host does not wait for it.
@@ -385,111 +371,14 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
         | Operation::SshdSet { .. }
         | Operation::SshdUnset { .. }
         | Operation::SshdReload
-        | Operation::SshdRestart => match &request.mode {
-            Mode::DryRun => {
-                let mut plan = planned(agent, host, &question, authorized)?.1.document();
-                if plan.steps.is_empty() {
-                    let (_, left) = observed(host, &question, |state, needs| left::left(&request.operation, state, port, needs));
-                    if let Some(Left { verdict, stages, notes }) = left {
-                        (plan.verdict, plan.stages) = (Some(verdict), stages);
-                        plan.notes.extend(notes);
-                    }
-                }
-                Ok(Body::Plan(plan))
+        | Operation::SshdRestart => {
+            let requested = Requested { agent, question: &question, authorized };
+            match &request.mode {
+                Mode::DryRun => requested.shown(host),
+                Mode::Apply { plan, confirm_within } => requested.made(host, plan.as_deref(), *confirm_within),
             }
-            Mode::Apply { plan, confirm_within } => {
-                let within = agent.config.confirm.within(*confirm_within).map_err(|why| out_of_bounds(&why))?;
-                patience::with(None, || decision::in_the_way(agent, host))?;
-                make(agent, host, &question, authorized, plan.as_deref(), within)
-            }
-        },
-    }
-}
-
-/// Plans on the host as it is now, holds the plan against the grants, and proves that nobody is locked out.
-fn planned(
-    agent: &Agent,
-    host: &mut LiveHost,
-    question: &Question,
-    authorized: &AuthorizedRequest,
-) -> Result<(HostState, SafePlan), Refusal> {
-    let request = authorized.request();
-    let port = question.port;
-    let leases = lease::known(agent).map_err(|error| not_stored(&error))?;
-    let faults = std::cell::RefCell::new(Vec::new());
-    let (state, safe) = observed(host, question, |state, needs| {
-        let plan = plan::plan_beside(&leases, &request.operation, state, port, needs)?;
-        authorized.permits(&plan, state)?;
-        #[cfg(debug_assertions)]
-        if std::path::Path::new(WITHOUT_PROOF).exists() {
-            let sessions = listener::sessions(state).unwrap_or_default();
-            return Ok(SafePlan::unproven(plan, &access_paths(agent, request, sessions, port)));
-        }
-        let refused = plan.clone();
-        let proven = lockout::sessions(&plan, state).and_then(|sessions| {
-            let paths = access_paths(agent, request, sessions, port);
-            faults.replace(lockout::faults(&plan, state, &paths, needs));
-            lockout::prove(plan, state, &paths, needs)
-        });
-        // No paths: the proof ends at the one that the refusal names.
-        proven.map_err(|why| NoSafePlan::Lockout(why, Box::new(refused.document(Vec::new()))))
-    });
-    for fault in faults.take() {
-        let user = fault.path.user.as_deref().unwrap_or("somebody");
-        tracing::warn!(
-            "{user} from {} is logged in, and yet the stage {} says: {}; it was changed since, or this is a fault of sshfix",
-            fault.path.source.short(),
-            fault.stage,
-            fault.why
-        );
-    }
-    // A plan on half a host is none.
-    if let Some(patience) = patience::current().filter(Patience::was_cut) {
-        return Err(late(&patience));
-    }
-    let safe = safe.map_err(|error| refused_plan(&request.operation, error))?;
-    Ok((state, safe))
-}
-
-/// Makes the change that is planned now, if it is the one that was shown. A host that others change between the plan and its
-/// first step is planned on again; the change is made only if the plan is still the same.
-fn make(
-    agent: &Agent,
-    host: &mut LiveHost,
-    question: &Question,
-    authorized: &AuthorizedRequest,
-    shown: Option<&str>,
-    within: Duration,
-) -> Result<Body, Refusal> {
-    let request = authorized.request();
-    let mut wanted = shown.map(str::to_owned);
-    for _ in 0..MAX_PLANS {
-        let (state, safe) = planned(agent, host, question, authorized)?;
-        let digest = safe.plan().digest();
-        if wanted.get_or_insert_with(|| digest.clone()) != &digest {
-            return Err(plan_changed(&safe, "the plan is not the one that was shown; nothing was changed").into());
-        }
-        // A lease that counts on what others added has no steps, and is made all the same.
-        if safe.steps().is_empty() && safe.plan().lease.is_none() {
-            lease::revoked(agent, &request.operation, &safe.plan().notes);
-            return nothing_to_do(host, question, &safe, &state);
-        }
-        match host.unchanged(&state) {
-            Ok(()) => {
-                // The last moment at which it can end for who does not wait; from here on it has no end but its own.
-                if patience::is_over() {
-                    return Err(patience::current().map_or_else(|| failed(&"nobody waits for it"), |patience| late(&patience)));
-                }
-                let body = patience::with(None, || change(agent, host, question, &state, authorized, &safe, within))?;
-                if matches!(&body, Body::Change(change) if change.state == ChangeState::Confirmed) {
-                    lease::revoked(agent, &request.operation, &safe.plan().notes);
-                }
-                return Ok(body);
-            }
-            Err(why) => tracing::info!("planned again: {why}"),
         }
     }
-    Err(failed(&format!("the host was changed by others {MAX_PLANS} times while the change was planned")))
 }
 
 /// The answer to what is asked about audit records and leases.
@@ -503,86 +392,6 @@ fn about_the_records(agent: &Agent, operation: &Operation) -> Option<Result<Body
         _ => return None,
     };
     Some(body.map_err(|error| failed(&error)))
-}
-
-/// Applies, verifies, and says what became of it.
-fn change(
-    agent: &Agent,
-    host: &mut LiveHost,
-    question: &Question,
-    read: &HostState,
-    authorized: &AuthorizedRequest,
-    safe: &SafePlan,
-    within: Duration,
-) -> Result<Body, Refusal> {
-    let store = &agent.store;
-    let mut notes = safe.plan().notes.clone();
-    let id = random::hex::<5>().map_err(|error| failed(&error))?;
-    let now = Moment::now();
-    let deadline = match safe.plan().confirm {
-        Confirm::Required => Some(now.deadline(within)),
-        Confirm::NotNeeded => None,
-    };
-    let lease = safe.plan().lease.as_ref().map(|lease| new_lease(lease, safe));
-    let begin = NewChange {
-        id: id.clone(),
-        principal: authorized.signer().principal().to_owned(),
-        operation: authorized.request().operation.clone(),
-        digest: safe.plan().digest(),
-        plan: safe.document(),
-        steps: safe.steps().to_vec(),
-        started: now,
-        deadline,
-        lease,
-    };
-    store.change_begin(&begin).map_err(|error| not_stored(&error))?;
-    let (mut verdict, mut stages) = (None, Vec::new());
-    let outcome = change::apply(host, store, &id, safe).and_then(|applied| {
-        let port = question.port;
-        let (_, (differences, besides, left)) = observed(host, question, |state, needs| {
-            let differences = verify::differences(safe, read, state, port, needs);
-            let left = left::left(&safe.plan().operation, state, port, needs);
-            (differences, verify::notes(safe, state, port, needs), left)
-        });
-        notes.extend(besides);
-        if let Some(left) = left {
-            (verdict, stages) = (Some(left.verdict), left.stages);
-            notes.extend(left.notes);
-        }
-        if !differences.is_empty() {
-            return Err(change::roll_back(host, store, applied, differences.join("; ")));
-        }
-        let changed = applied.changed();
-        let settled = change::settle(host, store, applied, deadline, &Moment::now())?;
-        Ok((settled, changed))
-    });
-    let (state, changed, failure) = match outcome {
-        Ok((Settled::Confirmed, changed)) => (ChangeState::Confirmed, changed, None),
-        Ok((Settled::Pending, changed)) => (ChangeState::Pending, changed, None),
-        Err(failed) if failed.clean() && failed.drifted => {
-            // The new dry run is shown, where there still is a plan.
-            let Ok((_, again)) = planned(agent, host, question, authorized) else {
-                return Err(self::failed(&failed.failure.message));
-            };
-            let what = format!("{}; what had been done was taken back, so nothing was changed", failed.failure.message);
-            return Err(plan_changed(&again, &what).into());
-        }
-        Err(failed) if failed.clean() => (ChangeState::RolledBack, false, Some(failed.failure)),
-        Err(failed) => (ChangeState::Stuck, true, Some(failed.failure)),
-    };
-    let deadline = deadline.filter(|_| state == ChangeState::Pending).map(|deadline| deadline.wall);
-    let plan = Box::new(safe.document());
-    let schema = ChangeSchema::V1;
-    Ok(Body::Change(Change { schema, id, state, changed, deadline, plan, failure, verdict, stages, notes }))
-}
-
-fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
-    let summary = match &safe.plan().operation {
-        Operation::Allow { source, .. } => format!("{} gets in", source.short()),
-        Operation::Unban { source, .. } => format!("{} is not banned again", source.short()),
-        other => other.action().to_string(),
-    };
-    NewLease { id: lease.id.clone(), summary, items: lease.items.clone(), time: Duration::from_secs(lease.seconds) }
 }
 
 /// What must be read to answer, and to prove that nobody is locked out.
@@ -601,65 +410,6 @@ fn question(agent: &Agent, request: &Request, port: u16) -> Result<Question, Sto
             | Operation::SshdRestart
     );
     Ok(Question { sources, port, everybody: request.operation.source().is_none() && !path_by_path })
-}
-
-/// Every way in that must not be lost: the requester's own as the signer claims it, live sessions, `keep` entries. A claim protects
-/// the signer from the signer's own changes, and nobody else; a path of its own in the plan does nothing but refuse it.
-fn access_paths(agent: &Agent, request: &Request, sessions: Vec<AccessPath>, port: u16) -> Vec<AccessPath> {
-    let mut paths = BTreeSet::new();
-    if let Some(from) = request.from.map(address::canonical).filter(|from| !from.is_loopback()) {
-        paths.insert(AccessPath {
-            source: Source::from(from),
-            user: request.from_user.clone(),
-            port,
-            origin: PathOrigin::Requester,
-        });
-    }
-    paths.extend(sessions);
-    paths.extend(agent.config.kept_paths());
-    paths.into_iter().collect()
-}
-
-/// An `unban` with nothing to lift: done, unless something that could refuse was not read.
-fn nothing_to_do(host: &mut LiveHost, question: &Question, safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
-    let files_unread = match &state.hosts_access {
-        Part::Present(files) => {
-            [&files.allow, &files.deny].iter().any(|file| matches!(file.content, hosts_access::Content::Unreadable(_)))
-        }
-        Part::Unreadable(_) => true,
-        Part::Absent(_) => false,
-    };
-    let blind = files_unread || matches!(state.nf_tables, Part::Unreadable(_)) || matches!(state.xtables, Part::Unreadable(_));
-    if blind && matches!(safe.plan().operation, Operation::Unban { .. } | Operation::Fix { .. }) {
-        return Err(ErrorDocument::new(
-            ErrorCode::Failed,
-            format!(
-                "found nothing to lift, but not everything could be read; nothing was changed: {}",
-                safe.plan().notes.join("; ")
-            ),
-            "make the named part readable and try again",
-        )
-        .into());
-    }
-    let operation = &safe.plan().operation;
-    let (_, left) = observed(host, question, |state, needs| left::left(operation, state, question.port, needs));
-    let mut notes = safe.plan().notes.clone();
-    let (verdict, stages) = left.map_or((None, Vec::new()), |left| {
-        notes.extend(left.notes);
-        (Some(left.verdict), left.stages)
-    });
-    Ok(Body::Change(Change {
-        schema: ChangeSchema::V1,
-        id: String::new(),
-        state: ChangeState::Unchanged,
-        changed: false,
-        deadline: None,
-        plan: Box::new(safe.document()),
-        failure: None,
-        verdict,
-        stages,
-        notes,
-    }))
 }
 
 /// The one writer's turn, for the agent itself. A request that panicked left at worst an unfinished change, which the next one recovers.

@@ -1,49 +1,70 @@
 //! Verification: whether the host, read again, is as the plan said it would be. Never trusts what a tool printed.
 
+use std::fmt;
+
 use crate::diagnose::{admission, blocks};
 use crate::host::{HostState, Needs};
 use crate::lease;
 use crate::lockout::SafePlan;
 use crate::plan;
 use crate::request::Operation;
-use crate::step::Step;
+use crate::step::{Mismatch, Step};
 use crate::verdict::{Block, Connection, Lift, Verdict};
 
-/// What differs from the prediction, one line each; empty means verified. `read` is the host the plan was made on, `observed` the
-/// host after the last step. Facts that are missing are added to `needs`.
+/// How the host, read again, is not as the plan said. The kind is for whoever decides, the text for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deviation {
+    /// What a step touched is not as predicted.
+    Step(Mismatch),
+    /// Something that the plan could lift still refuses the source.
+    NotLifted(String),
+    /// A lease was to let the source in, and something still refuses it.
+    NotLetIn(String),
+}
+
+impl fmt::Display for Deviation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Deviation::Step(mismatch) => mismatch.fmt(f),
+            Deviation::NotLifted(text) | Deviation::NotLetIn(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What deviates from the prediction; empty means verified. `read` is the host the plan was made on, `observed` the host after the
+/// last step. Facts that are missing are added to `needs`.
 ///
 /// Checked: every touched part is as predicted; and after an `unban`, nothing that a plan could lift still refuses the source
 /// ("unbanned" is never said while a rule for it is in the kernel).
-pub fn differences(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<String> {
+pub fn deviations(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<Deviation> {
     needs.extend(plan.steps().iter().flat_map(Step::needs));
     let predicted = match plan::predict(read, plan.steps()) {
         Ok(predicted) => predicted,
-        Err(mismatch) => return vec![mismatch.0],
+        Err(mismatch) => return vec![Deviation::Step(mismatch)],
     };
     // A step that does not hold in the prediction was superseded by a later one.
     let last_words = plan.steps().iter().filter(|step| step.holds(&predicted).is_ok());
-    let mut differences: Vec<String> =
-        last_words.filter_map(|step| step.holds(observed).err().map(|mismatch| mismatch.0)).collect();
+    let mut deviations: Vec<Deviation> = last_words.filter_map(|step| step.holds(observed).err().map(Deviation::Step)).collect();
     if let Operation::Unban { source, jail: None, .. } = &plan.plan().operation {
         let connection = Connection { source: *source, port, user: None };
         let still = blocks(observed, &connection, needs);
-        differences.extend(still.iter().filter(|block| liftable(block)).map(|block| {
+        deviations.extend(still.iter().filter(|block| liftable(block)).map(|block| {
             let evidence = block.finding.evidence.first();
             let quoted = evidence.map_or(String::new(), |e| format!(": {}: {}", e.source, e.text));
-            format!("{} still refused ({}){quoted}", source.short(), block.finding.cause)
+            Deviation::NotLifted(format!("{} still refused ({}){quoted}", source.short(), block.finding.cause))
         }));
     }
     if let Operation::Fix { address, .. } = &plan.plan().operation {
         let connection = Connection { source: (*address).into(), port, user: None };
         let still = blocks(observed, &connection, needs);
         let left = still.iter().filter(|block| liftable(block) && matches!(block.lift, Lift::Steps(_)));
-        differences.extend(left.map(|block| format!("{address} still refused ({})", block.finding.cause)));
+        deviations.extend(left.map(|block| Deviation::NotLifted(format!("{address} still refused ({})", block.finding.cause))));
     }
     if let Operation::Allow { source, .. } = &plan.plan().operation {
         let why = lease::refused(observed, *source, port, needs);
-        differences.extend(why.map(|why| format!("{} still is kept out: {why}", source.short())));
+        deviations.extend(why.map(|why| Deviation::NotLetIn(format!("{} still is kept out: {why}", source.short()))));
     }
-    differences
+    deviations
 }
 
 /// What is as predicted and still not what was asked for, one line each. A ban that lets the source in all the same is left to a

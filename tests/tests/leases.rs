@@ -99,15 +99,23 @@ fn an_allow_lets_in_whatever_blocks_and_ends_by_itself_with_the_first_state() {
         assert!(marks >= 4, "{marks}: {rules}");
         // No ban comes meanwhile.
         assert!(server.sh("fail2ban-client get sshd ignoreip").expect_ok().contains(ME));
+        // Others write to the same file between the plan of the end and its first step: it is not begun, and planned again.
+        server.write("/run/sshfix/pause-step", "0");
+        server.wait_until("the end looks for the last time", LONG, || server.path("/run/sshfix/paused").exists());
+        server.sh("echo 'imapd: ALL' >> /etc/hosts.allow; rm /run/sshfix/paused").expect_ok();
         wait_for_end(server);
+        server.sh("sed -i '/^imapd: ALL$/d' /etc/hosts.allow").expect_ok();
         assert_eq!(snapshot(server), before);
+        let changes = server.ctl(&["changes", "--json"]).expect_status(0).json();
+        let states: Vec<&str> = changes["changes"].as_array().unwrap().iter().filter_map(|one| one["state"].as_str()).collect();
+        assert_eq!(states, ["confirmed", "confirmed"], "the allow and its end, and nothing that was taken back: {changes:#}");
         assert!(!server.ssh(ME).ok);
         let records = server.ctl(&["audit", "show", "--json"]).expect_status(0).json();
         let end = records["records"]
             .as_array()
             .unwrap()
             .iter()
-            .find(|r| r["of_itself"].as_str().is_some_and(|t| t.contains("is over")));
+            .find(|r| r["of_itself"].as_str().is_some_and(|t| t.contains("is over")) && r["outcome"] != "failed");
         assert_eq!(end.expect("the end is on record")["outcome"], "confirmed");
         server.ctl(&["audit", "verify"]).expect_status(0);
     });

@@ -4,15 +4,13 @@
 use sshfix_policy::host::{HostState, Needs, Question};
 use sshfix_policy::lockout;
 use sshfix_policy::plan::Plan;
-use sshfix_policy::verify;
 
 use crate::audit::{AuditClosing, AuditOpening, Outcome};
-use crate::change::{self, Settled};
+use crate::change::make::{self, Order};
 use crate::live::LiveHost;
-use crate::observe::observed;
 use crate::pipeline::Agent;
 use crate::refusal::Refusal;
-use crate::store::{NewChange, Store};
+use crate::store::Store;
 use crate::sys::clock::Moment;
 use crate::{decision, random};
 
@@ -47,35 +45,17 @@ pub(crate) fn make(agent: &Agent, host: &mut LiveHost, own: Own<'_>, what: &str)
     made.map(|_| ()).map_err(|(_, why)| why)
 }
 
-/// Applies and verifies, without a record. The change's id; the error holds it, where one was begun.
+/// Makes it without a record. The change's id; the error holds it, where one was begun.
 pub(crate) fn change(host: &mut LiveHost, store: &Store, own: Own<'_>) -> Result<String, (Option<String>, String)> {
     let Own { question, read, principal, plan } = own;
-    let unbegun = |why: String| (None, why);
+    let unbegun = |why: &dyn std::fmt::Display| (None, why.to_string());
     // No way in is kept: what a lease opened, its end closes; nothing else that is made here closes anything.
-    let safe = lockout::prove(plan, read, &[], &mut Needs::new()).map_err(|why| unbegun(why.to_string()))?;
-    let id = random::hex::<5>().map_err(|why| unbegun(why.to_string()))?;
-    let begin = NewChange {
-        id: id.clone(),
-        principal: principal.to_owned(),
-        operation: safe.plan().operation.clone(),
-        digest: safe.plan().digest(),
-        plan: safe.document(),
-        steps: safe.steps().to_vec(),
-        started: Moment::now(),
-        deadline: None,
-        lease: None,
-    };
-    store.change_begin(&begin).map_err(|why| unbegun(why.to_string()))?;
-    let settled = change::apply(host, store, &id, &safe).and_then(|applied| {
-        let (_, differences) =
-            observed(host, question, |state, needs| verify::differences(&safe, read, state, question.port, needs));
-        if !differences.is_empty() {
-            return Err(change::roll_back(host, store, applied, differences.join("; ")));
-        }
-        change::settle(host, store, applied, None, &Moment::now())
-    });
-    match settled {
-        Ok(Settled::Confirmed | Settled::Pending) => Ok(id),
+    let safe = lockout::prove(plan, read, &[], &mut Needs::new()).map_err(|why| unbegun(&why))?;
+    let id = random::hex::<5>().map_err(|why| unbegun(&why))?;
+    let order = Order { id: id.clone(), principal, question, read, plan: &safe, waits: None, lease: None };
+    let begun = make::begin(host, store, order, Moment::now).map_err(|why| unbegun(&why))?;
+    match begun.finish(|_| true) {
+        Ok(_) => Ok(id),
         Err(failed) => Err((Some(id), failed.failure.message)),
     }
 }

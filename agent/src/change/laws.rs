@@ -26,8 +26,9 @@ use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::{ipset, route, sshd, xtables};
 use sshfix_policy::verdict::{Admits, Connection, Verdict};
 
-use crate::change::{apply, recover, settle};
-use crate::store::{Blow, ChangeStage, NewChange, Store};
+use crate::change::make::{self, Order};
+use crate::change::recover;
+use crate::store::{Blow, ChangeStage, Store};
 use crate::sys::clock::{Boot, Moment};
 
 const ADDRESS: &str = "203.0.113.7";
@@ -266,7 +267,8 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
             let mut sets = vec![vec![one.clone(), two.clone()], vec![two.clone(), one.clone()]];
             sets.extend(steps.iter().skip(second + 1).map(|three| vec![one.clone(), two.clone(), three.clone()]));
             plans.extend(sets.into_iter().map(|steps| {
-                let operation = Operation::Unban { source: ADDRESS.parse().unwrap(), jail: None, ignore_for: None, range: false };
+                // Of which nothing is verified but the steps: some of these ban.
+                let operation = Operation::SshdReload;
                 let confirm = Confirm::Required;
                 let plan = Plan {
                     operation,
@@ -379,6 +381,8 @@ struct Trial<'a> {
     plan: &'a SafePlan,
     number: usize,
     now: u64,
+    /// Whether it came to its end without being taken back.
+    settled: bool,
 }
 
 impl Trial<'_> {
@@ -386,25 +390,23 @@ impl Trial<'_> {
         format!("c{}", self.number)
     }
 
-    /// The whole life: begun, applied, pending (or confirmed by its verification), and taken back at the deadline.
+    /// The whole life: begun, applied, verified, pending (or confirmed by its verification), and taken back at the deadline.
     fn live(&mut self, host: &mut Mortal, waits: bool) {
-        let change = NewChange {
+        let source = ADDRESS.parse().unwrap();
+        let question = Question { sources: [source].into(), port: 22, everybody: false };
+        let order = Order {
             id: self.id(),
-            principal: "root".to_owned(),
-            operation: self.plan.plan().operation.clone(),
-            digest: self.plan.plan().digest(),
-            plan: self.plan.document(),
-            steps: self.plan.steps().to_vec(),
-            started: at(0),
-            deadline: waits.then(|| at(0).deadline(Duration::from_mins(2))),
+            principal: "root",
+            question: &question,
+            read: self.before,
+            plan: self.plan,
+            waits: waits.then_some(Duration::from_mins(2)),
             lease: None,
         };
-        if self.store.change_begin(&change).is_err() {
-            return;
-        }
-        let applied = apply(host, self.store, &change.id, self.plan);
-        let settled = applied.and_then(|applied| settle(host, self.store, applied, change.deadline, &at(1)));
-        if settled.is_ok() && waits {
+        let Ok(begun) = make::begin(host, self.store, order, || at(0)) else { return };
+        let settled = begun.apply().and_then(|applied| applied.verify(|_| true)).and_then(|verified| verified.settle(&at(1)));
+        self.settled = settled.is_ok();
+        if self.settled && waits {
             self.now = 120;
             let _ = recover(host, self.store, &at(120));
         }
@@ -458,12 +460,13 @@ fn killed_or_failed_at_every_write_and_step_every_plan_ends_before_or_after() {
         let mut next = 0;
         for (index, (before, plan)) in chunk.iter().enumerate() {
             let after = plan::predict(before, plan.steps()).unwrap();
-            let mut trial = Trial { store: &mut store, before, after: &after, plan, number: next, now: 0 };
+            let mut trial = Trial { store: &mut store, before, after: &after, plan, number: next, now: 0, settled: false };
             let whole = index == 0;
             for waits in if whole { &[true, false][..] } else { &[true] } {
                 let blows = [Blow::Fails, Blow::DiesAfter, Blow::DiesBefore, Blow::FailsForEver];
                 let blows = if whole { &blows[..] } else { &blows[..2] };
                 let (writes, applied) = trial.run(*waits, None, None);
+                assert!(trial.settled, "verified as predicted: {:#?}", plan.steps());
                 for at in 0..writes {
                     for blow in blows {
                         _ = trial.run(*waits, Some((at, *blow)), None);

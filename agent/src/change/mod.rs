@@ -1,33 +1,16 @@
 //! The life of one change: every step journalled before and after it is done, taken back in reverse order when one fails, when
-//! nobody confirms in time, or when it was interrupted. The only code that applies plans. Decides nothing about the steps.
+//! nobody confirms in time, or when it was interrupted. How a change is made is in `make`. Decides nothing about the steps.
 
 use sshfix_policy::host::{Done, Host, Restored, StepError};
-use sshfix_policy::lockout::SafePlan;
-use sshfix_policy::reply::Failure;
 use sshfix_policy::step::Step;
 
 use crate::audit::Outcome;
 use crate::store::{ChangeRecord, ChangeStage, StepEvent, StepRecord, Store, StoreError};
-use crate::sys::clock::{Deadline, Moment};
+use crate::sys::clock::Moment;
 
 pub(crate) mod automatic;
-
-/// All steps are done and journalled; not yet verified.
-#[derive(Debug)]
-pub struct Applied {
-    id: String,
-    steps: Vec<Step>,
-    done: Vec<Done>,
-}
-
-/// The change did not happen. The failure and the outcome of the rollback travel together.
-#[derive(Debug)]
-pub struct Failed {
-    /// What a person is told.
-    pub failure: Failure,
-    /// Whether a step found the host changed by others since the plan was made.
-    pub drifted: bool,
-}
+pub mod make;
+pub(crate) mod requested;
 
 /// How taking steps back went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,129 +21,6 @@ pub struct TakenBack {
     pub notes: Vec<String>,
     /// What could not be taken back, and what to do about each.
     pub stuck: Vec<String>,
-}
-
-/// What became of a change whose host was read back as predicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It stays.
-    Confirmed,
-    /// It waits for its confirm.
-    Pending,
-}
-
-impl Failed {
-    /// Whether the host is as it was before the change.
-    pub fn clean(&self) -> bool {
-        self.failure.stuck.is_empty()
-    }
-}
-
-impl Applied {
-    /// Whether any step found something to do.
-    pub fn changed(&self) -> bool {
-        self.done.contains(&Done::Changed)
-    }
-
-    /// What is to be undone: the steps that changed something.
-    fn into_undo(self) -> Vec<(usize, Step)> {
-        let steps = self.steps.into_iter().zip(self.done).enumerate();
-        steps.filter(|(_, (_, done))| *done == Done::Changed).map(|(index, (step, _))| (index, step)).collect()
-    }
-}
-
-/// Applies a proven plan. The change and all its steps must already be on disk under this id.
-pub fn apply(host: &mut impl Host, store: &Store, id: &str, plan: &SafePlan) -> Result<Applied, Failed> {
-    let mut applied = Applied { id: id.to_owned(), steps: Vec::new(), done: Vec::new() };
-    let unjournalled = |why: StoreError| format!("the journal could not be written, so the change was not carried on: {why}");
-    if let Err(why) = store.change_state(id, ChangeStage::Applying, "") {
-        return Err(fail(host, store, applied, None, 0, "begin", unjournalled(why)));
-    }
-    for (index, step) in plan.steps().iter().enumerate() {
-        let (number, summary) = (index + 1, step.summary());
-        if let Err(why) = store.change_event(id, index, StepEvent::Started, "") {
-            return Err(fail(host, store, applied, None, number, &summary, unjournalled(why)));
-        }
-        let (event, detail, done) = match host.apply(step) {
-            Ok(Done::Changed) => (StepEvent::DoneChanged, String::new(), Ok(Done::Changed)),
-            Ok(Done::Already) => (StepEvent::DoneAlready, String::new(), Ok(Done::Already)),
-            Err(error) => (StepEvent::Failed, error.to_string(), Err(error)),
-        };
-        let journalled = store.change_event(id, index, event, &detail);
-        match done {
-            Ok(done) => {
-                applied.steps.push(step.clone());
-                applied.done.push(done);
-            }
-            Err(error) => {
-                let (half_done, drifted) = match error {
-                    // It looked at the host and did nothing.
-                    StepError::Drifted(_) => (None, true),
-                    // It may have done its work and then failed, so it is taken back like the others.
-                    StepError::Failed(_) | StepError::TimedOut(_) => (Some((index, step.clone())), false),
-                };
-                return Err(Failed { drifted, ..fail(host, store, applied, half_done, number, &summary, detail) });
-            }
-        }
-        if let Err(why) = journalled {
-            return Err(fail(host, store, applied, None, number, &summary, unjournalled(why)));
-        }
-    }
-    Ok(applied)
-}
-
-/// What follows when the host was read back as predicted: a change with a deadline waits for its confirm, any other stays. One
-/// that took longer than it may wait is taken back, and so is one whose waiting cannot be recorded.
-pub fn settle(
-    host: &mut impl Host,
-    store: &Store,
-    applied: Applied,
-    deadline: Option<Deadline>,
-    now: &Moment,
-) -> Result<Settled, Failed> {
-    let id = applied.id.as_str();
-    let Some(deadline) = deadline else {
-        let recorded = store
-            .change_state(id, ChangeStage::Verified, "")
-            .and_then(|()| store.change_state(id, ChangeStage::Confirmed, "confirmed by its verification"));
-        return match recorded {
-            Ok(()) => Ok(Settled::Confirmed),
-            Err(why) => Err(roll_back(host, store, applied, format!("its end could not be recorded: {why}"))),
-        };
-    };
-    if deadline.is_over(now) {
-        return Err(roll_back(host, store, applied, "it took longer than it may wait for its confirm".to_owned()));
-    }
-    let recorded = store
-        .change_state(id, ChangeStage::Verified, "")
-        .and_then(|()| store.change_state(id, ChangeStage::Pending, "waits for its confirm"));
-    match recorded {
-        Ok(()) => Ok(Settled::Pending),
-        Err(why) => Err(roll_back(host, store, applied, format!("that it waits could not be recorded: {why}"))),
-    }
-}
-
-/// Takes a change back because its verification failed.
-pub fn roll_back(host: &mut impl Host, store: &Store, applied: Applied, why: String) -> Failed {
-    fail(host, store, applied, None, 0, "verify", why)
-}
-
-fn fail(
-    host: &mut impl Host,
-    store: &Store,
-    applied: Applied,
-    half_done: Option<(usize, Step)>,
-    step: usize,
-    summary: &str,
-    message: String,
-) -> Failed {
-    let id = applied.id.clone();
-    let mut steps = applied.into_undo();
-    steps.extend(half_done);
-    let TakenBack { mut rolled_back, notes, stuck } = undo(host, store, &id, steps, &message, false);
-    rolled_back.extend(notes);
-    let failure = Failure { step, summary: summary.to_owned(), message, rolled_back, stuck };
-    Failed { failure, drifted: false }
 }
 
 /// Undoes steps newest first. One that cannot be undone does not keep the others from it, and neither does a journal that

@@ -16,14 +16,15 @@ use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::nf_tables::lift::{Side, accept};
 use sshfix_policy::subsystem::{hosts_access, xtables};
 use sshfix_policy::verdict::Admits;
-use sshfix_policy::verify;
+use sshfix_policy::verify::Deviation;
 
 use super::{DrillError, ensure_private, inside, setup};
 use crate::change;
+use crate::change::make::{self, Order};
 use crate::config::Config;
 use crate::live::LiveHost;
 use crate::observe::observed;
-use crate::store::{NewChange, Store};
+use crate::store::Store;
 use crate::sys::clock::Moment;
 
 /// How long the change waits for its confirm: longer than any drill.
@@ -51,29 +52,20 @@ pub fn work(agent_toml: &Path, dir: &Path, number: usize) -> Result<(), DrillErr
     let (read, plan) = observed(&mut host, &question, |state, needs| planned(&operation, source, state, question.port, needs));
     let plan = plan.map_err(|why| failed(&why))?;
     let safe = lockout::prove(plan, &read, &[], &mut Needs::new()).map_err(|why| failed(&why))?;
-    let now = Moment::now();
-    let deadline = Some(now.deadline(WAITS));
     let id = format!("drill-{number}");
-    store.change_begin(&NewChange {
+    let order = Order {
         id: id.clone(),
-        principal: "drill".to_owned(),
-        operation,
-        digest: safe.plan().digest(),
-        plan: safe.document(),
-        steps: safe.steps().to_vec(),
-        started: now,
-        deadline,
+        principal: "drill",
+        question: &question,
+        read: &read,
+        plan: &safe,
+        waits: Some(WAITS),
         lease: None,
-    })?;
-    let applied = change::apply(&mut host, &store, &id, &safe).map_err(|why| failed(&why.failure.message))?;
-    let differences =
-        observed(&mut host, &question, |state, needs| verify::differences(&safe, &read, state, question.port, needs)).1;
+    };
+    let begun = make::begin(&mut host, &store, order, Moment::now).map_err(|why| failed(&why))?;
     // The source may still be kept out by a copied rule that was not meant; the steps must hold.
-    let differences: Vec<String> = differences.into_iter().filter(|one| !one.contains("still is kept out")).collect();
-    if !differences.is_empty() {
-        return Err(failed(&differences.join("; ")));
-    }
-    change::settle(&mut host, &store, applied, deadline, &Moment::now()).map_err(|why| failed(&why.failure.message))?;
+    let meant = |deviation: &Deviation| !matches!(deviation, Deviation::NotLetIn(_));
+    begun.finish(meant).map_err(|why| failed(&why.failure.message))?;
     let taken = change::take_back(&mut host, &store, store.change(&id)?, "drilled", &Moment::now());
     if taken.stuck.is_empty() { Ok(()) } else { Err(failed(&taken.stuck.join("; "))) }
 }

@@ -1,0 +1,246 @@
+//! A change that somebody asks for: planned on the host as it is, held against the grants, proven to lock nobody out, shown or made, and
+//! what became of it. Must not decide any of that: the rules are in `policy`, how a change is made is in `make`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use sshfix_policy::address::{self, Source};
+use sshfix_policy::authorize::AuthorizedRequest;
+use sshfix_policy::host::{AccessPath, HostState, Part, PathOrigin, Question};
+use sshfix_policy::left::{self, Left};
+use sshfix_policy::lockout::{self, SafePlan};
+use sshfix_policy::plan;
+use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument};
+use sshfix_policy::request::{Operation, Request};
+use sshfix_policy::subsystem::{hosts_access, listener};
+
+use crate::change::make::{self, Failed, NotBegun, Order, Settled};
+use crate::live::LiveHost;
+use crate::observe::observed;
+use crate::patience::{self, Patience};
+use crate::pipeline::Agent;
+use crate::refusal::{NoSafePlan, Refusal, failed, late, not_stored, out_of_bounds, plan_changed, refused_plan};
+use crate::store::NewLease;
+use crate::sys::clock::Moment;
+use crate::{decision, lease, random};
+
+/// How often a change is planned again because others changed the host meanwhile.
+const MAX_PLANS: usize = 5;
+/// Debug builds only, for the lab: while this file is there, plans are made without the proof.
+#[cfg(debug_assertions)]
+const WITHOUT_PROOF: &str = "/run/sshfix/without-proof";
+
+/// A change that somebody asks for and may ask for.
+pub(crate) struct Requested<'a> {
+    /// Who makes it.
+    pub agent: &'a Agent,
+    /// What must be read for it.
+    pub question: &'a Question,
+    /// The request.
+    pub authorized: &'a AuthorizedRequest,
+}
+
+impl Requested<'_> {
+    /// The plan, and where it has no steps, what still keeps the source out.
+    pub fn shown(&self, host: &mut LiveHost) -> Result<Body, Refusal> {
+        let mut plan = self.planned(host)?.1.document();
+        if plan.steps.is_empty()
+            && let Some(Left { verdict, stages, notes }) = self.left(host, &self.authorized.request().operation)
+        {
+            (plan.verdict, plan.stages) = (Some(verdict), stages);
+            plan.notes.extend(notes);
+        }
+        Ok(Body::Plan(plan))
+    }
+
+    /// Makes the change that is planned now, if it is the one that was shown. A host that others change between the plan and its
+    /// first step is planned on again; the change is made only if the plan is still the same.
+    pub fn made(&self, host: &mut LiveHost, shown: Option<&str>, confirm_within: Option<u64>) -> Result<Body, Refusal> {
+        let Self { agent, question, authorized } = *self;
+        let request = authorized.request();
+        let within = agent.config.confirm.within(confirm_within).map_err(|why| out_of_bounds(&why))?;
+        patience::with(None, || decision::in_the_way(agent, host))?;
+        let mut wanted = shown.map(str::to_owned);
+        for _ in 0..MAX_PLANS {
+            let (read, safe) = self.planned(host)?;
+            let digest = safe.plan().digest();
+            if wanted.get_or_insert_with(|| digest.clone()) != &digest {
+                return Err(plan_changed(&safe, "the plan is not the one that was shown; nothing was changed").into());
+            }
+            // A lease that counts on what others added has no steps, and is made all the same.
+            if safe.steps().is_empty() && safe.plan().lease.is_none() {
+                lease::revoked(agent, &request.operation, &safe.plan().notes);
+                return self.nothing_to_do(host, &safe, &read);
+            }
+            let id = random::hex::<5>().map_err(|error| failed(&error))?;
+            let order = Order {
+                id: id.clone(),
+                principal: authorized.signer().principal(),
+                question,
+                read: &read,
+                plan: &safe,
+                waits: match safe.plan().confirm {
+                    Confirm::Required => Some(within),
+                    Confirm::NotNeeded => None,
+                },
+                lease: safe.plan().lease.as_ref().map(|lease| new_lease(lease, &safe)),
+            };
+            match make::begin(host, &agent.store, order, Moment::now) {
+                Ok(begun) => {
+                    let made = begun.finish(|_| true);
+                    return patience::with(None, || self.outcome(host, id, &safe, made));
+                }
+                Err(NotBegun::Drifted(why)) => tracing::info!("planned again: {why}"),
+                Err(NotBegun::Late) => {
+                    return Err(patience::current().map_or_else(|| failed(&"nobody waits for it"), |patience| late(&patience)));
+                }
+                Err(NotBegun::NotStored(error)) => return Err(not_stored(&error)),
+            }
+        }
+        Err(failed(&format!("the host was changed by others {MAX_PLANS} times while the change was planned")))
+    }
+
+    /// Plans on the host as it is now, holds the plan against the grants, and proves that nobody is locked out.
+    fn planned(&self, host: &mut LiveHost) -> Result<(HostState, SafePlan), Refusal> {
+        let Self { agent, question, authorized } = *self;
+        let request = authorized.request();
+        let port = question.port;
+        let leases = lease::known(agent).map_err(|error| not_stored(&error))?;
+        let faults = std::cell::RefCell::new(Vec::new());
+        let (state, safe) = observed(host, question, |state, needs| {
+            let plan = plan::plan_beside(&leases, &request.operation, state, port, needs)?;
+            authorized.permits(&plan, state)?;
+            #[cfg(debug_assertions)]
+            if std::path::Path::new(WITHOUT_PROOF).exists() {
+                let sessions = listener::sessions(state).unwrap_or_default();
+                return Ok(SafePlan::unproven(plan, &access_paths(agent, request, sessions, port)));
+            }
+            let refused = plan.clone();
+            let proven = lockout::sessions(&plan, state).and_then(|sessions| {
+                let paths = access_paths(agent, request, sessions, port);
+                faults.replace(lockout::faults(&plan, state, &paths, needs));
+                lockout::prove(plan, state, &paths, needs)
+            });
+            // No paths: the proof ends at the one that the refusal names.
+            proven.map_err(|why| NoSafePlan::Lockout(why, Box::new(refused.document(Vec::new()))))
+        });
+        for fault in faults.take() {
+            let user = fault.path.user.as_deref().unwrap_or("somebody");
+            tracing::warn!(
+                "{user} from {} is logged in, and yet the stage {} says: {}; it was changed since, or this is a fault of sshfix",
+                fault.path.source.short(),
+                fault.stage,
+                fault.why
+            );
+        }
+        // A plan on half a host is none.
+        if let Some(patience) = patience::current().filter(Patience::was_cut) {
+            return Err(late(&patience));
+        }
+        let safe = safe.map_err(|error| refused_plan(&request.operation, error))?;
+        Ok((state, safe))
+    }
+
+    /// What became of it.
+    fn outcome(&self, host: &mut LiveHost, id: String, safe: &SafePlan, made: Result<Settled, Failed>) -> Result<Body, Refusal> {
+        let (state, changed, deadline, failure, seen) = match made {
+            Ok(Settled { deadline: None, changed, seen }) => (ChangeState::Confirmed, changed, None, None, seen),
+            Ok(Settled { deadline: Some(deadline), changed, seen }) => {
+                (ChangeState::Pending, changed, Some(deadline.wall), None, seen)
+            }
+            Err(failed) if failed.clean() && failed.drifted => {
+                // The new dry run is shown, where there still is a plan.
+                let Ok((_, again)) = self.planned(host) else {
+                    return Err(self::failed(&failed.failure.message));
+                };
+                let what = format!("{}; what had been done was taken back, so nothing was changed", failed.failure.message);
+                return Err(plan_changed(&again, &what).into());
+            }
+            Err(failed) if failed.clean() => (ChangeState::RolledBack, false, None, Some(failed.failure), failed.seen),
+            Err(failed) => (ChangeState::Stuck, true, None, Some(failed.failure), failed.seen),
+        };
+        if state == ChangeState::Confirmed {
+            lease::revoked(self.agent, &self.authorized.request().operation, &safe.plan().notes);
+        }
+        let mut notes = safe.plan().notes.clone();
+        notes.extend(seen.notes);
+        Ok(Body::Change(Change { id, state, changed, deadline, failure, ..changed_nothing(safe, notes, seen.left) }))
+    }
+
+    /// An `unban` with nothing to lift: done, unless something that could refuse was not read.
+    fn nothing_to_do(&self, host: &mut LiveHost, safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
+        let files_unread = match &state.hosts_access {
+            Part::Present(files) => {
+                [&files.allow, &files.deny].iter().any(|file| matches!(file.content, hosts_access::Content::Unreadable(_)))
+            }
+            Part::Unreadable(_) => true,
+            Part::Absent(_) => false,
+        };
+        let blind =
+            files_unread || matches!(state.nf_tables, Part::Unreadable(_)) || matches!(state.xtables, Part::Unreadable(_));
+        if blind && matches!(safe.plan().operation, Operation::Unban { .. } | Operation::Fix { .. }) {
+            return Err(ErrorDocument::new(
+                ErrorCode::Failed,
+                format!(
+                    "found nothing to lift, but not everything could be read; nothing was changed: {}",
+                    safe.plan().notes.join("; ")
+                ),
+                "make the named part readable and try again",
+            )
+            .into());
+        }
+        let left = self.left(host, &safe.plan().operation);
+        Ok(Body::Change(changed_nothing(safe, safe.plan().notes.clone(), left)))
+    }
+
+    fn left(&self, host: &mut LiveHost, operation: &Operation) -> Option<Left> {
+        let port = self.question.port;
+        observed(host, self.question, |state, needs| left::left(operation, state, port, needs)).1
+    }
+}
+
+/// The document of a change that has nothing to do.
+fn changed_nothing(safe: &SafePlan, mut notes: Vec<String>, left: Option<Left>) -> Change {
+    let (verdict, stages) = left.map_or((None, Vec::new()), |left| {
+        notes.extend(left.notes);
+        (Some(left.verdict), left.stages)
+    });
+    Change {
+        schema: ChangeSchema::V1,
+        id: String::new(),
+        state: ChangeState::Unchanged,
+        changed: false,
+        deadline: None,
+        plan: Box::new(safe.document()),
+        failure: None,
+        verdict,
+        stages,
+        notes,
+    }
+}
+
+fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
+    let summary = match &safe.plan().operation {
+        Operation::Allow { source, .. } => format!("{} gets in", source.short()),
+        Operation::Unban { source, .. } => format!("{} is not banned again", source.short()),
+        other => other.action().to_string(),
+    };
+    NewLease { id: lease.id.clone(), summary, items: lease.items.clone(), time: Duration::from_secs(lease.seconds) }
+}
+
+/// Every way in that must not be lost: the requester's own as the signer claims it, live sessions, `keep` entries. A claim protects
+/// the signer from the signer's own changes, and nobody else; a path of its own in the plan does nothing but refuse it.
+fn access_paths(agent: &Agent, request: &Request, sessions: Vec<AccessPath>, port: u16) -> Vec<AccessPath> {
+    let mut paths = BTreeSet::new();
+    if let Some(from) = request.from.map(address::canonical).filter(|from| !from.is_loopback()) {
+        paths.insert(AccessPath {
+            source: Source::from(from),
+            user: request.from_user.clone(),
+            port,
+            origin: PathOrigin::Requester,
+        });
+    }
+    paths.extend(sessions);
+    paths.extend(agent.config.kept_paths());
+    paths.into_iter().collect()
+}
