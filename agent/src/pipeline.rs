@@ -16,6 +16,7 @@ use sshfix_policy::host::{Host, HostState, Needs, Question};
 use sshfix_policy::recorded as on_record;
 use sshfix_policy::reply::{Body, ErrorDocument, Reply, Subject, redacted};
 use sshfix_policy::request::{Mode, Operation, Request};
+use sshfix_policy::status;
 use sshfix_policy::subsystem::{fail2ban, hosts_access, sshd};
 use sshfix_policy::wire::SignedRequest;
 
@@ -306,7 +307,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
     let held = turn.and_then(|turn| agent.host.held(turn).or_else(|| agent.reader.held(turn)));
     let Some(mut held) = held else {
         return match request.operation {
-            Operation::Status => Ok(Body::Status(report::status(agent, &places::unread_host()))),
+            Operation::Status => Ok(Body::Status(report::status(agent, &places::unread_host(port), &mut Needs::new()))),
             _ => Err(failed(&"the request had no turn at the host")),
         };
     };
@@ -352,7 +353,10 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
         Operation::Rollback { id, abandon } => {
             patience::with(None, || decision::roll_back(agent, host, authorized, id, *abandon))
         }
-        Operation::Status => Ok(Body::Status(report::status(agent, &host.observe(&question)))),
+        Operation::Status => {
+            let answer = |state: &HostState, needs: &mut Needs| report::status(agent, state, needs);
+            Ok(Body::Status(observed_with(host, &question, status::first_needs(port), answer).1))
+        }
         Operation::Leases | Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => {
             Err(failed(&"this was answered before"))
         }

@@ -9,7 +9,7 @@ use sshfix_policy::authenticate::AuthenticatedRequest;
 use sshfix_policy::authorize::AuthorizedRequest;
 use sshfix_policy::host::{HostState, Part};
 use sshfix_policy::request::{Mode, Operation, Request};
-use sshfix_policy::subsystem::{ipset, route, sshd};
+use sshfix_policy::subsystem::{ipset, sshd};
 
 use crate::config::Limits;
 use crate::pipeline::Agent;
@@ -92,7 +92,7 @@ pub(crate) fn place(agent: &Agent, peer: &Peer, authorized: &AuthorizedRequest) 
 }
 
 /// A host of which nothing was read, because others have it read.
-pub(crate) fn unread_host() -> HostState {
+pub(crate) fn unread_host(port: u16) -> HostState {
     fn busy<T>() -> Part<T> {
         Part::Unreadable("the agent reads the host for others now; ask again in a moment".to_owned())
     }
@@ -104,8 +104,8 @@ pub(crate) fn unread_host() -> HostState {
         xtables: busy(),
         ipset: ipset::State::new(),
         listener: busy(),
-        route: Part::Present(route::State::default()),
+        route: busy(),
         ufw: None,
-        sshd: sshd::State::default(),
+        sshd: sshd::State { servers: [(port, busy())].into(), ..sshd::State::default() },
     }
 }

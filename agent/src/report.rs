@@ -3,15 +3,13 @@
 use std::net::IpAddr;
 
 use sshfix_policy::address::{Source, canonical};
-use sshfix_policy::host::{HostState, Needs, Part};
+use sshfix_policy::host::{HostState, Needs};
 use sshfix_policy::reply::{
     Bans, BansSchema, Body, ChangeBrief, ChangeDocument, ChangeEvent, ChangeState, ChangeStep, Changes, ChangesSchema, Confirm,
-    DrillDocument, ErrorCode, Firewall, FirewallSchema, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument,
-    SubsystemStatus, Who,
+    DrillDocument, ErrorCode, Firewall, FirewallSchema, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument, Who,
 };
-use sshfix_policy::subsystem::hosts_access::{Content, Libwrap};
-use sshfix_policy::subsystem::{fail2ban, hosts_access, listener, xtables};
-use sshfix_policy::{diagnose, netfilter};
+use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
+use sshfix_policy::{diagnose, netfilter, status};
 
 use crate::audit::{AuditClosing, Outcome};
 use crate::lease;
@@ -24,6 +22,21 @@ const CHANGES: usize = 50;
 
 /// Who is blocked, by every subsystem; with a source, only what concerns it.
 pub fn bans(host: &HostState, source: Option<Source>, port: u16, needs: &mut Needs) -> Bans {
+    // A new part of the host does not compile before it is said what becomes of it here.
+    let HostState {
+        at: _,
+        fail2ban: _,
+        nf_tables: _,
+        xtables: _,
+        ipset: _,
+        hosts_access: _,
+        // Whose rule it is.
+        ufw: _,
+        // What they refuse is no ban.
+        route: _,
+        listener: _,
+        sshd: _,
+    } = host;
     let mut bans = fail2ban::bans(host);
     bans.extend(netfilter::bans(host, port, needs));
     bans.extend(hosts_access::bans(host));
@@ -49,7 +62,8 @@ pub fn who(host: &HostState, port: u16, needs: &mut Needs) -> Who {
 }
 
 /// Agent, host and subsystems.
-pub fn status(agent: &Agent, host: &HostState) -> Status {
+pub fn status(agent: &Agent, host: &HostState, needs: &mut Needs) -> Status {
+    let subsystems = status::subsystems(host, agent.config.ssh_port, needs);
     let mut notes = diagnose::notes(host);
     if let Some(why) = agent.store.trouble() {
         notes.push(format!(
@@ -84,15 +98,7 @@ pub fn status(agent: &Agent, host: &HostState) -> Status {
         hostname,
         host: agent.identity.fingerprint().to_owned(),
         port: agent.config.ssh_port,
-        subsystems: vec![
-            subsystem("fail2ban", &host.fail2ban, fail2ban::State::describe),
-            subsystem("nf_tables", &host.nf_tables, |state| {
-                (None, format!("{} tables, {} chains, generation {}", state.tables.len(), state.chains.len(), state.generation))
-            }),
-            subsystem("xtables", &host.xtables, legacy_tables),
-            subsystem("listener", &host.listener, listener::State::describe),
-            subsystem("hosts_access", &host.hosts_access, enforced),
-        ],
+        subsystems,
         paths: sessions
             .into_iter()
             .map(|path| path.user.map_or_else(|| path.source.short(), |user| format!("{user} from {}", path.source.short())))
@@ -208,38 +214,6 @@ pub fn plan_of(change: &ChangeRecord) -> PlanDocument {
         stages: Vec::new(),
         notes: Vec::new(),
     })
-}
-
-fn legacy_tables(state: &xtables::State) -> (Option<String>, String) {
-    let names = |v6: bool| state.tables(v6).iter().map(|table| format!("{} {}", table.family(), table.name)).collect::<Vec<_>>();
-    let tables = [names(false), names(true)].concat();
-    (None, if tables.is_empty() { "no legacy tables".to_owned() } else { format!("legacy tables: {}", tables.join(", ")) })
-}
-
-fn enforced(state: &hosts_access::State) -> (Option<String>, String) {
-    let how = match &state.libwrap {
-        Libwrap::Linked(how) => format!("obeyed: {how}"),
-        Libwrap::NotLinked(how) => format!("not obeyed by this sshd: {how}"),
-        Libwrap::Unknown(why) => format!("cannot be told whether this sshd obeys them: {why}"),
-    };
-    let files = [&state.allow, &state.deny].into_iter().filter_map(|file| match &file.content {
-        Content::Bytes(_) => None,
-        Content::Missing => Some(format!("; there is no {}", file.path)),
-        Content::Unreadable(why) => Some(format!("; {} cannot be read: {why}", file.path)),
-    });
-    (None, std::iter::once(how).chain(files).collect())
-}
-
-fn subsystem<T>(name: &str, part: &Part<T>, describe: impl Fn(&T) -> (Option<String>, String)) -> SubsystemStatus {
-    let (state, version, detail) = match part {
-        Part::Present(found) => {
-            let (version, detail) = describe(found);
-            ("present", version, detail)
-        }
-        Part::Absent(why) => ("absent", None, why.clone()),
-        Part::Unreadable(why) => ("unreadable", None, why.clone()),
-    };
-    SubsystemStatus { name: name.to_owned(), state: state.to_owned(), version, detail }
 }
 
 /// What the audit record says became of a request.

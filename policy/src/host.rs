@@ -33,6 +33,14 @@ impl<T> Part<T> {
         }
     }
 
+    /// Why it could not be read, where that is so.
+    pub fn unreadable(&self) -> Option<&str> {
+        match self {
+            Part::Unreadable(why) => Some(why),
+            Part::Present(_) | Part::Absent(_) => None,
+        }
+    }
+
     /// The same, to predict on.
     pub fn present_mut(&mut self) -> Option<&mut T> {
         match self {

@@ -34,6 +34,7 @@ pub mod recorded;
 pub mod reply;
 pub mod request;
 pub mod sshsig;
+pub mod status;
 pub mod step;
 pub mod subsystem;
 pub mod summary;

@@ -77,7 +77,7 @@ pub fn owner_name(set: &Set) -> &str {
 }
 
 /// Every set that a rule anywhere asks, by its index.
-fn asked(host: &HostState) -> BTreeSet<u16> {
+pub fn asked(host: &HostState) -> BTreeSet<u16> {
     let nft = host.nf_tables.present().into_iter().flat_map(|state| &state.chains).flat_map(|chain| &chain.rules);
     let legacy = host.xtables.present().into_iter().flat_map(|state| state.v4.iter().chain(&state.v6));
     let legacy = legacy.flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);

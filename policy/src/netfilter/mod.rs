@@ -30,6 +30,7 @@ use crate::subsystem::nf_tables::{Doubt, State, render};
 use crate::subsystem::xtables;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 pub use block::{blocks, plan_accept};
+pub use ipset::asked as sets_asked;
 pub use list::{bans, firewall_list, plan_remove};
 pub(crate) use marked::marked;
 pub use reference::{Reference, ReferenceError};

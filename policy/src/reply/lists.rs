@@ -168,7 +168,7 @@ pub struct DrillDocument {
 /// One subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubsystemStatus {
-    /// `fail2ban`, `hosts_access`, `nf_tables`, `xtables`, `listener`.
+    /// `fail2ban`, `hosts_access`, `nf_tables`, `xtables`, `ipset`, `listener`, `route`, `sshd`.
     pub name: String,
     /// `present`, `absent` or `unreadable`.
     pub state: String,

@@ -53,7 +53,13 @@ fn only_the_plan_that_was_shown_is_applied_and_reasons_are_kept() {
         };
         assert_eq!(status["port"], 22);
         assert_eq!(found("fail2ban")["state"], "present");
-        assert!(found("listener")["version"].as_str().unwrap().starts_with("OpenSSH"));
+        for server in ["listener", "sshd"] {
+            assert!(found(server)["version"].as_str().unwrap().starts_with("OpenSSH"), "{status:#}");
+        }
+        let states = ["nf_tables", "hosts_access", "route", "sshd", "ipset"].map(|name| found(name)["state"].clone());
+        assert_eq!(states, ["present", "present", "present", "present", "absent"], "{status:#}");
+        assert!(found("xtables")["state"].is_string(), "{status:#}");
+        assert_eq!(status["subsystems"].as_array().unwrap().len(), 8, "{status:#}");
         assert!(status["pending"].is_null());
         let text = server.ctl(&["status"]).expect_status(0).stdout;
         for word in ["fail2ban", "nf_tables", "No change is pending", "server"] {
