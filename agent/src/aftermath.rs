@@ -95,7 +95,17 @@ fn taken_back(store: &Store, lately: SignedDuration) -> Result<Vec<ChangeRecord>
     let since = Timestamp::now().checked_sub(lately).unwrap_or(Timestamp::MIN);
     let mut changes = store.rolled_back_since(since)?;
     changes.retain(|change| {
-        let told = |step: &Step| matches!(step, Step::HostsAccess(_) | Step::Sshd(_));
+        // By these sshd itself refuses, and writes it down where fail2ban reads it.
+        let told = |step: &Step| match step {
+            Step::HostsAccess(_) | Step::Sshd(_) => true,
+            Step::Fail2ban(_)
+            | Step::NfTables(_)
+            | Step::Xtables(_)
+            | Step::Ipset(_)
+            | Step::Route(_)
+            | Step::Recent(_)
+            | Step::Repair(_) => false,
+        };
         change.pending_since_boot.is_some() && change.steps.iter().any(|record| told(&record.step))
     });
     Ok(changes)

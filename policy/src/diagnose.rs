@@ -31,6 +31,21 @@ pub struct Path {
 
 /// What a diagnosis says, for a range of sources, too.
 pub fn path(host: &HostState, connection: &Connection, explain: bool, needs: &mut Needs) -> Path {
+    // A new part of the host does not compile before it is said what becomes of it here.
+    let HostState {
+        at: _,
+        // Stages, in the order of the path.
+        route: _,
+        nf_tables: _,
+        xtables: _,
+        ipset: _,
+        listener: _,
+        hosts_access: _,
+        sshd: _,
+        // Blocks under the stage that enforces them; whose rule it is.
+        fail2ban: _,
+        ufw: _,
+    } = host;
     let (filters, walked) = netfilter::judge(host, connection, needs);
     let (filtered, delivered_to) = (filters.verdict, walked.delivered_to);
     // Who listens, and for which port hosts.allow is asked, is about the port that the packets are delivered to.
@@ -47,7 +62,9 @@ pub fn path(host: &HostState, connection: &Connection, explain: bool, needs: &mu
         for report in &mut stages {
             report.trace = match report.stage {
                 Stage::Route | Stage::Netfilter => trace(host, report.stage, connection, needs),
-                _ => trace(host, report.stage, &behind, needs),
+                Stage::Listener | Stage::HostsAccess | Stage::SshdAdmission | Stage::SshdAccess | Stage::Account => {
+                    trace(host, report.stage, &behind, needs)
+                }
             };
         }
     }
@@ -126,6 +143,21 @@ pub fn admission_by(
     connection: &Connection,
     needs: &mut Needs,
 ) -> (Verdict, String) {
+    // A new part of the host does not compile before it is said what becomes of it here.
+    let HostState {
+        at: _,
+        fail2ban: _,
+        route: _,
+        nf_tables: _,
+        xtables: _,
+        ipset: _,
+        hosts_access: _,
+        // Whose rule it is.
+        ufw: _,
+        // No plan changes who listens; what sshd makes of a login, the proof asks path by path.
+        listener: _,
+        sshd: _,
+    } = now;
     if let Some(ban) = fail2ban::new_tickets(read, now).find(|ban| ban.source.overlaps(connection.source)) {
         return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), Owner::jail(ban.jail)));
     }
@@ -154,6 +186,21 @@ fn blocks_behind(
     (filtered, walked): (Verdict, netfilter::Walk),
     needs: &mut Needs,
 ) -> Vec<Block> {
+    // A new part of the host does not compile before it is said what becomes of it here.
+    let HostState {
+        at: _,
+        fail2ban,
+        nf_tables: _,
+        xtables: _,
+        ipset: _,
+        route: _,
+        hosts_access: _,
+        // Whose rule it is.
+        ufw: _,
+        // What they refuse is no ban: `fix` asks them.
+        listener: _,
+        sshd: _,
+    } = host;
     let mut blocks = fail2ban::blocks(host, connection);
     let tickets = blocks.len();
     let mut enforced = vec![false; tickets];
@@ -169,7 +216,7 @@ fn blocks_behind(
                 join(ticket, kernel);
                 continue;
             }
-            if let Part::Unreadable(why) = &host.fail2ban {
+            if let Part::Unreadable(why) = fail2ban {
                 // fail2ban may still hold the ticket, so this cannot be called stale; it cannot be asked either.
                 kernel.finding.cause = Cause::Fail2banBan;
                 kernel.finding.fix = format!("{} (fail2ban could not be asked and may ban again: {why})", kernel.finding.fix);
@@ -289,36 +336,40 @@ fn join(ticket: &mut Block, kernel: Block) {
 
 /// What could not be read, one line each; what is merely not installed is no news.
 pub fn notes(host: &HostState) -> Vec<String> {
+    // A new part of the host does not compile before it is said what becomes of it here.
+    let HostState {
+        at: _,
+        fail2ban,
+        hosts_access,
+        nf_tables,
+        xtables,
+        ipset,
+        listener,
+        route,
+        // What could not be read of these is said where they are asked: by the rule's owner, by the stage.
+        ufw: _,
+        sshd: _,
+    } = host;
+    let parts = [
+        ("fail2ban", fail2ban.unreadable()),
+        ("the routes", route.unreadable()),
+        ("nftables", nf_tables.unreadable()),
+        ("iptables-legacy", xtables.unreadable()),
+        ("the listener on the SSH port", listener.unreadable()),
+        ("hosts.allow and hosts.deny", hosts_access.unreadable()),
+    ];
     let unreadable = |name: &str, why: &str| format!("{name} could not be read, so its part is unknown: {why}");
-    let mut notes = Vec::new();
-    if let Part::Unreadable(why) = &host.fail2ban {
-        notes.push(unreadable("fail2ban", why));
-    }
-    if let Part::Unreadable(why) = &host.route {
-        notes.push(unreadable("the routes", why));
-    }
-    if let Part::Unreadable(why) = &host.nf_tables {
-        notes.push(unreadable("nftables", why));
-    }
-    if let Part::Unreadable(why) = &host.xtables {
-        notes.push(unreadable("iptables-legacy", why));
-    }
-    if let Part::Unreadable(why) = &host.listener {
-        notes.push(unreadable("the listener on the SSH port", why));
-    }
-    if let Part::Unreadable(why) = &host.hosts_access {
-        notes.push(unreadable("hosts.allow and hosts.deny", why));
-    }
+    let mut notes: Vec<String> = parts.iter().filter_map(|(name, why)| why.map(|why| unreadable(name, why))).collect();
     for which in [hosts_access::Which::Allow, hosts_access::Which::Deny] {
-        let file = host.hosts_access.present().map(|state| state.file(which));
+        let file = hosts_access.present().map(|state| state.file(which));
         if let Some(hosts_access::File { path, content: hosts_access::Content::Unreadable(why), .. }) = file {
             notes.push(unreadable(path, why));
         }
     }
-    for (name, why) in host.ipset.unreadable().into_iter().chain(host.ipset.recent.unreadable()) {
+    for (name, why) in ipset.unreadable().into_iter().chain(ipset.recent.unreadable()) {
         notes.push(unreadable(&name, &why));
     }
-    if let Part::Absent(why) = &host.fail2ban {
+    if let Part::Absent(why) = fail2ban {
         notes.push(format!("fail2ban: {why}"));
     }
     notes

@@ -96,6 +96,22 @@ fn region(steps: &[Step], asked: Option<Source>, v6: bool) -> Vec<Span> {
 fn classes(host: &HostState, after: &HostState, v6: bool, needs: &mut Needs) -> Classes {
     let mut classes = Classes::new(v6);
     for state in [host, after] {
+        // A new part of the host does not compile before it is said what becomes of it here.
+        let HostState {
+            at: _,
+            // Below: only new bans tell addresses apart that no rule tells apart yet.
+            fail2ban: _,
+            nf_tables: _,
+            xtables: _,
+            ipset: _,
+            route: _,
+            hosts_access: _,
+            // Whose rule it is.
+            ufw: _,
+            // The same for all addresses as far as plans change them; edits of sshd are asked path by path.
+            listener: _,
+            sshd: _,
+        } = state;
         partition::add_classes(state, &mut classes, needs);
         hosts_access::classes(state, &mut classes);
     }

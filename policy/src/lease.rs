@@ -132,11 +132,26 @@ pub fn allow(
     if source.net().prefix_len() == 0 {
         return Err(PlanError::Impossible("an address or a range is let in, not everybody".to_owned()));
     }
+    // A new part of the host does not compile before it is said what becomes of it here.
+    let HostState {
+        at: _,
+        fail2ban,
+        route: _,
+        nf_tables: _,
+        xtables: _,
+        ipset: _,
+        hosts_access: _,
+        sshd: _,
+        // Whose rule it is.
+        ufw: _,
+        // Where nobody listens, a lease does not help: `fix` does.
+        listener: _,
+    } = host;
     let connection = Connection { source, port, user: None };
     let mark = mark(id);
     let (mut steps, mut items) = (Vec::new(), Vec::new());
     // Before the way is open, so that no ban comes in between.
-    match &host.fail2ban {
+    match fail2ban {
         Part::Present(_) => {
             for step in fail2ban::plan_ignore(host, source, None).map_err(PlanError::Impossible)? {
                 items.extend(ignored(&step));

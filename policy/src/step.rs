@@ -146,13 +146,30 @@ impl Step {
     pub fn of_another_boot(&self) -> Step {
         match self {
             Step::NfTables(step) => Step::NfTables(step.without_handles()),
-            other => other.clone(),
+            Step::Fail2ban(_)
+            | Step::HostsAccess(_)
+            | Step::Xtables(_)
+            | Step::Ipset(_)
+            | Step::Route(_)
+            | Step::Recent(_)
+            | Step::Sshd(_)
+            | Step::Repair(_) => self.clone(),
         }
     }
 
     /// Whether its place can be found in the ruleset of another boot: that of a rule is known by its neighbour's handle.
     pub fn is_of_one_boot(&self) -> bool {
-        matches!(self, Step::NfTables(nf_tables::Step::Rule { .. }))
+        match self {
+            Step::NfTables(step) => matches!(step, nf_tables::Step::Rule { .. }),
+            Step::Fail2ban(_)
+            | Step::HostsAccess(_)
+            | Step::Xtables(_)
+            | Step::Ipset(_)
+            | Step::Route(_)
+            | Step::Recent(_)
+            | Step::Sshd(_)
+            | Step::Repair(_) => false,
+        }
     }
 
     /// The facts that [`Step::predict`] and [`Step::holds`] look at and that are only read on demand.

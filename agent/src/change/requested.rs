@@ -169,15 +169,30 @@ impl Requested<'_> {
 
     /// An `unban` with nothing to lift: done, unless something that could refuse was not read.
     fn nothing_to_do(&self, host: &mut LiveHost, safe: &SafePlan, state: &HostState) -> Result<Body, Refusal> {
-        let files_unread = match &state.hosts_access {
+        // A new part of the host does not compile before it is said what becomes of it here.
+        let HostState {
+            at: _,
+            hosts_access,
+            nf_tables,
+            xtables,
+            // What a ticket does, the rules show.
+            fail2ban: _,
+            // Each is a stage of its own, of which it is said below that it may refuse.
+            route: _,
+            ipset: _,
+            listener: _,
+            sshd: _,
+            // Whose rule it is.
+            ufw: _,
+        } = state;
+        let files_unread = match hosts_access {
             Part::Present(files) => {
                 [&files.allow, &files.deny].iter().any(|file| matches!(file.content, hosts_access::Content::Unreadable(_)))
             }
             Part::Unreadable(_) => true,
             Part::Absent(_) => false,
         };
-        let blind =
-            files_unread || matches!(state.nf_tables, Part::Unreadable(_)) || matches!(state.xtables, Part::Unreadable(_));
+        let blind = files_unread || nf_tables.unreadable().is_some() || xtables.unreadable().is_some();
         if blind && matches!(safe.plan().operation, Operation::Unban { .. } | Operation::Fix { .. }) {
             return Err(ErrorDocument::new(
                 ErrorCode::Failed,

@@ -73,14 +73,28 @@ pub fn work(agent_toml: &Path, dir: &Path, number: usize) -> Result<(), DrillErr
 /// A rule in the drill's own table, one in the first legacy chain where there is one, and a line of hosts.allow: for an address that
 /// nobody has (RFC 5737).
 fn planned(operation: &Operation, source: Source, state: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, String> {
+    // A new part of the host does not compile before it is said what becomes of it here.
+    let HostState {
+        at: _,
+        nf_tables,
+        xtables,
+        hosts_access: _,
+        // Not in the copy: fail2ban and sshd are programs of the host; sets and routes are not copied.
+        fail2ban: _,
+        sshd: _,
+        listener: _,
+        ipset: _,
+        route: _,
+        ufw: _,
+    } = state;
     let mark = mark("drill");
     let mut steps = Vec::new();
-    if let Some(rules) = state.nf_tables.present() {
+    if let Some(rules) = nf_tables.present() {
         let own = rules.chains.iter().find(|chain| chain.table == "sshfix_drill");
         let step = own.and_then(|chain| accept(rules, chain, Some(1), source, Admits::Tcp(port), Side::Source, Some(&mark)));
         steps.extend(step.map(Step::NfTables));
     }
-    if let Some(tables) = state.xtables.present() {
+    if let Some(tables) = xtables.present() {
         let place = xtables::Place { v6: false, table: "filter".to_owned(), chain: "INPUT".to_owned(), position: 1 };
         steps.extend(xtables::Step::accept(tables, &place, source, Admits::Tcp(port), Some(&mark)).map(Step::Xtables));
     }
