@@ -21,9 +21,65 @@ need_packages() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing Debian packages: ${missing[*]}"
-    DEBIAN_FRONTEND=noninteractive apt-get update -q || die "apt-get update failed; see above"
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" ||
-        die "apt-get could not install: ${missing[*]}; see above"
+    apt_deadline=$((SECONDS + apt_patience))
+    apt_get update || die "apt-get update failed; see above. Nothing was installed"
+    apt_get install -y --no-install-recommends "${missing[@]}" || die "apt-get could not install: ${missing[*]}; see above"
+}
+
+# Seconds to wait for apt's locks: a fresh cloud server installs its updates just when somebody logs in for the first time.
+apt_patience=300 apt_deadline=0 apt_said=no
+
+# apt_get ARGUMENT...: apt-get, tried again until apt_deadline while another program holds one of its locks. DPkg::Lock::Timeout is about
+# /var/lib/dpkg/lock-frontend alone; apt-get gives up at once where /var/lib/apt/lists/lock or /var/cache/apt/archives/lock is held.
+apt_get() {
+    local left errors status
+    while :; do
+        left=$((apt_deadline - SECONDS)) status=0
+        [ "$left" -gt 0 ] || left=0
+        { errors=$(LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout="$left" "$@" 2>&1 >&3) || status=$?; } 3>&1
+        case $status:$left:$errors in
+        0:* | *:0:*) break ;;
+        *"Could not get lock "*) ;;
+        *) break ;;
+        esac
+        if [ "$apt_said" = no ]; then
+            apt_said=yes
+            say "another program holds apt's lock; waiting for it, $apt_patience seconds at most:"
+            printf '%s\n' "$errors" | grep -m 1 "Could not get lock "
+        fi
+        sleep 2
+    done
+    [ -z "$errors" ] || printf '%s\n' "$errors" >&2
+    return "$status"
+}
+
+# is_address TEXT: an IPv4 or IPv6 address as inet_pton(3) takes it.
+is_address() {
+    local text=$1 group='[0-9a-fA-F]{1,4}' side colons groups=0
+    case $text in
+    *:*.*)
+        is_ipv4 "${text##*:}" || return 1
+        text=${text%:*}:0:0
+        ;;
+    *:*) ;;
+    *)
+        is_ipv4 "$text"
+        return
+        ;;
+    esac
+    for side in "${text%%::*}" "${text#*::}"; do
+        [[ $side =~ ^($group(:$group)*)?$ ]] || return 1
+        colons=${side//[!:]/}
+        [ -z "$side" ] || groups=$((groups + ${#colons} + 1))
+        # Without `::` both sides are the whole.
+        [[ $text == *::* ]] || { [ "$groups" = 8 ]; return; }
+    done
+    [ "$groups" -le 7 ]
+}
+
+is_ipv4() {
+    local part='(0|[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5])'
+    [[ $1 =~ ^$part\.$part\.$part\.$part$ ]]
 }
 
 # need_rust CLONE [COMPONENT...]: puts a cargo on PATH that is at least the rust-version of CLONE/Cargo.toml. Runs no installer that comes

@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use sshfix_tests::lab::{Output, Release, Server, packaged_units, root_or_skip};
 
@@ -59,6 +62,10 @@ fn quickstart_installs_shows_where_the_admin_came_from_and_uninstalls_without_a_
     for release in Release::ALL {
         let server = with_clone(release);
         without_a_toolchain_it_asks_for_one_and_runs_no_installer(&server);
+        a_lock_of_apt_is_waited_for(&server);
+        let wrong = quickstart(&server, "--address 203.0.113.700");
+        assert_eq!((wrong.status, wrong.stdout.as_str()), (2, ""), "before anything is done: {wrong:?}");
+        assert!(wrong.stderr.contains("\"203.0.113.700\" is not an IP address. Nothing was changed"), "{wrong:?}");
         // What the boot itself still makes is not quickstart's.
         server.run(&["systemctl", "is-system-running", "--wait"]);
         let before = files(&server);
@@ -118,6 +125,79 @@ fn without_a_toolchain_it_asks_for_one_and_runs_no_installer(server: &Server) {
     assert!(!server.path("/root/fetched").exists(), "{}", server.read("/root/fetched"));
     assert!(!server.path("/usr/local/bin/sshfix").exists() && !server.path("/root/installed").exists());
     server.sh(&format!("rm /usr/local/bin/apt-cache {}", programs.join(" "))).expect_ok();
+}
+
+/// Holds apt's locks as apt does (fcntl(2)), and makes a file once it has all of them. Four seconds after an apt-get began it gives the
+/// first back, four seconds later the next.
+const HOLDER: &str = "
+import fcntl, subprocess, sys, time
+locks = [open(path, 'a') for path in sys.argv[1:]]
+for lock in locks: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+open('/run/held', 'w').close()
+while subprocess.run(['pgrep', '-x', 'apt-get'], stdout=subprocess.DEVNULL).returncode: time.sleep(0.05)
+for lock in locks:
+    time.sleep(4)
+    lock.close()
+";
+
+/// The real apt-get and dpkg, with a package of the server's own.
+fn a_lock_of_apt_is_waited_for(server: &Server) {
+    server.write("/root/holder.py", HOLDER);
+    server.write(
+        "/srv/x/DEBIAN/control",
+        "Package: stand-in\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: a stand-in\n",
+    );
+    let away = "mv /usr/local/bin/dpkg-query /root/; mkdir -p /root/sources; mv /etc/apt/sources.list* /root/sources/
+        dpkg-deb -b /srv/x /srv/x.deb; cd /srv; size=$(stat -c %s x.deb); digest=$(sha256sum x.deb | cut -d ' ' -f 1)
+        { cat x/DEBIAN/control; echo Filename: ./x.deb; echo Size: $size; echo SHA256: $digest; } > Packages
+        echo 'deb [trusted=yes] file:/srv ./' > /etc/apt/sources.list";
+    server.sh(away).expect_ok();
+    let hold = |locks: &str| {
+        server.sh(&format!("rm -f /run/held; systemd-run -q --unit=holder python3 /root/holder.py {locks}")).expect_ok();
+        server.wait_until("the locks are held", Duration::from_mins(1), || server.path("/run/held").exists());
+    };
+    let install = |patience: &str| {
+        let script = format!("set -euo pipefail; . /root/clone/packaging/common.sh; {patience} need_packages stand-in");
+        server.run(&["bash", "-c", &script])
+    };
+    // One that is held for good is not waited for for good.
+    hold(&format!("{}/var/lib/apt/lists/lock", "/root/spare ".repeat(20)));
+    let gave_up = install("apt_patience=1;");
+    assert_eq!(gave_up.status, 1, "{gave_up:?}");
+    for words in ["Could not get lock /var/lib/apt/lists/lock", "apt-get update failed", "Nothing was installed"] {
+        assert!(gave_up.stderr.contains(words), "no `{words}` in {}", gave_up.stderr);
+    }
+    server.run(&["systemctl", "stop", "holder"]).expect_ok();
+
+    hold("/var/lib/apt/lists/lock /var/lib/dpkg/lock-frontend /var/cache/apt/archives/lock");
+    let waited = install("");
+    assert!(waited.ok(), "{waited:?}");
+    assert_eq!(waited.stdout.matches("holds apt's lock").count(), 1, "said once: {waited:?}");
+    assert!(waited.stdout.contains("Could not get lock /var/lib/apt/lists/lock"), "and by whom: {waited:?}");
+    assert!(!waited.stderr.contains("E: "), "{waited:?}");
+    server.sh("dpkg-query -W stand-in").expect_ok();
+
+    // No lock, no waiting.
+    let missing = server.run(&["bash", "-c", ". /root/clone/packaging/common.sh; apt_get install no-such-package"]);
+    assert!(!missing.ok() && missing.stderr.contains("no-such-package"), "{missing:?}");
+    let back = "dpkg --purge stand-in; rm -r /etc/apt/sources.list /srv/*; mv /root/sources/* /etc/apt/; mv /root/dpkg-query /usr/local/bin/";
+    server.sh(back).expect_ok();
+}
+
+/// Rust's own parser is the judge.
+#[test]
+fn quickstart_knows_an_address_from_anything_else() {
+    let common = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../packaging/common.sh");
+    let texts = "203.0.113.7 203.0.113.700 1.2.3 1.2.3.4.5 01.2.3.4 0.0.0.0 255.255.255.255 256.1.1.1 : :: ::1 1:: 2001:db8::7 \
+        ::ffff:1.2.3.4 1:2:3:4:5:6:7:8 1:2:3:4:5:6:7 1:2:3:4:5:6:7:8:9 1:2:3:4:5:6:7:: ::2:3:4:5:6:7:8 1:2:3:4::5:6:7:8 1::2::3 ::: :1 1: \
+        12345:: g:: 1:2:3:4:5:6:1.2.3.4 1:2:3:4:5:6:7:1.2.3.4 ::1.2.3 1.2.3.4:: fe80::1%eth0 2001:db8::/32 10.0.0.0/8 * server.example.org";
+    let script = ". \"$0\"; for text in \"$@\"; do if is_address \"$text\"; then echo true; else echo false; fi; done";
+    let texts: Vec<&str> = texts.split_whitespace().chain(["", " 1.2.3.4", "1.2.3.4\n"]).collect();
+    let output = Command::new("bash").args(["-c", script]).arg(common).args(&texts).output().unwrap();
+    let found = String::from_utf8(output.stdout).unwrap();
+    let expected: Vec<&str> = texts.iter().map(|text| if text.parse::<IpAddr>().is_ok() { "true" } else { "false" }).collect();
+    let found: Vec<(&str, &str)> = texts.iter().copied().zip(found.lines()).collect();
+    assert_eq!(found, texts.into_iter().zip(expected).collect::<Vec<_>>());
 }
 
 /// Says which lines differ instead of printing ten thousand.
