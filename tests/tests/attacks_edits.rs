@@ -54,15 +54,14 @@ fn files(server: &Server) -> [String; 3] {
 }
 
 fn login(server: &Server, user: &str, from: &str, options: &[&str]) -> bool {
-    let mut command = server.ssh_command(from);
-    let destination = command.pop().unwrap().replace("root@", &format!("{user}@"));
+    let mut command = server.login_command(user, from, 22);
     let at = command.iter().position(|word| word == "-F").unwrap();
     command.splice(at..at, options.iter().flat_map(|option| ["-o".to_owned(), (*option).to_owned()]));
     let ssh = command.iter().position(|word| word == "ssh").unwrap();
     let askpass = server.path("/root/askpass").display().to_string();
     let environment = ["env".to_owned(), format!("SSH_ASKPASS={askpass}"), "SSH_ASKPASS_REQUIRE=force".to_owned()];
     command.splice(ssh..ssh, environment);
-    command.extend([destination, "true".to_owned()]);
+    command.push("true".to_owned());
     lab::run(&command.iter().map(String::as_str).collect::<Vec<_>>()).ok()
 }
 

@@ -3,10 +3,9 @@
 //! that could close a way in is changed. Under the packaged units, one server a release.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, MANY_SOCKETS, Release, Server, run};
+use sshfix_tests::lab::{self, ADMIN_V4, BUSY_SYSTEMD, CtlResult, MANY_SOCKETS, Release, Server, Session, run};
 
 /// Another client of root's, who comes in on another port.
 const OTHER_V4: &str = "198.51.100.7";
@@ -25,65 +24,6 @@ for number in range(5000):
 open('/tmp/processes', 'w').close()
 time.sleep(100000)
 ";
-
-/// Forty connections that ask systemd for all its units and never wait for an answer.
-const QUESTIONS: &str = r"
-import os, socket, struct, threading, time
-def pad(b, n): return b + b'\0' * (-len(b) % n)
-def field(code, sig, value):
-    return pad(struct.pack('<BB', code, 1) + sig + b'\0', 4) + struct.pack('<I', len(value)) + value + b'\0'
-def call(serial, dest, path, interface, member):
-    fields = b''
-    for part in [(1, b'o', path), (2, b's', interface), (3, b's', member), (6, b's', dest)]:
-        fields = pad(fields, 8) + field(*part)
-    return pad(struct.pack('<cBBBIII', b'l', 1, 0, 1, 0, serial, len(fields)) + fields, 8)
-SYSTEMD = b'org.freedesktop.systemd1'
-def one():
-    while True:
-        try:
-            bus = socket.socket(socket.AF_UNIX); bus.connect('/run/dbus/system_bus_socket')
-            bus.sendall(b'\0AUTH EXTERNAL ' + str(os.getuid()).encode().hex().encode() + b'\r\n'); bus.recv(1000)
-            bus.sendall(b'BEGIN\r\n')
-            bus.sendall(call(1, b'org.freedesktop.DBus', b'/org/freedesktop/DBus', b'org.freedesktop.DBus', b'Hello'))
-            def drain():
-                while bus.recv(1 << 20): pass
-            threading.Thread(target=drain, daemon=True).start()
-            serial = 2
-            while True:
-                bus.sendall(call(serial, SYSTEMD, b'/org/freedesktop/systemd1', SYSTEMD + b'.Manager', b'ListUnits')); serial += 1
-        except OSError:
-            time.sleep(0.2)
-for _ in range(40): threading.Thread(target=one, daemon=True).start()
-time.sleep(100000)
-";
-
-/// An open login of root's; killed when dropped.
-struct Session(Child);
-
-impl Session {
-    fn open(server: &Server, from: &str, port: u16) -> Self {
-        let mut command = server.ssh_command(from);
-        let destination = command.pop().unwrap();
-        let mark = format!("/tmp/in-{port}");
-        let _ = std::fs::remove_file(server.path(&mark));
-        command.extend(["-p".to_owned(), port.to_string(), destination, format!("echo in > {mark}; sleep 3000")]);
-        let mut run = Command::new(&command[0]);
-        let ssh = run.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let session = Self(ssh);
-        // systemd may give it a /tmp of its own.
-        server.wait_until("the session is open", LONG, || {
-            server.sh(&format!("ls /tmp/in-{port} /tmp/systemd-private-*/tmp/in-{port}")).stdout.contains("in-")
-        });
-        session
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn start(server: &Server, unit: &str, script: &str) {
     server.write(&format!("/usr/local/lib/{unit}.py"), script);
@@ -117,7 +57,7 @@ fn sockets_of_others_hide_no_session(server: &Server) {
     // Another sshd, on a port that nobody asked about and that no unit names.
     server.sh("systemd-run -q --unit=second /usr/sbin/sshd -D -p 2222 -o 'PidFile none'").expect_ok();
     server.wait_until("it listens", LONG, || server.sh("ss -Hltn sport = :2222 | grep -q .").ok());
-    let other = Session::open(server, OTHER_V4, 2222);
+    let other = Session::open_as(server, "root", OTHER_V4, 2222);
     protected(server, "quiet", OTHER_V4);
     start(server, "many", MANY_SOCKETS);
     let count = || server.sh("ss -Hltn | wc -l").stdout.trim().parse::<u32>().unwrap_or(0);
@@ -160,12 +100,12 @@ fn a_systemd_that_does_not_answer_hides_no_session(server: &Server) {
     let own = "[Service]\nPrivateTmp=yes\nExecStart=/opt/own/sshd -D -p 2223 -o PidFile=none\n";
     server.write("/etc/systemd/system/own.service", own);
     server.sh("systemctl daemon-reload; systemctl restart ssh").expect_ok();
-    let other = Session::open(server, OTHER_V4, 22);
+    let other = Session::open_as(server, "root", OTHER_V4, 22);
     server.sh("systemctl restart ssh").expect_ok();
-    let admin = Session::open(server, ADMIN_V4, 22);
+    let admin = Session::open_as(server, "root", ADMIN_V4, 22);
     protected(server, "its own mounts", ADMIN_V4);
     protected(server, "its own mounts, restarted", OTHER_V4);
-    start(server, "questions", QUESTIONS);
+    start(server, "questions", BUSY_SYSTEMD);
     server.wait_until("systemd does not answer", LONG, || !server.sh("timeout 2 busctl --timeout=1 call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.DBus.Peer Ping").ok());
     protected(server, "a busy systemd", ADMIN_V4);
     protected(server, "a busy systemd, restarted", OTHER_V4);
@@ -206,7 +146,7 @@ fn evidence(release: Release) {
         server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
         server.sh("systemctl reload ssh").expect_ok();
     }
-    let admin = Session::open(&server, ADMIN_V4, 22);
+    let admin = Session::open_as(&server, "root", ADMIN_V4, 22);
     protected(&server, "quiet", ADMIN_V4);
     sockets_of_others_hide_no_session(&server);
     processes_of_others_cost_little(&server);

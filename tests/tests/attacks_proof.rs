@@ -2,63 +2,14 @@
 //! can write, files of revoked keys, and live sessions of which a stage believes that they cannot be. One server a release.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sshfix_tests::lab::{self, ADMIN_V4, Release, Server};
+use sshfix_tests::lab::{self, ADMIN_V4, Release, Server, Session};
 
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
 const ALICE_FROM: &str = "198.51.100.7";
 /// Waiting for what comes by itself, on a loaded machine.
 const LONG: Duration = Duration::from_mins(3);
-
-/// An open login; killed when dropped.
-struct Session(Child);
-
-impl Session {
-    fn open(server: &Server, user: &str, from: &str, port: u16) -> Self {
-        Self::spawn(server, user, login(server, user, from, port), &port.to_string())
-    }
-
-    fn spawn(server: &Server, user: &str, mut command: Vec<String>, name: &str) -> Self {
-        let mark = format!("/tmp/in-{user}-{name}");
-        command.push(format!("echo in > {mark}; sleep 1000"));
-        let _ = std::fs::remove_file(server.path(&mark));
-        let mut run = Command::new(&command[0]);
-        let ssh = run.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let session = Self(ssh);
-        server.wait_until("the session is open", LONG, || server.path(&mark).exists());
-        session
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn login(server: &Server, user: &str, from: &str, port: u16) -> Vec<String> {
-    let mut command = server.ssh_command(from);
-    let destination = command.pop().unwrap().replace("root@", &format!("{user}@"));
-    command.extend(["-p".to_owned(), port.to_string(), destination]);
-    command
-}
-
-/// Whether a new login works; sshd may be opening its sockets anew.
-fn gets_in(server: &Server, user: &str, from: &str) -> bool {
-    let words = [login(server, user, from, 22), vec!["true".to_owned()]].concat();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    (0..5).any(|_| {
-        let output = lab::run(&words);
-        if !output.ok() && output.stderr.contains("Connection refused") {
-            std::thread::sleep(Duration::from_millis(100));
-            return lab::run(&words).ok();
-        }
-        output.ok()
-    })
-}
 
 /// Writes the drop-in by hand and has sshd follow.
 fn configure(server: &Server, text: &str) {
@@ -114,13 +65,13 @@ fn protected(server: &Server) {
         locks_out(server, edit, "would be");
     }
     harmless(server, "X11Forwarding no");
-    assert!(gets_in(server, "root", ADMIN_V4) && gets_in(server, "alice", ALICE_FROM), "{}", server.release());
+    assert!(server.gets_in("root", ADMIN_V4, 22) && server.gets_in("alice", ALICE_FROM, 22), "{}", server.release());
 }
 
 fn limits_are_no_part_of_the_verdict(server: &Server) {
     for limit in ["MaxAuthTries 1", "LoginGraceTime 5", "MaxStartups 1:30:100"] {
         configure(server, &format!("{limit}\nX11Forwarding yes\n"));
-        let sessions = [Session::open(server, "root", ADMIN_V4, 22), Session::open(server, "alice", ALICE_FROM, 22)];
+        let sessions = [Session::open_as(server, "root", ADMIN_V4, 22), Session::open_as(server, "alice", ALICE_FROM, 22)];
         protected(server);
         drop(sessions);
         keep(server, &[(ADMIN_V4, "root"), (ALICE_FROM, "alice")]);
@@ -128,7 +79,7 @@ fn limits_are_no_part_of_the_verdict(server: &Server) {
         keep(server, &[]);
     }
     configure(server, "X11Forwarding yes\n");
-    let _session = Session::open(server, "root", ADMIN_V4, 22);
+    let _session = Session::open_as(server, "root", ADMIN_V4, 22);
     let plan = harmless(server, "MaxAuthTries 1");
     assert!(plan["paths"][0]["risks"][0].as_str().unwrap().contains("MaxAuthTries 1"), "{plan:#}");
     assert_eq!(plan["paths"][0]["after"], "accept", "{plan:#}");
@@ -142,8 +93,8 @@ fn limits_are_no_part_of_the_verdict(server: &Server) {
 fn what_a_stage_believes_of_an_account_hides_nothing(server: &Server) {
     configure(server, "X11Forwarding yes\n");
     server.sh("chmod 775 /home/alice; chmod g+w /home/alice/.ssh /home/alice/.ssh/authorized_keys").expect_ok();
-    if gets_in(server, "alice", ALICE_FROM) {
-        let session = Session::open(server, "alice", ALICE_FROM, 22);
+    if server.gets_in("alice", ALICE_FROM, 22) {
+        let session = Session::open_as(server, "alice", ALICE_FROM, 22);
         for edit in ["DenyUsers alice", "PubkeyAuthentication no --match User=alice", "AuthorizedKeysFile /etc/ssh/none/%u"] {
             locks_out(server, edit, "alice from 198.51.100.7 (a live session)");
         }
@@ -159,7 +110,7 @@ fn what_a_stage_believes_of_an_account_hides_nothing(server: &Server) {
     server.sh("chmod 755 /home/alice; chmod go-w /home/alice/.ssh /home/alice/.ssh/authorized_keys").expect_ok();
 
     // She is in, and a stage says that she cannot be.
-    let session = Session::open(server, "alice", ALICE_FROM, 22);
+    let session = Session::open_as(server, "alice", ALICE_FROM, 22);
     server.write("/run/nologin", "soon\n");
     locks_out(server, "DenyUsers alice", "alice from 198.51.100.7 (a live session) would be refused by sshd: DenyUsers alice");
     harmless(server, "X11Forwarding no");
@@ -178,7 +129,7 @@ fn revoked_keys_are_read(server: &Server) {
         .sh("touch /etc/ssh/revoked; cp /root/.ssh/authorized_keys /etc/ssh/all; ssh-keygen -q -k -f /etc/ssh/krl /etc/ssh/all")
         .expect_ok();
     configure(server, "RevokedKeys /etc/ssh/revoked\nX11Forwarding yes\n");
-    let _sessions = [Session::open(server, "root", ADMIN_V4, 22), Session::open(server, "alice", ALICE_FROM, 22)];
+    let _sessions = [Session::open_as(server, "root", ADMIN_V4, 22), Session::open_as(server, "alice", ALICE_FROM, 22)];
     protected(server);
     for file in ["/etc/ssh/none", "/etc/ssh/all", "/etc/ssh/krl"] {
         // Some versions take no file that is not there.
@@ -187,7 +138,7 @@ fn revoked_keys_are_read(server: &Server) {
         }
         locks_out(server, &format!("RevokedKeys {file}"), "(a live session)");
         configure(server, &format!("RevokedKeys {file}\n"));
-        assert!(!gets_in(server, "root", ADMIN_V4), "{file} takes every key back");
+        assert!(!server.gets_in("root", ADMIN_V4, 22), "{file} takes every key back");
         configure(server, "RevokedKeys /etc/ssh/revoked\nX11Forwarding yes\n");
     }
     harmless(server, "RevokedKeys none");
@@ -196,7 +147,7 @@ fn revoked_keys_are_read(server: &Server) {
 fn other_names_and_ports(server: &Server) {
     server.sh("useradd -o -u 0 -g 0 -M -d /root -s /bin/sh toor; cp /root/.ssh/authorized_keys /etc/ssh/all").expect_ok();
     configure(server, "Port 22\nPort 2222\nX11Forwarding yes\n");
-    let session = Session::open(server, "toor", ADMIN_V4, 2222);
+    let session = Session::open_as(server, "toor", ADMIN_V4, 2222);
     // The title of its session may say root, as of everybody with this number.
     locks_out(
         server,
@@ -227,11 +178,11 @@ fn every_way_of_a_keep_entry_stays(server: &Server) {
     }
     harmless(server, "AuthorizedKeysFile /etc/ssh/plain");
     // Once she is seen to come by key, no password is needed.
-    let _session = Session::open(server, "alice", ALICE_FROM, 22);
+    let _session = Session::open_as(server, "alice", ALICE_FROM, 22);
     harmless(server, "PasswordAuthentication no");
     keep(server, &[]);
     // Somebody else may be behind the same address, who has nothing but a password.
-    let by_password = Session::spawn(server, "alice", by_password(server), "by-password");
+    let by_password = Session::begin(&by_password(server));
     locks_out(server, "PasswordAuthentication no", "alice is in by password, which would count no more");
     locks_out(server, "PubkeyAuthentication no", "alice is in by publickey");
     locks_out(server, "AuthorizedKeysFile /etc/ssh/none/%u", "alice is in by publickey");
@@ -257,7 +208,7 @@ fn a_keep_entry_that_is_banned_for_now_is_protected(server: &Server) {
 fn by_password(server: &Server) -> Vec<String> {
     server.sh("printf '#!/bin/sh\\necho right\\n' > /root/askpass; chmod 755 /root/askpass").expect_ok();
     let askpass = format!("SSH_ASKPASS={}", server.path("/root/askpass").display());
-    let mut command = login(server, "alice", ALICE_FROM, 22);
+    let mut command = server.login_command("alice", ALICE_FROM, 22);
     let ssh = command.iter().position(|word| word == "ssh").unwrap();
     let words = ["env", &askpass, "SSH_ASKPASS_REQUIRE=force", "ssh", "-o", "BatchMode=no", "-o", "PubkeyAuthentication=no"];
     command.splice(ssh..=ssh, words.map(str::to_owned));
@@ -266,12 +217,12 @@ fn by_password(server: &Server) -> Vec<String> {
 
 fn nobody_is_handed_over_to_pam_unseen(server: &Server) {
     configure(server, "UsePAM no\nX11Forwarding yes\n");
-    let session = Session::open(server, "root", ADMIN_V4, 22);
+    let session = Session::open_as(server, "root", ADMIN_V4, 22);
     server.sh("cp /etc/pam.d/sshd /root/pam; sed -i '1i account required pam_deny.so' /etc/pam.d/sshd").expect_ok();
     locks_out(server, "UsePAM yes", "UsePAM yes: what PAM says of root is not known");
     harmless(server, "X11Forwarding no");
     configure(server, "UsePAM yes\n");
-    assert!(!gets_in(server, "root", ADMIN_V4), "PAM lets nobody in");
+    assert!(!server.gets_in("root", ADMIN_V4, 22), "PAM lets nobody in");
     server.sh("cp /root/pam /etc/pam.d/sshd").expect_ok();
     drop(session);
     configure(server, "X11Forwarding yes\n");

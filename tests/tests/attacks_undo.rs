@@ -4,45 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use sshfix_tests::lab::{ADMIN_V4, MANY_SOCKETS, Release, Server, on_both, run};
+use sshfix_tests::lab::{ADMIN_V4, BUSY_SYSTEMD, MANY_SOCKETS, Release, Server, on_both};
 
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
 /// Waiting for what comes by itself, on a loaded machine.
 const LONG: Duration = Duration::from_mins(2);
 /// What needs nothing that anybody can disturb takes less.
 const SOON: Duration = Duration::from_secs(2);
-
-/// Asks systemd for all its units, again and again, without reading much of the answers.
-const QUESTIONS: &str = r"
-import socket, struct, threading, time, os
-def pad(b, n): return b + b'\0' * (-len(b) % n)
-def field(code, sig, val):
-    v = struct.pack('<BB', code, 1) + sig + b'\0'
-    return pad(v, 4) + struct.pack('<I', len(val)) + val + b'\0'
-def call(serial, dest, path, iface, member):
-    f = b''
-    for part in [(1, b'o', path), (2, b's', iface), (3, b's', member), (6, b's', dest)]:
-        f = pad(f, 8) + field(*part)
-    return pad(struct.pack('<cBBBIII', b'l', 1, 0, 1, 0, serial, len(f)) + f, 8)
-S = b'org.freedesktop.systemd1'; M = b'org.freedesktop.systemd1.Manager'; P = b'/org/freedesktop/systemd1'
-def one():
-    while True:
-        try:
-            c = socket.socket(socket.AF_UNIX); c.connect('/run/dbus/system_bus_socket')
-            c.sendall(b'\0AUTH EXTERNAL ' + str(os.getuid()).encode().hex().encode() + b'\r\n'); c.recv(1000)
-            c.sendall(b'BEGIN\r\n')
-            c.sendall(call(1, b'org.freedesktop.DBus', b'/org/freedesktop/DBus', b'org.freedesktop.DBus', b'Hello'))
-            def drain():
-                while c.recv(1 << 20): pass
-            threading.Thread(target=drain, daemon=True).start()
-            i = 2
-            while True:
-                c.sendall(call(i, S, P, M, b'ListUnits')); i += 1
-        except OSError:
-            time.sleep(0.2)
-for _ in range(40): threading.Thread(target=one, daemon=True).start()
-time.sleep(100000)
-";
 
 /// Connections that say nothing, as many as it can.
 const SILENCE: &str = r"
@@ -109,19 +77,12 @@ fn state(server: &Server, id: &str) -> String {
     if answer.status == 0 { answer.json()["changes"][0]["state"].as_str().unwrap().to_owned() } else { answer.stderr }
 }
 
-fn alice_gets_in(server: &Server) -> bool {
-    let mut command = server.ssh_command(ADMIN_V4);
-    let destination = command.pop().unwrap().replace("root@", "alice@");
-    command.extend([destination, "true".to_owned()]);
-    run(&command.iter().map(String::as_str).collect::<Vec<_>>()).ok()
-}
-
 /// Until the change is taken back, and alice is in again by that.
 #[track_caller]
 fn is_taken_back(server: &Server, id: &str) {
     let begun = Instant::now();
     server.wait_until("it is taken back at its deadline", LONG, || state(server, id) == "rolled-back");
-    server.wait_until("alice gets in", Duration::from_secs(5), || alice_gets_in(server));
+    server.wait_until("alice gets in", Duration::from_secs(5), || server.gets_in("alice", ADMIN_V4, 22));
     println!("{}: taken back after {:?}", server.release(), begun.elapsed());
 }
 
@@ -146,7 +107,7 @@ fn nobody_keeps_a_change_of_sshd_from_being_taken_back() {
 
 fn more_sockets_than_are_read_do_not(server: &Server) {
     let id = pending(server, "30s", &["DenyUsers", "alice"]);
-    assert!(!alice_gets_in(server), "denied, until somebody confirms it or its time is over");
+    assert!(!server.gets_in("alice", ADMIN_V4, 22), "denied, until somebody confirms it or its time is over");
     let attack = Attack::begin(server, MANY_SOCKETS);
     server
         .wait_until("she has them", LONG, || server.sh("wc -l < /proc/net/tcp").stdout.trim().parse::<u32>().unwrap() > 102_000);
@@ -168,7 +129,7 @@ fn a_systemd_that_does_not_answer_does_not(server: &Server) {
     server.sh("systemctl daemon-reload; systemctl restart ssh.service").expect_ok();
     server.wait_until("sshd serves", LONG, || server.ssh(ADMIN_V4).ok);
     let id = pending(server, "10m", &["X11Forwarding", "no"]);
-    let attack = Attack::begin(server, QUESTIONS);
+    let attack = Attack::begin(server, BUSY_SYSTEMD);
     std::thread::sleep(Duration::from_secs(4));
     is_rolled_back_soon(server, &id);
     // What needs systemd is answered: the agent asks it where alice cannot.

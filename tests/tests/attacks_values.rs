@@ -3,49 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server};
+use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server, Session};
 
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
 const ALICE_FROM: &str = "198.51.100.7";
 const LONG: Duration = Duration::from_mins(3);
-
-/// Somebody who is in.
-struct Session(Child);
-
-impl Session {
-    fn open(server: &Server, user: &str, from: &str, port: u16) -> Self {
-        let mark = format!("/tmp/in-{user}-{port}");
-        let words = [login(server, user, from, port), vec![format!("echo in > {mark}; sleep 3000")]].concat();
-        let mut run = Command::new(&words[0]);
-        let ssh = run.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let session = Self(ssh);
-        server.wait_until("the session is open", LONG, || server.path(&mark).exists());
-        session
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn login(server: &Server, user: &str, from: &str, port: u16) -> Vec<String> {
-    let mut command = server.ssh_command(from);
-    let destination = command.pop().unwrap().replace("root@", &format!("{user}@"));
-    command.extend(["-p".to_owned(), port.to_string(), destination]);
-    command
-}
-
-fn gets_in(server: &Server, user: &str, from: &str, port: u16) -> bool {
-    let words = [login(server, user, from, port), vec!["echo in".to_owned()]].concat();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    (0..2).any(|_| lab::run(&words).stdout.contains("in"))
-}
 
 fn apply(server: &Server, line: &str) -> CtlResult {
     let words: Vec<&str> = line.split(' ').collect();
@@ -78,7 +42,7 @@ fn refused(server: &Server, line: &str, words: &str) {
 fn applied(server: &Server, line: &str) -> String {
     let asked = apply(server, line);
     assert_eq!(asked.status, 5, "{}: {line}: {asked:?}", server.release());
-    assert!(gets_in(server, "root", ADMIN_V4, 22) && gets_in(server, "alice", ALICE_FROM, 22), "{}: {line}", server.release());
+    assert!(server.gets_in("root", ADMIN_V4, 22) && server.gets_in("alice", ALICE_FROM, 22), "{}: {line}", server.release());
     server.ctl(&["rollback", asked.json()["id"].as_str().unwrap()]).expect_status(0);
     asked.stdout
 }
@@ -117,7 +81,7 @@ fn an_edit_is_let_through_by_its_values_and_not_by_its_keyword() {
 
 fn values(release: Release) {
     let server = prepared(release);
-    let _sessions = [Session::open(&server, "root", ADMIN_V4, 22), Session::open(&server, "alice", ALICE_FROM, 22)];
+    let _sessions = [Session::open_as(&server, "root", ADMIN_V4, 22), Session::open_as(&server, "alice", ALICE_FROM, 22)];
     let mut found = not_refused(
         &server,
         &[
@@ -199,7 +163,7 @@ fn another_sshd(server: &Server) {
                 -o PidFile=/run/ssh2.pid\nKillMode=process\n";
     server.write("/etc/systemd/system/ssh2.service", unit);
     server.sh("systemctl daemon-reload; systemctl start ssh2").expect_ok();
-    let session = Session::open(server, "alice", ADMIN_V4, 2222);
+    let session = Session::open_as(server, "alice", ADMIN_V4, 2222);
     refused(server, "DenyUsers alice@192.0.2.*", "alice from 192.0.2.9 (a live session)");
     applied(server, "DenyUsers alice@192.0.3.*");
     drop(session);
@@ -230,7 +194,7 @@ fn by_hand(server: &Server) {
         assert_eq!(asked.status, 4, "{words:?}: {asked:?}");
         assert!(asked.stdout.contains("sshfix does not know what SetEnv does to a login"), "{words:?}: {asked:?}");
     }
-    assert!(gets_in(server, "root", ADMIN_V4, 22) && gets_in(server, "alice", ALICE_FROM, 22));
+    assert!(server.gets_in("root", ADMIN_V4, 22) && server.gets_in("alice", ALICE_FROM, 22));
     // Where it was in effect before, it is no news.
     configured(server, "X11Forwarding yes\nSetEnv TMOUT=900\n");
     applied(server, "X11Forwarding no");

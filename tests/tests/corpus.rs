@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
+use sshfix_tests::rulesets::Dice;
 use sshfix_tests::targets::{TARGETS, Target};
 
 fn fuzz() -> PathBuf {
@@ -72,7 +73,7 @@ fn changed_seeds_pass() {
     let (inputs, seed) = (number("SSHFIX_INPUTS", 2000), number("SSHFIX_SEED", 0x9e37_79b9_7f4a_7c15));
     for target in TARGETS {
         let seeds = seeds(target.0);
-        let mut dice = Dice(seed);
+        let mut dice = Dice::of(seed);
         for _ in 0..inputs {
             let (name, bytes) = &seeds[dice.roll(seeds.len())];
             let mut bytes = bytes.clone();
@@ -81,18 +82,6 @@ fn changed_seeds_pass() {
             }
             run(target, name, &bytes);
         }
-    }
-}
-
-/// A small generator (xorshift64*): a run can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
     }
 }
 

@@ -11,22 +11,7 @@ use std::net::IpAddr;
 use sshfix_policy::subsystem::sshd::Effective;
 use sshfix_policy::subsystem::sshd::config::{Client, ConfigError, Document, Tree, evaluate};
 use sshfix_tests::lab::{self, Release, Server};
-
-/// A small generator (xorshift64*): a run can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
-    }
-
-    fn pick<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[self.roll(all.len())]
-    }
-}
+use sshfix_tests::rulesets::Dice;
 
 /// What may stand in the global section and in Match blocks alike, with values that `sshd -T` prints as they are.
 const EVERYWHERE: [(&str, &[&str]); 16] = [
@@ -104,9 +89,9 @@ fn line(dice: &mut Dice, keyword: &str, value: &str) -> String {
     };
     let quote = dice.roll(6) == 0 && !value.contains([' ', '"']);
     let value = if quote { format!("\"{value}\"") } else { value.to_owned() };
-    let separator = dice.pick(&[" ", "\t", "  ", "=", " = ", "= "]);
-    let indent = dice.pick(&["", "", "  ", "\t"]);
-    let tail = dice.pick(&["", "", " ", " # comment", "\r"]);
+    let separator = dice.one(&[" ", "\t", "  ", "=", " = ", "= "]);
+    let indent = dice.one(&["", "", "  ", "\t"]);
+    let tail = dice.one(&["", "", " ", " # comment", "\r"]);
     format!("{indent}{keyword}{separator}{value}{tail}\n")
 }
 
@@ -116,11 +101,11 @@ fn file(dice: &mut Dice, dir: &str, files: &mut BTreeMap<String, String>, depth:
     let mut in_block = block;
     for _ in 0..=dice.roll(7) {
         match dice.roll(10) {
-            0 => text.push_str(dice.pick(&["\n", "# Port 1\n", "   \n", "#\n"])),
+            0 => text.push_str(dice.one(&["\n", "# Port 1\n", "   \n", "#\n"])),
             1 | 2 => {
                 in_block = true;
-                let criterion = dice.pick(&CRITERIA);
-                let separator = dice.pick(&[" ", "\t", "="]);
+                let criterion = dice.one(&CRITERIA);
+                let separator = dice.one(&[" ", "\t", "="]);
                 writeln!(text, "Match{separator}{criterion}").unwrap();
             }
             3 if depth > 0 => {
@@ -136,12 +121,12 @@ fn file(dice: &mut Dice, dir: &str, files: &mut BTreeMap<String, String>, depth:
             }
             4 if !in_block => {
                 let (keyword, values) = GLOBAL[dice.roll(GLOBAL.len())];
-                let value = dice.pick(values);
+                let value = dice.one(values);
                 text.push_str(&line(dice, keyword, value));
             }
             _ => {
                 let (keyword, values) = EVERYWHERE[dice.roll(EVERYWHERE.len())];
-                let value = dice.pick(values);
+                let value = dice.one(values);
                 text.push_str(&line(dice, keyword, value));
             }
         }
@@ -190,7 +175,7 @@ fn generated_configurations_mean_to_us_what_they_mean_to_sshd() {
         server
             .sh("groupadd wheel; useradd -m alice; useradd -m bob; usermod -aG wheel alice; mkdir -p /run/sshd /root/c")
             .expect_ok();
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 + release as u64);
+        let mut dice = Dice::of(0x9e37_79b9_7f4a_7c15 + release as u64);
         let mut all = Vec::new();
         for number in 0..trees {
             let dir = format!("/root/c/{number}");

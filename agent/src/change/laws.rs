@@ -309,20 +309,9 @@ fn sshd_edit(host: &mut HostState) -> Step {
         undoing: false,
     };
     let server = sshd::Server {
-        invocation: sshd::Invocation::plain("/usr/sbin/sshd"),
-        running: true,
-        version: None,
-        test: Ok(()),
         tree: Ok(tree),
         effective: Ok(sshd::Effective::default()),
-        privsep: sshd::Folder::Good,
-        host_key_files: Vec::new(),
-        startups: None,
-        unauthenticated: Vec::new(),
-        manager: sshd::Manager::Nobody,
-        host_keys: Vec::new(),
-        stale: Vec::new(),
-        edited: BTreeMap::new(),
+        ..sshd::Server::with_files(sshd::Invocation::plain("/usr/sbin/sshd"), &[])
     };
     host.sshd.servers.insert(22, Part::Present(server));
     Step::Sshd(step)

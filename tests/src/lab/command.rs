@@ -85,6 +85,14 @@ pub fn run_with_input(command: &[&str], input: &[u8]) -> Output {
     }
 }
 
+/// What a program that is given this text prints. It runs in the caller's namespaces, and must succeed.
+#[track_caller]
+pub fn feed(program: &str, arguments: &[&str], input: &str) -> String {
+    let output = run_with_input(&[&[program], arguments].concat(), input.as_bytes());
+    assert!(output.ok(), "{program} {arguments:?}: {:.2000}\n{input:.4000}", output.stderr);
+    output.stdout
+}
+
 fn status(status: std::process::ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))

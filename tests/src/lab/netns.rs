@@ -2,10 +2,12 @@
 
 use std::fs::File;
 
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::command::{Output, run_with_input};
 use super::place::Place;
+use super::root_or_skip;
 
 /// A network namespace with loopback up. Gone when dropped, also in a panic; what a killed process left goes with the next one.
 pub struct Netns {
@@ -60,6 +62,24 @@ impl Netns {
                 .join()
         });
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Runs a test in a thread with a network namespace and a `/run` of its own, which end with it: the lock of all iptables programs is
+/// there, one for the whole machine otherwise. Sockets and children of the thread are in that namespace. Nothing without root.
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if !root_or_skip() {
+        return;
+    }
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
+        let nothing = None::<&str>;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).expect("mounts that nobody else sees");
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), nothing).expect("a private /run");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
     }
 }
 

@@ -339,6 +339,24 @@ impl Server {
             .collect()
     }
 
+    /// The same of another user, to another port.
+    pub fn login_command(&self, user: &str, from: &str, port: u16) -> Vec<String> {
+        let mut command = self.ssh_command(from);
+        let destination = command.pop().expect("the destination").replace("root@", &format!("{user}@"));
+        command.extend(["-p".to_owned(), port.to_string(), destination]);
+        command
+    }
+
+    /// Whether a new login works; sshd may be opening its sockets anew.
+    pub fn gets_in(&self, user: &str, from: &str, port: u16) -> bool {
+        let command = [self.login_command(user, from, port), vec!["true".to_owned()]].concat();
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        (0..5).any(|time| {
+            sleep(Duration::from_millis(100 * time));
+            run(&command).ok()
+        })
+    }
+
     /// Shuts it down in order, as `poweroff` does. Its disk stays: [`Server::start`] boots it again.
     #[track_caller]
     pub fn power_off(&mut self) {

@@ -36,6 +36,11 @@ impl Dice {
         Dice { state: state.wrapping_mul(0x94d0_49bb_1331_11eb) | 1, rare: RARE }
     }
 
+    /// The dice of a test with inputs of its own.
+    pub fn of(seed: u64) -> Self {
+        Dice { state: seed, rare: RARE }
+    }
+
     /// From 0 to one less than `sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
         self.state ^= self.state >> 12;

@@ -10,44 +10,11 @@ mod second_decoder;
 mod write;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
-use nix::sched::{CloneFlags, unshare};
 use sshfix_agent::subsystem::nf_tables::Ruleset;
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::nf_tables::{Chain, Element, ElementKey, Family, SetKey, State};
-
-/// Runs the test in a thread with a network namespace of its own, which ends with it. Sockets and children of the thread are
-/// in that namespace.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "these tests need root");
-        eprintln!("skipped: needs root");
-        return;
-    }
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(program: &str, args: &[&str], input: &str) -> String {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect(program);
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {:.2000}\n{input:.2000}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use sshfix_tests::lab::{feed as run, in_namespace};
 
 /// Loads a ruleset. nft wants each statement to end with a newline or semicolon, also before a brace.
 fn nft(ruleset: &str) {

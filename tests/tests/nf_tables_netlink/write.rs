@@ -427,7 +427,7 @@ fn a_step_is_done_once_while_somebody_keeps_changing_the_ruleset() {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                nix::sched::setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
                 let mut other = Ruleset::new();
                 let busy = Element { key: vec![10, 0, 0, 1], ..Element::default() };
                 let step = element_step(&set("f", "busy"), None, Some(&busy));

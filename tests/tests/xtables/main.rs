@@ -8,48 +8,10 @@ mod change;
 mod compat;
 mod rules;
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use sshfix_agent::subsystem::xtables::{Texts, observe};
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::xtables::State;
-
-/// Runs the test in a thread with a network namespace of its own, which ends with it, and with a /run of its own: the lock of all
-/// iptables programs is there, one for the whole machine otherwise.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "these tests need root");
-        eprintln!("skipped: needs root");
-        return;
-    }
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
-        let nothing = None::<&str>;
-        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).expect("mounts that nobody else sees");
-        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), nothing).expect("a private /run");
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(program: &str, args: &[&str], input: &str) -> String {
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect(program);
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {}\n{input:.2000}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use sshfix_tests::lab::{feed as run, in_namespace};
 
 fn restore(v6: bool, ruleset: &str) {
     run(&tool(v6, "restore"), &["--counters", "-w", "10"], ruleset);

@@ -43,28 +43,11 @@ mod tests {
     use super::*;
     use crate::host::Part;
     use crate::subsystem::listener::{self, Session};
-    use crate::subsystem::sshd::config::Tree;
-    use crate::subsystem::sshd::{Folder, Invocation, Manager};
+    use crate::subsystem::sshd::Invocation;
 
     fn server(text: &str, options: &[&str]) -> Server {
-        let mut tree = Tree::new("/etc/ssh/sshd_config");
-        tree.files.insert(tree.main.clone(), Document::parse(text.as_bytes()));
-        Server {
-            invocation: Invocation::new("/usr/sbin/sshd", options.iter().copied()),
-            running: true,
-            version: None,
-            test: Ok(()),
-            tree: Ok(tree),
-            effective: Err("not in this test".to_owned()),
-            privsep: Folder::Good,
-            host_key_files: Vec::new(),
-            startups: None,
-            unauthenticated: Vec::new(),
-            manager: Manager::Nobody,
-            host_keys: Vec::new(),
-            stale: Vec::new(),
-            edited: std::collections::BTreeMap::new(),
-        }
+        let invocation = Invocation::new("/usr/sbin/sshd", options.iter().copied());
+        Server::with_files(invocation, &[("/etc/ssh/sshd_config", text)])
     }
 
     #[test]

@@ -153,6 +153,35 @@ pub struct Server {
     pub edited: BTreeMap<String, (Vec<u8>, Vec<u8>)>,
 }
 
+#[cfg(any(test, feature = "fake"))]
+impl Server {
+    /// For tests: one that runs with these options and has read these files, the first of which is its main one. Nothing else is known of
+    /// it, and nothing is wrong with it.
+    #[doc(hidden)]
+    pub fn with_files(invocation: Invocation, files: &[(&str, &str)]) -> Self {
+        let mut tree = Tree::new(files.first().map_or("", |(path, _)| *path));
+        for (path, text) in files {
+            tree.files.insert((*path).to_owned(), Document::parse(text.as_bytes()));
+        }
+        Self {
+            invocation,
+            running: true,
+            version: None,
+            test: Ok(()),
+            tree: Ok(tree),
+            effective: Err("not in this test".to_owned()),
+            privsep: Folder::Good,
+            host_key_files: Vec::new(),
+            startups: None,
+            unauthenticated: Vec::new(),
+            manager: Manager::Nobody,
+            host_keys: Vec::new(),
+            stale: Vec::new(),
+            edited: BTreeMap::new(),
+        }
+    }
+}
+
 /// Who starts an sshd and makes it read its files again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Manager {
@@ -336,29 +365,9 @@ mod tests {
     #[test]
     fn a_match_anywhere_makes_logins_differ_and_what_cannot_be_read_counts_as_one() {
         let server = |main: &str, included: &str, options: &[&str]| {
-            let mut tree = Tree::new("/etc/ssh/sshd_config");
-            for (path, text) in [("/etc/ssh/sshd_config", main), ("/etc/ssh/sshd_config.d/a.conf", included)] {
-                tree.files.insert(path.to_owned(), Document::parse(text.as_bytes()));
-            }
-            Server {
-                invocation: Invocation {
-                    options: options.iter().map(|word| (*word).to_owned()).collect(),
-                    ..Invocation::plain("/usr/sbin/sshd")
-                },
-                running: true,
-                version: None,
-                test: Ok(()),
-                tree: Ok(tree),
-                effective: Err("not in this test".to_owned()),
-                privsep: Folder::Good,
-                startups: None,
-                unauthenticated: Vec::new(),
-                host_key_files: Vec::new(),
-                manager: Manager::Nobody,
-                host_keys: Vec::new(),
-                stale: Vec::new(),
-                edited: BTreeMap::new(),
-            }
+            let options = options.iter().map(|word| (*word).to_owned()).collect();
+            let invocation = Invocation { options, ..Invocation::plain("/usr/sbin/sshd") };
+            Server::with_files(invocation, &[("/etc/ssh/sshd_config", main), ("/etc/ssh/sshd_config.d/a.conf", included)])
         };
         let plain = server("Include /etc/ssh/sshd_config.d/*.conf\n# Match user a\n", "Port 22\n", &["-D"]);
         assert!(plain.same_for_everybody());
