@@ -86,7 +86,7 @@ pub fn status(agent: &Agent, host: &HostState, needs: &mut Needs) -> Status {
             Err(error) => notes.push(format!("the changes could not be read: {error}")),
         }
     }
-    let pending = waiting.iter().find(|change| change.state != ChangeStage::Stuck.name()).map(|change| change.id.clone());
+    let pending = waiting.iter().find(|change| change.state != ChangeStage::Stuck).map(|change| change.id.clone());
     let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     let (sessions, sessions_unknown) = match listener::sessions(host) {
         Ok(sessions) => (sessions, None),
@@ -121,12 +121,7 @@ pub fn changes(agent: &Agent, id: Option<&str>) -> Result<Changes, StoreError> {
         None => agent.store.changes(CHANGES)?.iter().map(|change| change_document(change, &now)).collect(),
         Some(id) => {
             let mut change = change_document(&agent.store.change(id)?, &now);
-            let event = |(index, event, at, detail): (usize, StepEvent, _, _)| ChangeEvent {
-                at,
-                step: index + 1,
-                event: event.name().to_owned(),
-                detail,
-            };
+            let event = |(index, event, at, detail): (usize, StepEvent, _, _)| ChangeEvent { at, step: index + 1, event, detail };
             change.events = agent.store.journal(id)?.into_iter().map(event).collect();
             vec![change]
         }
@@ -154,7 +149,7 @@ fn change_document(change: &ChangeRecord, now: &Moment) -> ChangeDocument {
                 subsystem: record.step.subsystem().to_owned(),
                 summary: record.step.summary(),
                 undo: record.step.undo(),
-                event: record.event.name().to_owned(),
+                event: record.event,
                 detail: record.detail.clone(),
             })
             .collect(),
@@ -169,7 +164,7 @@ pub fn brief(change: &ChangeRecord, now: &Moment) -> ChangeBrief {
     ChangeBrief {
         id: change.id.clone(),
         principal: change.principal.clone(),
-        state: change.stage.name().to_owned(),
+        state: change.stage,
         deadline: deadline.map(|deadline| deadline.wall),
         seconds_left: deadline.filter(|_| !change.boot.differs(&now.boot)).map(|deadline| deadline.left(now).as_secs()),
         detail: change.detail.clone(),

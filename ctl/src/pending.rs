@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use owo_colors::OwoColorize;
-use sshfix_policy::reply::{Body, Change, ChangeState, ErrorCode, ErrorDocument};
+use sshfix_policy::reply::{Body, Change, ChangeStage, ChangeState, ErrorCode, ErrorDocument};
 use sshfix_policy::request::{Mode, Operation};
 
 use crate::cli::{Ask, Wish};
@@ -129,29 +129,38 @@ fn state(session: &mut Session, id: &str) -> Result<Answer, ErrorDocument> {
     }
 }
 
-/// As the agent names it.
-fn state_of(body: &Body) -> Option<&str> {
+/// Where the change is.
+fn state_of(body: &Body) -> Option<ChangeStage> {
     match body {
-        Body::Changes(changes) => changes.changes.first().map(|change| change.state.as_str()),
-        Body::Error(error) => error.change.as_ref().map(|change| change.state.as_str()),
+        Body::Changes(changes) => changes.changes.first().map(|change| change.state),
+        Body::Error(error) => error.change.as_ref().map(|change| change.state),
         _ => None,
     }
 }
 
 /// Whether the agent is still about to roll it back.
 fn unfinished(body: &Body) -> bool {
-    state_of(body).is_some_and(|state| matches!(state, "pending" | "rolling-back"))
+    state_of(body).is_some_and(|state| matches!(state, ChangeStage::Pending | ChangeStage::RollingBack))
 }
 
 /// The exit status of a change that was offered, by the answer that decided it (interface.md).
 pub fn exit_status(answer: &Answer) -> u8 {
     match &answer.body {
         body @ (Body::Changes(_) | Body::Error(_)) => match state_of(body) {
-            Some("confirmed") => 0,
-            Some("rolled-back") => 6,
-            Some("stuck") => 7,
+            Some(ChangeStage::Confirmed) => 0,
+            Some(ChangeStage::RolledBack) => 6,
+            Some(ChangeStage::Stuck) => 7,
             None if matches!(body, Body::Error(_)) => body.exit_status(),
-            _ => 5,
+            // A change that the agent is still about to roll back, or that a person took off its hands: not decided here.
+            Some(
+                ChangeStage::Begun
+                | ChangeStage::Applying
+                | ChangeStage::Verified
+                | ChangeStage::Pending
+                | ChangeStage::RollingBack
+                | ChangeStage::Abandoned,
+            )
+            | None => 5,
         },
         // Asked for here, but the change that was wanted did not stay.
         Body::Change(change) if change.state == ChangeState::RolledBack => 6,

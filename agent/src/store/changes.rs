@@ -1,7 +1,6 @@
 //! The life of a change on disk: all its steps before the first is done, then every event. Only legal transitions can be
 //! written. Does not act: `change` does, and recovery reads this to know what happened.
 
-use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,171 +8,13 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sshfix_policy::reply::PlanDocument;
+use sshfix_policy::reply::{ChangeStage, PlanDocument, StepEvent};
 use sshfix_policy::request::Operation;
 use sshfix_policy::step::Step;
 
 use super::kept::Entry;
 use super::{Doing, NewLease, Purpose, Store, StoreError, leases, time};
 use crate::sys::clock::{Boot, Deadline, Moment};
-
-/// Where a change is in its life. `reply::ChangeState` is what the client is told of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeStage {
-    /// Its steps are on disk, nothing was done.
-    Begun,
-    /// Steps are being applied.
-    Applying,
-    /// All steps are done and the host was read back as predicted.
-    Verified,
-    /// Waits for confirm until its deadline.
-    Pending,
-    /// Stays. End.
-    Confirmed,
-    /// Steps are being taken back, newest first.
-    RollingBack,
-    /// The host is as before. End.
-    RolledBack,
-    /// A step could not be taken back.
-    Stuck,
-    /// A person took a stuck change off our hands (`rollback ID --abandon`). End.
-    Abandoned,
-}
-
-impl ChangeStage {
-    pub(super) const ALL: [ChangeStage; 9] = [
-        ChangeStage::Begun,
-        ChangeStage::Applying,
-        ChangeStage::Verified,
-        ChangeStage::Pending,
-        ChangeStage::Confirmed,
-        ChangeStage::RollingBack,
-        ChangeStage::RolledBack,
-        ChangeStage::Stuck,
-        ChangeStage::Abandoned,
-    ];
-
-    /// The whole table of legal transitions.
-    fn next(self) -> &'static [ChangeStage] {
-        use ChangeStage::{Abandoned, Applying, Begun, Confirmed, Pending, RolledBack, RollingBack, Stuck, Verified};
-        match self {
-            // Straight to rolled-back: no step was started, so there is nothing to take back.
-            Begun => &[Applying, RolledBack],
-            Applying => &[Verified, RollingBack],
-            Verified => &[Pending, Confirmed, RollingBack],
-            Pending => &[Confirmed, RollingBack],
-            // To itself: recovery goes on where a rollback was interrupted.
-            RollingBack => &[RollingBack, RolledBack, Stuck],
-            // Tried again by hand, or given up.
-            Stuck => &[RollingBack, Abandoned],
-            Confirmed | RolledBack | Abandoned => &[],
-        }
-    }
-
-    /// Whether that can follow.
-    pub(super) fn may_become(self, to: ChangeStage) -> bool {
-        self.next().contains(&to)
-    }
-
-    /// Whether nothing can follow.
-    pub fn is_end(self) -> bool {
-        self.next().is_empty()
-    }
-
-    /// As it is stored and shown.
-    pub fn name(self) -> &'static str {
-        match self {
-            ChangeStage::Begun => "begun",
-            ChangeStage::Applying => "applying",
-            ChangeStage::Verified => "verified",
-            ChangeStage::Pending => "pending",
-            ChangeStage::Confirmed => "confirmed",
-            ChangeStage::RollingBack => "rolling-back",
-            ChangeStage::RolledBack => "rolled-back",
-            ChangeStage::Stuck => "stuck",
-            ChangeStage::Abandoned => "abandoned",
-        }
-    }
-}
-
-impl fmt::Display for ChangeStage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What happened to a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StepEvent {
-    /// On disk, not touched. Not in the journal: a step without an event is planned.
-    Planned,
-    /// Written just before it is applied: from here on it may have happened.
-    Started,
-    /// It answered `Done::Changed`: there is something to take back.
-    DoneChanged,
-    /// It answered `Done::Already`: there is nothing to take back.
-    DoneAlready,
-    /// It answered an error: it says that it did not happen.
-    Failed,
-    /// Its inverse is about to be applied.
-    UndoStarted,
-    /// Its inverse is done.
-    Undone,
-    /// Its inverse failed; the detail says what a person must do.
-    UndoFailed,
-}
-
-impl StepEvent {
-    const ALL: [StepEvent; 8] = [
-        StepEvent::Planned,
-        StepEvent::Started,
-        StepEvent::DoneChanged,
-        StepEvent::DoneAlready,
-        StepEvent::Failed,
-        StepEvent::UndoStarted,
-        StepEvent::Undone,
-        StepEvent::UndoFailed,
-    ];
-
-    /// The whole table of legal events after this one, with the state the change must be in.
-    fn next(self) -> &'static [(StepEvent, ChangeStage)] {
-        use ChangeStage::{Applying, RollingBack};
-        use StepEvent::{DoneAlready, DoneChanged, Failed, Started, UndoFailed, UndoStarted, Undone};
-        match self {
-            StepEvent::Planned => &[(Started, Applying)],
-            Started => &[(DoneChanged, Applying), (DoneAlready, Applying), (Failed, Applying), (UndoStarted, RollingBack)],
-            DoneChanged | Failed | UndoFailed => &[(UndoStarted, RollingBack)],
-            // Again after a crash in the middle of it.
-            UndoStarted => &[(Undone, RollingBack), (UndoFailed, RollingBack), (UndoStarted, RollingBack)],
-            DoneAlready | Undone => &[],
-        }
-    }
-
-    /// Whether that can follow while the change is there.
-    pub(super) fn may_become(self, event: StepEvent, stage: ChangeStage) -> bool {
-        self.next().contains(&(event, stage))
-    }
-
-    /// As it is stored and shown.
-    pub fn name(self) -> &'static str {
-        match self {
-            StepEvent::Planned => "planned",
-            StepEvent::Started => "started",
-            StepEvent::DoneChanged => "done-changed",
-            StepEvent::DoneAlready => "done-already",
-            StepEvent::Failed => "failed",
-            StepEvent::UndoStarted => "undo-started",
-            StepEvent::Undone => "undone",
-            StepEvent::UndoFailed => "undo-failed",
-        }
-    }
-}
-
-impl fmt::Display for StepEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// A change that is about to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]

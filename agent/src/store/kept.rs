@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::changes::{self, ChangeRecord, ChangeStage, StepEvent};
-use super::{Doing, Store, StoreError, time};
+use super::changes::{self, ChangeRecord};
+use super::{ChangeStage, Doing, StepEvent, Store, StoreError, time};
 use crate::sys::clock::Moment;
 
 /// Of an agent that holds the state: one that only looks at it keeps nothing.

@@ -17,10 +17,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use thiserror::Error;
 
-pub use changes::{ChangeRecord, ChangeStage, NewChange, StepEvent, StepRecord};
+pub use changes::{ChangeRecord, NewChange, StepRecord};
 pub use drills::Drill;
 pub use leases::{LeaseRecord, NewLease};
 pub use space::Purpose;
+pub use sshfix_policy::reply::{ChangeStage, StepEvent};
 
 /// Why the record could not be read or written. Nothing was written.
 #[derive(Debug, Error)]

@@ -1,7 +1,7 @@
 //! Changes and what became of them.
 
 use owo_colors::OwoColorize;
-use sshfix_policy::reply::{ChangeBrief, ChangeDocument, Changes};
+use sshfix_policy::reply::{ChangeBrief, ChangeDocument, ChangeStage, Changes};
 
 use super::lists::table;
 use super::{Page, View};
@@ -16,7 +16,7 @@ pub fn changes(found: &Changes, view: &View) -> String {
         [one] if !one.events.is_empty() => one_change(&mut out, one, view),
         all => {
             let rows = all.iter().map(|change| {
-                let state = state(&change.state, change.seconds_left);
+                let state = state(change.state, change.seconds_left);
                 [change.id.clone(), state, change.principal.clone(), view.time(change.started), asked(change)]
             });
             table(&mut out, ["CHANGE", "STATE", "BY", "BEGUN", "COMMAND"], rows);
@@ -29,12 +29,12 @@ fn asked(change: &ChangeDocument) -> String {
     change.operation.as_ref().map_or_else(|| "(your grants are not about it)".to_owned(), command_line)
 }
 
-fn state(name: &str, seconds_left: Option<u64>) -> String {
-    seconds_left.map_or_else(|| name.to_owned(), |left| format!("{name}, {left} s left"))
+fn state(stage: ChangeStage, seconds_left: Option<u64>) -> String {
+    seconds_left.map_or_else(|| stage.to_string(), |left| format!("{stage}, {left} s left"))
 }
 
 fn one_change(out: &mut Page, change: &ChangeDocument, view: &View) {
-    let state = state(&change.state, change.seconds_left);
+    let state = state(change.state, change.seconds_left);
     out.line(&format!("{} {}: {}", "change".bold(), text::line(&change.id).bold(), text::line(&state)));
     out.line(&format!("{} by {}", asked(change), text::line(&change.principal)));
     out.line(&format!("begun {}", view.time(change.started)));
@@ -49,27 +49,21 @@ fn one_change(out: &mut Page, change: &ChangeDocument, view: &View) {
     }
     out.gap();
     for (index, step) in change.steps.iter().enumerate() {
-        out.line(&format!(
-            "{}. {}: {} ({})",
-            index + 1,
-            step.subsystem.cyan(),
-            text::line(&step.summary),
-            text::line(&step.event)
-        ));
+        out.line(&format!("{}. {}: {} ({})", index + 1, step.subsystem.cyan(), text::line(&step.summary), step.event));
         out.line(&format!("   {}", format!("undo: {}", text::line(&step.undo)).dimmed()));
     }
     out.gap();
     for event in &change.events {
         let detail = if event.detail.is_empty() { String::new() } else { format!(": {}", text::line(&event.detail)) };
-        out.line(&format!("{}  step {} {}{detail}", view.clock(event.at), event.step, text::line(&event.event)));
+        out.line(&format!("{}  step {} {}{detail}", view.clock(event.at), event.step, event.event));
     }
 }
 
 /// The line of `status` about a change that keeps others waiting.
 pub fn waiting(change: &ChangeBrief) -> String {
-    let state = state(&change.state, change.seconds_left);
+    let state = state(change.state, change.seconds_left);
     let what = format!("{} {} of {}", text::line(&state), text::line(&change.id), text::line(&change.principal));
-    if change.state == "stuck" {
+    if change.state == ChangeStage::Stuck {
         return format!("{} {what}: {}", "Change".red().bold(), text::line(&change.detail));
     }
     format!("{} {what}: `sshfix ctl confirm {}` keeps it", "Change".yellow().bold(), text::line(&change.id))

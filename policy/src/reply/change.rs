@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ChangeSchema, ChangesSchema, PlanSchema, is_zero};
+use super::{ChangeSchema, ChangeStage, ChangesSchema, PlanSchema, StepEvent, is_zero};
 use crate::address::Source;
 use crate::host::PathOrigin;
 use crate::request::Operation;
@@ -195,7 +195,7 @@ pub struct ChangeDocument {
     /// The change id.
     pub id: String,
     /// `begun`, `applying`, `verified`, `pending`, `confirmed`, `rolling-back`, `rolled-back`, `stuck` or `abandoned`.
-    pub state: String,
+    pub state: ChangeStage,
     /// Who asked.
     pub principal: String,
     /// What was asked; left out where the signer's grants are not about it.
@@ -231,7 +231,7 @@ pub struct ChangeStep {
     pub undo: String,
     /// What last happened to it: `planned`, `started`, `done-changed`, `done-already`, `failed`, `undo-started`, `undone`,
     /// `undo-failed`.
-    pub event: String,
+    pub event: StepEvent,
     /// What was said with it.
     pub detail: String,
 }
@@ -244,7 +244,7 @@ pub struct ChangeEvent {
     /// Which step, from 1.
     pub step: usize,
     /// What happened, as in [`ChangeStep::event`].
-    pub event: String,
+    pub event: StepEvent,
     /// What was said with it.
     pub detail: String,
 }
@@ -257,7 +257,7 @@ pub struct ChangeBrief {
     /// Who made it.
     pub principal: String,
     /// As in [`ChangeDocument::state`].
-    pub state: String,
+    pub state: ChangeStage,
     /// When it rolls back unless confirmed.
     pub deadline: Option<Timestamp>,
     /// Seconds until then.

@@ -5,6 +5,7 @@ mod lists;
 mod mask;
 mod patterns;
 mod redact;
+mod stage;
 mod who;
 
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ pub use self::lists::{
     SubsystemStatus,
 };
 pub use self::redact::redacted;
+pub use self::stage::{ChangeStage, StepEvent};
 pub use self::who::{Decided, SourceRange, Unsettled, Who};
 use crate::address::Source;
 use crate::audit;

@@ -3,7 +3,9 @@
 use super::*;
 use crate::grants::Grants;
 use crate::host::PathOrigin;
-use crate::reply::{ChangeState, ChangesSchema, Confirm, ErrorCode, JailsSchema, LeasesSchema, PlanSchema};
+use crate::reply::{
+    ChangeStage, ChangeState, ChangesSchema, Confirm, ErrorCode, JailsSchema, LeasesSchema, PlanSchema, StepEvent,
+};
 use crate::verdict::Verdict;
 
 const NARROW: &str = "[[grant]]\nprincipal = \"alice\"\nactions = [\"*\"]\nnetworks = [\"203.0.113.0/24\"]\n";
@@ -116,7 +118,7 @@ fn an_error_about_another_says_only_that_there_is_one() {
 fn of_the_changes_of_others_there_is_the_id_the_state_and_the_deadline() {
     let change = |principal: &str, about: &str| ChangeDocument {
         id: "0a1b2c".to_owned(),
-        state: "pending".to_owned(),
+        state: ChangeStage::Pending,
         principal: principal.to_owned(),
         operation: Some(Operation::HostsDeny { source: source(about), daemon: None }),
         digest: "sha256:00".to_owned(),
@@ -129,7 +131,7 @@ fn of_the_changes_of_others_there_is_the_id_the_state_and_the_deadline() {
             subsystem: "hosts_access".to_owned(),
             summary: format!("deny {about}"),
             undo: String::new(),
-            event: "planned".to_owned(),
+            event: StepEvent::Planned,
             detail: String::new(),
         }],
         events: Vec::new(),
@@ -138,7 +140,7 @@ fn of_the_changes_of_others_there_is_the_id_the_state_and_the_deadline() {
     let body = Body::Changes(Changes { schema: ChangesSchema::V1, changes: all.clone() });
     let Body::Changes(seen) = redacted(body, &scope(NARROW, Action::Changes)) else { panic!() };
     let other = &seen.changes[0];
-    assert_eq!((other.id.as_str(), other.state.as_str(), other.seconds_left), ("0a1b2c", "pending", Some(9)));
+    assert_eq!((other.id.as_str(), other.state, other.seconds_left), ("0a1b2c", ChangeStage::Pending, Some(9)));
     assert!(other.deadline.is_some() && other.operation.is_none() && other.steps.is_empty());
     assert!(other.digest.is_empty() && other.detail.is_empty());
     assert_eq!(seen.changes[1..], all[1..]);
