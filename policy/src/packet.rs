@@ -8,6 +8,7 @@
 
 mod bits;
 mod discovery;
+mod doubt;
 mod effort;
 mod tracking;
 mod view;
@@ -21,6 +22,7 @@ pub use crate::subsystem::xtables::view::Tri;
 use crate::verdict::Connection;
 
 pub use bits::Bits;
+pub use doubt::{Doubt, On};
 pub use effort::{Effort, MAX_RULES};
 pub use tracking::{Rewritten, Tracked, Tracking, Zone};
 pub(crate) use view::span;

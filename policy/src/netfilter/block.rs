@@ -11,6 +11,7 @@ use super::{evidence, how, ipset, managed, recent, trace, what};
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
 use crate::owner::Owner;
+use crate::packet::{Doubt, On};
 use crate::step::Step;
 use crate::subsystem::nf_tables::evaluate::Event;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
@@ -65,7 +66,8 @@ pub fn blocks(host: &HostState, connection: &Connection, walked: Walk, needs: &m
             break;
         }
     }
-    let rated: Vec<&Refusal> = walked.refusals.iter().filter(|refusal| refusal.doubts.iter().any(|doubt| doubt.rate)).collect();
+    let rated: Vec<&Refusal> =
+        walked.refusals.iter().filter(|refusal| refusal.doubts.iter().any(|doubt| doubt.on == On::Rate)).collect();
     let limits = if rated.is_empty() { Vec::new() } else { trace::limits(&model, connection, needs) };
     for refusal in rated {
         if let Culprit::Full(fill) = &refusal.culprit {
@@ -177,7 +179,7 @@ fn next(host: &HostState, connection: &Connection, walked: &Walk) -> Option<Refu
         return Some(lost.clone());
     }
     // Certain to those who come in one way: the others are lifted too.
-    let by_arrival = |refusal: &&Refusal| matches!(refusal.doubts.as_slice(), [doubt] if doubt.arrival);
+    let by_arrival = |refusal: &&Refusal| matches!(refusal.doubts.as_slice(), [Doubt { on: On::Arrival, .. }]);
     if let Some(refused) = walked.refusals.iter().find(by_arrival) {
         return Some(refused.clone());
     }
@@ -192,16 +194,14 @@ fn refuses_part(host: &HostState, connection: &Connection, refusal: &Refusal) ->
     let v6 = !connection.source.is_ipv4();
     match &refusal.culprit {
         Culprit::NfTables(_) => {
-            let label = match (v6, side(refusal.pass)) {
-                (false, Side::Source) => "ip saddr",
-                (false, Side::Destination) => "ip daddr",
-                (true, Side::Source) => "ip6 saddr",
-                (true, Side::Destination) => "ip6 daddr",
+            let client = match side(refusal.pass) {
+                Side::Source => On::Source,
+                Side::Destination => On::Destination,
             };
-            !refusal.doubts.is_empty() && refusal.doubts.iter().all(|doubt| doubt.text.starts_with(label))
+            !refusal.doubts.is_empty() && refusal.doubts.iter().all(|doubt| doubt.on == client)
         }
         Culprit::Legacy(outcome) => legacy_rule(host, &outcome.place).and_then(|rule| rule.source(v6)).is_some_and(|named| {
-            named.overlaps(connection.source) && outcome.depends.as_ref().is_none_or(|text| text.contains("-s "))
+            named.overlaps(connection.source) && outcome.depends.as_ref().is_none_or(|doubt| doubt.on == On::Source)
         }),
         Culprit::Unread(_) | Culprit::Full(_) => false,
     }

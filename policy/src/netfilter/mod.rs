@@ -25,8 +25,9 @@ mod trace;
 mod walk;
 
 use crate::host::{HostState, Needs, Part};
+use crate::packet::Doubt;
 use crate::subsystem::nf_tables::evaluate::{Event, Exit};
-use crate::subsystem::nf_tables::{Doubt, State, render};
+use crate::subsystem::nf_tables::{State, render};
 use crate::subsystem::xtables;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 pub use block::{blocks, plan_accept};
@@ -150,14 +151,9 @@ fn how(refusal: &Refusal) -> String {
 }
 
 fn doubts(refusal: &Refusal) -> String {
-    let mut texts: Vec<&str> = refusal.doubts.iter().map(|doubt| doubt.text.as_str()).collect();
+    let mut texts: Vec<String> = refusal.doubts.iter().map(Doubt::to_string).collect();
     texts.dedup();
     if texts.is_empty() { "rules before it".to_owned() } else { texts.join(", ") }
-}
-
-fn doubt(text: &str) -> Doubt {
-    let rate = ["-m limit", "-m hashlimit", "-m recent", "-m connlimit", "-m quota", "-m statistic"];
-    if rate.iter().any(|word| text.starts_with(word)) { Doubt::rate(text) } else { Doubt::on(text) }
 }
 
 /// The rules and elements that decide, quoted.

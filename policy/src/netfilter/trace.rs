@@ -7,11 +7,11 @@ use super::walk::{Culprit, Hook, Met, Pass, Walk, What, traced};
 use super::{conntrack, ipset, recent};
 use crate::host::{HostState, Needs};
 use crate::owner::Owner;
-use crate::packet::{Packet, Tracking, Tri};
+use crate::packet::{Doubt, On, Packet, Tracking, Tri};
 use crate::subsystem::nf_tables::evaluate::{Frame, Hit, MOST_HITS};
 use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::nf_tables::owner;
-use crate::subsystem::nf_tables::{Chain, Doubt, End, Rule, State, render};
+use crate::subsystem::nf_tables::{Chain, End, Rule, State, render};
 use crate::subsystem::xtables::evaluate as legacy;
 use crate::subsystem::xtables::targets::{TargetEffect, effect};
 use crate::subsystem::xtables::{self, Action};
@@ -53,14 +53,14 @@ pub fn limits(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
                     let Some(chain) = state.chains.get(hit.frame.chain) else { continue };
                     let Some(rule) = hit.frame.rule.and_then(|index| chain.rules.get(index)) else { continue };
                     let line = nft_rule(host, state, chain, rule);
-                    let rated = hit.doubts.into_iter().filter(|doubt| doubt.rate);
+                    let rated = hit.doubts.into_iter().filter(|doubt| doubt.on == On::Rate);
                     limits.extend(rated.map(|doubt| (doubt, Evidence::new(line.source.clone(), line.text.clone()))));
                 }
             }
             What::Legacy(hits) => {
                 let Some(state) = host.xtables.present() else { continue };
                 for hit in hits {
-                    let Some(doubt) = hit.depends.map(|depends| super::doubt(&depends)).filter(|doubt| doubt.rate) else {
+                    let Some(doubt) = hit.depends.filter(|doubt| doubt.on == On::Rate) else {
                         continue;
                     };
                     limits.extend(
@@ -135,7 +135,7 @@ impl Drawing<'_> {
             line.at = Some(at.clone());
             line.depth = hit.depth;
             line.effect = hit.ends.iter().map(|end| effect_of(end, met.pass)).collect::<Vec<_>>().join(" or ");
-            line.depends = hit.doubts.iter().map(|doubt| doubt.text.clone()).collect();
+            line.depends = hit.doubts.iter().map(Doubt::to_string).collect();
             if hit.depth == 0 {
                 line.depends.extend(perhaps.map(str::to_owned));
             }
@@ -176,7 +176,7 @@ impl Drawing<'_> {
             };
             line.at = Some(at.clone());
             line.depth = hit.depth;
-            line.depends.extend(hit.depends.clone());
+            line.depends.extend(hit.depends.as_ref().map(Doubt::to_string));
             line.place = Some(RulePlace {
                 tool: xtables::program(place.v6).to_owned(),
                 family: xtables::family(place.v6).to_owned(),

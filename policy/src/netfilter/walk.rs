@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 
 use super::arrival::{Arrival, arrivals};
 use crate::host::{HostState, Needs, Part};
-use crate::packet::{Bits, Effort, Packet, Rewritten, Tracking, Tri};
+use crate::packet::{Bits, Doubt, Effort, Packet, Rewritten, Tracking, Tri};
 use crate::subsystem::conntrack::Fill;
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
-use crate::subsystem::nf_tables::{Doubt, SetKey, State};
+use crate::subsystem::nf_tables::{SetKey, State};
 use crate::subsystem::xtables::{self, evaluate as legacy};
 use crate::verdict::{Connection, Verdict};
 
@@ -556,11 +556,11 @@ impl<'a, 'n> Walker<'a, 'n> {
         }
         for (index, outcome) in run.outcomes.iter().enumerate().filter(|(_, outcome)| outcome.end != legacy::End::Accept) {
             let mut doubts = match (&outcome.end, &outcome.depends) {
-                (legacy::End::Unknown(why), _) => vec![super::doubt(why)],
-                (_, Some(depends)) => vec![super::doubt(depends)],
+                (legacy::End::Unknown(why), _) => vec![Doubt::on(why.as_str())],
+                (_, Some(depends)) => vec![depends.clone()],
                 (_, None) => {
                     let accepts = run.outcomes.iter().take(index).filter(|outcome| outcome.end == legacy::End::Accept);
-                    accepts.filter_map(|outcome| outcome.depends.as_deref()).map(super::doubt).collect()
+                    accepts.filter_map(|outcome| outcome.depends.clone()).collect()
                 }
             };
             doubts.dedup();
@@ -582,11 +582,11 @@ impl<'a, 'n> Walker<'a, 'n> {
         }
         if after.local != Tri::Yes && !after.reply && packet.local == Tri::Yes {
             self.open = true;
-            let depends = "whether the new destination is this host".to_owned();
-            let end = legacy::End::Unknown(depends.clone());
+            let depends = Doubt::on("whether the new destination is this host");
+            let end = legacy::End::Unknown(depends.to_string());
             if let Some(place) = run.outcomes.first().map(|outcome| outcome.place.clone()) {
                 let outcome = legacy::Outcome { end, place, depends: Some(depends.clone()) };
-                self.refuse(Culprit::Legacy(outcome), false, vec![super::doubt(&depends)]);
+                self.refuse(Culprit::Legacy(outcome), false, vec![depends]);
             }
         }
         Some(after)

@@ -4,8 +4,7 @@
 use super::{ACK, Culprit, Pass, SYN, Walker};
 use crate::host::Need;
 use crate::netfilter::conntrack;
-use crate::packet::{Bits, Packet, Rewritten, Tracking, Tri, Zone};
-use crate::subsystem::nf_tables::Doubt;
+use crate::packet::{Bits, Doubt, Packet, Rewritten, Tracking, Tri, Zone};
 use crate::subsystem::xtables::view::Octet;
 
 /// Source and destination change places.

@@ -7,8 +7,8 @@ use super::{Culprit, Hook, Met, Pass, Refusal, Walk, Walker};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
 use crate::netfilter::arrival::{Arrival, arrivals};
-use crate::packet::{Effort, Packet};
-use crate::subsystem::nf_tables::{Doubt, State};
+use crate::packet::{Doubt, Effort, Packet};
+use crate::subsystem::nf_tables::State;
 use crate::subsystem::route::Neighbour;
 use crate::verdict::{Connection, Evidence};
 

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::early::fails_early;
 use super::remember::{Memory, Passage};
-use super::run::{Doubt, End, Found};
+use super::run::{End, Found};
 use super::{Chain, Family, Rule, Set, SetKey, State};
 use crate::host::Needs;
-use crate::packet::{Effort, Packet, Tri};
+use crate::packet::{Doubt, Effort, Packet, Tri};
 use crate::subsystem::ipset;
 
 /// `NFT_JUMP_STACK_SIZE`

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::expression::{ExtensionKind, PayloadBase};
-use crate::packet::{Bits, Interface, Packet, Rewritten, Tracking, Tri};
+use crate::packet::{Bits, Interface, On, Packet, Rewritten, Tracking, Tri};
 
 /// What an expression loads.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub struct Loaded {
     pub bits: Bits,
     /// The field as nft names it.
     pub label: &'static str,
+    /// What of a packet the field is.
+    pub on: On,
     /// A value it is known not to have.
     pub excluded: Option<Vec<u8>>,
     /// Whether the load itself ends the rule.
@@ -21,7 +23,7 @@ pub struct Loaded {
 
 impl Loaded {
     fn new(label: &'static str, bits: Bits) -> Self {
-        Self { bits, label, excluded: None, breaks: Tri::No }
+        Self { bits, label, on: On::Other, excluded: None, breaks: Tri::No }
     }
 
     fn unknown(label: &'static str, len: usize) -> Self {
@@ -37,16 +39,19 @@ impl Loaded {
 pub fn payload(packet: &Packet, base: PayloadBase, offset: u32, len: u32) -> Loaded {
     let len = usize::try_from(len).unwrap_or(usize::MAX).min(256);
     let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-    let (header, label) = match base {
-        PayloadBase::Network => (&packet.network, network_label(packet.v6, offset)),
-        PayloadBase::Transport => (&packet.transport, transport_label(offset)),
+    let (header, label, on) = match base {
+        PayloadBase::Network => {
+            let (label, on) = network_field(packet.v6, offset);
+            (&packet.network, label, on)
+        }
+        PayloadBase::Transport => (&packet.transport, transport_label(offset), On::Other),
         PayloadBase::LinkLayer => return link_layer(packet, offset, len),
         // A SYN carries no inner packet.
         PayloadBase::Inner => return Loaded::unknown("the inner header", len).breaking(Tri::Maybe),
         PayloadBase::Tunnel => return Loaded::unknown("the tunnel header", len).breaking(Tri::Maybe),
     };
     let fits = offset.checked_add(len).is_some_and(|end| end <= header.len());
-    Loaded::new(label, header.part(offset, len)).breaking(if fits { Tri::No } else { Tri::Maybe })
+    Loaded { on, ..Loaded::new(label, header.part(offset, len)) }.breaking(if fits { Tri::No } else { Tri::Maybe })
 }
 
 /// An Ethernet header, where the device has one: its addresses are not known. Devices without end the rule; what this host sends has none
@@ -69,14 +74,14 @@ fn ethertype(v6: bool) -> u16 {
     if v6 { 0x86dd } else { 0x0800 }
 }
 
-fn network_label(v6: bool, offset: usize) -> &'static str {
+fn network_field(v6: bool, offset: usize) -> (&'static str, On) {
     match (v6, offset) {
-        (false, 12..=15) => "ip saddr",
-        (false, 16..=19) => "ip daddr",
-        (false, _) => "a field of the IP header",
-        (true, 8..=23) => "ip6 saddr",
-        (true, 24..=39) => "ip6 daddr",
-        (true, _) => "a field of the IPv6 header",
+        (false, 12..=15) => ("ip saddr", On::Source),
+        (false, 16..=19) => ("ip daddr", On::Destination),
+        (false, _) => ("a field of the IP header", On::Other),
+        (true, 8..=23) => ("ip6 saddr", On::Source),
+        (true, 24..=39) => ("ip6 daddr", On::Destination),
+        (true, _) => ("a field of the IPv6 header", On::Other),
     }
 }
 

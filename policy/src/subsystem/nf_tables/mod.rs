@@ -28,7 +28,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use expression::Expression;
-pub use run::{Doubt, End, Found};
+pub use run::{End, Found};
 pub use step::Step;
 
 /// An nftables family, with the kernel's numbers (`linux/netfilter.h`).

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Doubt;
 use super::evaluate::{Event, Hit};
-use crate::packet::Packet;
+use crate::packet::{Doubt, Packet};
 
 /// Packets kept for one chain at one depth.
 const MAX_PACKETS: usize = 8;

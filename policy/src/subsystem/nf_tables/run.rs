@@ -10,38 +10,10 @@ use super::load::{self, Loaded};
 use super::lookup::{Hit, lookup};
 use super::registers::Registers;
 use super::{Chain, Element, ElementData, Family, Rule, SetKey};
-use crate::packet::{Bits, Packet, Tri, Zone};
+use crate::packet::{Bits, Doubt, On, Packet, Tri, Zone};
 use crate::subsystem::xtables::holds::{Matched, matches};
 use operate::{bitwise, compare, swap};
 use rewrite::{target_end, translate, untrack, write};
-
-/// Why it cannot be told whether a rule holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doubt {
-    /// Whether it depends on how often or how much (limit, quota, connection count, recent).
-    pub rate: bool,
-    /// Whether it depends on where the connection comes in, and on nothing else.
-    pub arrival: bool,
-    /// What it depends on.
-    pub text: String,
-}
-
-impl Doubt {
-    /// It depends on this.
-    pub fn on(text: impl Into<String>) -> Self {
-        Self { rate: false, arrival: false, text: text.into() }
-    }
-
-    /// It depends on this, which counts packets, bytes or connections.
-    pub fn rate(text: impl Into<String>) -> Self {
-        Self { rate: true, arrival: false, text: text.into() }
-    }
-
-    /// It depends on this way to come in.
-    pub fn arrival(text: impl Into<String>) -> Self {
-        Self { rate: false, arrival: true, text: text.into() }
-    }
-}
 
 /// An element that a lookup of a rule found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +66,9 @@ const KIND: u32 = 19;
 /// The rule that is being run.
 struct Running<'r> {
     registers: Registers,
+    /// The field that was loaded last, and what of a packet it is.
     label: &'static str,
+    on: On,
     run: Run,
     packet: &'r mut Packet,
 }
@@ -113,8 +87,8 @@ impl Running<'_> {
         if let Some(excluded) = &loaded.excluded {
             self.registers.exclude(register, excluded);
         }
-        self.label = loaded.label;
-        self.holds(loaded.breaks.invert(true), || Doubt::on(loaded.label))
+        (self.label, self.on) = (loaded.label, loaded.on);
+        self.holds(loaded.breaks.invert(true), || Doubt::about(loaded.on, loaded.label))
     }
 
     /// Changes the packet, or makes what would change unknown where it is not certain that the rule holds.
@@ -125,7 +99,7 @@ impl Running<'_> {
     }
 
     fn depends_on_label(&self) -> Doubt {
-        Doubt::on(self.label)
+        Doubt::about(self.on, self.label)
     }
 
     fn end(mut self, end: End) -> Run {
@@ -138,7 +112,7 @@ impl Evaluator<'_> {
     /// Runs one rule. `None` when it certainly does not hold. Changes that the rule makes to the packet before it leads
     /// anywhere are made even then.
     pub(super) fn run(&mut self, chain: &Chain, rule: &Rule, packet: &mut Packet) -> Option<Run> {
-        let mut at = Running { registers: Registers::default(), label: "", run: Run::default(), packet };
+        let mut at = Running { registers: Registers::default(), label: "", on: On::Other, run: Run::default(), packet };
         for expression in &rule.expressions {
             let goes_on = match expression {
                 Expression::Payload { dreg, base, offset, len } => {
@@ -208,7 +182,7 @@ impl Evaluator<'_> {
                 Expression::Lookup { set, sreg, dreg, invert } => {
                     let key = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
                     let hit = self.find(&key, &at.registers, *sreg);
-                    let label = at.label;
+                    let (label, on) = (at.label, at.on);
                     match (hit, dreg) {
                         (Hit::Miss, _) if !invert => return None,
                         (Hit::Found(_), _) if *invert => return None,
@@ -228,7 +202,7 @@ impl Evaluator<'_> {
                             true
                         }
                         (Hit::Maybe(elements), dreg) => {
-                            at.run.doubts.push(Doubt::on(format!("{label} in {}", named(&key))));
+                            at.run.doubts.push(Doubt::about(on, format!("{label} in {}", named(&key))));
                             match dreg {
                                 Some(0) if elements.is_empty() => {
                                     return Some(at.end(End::Anything(format!("what {} says", named(&key)))));
@@ -292,7 +266,8 @@ impl Evaluator<'_> {
                         Hit::Miss => return None,
                         Hit::Found(elements) => at.run.found.extend(found(&key, elements, true)),
                         Hit::Maybe(elements) => {
-                            at.run.doubts.push(Doubt::on(format!("{} in {}", at.label, named(&key))));
+                            let doubt = Doubt::about(at.on, format!("{} in {}", at.label, named(&key)));
+                            at.run.doubts.push(doubt);
                             at.run.found.extend(found(&key, elements, false));
                         }
                     }
@@ -336,10 +311,10 @@ impl Evaluator<'_> {
                     match condition {
                         Matched::Yes => true,
                         Matched::No => false,
-                        Matched::Maybe(text) => at.holds(Tri::Maybe, || xt_doubt(name, text)),
-                        Matched::Ask(need, text) => {
+                        Matched::Maybe(doubt) => at.holds(Tri::Maybe, || doubt),
+                        Matched::Ask(need, doubt) => {
                             self.needs.insert(need);
-                            at.holds(Tri::Maybe, || xt_doubt(name, text))
+                            at.holds(Tri::Maybe, || doubt)
                         }
                     }
                 }
@@ -355,8 +330,8 @@ impl Evaluator<'_> {
                     }
                     match (name.as_str(), dreg) {
                         // They always load something (`nft_numgen.c`, `nft_hash.c`).
-                        ("numgen", Some(_)) => at.label = "`numgen`",
-                        ("hash", Some(_)) => at.label = "`hash`",
+                        ("numgen", Some(_)) => (at.label, at.on) = ("`numgen`", On::Other),
+                        ("hash", Some(_)) => (at.label, at.on) = ("`hash`", On::Other),
                         _ => {}
                     }
                     let goes_on = match (name.as_str(), dreg) {
@@ -450,11 +425,6 @@ fn end_of(verdict: &Verdict) -> Option<End> {
         Verdict::Goto(chain) => End::Goto(chain.clone()),
         Verdict::Return => End::Return,
     })
-}
-
-fn xt_doubt(name: &str, text: String) -> Doubt {
-    let rate = matches!(name, "limit" | "hashlimit" | "connlimit" | "recent" | "quota" | "rateest" | "statistic");
-    if rate { Doubt::rate(text) } else { Doubt::on(text) }
 }
 
 fn time_unit(seconds: u64) -> String {

@@ -9,7 +9,7 @@ use super::targets::{TargetEffect, effect};
 use super::view::{Span, Tri, View};
 use super::{Action, Chain, Entry, Hook, Place, Rule, Table};
 use crate::host::Needs;
-use crate::packet::Effort;
+use crate::packet::{Doubt, Effort, On};
 use crate::subsystem::ipset;
 
 /// Ends kept for one table; the first of each kind always is.
@@ -44,7 +44,7 @@ pub struct Outcome {
     /// The rule that decides, or the policy.
     pub place: Place,
     /// What it depends on, where it is not certain: the first match on the way that could not be told.
-    pub depends: Option<String>,
+    pub depends: Option<Doubt>,
 }
 
 /// A rule that matched or may have, or the end of a chain: one line of the trace.
@@ -55,7 +55,7 @@ pub struct Hit {
     /// Which rule; one past the last is the chain's end.
     pub place: Place,
     /// What its match depends on, where it is not certain.
-    pub depends: Option<String>,
+    pub depends: Option<Doubt>,
 }
 
 /// What a table does to a packet.
@@ -109,7 +109,7 @@ pub fn run<'a>(table: &Table, hook: Hook, view: View<'a>, sets: &ipset::State, e
 #[derive(Clone, Debug)]
 struct Flow<'a> {
     view: View<'a>,
-    depends: Option<String>,
+    depends: Option<Doubt>,
 }
 
 impl Flow<'_> {
@@ -302,7 +302,7 @@ impl<'t, 'a> Runner<'t, 'a> {
     }
 
     /// Adds a line to the trace.
-    fn note(&mut self, depth: usize, place: Place, depends: Option<String>) {
+    fn note(&mut self, depth: usize, place: Place, depends: Option<Doubt>) {
         if self.hits.len() < MOST_HITS {
             self.hits.push(Hit { depth, place, depends });
         }
@@ -465,13 +465,14 @@ fn entry_matches(entry: &Entry, view: &View<'_>, v6: bool) -> Matched {
         Tri::Yes => Matched::Yes,
         Tri::No => Matched::No,
         Tri::Maybe => Matched::Maybe(if source == Tri::Maybe {
-            format!("-s {}", render::network(entry.source.0, entry.source.1, v6, true))
+            Doubt::about(On::Source, format!("-s {}", render::network(entry.source.0, entry.source.1, v6, true)))
         } else if destination == Tri::Maybe {
-            format!("-d {}", render::network(entry.destination.0, entry.destination.1, v6, true))
+            let network = render::network(entry.destination.0, entry.destination.1, v6, true);
+            Doubt::about(On::Destination, format!("-d {network}"))
         } else if input == Tri::Maybe {
-            format!("-i {}", render::interface(&entry.input))
+            Doubt::on(format!("-i {}", render::interface(&entry.input)))
         } else {
-            format!("-o {}", render::interface(&entry.output))
+            Doubt::on(format!("-o {}", render::interface(&entry.output)))
         }),
     }
 }

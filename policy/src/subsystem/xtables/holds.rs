@@ -9,7 +9,7 @@ use super::targets::SetReference;
 use super::view::{Span, Tri, View};
 use crate::host::Need;
 use crate::link::Link;
-use crate::packet::{Interface, Rewritten, Tracking, span};
+use crate::packet::{Doubt, Interface, On, Rewritten, Tracking, span};
 use crate::subsystem::ipset::{self, Judged};
 use crate::subsystem::recent;
 
@@ -20,10 +20,10 @@ pub enum Matched {
     Yes,
     /// It does not hold.
     No,
-    /// It cannot be told; the text says what it depends on.
-    Maybe(String),
-    /// It cannot be told before this fact is fetched; the text says what it depends on.
-    Ask(Need, String),
+    /// It cannot be told.
+    Maybe(Doubt),
+    /// It cannot be told before this fact is fetched.
+    Ask(Need, Doubt),
 }
 
 /// Whether the raw match holds for the packet: decoding and judging in one.
@@ -33,15 +33,15 @@ pub fn matches(name: &str, revision: u32, info: &[u8], view: &View<'_>, sets: &i
 
 /// Whether a decoded match holds for the packet.
 pub fn holds(rule_match: &Match, view: &View<'_>, sets: &ipset::State) -> Matched {
-    let text = || render::match_text(rule_match, view.v6, &sets.names);
+    let doubt = || Doubt::about(depends_on(rule_match), render::match_text(rule_match, view.v6, &sets.names));
     let held = match rule_match {
         Match::Set { set, counters } => match sets.judge(*set, counters.as_ref(), view) {
             Judged::Known(held) => held,
-            Judged::Ask(need) => return Matched::Ask(need, text()),
+            Judged::Ask(need) => return Matched::Ask(need, doubt()),
         },
         Match::Recent { .. } => match rule_match.recent().map(|asked| sets.recent.judge(&asked, view)) {
             Some(recent::Judged::Known(held)) => held,
-            Some(recent::Judged::Ask(need)) => return Matched::Ask(need, text()),
+            Some(recent::Judged::Ask(need)) => return Matched::Ask(need, doubt()),
             None => Tri::Maybe,
         },
         other => judge(other, view),
@@ -49,7 +49,22 @@ pub fn holds(rule_match: &Match, view: &View<'_>, sets: &ipset::State) -> Matche
     match held {
         Tri::Yes => Matched::Yes,
         Tri::No => Matched::No,
-        Tri::Maybe => Matched::Maybe(text()),
+        Tri::Maybe => Matched::Maybe(doubt()),
+    }
+}
+
+/// Whether a match counts packets, bytes or connections, or draws lots; what the others depend on has no kind of its own.
+fn depends_on(rule_match: &Match) -> On {
+    const COUNT: [&str; 7] = ["limit", "hashlimit", "connlimit", "recent", "quota", "rateest", "statistic"];
+    match rule_match {
+        Match::Limit { .. }
+        | Match::Hashlimit(_)
+        | Match::Connlimit { .. }
+        | Match::Recent { .. }
+        | Match::Quota { .. }
+        | Match::Statistic { .. } => On::Rate,
+        Match::Undecoded { name, .. } if COUNT.contains(&name.as_str()) => On::Rate,
+        _ => On::Other,
     }
 }
 

@@ -18,7 +18,7 @@ use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, State, Table, blo
 use crate::address::Source;
 use crate::host::{HostState, Need, Part};
 use crate::link::Link;
-use crate::packet::{Effort, Interface, Packet, Tracking};
+use crate::packet::{Doubt, Effort, Interface, On, Packet, Tracking};
 use crate::subsystem::ipset;
 use crate::verdict::{Admits, Connection};
 
@@ -253,12 +253,12 @@ fn what_depends_on_history_is_a_maybe_that_names_it() {
         mask: None,
     };
     let why = holds(&recent, &syn("10.0.0.1"), &ipset::State::new());
-    let text = "-m recent --update --seconds 60 --hitcount 4 --name SSH --rsource".to_owned();
-    assert_eq!(why, Matched::Ask(Need::Recent("SSH".to_owned()), text));
+    let text = "-m recent --update --seconds 60 --hitcount 4 --name SSH --rsource";
+    assert_eq!(why, Matched::Ask(Need::Recent("SSH".to_owned()), Doubt::about(On::Rate, text)));
     let set = Match::Set { set: targets::SetReference { index: 3, dimensions: 1, flags: 2 }, counters: None };
     let sets = ipset::State { names: SetNames::from([(3, "f2b-sshd".to_owned())]), ..ipset::State::new() };
-    let text = "-m set --match-set f2b-sshd src".to_owned();
-    assert_eq!(holds(&set, &syn("10.0.0.1"), &sets), Matched::Ask(Need::Ipset(3), text));
+    let text = "-m set --match-set f2b-sshd src";
+    assert_eq!(holds(&set, &syn("10.0.0.1"), &sets), Matched::Ask(Need::Ipset(3), Doubt::on(text)));
 }
 
 #[test]
