@@ -10,6 +10,7 @@ use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route, sshd};
 use crate::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Finding, Lift, Stage, StageReport, Verdict};
+use crate::words;
 
 /// The path of a new connection, stage by stage, and everything that blocks it; with `explain` also everything it meets.
 /// Facts that are missing are added to `needs`; the answer is final only when none is.
@@ -31,6 +32,13 @@ pub struct Path {
 
 /// What a diagnosis says, for a range of sources, too.
 pub fn path(host: &HostState, connection: &Connection, explain: bool, needs: &mut Needs) -> Path {
+    let found = path_of(host, connection, explain, needs);
+    #[cfg(test)]
+    words::same(&found, tests::decided, || path_of(host, connection, explain, &mut Needs::new()));
+    found
+}
+
+fn path_of(host: &HostState, connection: &Connection, explain: bool, needs: &mut Needs) -> Path {
     // A new part of the host does not compile before it is said what becomes of it here.
     let HostState {
         at: _,
@@ -137,6 +145,19 @@ pub type Filters = fn(&HostState, &Connection, &mut Needs) -> StageReport;
 
 /// The same, with the packet filters asked like this.
 pub fn admission_by(
+    filters: Filters,
+    read: &HostState,
+    now: &HostState,
+    connection: &Connection,
+    needs: &mut Needs,
+) -> (Verdict, String) {
+    let found = admission_of(filters, read, now, connection, needs);
+    #[cfg(test)]
+    words::same(&found, |(verdict, _)| *verdict, || admission_of(filters, read, now, connection, &mut Needs::new()));
+    found
+}
+
+fn admission_of(
     filters: Filters,
     read: &HostState,
     now: &HostState,
@@ -336,6 +357,10 @@ fn join(ticket: &mut Block, kernel: Block) {
 
 /// What could not be read, one line each; what is merely not installed is no news.
 pub fn notes(host: &HostState) -> Vec<String> {
+    unread(host).into_iter().map(words::said).collect()
+}
+
+fn unread(host: &HostState) -> Vec<String> {
     // A new part of the host does not compile before it is said what becomes of it here.
     let HostState {
         at: _,

@@ -16,6 +16,13 @@ fn ask(text: &str) -> Connection {
     Connection { source: source(text), port: 22, user: None }
 }
 
+/// What of a path is decided, and not only said.
+pub(super) fn decided(path: &Path) -> impl std::fmt::Debug + PartialEq + use<> {
+    let stages = path.stages.iter().map(|one| (one.stage, one.verdict, one.trace.iter().map(|line| line.decides).collect()));
+    let findings = path.findings.iter().map(|one| (one.cause, one.blocking, one.stage, one.owner.clone(), one.since, one.until));
+    (path.verdict, stages.collect::<Vec<(_, _, Vec<bool>)>>(), findings.collect::<Vec<_>>())
+}
+
 /// A host without packet filters, whose jails hold one ticket each.
 fn banned(tickets: &[(&str, &str)]) -> HostState {
     let jail = |(name, source_text): &(&str, &str)| fail2ban::Jail {

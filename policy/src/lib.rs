@@ -42,3 +42,4 @@ pub mod trace;
 pub mod verdict;
 pub mod verify;
 pub mod wire;
+mod words;

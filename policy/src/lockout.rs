@@ -16,6 +16,8 @@ use crate::step::{Mismatch, Reach, Step};
 use crate::subsystem::listener;
 use crate::subsystem::sshd::{self, Fault, WayIn};
 use crate::verdict::{Connection, StageReport, Verdict};
+#[cfg(test)]
+use crate::words;
 
 /// A plan that the proof accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +107,15 @@ impl SafePlan {
 /// were there before, so that nothing can hide behind what is not known. A live session is accepted now, whatever the stages of sshd say.
 /// A plan that may keep somebody out is refused where the live sessions could not be read. Facts that are missing are added to `needs`.
 pub fn prove(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Result<SafePlan, Lockout> {
+    #[cfg(test)]
+    let again = plan.clone();
+    let found = proof(plan, host, paths, needs);
+    #[cfg(test)]
+    words::same(&found, tests::decided, || proof(again, host, paths, &mut Needs::new()));
+    found
+}
+
+fn proof(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) -> Result<SafePlan, Lockout> {
     if let (Part::Unreadable(why), Confirm::Required) = (&host.listener, plan.confirm) {
         return Err(Lockout::Unread(why.clone()));
     }
@@ -272,6 +283,12 @@ fn origin(origin: PathOrigin) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What of a proof is decided, and not only said.
+    pub(super) fn decided(found: &Result<SafePlan, Lockout>) -> impl fmt::Debug + PartialEq + use<> {
+        let proven = found.as_ref().map_err(std::mem::discriminant);
+        proven.map(|safe| safe.paths.iter().map(|path| (path.before, path.after)).collect::<Vec<_>>())
+    }
 
     fn plan(confirm: Confirm) -> Plan {
         Plan {

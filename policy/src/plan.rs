@@ -1,6 +1,8 @@
 //! Plans: from an operation and what was read of the host to the exact steps, what they open and close, and the digest of
 //! what is shown. Pure; the same host gives the same plan. Proving it safe is `lockout`'s, doing it is the agent's.
 
+#[cfg(test)]
+use std::fmt;
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
@@ -18,6 +20,7 @@ use crate::request::Operation;
 use crate::step::{Mismatch, Reach, Step};
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
 use crate::verdict::{Alternative, Cause, Connection, Lift};
+use crate::words;
 
 /// What is done to the host, not yet proven safe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +86,20 @@ pub fn plan_beside(
     port: u16,
     needs: &mut Needs,
 ) -> Result<Plan, PlanError> {
+    let found = planned(leases, operation, host, port, needs);
+    #[cfg(test)]
+    words::same(&found, decided, || planned(leases, operation, host, port, &mut Needs::new()));
+    found
+}
+
+/// What of a plan is decided, and not only said.
+#[cfg(test)]
+fn decided(found: &Result<Plan, PlanError>) -> impl fmt::Debug + PartialEq + use<> {
+    let plan = found.as_ref().map_err(std::mem::discriminant);
+    plan.map(|plan| (plan.steps.clone(), plan.opens.clone(), plan.closes.clone(), plan.confirm, plan.lease.clone()))
+}
+
+fn planned(leases: &Leases, operation: &Operation, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
     let mut notes = Vec::new();
     let mut lease = None;
     let mut alternatives = Vec::new();
@@ -185,13 +202,14 @@ pub fn plan_beside(
     notes.extend(diagnose::notes(host));
     let plan = of_steps(operation, steps, host, port, needs)?;
     notes.extend(plan.notes);
+    let notes = notes.into_iter().map(words::said).collect();
     Ok(Plan { lease, alternatives, notes, ..plan })
 }
 
 /// The steps of a plan of sshd's, as steps of a host.
 fn of_sshd(planned: Result<sshd::Planned, String>, notes: &mut Vec<String>) -> Result<Vec<Step>, PlanError> {
     let planned = planned.map_err(PlanError::Impossible)?;
-    notes.extend(planned.notes);
+    notes.extend(planned.notes.into_iter().map(words::said));
     Ok(planned.steps.into_iter().map(Step::Sshd).collect())
 }
 

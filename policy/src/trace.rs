@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::owner::Owner;
 use crate::verdict::Evidence;
+use crate::words;
 
 /// A packet of the TCP handshake, or one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +105,7 @@ pub struct TraceLine {
 impl TraceLine {
     /// A line that stands by itself, certain and without parts.
     pub fn new(source: impl Into<String>, text: impl Into<String>, effect: impl Into<String>) -> Self {
-        Self { source: source.into(), text: text.into(), effect: effect.into(), ..Self::default() }
+        let [source, text, effect] = [source.into(), text.into(), effect.into()].map(words::said);
+        Self { source, text, effect, ..Self::default() }
     }
 }

@@ -10,6 +10,7 @@ use crate::address::Source;
 use crate::owner::Owner;
 use crate::step::Step;
 use crate::trace::TraceLine;
+use crate::words;
 
 /// What the host does to a new connection. Unknown is never "open".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,11 +38,11 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(&words::shown(match self {
             Verdict::Accept => "accept",
             Verdict::Refuse => "refuse",
             Verdict::Unknown => "unknown",
-        })
+        }))
     }
 }
 
@@ -98,7 +99,7 @@ pub enum Stage {
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(&words::shown(match self {
             Stage::Route => "route",
             Stage::Netfilter => "netfilter",
             Stage::Listener => "listener",
@@ -106,7 +107,7 @@ impl fmt::Display for Stage {
             Stage::SshdAdmission => "sshd_admission",
             Stage::SshdAccess => "sshd_access",
             Stage::Account => "account",
-        })
+        }))
     }
 }
 
@@ -122,7 +123,7 @@ pub struct Evidence {
 impl Evidence {
     /// Shorthand.
     pub fn new(source: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { source: source.into(), text: text.into() }
+        Self { source: words::said(source.into()), text: words::said(text.into()) }
     }
 }
 
@@ -143,6 +144,11 @@ pub struct StageReport {
 }
 
 impl StageReport {
+    /// Without a trace.
+    pub fn new(stage: Stage, verdict: Verdict, detail: impl Into<String>, evidence: Vec<Evidence>) -> Self {
+        Self { stage, verdict, detail: words::said(detail.into()), evidence, trace: Vec::new() }
+    }
+
     /// What decided, in one line: the first evidence, else the detail.
     pub fn why(&self) -> String {
         self.evidence.first().map_or(self.detail.clone(), |e| format!("{}: {}", e.source, e.text))
@@ -215,7 +221,7 @@ pub enum Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(&words::shown(match self {
             Cause::Fail2banBan => "fail2ban-ban",
             Cause::Fail2banBanStale => "fail2ban-ban-stale",
             Cause::NftRule => "nft-rule",
@@ -245,7 +251,7 @@ impl fmt::Display for Cause {
             Cause::SshdHostkeys => "sshd-hostkeys",
             Cause::SshdPrivsepDir => "sshd-privsep-dir",
             Cause::AccountLocked => "account-locked",
-        })
+        }))
     }
 }
 

@@ -10,6 +10,8 @@ use crate::plan;
 use crate::request::Operation;
 use crate::step::{Mismatch, Step};
 use crate::verdict::{Block, Connection, Lift, Verdict};
+#[cfg(test)]
+use crate::words;
 
 /// How the host, read again, is not as the plan said. The kind is for whoever decides, the text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,13 @@ impl fmt::Display for Deviation {
 /// Checked: every touched part is as predicted; and after an `unban`, nothing that a plan could lift still refuses the source
 /// ("unbanned" is never said while a rule for it is in the kernel).
 pub fn deviations(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<Deviation> {
+    let found = deviating(plan, read, observed, port, needs);
+    #[cfg(test)]
+    words::same(&found, Vec::len, || deviating(plan, read, observed, port, &mut Needs::new()));
+    found
+}
+
+fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<Deviation> {
     needs.extend(plan.steps().iter().flat_map(Step::needs));
     let predicted = match plan::predict(read, plan.steps()) {
         Ok(predicted) => predicted,

@@ -66,8 +66,7 @@ pub fn judge(host: &HostState, connection: &Connection, needs: &mut Needs) -> (S
 }
 
 fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut Needs) -> StageReport {
-    let report =
-        |verdict, detail: String, evidence| StageReport { stage: Stage::Netfilter, verdict, detail, evidence, trace: Vec::new() };
+    let report = |verdict, detail: String, evidence| StageReport::new(Stage::Netfilter, verdict, detail, evidence);
     let discovery = |refusal: &Refusal| walked.undiscovered.as_ref().filter(|_| matches!(refusal.pass, Pass::Discovery(_)));
     if let Some((refusal, undiscovered)) = walked.decided().and_then(|refusal| Some((refusal, discovery(refusal)?))) {
         let mut quoted = evidence(host, connection, refusal, needs);

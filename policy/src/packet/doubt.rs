@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::words;
+
 /// Why it cannot be decided whether a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubt {
@@ -50,6 +52,6 @@ impl Doubt {
 
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&words::shown(&self.text))
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::words;
+
 /// Where a change is in its life; what a request for a change is answered with is [`super::ChangeState`]. Stored and sent as its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -87,7 +89,7 @@ impl ChangeStage {
 
 impl fmt::Display for ChangeStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&words::shown(self.name()))
     }
 }
 
@@ -162,7 +164,7 @@ impl StepEvent {
 
 impl fmt::Display for StepEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&words::shown(self.name()))
     }
 }
 

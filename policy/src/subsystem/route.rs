@@ -391,7 +391,7 @@ fn fact<'a>(state: &'a State, source: Source, needs: &mut Needs) -> Option<&'a F
 
 /// What routes do to the host's answers.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
-    let report = |verdict, detail, evidence| StageReport { stage: Stage::Route, verdict, detail, evidence, trace: Vec::new() };
+    let report = |verdict, detail: String, evidence| StageReport::new(Stage::Route, verdict, detail, evidence);
     match &host.route {
         Part::Absent(why) => report(Verdict::Accept, why.clone(), Vec::new()),
         Part::Unreadable(why) => report(Verdict::Unknown, why.clone(), Vec::new()),

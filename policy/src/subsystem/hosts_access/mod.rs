@@ -157,13 +157,7 @@ impl State {
 
 /// What hosts.allow and hosts.deny do to this connection. Facts that are missing go to `needs` and make it unknown meanwhile.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
-    let report = |verdict, detail: String, evidence| StageReport {
-        stage: Stage::HostsAccess,
-        verdict,
-        detail,
-        evidence,
-        trace: Vec::new(),
-    };
+    let report = |verdict, detail: String, evidence| StageReport::new(Stage::HostsAccess, verdict, detail, evidence);
     let state = match &host.hosts_access {
         Part::Present(state) => state,
         Part::Absent(why) => return report(Verdict::Accept, why.clone(), Vec::new()),

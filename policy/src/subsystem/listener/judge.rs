@@ -30,7 +30,7 @@ pub fn evaluate(host: &HostState, connection: &Connection) -> StageReport {
         },
     };
     let Judgement { verdict, detail, evidence, .. } = judgement;
-    StageReport { stage: Stage::Listener, verdict, detail, evidence, trace: Vec::new() }
+    StageReport::new(Stage::Listener, verdict, detail, evidence)
 }
 
 /// Every socket on the port, with whether it can take this connection, SSH servers elsewhere, and the units.

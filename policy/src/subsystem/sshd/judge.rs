@@ -64,7 +64,7 @@ impl Judgement {
 
     fn report(self, stage: Stage) -> (StageReport, Vec<Found>) {
         let Self { verdict, detail, evidence, blocks } = self;
-        (StageReport { stage, verdict, detail, evidence, trace: Vec::new() }, blocks)
+        (StageReport::new(stage, verdict, detail, evidence), blocks)
     }
 }
 
