@@ -180,7 +180,7 @@ fn another_pid(server: &Server) {
     server.sh("rm /run/sshd.pid; systemctl daemon-reload; systemctl start ssh3").expect_ok();
     server.wait_until("it writes its pid", LONG, || server.path("/run/sshd.pid").exists());
     refused(server, "X11Forwarding no", "alice from 198.51.100.7 (a live session)");
-    assert!(gets_in(server, "alice", ALICE_FROM, 22));
+    assert!(server.gets_in("alice", ALICE_FROM, 22));
     server.sh("systemctl stop ssh3").expect_ok();
 }
 
