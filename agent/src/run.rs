@@ -100,6 +100,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
     let agent = Arc::new(Agent::new(config, identity, store));
     sshd::clear_copies();
     peers::allow_own();
+    sshd::put_ports_back();
     recover(&agent);
     let clock = Clock::start(Arc::clone(&agent))?;
 

@@ -154,6 +154,49 @@ pub fn is_of_others(port: u16) -> bool {
     sockets::listening(&[port..=port]).is_ok_and(|all| all.iter().any(|socket| socket.uid != 0))
 }
 
+/// A socket that somebody else than root made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Where it is bound.
+    pub local: SocketAddr,
+    /// `IPV6_V6ONLY`
+    pub v6_only: bool,
+    /// Whether it listens.
+    pub listens: bool,
+    /// Whose it is.
+    pub uid: u32,
+    /// The name and the id of the process that holds it, where that was seen.
+    pub holder: Option<(String, u32)>,
+}
+
+impl Other {
+    /// `grab (pid 4711, uid 1001) has 0.0.0.0:2222`
+    pub fn describe(&self) -> String {
+        let who = match &self.holder {
+            Some((name, pid)) => format!("{name} (pid {pid}, uid {})", self.uid),
+            None => format!("a process of user {}", self.uid),
+        };
+        format!("{who} has {}{}", self.local, if self.listens { "" } else { " bound" })
+    }
+}
+
+/// The sockets on these ports that others than root made.
+pub fn of_others(ports: &BTreeSet<u16>) -> io::Result<Vec<Other>> {
+    let ranges: Vec<_> = ports.iter().map(|port| *port..=*port).collect();
+    let sockets = sockets::of_others(&ranges)?;
+    if sockets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted = sockets.iter().map(|socket| (socket.inode, socket.uid)).collect();
+    let holders = processes::holders(&wanted).map(|held| held.holders).unwrap_or_default();
+    let other = |socket: &TcpSocket| {
+        let process = holders.get(&socket.inode).and_then(|all| all.first()).map(|holder| &holder.process);
+        let TcpSocket { local, v6_only, listens, uid, .. } = *socket;
+        Other { local, v6_only, listens, uid, holder: process.map(|process| (process.name.clone(), process.pid)) }
+    };
+    Ok(sockets.iter().map(other).collect())
+}
+
 /// The proven sshd that listens on a port; none where systemd listens for it, or somebody else does.
 pub fn sshd_on(port: u16) -> io::Result<Option<Sshd>> {
     let listening = sockets::listening(&[port..=port])?;

@@ -26,6 +26,9 @@ const MOST_SOCKETS: usize = 100_000;
 /// `TCP_LISTEN` (`net/tcp_states.h`)
 const LISTENS: u8 = 10;
 
+/// `TCPF_BOUND_INACTIVE`
+const BOUND: u32 = 1 << 13;
+
 /// A socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpSocket {
@@ -46,6 +49,14 @@ pub struct TcpSocket {
 /// The listening sockets of both families on these ports, whoever made them.
 pub fn listening(ports: &[RangeInclusive<u16>]) -> io::Result<Vec<TcpSocket>> {
     dump(&StateFlags::LISTEN, ports, &|_| true)
+}
+
+/// Those on these ports that others than root made, whatever they do with them: one that is only bound can listen as soon as nobody else
+/// does. Before Linux 6.8 the kernel does not list those.
+pub fn of_others(ports: &[RangeInclusive<u16>]) -> io::Result<Vec<TcpSocket>> {
+    // Of connections that are being made or are over the kernel does not know whose they are.
+    let whole = StateFlags::all().difference(StateFlags::SYN_RECV.union(StateFlags::TIME_WAIT));
+    dump(&whole.union(StateFlags::from_bits_retain(BOUND)), ports, &|socket| socket.uid != 0)
 }
 
 /// Those of root's, on any port.

@@ -2,6 +2,7 @@
 //! way out of here leaves a configuration that sshd takes, or says what does not. Decides nothing about the change.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sshfix_policy::host::{Done, Restored, StepError};
@@ -9,6 +10,7 @@ use sshfix_policy::merge;
 use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
 
 use super::lookup::Now;
+use super::ports::{self, Kept, NotKept};
 use super::told::{self, Running, Told};
 use super::{SSHD, SshdError, lookup, serves, test, unit};
 use crate::sys::dbus;
@@ -29,11 +31,15 @@ const RESTART: Duration = Duration::from_secs(5);
 /// The service that stands in for one that does not start any more.
 const STAND_IN: &str = "sshfix-sshd.service";
 
+/// The step for which nothing was done, because sshd must not be told to read its files: neither must it be for its rollback.
+static REFUSED: Mutex<Option<Step>> = Mutex::new(None);
+
 /// Does one step. Where this fails the caller takes it back with [`restore`].
 pub fn apply(step: &Step) -> Result<Done, StepError> {
     if step.undoing {
         return restore(&step.inverse()).map(|restored| restored.done);
     }
+    *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let sshd = lookup::now(step.port).map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
     let manager = sshd.manager.map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
     if let Some(why) = step.files.iter().find_map(|file| lookup::not_edited(&sshd.invocation, &manager, &file.path)) {
@@ -55,6 +61,12 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         }
     }
     .map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
+    // Looked at before anything is written: an sshd that must not be told to read its files has none to read.
+    let reopens = sshd.running && !before.is_held_by_systemd() && step.activation != Activation::Nothing;
+    if reopens && let Err(why) = ports::keep(&sshd.invocation) {
+        *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(step.clone());
+        return Err(StepError::Failed(format!("{}; nothing was changed", why.text())));
+    }
     if let Some(pid) = sshd.pid {
         told::hold(step.port, pid, &sshd.invocation);
     }
@@ -75,6 +87,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     if sshd.running {
         test(&sshd.invocation).map_err(complains)?;
     }
+    let _kept = if reopens { Some(ports::keep(&sshd.invocation).map_err(NotKept::refusal)?) } else { None };
     match &step.activation {
         Activation::Nothing if !sshd.running => return Ok(done),
         // systemd listens: the next connection is served by the new files.
@@ -132,6 +145,10 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
         write(file, &now, &back)?;
         wrote = true;
     }
+    let refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(step);
+    if refused && !wrote {
+        return Ok(restored(false, &notes));
+    }
     let nothing_ran = step.activation == Activation::Nothing;
     if step.files.is_empty() && (nothing_ran || matches!(step.activation, Activation::Start(_))) {
         return Ok(restored(wrote, &notes));
@@ -172,6 +189,7 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
         }
         return Ok(Some(restored(wrote, notes)));
     }
+    let _kept = kept(&sshd.invocation, notes)?;
     let before = serves::closed(&sshd.invocation);
     match sshd.tell(step.port).map_err(failed)? {
         Told::Ended => return Ok(None),
@@ -195,6 +213,21 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
     }
     serves::exchange_afterwards(&sshd.invocation);
     Ok(Some(restored(wrote, notes)))
+}
+
+/// Keeps the ports for the sshd that runs while it reads its old files. A rollback that is due is not put off because anybody might be
+/// faster; where somebody has the port already, or waits for it, sshd would be gone, so that it is left as it runs.
+fn kept(invocation: &Invocation, notes: &mut Vec<String>) -> Result<Option<Kept>, StepError> {
+    match ports::keep(invocation) {
+        Ok(kept) => Ok(Some(kept)),
+        Err(NotKept::Open(why)) => {
+            notes.push(why);
+            Ok(None)
+        }
+        Err(NotKept::Taken(why)) => Err(StepError::Failed(format!(
+            "the files are as they were, but sshd was not told so and runs on, because {why}; sshfix goes on trying"
+        ))),
+    }
 }
 
 /// Whether sshd would start with the files that are back. Why not to tell it, where there is no need: nothing had been written.
@@ -241,6 +274,7 @@ fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restor
     }
     let unread = |why: String| StepError::Failed(format!("the files are as they were, but sshd was not told so: {why}"));
     let before = serves::Before::look(&sshd.invocation, sshd.manager.as_ref().ok()).map_err(unread)?;
+    let ports = if before.is_held_by_systemd() { None } else { kept(&sshd.invocation, &mut notes)? };
     let through = match &step.activation {
         Activation::Restart(through) => {
             follow(Job::Restart, through, step.port)?;
@@ -261,6 +295,7 @@ fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restor
         notes.push(format!("sshd was sent SIGHUP, because {why}"));
     }
     let Err(why) = before.serves_again(&sshd.invocation) else { return Ok(restored(wrote, &notes)) };
+    drop(ports);
     match lookup::now(step.port) {
         Ok(Now { running: false, .. }) | Err(SshdError::NotOpenSsh(_) | SshdError::Down(_)) => start_again(step, &sshd, notes),
         // One that runs, or may run, is not started.
@@ -302,6 +337,9 @@ fn start_again(step: &Step, sshd: &Now, mut notes: Vec<String>) -> Result<Restor
         }
     };
     let before = serves::Before::ended();
+    // So that nobody takes one between two tries.
+    let _kept = ports::keep(invocation).ok();
+    let taken = || ports::taken(invocation).map(|why| format!(" ({why}; sshfix goes on trying)")).unwrap_or_default();
     let failed = match follow(Job::Start, &Through::Unit(unit.clone()), step.port) {
         Ok(()) => match before.serves_again(invocation) {
             Ok(()) => {
@@ -336,7 +374,8 @@ fn start_again(step: &Step, sshd: &Now, mut notes: Vec<String>) -> Result<Restor
             Ok(restored(true, &notes))
         }
         Err(why) => Err(StepError::Failed(format!(
-            "the files are as they were, but {unit} does not start ({failed}), nor does sshd as {STAND_IN} ({why}): {by_hand}"
+            "the files are as they were, but {unit} does not start ({failed}), nor does sshd as {STAND_IN} ({why}){}: {by_hand}",
+            taken()
         ))),
     }
 }

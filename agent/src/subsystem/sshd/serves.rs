@@ -76,6 +76,11 @@ impl Before {
         Self { old, missing, silent, held_by_systemd: false, unit: None, down: false }
     }
 
+    /// Whether the sockets stay open all the time, whatever sshd does.
+    pub(super) fn is_held_by_systemd(&self) -> bool {
+        self.held_by_systemd
+    }
+
     /// Whether a service that was down came up by itself (`Restart=`) before it was started: with what its files said then. Where that
     /// cannot be read, it may have.
     pub(super) fn came_up_by_itself(&self, invocation: &Invocation) -> bool {
@@ -170,7 +175,7 @@ fn listening() -> Result<Vec<(SocketAddr, u32)>, String> {
 }
 
 /// What `sshd -T` prints of `ListenAddress`: every address and port, in order.
-fn addresses(invocation: &Invocation) -> Result<Vec<SocketAddr>, String> {
+pub(super) fn addresses(invocation: &Invocation) -> Result<Vec<SocketAddr>, String> {
     let effective = effective(invocation).map_err(|error| error.to_string())?;
     effective.all("listenaddress").iter().map(|printed| address(printed)).collect()
 }

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use sshfix_policy::step::Step as AnyStep;
 use sshfix_policy::subsystem::sshd::{Activation, Invocation, Step, Through};
 
+use super::ports::{self, NotKept};
 use super::unit;
 use crate::subsystem::listener;
 use crate::sys::process::{Process, unless_ended};
@@ -236,7 +237,16 @@ pub fn tell_again() -> Vec<String> {
             UNSEEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
             continue;
         };
-        match held.tell(port) {
+        let kept = match ports::keep(&held.invocation) {
+            Err(NotKept::Taken(why)) => {
+                left.push(format!("sshd on port {port}: {why}"));
+                continue;
+            }
+            kept => kept.ok(),
+        };
+        let told = held.tell(port);
+        drop(kept);
+        match told {
             Ok(Told::Read) => tracing::info!("the sshd on port {port} has read its files again, as a rollback left them"),
             Ok(Told::Ended) => {}
             Ok(Told::Unseen(why)) => left.push(format!("sshd on port {port}: {why}")),
