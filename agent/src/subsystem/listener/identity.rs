@@ -57,6 +57,17 @@ pub struct Host {
     programs: Vec<((u64, u64), &'static str)>,
 }
 
+/// What came of proving a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judged {
+    /// An SSH server of this host.
+    Proven(Proof),
+    /// Root's, named like one and of this host, but which file it runs or what it sees proves nothing. People may be in by it.
+    Unproven,
+    /// Another host's or container's, another user's, or gone.
+    Not,
+}
+
 /// A process that was proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
@@ -111,16 +122,23 @@ impl Host {
     /// The proof; `parent` is that of its parent, where there is one: what a proven sshd started from a place that only root can write is
     /// a part of it.
     /// An error is no proof and no refutation: what the process is, is unknown.
-    pub fn prove(&self, process: &Process, parent: Option<&Proof>) -> io::Result<Option<Proof>> {
-        Ok(unless_ended(self.proof(process, parent))?.flatten())
+    pub fn prove(&self, process: &Process, parent: Option<&Proof>) -> io::Result<Judged> {
+        let judged = || {
+            for (kind, own) in &self.own {
+                if process.link(kind)? != *own {
+                    return Ok(Judged::Not);
+                }
+            }
+            let proof = self.proof(process, parent)?;
+            // It still was root's when all this was read.
+            let roots = is_roots(&process.status()?);
+            Ok(if roots { proof.map_or(Judged::Unproven, Judged::Proven) } else { Judged::Not })
+        };
+        Ok(unless_ended(judged())?.unwrap_or(Judged::Not))
     }
 
+    /// Of a process in the host's namespaces.
     fn proof(&self, process: &Process, parent: Option<&Proof>) -> io::Result<Option<Proof>> {
-        for (kind, own) in &self.own {
-            if process.link(kind)? != *own {
-                return Ok(None);
-            }
-        }
         let Ok(exe) = process.link("exe")?.into_string() else { return Ok(None) };
         let (exe, deleted) = exe.strip_suffix(DELETED).map_or((exe.as_str(), false), |exe| (exe, true));
         let file = process.program()?;
@@ -158,9 +176,7 @@ impl Host {
             program = Some(exe.to_owned());
         }
         let program = program.filter(|program| name(program).is_some_and(is_ssh_name));
-        // It still was root's when all this was read.
-        let roots = is_roots(&process.status()?);
-        Ok(program.filter(|_| roots).map(|program| Proof { program, unit, own_mounts }))
+        Ok(program.map(|program| Proof { program, unit, own_mounts }))
     }
 
     /// The unit of the system manager whose process this is; none of one that has ended.
@@ -281,7 +297,9 @@ mod tests {
         let process = Process::open(child.id()).unwrap();
         let roots = nix::unistd::Uid::effective().is_root();
         assert_eq!(Host::may_be(&process).unwrap().is_some(), roots);
-        assert_eq!(Host::read().unwrap().prove(&process, None).unwrap(), None);
+        // Of root's it is not known what it is.
+        let want = if roots { Judged::Unproven } else { Judged::Not };
+        assert_eq!(Host::read().unwrap().prove(&process, None).unwrap(), want);
         child.kill().unwrap();
         child.wait().unwrap();
     }

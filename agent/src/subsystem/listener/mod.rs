@@ -21,6 +21,7 @@ use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS,
 
 use crate::sys::process::{Process, unless_ended};
 use crate::sys::{child, dbus, namespace, roots};
+use identity::Judged;
 pub use identity::{first_cgroup, unit_of};
 use processes::{Held, Holders};
 use sockets::TcpSocket;
@@ -71,7 +72,7 @@ fn read(question: &Question) -> io::Result<(State, bool)> {
     let mut listening = sockets::listening(&places)?;
     let asked: BTreeMap<u32, u32> =
         listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| (socket.inode, socket.uid)).collect();
-    let Held { holders, of_ssh } = processes::holders(&asked)?;
+    let Held { holders, of_ssh, unproven } = processes::holders(&asked)?;
 
     let held_by_ssh =
         |socket: &TcpSocket| holders.get(&socket.inode).is_some_and(|all| all.iter().any(|h| speaks_ssh(&h.process)));
@@ -82,17 +83,21 @@ fn read(question: &Question) -> io::Result<(State, bool)> {
     let ranges: Vec<_> = ports.into_iter().map(|port| port..=port).collect();
     let mut established = sockets::established(&ranges)?;
     let listed: BTreeSet<u32> = listening.iter().chain(&established).map(|socket| socket.inode).collect();
-    let elsewhere: BTreeSet<u32> = of_ssh.difference(&listed).copied().collect();
+    let servers = of_ssh.iter().chain(unproven.keys()).copied();
+    let elsewhere: BTreeSet<u32> = servers.filter(|inode| !listed.contains(inode)).collect();
     if !elsewhere.is_empty() {
         let found = sockets::with_inodes(&elsewhere)?.into_iter().partition::<Vec<_>, _>(|socket| socket.listens);
-        listening.extend(found.0);
+        listening.extend(found.0.into_iter().filter(|socket| !unproven.contains_key(&socket.inode)));
         established.extend(found.1);
     }
     let listeners: Vec<Listener> = listening.iter().map(|socket| listener(socket, &holders)).collect();
     let sessions = established.iter().filter_map(|socket| session(socket, &holders)).collect();
+    let sessions_unknown = established.iter().find_map(|socket| unproven.get(&socket.inode)).map(|(name, pid)| {
+        format!("{name} (pid {pid}) has connections; that it is this host's own SSH server could not be proven, so that people may be in by it")
+    });
     let version = if question.everybody { version() } else { None };
     let left = asked.iter().any(|(inode, uid)| *uid == 0 && !holders.contains_key(inode));
-    let state = State { listeners, units, sessions, addresses: addresses()?, version, notes };
+    let state = State { listeners, units, sessions, sessions_unknown, addresses: addresses()?, version, notes };
     let reopens = reopens(&state, left)?;
     Ok((state, reopens))
 }
@@ -123,16 +128,19 @@ fn listener(socket: &TcpSocket, holders: &Holders) -> Listener {
 }
 
 /// A connection counts as a session once somebody has logged in on it: a stranger who is still asked for his key has no way in. A proven
-/// sshd has the connection; whose login it is, is said by its title or by that of the process it started for the user.
+/// sshd has the connection; whose login it is, is said by its title or by that of the process it started for the user. Servers that say
+/// nothing of it, as dropbear, may have somebody in on each of their connections.
 fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
     let all = holders.get(&socket.inode)?;
-    let _proven = all.iter().find(|holder| speaks_ssh(&holder.process))?;
-    let (user, holder) = all.iter().find_map(|holder| match &holder.title {
-        Title::LoggedIn(user) => Some((user, holder)),
-        Title::Other => None,
-    })?;
+    let mut proven = all.iter().filter(|holder| speaks_ssh(&holder.process)).peekable();
+    proven.peek()?;
+    let logged_in = all.iter().find_map(|holder| match &holder.title {
+        Title::LoggedIn(user) => Some((Some(user.clone()), holder)),
+        Title::Door | Title::Other => None,
+    });
+    let (user, holder) = logged_in.or_else(|| proven.find(|holder| holder.title == Title::Other).map(|holder| (None, holder)))?;
     let (local, port) = (socket.local.ip(), socket.local.port());
-    Some(Session { peer: socket.peer, local, port, user: Some(user.clone()), pid: holder.process.pid })
+    Some(Session { peer: socket.peer, local, port, user, pid: holder.process.pid })
 }
 
 /// The listening sshd of this id, held so that nothing of another process is taken for its own.
@@ -216,7 +224,7 @@ pub fn sshd(pid: u32) -> io::Result<Option<Sshd>> {
     if !unless_ended(process.status())?.is_some_and(|status| identity::is_roots(&status)) {
         return Ok(None);
     }
-    let Some(proof) = host.prove(&process, None)? else { return Ok(None) };
+    let Judged::Proven(proof) = host.prove(&process, None)? else { return Ok(None) };
     let (title, root) = (unless_ended(process.read("cmdline", MAX_TITLE))?, unless_ended(process.root())?);
     let (Some(title), Some(root)) = (title, root) else { return Ok(None) };
     Ok(Some(Sshd { process, root, program: proof.program, unit: proof.unit, title }))
@@ -238,7 +246,7 @@ pub fn unauthenticated(port: u16) -> io::Result<Vec<SocketAddr>> {
     let holders = processes::holders(&BTreeMap::new())?.holders;
     let waits = |socket: &&TcpSocket| {
         let all = holders.get(&socket.inode).map_or(&[][..], Vec::as_slice);
-        all.iter().any(|holder| speaks_ssh(&holder.process)) && all.iter().all(|holder| holder.title == Title::Other)
+        all.iter().any(|holder| speaks_ssh(&holder.process)) && session(socket, &holders).is_none()
     };
     Ok(connections.iter().filter(waits).map(|socket| socket.peer).collect())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sshfix_policy::subsystem::listener::{Process, Title, is_ssh_name, session_title};
 
-use super::identity::{Host, Proof};
+use super::identity::{Host, Judged, Proof};
 use crate::sys::process::{self as process, Status, unless_denied, unless_ended};
 
 /// A process of root's with more open files is not searched: who it serves is unknown.
@@ -37,6 +37,8 @@ pub struct Held {
     pub holders: Holders,
     /// The TCP sockets of SSH servers: each is listed by the kernel as long as it is open.
     pub of_ssh: BTreeSet<u32>,
+    /// Those of processes that may be SSH servers of this host, which was not proven: by inode, with the name and the id.
+    pub unproven: BTreeMap<u32, (String, u32)>,
 }
 
 /// What may be spent on others.
@@ -87,8 +89,13 @@ pub fn holders(wanted: &BTreeMap<u32, u32>) -> io::Result<Held> {
             None => others.push(Seen { pid, owner }),
         }
     }
-    let (proven, unproven) = prove(&host, candidates)?;
-    others.extend(unproven);
+    let Proofs { proven, unproven, not } = prove(&host, candidates)?;
+    others.extend(not);
+    for (process, status) in unproven {
+        let held = all_sockets(&process)?.unwrap_or_default();
+        found.unproven.extend(held.into_iter().map(|inode| (inode, (status.name.clone(), process.pid()))));
+        others.push(Seen { pid: process.pid(), owner: 0 });
+    }
     for Proven { process, status, proof } in proven.values() {
         let (Some(title), Some(held)) = (title(process)?, all_sockets(process)?) else { continue };
         let who = holder(status, process.pid(), Some(proof.program.clone()), proof.unit.clone());
@@ -100,12 +107,17 @@ pub fn holders(wanted: &BTreeMap<u32, u32>) -> io::Result<Held> {
     Ok(found)
 }
 
-/// Those that were proven, and the others.
-type Judged = (BTreeMap<u32, Proven>, Vec<Seen>);
+/// What came of proving them.
+struct Proofs {
+    proven: BTreeMap<u32, Proven>,
+    unproven: Vec<(process::Process, Status)>,
+    not: Vec<Seen>,
+}
 
 /// Proves the candidates; what a proven one started may be proven by that.
-fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> io::Result<Judged> {
+fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> io::Result<Proofs> {
     let mut proven: BTreeMap<u32, Proven> = BTreeMap::new();
+    let mut not = Vec::new();
     let mut left = candidates;
     loop {
         let before = proven.len();
@@ -113,14 +125,14 @@ fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> io::Result
         for (process, status) in left {
             let parent = proven.get(&status.parent).map(|parent| &parent.proof);
             match host.prove(&process, parent)? {
-                Some(proof) => _ = proven.insert(process.pid(), Proven { process, status, proof }),
-                None => again.push((process, status)),
+                Judged::Proven(proof) => _ = proven.insert(process.pid(), Proven { process, status, proof }),
+                Judged::Unproven => again.push((process, status)),
+                Judged::Not => not.push(Seen { pid: process.pid(), owner: 0 }),
             }
         }
         left = again;
         if left.is_empty() || proven.len() == before {
-            let unproven = left.into_iter().map(|(process, _)| Seen { pid: process.pid(), owner: 0 });
-            return Ok((proven, unproven.collect()));
+            return Ok(Proofs { proven, unproven: left, not });
         }
     }
 }

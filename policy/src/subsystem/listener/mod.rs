@@ -27,6 +27,9 @@ pub struct State {
     pub units: Option<Vec<Unit>>,
     /// Live SSH sessions of people who have logged in: all of them. Where one may be missing, nothing is [`Part::Present`].
     pub sessions: Vec<Session>,
+    /// Why others may be in besides, of whom nothing is known: an SSH server of root's that could not be proven to be this host's has connections.
+    #[serde(default)]
+    pub sessions_unknown: Option<String>,
     /// The host's own addresses.
     pub addresses: Vec<IpAddr>,
     /// The SSH server's version where it was asked for: `OpenSSH_10.0p2 Debian-7+deb13u4`.
@@ -131,6 +134,9 @@ pub fn sessions(host: &HostState) -> Result<Vec<AccessPath>, String> {
         Part::Present(state) => state,
         Part::Absent(why) | Part::Unreadable(why) => return Err(why.clone()),
     };
+    if let Some(why) = &state.sessions_unknown {
+        return Err(why.clone());
+    }
     let mut paths: Vec<AccessPath> = state
         .sessions
         .iter()

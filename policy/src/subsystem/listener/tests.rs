@@ -187,6 +187,8 @@ fn sessions_are_access_paths_one_a_source_and_user() {
     let paths = sessions(&host).unwrap();
     let shown: Vec<_> = paths.iter().map(|path| (path.source.short(), path.user.as_deref())).collect();
     assert_eq!(shown, [("203.0.113.7".to_owned(), Some("root")), ("2001:db8::7".to_owned(), None)]);
+    host.listener.present_mut().unwrap().sessions_unknown = Some("sshd (pid 9) has connections".to_owned());
+    assert_eq!(sessions(&host), Err("sshd (pid 9) has connections".to_owned()), "others may be in besides");
     for unread in [Part::Unreadable("no list".to_owned()), Part::Absent("no list".to_owned())] {
         host.listener = unread;
         assert_eq!(sessions(&host), Err("no list".to_owned()), "not known is not none");

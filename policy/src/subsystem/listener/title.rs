@@ -6,8 +6,10 @@ pub enum Title {
     /// `sshd: alice@pts/0`, `sshd: alice@notty`, and `sshd: alice` where neither terminal nor command was asked for (`ssh -N`):
     /// this user is logged in.
     LoggedIn(String),
-    /// Another half of a login, or the listener, or another program: `sshd: alice [priv]`, `sshd: alice [net]`,
-    /// `sshd: [accepted]`, `sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups`.
+    /// Nobody is logged in by it: another half of a login, the listener, or a process of OpenSSH that has no title yet: `sshd: alice [priv]`,
+    /// `sshd: alice [net]`, `sshd: [accepted]`, `sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups`, `/usr/sbin/sshd -D -R`.
+    Door,
+    /// Not understood, as that of any other SSH server: somebody may be logged in by it.
     Other,
 }
 
@@ -15,11 +17,14 @@ pub enum Title {
 pub fn session_title(cmdline: &[u8]) -> Title {
     let text = String::from_utf8_lossy(cmdline);
     let text = text.trim_end_matches(['\0', ' ']);
-    let Some(user) = ["sshd: ", "sshd-session: "].iter().find_map(|prefix| text.strip_prefix(prefix)) else {
-        return Title::Other;
+    let Some(user) = ["sshd: ", "sshd-session: ", "sshd-auth: "].iter().find_map(|prefix| text.strip_prefix(prefix)) else {
+        // It sets its title soon after it was executed.
+        let program = text.split('\0').next().and_then(|path| path.rsplit('/').next());
+        let openssh = program.is_some_and(|name| matches!(name, "sshd" | "sshd-session" | "sshd-auth"));
+        return if openssh { Title::Door } else { Title::Other };
     };
     if user.ends_with(']') || user.contains(" [listener] ") || user.starts_with('/') {
-        return Title::Other;
+        return Title::Door;
     }
     let user = user.rsplit_once('@').map_or(user, |(user, _terminal)| user);
     if user.is_empty() { Title::Other } else { Title::LoggedIn(user.to_owned()) }
@@ -37,16 +42,18 @@ mod tests {
             ("sshd: alice@notty\0\0\0", Title::LoggedIn(user("alice"))),
             ("sshd-session: alice@example.org@pts/1", Title::LoggedIn(user("alice@example.org"))),
             ("sshd: root", Title::LoggedIn(user("root"))),
-            ("sshd-auth: [session-auth]", Title::Other),
-            ("sshd: alice [priv]", Title::Other),
-            ("sshd-session: root [priv]", Title::Other),
-            ("sshd: unknown [priv]", Title::Other),
-            ("sshd: alice [net]", Title::Other),
-            ("sshd-session: [accepted]", Title::Other),
-            ("sshd: [accepted]", Title::Other),
-            ("sshd: [net]", Title::Other),
-            ("sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", Title::Other),
-            ("/usr/sbin/sshd\0-D\0", Title::Other),
+            ("sshd-auth: [session-auth]", Title::Door),
+            ("sshd: alice [priv]", Title::Door),
+            ("sshd-session: root [priv]", Title::Door),
+            ("sshd: unknown [priv]", Title::Door),
+            ("sshd: alice [net]", Title::Door),
+            ("sshd-session: [accepted]", Title::Door),
+            ("sshd: [accepted]", Title::Door),
+            ("sshd: [net]", Title::Door),
+            ("sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", Title::Door),
+            ("/usr/sbin/sshd\0-D\0", Title::Door),
+            ("/usr/lib/openssh/sshd-session\0-D\0-R\0", Title::Door),
+            ("/usr/sbin/dropbear\0-F\0-E\0", Title::Other),
             ("", Title::Other),
             ("sshd: @pts/0", Title::Other),
         ] {

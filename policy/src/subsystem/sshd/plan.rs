@@ -311,7 +311,7 @@ fn following(host: &HostState, server: &Server) -> Result<Activation, String> {
 fn restart(host: &HostState, server: &Server) -> Result<Activation, String> {
     let Manager::Service { name, kill_mode, .. } = &server.manager else { return Ok(Activation::Nothing) };
     // systemd.kill(5): only the main process is ended by these; all others end the sessions that are still in its cgroup.
-    let sessions = host.listener.present().is_some_and(|state| !state.sessions.is_empty());
+    let sessions = host.listener.present().is_some_and(|state| !state.sessions.is_empty() || state.sessions_unknown.is_some());
     if sessions && !matches!(kill_mode.as_str(), "process" | "none") {
         return Err(format!("{name} has KillMode={kill_mode}, so its restart could end live sessions: set it to `process`"));
     }
