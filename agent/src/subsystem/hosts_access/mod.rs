@@ -43,14 +43,15 @@ pub fn files(config: &Config) -> (File, File) {
     (read(&config.paths.hosts_allow), read(&config.paths.hosts_deny))
 }
 
-/// libwrap follows symbolic links and does not care who owns the files; writing them is another matter.
+/// libwrap follows symbolic links and does not care who owns the files. Here a link is followed where every step is root's: whoever decides
+/// where it leads would have any file of root's read and quoted. What is not read is unknown. Writing is another matter.
 fn read(path: &Path) -> File {
-    let (content, read_only) = match files::read_followed(path, LONGEST) {
-        Ok(followed) => (Content::Bytes(followed.bytes), followed.not_replaceable),
-        Err(FileError::Missing(_)) if path.is_symlink() => {
+    let (content, read_only) = match roots::read(path, LONGEST) {
+        Ok(bytes) => (Content::Bytes(bytes), files::not_replaceable(path)),
+        Err(RootsError::Missing(_)) if path.is_symlink() => {
             (Content::Missing, Some(format!("{}: a symbolic link to nothing", path.display())))
         }
-        Err(FileError::Missing(_)) => (Content::Missing, None),
+        Err(RootsError::Missing(_)) => (Content::Missing, None),
         Err(error) => (Content::Unreadable(error.to_string()), Some("it could not be read".to_owned())),
     };
     File { path: path.display().to_string(), content, read_only }
@@ -252,6 +253,25 @@ mod tests {
     }
 
     #[test]
+    fn where_others_decide_what_is_read_nothing_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let theirs = folder.path().join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        fs::write(folder.path().join("secret"), "root:secret\n").unwrap();
+        symlink(folder.path().join("secret"), theirs.join("deny")).unwrap();
+        symlink(theirs.join("deny"), &config.paths.hosts_deny).unwrap();
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(&config.paths.hosts_allow, "sshd: ALL\n").unwrap();
+        fs::set_permissions(&config.paths.hosts_allow, fs::Permissions::from_mode(0o666)).unwrap();
+        let state = state(&config);
+        for file in [state.allow, state.deny] {
+            let Content::Unreadable(why) = file.content else { panic!("{file:?}") };
+            assert!(why.contains("others than root can write") && !why.contains("secret"), "{why}");
+        }
+    }
+
+    #[test]
     fn a_step_about_another_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
@@ -266,7 +286,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         fs::create_dir(&config.paths.hosts_allow).unwrap();
-        assert!(matches!(state(&config).allow.content, Content::Unreadable(why) if why.contains("not a regular file")));
+        assert!(matches!(state(&config).allow.content, Content::Unreadable(why) if why.contains("no regular file")));
     }
 
     #[test]
