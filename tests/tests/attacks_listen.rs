@@ -144,6 +144,104 @@ fn nobody_takes_the_port(server: &Server) {
     server.sh("sed -i '/^ssh_port/d' /etc/sshfix/agent.toml; systemctl restart ssh; systemctl restart sshfix-agent").expect_ok();
 }
 
+/// Root's address is known to be in use, or that is said not to be known: nothing that closes it is applied.
+#[track_caller]
+fn not_closed(server: &Server, when: &str, says: &str) {
+    let status = server.ctl(&["status"]);
+    assert!(status.stdout.contains(says), "{when}: {status:#?}");
+    assert!(!status.stdout.contains("No live SSH session."), "{when}: {status:#?}");
+    let before = server.read("/etc/hosts.deny");
+    let deny = server.ctl(&["hosts", "deny", ADMIN_V4, "--json", "--confirm-within", "10m"]);
+    deny.expect_error(4, "lockout", &["nothing was changed"]);
+    assert_eq!(server.read("/etc/hosts.deny"), before, "{when}");
+}
+
+/// Root is in by an sshd of the host that cannot be proven: a supervisor started it with mounts of its own, or a shell from another place.
+fn an_sshd_that_cannot_be_proven_hides_no_session(server: &Server) {
+    server.sh("mkdir -p /opt/ssh/sbin; cp -a /usr/sbin/sshd /opt/ssh/sbin/sshd").expect_ok();
+    let unit = |lines: &str| format!("[Service]\nRuntimeDirectory=sshd\nRuntimeDirectoryPreserve=yes\n{lines}\n");
+    let wrappers = [
+        ("a supervisor", "PrivateTmp=yes\nExecStart=/bin/sh -c '/usr/sbin/sshd -D & wait'"),
+        ("another place", "PrivateTmp=yes\nExecStart=/bin/sh -c 'exec /opt/ssh/sbin/sshd -D'"),
+    ];
+    for (name, lines) in wrappers {
+        server.write("/etc/systemd/system/super.service", unit(lines));
+        server.sh("systemctl stop ssh.service; systemctl daemon-reload; systemctl restart super").expect_ok();
+        server.wait_until("it listens", LONG, || listens(server, 22));
+        let session = Session::open(server, 22);
+        not_closed(server, name, "The live SSH sessions are not known");
+        drop(session);
+        server.sh("systemctl stop super").expect_ok();
+        server.wait_until("it is gone", LONG, || !listens(server, 22));
+    }
+    server.sh("rm /etc/systemd/system/super.service; systemctl daemon-reload; systemctl start ssh.service").expect_ok();
+    server.wait_until("sshd listens", LONG, || listens(server, 22));
+}
+
+/// Root is in by a server whose title says nothing of it.
+fn a_session_of_another_server_is_one(server: &Server) {
+    let code =
+        "import socket, time\ns = socket.create_server(('', 22)); c = [s.accept()[0] for _ in range(1)]\ntime.sleep(100000)\n";
+    server.write("/usr/local/lib/dropbear.py", code);
+    server
+        .sh("cp $(readlink -f /usr/bin/python3) /usr/sbin/dropbear; systemctl stop ssh.service; \
+               systemd-run -q --unit=dropbear /usr/sbin/dropbear /usr/local/lib/dropbear.py")
+        .expect_ok();
+    server.wait_until("it listens", LONG, || server.sh("ss -Hltn sport = :22 | grep -q .").ok());
+    let client = format!(
+        "import socket, time; s = socket.create_connection(('203.0.113.1', 22), source_address=('{ADMIN_V4}', 0)); time.sleep(600)"
+    );
+    let words = ["netns", "exec", server.clients_netns(), "python3", "-c", &client];
+    let client = Session(Command::new("ip").args(words).stdin(Stdio::null()).spawn().unwrap());
+    server.wait_until("it is connected", LONG, || server.sh("ss -Htn state established sport = :22 | grep -q .").ok());
+    not_closed(server, "dropbear", ADMIN_V4);
+    drop(client);
+    server.sh("systemctl stop dropbear; rm /usr/sbin/dropbear; systemctl start ssh.service").expect_ok();
+    server.wait_until("sshd listens", LONG, || listens(server, 22));
+}
+
+/// hosts.deny is a link into a home, as scripts of users that keep a list make it, and alice makes of hers what she likes.
+fn hosts_deny_leads_to_no_file_of_roots(server: &Server) {
+    server.sh("cp -a /etc/hosts.deny /root/deny; rm /etc/hosts.deny; ln -s /home/alice/deny /etc/hosts.deny").expect_ok();
+    for target in ["/etc/shadow", "/etc/sshfix/ctl_ed25519"] {
+        server.sh(&format!("ln -sfn {target} /home/alice/deny; chown -h alice: /home/alice/deny")).expect_ok();
+        for words in [&["hosts", "list"][..], &["diagnose", "203.0.113.8"], &["hosts", "deny", "203.0.113.77", "--dry-run"]] {
+            let asked = server.ctl(words);
+            let said = asked.stdout.clone() + &asked.stderr;
+            assert!(!said.contains("root:") && !said.contains("PRIVATE KEY") && asked.status != 5, "{words:?}: {said}");
+            assert!(said.contains("alice") || said.contains("user 10"), "{words:?}: {said}");
+            assert!(!said.contains("OPEN"), "{words:?}: {said}");
+        }
+    }
+    server.sh("rm /etc/hosts.deny; cp -a /root/deny /etc/hosts.deny").expect_ok();
+}
+
+/// Files of host keys that changed since sshd read them come into effect with any reload.
+fn host_keys_that_changed_are_told(server: &Server) {
+    server.write(DROP_IN, "X11Forwarding yes\n");
+    server.sh("cp -a /etc/ssh/ssh_host_* /root/; systemctl restart ssh").expect_ok();
+    server.wait_until("sshd listens", LONG, || listens(server, 22));
+    let session = Session::open(server, 22);
+    let plan = || server.ctl(&["sshd", "set", "X11Forwarding", "no", "--dry-run", "--json"]);
+    assert!(!plan().stdout.contains("ed25519_key changed"), "{:#?}", plan());
+    for change in [
+        "chmod 644 /etc/ssh/ssh_host_ed25519_key",
+        "cd /etc/ssh; rm ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N '' -f ssh_host_ed25519_key",
+    ] {
+        server.sh(change).expect_ok();
+        let said = plan().stdout;
+        let risk = "know this host only by the ssh-ed25519 key that sshd read before /etc/ssh/ssh_host_ed25519_key changed";
+        assert!(said.contains(risk), "{change}: {said}");
+        server.sh("cp -a /root/ssh_host_ed25519_key* /etc/ssh/").expect_ok();
+    }
+    // All of them: nobody would know the host.
+    server.sh("cd /etc/ssh; for kind in rsa ecdsa ed25519; do rm ssh_host_${kind}_key*; ssh-keygen -q -t $kind -N '' -f ssh_host_${kind}_key; done").expect_ok();
+    let edit = server.ctl(&["sshd", "set", "X11Forwarding", "no", "--json", "--confirm-within", "10m"]);
+    edit.expect_error(4, "lockout", &["none of them any more"]);
+    server.sh("cp -a /root/ssh_host_* /etc/ssh/; systemctl restart ssh").expect_ok();
+    drop(session);
+}
+
 fn attacks(release: Release) {
     if !lab::root_or_skip() {
         return;
@@ -154,9 +252,14 @@ fn attacks(release: Release) {
     if release == Release::Trixie {
         server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
     }
-    let begun = std::time::Instant::now();
     nobody_takes_the_port(&server);
-    println!("{release}: the port {:?}", begun.elapsed());
+    an_sshd_that_cannot_be_proven_hides_no_session(&server);
+    a_session_of_another_server_is_one(&server);
+    hosts_deny_leads_to_no_file_of_roots(&server);
+    // Before 9.8 each connection reads them anew.
+    if release == Release::Trixie {
+        host_keys_that_changed_are_told(&server);
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(super) fn look_at(path: &str, sound: &Sound) -> HostKey {
     let public = roots::read(&public_file(Path::new(path)), PUBLIC_KEY_MAX).ok();
     let public = public.and_then(|bytes| String::from_utf8(bytes).ok());
     let algorithm = public.as_deref().and_then(|line| line.split(' ').next()).map(str::to_owned);
-    HostKey { path: path.to_owned(), algorithm, problem: problem(Path::new(path), sound) }
+    HostKey { path: path.to_owned(), algorithm, problem: problem(Path::new(path), sound), changed: false }
 }
 
 fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {

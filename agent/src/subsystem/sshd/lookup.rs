@@ -29,6 +29,8 @@ use crate::sys::roots;
 
 /// The longest file of revoked keys.
 const REVOKED_MAX: u64 = 16 << 20;
+/// The OpenSSH from which on the process that listens reads the host keys, once, and not each connection's.
+const KEYS_ARE_KEPT: (u16, u16) = (9, 8);
 /// How long an sshd that listens may be without its pid file.
 const WRITES_PID_FILE: Duration = Duration::from_millis(200);
 
@@ -239,17 +241,28 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         Err(error) => return Part::Unreadable(error.to_string()),
     };
     let effective = effective.map_err(|error| error.to_string());
+    let mark = process.map_or(Mark::None, |(pid, _)| Mark::of(pid, effective.as_ref().ok()));
+    let mut host_key_files =
+        keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options), &versions.sound);
+    // Before 9.8 each connection reads them anew.
+    if let Mark::At(at) = mark
+        && version.is_none_or(|version| version >= KEYS_ARE_KEPT)
+    {
+        for key in &mut host_key_files {
+            key.changed = changed_since(at, &key.path);
+        }
+    }
     Part::Present(Server {
         running,
         version,
         test,
         privsep,
-        host_key_files: keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options), &versions.sound),
+        host_key_files,
         startups: title.as_deref().and_then(Startups::from_title),
         unauthenticated,
         manager,
         host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(),
-        stale: process.map_or_else(Vec::new, |(pid, _)| stale(pid, &tree, effective.as_ref().ok())),
+        stale: stale(mark, &tree),
         edited: BTreeMap::new(),
         tree,
         effective,
@@ -278,36 +291,66 @@ fn keys(paths: &[String], sound: &Sound) -> Vec<HostKey> {
         let asked: Vec<_> = paths.iter().map(|path| (path, scope.spawn(|| host_keys::look_at(path, sound)))).collect();
         let failed = |path: &str| {
             let why = "looking at it failed inside sshfix".to_owned();
-            HostKey { path: path.to_owned(), algorithm: None, problem: Some(KeyProblem::Unread(why)) }
+            HostKey { path: path.to_owned(), algorithm: None, problem: Some(KeyProblem::Unread(why)), changed: false }
         };
         asked.into_iter().map(|(path, key)| key.join().unwrap_or_else(|_| failed(path))).collect()
     })
 }
 
-/// The files, and the folders that an Include lists, that changed after the pid file, which sshd writes anew at each start and after each
-/// SIGHUP (sshd.c, `main`). By their status, which changes too where a file is put in place with an old time. Where another sshd wrote it
-/// last, or nobody did, when this one read its files is not known: each may have changed since.
-fn stale(pid: u32, tree: &Result<Tree, String>, effective: Option<&Effective>) -> Vec<String> {
-    let changed = |path: &str| std::fs::metadata(path).map(|file| (file.ctime(), file.ctime_nsec()));
-    // Without the pid file by its settings (`none`) there is no such mark, and `policy` knows that by them.
-    let pid_file = effective.and_then(|effective| effective.one("pidfile")).filter(|path| path.starts_with('/'));
-    let (Ok(tree), Some(pid_file)) = (tree, pid_file) else { return Vec::new() };
-    let until = Instant::now() + WRITES_PID_FILE;
-    let read = loop {
-        let written = changed(pid_file);
-        let holds = roots::read(Path::new(pid_file), PID_MAX).ok().as_deref().and_then(values::pid);
-        match (written, holds) {
-            (Ok(written), Some(holds)) if holds == pid => break written,
-            // It removes the file at SIGHUP and writes it again once it listens.
-            (_, None) if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
-            _ => return tree.files.keys().cloned().collect(),
-        }
+/// The files, and the folders that an Include lists, that changed after sshd read them. Where it is not known when it did, each may have.
+fn stale(mark: Mark, tree: &Result<Tree, String>) -> Vec<String> {
+    let Ok(tree) = tree else { return Vec::new() };
+    let at = match mark {
+        Mark::None => return Vec::new(),
+        Mark::Unknown => return tree.files.keys().cloned().collect(),
+        Mark::At(at) => at,
     };
     let folders = tree.includes.keys().filter_map(|pattern| pattern.rsplit_once('/'));
     let folders = folders.filter(|(folder, name)| glob::is_pattern(name) && !glob::is_pattern(folder)).map(|(folder, _)| folder);
     let paths: BTreeSet<&str> = tree.files.keys().map(String::as_str).chain(folders).collect();
-    // Both times are of the kernel's coarse clock, so that the same time may be later.
-    paths.into_iter().filter(|path| changed(path).map_or(true, |at| at >= read)).map(str::to_owned).collect()
+    paths.into_iter().filter(|path| changed_since(at, path)).map(str::to_owned).collect()
+}
+
+/// Seconds and nanoseconds of a status change.
+type Changed = (i64, i64);
+
+fn changed(path: &str) -> io::Result<Changed> {
+    std::fs::metadata(path).map(|file| (file.ctime(), file.ctime_nsec()))
+}
+
+/// By its status, which changes too where a file is put in place with an old time. Both times are of the kernel's coarse clock, so that the
+/// same time may be later.
+fn changed_since(at: Changed, path: &str) -> bool {
+    changed(path).map_or(true, |changed| changed >= at)
+}
+
+/// When an sshd read its files: the pid file, which it writes anew at each start and after each SIGHUP (sshd.c, `main`).
+#[derive(Clone, Copy)]
+enum Mark {
+    /// By its settings it writes none, and `policy` knows that by them.
+    None,
+    /// Another sshd wrote it last, or nobody did.
+    Unknown,
+    /// Then.
+    At(Changed),
+}
+
+impl Mark {
+    fn of(pid: u32, effective: Option<&Effective>) -> Self {
+        let pid_file = effective.and_then(|effective| effective.one("pidfile")).filter(|path| path.starts_with('/'));
+        let Some(pid_file) = pid_file else { return Self::None };
+        let until = Instant::now() + WRITES_PID_FILE;
+        loop {
+            let written = changed(pid_file);
+            let holds = roots::read(Path::new(pid_file), PID_MAX).ok().as_deref().and_then(values::pid);
+            match (written, holds) {
+                (Ok(written), Some(holds)) if holds == pid => return Self::At(written),
+                // It removes the file at SIGHUP and writes it again once it listens.
+                (_, None) if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
+                _ => return Self::Unknown,
+            }
+        }
+    }
 }
 
 /// sshd.c: root's, and nobody else's to write.

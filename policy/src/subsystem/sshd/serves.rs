@@ -114,9 +114,38 @@ fn offered(accepted: &[&str], host_keys: &[String]) -> BTreeSet<String> {
 pub fn identities(server: &Server) -> BTreeSet<String> {
     let Ok(effective) = &server.effective else { return BTreeSet::new() };
     let accepted: Vec<&str> = effective.one("hostkeyalgorithms").unwrap_or_default().split(',').collect();
-    let keys = offered(&accepted, &server.host_keys).into_iter().map(|kind| format!("the {kind} key"));
+    // Of a key whose file sshd would not load now only the running one can show what it read before.
+    let loads = |kind: &String| {
+        let mut files = server.host_key_files.iter().filter(|key| key.algorithm.as_ref() == Some(kind)).peekable();
+        files.peek().is_none() || files.any(|key| !key.is_lost())
+    };
+    let keys = offered(&accepted, &server.host_keys).into_iter().filter(loads).map(|kind| format!("the {kind} key"));
     let certificates = effective.all("hostcertificate").iter().map(|path| format!("the certificate {path}"));
     keys.chain(certificates).collect()
+}
+
+/// The same of the sshd that runs: of a key whose file changed since, it shows the one that it read.
+pub fn identities_now(server: &Server) -> BTreeSet<String> {
+    let mut found = identities(server);
+    for key in server.host_key_files.iter().filter(|key| key.changed) {
+        let kind = key.algorithm.as_deref().unwrap_or("host");
+        found.remove(&format!("the {kind} key"));
+        found.insert(format!("the {kind} key that sshd read before {} changed", key.path));
+    }
+    found
+}
+
+/// Why no key by which clients know the host would be left, because of files that changed since sshd read them.
+pub fn no_key_stays(was: &BTreeSet<String>, is: &BTreeSet<String>) -> Option<String> {
+    let changed = was.iter().any(|identity| identity.ends_with(" changed"));
+    (changed && was.is_disjoint(is)).then(|| {
+        let was: Vec<&str> = was.iter().map(String::as_str).collect();
+        format!(
+            "the host keys: clients know this host by {}, and sshd would show none of them any more; where that is meant, or the files hold \
+             the same keys again, reload sshd by hand",
+            was.join(" and ")
+        )
+    })
 }
 
 /// Whether somebody from this address reaches it: at these addresses of the host where they are known, else at every address of

@@ -238,6 +238,9 @@ pub struct HostKey {
     pub algorithm: Option<String>,
     /// Why sshd would not load it.
     pub problem: Option<KeyProblem>,
+    /// Whether the file changed after the running sshd had read it: what clients are shown is another key than this.
+    #[serde(default)]
+    pub changed: bool,
 }
 
 /// What is wrong with the file of a host key (sshd.c, `sshkey_load_private`; authfile.c, `sshkey_perm_ok`).
@@ -254,6 +257,14 @@ pub enum KeyProblem {
 }
 
 impl HostKey {
+    /// Whether sshd does not load it for certain.
+    pub fn is_lost(&self) -> bool {
+        match &self.problem {
+            Some(KeyProblem::Missing | KeyProblem::Open(_) | KeyProblem::Corrupt(_)) => true,
+            Some(KeyProblem::Unread(_)) | None => false,
+        }
+    }
+
     /// The kind of key as `ssh-keygen -t` calls it, from its public half or from its name.
     pub fn kind(&self) -> Option<&'static str> {
         let name = self.algorithm.as_deref().unwrap_or(&self.path);

@@ -26,7 +26,7 @@ pub struct WayIn {
     /// Limits beside the verdict.
     pub(super) risks: Vec<Risk>,
     /// By what clients may know the host.
-    identities: BTreeSet<String>,
+    pub(super) identities: BTreeSet<String>,
     /// Each login that was asked about.
     pub(super) logins: Vec<LoginWay>,
 }
@@ -159,6 +159,9 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     let mut way = way_in(read, read, port, path, needs);
     let Some(Part::Present(server)) = read.sshd.servers.get(&port) else { return way };
     let proven = way.is_proven();
+    if !way.identities.is_empty() {
+        way.identities = serves::identities_now(server);
+    }
     // What the running sshd was told is not known.
     if may_differ(server) {
         way.objections.retain(|objection| !objection.is_of_value());

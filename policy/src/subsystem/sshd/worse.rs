@@ -5,7 +5,7 @@ use super::journal::Entrance;
 use super::methods::{Can, KEY_SOURCES, Key, Way, bare, is_same};
 use super::objection::{self, Objection};
 use super::way_in::{LoginWay, WayIn};
-use super::{Effective, risk, values};
+use super::{Effective, risk, serves, values};
 use crate::verdict::{Stage, Verdict};
 
 /// What makes a path worse off than it was: that it is refused, or that it is not known any more, and why.
@@ -17,7 +17,8 @@ pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, String)> {
     let found = objection::first_new(&was.objections, &is.objections).map(|new| (new.verdict, new.why.clone()));
     let of_logins = || is.logins.iter().find_map(|login| of_login(was, login));
     let grave = || risk::worse(&was.risks, &is.risks).find(|risk| risk.grave).map(|risk| (Verdict::Unknown, risk.text.clone()));
-    found.or_else(of_logins).or_else(grave)
+    let no_key = || serves::no_key_stays(&was.identities, &is.identities).map(|why| (Verdict::Unknown, why));
+    found.or_else(of_logins).or_else(grave).or_else(no_key)
 }
 
 /// The same of one login. Where the new files part addresses that the old ones did not, the old ones said the same of all of them.
