@@ -196,6 +196,13 @@ pub fn admission_stages(filters: Filters, now: &HostState, connection: &Connecti
 
 /// Everything a plan could lift that refuses this connection: fail2ban first, then netfilter, routes and hosts files.
 pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
+    let found = blocks_of(host, connection, needs);
+    #[cfg(test)]
+    words::same(&found, tests::lifted, || blocks_of(host, connection, &mut Needs::new()));
+    found
+}
+
+fn blocks_of(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
     let (filters, walked) = netfilter::judge(host, connection, needs);
     blocks_behind(host, connection, (filters.verdict, walked), needs)
 }

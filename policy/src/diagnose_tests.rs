@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::plan;
+use crate::request::Operation;
 use crate::subsystem::hosts_access::{Content, Facts, File, HostName, Libwrap};
 
 const ME: &str = "203.0.113.7";
@@ -21,6 +23,18 @@ pub(super) fn decided(path: &Path) -> impl std::fmt::Debug + PartialEq + use<> {
     let stages = path.stages.iter().map(|one| (one.stage, one.verdict, one.trace.iter().map(|line| line.decides).collect()));
     let findings = path.findings.iter().map(|one| (one.cause, one.blocking, one.stage, one.owner.clone(), one.since, one.until));
     (path.verdict, stages.collect::<Vec<(_, _, Vec<bool>)>>(), findings.collect::<Vec<_>>())
+}
+
+/// The same of blocks, with the steps that lift them.
+pub(super) fn lifted(blocks: &Vec<Block>) -> impl std::fmt::Debug + PartialEq + use<> {
+    let steps = |lift: &Lift| match lift {
+        Lift::Steps(steps) => Some(steps.clone()),
+        Lift::ByHand(_) => None,
+    };
+    let blocks = blocks.iter().map(|Block { finding: one, lift, .. }| {
+        (one.cause, one.blocking, one.stage, one.owner.clone(), one.since, one.until, steps(lift))
+    });
+    blocks.collect::<Vec<_>>()
 }
 
 /// A host without packet filters, whose jails hold one ticket each.
@@ -97,4 +111,16 @@ fn a_ban_by_a_route_acts_in_the_stage_of_the_route() {
     let host = HostState { route: Part::Present(routes), ..banned(&[("sshd", ME)]) };
     let of = |cause| (cause, Stage::Route, Owner::jail("sshd"), true);
     assert_eq!(seen(&host), [of(Cause::Fail2banBan), of(Cause::RouteBlackhole)]);
+}
+
+#[test]
+fn an_unban_in_one_jail_leaves_the_others() {
+    let host = banned(&[("recidive", ME), ("sshd", ME)]);
+    let unban = |jail: Option<&str>| {
+        let operation = Operation::Unban { source: source(ME), jail: jail.map(str::to_owned), ignore_for: None, range: false };
+        let steps = plan::plan(&operation, &host, 22, &mut Needs::new()).unwrap().steps;
+        steps.iter().map(Step::summary).collect::<Vec<_>>()
+    };
+    assert_eq!(unban(Some("sshd")), ["unban 203.0.113.7 in jail sshd"]);
+    assert_eq!(unban(None), ["unban 203.0.113.7 in jail recidive", "unban 203.0.113.7 in jail sshd"]);
 }
