@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -12,6 +12,7 @@ use sshfix_policy::subsystem::sshd::{AuthorizedKey, Chain, Owner, Seen, authoriz
 
 use super::{TALLY_MAX, Tally};
 use crate::sys::confine::{Ids, become_user, only_look, only_read};
+use crate::sys::view::View;
 
 /// The longest file of authorized keys that is read.
 const KEYS_MAX: u64 = 4 << 20;
@@ -20,18 +21,17 @@ const KEYS: usize = 2000;
 
 /// Each file of authorized keys as that user sees it.
 pub(super) fn keys(ids: &Ids, home: &str, paths: &[String]) -> Result<Vec<Seen>, String> {
-    let views: Vec<Result<(), String>> = paths.iter().map(|path| same_view(Path::new(path))).collect();
-    let home_view = same_view(Path::new(home));
-    confined(ids)?;
+    let view = confined(ids)?;
+    let home_view = view.require_same(Path::new(home));
     let home = fs::canonicalize(home).unwrap_or_else(|_| PathBuf::from(home));
-    let looked: Vec<Result<Opened, Seen>> = paths
-        .iter()
-        .zip(views)
-        .map(|(path, view)| match view.and(home_view.clone()) {
-            Ok(()) => open(Path::new(path), &home),
+    let look = |path: &String| {
+        let opened = open(Path::new(path), &home);
+        match view.require_same(Path::new(path)).and(home_view.clone()) {
+            Ok(()) => opened,
             Err(why) => Err(Seen::Unknown(why)),
-        })
-        .collect();
+        }
+    };
+    let looked: Vec<Result<Opened, Seen>> = paths.iter().map(look).collect();
     only_read().map_err(|error| error.to_string())?;
     let seen = |looked: Result<Opened, Seen>| match looked {
         Ok(Opened { file, length, chain }) => Seen::File { chain, keys: keys_in(file, length) },
@@ -106,10 +106,10 @@ fn keys_in(file: File, length: u64) -> Result<Vec<AuthorizedKey>, String> {
 
 /// auth.c, `allowed_user`: it must be there, be a file, and be executable by somebody. Looked at by the user, who is to run it.
 pub(super) fn shell(ids: &Ids, shell: &str) -> Result<Option<String>, String> {
-    let view = same_view(Path::new(shell));
-    confined(ids)?;
-    view?;
-    match fs::metadata(shell) {
+    let view = confined(ids)?;
+    let found = fs::metadata(shell);
+    view.require_same(Path::new(shell))?;
+    match found {
         Ok(file) if !file.is_file() || file.permissions().mode() & 0o111 == 0 => Ok(Some(format!("{shell} is not executable"))),
         Ok(_) => Ok(None),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
@@ -123,10 +123,11 @@ pub(super) fn shell(ids: &Ids, shell: &str) -> Result<Option<String>, String> {
 
 /// The records of a user, in a folder of root's.
 pub(super) fn tally(ids: &Ids, path: &str) -> Result<Tally, String> {
-    same_view(Path::new(path))?;
-    confined(ids)?;
+    let view = confined(ids)?;
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    view.require_same(Path::new(path))?;
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Tally::Bytes(Vec::new())),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Tally::NotTheUsers),
@@ -143,29 +144,13 @@ pub(super) fn tally(ids: &Ids, path: &str) -> Result<Tally, String> {
     }
 }
 
-fn confined(ids: &Ids) -> Result<(), String> {
+/// What the host sees can be compared with from then on, too.
+fn confined(ids: &Ids) -> Result<View, String> {
     let text = |error: io::Error| format!("the look could not be confined to the user: {error}");
-    become_user(ids).map_err(text)?;
-    only_look().map_err(text)
-}
-
-/// Whether the top folder of a path is the host's own. The agent's service has a /tmp of its own (`PrivateTmp=`), and an administrator may
-/// hide more from it (`ProtectHome=`): what is not seen is not missing.
-fn same_view(path: &Path) -> Result<(), String> {
-    let Some(Component::Normal(top)) = path.components().nth(1) else { return Ok(()) };
-    let identity = |root: &str| match fs::metadata(Path::new(root).join(top)) {
-        Ok(found) => Ok(Some((found.dev(), found.ino()))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    };
-    let top = top.display();
-    match (identity("/"), identity("/proc/1/root")) {
-        (Ok(ours), Ok(hosts)) if ours == hosts => Ok(()),
-        (Ok(_), Ok(_)) => {
-            Err(format!("the agent's service sees another /{top} than the host: see ProtectHome= and PrivateTmp= of its unit"))
-        }
-        (Err(error), _) | (_, Err(error)) => Err(format!("/{top} could not be looked at: {}", words(&error))),
-    }
+    let view = View::read()?;
+    become_user(ids, view.root()).map_err(text)?;
+    only_look().map_err(text)?;
+    Ok(view)
 }
 
 /// The kernel's words, without the number.

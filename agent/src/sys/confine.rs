@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
@@ -42,10 +43,18 @@ pub fn may_become_user() -> bool {
     effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set >> 7 & 1 == 1)
 }
 
-/// Becomes that user for good. Other processes of the user can stop or kill it then, and see nothing of it (ptrace(2), `PR_SET_DUMPABLE`).
-pub fn become_user(ids: &Ids) -> io::Result<()> {
-    // SAFETY: the call takes three numbers and no memory, and closes descriptors that nothing here refers to.
-    unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) };
+/// Becomes that user for good, with no open file but the first three and this one. Other processes of the user can stop or kill it then,
+/// and see nothing of it (ptrace(2), `PR_SET_DUMPABLE`).
+pub fn become_user(ids: &Ids, kept: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let kept = kept.and_then(|kept| u32::try_from(kept.as_raw_fd()).ok());
+    let ranges = match kept {
+        Some(kept) => [Some((3, kept.saturating_sub(1))), Some((kept.saturating_add(1), u32::MAX))],
+        None => [Some((3, u32::MAX)), None],
+    };
+    for (first, last) in ranges.into_iter().flatten().filter(|(first, last)| first <= last) {
+        // SAFETY: the call takes three numbers and no memory, and closes descriptors that nothing here refers to.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
+    }
     prctl::set_dumpable(false)?;
     for (resource, most) in [
         (Resource::RLIMIT_CORE, 0),
@@ -110,6 +119,7 @@ pub fn only_look() -> io::Result<()> {
     landlock()?;
     let look = [
         libc::SYS_openat,
+        libc::SYS_openat2,
         libc::SYS_newfstatat,
         libc::SYS_statx,
         libc::SYS_readlinkat,

@@ -18,4 +18,5 @@ pub mod process;
 pub mod roots;
 pub mod rtnetlink;
 mod systemd_socket;
+pub mod view;
 pub mod xt_sockets;

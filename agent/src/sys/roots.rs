@@ -17,6 +17,8 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::Uid;
 use thiserror::Error;
 
+use super::view;
+
 /// As many as the kernel follows (`path_resolution(7)`).
 const MAX_LINKS: usize = 40;
 
@@ -32,6 +34,14 @@ pub enum RootsError {
         /// The part of the path that is not root's.
         at: PathBuf,
         /// What is wrong with it and how to put it right.
+        why: String,
+    },
+    /// The host has something else there than this process sees.
+    #[error("{}: {why}", path.display())]
+    Unseen {
+        /// Which.
+        path: PathBuf,
+        /// Why.
         why: String,
     },
     /// Root's, but a folder, a device, a pipe or a socket.
@@ -85,10 +95,15 @@ impl Found {
     }
 }
 
-/// What stands at this absolute path: a file or a folder that is root's, whoever may write to it.
+/// What stands at this absolute path: a file or a folder that is root's, whoever may write to it. Where the host has something else there
+/// than this process sees, neither what is seen nor that nothing is there is a fact.
 pub fn find(path: &Path) -> Result<Found, RootsError> {
     let root = nix::fcntl::open("/", FOLDER, Mode::empty()).map_err(failed(Path::new("/")))?;
-    find_below(root, path)
+    let found = find_below(root, path);
+    match view::require_same(path) {
+        Ok(()) => found,
+        Err(why) => Err(RootsError::Unseen { path: path.into(), why }),
+    }
 }
 
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);

@@ -23,8 +23,6 @@ const LONGEST: u64 = 16 << 20;
 const PATTERN_BYTES: u64 = 8 << 20;
 /// How many of them.
 const PATTERN_FILES: usize = 64;
-/// Folders that the agent's unit may hide from it.
-const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// For all host names of one question together.
 const NAMES_WITHIN: Duration = Duration::from_secs(2);
 
@@ -111,17 +109,16 @@ fn pattern_file(path: &Path, known: &Facts) -> PatternFile {
     let used = known.files.values().map(length).fold(0, u64::saturating_add);
     match roots::read(path, PATTERN_BYTES.saturating_sub(used)) {
         Ok(bytes) => PatternFile::Content(bytes),
-        // systemd.exec(5), `ProtectHome`: an administrator may hide homes from the agent, whatever libwrap sees.
-        Err(RootsError::Missing(_)) if HOMES.iter().any(|home| path.starts_with(home)) => {
-            unread("homes are not looked at for it".to_owned())
-        }
         Err(RootsError::Missing(_)) => PatternFile::Missing,
         Err(RootsError::TooLong { .. }) => {
             unread(format!("not read, it and the other files of patterns are longer than {PATTERN_BYTES} bytes together"))
         }
-        Err(error @ (RootsError::NotRoots { .. } | RootsError::NotRegular(_) | RootsError::Failed { .. })) => {
-            PatternFile::Unreadable(error.to_string())
-        }
+        Err(
+            error @ (RootsError::NotRoots { .. }
+            | RootsError::Unseen { .. }
+            | RootsError::NotRegular(_)
+            | RootsError::Failed { .. }),
+        ) => unread(error.to_string()),
     }
 }
 

@@ -213,6 +213,7 @@ fn identity(place: &str) -> io::Result<Option<(u64, u64)>> {
         Err(RootsError::Failed { error, .. }) if !matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
             Err(io::Error::new(error.kind(), format!("cannot open {place}: {error}")))
         }
+        Err(error @ RootsError::Unseen { .. }) => Err(io::Error::other(error.to_string())),
         Err(
             RootsError::Failed { .. }
             | RootsError::Missing(_)

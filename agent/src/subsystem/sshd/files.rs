@@ -24,7 +24,7 @@ const FILES: [&str; 5] = ["hostkey", "hostcertificate", "banner", "trusteduserca
 /// Why there is no tree.
 #[derive(Debug, Error)]
 pub(super) enum TreeError {
-    /// Others than root decide what a file says. Sshd is not asked about it.
+    /// Others than root decide what a file says, or the host has another one than the agent sees. Sshd is not asked about it.
     #[error("{0}")]
     NotRoots(String),
     /// It could not be read.
@@ -35,7 +35,7 @@ pub(super) enum TreeError {
 impl From<RootsError> for TreeError {
     fn from(error: RootsError) -> Self {
         match error {
-            RootsError::NotRoots { .. } => TreeError::NotRoots(error.to_string()),
+            RootsError::NotRoots { .. } | RootsError::Unseen { .. } => TreeError::NotRoots(error.to_string()),
             RootsError::Missing(_) | RootsError::NotRegular(_) | RootsError::TooLong { .. } | RootsError::Failed { .. } => {
                 TreeError::Unread(error.to_string())
             }
@@ -75,7 +75,7 @@ pub(super) fn trusted(invocation: &Invocation) -> Result<Result<Tree, String>, S
     };
     for path in named(tree.as_ref().ok(), &invocation.options) {
         // What is not there, or cannot be opened, sshd does not read either.
-        if let Err(error @ RootsError::NotRoots { .. }) = roots::find(Path::new(&path)) {
+        if let Err(error @ (RootsError::NotRoots { .. } | RootsError::Unseen { .. })) = roots::find(Path::new(&path)) {
             return Err(error.to_string());
         }
     }

@@ -60,7 +60,9 @@ fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {
     match roots::find(path) {
         Ok(_) => {}
         Err(roots::RootsError::Missing(_)) => return Some(KeyProblem::Missing),
-        Err(error @ roots::RootsError::Failed { .. }) => return Some(KeyProblem::Unread(error.to_string())),
+        Err(error @ (roots::RootsError::Unseen { .. } | roots::RootsError::Failed { .. })) => {
+            return Some(KeyProblem::Unread(error.to_string()));
+        }
         Err(error) => return Some(KeyProblem::Corrupt(error.to_string())),
     }
     let file = match fs::metadata(path) {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::subsystem::listener;
 use crate::sys::files::FileError;
-use crate::sys::roots;
+use crate::sys::{roots, view};
 
 /// The longest file of revoked keys.
 const REVOKED_MAX: u64 = 16 << 20;
@@ -54,10 +54,12 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users
         Need::Account(user) => _ = state.sshd.accounts.insert(user.clone(), account::account(users, user)),
         Need::KeyFile { user, path } => key_files(state, &[(user.clone(), path.clone())].into(), versions, users),
         Need::RevokedKeys(path) => {
-            let file = match crate::sys::files::read_followed(Path::new(path), REVOKED_MAX) {
-                Ok(file) => revoked_keys(&file.bytes),
-                Err(error @ FileError::Missing(_)) => RevokedKeys::Missing(error.to_string()),
-                Err(error) => RevokedKeys::Unread(error.to_string()),
+            let read = crate::sys::files::read_followed(Path::new(path), REVOKED_MAX);
+            let file = match (read, view::require_same(Path::new(path))) {
+                (_, Err(why)) => RevokedKeys::Unread(format!("{path}: {why}")),
+                (Ok(file), Ok(())) => revoked_keys(&file.bytes),
+                (Err(error @ FileError::Missing(_)), Ok(())) => RevokedKeys::Missing(error.to_string()),
+                (Err(error), Ok(())) => RevokedKeys::Unread(error.to_string()),
             };
             state.sshd.revoked_keys.insert(path.clone(), file);
         }

@@ -72,7 +72,7 @@ pub enum SshdError {
         why: String,
     },
     /// Others than root decide what it reads.
-    #[error("sshd is not asked about its files, because one of them is not root's alone: {0}")]
+    #[error("sshd is not asked about its files, because one of them is not root's alone, or not seen as sshd sees it: {0}")]
     NotRoots(String),
     /// The unit was changed since, or it was started by hand in the unit's place.
     #[error(

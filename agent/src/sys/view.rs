@@ -1,0 +1,133 @@
+//! Whether this process sees the host's own files at a path. The agent's service has a /tmp of its own (`PrivateTmp=`), and an
+//! administrator may hide more from it (`ProtectHome=`, `InaccessiblePaths=`): what is not seen there is not missing, and what is seen
+//! there is not what the host's sshd reads. Reads no content; decides nothing about what is found.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{Mode, fstat};
+
+const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+/// What systemd.exec(5) hides from a service, or gives it of its own.
+const HIDDEN: [&str; 6] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev"];
+
+/// What this process sees, beside what process 1 sees.
+#[derive(Debug)]
+pub enum View {
+    /// The same: both are in one mount namespace.
+    Same,
+    /// It has mounts of its own. Here is the root folder of process 1.
+    Own(OwnedFd),
+    /// Process 1 may not be looked at.
+    Hidden,
+}
+
+impl View {
+    /// As it is now; an error is why that cannot be told.
+    pub fn read() -> Result<Self, String> {
+        let text = |error: io::Error| format!("whether the agent sees what the host sees is not known: {error}");
+        let own = std::fs::read_link("/proc/thread-self/ns/mnt").map_err(text)?;
+        match std::fs::read_link("/proc/1/ns/mnt") {
+            Ok(hosts) if hosts == own => return Ok(View::Same),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(View::Hidden),
+            Err(error) => return Err(text(error)),
+        }
+        match open("/proc/1/root", FOLDER, Mode::empty()) {
+            Ok(root) => Ok(View::Own(root)),
+            Err(Errno::EACCES | Errno::EPERM) => Ok(View::Hidden),
+            Err(errno) => Err(text(errno.into())),
+        }
+    }
+
+    /// What must stay open to compare with.
+    pub fn root(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            View::Own(root) => Some(root.as_fd()),
+            View::Same | View::Hidden => None,
+        }
+    }
+
+    /// Whether the host has the very same file or folder at this path, or nothing where nothing is seen here; else why not. Links are
+    /// followed as each of the two sees them.
+    pub fn require_same(&self, path: &Path) -> Result<(), String> {
+        let root = match self {
+            View::Same => return Ok(()),
+            View::Hidden => return if HIDDEN.iter().any(|top| path.starts_with(top)) { Err(other(path)) } else { Ok(()) },
+            View::Own(root) => root,
+        };
+        let here = open("/", FOLDER, Mode::empty()).map_err(|errno| format!("cannot open /: {}", errno.desc()))?;
+        let differs = || at(here.as_fd(), path) != at(root.as_fd(), path);
+        // Twice, since somebody may just have replaced it.
+        if differs() && differs() { Err(other(path)) } else { Ok(()) }
+    }
+}
+
+/// Whether this process sees the host's own file at a path; else why not.
+pub fn require_same(path: &Path) -> Result<(), String> {
+    View::read()?.require_same(path)
+}
+
+fn other(path: &Path) -> String {
+    let mut parts = path.components();
+    let top: std::path::PathBuf = parts.by_ref().take(2).collect();
+    let top = top.display();
+    format!("the agent's service sees another {top} than the host: see PrivateTmp= and ProtectHome= of its unit")
+}
+
+/// Device and inode of what stands at a path below a root folder.
+fn at(root: BorrowedFd<'_>, path: &Path) -> Result<(u64, u64), Errno> {
+    let how = |resolve| OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+    let found = match openat2(root, path, how(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)) {
+        // Before Linux 5.6. A link to an absolute path is followed in this process's own root then.
+        Err(Errno::ENOSYS) => {
+            let relative = path.strip_prefix("/").unwrap_or(path);
+            nix::fcntl::openat(root, relative, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?
+        }
+        found => found?,
+    };
+    let stat = fstat(&found)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn another_root_shows_the_same_only_where_it_has_the_very_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let host = at("host");
+        // What a service with a folder of its own at this very path would see, beside the host.
+        let inside = |path: &Path| host.join(path.strip_prefix("/").unwrap());
+        fs::create_dir_all(inside(folder.path())).unwrap();
+        fs::write(at("own"), "text").unwrap();
+        fs::write(at("both"), "text").unwrap();
+        fs::hard_link(at("both"), inside(&at("both"))).unwrap();
+        fs::write(inside(&at("hosts")), "text").unwrap();
+        symlink(at("both"), at("link")).unwrap();
+        symlink(at("both"), inside(&at("link"))).unwrap();
+        let view = View::Own(open(&host, FOLDER, Mode::empty()).unwrap());
+        for (name, same) in
+            [("own", false), ("hosts", false), ("both", true), ("link", true), ("nothing", true), ("both/x", true)]
+        {
+            assert_eq!(view.require_same(&at(name)).is_ok(), same, "{name}");
+        }
+        let why = view.require_same(&at("own")).unwrap_err();
+        assert!(why.contains("PrivateTmp="), "{why}");
+        assert!(View::Same.require_same(&at("own")).is_ok());
+        assert!(View::Hidden.require_same(Path::new("/etc/ssh/x")).is_ok());
+        for hidden in ["/tmp/x", "/var/tmp/x", "/home/a/x", "/root"] {
+            assert!(View::Hidden.require_same(Path::new(hidden)).is_err(), "{hidden}");
+        }
+    }
+}
