@@ -15,7 +15,7 @@ use crate::request::Operation;
 use crate::step::{Mismatch, Reach, Step};
 use crate::subsystem::listener;
 use crate::subsystem::sshd::{self, Fault, WayIn};
-use crate::verdict::{Connection, StageReport, Verdict};
+use crate::verdict::{Connection, Stage, StageReport, Verdict};
 #[cfg(test)]
 use crate::words;
 
@@ -146,7 +146,8 @@ fn proof(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) 
                 (Verdict::Refuse, _) | (_, Verdict::Accept) => false,
                 (_, Verdict::Refuse) | (Verdict::Accept, Verdict::Unknown) => true,
                 (Verdict::Unknown, Verdict::Unknown) => {
-                    plan.confirm == Confirm::Required && step.reach() != Reach::Nobody && step_concerns(step, path)
+                    let may_close = plan.confirm == Confirm::Required && step.reach() != Reach::Nobody;
+                    may_close && step_concerns(step, path) && !doubted_as_before(host, &state, path, needs)
                 }
             };
             if worse {
@@ -188,6 +189,23 @@ pub fn sessions(plan: &Plan, host: &HostState) -> Result<Vec<AccessPath>, Lockou
 fn may_close(plan: &Plan) -> bool {
     let ends = matches!(plan.operation, Operation::Revoke { .. }) && plan.steps.iter().any(|step| step.reach() != Reach::Nobody);
     plan.confirm == Confirm::Required || ends
+}
+
+/// Whether each stage that is not known to let a path in looks at just what it looked at before: the same undecided rule, met by the same
+/// packet.
+fn doubted_as_before(read: &HostState, now: &HostState, path: &AccessPath, needs: &mut Needs) -> bool {
+    let connection = Connection { source: path.source, port: path.port, user: path.user.clone() };
+    let same_route = read.route == now.route;
+    let same_filters = (&read.nf_tables, &read.xtables, &read.ipset) == (&now.nf_tables, &now.xtables, &now.ipset);
+    let is_so = |stage: &StageReport| match stage.stage {
+        _ if stage.verdict == Verdict::Accept => true,
+        Stage::Route => same_route,
+        // Where the answers leave decides by what the packets come in.
+        Stage::Netfilter => same_filters && same_route,
+        Stage::HostsAccess => read.hosts_access == now.hosts_access,
+        Stage::Listener | Stage::SshdAdmission | Stage::SshdAccess | Stage::Account => false,
+    };
+    admission_stages(netfilter::evaluate, now, &connection, needs).iter().all(is_so)
 }
 
 /// A stage that begins to refuse a path by which somebody is in, or a keep entry, though another stage says that it is closed already: that
@@ -282,7 +300,14 @@ fn origin(origin: PathOrigin) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
     use super::*;
+    use crate::subsystem::hosts_access;
+    use crate::subsystem::nf_tables::Family;
+    use crate::subsystem::nf_tables::build::{Ruleset, Statement, accept, dport, drop, limit};
+    use crate::subsystem::nf_tables::lift::delete_rule;
+    use crate::subsystem::xtables::SetNames;
 
     /// What of a proof is decided, and not only said.
     pub(super) fn decided(found: &Result<SafePlan, Lockout>) -> impl fmt::Debug + PartialEq + use<> {
@@ -316,5 +341,45 @@ mod tests {
             host.listener = unread;
             assert_eq!(sessions(&plan(Confirm::Required), &host), Err(Lockout::Unread("no list".to_owned())));
         }
+    }
+
+    /// hosts.allow and hosts.deny of a server whose rules drop some of those who come, whoever they are.
+    fn with_a_limit(more: &[Statement]) -> HostState {
+        let rules = Ruleset::new().input(Family::Inet, true).rule(&[dport(22), limit(10), drop()]);
+        let state = if more.is_empty() { rules } else { rules.rule(more) }.build();
+        let file = |name: &str| hosts_access::File {
+            path: format!("/etc/{name}"),
+            content: hosts_access::Content::Missing,
+            read_only: None,
+        };
+        let files = hosts_access::State {
+            allow: file("hosts.allow"),
+            deny: file("hosts.deny"),
+            libwrap: hosts_access::Libwrap::Linked("it is".to_owned()),
+            facts: hosts_access::Facts::default(),
+        };
+        HostState { nf_tables: Part::Present(state), hosts_access: Part::Present(files), ..HostState::empty() }
+    }
+
+    #[test]
+    fn an_undecided_rule_that_was_there_before_is_no_reason_against_what_does_not_touch_it() {
+        let source = "203.0.113.7".parse().unwrap();
+        let path = AccessPath { source, port: 22, user: None, origin: PathOrigin::Keep };
+        let proven = |host: &HostState, steps: Vec<Step>| {
+            let plan = Plan { steps, ..plan(Confirm::Required) };
+            prove(plan, host, std::slice::from_ref(&path), &mut Needs::new())
+        };
+        let host = with_a_limit(&[]);
+        let range = "203.0.113.0/24".parse().unwrap();
+        let safe = proven(&host, hosts_access::plan_allow(&host, range, None).unwrap()).unwrap();
+        assert_eq!((safe.paths[0].before, safe.paths[0].after), (Verdict::Unknown, Verdict::Unknown));
+        let refused = proven(&host, hosts_access::plan_deny(&host, range, None).unwrap()).unwrap_err();
+        assert!(refused.to_string().contains("would be refused by /etc/hosts.deny"), "{refused}");
+        // A rule goes that may have accepted who passed the undecided one.
+        let host = with_a_limit(&[limit(20), accept()]);
+        let state = host.nf_tables.present().unwrap();
+        let gone = delete_rule(state, &state.chains[0], 1, None, &SetNames::new()).unwrap();
+        let refused = proven(&host, vec![Step::NfTables(gone)]).unwrap_err();
+        assert!(refused.to_string().contains("not known to be let in"), "{refused}");
     }
 }

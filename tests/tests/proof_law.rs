@@ -1,6 +1,12 @@
 //! Law: a protected way in that really works before an edit really works after it, whatever a stage believed. Random configurations and
 //! random edits on real servers of both releases; real logins are the judge. An edit that the proof refuses is made all the same, with the
-//! proof switched off (debug builds only), to see whether it would have been harmless.
+//! proof switched off (debug builds only), to see whether it would have been harmless: to every way that works, and, where sshd itself is
+//! edited, to every way that works once the rules and lines beside sshd are gone, since bans and blocks pass. Each round begins with the same
+//! `sshd_config`, so that a round can be tried again alone: `SSHFIX_FIRST` is the first one.
+//!
+//! Lockouts: none, ever. Needless refusals: less than 2 % of the harmless edits where there are 1,000 of them or more. Fewer say less: where
+//! the true rate was 2 %, 100 harmless edits bring 5 needless refusals or more in one run of 20, so that a run is only called failed where its
+//! count would come by chance in fewer than 1 of 1,000 (the binomial distribution); of 100 that is 8 and more.
 //!
 //! `SSHFIX_PAIRS` (500), `SSHFIX_SECONDS` (200) and `SSHFIX_SEED` (1): how many edits, for how long, and which. What comes first ends it: on two
 //! cores that do other work besides, some 100 edits fit into the time. By hand: `SSHFIX_PAIRS=5000 SSHFIX_SECONDS=36000`.
@@ -290,7 +296,7 @@ impl Lab {
             .sh(&format!(
                 "useradd -m -s /bin/sh -p '{HASH}' alice; cp -r /root/.ssh /home/alice/; chown -R alice: /home/alice; chmod 755 /home/alice
                  sed -i -e /pam_systemd/d -e /pam_motd/d -e /pam_mail/d /etc/pam.d/sshd /etc/pam.d/common-session
-                 mkdir -p /etc/ssh/keys /etc/ssh/forced /etc/ssh/wide; key=$(cat /root/.ssh/authorized_keys)
+                 cp /etc/ssh/sshd_config /root/; mkdir -p /etc/ssh/keys /etc/ssh/forced /etc/ssh/wide; key=$(cat /root/.ssh/authorized_keys)
                  for user in root alice; do
                      echo \"$key\" > /etc/ssh/keys/$user; echo \"command=\\\"true\\\" $key\" > /etc/ssh/forced/$user
                      echo \"$key\" > /etc/ssh/wide/$user; chmod 666 /etc/ssh/wide/$user
@@ -358,6 +364,15 @@ impl Lab {
         false
     }
 
+    /// The same; who fails tries once more and alone, since a busy machine is no lockout.
+    fn surely_working(&self, ways: &[Way]) -> Vec<Way> {
+        let works = self.working(ways);
+        if works.len() == ways.len() {
+            return works;
+        }
+        ways.iter().filter(|way| works.contains(way) || self.gets_in(way)).copied().collect()
+    }
+
     /// Which of these ways work, tried side by side.
     fn working(&self, ways: &[Way]) -> Vec<Way> {
         std::thread::scope(|scope| {
@@ -366,8 +381,9 @@ impl Lab {
         })
     }
 
-    /// Puts a configuration in place and has sshd follow; false where it does not take it.
+    /// Puts a configuration in place of all that was edited and has sshd follow; false where it does not take it.
     fn by_hand(&self, text: &str) -> bool {
+        self.server.write("/etc/ssh/sshd_config", self.server.read("/root/sshd_config"));
         self.server.write(DROP_IN, text);
         // sshd removes the file, opens its sockets anew, then writes it (sshd.c, `sighup_restart` and `main`).
         let script = "sshd -t 2>/dev/null || exit 1; at() { stat -c %y /run/sshd.pid 2>/dev/null || true; }
@@ -423,13 +439,10 @@ impl Lab {
             match answer.status {
                 5 => {
                     report.applied += 1;
-                    let mut works = self.working(&ways);
-                    if works.len() < ways.len() {
-                        // Once more and one by one: a busy machine is no lockout.
-                        works = ways.iter().filter(|way| self.gets_in(way)).copied().collect();
-                    }
+                    let works = self.surely_working(&ways);
                     let lost: Vec<Way> = ways.iter().filter(|way| !works.contains(way)).copied().collect();
                     if !lost.is_empty() {
+                        println!("LOCKOUT {}", name(&format!("{lost:?}\n{}", answer.stdout)));
                         report.lockouts.push(name(&format!("{lost:?}\n{}", answer.stdout)));
                     }
                     let id = answer.json()["id"].as_str().unwrap().to_owned();
@@ -448,6 +461,7 @@ impl Lab {
                     let why = answer.json()["message"].as_str().unwrap_or_default().to_owned();
                     let harmless = self.would_be_harmless(&edit, &ways);
                     if harmless {
+                        println!("NEEDLESS {}", name(&why));
                         report.harmless += 1;
                         *report.needless.entry(name(&why)).or_default() += 1;
                     }
@@ -463,18 +477,64 @@ impl Lab {
         }
     }
 
-    /// Makes the edit without the proof, tries every way that worked, and takes it back.
+    /// Makes the edit without the proof, tries every way that worked, and takes it back. Where all of them still work, every other way counts,
+    /// too: one that failed by chance before, and one that something beside sshd keeps out for now.
     fn would_be_harmless(&self, edit: &[String], ways: &[Way]) -> bool {
         self.server.write("/run/sshfix/without-proof", "");
         let answer = self.ctl(edit, &["--confirm-within", "10m", "--json"]);
         self.server.sh("rm -f /run/sshfix/without-proof").expect_ok();
-        let harmless = answer.status == 5 && self.working(ways).len() == ways.len();
-        if answer.status == 5 {
-            let id = answer.json()["id"].as_str().unwrap().to_owned();
+        if answer.status != 5 {
+            return false;
+        }
+        let id = answer.json()["id"].as_str().unwrap().to_owned();
+        let take_back = || {
             let back = self.ctl(&[], &["rollback", &id]);
             assert_eq!(back.status, 0, "{back:#?}");
+        };
+        if self.working(ways).len() < ways.len() {
+            take_back();
+            return false;
         }
-        harmless
+        let of_sshd = edit.first().is_some_and(|word| word == "sshd");
+        if of_sshd {
+            let lift = "nft list table inet law > /root/law.nft; nft flush table inet law
+                 cp /etc/hosts.allow /etc/hosts.deny /root/; : > /etc/hosts.allow; : > /etc/hosts.deny";
+            self.server.sh(lift).expect_ok();
+        }
+        let after = self.surely_working(&WAYS);
+        take_back();
+        let before = self.surely_working(&WAYS);
+        if of_sshd {
+            let back = "nft delete table inet law; nft -f /root/law.nft; cp /root/hosts.allow /root/hosts.deny /etc/";
+            self.server.sh(back).expect_ok();
+        }
+        before.iter().all(|way| after.contains(way))
+    }
+}
+
+/// Whether so many needless refusals say that their rate is above 2 % (see the top of this file).
+fn too_many(needless: usize, harmless: usize) -> bool {
+    let counted = |number: usize| f64::from(u32::try_from(number).unwrap());
+    if harmless >= 1000 {
+        return needless * 50 > harmless;
+    }
+    // The chance of fewer: one term of the binomial distribution after the other.
+    let (all, rate) = (counted(harmless), 0.02_f64);
+    let mut term = (1.0 - rate).powf(all);
+    let mut fewer = 0.0;
+    for count in 0..needless {
+        fewer += term;
+        term *= (all - counted(count)) / (counted(count) + 1.0) * rate / (1.0 - rate);
+    }
+    needless > 0 && 1.0 - fewer < 0.001
+}
+
+#[test]
+fn a_count_that_comes_by_chance_is_no_failure() {
+    for (needless, harmless, failed) in
+        [(0, 0, false), (1, 1, false), (2, 2, true), (7, 100, false), (8, 100, true), (20, 1000, false), (21, 1000, true)]
+    {
+        assert_eq!(too_many(needless, harmless), failed, "{needless} of {harmless}");
     }
 }
 
@@ -514,5 +574,5 @@ fn what_works_before_an_edit_works_after_it() {
     assert!(report.lockouts.is_empty(), "{report}");
     assert!(report.applied >= 10 && report.refused >= 3, "too few to say anything: {report}");
     let harmless = report.applied + report.harmless;
-    assert!(report.harmless * 50 <= harmless.max(150), "more than 2 % of {harmless} harmless edits were refused: {report}");
+    assert!(!too_many(report.harmless, harmless), "more than 2 % of {harmless} harmless edits were refused: {report}");
 }

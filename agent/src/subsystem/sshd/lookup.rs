@@ -7,6 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
@@ -254,6 +255,7 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
             key.changed = changed_since(at, &key.path);
         }
     }
+    let stale = stale(mark, &tree);
     Part::Present(Server {
         running,
         version,
@@ -264,7 +266,8 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         unauthenticated,
         manager,
         host_keys: effective.as_ref().map(host_keys::kinds).unwrap_or_default(),
-        stale: stale(mark, &tree),
+        read_at: mark.time().filter(|_| stale.is_empty()),
+        stale,
         edited: BTreeMap::new(),
         tree,
         effective,
@@ -338,6 +341,11 @@ enum Mark {
 }
 
 impl Mark {
+    fn time(self) -> Option<Timestamp> {
+        let Self::At((seconds, nanoseconds)) = self else { return None };
+        i32::try_from(nanoseconds).ok().and_then(|nanoseconds| Timestamp::new(seconds, nanoseconds).ok())
+    }
+
     fn of(pid: u32, effective: Option<&Effective>) -> Self {
         let pid_file = effective.and_then(|effective| effective.one("pidfile")).filter(|path| path.starts_with('/'));
         let Some(pid_file) = pid_file else { return Self::None };

@@ -1,6 +1,8 @@
 //! Whether sshd's lists let a user in from an address, and by which methods (auth.c `allowed_user`, `auth_root_allowed`; auth2.c).
 //! Every value is the one `sshd -T -C` gave for this very login; files and lines are only named.
 
+use std::collections::BTreeSet;
+
 use super::Effective;
 use super::config::{Client, Matching, Place, Setting, Settings, evaluate, user_pattern};
 use super::judge::{Judgement, found, unit};
@@ -106,7 +108,6 @@ fn for_this(user: &str, address: std::net::IpAddr, keyword: &str, value: &str) -
 pub fn objections(server: &Server, effective: &Effective, client: &Client, is_root: bool, local: bool) -> Vec<Objection> {
     let user = &client.user;
     let mut found = Vec::new();
-    let mut by_name: Vec<String> = Vec::new();
     let looked_up = effective.one("usedns") == Some("yes");
     let list = |keyword: &'static str, detail: String, verdict: Verdict| Objection {
         verdict,
@@ -116,31 +117,30 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
         let detail = "RefuseConnection yes turns this connection away".to_owned();
         found.push(list("refuseconnection", detail, Verdict::Refuse));
     }
-    for keyword in ["denyusers", "allowusers"] {
+    for (keyword, name) in [("denyusers", "DenyUsers"), ("allowusers", "AllowUsers")] {
         let patterns = effective.all(keyword);
-        let (mut matches, mut not_known) = (None, None);
+        let (mut matches, mut not_known) = (None, BTreeSet::new());
         for pattern in patterns {
-            let named = looked_up && goes_by_names(pattern);
             match user_pattern(client, pattern) {
-                Matching::Yes if !named => matches = matches.or(Some(pattern)),
-                Matching::No if !named => {}
-                Matching::Yes | Matching::No | Matching::Unknown(_) => {
-                    by_name.extend(named.then(|| pattern.clone()));
-                    not_known = Some(pattern);
-                }
+                _ if looked_up && goes_by_names(pattern, user) => _ = not_known.insert(pattern.clone()),
+                Matching::Unknown(_) => _ = not_known.insert(pattern.clone()),
+                Matching::Yes => matches = matches.or(Some(pattern)),
+                Matching::No => {}
             }
         }
-        let (name, from) = (if keyword == "denyusers" { "DenyUsers" } else { "AllowUsers" }, client.address);
-        let verdict = if not_known.is_some() { Verdict::Unknown } else { Verdict::Refuse };
-        match (keyword, matches, not_known) {
+        let from = client.address;
+        let may = not_known.first().cloned();
+        let unknown = |detail: String| {
+            Objection::unknown(Stage::SshdAccess, Reason::Patterns(keyword, not_known.clone()), format!("sshd: {detail}"))
+        };
+        let named = |pattern: &str| format!("whether {name} {pattern} names {user} from {from} is not known here");
+        match (keyword, matches, may) {
             ("denyusers", Some(pattern), _) => {
                 found.push(list("denyusers", format!("{name} {pattern} refuses {user} from {from}"), Verdict::Refuse));
             }
-            ("denyusers", None, Some(pattern)) => {
-                found.push(list("denyusers", format!("{name} {pattern} may refuse {user} from {from}"), verdict));
-            }
-            ("allowusers", None, _) if !patterns.is_empty() => {
-                found.push(list("allowusers", format!("{name} does not name {user} from {from}"), verdict));
+            (_, None, Some(pattern)) => found.push(unknown(named(&pattern))),
+            ("allowusers", None, None) if !patterns.is_empty() => {
+                found.push(list("allowusers", format!("{name} does not name {user} from {from}"), Verdict::Refuse));
             }
             _ => {}
         }
@@ -162,26 +162,46 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
     }
     // What sshd printed is for a client without a name.
     if looked_up && criterion(server, "host") {
-        by_name.push("Match Host".to_owned());
         for objection in &mut found {
             objection.verdict = Verdict::Unknown;
         }
-    }
-    if !by_name.is_empty() {
         let why = "sshd: UseDNS is on and the configuration goes by host names, which are not looked up here";
-        found.push(Objection::unknown(Stage::SshdAccess, Reason::HostNames(by_name), why));
+        found.push(Objection::unknown(Stage::SshdAccess, Reason::HostNames(conditional(server)), why));
     }
     if !local && criterion(server, "localaddress") {
         let why = "sshd: the configuration goes by LocalAddress, and which address the client uses is not known";
-        found.push(Objection::unknown(Stage::SshdAccess, Reason::LocalAddress, why));
+        found.push(Objection::unknown(Stage::SshdAccess, Reason::LocalAddress(conditional(server)), why));
     }
     found
 }
 
-/// Whether the host part of a pattern of `AllowUsers` holds letters of a name: neither `*`, nor an address or a range.
-fn goes_by_names(pattern: &str) -> bool {
+/// Whether a pattern of `AllowUsers` may name this user by a host's name: its host part holds letters, and is neither `*`, nor an address or a
+/// range.
+fn goes_by_names(pattern: &str, user: &str) -> bool {
     let is_name = |item: &str| !item.contains(':') && item.contains(char::is_alphabetic);
-    pattern.split_once('@').is_some_and(|(_, hosts)| hosts.split(',').any(is_name))
+    let Some((name, hosts)) = pattern.split_once('@') else { return false };
+    wildcard(name, user) && hosts.split(',').any(is_name)
+}
+
+/// All that stands under `Match` lines, which decides together: an edit of any of it may be one for a client that is not known enough.
+fn conditional(server: &Server) -> Vec<String> {
+    let Ok(tree) = &server.tree else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut all = Vec::new();
+    let mut includes = false;
+    for (path, document) in &tree.files {
+        let mut under = false;
+        for (_, line) in document.lines() {
+            let keyword = line.directive().ok().flatten().map(|directive| directive.keyword);
+            under |= keyword.as_deref() == Some("match");
+            includes |= under && keyword.as_deref() == Some("include");
+            let text = format!("{path}: {line}");
+            found.extend(under.then(|| text.clone()));
+            all.push(text);
+        }
+    }
+    // A file that is included under such a line stands under it, too.
+    if includes { all } else { found }
 }
 
 struct Refusal {
@@ -364,4 +384,64 @@ fn with_finding(mut judgement: Judgement, host: &HostState, client: &Client) -> 
         judgement.blocks.extend(found(Cause::SshdAccessList, true, Owner::Sshd, judgement.evidence.clone(), fix).blocks);
     }
     judgement
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::subsystem::sshd::Invocation;
+    use crate::subsystem::sshd::objection::first_new;
+
+    fn server(text: &str) -> Server {
+        Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[("/etc/ssh/sshd_config", text)])
+    }
+
+    /// Of alice, from 203.0.113.7, with what `sshd -T` prints of these files.
+    fn of_alice(files: &str, effective: &str) -> Vec<Objection> {
+        let client = Client {
+            user: "alice".to_owned(),
+            groups: Some(vec!["alice".to_owned()]),
+            host: "203.0.113.7".to_owned(),
+            address: "203.0.113.7".parse().unwrap(),
+            local_address: None,
+            local_port: 22,
+        };
+        let effective = Effective::parse(&format!("usedns yes\n{effective}"));
+        objections(&server(files), &effective, &client, false, true)
+    }
+
+    #[test]
+    fn a_list_by_names_that_takes_more_in_is_no_news_and_one_that_takes_less_is() {
+        let printed = |keyword: &str, patterns: &[&str]| {
+            let lines: Vec<String> = patterns.iter().map(|pattern| format!("{keyword} {pattern}\n")).collect();
+            of_alice("", &lines.concat())
+        };
+        let of = |patterns: &str| printed("allowusers", &patterns.split(' ').collect::<Vec<_>>());
+        let by_name = of("*@*.example.net");
+        assert_eq!(by_name.iter().map(|one| one.verdict).collect::<Vec<_>>(), [Verdict::Unknown]);
+        assert_eq!(first_new(&by_name, &of("*@*.example.net bob")), None);
+        assert_eq!(first_new(&by_name, &of("*@*.example.net *@*.example.org")), None);
+        assert_eq!(of("*@*.example.net alice"), [], "named besides");
+        assert_eq!(of("alice bob@*.example.net"), [], "of somebody else");
+        assert!(first_new(&by_name, &of("*@*.example.org")).is_some());
+        assert_eq!(first_new(&by_name, &of("bob")).unwrap().verdict, Verdict::Refuse);
+        let denied = |patterns: &[&str]| printed("denyusers", patterns);
+        let few = denied(&["*@*.example.net"]);
+        assert_eq!(first_new(&few, &denied(&["*@*.example.net", "bob@*.example.org"])), None);
+        assert!(first_new(&few, &denied(&["*@*.example.net", "*@*.example.org"])).is_some());
+        assert_eq!(first_new(&few, &denied(&[])), None);
+    }
+
+    #[test]
+    fn an_edit_under_a_match_line_by_names_is_news_and_one_of_the_global_section_is_not() {
+        let block = "Match Host *.example.net\n  PermitTTY no\n";
+        let of = |files: &str| of_alice(files, "");
+        let was = of(&format!("X11Forwarding no\n{block}"));
+        assert_eq!(first_new(&was, &of(&format!("X11Forwarding yes\n{block}"))), None);
+        for under in ["  DenyUsers alice\n", "Match User bob\n  PermitTTY yes\n", "  Include /etc/ssh/x\n"] {
+            assert!(first_new(&was, &of(&format!("X11Forwarding no\n{block}{under}"))).is_some(), "{under}");
+        }
+    }
 }

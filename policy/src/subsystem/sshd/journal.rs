@@ -246,17 +246,20 @@ pub struct Entrance {
     pub method: String,
     /// The fingerprint of the key, where the line names one: `SHA256:...`
     pub key: Option<String>,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// The logins that these lines tell of, by the client's end of the connection; of two from the same port, the later one.
 pub fn entrances(json: &str) -> BTreeMap<SocketAddr, Entrance> {
     let entries = json.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
-    entries.filter(Entry::of_sshd).filter_map(|entry| entrance(entry.message.as_ref()?.as_str()?)).collect()
+    let of_entry = |entry: Entry| entrance(entry.message.as_ref()?.as_str()?, entry.time()?);
+    entries.filter(Entry::of_sshd).filter_map(of_entry).collect()
 }
 
 /// `Accepted publickey for alice from A port P ssh2: ED25519 SHA256:...`, `Accepted keyboard-interactive/pam for alice from A port P ssh2`
 /// (auth.c, `auth_log`). The name is one that the host knows, so it holds no blanks.
-fn entrance(text: &str) -> Option<(SocketAddr, Entrance)> {
+fn entrance(text: &str, at: Timestamp) -> Option<(SocketAddr, Entrance)> {
     let mut words = text.strip_prefix("Accepted ")?.split(' ');
     let method = words.next()?.split('/').next()?.to_owned();
     (words.next()? == "for").then_some(())?;
@@ -266,7 +269,7 @@ fn entrance(text: &str) -> Option<(SocketAddr, Entrance)> {
     (words.next()? == "port").then_some(())?;
     let port = words.next()?.parse().ok()?;
     let key = words.find(|word| word.starts_with("SHA256:")).map(str::to_owned);
-    Some((SocketAddr::new(canonical(from), port), Entrance { user, method, key }))
+    Some((SocketAddr::new(canonical(from), port), Entrance { user, method, key, at }))
 }
 
 /// The lines that say something, oldest first. A line that says that sshd began to listen forgets what sshd said before it: penalties
@@ -330,7 +333,8 @@ fn of_sshd(text: &str) -> Option<Line> {
         let user = user.strip_prefix("invalid user ").unwrap_or(user).to_owned();
         return Some((Some(from), Some(port), Said::Ended(Ended::TooMany(user))));
     }
-    if let Some((peer, entrance)) = entrance(bare) {
+    // When it was stands beside the text.
+    if let Some((peer, entrance)) = entrance(bare, Timestamp::UNIX_EPOCH) {
         return Some((Some(peer.ip()), Some(peer.port()), Said::Accepted(entrance.user)));
     }
     if let Some(rest) = bare.strip_prefix("Timeout before authentication for ") {
@@ -470,7 +474,7 @@ mod tests {
         let journal: String = said.iter().map(|(by, uid, message)| line(by, *uid, message)).collect();
         let found: Vec<_> = entrances(&journal)
             .into_iter()
-            .map(|(peer, Entrance { user, method, key })| format!("{peer} {user} {method} {}", key.unwrap_or_default()))
+            .map(|(peer, Entrance { user, method, key, .. })| format!("{peer} {user} {method} {}", key.unwrap_or_default()))
             .collect();
         assert_eq!(
             found,

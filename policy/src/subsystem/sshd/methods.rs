@@ -97,6 +97,8 @@ pub struct Methods {
     pub ways: Vec<Way>,
     /// The keys that may log in, as far as they are known.
     pub keys: BTreeSet<Key>,
+    /// Whether others may, too, of which that is not known.
+    pub other_keys: bool,
     /// Whether sshd finds no file of keys at all.
     pub no_key_files: bool,
 }
@@ -222,7 +224,7 @@ pub fn ways(host: &HostState, effective: &Effective, client: &Client, account: &
         Way { methods: methods.iter().map(|method| (method.clone(), can(method))).collect() }
     };
     let ways = alternatives.iter().map(way).collect();
-    Methods { ways, keys: found.keys, no_key_files: found.no_files }
+    Methods { ways, other_keys: !found.doubts.is_empty(), keys: found.keys, no_key_files: found.no_files }
 }
 
 fn password(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> Can {

@@ -1,6 +1,7 @@
 //! Why a way in may be closed, as typed reasons, so that before and after a change can be compared by them: a reason that was there
 //! before is no news, another one is. Limits that only make a login less likely are [`super::risk`]s, never reasons.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use crate::verdict::{Stage, Verdict};
@@ -45,10 +46,12 @@ pub enum Reason {
     NoUser,
     /// This keyword with these values refuses the user.
     List(&'static str, Vec<String>),
-    /// These patterns go by the client's host name, which is not looked up.
+    /// Of this keyword's list these patterns may name the user: they go by host names, which are not looked up, or are not understood.
+    Patterns(&'static str, BTreeSet<String>),
+    /// `Match` lines go by the client's host name, which is not looked up: these, with all that stands under them and beside them.
     HostNames(Vec<String>),
-    /// The host's address that the client comes to is not known, and the configuration goes by it.
-    LocalAddress,
+    /// The host's address that the client comes to is not known, and these `Match` lines go by it.
+    LocalAddress(Vec<String>),
     /// The account, as it was looked at.
     Account(String),
 }
@@ -80,8 +83,9 @@ impl Objection {
             | Reason::TooManyParts
             | Reason::NoUser
             | Reason::List(..)
+            | Reason::Patterns(..)
             | Reason::HostNames(_)
-            | Reason::LocalAddress => self.verdict == Verdict::Refuse,
+            | Reason::LocalAddress(_) => self.verdict == Verdict::Refuse,
         }
     }
 
@@ -95,8 +99,20 @@ impl Objection {
         if matches!(self.reason, Reason::Unasked(_)) {
             return false;
         }
-        let same = |other: &Objection| (other.stage, &other.reason) == (self.stage, &self.reason);
+        let same = |other: &Objection| other.stage == self.stage && self.reason.is_no_news_after(&other.reason);
         others.iter().any(|other| same(other) && (other.verdict == self.verdict || other.verdict == Verdict::Refuse))
+    }
+}
+
+impl Reason {
+    /// Whether it says no more than another one did before. A list that takes users in is no worse for more patterns that may do so, one
+    /// that turns users away for fewer.
+    fn is_no_news_after(&self, before: &Reason) -> bool {
+        match (self, before) {
+            (Reason::Patterns("allowusers", now), Reason::Patterns("allowusers", before)) => before.is_subset(now),
+            (Reason::Patterns(keyword, now), Reason::Patterns(of, before)) => keyword == of && now.is_subset(before),
+            (now, before) => now == before,
+        }
     }
 }
 
@@ -131,6 +147,15 @@ mod tests {
         // What could be asked of neither set of files may be a lockout by the second.
         let unasked = Objection::unknown(Stage::SshdAccess, Reason::Unasked("too many open files".to_owned()), "sshd -T");
         assert_eq!(first(std::slice::from_ref(&unasked), std::slice::from_ref(&unasked)), Some(unasked));
+        let patterns = |keyword, patterns: &[&str]| {
+            let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+            [Objection::unknown(Stage::SshdAccess, Reason::Patterns(keyword, patterns), keyword)]
+        };
+        for (keyword, more, fewer) in [("allowusers", false, true), ("denyusers", true, false)] {
+            let (one, two) = (patterns(keyword, &["*@*.a"]), patterns(keyword, &["*@*.a", "*@*.b"]));
+            assert_eq!(first(&one, &one), None, "{keyword}");
+            assert_eq!((first(&one, &two).is_some(), first(&two, &one).is_some()), (more, fewer), "{keyword}");
+        }
         let other = list(Verdict::Refuse, "b");
         assert_eq!(first(&[], &[may, other.clone()]), Some(other));
     }

@@ -49,6 +49,20 @@ pub struct Risk {
     pub grave: bool,
 }
 
+impl Risk {
+    /// Whether it is about name servers that may not answer while somebody logs in.
+    pub fn is_of_names(&self) -> bool {
+        self.limit == Limit::Names && self.grave
+    }
+
+    /// They answer for this client, so that it waits for them no longer than for anything else: no lockout, and still a risk.
+    pub fn names_answer(&mut self) {
+        if self.limit == Limit::Names {
+            self.grave = false;
+        }
+    }
+}
+
 /// The limits of a login, or of everybody, that are tighter than what people are used to. Those that let nobody in at all are none.
 pub fn risks(effective: &Effective) -> Vec<Risk> {
     let number = |keyword: &str| effective.one(keyword).and_then(|value| value.parse::<u32>().ok());

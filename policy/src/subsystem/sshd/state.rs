@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Document, Line, Tree};
@@ -149,6 +150,8 @@ pub struct Server {
     pub host_keys: Vec<String>,
     /// Files that changed after sshd last read them, so that what runs may be another configuration than what they say.
     pub stale: Vec<String>,
+    /// When the one that runs read its files; nothing where that is not known.
+    pub read_at: Option<Timestamp>,
     /// Of a prediction: the files that differ from what was read, with what was read and what is predicted.
     pub edited: BTreeMap<String, (Vec<u8>, Vec<u8>)>,
 }
@@ -177,6 +180,7 @@ impl Server {
             manager: Manager::Nobody,
             host_keys: Vec::new(),
             stale: Vec::new(),
+            read_at: None,
             edited: BTreeMap::new(),
         }
     }

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use jiff::Timestamp;
+
 use super::config::{Client, Document, Line, Tree, keyword};
 use super::journal::Entrance;
 use super::methods::{Methods, ways};
@@ -16,6 +18,7 @@ use super::{Effective, access, account, alike, candidate, serves, values};
 use crate::address::Source;
 use crate::host::{self, AccessPath, HostState, Needs, Part};
 use crate::ranges;
+use crate::subsystem::hosts_access::HostName;
 use crate::verdict::{Stage, Verdict};
 
 /// What sshd makes of one access path.
@@ -46,6 +49,8 @@ pub struct LoginWay {
     pub(super) entered: Vec<Entrance>,
     /// Whether that is not known of some of them.
     others: bool,
+    /// When the running sshd read these files, where that is known: who came in before that came in by other ones.
+    read_at: Option<Timestamp>,
     /// Whether the running sshd may have read other files than these.
     pub(super) may_differ: bool,
 }
@@ -145,12 +150,29 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
             let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
             (login.entered, login.others) = sessions.entered(read, user, address, needs);
             login.may_differ = may_differ(&server);
+            login.read_at = server.read_at.filter(|_| !login.may_differ);
             login.objections.extend(not_looked_up(&login, (&before, &server), now, needs));
             way.risks.extend(risks(&login.effective));
             way.logins.push(login);
         }
     }
+    if way.risks.iter().any(Risk::is_of_names) && names_answered(read, path, needs) {
+        way.risks.iter_mut().for_each(Risk::names_answer);
+    }
     way
+}
+
+/// Whether the name servers answer for this very client, whatever they say.
+fn names_answered(host: &HostState, path: &AccessPath, needs: &mut Needs) -> bool {
+    let (Some(address), Part::Present(files)) = (path.source.single(), &host.hosts_access) else { return false };
+    match files.facts.names.get(&address) {
+        Some(HostName::Verified(_) | HostName::Unknown | HostName::Paranoid) => true,
+        Some(HostName::Unanswered(_)) => false,
+        None => {
+            needs.insert(host::Need::HostName(address));
+            false
+        }
+    }
 }
 
 /// The same before any step. Where sshd may not have read its files since they changed, what they say is not what keeps these people
@@ -260,6 +282,7 @@ impl WayIn {
         let words: Vec<String> =
             [listed("stays", kept), listed("goes", lost), listed("comes", new)].into_iter().flatten().collect();
         let mut lines: Vec<String> = if words.is_empty() { Vec::new() } else { vec![words.join(", ")] };
+        lines.extend(worse::closed_already(self, now));
         for (was, is) in self.logins.iter().zip(&now.logins) {
             let lost = gone(was, is);
             let count = was.ways.keys.len();
@@ -294,9 +317,19 @@ impl LoginWay {
         Self { objections: Vec::new(), ways: Methods::default(), entered, may_differ: true, ..is.clone() }
     }
 
-    /// Whether the journal has how each of those who are in so came in.
+    /// Whether somebody is in so who came by what sshd goes by now, and the journal has how each of those who are in so came in.
     pub(super) fn is_proven(&self) -> bool {
+        self.knows_entrances() && self.entered.iter().any(|entrance| self.is_of_now(entrance))
+    }
+
+    /// Whether the journal has how each of those who are in so came in.
+    pub(super) fn knows_entrances(&self) -> bool {
         !self.entered.is_empty() && !self.others
+    }
+
+    /// Whether sshd has read no other files since: who came in before that proves nothing of these.
+    pub(super) fn is_of_now(&self, entrance: &Entrance) -> bool {
+        self.read_at.is_none_or(|read| entrance.at >= read)
     }
 
     /// Whether nobody comes in so, for certain.
@@ -496,6 +529,7 @@ fn login(
         ways: Methods::default(),
         entered: Vec::new(),
         others: false,
+        read_at: None,
         may_differ: false,
     };
     let because = |reason: Reason, why: String| {
@@ -543,4 +577,25 @@ fn login(
     objections.extend(values::objections(host, &effective, needs));
     let ways = ways(host, &effective, &client, user_account, needs);
     LoginWay { effective, objections, ways, ..empty }
+}
+
+#[cfg(test)]
+impl WayIn {
+    /// One login of alice, for tests.
+    pub(super) fn of_alice(effective: &str, ways: Methods, entered: Vec<Entrance>, read_at: Option<Timestamp>) -> Self {
+        let address = IpAddr::from([203, 0, 113, 7]);
+        let login = LoginWay {
+            user: "alice".to_owned(),
+            address,
+            local: None,
+            effective: Effective::parse(effective),
+            objections: Vec::new(),
+            ways,
+            entered,
+            others: false,
+            read_at,
+            may_differ: false,
+        };
+        Self { logins: vec![login], ..Self::default() }
+    }
 }

@@ -35,8 +35,33 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
     let unknown = |why| (Verdict::Unknown, why);
     let elsewhere = no_session(was, is).or_else(|| asks_pam(was, is));
     elsewhere.map(unknown).or_else(|| no_way(was, is)).or_else(|| {
-        if was.is_proven() { lost_entrance(was, is) } else { lost_way(was, is).or_else(|| lost_keys(was, is)) }.map(unknown)
+        let by_entrances = was.knows_entrances() && was.entered.iter().any(|entrance| counts_now(entrance, was));
+        if by_entrances { lost_entrance(was, is) } else { lost_way(was, is).or_else(|| lost_keys(was, is)) }.map(unknown)
     })
+}
+
+/// Whether who came so could do it again before the change: proven where sshd has read no other files since, else as far as they say.
+fn counts_now(entrance: &Entrance, was: &LoginWay) -> bool {
+    if was.is_of_now(entrance) {
+        return true;
+    }
+    let methods = was.ways.ways.iter().filter(|way| way.verdict() != Verdict::Refuse && ends_so(way, entrance)).count();
+    let listed = || entrance.key.as_ref().is_none_or(|key| was.ways.keys.iter().any(|known| known.fingerprint == *key));
+    methods > 0 && (bare(&entrance.method) != "publickey" || was.ways.other_keys || listed())
+}
+
+/// Whose way in sshd's files had closed before the change, though somebody is in by it; the change makes that no worse, and it is told.
+pub fn closed_already(was: &WayIn, is: &WayIn) -> Vec<String> {
+    let closed = |way: &WayIn, login: &LoginWay| {
+        let first = |objections: &[Objection]| objections.iter().find(|one| one.is_certain()).map(|one| one.why.clone());
+        first(&way.objections).or_else(|| first(&login.objections)).or_else(|| login.is_closed().then(|| login.no_way()))
+    };
+    let told = |before: &LoginWay| {
+        let after = is.logins.iter().find(|after| after.user == before.user)?;
+        let why = closed(was, before).filter(|_| before.knows_entrances() && !was.is_proven() && closed(is, after).is_some())?;
+        Some(format!("{} is in, and could not come in again before this change either: {why}", before.user))
+    };
+    was.logins.iter().filter_map(told).collect()
 }
 
 /// Whoever gets in is to get a shell as before: what another command or another root directory gives is not known.
@@ -104,7 +129,8 @@ fn counts(key: &Key, is: &LoginWay) -> bool {
 /// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password. Two sessions
 /// of one user from one address may be two people.
 fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<String> {
-    let Entrance { user, method, key } = was.entered.iter().find(|entrance| !stays(entrance, was, is))?;
+    let mut counting = was.entered.iter().filter(|entrance| counts_now(entrance, was));
+    let Entrance { user, method, key, .. } = counting.find(|entrance| !stays(entrance, was, is))?;
     let by = key.as_ref().map_or_else(|| method.clone(), |key| format!("{method} ({key})"));
     Some(format!(
         "sshd: {user} is in by {by}, which would count no more; whether {user} can come in by {} is not known: log in by that first",
@@ -112,14 +138,17 @@ fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<String> {
     ))
 }
 
+/// auth.c, `auth_log`, names the last method of several.
+fn ends_so(way: &Way, entrance: &Entrance) -> bool {
+    way.methods.last().is_some_and(|(method, _)| is_same(method, &entrance.method))
+}
+
 fn stays(entrance: &Entrance, was: &LoginWay, is: &LoginWay) -> bool {
-    // auth.c, `auth_log`, names the last method of several.
-    let ends_so = |way: &&Way| way.methods.last().is_some_and(|(method, _)| is_same(method, &entrance.method));
-    let mut came = was.ways.ways.iter().filter(ends_so).peekable();
+    let mut came = was.ways.ways.iter().filter(|way| ends_so(way, entrance)).peekable();
     if came.peek().is_none() {
         // It was switched off since; where sshd may not have read that yet, it still works.
         return !was.may_differ
-            || is.ways.ways.iter().any(|way| ends_so(&way) && way.methods.iter().all(|(_, can)| *can != Can::Not));
+            || is.ways.ways.iter().any(|way| ends_so(way, entrance) && way.methods.iter().all(|(_, can)| *can != Can::Not));
     }
     let key_stays = || bare(&entrance.method) != "publickey" || key_stays(entrance.key.as_deref(), was, is);
     came.any(|way| is.ways.ways.iter().any(|other| other.is_no_worse_than(way))) && key_stays()
@@ -172,7 +201,7 @@ pub fn faults(way: &WayIn) -> Vec<(Stage, String)> {
             by.any(|(_, can)| *can == Can::Work) && entrance.key.as_ref().is_none_or(listed)
         };
         if let Some(first) = login.entered.first().filter(|_| !login.entered.iter().any(came)) {
-            let Entrance { user, method, key } = first;
+            let Entrance { user, method, key, .. } = first;
             let key = key.as_ref().map_or_else(String::new, |key| format!(" with {key}"));
             found.push((Stage::Account, format!("sshd: {method}{key} is not known to work for {user}")));
         }
@@ -202,3 +231,7 @@ pub fn only_opens(keyword: &str, was: &Effective, is: &Effective) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+#[path = "worse_tests.rs"]
+mod tests;
