@@ -178,7 +178,6 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
 /// Whether a pattern of `AllowUsers` may name this user by a host's name: its host part holds letters, and is neither `*`, nor an address or a
 /// range.
 fn goes_by_names(pattern: &str, user: &str) -> bool {
-    let is_name = |item: &str| !item.contains(':') && item.contains(char::is_alphabetic);
     let Some((name, hosts)) = pattern.split_once('@') else { return false };
     wildcard(name, user) && hosts.split(',').any(is_name)
 }
@@ -202,6 +201,11 @@ fn conditional(server: &Server) -> Vec<String> {
     }
     // A file that is included under such a line stands under it, too.
     if includes { all } else { found }
+}
+
+/// Whether one of a list of hosts is no address, range or `*`.
+pub fn is_name(item: &str) -> bool {
+    !item.contains(':') && item.contains(char::is_alphabetic)
 }
 
 struct Refusal {
@@ -360,6 +364,12 @@ fn undecided(effective: &Effective, server: &Server) -> Option<String> {
     }
     criterion(server, "localaddress")
         .then(|| "the configuration goes by LocalAddress, and which address the client uses is not known".to_owned())
+}
+
+/// Whether sshd looks up the names of clients and Match lines go by them.
+pub fn matches_names(server: &Server) -> bool {
+    let looks_up = server.effective.as_ref().is_ok_and(|it| it.one("usedns") == Some("yes"));
+    looks_up && criterion(server, "host")
 }
 
 /// Whether any Match line has this criterion.

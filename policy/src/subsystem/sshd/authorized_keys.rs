@@ -1,6 +1,8 @@
 //! The keys in a file of authorized keys (sshd(8), `AUTHORIZED_KEYS` FILE FORMAT): which type, how strong, and which key, so that a
 //! change can be told by which of them count no more. Whose they are, and whether sshd would read the file, is not known here.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -35,10 +37,20 @@ pub struct AuthorizedKey {
     pub options: String,
 }
 
-/// Each key of a file once. Authorities are none of them, because which keys they signed is not known; nor is what is no key at all.
+/// The `kind` of a line that is no comment and gives no key that sshfix knows: an authority, of which it is not known which keys it signed,
+/// a type of key that is new or old, or what is no key at all. Its fingerprint is that of the line.
+const UNKNOWN: &str = "unknown";
+
+/// Each key of a file once, and each other line that is no comment.
 pub fn authorized_keys(text: &str) -> Vec<AuthorizedKey> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let mut keys: Vec<AuthorizedKey> = lines.filter_map(key).collect();
+    let unknown = |line: &str| AuthorizedKey {
+        kind: UNKNOWN.to_owned(),
+        fingerprint: fingerprint(line.as_bytes()),
+        rsa_bits: None,
+        options: String::new(),
+    };
+    let mut keys: Vec<AuthorizedKey> = lines.map(|line| key(line).unwrap_or_else(|| unknown(line))).collect();
     keys.sort();
     keys.dedup();
     keys
@@ -97,19 +109,28 @@ impl AuthorizedKey {
     pub fn is_well_formed(&self) -> bool {
         let digest = self.fingerprint.strip_prefix("SHA256:").unwrap_or_default();
         let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
-        KINDS.contains(&self.kind.as_str()) && digest.len() == 43 && digest.chars().all(letter)
+        (KINDS.contains(&self.kind.as_str()) || !self.is_key()) && digest.len() == 43 && digest.chars().all(letter)
     }
 
-    /// Whether this sshd lets it sign (RFC 8332: the type `ssh-rsa` signs by two algorithms of this age), as long as it is.
-    pub fn is_taken(&self, effective: &Effective) -> bool {
-        let accepts = |algorithm: &str| {
-            effective.one("pubkeyacceptedalgorithms").unwrap_or_default().split(',').any(|one| one == algorithm)
-        };
+    /// Whether it is a key.
+    pub fn is_key(&self) -> bool {
+        self.kind != UNKNOWN
+    }
+
+    /// By what this sshd lets it sign, as long as it is (RFC 8332: the type `ssh-rsa` signs by two algorithms of this age, and one by SHA-1).
+    pub fn signs_by(&self, effective: &Effective) -> BTreeSet<&'static str> {
+        let accepted: Vec<&str> = effective.one("pubkeyacceptedalgorithms").unwrap_or_default().split(',').collect();
         let required = effective.one("requiredrsasize").and_then(|bits| bits.parse().ok()).unwrap_or(RSA_BITS_MIN);
-        match self.rsa_bits {
-            Some(bits) => bits >= required && (accepts("rsa-sha2-512") || accepts("rsa-sha2-256")),
-            None => accepts(&self.kind),
+        if self.rsa_bits.is_some_and(|bits| bits < required) {
+            return BTreeSet::new();
         }
+        let own = KINDS.into_iter().filter(|kind| *kind == self.kind);
+        let besides: &[&str] = match self.kind.as_str() {
+            "ssh-rsa" => &["rsa-sha2-256", "rsa-sha2-512"],
+            "sk-ecdsa-sha2-nistp256@openssh.com" => &["webauthn-sk-ecdsa-sha2-nistp256@openssh.com"],
+            _ => &[],
+        };
+        own.chain(besides.iter().copied()).filter(|algorithm| accepted.contains(algorithm)).collect()
     }
 }
 
@@ -126,8 +147,10 @@ mod tests {
         let keys = authorized_keys(text);
         assert_eq!(keys[0].option("Command").as_deref(), Some("echo \"ssh-rsa a\" b"));
         assert_eq!((keys[0].option("no-pty").as_deref(), keys[0].option("from")), (Some(""), None));
-        let kinds: Vec<String> = keys.into_iter().map(|key| key.kind).collect();
+        let kinds: Vec<&str> = keys.iter().filter(|key| key.is_key()).map(|key| key.kind.as_str()).collect();
         assert_eq!(kinds, ["ecdsa-sha2-nistp256", "ssh-ed25519"]);
+        // An authority, two without a key, one without a type and one whose key ends in its middle.
+        assert_eq!(keys.iter().filter(|key| !key.is_key() && key.is_well_formed()).count(), 5);
         assert_eq!(authorized_keys(""), []);
     }
 
@@ -140,10 +163,13 @@ mod tests {
         let keys = authorized_keys(&text);
         let key = keys.first().unwrap();
         assert_eq!(key.rsa_bits, Some(2048));
-        let taken = |size: &str, algorithms: &str| {
-            key.is_taken(&Effective::parse(&format!("requiredrsasize {size}\npubkeyacceptedalgorithms {algorithms}\n")))
+        let signs = |size: &str, algorithms: &str| -> Vec<&str> {
+            let effective = Effective::parse(&format!("requiredrsasize {size}\npubkeyacceptedalgorithms {algorithms}\n"));
+            key.signs_by(&effective).into_iter().collect()
         };
-        assert!(taken("2048", "ssh-ed25519,rsa-sha2-256"));
-        assert!(!taken("2049", "rsa-sha2-256") && !taken("1024", "ssh-ed25519,ssh-rsa"));
+        assert_eq!(signs("2048", "ssh-ed25519,rsa-sha2-256"), ["rsa-sha2-256"]);
+        assert_eq!(signs("1024", "rsa-sha2-512,ssh-rsa"), ["rsa-sha2-512", "ssh-rsa"]);
+        assert_eq!(signs("2049", "rsa-sha2-256"), [""; 0]);
+        assert_eq!(signs("1024", "ssh-ed25519"), [""; 0]);
     }
 }

@@ -2,13 +2,13 @@
 //! a password to type. Whether a person has that key or knows that password is not known here. What is not known of a method is typed,
 //! so that before and after a change can be compared by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::access::alternatives;
+use super::access::{alternatives, is_name};
 use super::account::{is_strict, key_paths};
 use super::authorized_keys::AuthorizedKey;
-use super::config::{Client, Listed, address_list};
+use super::config::{Client, Listed, address_list, keyword};
 use super::pam::Passwords;
 use super::revoked_keys::RevokedKeys;
 use super::state::{Account, Need};
@@ -17,7 +17,7 @@ use crate::host::{self, HostState, Needs, Part};
 use crate::verdict::Verdict;
 
 /// What decides where `sshd` looks for keys and which it takes.
-pub const KEY_SOURCES: [&str; 14] = [
+pub const KEY_SOURCES: [&str; 15] = [
     "authorizedkeysfile",
     "authorizedkeyscommand",
     "authorizedkeyscommanduser",
@@ -32,6 +32,8 @@ pub const KEY_SOURCES: [&str; 14] = [
     "pubkeyauthoptions",
     "strictmodes",
     "permitrootlogin",
+    // `from=` of a key may go by names.
+    "usedns",
 ];
 
 /// What can be done with one method.
@@ -56,18 +58,25 @@ pub enum Doubt {
     Lenient(String),
     /// Keys come from this keyword with this value.
     Elsewhere(&'static str, String),
+    /// A line of this file names an authority, or gives no key that sshfix knows.
+    Line(String),
+    /// The key signs by SHA-1 alone, which newer clients and libraries do no more.
+    OldSignature,
     /// A key revocation list, and which.
     Krl(String),
     /// What only a security key does, and this value asks of it.
     SecurityKey(String),
-    /// The options of a key say from where or until when it counts.
-    KeyOptions(String),
-    /// Whether the user has a password.
-    Password,
+    /// The options of a key say from where or until when it counts; and whether names of hosts decide about it.
+    KeyOptions(String, bool),
+    /// Whether the user has a password; and whether an empty one counts.
+    Password {
+        /// `PermitEmptyPasswords`.
+        empty: bool,
+    },
     /// `pam_faillock` refuses passwords of the user for a while, or its tally cannot be read.
     Tally(String),
-    /// What PAM's modules ask for besides the password.
-    Pam,
+    /// What the modules of this PAM service ask for besides the password of shadow(5), or in its place.
+    Pam(String),
     /// Tickets and other hosts' keys, which are not looked at.
     NotLookedAt(String),
 }
@@ -81,6 +90,8 @@ pub struct Key {
     pub fingerprint: String,
     /// What stands before it in the file.
     pub options: String,
+    /// By what it may sign for this sshd: which of them its client does is not known.
+    pub algorithms: BTreeSet<&'static str>,
 }
 
 /// One alternative: methods that must all succeed.
@@ -97,10 +108,16 @@ pub struct Methods {
     pub ways: Vec<Way>,
     /// The keys that may log in, as far as they are known.
     pub keys: BTreeSet<Key>,
-    /// Whether others may, too, of which that is not known.
-    pub other_keys: bool,
+    /// Keys of which that is not known, and why.
+    pub perhaps: BTreeMap<Key, BTreeSet<Doubt>>,
+    /// Where keys may come from besides, which are not known.
+    pub sources: BTreeSet<Doubt>,
+    /// The files whose keys are known.
+    pub files: BTreeSet<String>,
     /// Whether sshd finds no file of keys at all.
     pub no_key_files: bool,
+    /// Whether a password of shadow(5) is all that password and keyboard-interactive can ask for, so that they are one way.
+    pub one_password: bool,
 }
 
 impl fmt::Display for Doubt {
@@ -108,13 +125,17 @@ impl fmt::Display for Doubt {
         match self {
             Doubt::NotRead(path) => write!(f, "{path} was not read"),
             Doubt::PassedOver(path) | Doubt::Lenient(path) => write!(f, "whether sshd takes the keys in {path} is not known"),
-            Doubt::Elsewhere(keyword, _) => write!(f, "{keyword} may give keys, which are not looked at"),
+            Doubt::Elsewhere(keyword, _) => {
+                write!(f, "{} may give keys, which are not looked at", keyword::spelling(keyword))
+            }
+            Doubt::Line(path) => write!(f, "a line of {path} names an authority, or is no key that sshfix knows"),
+            Doubt::OldSignature => f.write_str("the key can sign by SHA-1 alone"),
             Doubt::Krl(_) => f.write_str("the keys that are revoked are in a format that only sshd reads"),
             Doubt::SecurityKey(_) => f.write_str("PubkeyAuthOptions asks more of a security key"),
-            Doubt::KeyOptions(_) => f.write_str("the options of the key say from where or until when it counts"),
-            Doubt::Password => f.write_str("whether there is a password is not known"),
+            Doubt::KeyOptions(..) => f.write_str("the options of the key say from where or until when it counts"),
+            Doubt::Password { .. } => f.write_str("whether there is a password is not known"),
             Doubt::Tally(why) => f.write_str(why),
-            Doubt::Pam => f.write_str("there is no password in /etc/shadow, but another module of PAM may take one"),
+            Doubt::Pam(_) => f.write_str("a module of PAM may ask for something else than the password of /etc/shadow"),
             Doubt::NotLookedAt(method) => write!(f, "{method} is not looked at"),
         }
     }
@@ -122,12 +143,38 @@ impl fmt::Display for Doubt {
 
 impl Doubt {
     /// Whether it is no news after these.
-    fn is_among(&self, before: &BTreeSet<Doubt>) -> bool {
+    pub fn is_among(&self, before: &BTreeSet<Doubt>) -> bool {
         let stricter = match self {
             Doubt::Lenient(path) => Some(Doubt::PassedOver(path.clone())),
+            Doubt::Password { empty: true } => Some(Doubt::Password { empty: false }),
             _ => None,
         };
         before.contains(self) || stricter.is_some_and(|stricter| before.contains(&stricter))
+    }
+
+    /// Whether it stands for something that may let in, so that it must stay.
+    fn may_let_in(&self) -> bool {
+        match self {
+            Doubt::NotRead(_)
+            | Doubt::PassedOver(_)
+            | Doubt::Lenient(_)
+            | Doubt::Elsewhere(..)
+            | Doubt::Line(_)
+            | Doubt::Password { .. }
+            | Doubt::Pam(_)
+            | Doubt::NotLookedAt(_) => true,
+            Doubt::OldSignature | Doubt::Krl(_) | Doubt::SecurityKey(_) | Doubt::KeyOptions(..) | Doubt::Tally(_) => false,
+        }
+    }
+
+    /// Whether what it stands for is still there among these.
+    fn stays_in(&self, after: &BTreeSet<Doubt>) -> bool {
+        let looser = match self {
+            Doubt::PassedOver(path) => Some(Doubt::Lenient(path.clone())),
+            Doubt::Password { empty: false } => Some(Doubt::Password { empty: true }),
+            _ => None,
+        };
+        after.contains(self) || looser.is_some_and(|looser| after.contains(&looser))
     }
 }
 
@@ -147,15 +194,23 @@ impl Way {
         self.methods.iter().map(one).fold(Verdict::Accept, Verdict::and)
     }
 
-    /// Whether whoever can do that can do this: of each method no more is asked, and no less is known.
-    pub fn is_no_worse_than(&self, was: &Way) -> bool {
+    /// Whether whoever can do that can do this: of each method no more is asked, and no less is known. Which keys count is compared key by
+    /// key. `one_password` is whether password and keyboard-interactive are one way, before and after.
+    pub fn is_no_worse_than(&self, was: &Way, one_password: bool) -> bool {
         let mut asked = was.methods.clone();
         self.methods.iter().all(|(method, can)| {
-            let Some(at) = asked.iter().position(|(other, _)| is_same(method, other)) else { return false };
+            let Some(at) = asked.iter().position(|(other, _)| is_same(method, other, one_password)) else { return false };
             let (_, could) = asked.remove(at);
+            let by_key = bare(method) == "publickey";
             match (could, can) {
-                (_, Can::Work) | (Can::Not, Can::Not) => true,
-                (Can::Perhaps(before), Can::Perhaps(after)) => after.iter().all(|doubt| doubt.is_among(&before)),
+                (Can::Perhaps(_), Can::Work | Can::Perhaps(_)) if by_key => true,
+                // What another module of PAM takes is no password of shadow(5).
+                (Can::Perhaps(before), Can::Work) => !before.iter().any(Doubt::may_let_in),
+                (Can::Work | Can::Not, Can::Work) | (Can::Not, Can::Not) => true,
+                (Can::Perhaps(before), Can::Perhaps(after)) => {
+                    let stays = |doubt: &Doubt| !doubt.may_let_in() || doubt.stays_in(after);
+                    after.iter().all(|doubt| doubt.is_among(&before)) && before.iter().all(stays)
+                }
                 (Can::Work | Can::Not, Can::Perhaps(_)) | (Can::Work | Can::Perhaps(_), Can::Not) => false,
             }
         })
@@ -191,6 +246,48 @@ impl Methods {
             (true, true) => (Verdict::Refuse, Vec::new()),
         }
     }
+
+    /// Whether other keys than those that are known to let in may do so, too.
+    pub fn other_keys(&self) -> bool {
+        !self.perhaps.is_empty() || !self.sources.is_empty()
+    }
+
+    /// The keys and sources of keys that would count no more as they did, or of which that is not known.
+    pub fn lost(&self, now: &Methods) -> Vec<String> {
+        let keys = self.keys.iter().filter(|key| !now.has(key));
+        let perhaps = self.perhaps.iter().filter(|(key, doubts)| !now.has_perhaps(key, doubts)).map(|(key, _)| key);
+        let keys = keys.chain(perhaps).map(|key| key.name.clone());
+        keys.chain(self.sources.iter().filter(|source| !now.has_source(source)).map(Doubt::to_string)).collect()
+    }
+
+    /// Whether a key lets in as it did: with the same options, or with none, by every algorithm that it signed by.
+    pub fn has(&self, key: &Key) -> bool {
+        self.keys.iter().any(|other| other.is_no_less_than(key))
+    }
+
+    /// Whether it lets in, or for no other reason perhaps.
+    pub fn has_perhaps(&self, key: &Key, doubts: &BTreeSet<Doubt>) -> bool {
+        let same =
+            |(other, now): (&Key, &BTreeSet<Doubt>)| other.is_no_less_than(key) && now.iter().all(|doubt| doubt.is_among(doubts));
+        self.has(key) || self.perhaps.iter().any(same)
+    }
+
+    /// Whether keys come from there, or all of them are known by now.
+    fn has_source(&self, source: &Doubt) -> bool {
+        let read = match source {
+            Doubt::NotRead(path) | Doubt::PassedOver(path) | Doubt::Lenient(path) => self.files.contains(path),
+            _ => false,
+        };
+        read || source.stays_in(&self.sources)
+    }
+}
+
+impl Key {
+    fn is_no_less_than(&self, key: &Key) -> bool {
+        self.fingerprint == key.fingerprint
+            && (self.options == key.options || self.options.is_empty())
+            && self.algorithms.is_superset(&key.algorithms)
+    }
 }
 
 /// Without its device: `keyboard-interactive:pam`.
@@ -198,10 +295,11 @@ pub fn bare(method: &str) -> &str {
     method.split(':').next().unwrap_or(method)
 }
 
-/// PAM asks for the same password either way.
-pub fn is_same(one: &str, other: &str) -> bool {
-    let typed = |method: &str| matches!(bare(method), "password" | "keyboard-interactive");
-    bare(one) == bare(other) || typed(one) && typed(other)
+/// Whether whoever can do one of them can do the other. auth2-none.c: an empty password is tried before any method is asked for.
+pub fn is_same(one: &str, other: &str, one_password: bool) -> bool {
+    let plain = |method: &str| if bare(method) == "none" { "password".to_owned() } else { bare(method).to_owned() };
+    let typed = |method: &str| matches!(plain(method).as_str(), "password" | "keyboard-interactive");
+    plain(one) == plain(other) || one_password && typed(one) && typed(other)
 }
 
 /// What this user can log in with from this address.
@@ -215,7 +313,7 @@ pub fn ways(host: &HostState, effective: &Effective, client: &Client, account: &
         // auth2-pubkey.c: each time another key is asked for.
         let keys_asked = methods.iter().filter(|method| bare(method) == "publickey").count();
         let mut can = |method: &String| match bare(method) {
-            "publickey" if keys_asked > 1 && found.keys.len() < keys_asked => Can::Not,
+            "publickey" if keys_asked > 1 && found.keys.len() < keys_asked => found.can_with(keys_asked),
             "publickey" => found.can(),
             "password" => password(host, effective, client, account, needs),
             "keyboard-interactive" => interactive(host, effective, client, account, method, needs),
@@ -224,19 +322,34 @@ pub fn ways(host: &HostState, effective: &Effective, client: &Client, account: &
         Way { methods: methods.iter().map(|method| (method.clone(), can(method))).collect() }
     };
     let ways = alternatives.iter().map(way).collect();
-    Methods { ways, other_keys: !found.doubts.is_empty(), keys: found.keys, no_key_files: found.no_files }
+    let FoundKeys { keys, perhaps, sources, files, no_files: no_key_files } = found;
+    let one_password = other_stack(effective, account).is_none();
+    Methods { ways, keys, perhaps, sources, files, no_key_files, one_password }
+}
+
+/// The PAM service that is asked and that may ask for something else than the password of shadow(5).
+fn other_stack(effective: &Effective, account: &Account) -> Option<String> {
+    let service = effective.one("pamservicename").unwrap_or("sshd");
+    let known = service == "sshd" && account.passwords == Passwords::Shadow;
+    (effective.one("usepam") == Some("yes") && !known).then(|| service.to_owned())
 }
 
 fn password(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> Can {
     let locked = if effective.one("usepam") == Some("yes") { tally(host, client, account, needs) } else { None };
-    let other_stack = effective.one("pamservicename").is_some_and(|name| name != "sshd");
-    let others = effective.one("usepam") == Some("yes") && (other_stack || account.passwords != Passwords::Shadow);
-    match (account.password, locked) {
-        (Some(false), _) if others => Can::Perhaps([Doubt::Pam].into()),
-        (Some(false), _) => Can::Not,
-        (None, _) => Can::Perhaps([Doubt::Password].into()),
-        (Some(true), Some(why)) => Can::Perhaps([Doubt::Tally(why)].into()),
-        (Some(true), None) => Can::Work,
+    let mut doubts: BTreeSet<Doubt> = other_stack(effective, account).map(Doubt::Pam).into_iter().collect();
+    // auth-krb5.c: asked before any other.
+    if effective.one("kerberosauthentication") == Some("yes") {
+        doubts.insert(Doubt::NotLookedAt("KerberosAuthentication".to_owned()));
+    }
+    match account.password {
+        Some(false) => {}
+        Some(true) => doubts.extend(locked.map(Doubt::Tally)),
+        None => _ = doubts.insert(Doubt::Password { empty: effective.one("permitemptypasswords") == Some("yes") }),
+    }
+    match (account.password, doubts.is_empty()) {
+        (Some(false), true) => Can::Not,
+        (_, true) => Can::Work,
+        (_, false) => Can::Perhaps(doubts),
     }
 }
 
@@ -272,17 +385,29 @@ fn tally(host: &HostState, client: &Client, account: &Account, needs: &mut Needs
 #[derive(Default)]
 struct FoundKeys {
     keys: BTreeSet<Key>,
-    doubts: BTreeSet<Doubt>,
+    perhaps: BTreeMap<Key, BTreeSet<Doubt>>,
+    sources: BTreeSet<Doubt>,
+    files: BTreeSet<String>,
     no_files: bool,
 }
 
 impl FoundKeys {
     fn can(&self) -> Can {
-        match (self.keys.is_empty(), self.doubts.is_empty()) {
+        match (self.keys.is_empty(), self.perhaps.is_empty() && self.sources.is_empty()) {
             (false, _) => Can::Work,
-            (true, false) => Can::Perhaps(self.doubts.clone()),
+            (true, false) => Can::Perhaps(self.doubts()),
             (true, true) => Can::Not,
         }
+    }
+
+    /// The same where so many different keys are asked for, more than are known to let in.
+    fn can_with(&self, keys_asked: usize) -> Can {
+        let too_few = self.sources.is_empty() && self.keys.len() + self.perhaps.len() < keys_asked;
+        if too_few { Can::Not } else { Can::Perhaps(self.doubts()) }
+    }
+
+    fn doubts(&self) -> BTreeSet<Doubt> {
+        self.perhaps.values().flatten().chain(&self.sources).cloned().collect()
     }
 }
 
@@ -294,39 +419,46 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
         None => None,
         Some((path, None)) => {
             needs.insert(host::Need::Sshd(Need::RevokedKeys(path.to_owned())));
-            found.doubts.insert(Doubt::NotRead(path.to_owned()));
+            found.sources.insert(Doubt::NotRead(path.to_owned()));
             return found;
         }
         // auth.c, `auth_key_is_revoked`: an error counts as revoked, of keys from anywhere.
         Some((_, Some(RevokedKeys::Missing(_)))) => return found,
         Some((path, Some(RevokedKeys::Unread(_)))) => {
-            found.doubts.insert(Doubt::NotRead(path.to_owned()));
+            found.sources.insert(Doubt::NotRead(path.to_owned()));
             return found;
         }
         Some((_, Some(revoked))) => Some(revoked),
     };
     let elsewhere = ["authorizedkeyscommand", "trustedusercakeys"].into_iter();
-    found.doubts.extend(elsewhere.filter_map(|keyword| Some(Doubt::Elsewhere(keyword, set(keyword)?.to_owned()))));
-    found.no_files = found.doubts.is_empty();
+    found.sources.extend(elsewhere.filter_map(|keyword| Some(Doubt::Elsewhere(keyword, set(keyword)?.to_owned()))));
+    found.no_files = found.sources.is_empty();
     for path in key_paths(effective, &client.user, account) {
         let Some(file) = host.sshd.key_files.get(&(client.user.clone(), path.clone())) else {
             needs.insert(host::Need::Sshd(Need::KeyFile { user: client.user.clone(), path: path.clone() }));
-            found.doubts.insert(Doubt::NotRead(path));
+            found.sources.insert(Doubt::NotRead(path));
             found.no_files = false;
             continue;
         };
         match file.read(is_strict(effective)) {
             Reading::Missing => continue,
-            Reading::Unknown(_) if !is_strict(effective) => _ = found.doubts.insert(Doubt::Lenient(path)),
-            Reading::PassedOver(_) | Reading::Unknown(_) => _ = found.doubts.insert(Doubt::PassedOver(path)),
+            Reading::Unknown(_) if !is_strict(effective) => _ = found.sources.insert(Doubt::Lenient(path)),
+            Reading::PassedOver(_) | Reading::Unknown(_) => _ = found.sources.insert(Doubt::PassedOver(path)),
             Reading::Keys(keys) => {
-                for key in keys.iter().filter(|key| key.is_taken(effective)) {
-                    match usable(key, effective, client, account, revoked) {
-                        Can::Work => _ = found.keys.insert(named(key)),
-                        Can::Perhaps(doubts) => found.doubts.extend(doubts),
+                for key in keys {
+                    if !key.is_key() {
+                        found.sources.insert(Doubt::Line(path.clone()));
+                        continue;
+                    }
+                    let algorithms = key.signs_by(effective);
+                    let named = Key { algorithms, ..named(key) };
+                    match usable(key, &named.algorithms, effective, client, account, revoked) {
+                        Can::Work => _ = found.keys.insert(named),
+                        Can::Perhaps(doubts) => _ = found.perhaps.insert(named, doubts),
                         Can::Not => {}
                     }
                 }
+                found.files.insert(path);
             }
         }
         found.no_files = false;
@@ -336,12 +468,26 @@ fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Acco
 
 fn named(key: &AuthorizedKey) -> Key {
     let AuthorizedKey { kind, fingerprint, options, .. } = key;
-    Key { name: format!("{kind} {fingerprint}"), fingerprint: fingerprint.clone(), options: options.clone() }
+    let name = format!("{kind} {fingerprint}");
+    Key { name, fingerprint: fingerprint.clone(), options: options.clone(), algorithms: BTreeSet::new() }
 }
 
-/// Whether one key of a type that is taken lets this client in (auth2-pubkeyfile.c `auth_authorise_keyopts`, auth2-pubkey.c).
-fn usable(key: &AuthorizedKey, effective: &Effective, client: &Client, account: &Account, revoked: Option<&RevokedKeys>) -> Can {
+/// Whether one key lets this client in (auth2-pubkeyfile.c `auth_authorise_keyopts`, auth2-pubkey.c) that may sign so.
+fn usable(
+    key: &AuthorizedKey,
+    algorithms: &BTreeSet<&str>,
+    effective: &Effective,
+    client: &Client,
+    account: &Account,
+    revoked: Option<&RevokedKeys>,
+) -> Can {
     let mut doubts = BTreeSet::new();
+    if algorithms.is_empty() {
+        return Can::Not;
+    }
+    if algorithms.iter().all(|algorithm| *algorithm == "ssh-rsa") {
+        doubts.insert(Doubt::OldSignature);
+    }
     match revoked {
         Some(RevokedKeys::Missing(_)) => return Can::Not,
         Some(RevokedKeys::Keys(keys)) if keys.contains(&key.fingerprint) => return Can::Not,
@@ -357,14 +503,15 @@ fn usable(key: &AuthorizedKey, effective: &Effective, client: &Client, account: 
         doubts.insert(Doubt::SecurityKey(options.to_owned()));
     }
     if let Some(from) = key.option("from") {
+        let by_name = effective.one("usedns") == Some("yes") && from.split(',').any(is_name);
         match address_list(client.address, &from) {
-            Some(Listed::Yes) => {}
+            Some(Listed::Yes) if !by_name => {}
             Some(Listed::Excluded) => return Can::Not,
-            _ => _ = doubts.insert(Doubt::KeyOptions(key.options.clone())),
+            _ => _ = doubts.insert(Doubt::KeyOptions(key.options.clone(), by_name)),
         }
     }
     if key.option("expiry-time").is_some() {
-        doubts.insert(Doubt::KeyOptions(key.options.clone()));
+        doubts.insert(Doubt::KeyOptions(key.options.clone(), false));
     }
     if doubts.is_empty() { Can::Work } else { Can::Perhaps(doubts) }
 }

@@ -143,6 +143,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     if addresses.len() * users.len() > MOST_LOGINS {
         let why = "sshd: the configuration parts this range into too many";
         way.objections.push(Objection::unknown(Stage::SshdAccess, Reason::TooManyParts, why));
+        way.objections.extend(deciding(&before, &server, now, needs).map(|keyword| unnamed(why, keyword)));
         return way;
     }
     for (user, address) in users.iter().flat_map(|user| addresses.iter().map(move |address| (user, *address))) {
@@ -151,7 +152,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
             (login.entered, login.others) = sessions.entered(read, user, address, needs);
             login.may_differ = may_differ(&server);
             login.read_at = server.read_at.filter(|_| !login.may_differ);
-            login.objections.extend(not_looked_up(&login, (&before, &server), now, needs));
+            login.objections.extend(not_judged(&login, (&before, &server), now, needs));
             way.risks.extend(risks(&login.effective));
             way.logins.push(login);
         }
@@ -430,12 +431,29 @@ impl Sessions {
     }
 }
 
-/// Somebody who could not be looked up: no list and no method was judged, and an edit of them could be the end of this way.
-fn not_looked_up(login: &LoginWay, (before, now): (&Server, &Server), host: &HostState, needs: &mut Needs) -> Option<Objection> {
-    let unread = login.objections.iter().find(|objection| matches!(objection.reason, Reason::NotRead(_)))?;
-    let keyword = deciding(before, now, host, needs)?;
-    let why = format!("{}; whether {keyword} then keeps {} out is not known", unread.why, login.user);
-    Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why))
+/// A login that was not judged: who could not be looked up, or which `Match` lines count for the client is not known. An edit of what decides
+/// could be the end of this way, whatever else stays as it was.
+fn not_judged(login: &LoginWay, (before, now): (&Server, &Server), host: &HostState, needs: &mut Needs) -> Option<Objection> {
+    let unread = |objection: &&Objection| matches!(objection.reason, Reason::NotRead(_) | Reason::LocalAddress(_));
+    let of_login = login.objections.iter().find(unread).map(|objection| objection.why.as_str());
+    let names = "sshd: UseDNS is on and Match lines go by host names, which are not looked up here";
+    let by_names = access::matches_names(before) || access::matches_names(now);
+    let why = of_login.or(by_names.then_some(names))?;
+    let keyword = looks_up(before, now).filter(|_| by_names).or_else(|| deciding(before, now, host, needs))?;
+    Some(unnamed(&format!("{why} ({})", login.user), keyword))
+}
+
+/// `UseDNS`, where it changes.
+fn looks_up(before: &Server, now: &Server) -> Option<String> {
+    let value = |server: &Server| server.effective.as_ref().ok().and_then(|it| it.one("usedns").map(str::to_owned));
+    (value(before) != value(now)).then(|| "usedns".to_owned())
+}
+
+/// What decides about somebody changes, and about whom it decides is not known.
+fn unnamed(why: &str, keyword: String) -> Objection {
+    let name = keyword::spelling(&keyword);
+    let why = format!("{why}; whether {name} keeps somebody out then is not known");
+    Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why)
 }
 
 /// A path whose user is not known: whatever selects by user could keep just that user out, unless it only lets more in.

@@ -1,8 +1,9 @@
 //! Whether a way in is worse off after a change: by its reasons, not by its verdict alone. What was open stays open; a way that was unknown
 //! may stay so only for reasons that were there before; a live session proves that its way works, whatever the stages say of it.
 
+use super::config::keyword;
 use super::journal::Entrance;
-use super::methods::{Can, KEY_SOURCES, Key, Way, bare, is_same};
+use super::methods::{Can, KEY_SOURCES, Way, bare, is_same};
 use super::objection::{self, Objection};
 use super::way_in::{LoginWay, WayIn};
 use super::{Effective, risk, serves, values};
@@ -45,9 +46,14 @@ fn counts_now(entrance: &Entrance, was: &LoginWay) -> bool {
     if was.is_of_now(entrance) {
         return true;
     }
-    let methods = was.ways.ways.iter().filter(|way| way.verdict() != Verdict::Refuse && ends_so(way, entrance)).count();
+    let methods = was
+        .ways
+        .ways
+        .iter()
+        .filter(|way| way.verdict() != Verdict::Refuse && ends_so(way, entrance, was.ways.one_password))
+        .count();
     let listed = || entrance.key.as_ref().is_none_or(|key| was.ways.keys.iter().any(|known| known.fingerprint == *key));
-    methods > 0 && (bare(&entrance.method) != "publickey" || was.ways.other_keys || listed())
+    methods > 0 && (bare(&entrance.method) != "publickey" || was.ways.other_keys() || listed())
 }
 
 /// Whose way in sshd's files had closed before the change, though somebody is in by it; the change makes that no worse, and it is told.
@@ -86,12 +92,11 @@ fn no_way(was: &LoginWay, is: &LoginWay) -> Option<(Verdict, String)> {
     (after == Verdict::Refuse && before != Verdict::Refuse).then(|| (after, is.no_way()))
 }
 
-/// The ways that must stay: those that work; where none is known to, those that perhaps do. Whoever comes this way is known to be able to do
-/// none of them in particular.
+/// The ways that must stay: those that work and those that perhaps do. Whoever comes this way is known to be able to do none of them in
+/// particular.
 fn lost_way(was: &LoginWay, is: &LoginWay) -> Option<String> {
-    let (best, _) = was.ways.best();
-    let must_stay = was.ways.ways.iter().filter(|way| way.verdict() == best && best != Verdict::Refuse);
-    let lost = must_stay.into_iter().find(|way| !is.ways.ways.iter().any(|other| other.is_no_worse_than(way)))?;
+    let mut must_stay = was.ways.ways.iter().filter(|way| way.verdict() != Verdict::Refuse);
+    let lost = must_stay.find(|way| !way_stays(way, was, is))?;
     let (user, left) = (&is.user, is.ways.best().1.join(" or "));
     Some(format!(
         "sshd: {user} may come in by {}, which would count no more, and whether {user} can come in by {left} is not known: let {user} log \
@@ -100,30 +105,78 @@ fn lost_way(was: &LoginWay, is: &LoginWay) -> Option<String> {
     ))
 }
 
-/// A key may be the only one that somebody has.
+fn way_stays(way: &Way, was: &LoginWay, is: &LoginWay) -> bool {
+    let one_password = was.ways.one_password && is.ways.one_password;
+    is.ways.ways.iter().any(|other| other.is_no_worse_than(way, one_password))
+}
+
+/// A key may be the only one that somebody has, and so may one of which it is not known whether it counts, or where it comes from.
 fn lost_keys(was: &LoginWay, is: &LoginWay) -> Option<String> {
-    let lost = gone(was, is);
-    let by_key = was.ways.ways.iter().any(Way::by_key);
-    (by_key && !lost.is_empty()).then(|| {
-        let user = &is.user;
-        format!(
+    if !was.ways.ways.iter().any(|way| way.by_key() && way.verdict() != Verdict::Refuse) {
+        return None;
+    }
+    let user = &is.user;
+    let gone = gone(was, is);
+    if !gone.is_empty() {
+        return Some(format!(
             "sshd: {} of the {} keys of {user} would count no more ({}), and which one comes is not known",
-            lost.len(),
+            gone.len(),
             was.ways.keys.len(),
-            lost.join(", ")
-        )
+            gone.join(", ")
+        ));
+    }
+    if let Some(lost) = was.ways.lost(&is.ways).first() {
+        return Some(format!("sshd: whether the keys of {user} would count as they did is not known: {lost}"));
+    }
+    let keyword = if was.ways.sources.is_empty() { None } else { changed(&OF_OTHER_KEYS, was, is) };
+    keyword.map(|keyword| {
+        let name = keyword::spelling(keyword);
+        format!("sshd: {user} may have keys that sshfix does not know, and {name} changes what counts: whether they do then is not known")
     })
 }
 
 /// The keys that would count no more as they did.
 pub fn gone<'a>(was: &'a LoginWay, is: &LoginWay) -> Vec<&'a str> {
-    was.ways.keys.iter().filter(|key| !counts(key, is)).map(|key| key.name.as_str()).collect()
+    was.ways.keys.iter().filter(|key| !is.ways.has(key)).map(|key| key.name.as_str()).collect()
 }
 
-/// Whether a key still lets in as it did: with the same options, or with none.
-fn counts(key: &Key, is: &LoginWay) -> bool {
-    let same = |other: &Key| other.fingerprint == key.fingerprint && (other.options == key.options || other.options.is_empty());
-    is.ways.keys.iter().any(same)
+/// Those of [`KEY_SOURCES`] that decide about keys whose place stays: where they come from is compared by itself.
+const OF_OTHER_KEYS: [&str; 12] = [
+    "authorizedkeyscommanduser",
+    "authorizedprincipalsfile",
+    "authorizedprincipalscommand",
+    "authorizedprincipalscommanduser",
+    "pubkeyacceptedalgorithms",
+    "casignaturealgorithms",
+    "requiredrsasize",
+    "revokedkeys",
+    "pubkeyauthoptions",
+    "strictmodes",
+    "permitrootlogin",
+    "usedns",
+];
+
+/// Which methods there are.
+const OF_METHODS: [&str; 10] = [
+    "authenticationmethods",
+    "gssapiauthentication",
+    "hostbasedauthentication",
+    "kbdinteractiveauthentication",
+    "passwordauthentication",
+    "permitemptypasswords",
+    "permitrootlogin",
+    "pubkeyauthentication",
+    "usedns",
+    "usepam",
+];
+
+/// The first of these keywords whose value changes and may take fewer keys.
+fn changed(keywords: &[&'static str], was: &LoginWay, is: &LoginWay) -> Option<&'static str> {
+    let fewer = |keyword: &&&str| {
+        let (old, new) = (was.effective.all(keyword), is.effective.all(keyword));
+        old != new && !only_more(keyword, old, new)
+    };
+    keywords.iter().find(fewer).copied()
 }
 
 /// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password. Two sessions
@@ -139,32 +192,44 @@ fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<String> {
 }
 
 /// auth.c, `auth_log`, names the last method of several.
-fn ends_so(way: &Way, entrance: &Entrance) -> bool {
-    way.methods.last().is_some_and(|(method, _)| is_same(method, &entrance.method))
+fn ends_so(way: &Way, entrance: &Entrance, one_password: bool) -> bool {
+    way.methods.last().is_some_and(|(method, _)| is_same(method, &entrance.method, one_password))
 }
 
 fn stays(entrance: &Entrance, was: &LoginWay, is: &LoginWay) -> bool {
-    let mut came = was.ways.ways.iter().filter(|way| ends_so(way, entrance)).peekable();
-    if came.peek().is_none() {
-        // It was switched off since; where sshd may not have read that yet, it still works.
-        return !was.may_differ
-            || is.ways.ways.iter().any(|way| ends_so(way, entrance) && way.methods.iter().all(|(_, can)| *can != Can::Not));
+    let one_password = was.ways.one_password && is.ways.one_password;
+    let came: Vec<&Way> = was.ways.ways.iter().filter(|way| ends_so(way, entrance, one_password)).collect();
+    if came.is_empty() {
+        // It works, and sshfix does not see how: by a name of the host, or by files that sshd has not read yet.
+        let can = |way: &Way| way.methods.iter().all(|(_, can)| *can != Can::Not);
+        let same = |keyword: &&str| was.effective.all(keyword) == is.effective.all(keyword);
+        return OF_METHODS.iter().all(same) || is.ways.ways.iter().any(|way| ends_so(way, entrance, one_password) && can(way));
     }
-    let key_stays = || bare(&entrance.method) != "publickey" || key_stays(entrance.key.as_deref(), was, is);
-    came.any(|way| is.ways.ways.iter().any(|other| other.is_no_worse_than(way))) && key_stays()
+    // Which of several ways with the same last method it was is not known.
+    let possible: Vec<&Way> = came.iter().copied().filter(|way| way.verdict() != Verdict::Refuse).collect();
+    let ways_stay = match possible[..] {
+        [] => came.iter().any(|way| way_stays(way, was, is)),
+        _ => possible.iter().all(|way| way_stays(way, was, is)),
+    };
+    // The line names the key of the last method alone.
+    let keys_of = |way: &&&Way| way.methods.iter().filter(|(method, _)| bare(method) == "publickey").count();
+    let last = usize::from(bare(&entrance.method) == "publickey");
+    let others = came.iter().any(|way| keys_of(&way) > last);
+    let key_stays = || last == 0 || key_stays(entrance.key.as_deref(), was, is);
+    ways_stay && key_stays() && (!others || lost_keys(was, is).is_none())
 }
 
 /// Whether the very key still counts. One that is in no file that was read (a certificate's, or one from elsewhere) does while all that
 /// decides about keys stays as it is.
 fn key_stays(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
-    let mut listed = was.ways.keys.iter().filter(|known| key.is_none_or(|key| known.fingerprint == key)).peekable();
-    if listed.peek().is_some() {
-        return listed.all(|known| counts(known, is));
+    let Some(key) = key else { return lost_keys(was, is).is_none() && changed(&KEY_SOURCES, was, is).is_none() };
+    let (known, now) = (&was.ways, &is.ways);
+    let mut sure = known.keys.iter().filter(|one| one.fingerprint == key).peekable();
+    let mut perhaps = known.perhaps.iter().filter(|(one, _)| one.fingerprint == key).peekable();
+    if sure.peek().is_none() && perhaps.peek().is_none() {
+        return changed(&KEY_SOURCES, was, is).is_none();
     }
-    KEY_SOURCES.into_iter().all(|keyword| {
-        let (old, new) = (was.effective.all(keyword), is.effective.all(keyword));
-        old == new || only_more(keyword, old, new)
-    })
+    sure.all(|one| now.has(one)) && perhaps.all(|(one, doubts)| now.has_perhaps(one, doubts))
 }
 
 /// Whether a value takes every key that the other one took.
@@ -175,6 +240,17 @@ fn only_more(keyword: &str, old: &[String], new: &[String]) -> bool {
         "pubkeyacceptedalgorithms" | "casignaturealgorithms" => {
             let new = list(new);
             list(old).iter().all(|one| new.contains(one))
+        }
+        "authorizedkeysfile" => {
+            let words =
+                |values: &[String]| values.iter().flat_map(|value| value.split(' ')).map(str::to_owned).collect::<Vec<_>>();
+            let new = words(new);
+            words(old).iter().all(|file| new.contains(file))
+        }
+        "authorizedkeyscommand" | "trustedusercakeys" => old.first().is_none_or(|value| value == "none"),
+        "requiredrsasize" => {
+            let number = |values: &[String]| values.first().and_then(|value| value.parse::<u32>().ok());
+            number(old).zip(number(new)).is_some_and(|(old, new)| new <= old)
         }
         "strictmodes" => new.first().is_some_and(|value| value == "no"),
         // Whether root may come at all is another question.
@@ -196,7 +272,7 @@ pub fn faults(way: &WayIn) -> Vec<(Stage, String)> {
         found.extend(login.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
         let came = |entrance: &Entrance| {
             let mut by =
-                login.ways.ways.iter().flat_map(|way| &way.methods).filter(|(method, _)| is_same(method, &entrance.method));
+                login.ways.ways.iter().flat_map(|way| &way.methods).filter(|(method, _)| is_same(method, &entrance.method, true));
             let listed = |key: &String| login.ways.keys.iter().any(|known| known.fingerprint == *key);
             by.any(|(_, can)| *can == Can::Work) && entrance.key.as_ref().is_none_or(listed)
         };

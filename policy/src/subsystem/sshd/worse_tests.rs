@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::*;
-use crate::subsystem::sshd::methods::{Doubt, Methods};
+use crate::subsystem::sshd::methods::{Doubt, Key, Methods};
 use crate::subsystem::sshd::objection::Reason;
 
 const KEY: &str = "SHA256:hers";
@@ -22,9 +22,14 @@ fn entrance(method: &str, second: i64) -> Entrance {
 /// Each method with what can be done with it, and whether her key is in the files.
 fn methods(methods: &[(&str, Can)], key: bool) -> Methods {
     let way = |(method, can): &(&str, Can)| Way { methods: vec![((*method).to_owned(), can.clone())] };
-    let named = Key { name: format!("ssh-ed25519 {KEY}"), fingerprint: KEY.to_owned(), options: String::new() };
+    let named = Key {
+        name: format!("ssh-ed25519 {KEY}"),
+        fingerprint: KEY.to_owned(),
+        options: String::new(),
+        algorithms: BTreeSet::new(),
+    };
     let keys = if key { BTreeSet::from([named]) } else { BTreeSet::new() };
-    Methods { ways: methods.iter().map(way).collect(), keys, other_keys: false, no_key_files: !key }
+    Methods { ways: methods.iter().map(way).collect(), keys, no_key_files: !key, one_password: true, ..Methods::default() }
 }
 
 /// sshd read its files at 100.
@@ -77,7 +82,8 @@ fn a_session_from_before_the_files_of_now_keeps_what_still_works() {
 
     // A key from elsewhere may be hers.
     let doubt = || Can::Perhaps([Doubt::Elsewhere("trustedusercakeys", "/ca".to_owned())].into());
-    let elsewhere = || Methods { other_keys: true, ..methods(&[("publickey", doubt()), ("password", Can::Work)], false) };
+    let sources = || BTreeSet::from([Doubt::Elsewhere("trustedusercakeys", "/ca".to_owned())]);
+    let elsewhere = || Methods { sources: sources(), ..methods(&[("publickey", doubt()), ("password", Can::Work)], false) };
     let was = way("trustedusercakeys /ca\n", elsewhere(), &old);
     assert!(worse(&was, &way("trustedusercakeys none\n", gone(), &old)).is_some());
 }
