@@ -231,6 +231,25 @@ fn authorized(server: &Server, text: &str) {
     server.write("/home/alice/.ssh/authorized_keys", text);
 }
 
+/// Clients that speak less than sshd's own.
+fn algorithms(scenes: &mut Scenes) {
+    let server = scenes.server;
+    configure(server, "X11Forwarding yes\n");
+    let old = ["-c", "aes128-ctr", "-m", "hmac-sha2-256", "-o", "KexAlgorithms=ecdh-sha2-nistp256"];
+    let way = Way::new("alice", &old);
+    let edits = [
+        ("Ciphers chacha20-poly1305@openssh.com", "Ciphers would leave clients like"),
+        ("MACs hmac-sha2-512-etm@openssh.com", "MACs would leave clients like"),
+        ("KexAlgorithms curve25519-sha256", "KexAlgorithms would leave clients like"),
+    ];
+    let session = way.session(server);
+    scenes.check("algorithms, session", &way, &edits, &["Ciphers aes128-ctr,aes256-ctr", "MACs hmac-sha2-256,hmac-sha1"]);
+    drop(session);
+    keep(server, &[(FROM, "alice")]);
+    scenes.check("algorithms, keep", &way, &edits, &[]);
+    keep(server, &[]);
+}
+
 /// A key may be known to sign by one of two algorithms.
 fn signatures(scenes: &mut Scenes, client: &Client) {
     let server = scenes.server;
@@ -376,6 +395,7 @@ fn ways(release: Release) -> Vec<String> {
     let client = Client::new(release);
     server.write("/etc/ssh/ca.pub", client.read("ca.pub"));
     let mut scenes = Scenes { server: &server, wrong: Vec::new() };
+    algorithms(&mut scenes);
     signatures(&mut scenes, &client);
     empty_passwords(&mut scenes);
     certificates(&mut scenes, &client);

@@ -10,6 +10,7 @@ mod authorized_keys;
 mod broken;
 mod candidate;
 mod check;
+mod clients;
 pub mod config;
 mod considered;
 mod crash;
@@ -19,6 +20,8 @@ pub mod faillock;
 mod invocation;
 pub mod journal;
 mod judge;
+#[cfg(test)]
+mod judged_tests;
 mod key_file;
 mod limits;
 mod methods;

@@ -110,6 +110,12 @@ fn offered(accepted: &[&str], host_keys: &[String]) -> BTreeSet<String> {
     host_keys.iter().filter(signs).cloned().collect()
 }
 
+/// Whether one of these types of host keys signs by this algorithm.
+pub fn signs(host_keys: &[String], algorithm: &str) -> bool {
+    let kind = if matches!(algorithm, "rsa-sha2-512" | "rsa-sha2-256") { "ssh-rsa" } else { algorithm };
+    host_keys.iter().any(|key| key == kind)
+}
+
 /// By what clients may know this host: the types of its keys that they can be shown, and its certificates.
 pub fn identities(server: &Server) -> BTreeSet<String> {
     let Ok(effective) = &server.effective else { return BTreeSet::new() };

@@ -293,6 +293,12 @@ pub fn objections(host: &HostState, effective: &Effective, needs: &mut Needs) ->
     found
 }
 
+/// Whether a keyword is called judged.
+#[cfg(test)]
+pub(super) fn judged(keyword: &str) -> bool {
+    matches!(effect(keyword), Some(Effect::Judged))
+}
+
 /// A keyword that no table of sshfix has, one of a method that is in use, or one that not every change leaves harmless, with another value
 /// than before.
 pub fn not_known(was: &Effective, is: &Effective) -> Option<Objection> {

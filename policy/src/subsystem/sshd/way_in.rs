@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 
+use super::clients::Clients;
 use super::config::{Client, Document, Line, Tree, keyword};
 use super::journal::Entrance;
 use super::methods::{Methods, ways};
@@ -30,6 +31,8 @@ pub struct WayIn {
     pub(super) risks: Vec<Risk>,
     /// By what clients may know the host.
     pub(super) identities: BTreeSet<String>,
+    /// Which clients have algorithms in common with it.
+    pub(super) clients: Clients,
     /// Each login that was asked about.
     pub(super) logins: Vec<LoginWay>,
 }
@@ -126,6 +129,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     }
     let sessions = Sessions::of(read, path);
     let mut way = WayIn { objections: serves::objections(&server), identities: serves::identities(&server), ..WayIn::default() };
+    way.clients = Clients::of(&server);
     way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };
@@ -189,6 +193,9 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     if may_differ(server) {
         way.objections.retain(|objection| !objection.is_of_value());
         way.logins.iter_mut().for_each(|login| login.objections.retain(|objection| !objection.is_of_value()));
+    }
+    if !server.stale.is_empty() {
+        way.clients = way.clients.or_by_default(&server.host_keys);
     }
     if !server.stale.is_empty() || proven && may_differ(server) {
         let said_by_files = |objection: &Objection| objection.is_certain() && objection.reason != Reason::Down;
@@ -306,6 +313,7 @@ impl WayIn {
                 "clients that know this host only by {identity} will see REMOTE HOST IDENTIFICATION HAS CHANGED, or ask again"
             )
         }));
+        lines.extend(self.clients.gone(&now.clients));
         lines.dedup();
         lines
     }

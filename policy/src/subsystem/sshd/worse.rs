@@ -16,6 +16,8 @@ pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, String)> {
         return None;
     }
     let found = objection::first_new(&was.objections, &is.objections).map(|new| (new.verdict, new.why.clone()));
+    let open = was.logins.is_empty() || was.logins.iter().any(|login| !login.is_closed() || login.is_proven());
+    let found = found.or_else(|| was.clients.lost(&is.clients).filter(|_| open).map(|why| (Verdict::Unknown, why)));
     let of_logins = || is.logins.iter().find_map(|login| of_login(was, login));
     let grave = || risk::worse(&was.risks, &is.risks).find(|risk| risk.grave).map(|risk| (Verdict::Unknown, risk.text.clone()));
     let no_key = || serves::no_key_stays(&was.identities, &is.identities).map(|why| (Verdict::Unknown, why));
