@@ -198,7 +198,7 @@ pub fn admission_stages(filters: Filters, now: &HostState, connection: &Connecti
 pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {
     let found = blocks_of(host, connection, needs);
     #[cfg(test)]
-    words::same(&found, tests::lifted, || blocks_of(host, connection, &mut Needs::new()));
+    words::same(&found, |blocks| tests::lifted(blocks), || blocks_of(host, connection, &mut Needs::new()));
     found
 }
 

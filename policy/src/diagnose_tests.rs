@@ -26,7 +26,7 @@ pub(super) fn decided(path: &Path) -> impl std::fmt::Debug + PartialEq + use<> {
 }
 
 /// The same of blocks, with the steps that lift them.
-pub(super) fn lifted(blocks: &Vec<Block>) -> impl std::fmt::Debug + PartialEq + use<> {
+pub(super) fn lifted(blocks: &[Block]) -> impl std::fmt::Debug + PartialEq + use<> {
     let steps = |lift: &Lift| match lift {
         Lift::Steps(steps) => Some(steps.clone()),
         Lift::ByHand(_) => None,

@@ -1,5 +1,5 @@
 //! Ways in that sshfix itself cannot judge, and edits that would close them: other clients' algorithms, signatures, empty passwords,
-//! certificates, lines of authorized_keys that are no keys, modules of PAM, names of hosts, ranges in many parts. Each way is a real login,
+//! certificates, lines of `authorized_keys` that are no keys, modules of PAM, names of hosts, ranges in many parts. Each way is a real login,
 //! before and after; every edit is to be refused. One server a release.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 

@@ -282,7 +282,7 @@ mod tests {
             assert_eq!(after.lost(&before), None, "more than before: {line}");
         }
         // A key that goes takes its algorithms along.
-        assert_eq!(before.lost(&of(DEFAULTS, &["ssh-ed25519"])).is_some(), true);
+        assert!(before.lost(&of(DEFAULTS, &["ssh-ed25519"])).is_some());
         assert_eq!(before.lost(&of(DEFAULTS, &ALL_KEYS[1..])), None);
     }
 }

@@ -83,7 +83,7 @@ fn over(base: &str, lines: &str) -> String {
     let set: Vec<String> = lines.lines().map(keyword).collect();
     let kept = base.lines().filter(|line| !set.contains(&keyword(line)));
     let lines = lines.lines().filter(|line| !line.starts_with('-'));
-    kept.chain(lines).map(|line| format!("{line}\n")).collect()
+    kept.chain(lines).flat_map(|line| [line, "\n"]).collect()
 }
 
 fn host_keys(effective: &Effective) -> Vec<String> {
