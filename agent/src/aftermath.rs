@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use sshfix_policy::address::Source;
-use sshfix_policy::authorize::Grants;
+use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Part, PathOrigin, Question};
 use sshfix_policy::plan;
 use sshfix_policy::reply::PathDocument;
+use sshfix_policy::request::authorize::Grants;
 use sshfix_policy::request::{Action, Operation};
-use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::fail2ban;
 
 use crate::change::automatic::{self, Own};

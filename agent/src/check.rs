@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::tz::TimeZone;
-use sshfix_policy::allowed_signers::AllowedSigners;
-use sshfix_policy::authorize::Grants;
+use sshfix_policy::request::allowed_signers::AllowedSigners;
+use sshfix_policy::request::authorize::Grants;
 
 use crate::audit::{self, Given};
 use crate::config::{self, Config};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::Deserialize;
 use sshfix_policy::address::Source;
-use sshfix_policy::authorize::Grants;
 use sshfix_policy::host::{AccessPath, PathOrigin};
+use sshfix_policy::request::authorize::Grants;
 use thiserror::Error;
 
 use crate::room::Bounds;

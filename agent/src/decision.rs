@@ -3,8 +3,8 @@
 //! still answers. Must not plan or apply anything.
 
 use sshfix_policy::access_proof::{self, AccessProof};
-use sshfix_policy::authorize::AuthorizedRequest;
 use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState, ErrorCode, ErrorDocument, Guarded, Names};
+use sshfix_policy::request::authorize::AuthorizedRequest;
 
 use crate::change;
 use crate::lease;

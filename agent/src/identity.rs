@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
-use sshfix_policy::audit::{CHECKPOINT_NAMESPACE, Checkpoint};
-use sshfix_policy::public_key::PublicKey;
 use sshfix_policy::reply::Reply;
+use sshfix_policy::reply::audit::{CHECKPOINT_NAMESPACE, Checkpoint};
+use sshfix_policy::reply::summary::Summary;
+use sshfix_policy::request::wire::{Challenge, Hello, SignedReply, WireError};
 use sshfix_policy::request::{PROTOCOL, REPLY_NAMESPACE};
-use sshfix_policy::sshsig::{self, SshSigError};
-use sshfix_policy::summary::Summary;
-use sshfix_policy::wire::{Challenge, Hello, SignedReply, WireError};
+use sshfix_policy::ssh::public_key::PublicKey;
+use sshfix_policy::ssh::sshsig::{self, SshSigError};
 use thiserror::Error;
 
 use crate::random::{self, NoRandomness};
@@ -179,8 +179,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
     use super::*;
     use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
-    use sshfix_policy::sshsig::SshSig;
-    use sshfix_policy::wire::PREFIX;
+    use sshfix_policy::request::wire::PREFIX;
+    use sshfix_policy::ssh::sshsig::SshSig;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 use nix::unistd::geteuid;
 use ssh_key::PrivateKey;
-use sshfix_policy::allowed_signers::{AllowedSigners, Credential};
-use sshfix_policy::public_key::PublicKey;
 use sshfix_policy::request::REQUEST_NAMESPACE;
+use sshfix_policy::request::allowed_signers::{AllowedSigners, Credential};
+use sshfix_policy::ssh::public_key::PublicKey;
 use thiserror::Error;
 
 use crate::config::{self, Config, ConfigError, DEFAULT_DIRECTORY};
@@ -225,7 +225,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
     use super::*;
-    use sshfix_policy::authorize::Grants;
+    use sshfix_policy::request::authorize::Grants;
     use std::collections::BTreeMap;
 
     fn run(directory: &Path) -> Vec<Line> {

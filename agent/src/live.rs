@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::thread;
 
 use jiff::Timestamp;
+use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, Restored, StepError};
-use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::{
     fail2ban as fail2ban_model, ipset as ipset_model, nf_tables as nf_tables_model, route as route_model, sshd as sshd_model,
 };
@@ -347,7 +347,7 @@ mod lab {
     use std::time::Duration;
 
     use sshfix_policy::host::StepError;
-    use sshfix_policy::step::Step;
+    use sshfix_policy::host::step::Step;
 
     /// Holds the number of the step, from now, that is to fail once.
     const FAIL: &str = "/run/sshfix/fail-step";

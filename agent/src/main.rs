@@ -13,7 +13,7 @@ use sshfix_agent::config::{Config, DEFAULT_CONFIG, DEFAULT_DIRECTORY};
 use sshfix_agent::identity::Identity;
 use sshfix_agent::recover::Recovery;
 use sshfix_agent::{audit, check, drill, init, look, recover, run, write};
-use sshfix_policy::public_key::PublicKey;
+use sshfix_policy::ssh::public_key::PublicKey;
 
 /// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.
 #[derive(Parser)]

@@ -8,17 +8,17 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use sshfix_policy::address::{self, Source};
-use sshfix_policy::allowed_signers::AllowedSigners;
-use sshfix_policy::authenticate::{self, AuthenticateError, AuthenticatedRequest};
-use sshfix_policy::authorize::{self, AuthorizedRequest};
 use sshfix_policy::diagnose;
 use sshfix_policy::host::{Host, HostState, Needs, Question};
-use sshfix_policy::recorded as on_record;
+use sshfix_policy::reply::status;
 use sshfix_policy::reply::{Body, ErrorDocument, Reply, Subject, redacted};
+use sshfix_policy::request::allowed_signers::AllowedSigners;
+use sshfix_policy::request::authenticate::{self, AuthenticateError, AuthenticatedRequest};
+use sshfix_policy::request::authorize::{self, AuthorizedRequest};
+use sshfix_policy::request::recorded as on_record;
+use sshfix_policy::request::wire::SignedRequest;
 use sshfix_policy::request::{Mode, Operation, Request};
-use sshfix_policy::status;
 use sshfix_policy::subsystem::{fail2ban, hosts_access, sshd};
-use sshfix_policy::wire::SignedRequest;
 
 use crate::audit::{self, AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
 use crate::change::requested::Requested;

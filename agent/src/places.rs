@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sshfix_policy::allowed_signers::Credential;
-use sshfix_policy::authenticate::AuthenticatedRequest;
-use sshfix_policy::authorize::AuthorizedRequest;
 use sshfix_policy::host::{HostState, Part};
+use sshfix_policy::request::allowed_signers::Credential;
+use sshfix_policy::request::authenticate::AuthenticatedRequest;
+use sshfix_policy::request::authorize::AuthorizedRequest;
 use sshfix_policy::request::{Mode, Operation, Request};
 use sshfix_policy::subsystem::{ipset, sshd};
 

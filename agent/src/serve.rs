@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sshfix_policy::reply::{ErrorCode, ErrorDocument};
-use sshfix_policy::wire::{self, PREFIX, REQUEST_LIMIT, WireError};
+use sshfix_policy::request::wire::{self, PREFIX, REQUEST_LIMIT, WireError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

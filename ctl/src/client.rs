@@ -12,11 +12,11 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, set
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use sshfix_policy::public_key::PublicKey;
 use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
+use sshfix_policy::request::wire::{HELLO_LIMIT, Hello, PREFIX, REPLY_LIMIT, SignedReply, SignedRequest, WireError, body_length};
 use sshfix_policy::request::{PROTOCOL, REPLY_NAMESPACE, REQUEST_NAMESPACE, Request};
-use sshfix_policy::sshsig::SshSig;
-use sshfix_policy::wire::{HELLO_LIMIT, Hello, PREFIX, REPLY_LIMIT, SignedReply, SignedRequest, WireError, body_length};
+use sshfix_policy::ssh::public_key::PublicKey;
+use sshfix_policy::ssh::sshsig::SshSig;
 use thiserror::Error;
 
 use crate::cli::Ask;

@@ -8,9 +8,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::tz::TimeZone;
 use ssh_key::{Algorithm, PrivateKey};
-use sshfix_policy::allowed_signers::{AllowedSigners, Credential};
-use sshfix_policy::certificate::Certificate;
-use sshfix_policy::public_key::PublicKey;
+use sshfix_policy::request::allowed_signers::{AllowedSigners, Credential};
+use sshfix_policy::ssh::certificate::Certificate;
+use sshfix_policy::ssh::public_key::PublicKey;
 use thiserror::Error;
 
 use crate::sign::{Identity, Method};
@@ -174,7 +174,7 @@ fn public_blob(text: &str) -> Option<Vec<u8>> {
     let mut words = text.split_ascii_whitespace();
     let kind = words.next()?;
     let blob = STANDARD.decode(words.next()?).ok()?;
-    let inside = sshfix_policy::blob::Reader::new(&blob).text("the key type").ok()?.to_owned();
+    let inside = sshfix_policy::ssh::blob::Reader::new(&blob).text("the key type").ok()?.to_owned();
     (inside == kind).then_some(blob)
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use nix::unistd::Uid;
 use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
+use sshfix_policy::request::wire::Hello;
 use sshfix_policy::request::{Mode, Operation};
-use sshfix_policy::wire::Hello;
 
 use crate::cli::{Ask, Globals, Wish};
 use crate::client::{Agent, Answer, ClientError, Origin};

@@ -12,9 +12,9 @@ use ring::rsa::{KeyPair, KeyPairComponents, PublicKeyComponents};
 use ring::signature::RSA_PKCS1_SHA512;
 use ssh_key::private::{KeypairData, RsaKeypair};
 use ssh_key::{Mpint, PrivateKey};
-use sshfix_policy::blob::put_string;
-use sshfix_policy::public_key::fingerprint;
-use sshfix_policy::sshsig::{self, Hash, SshSig, signed_data, wrap};
+use sshfix_policy::ssh::blob::put_string;
+use sshfix_policy::ssh::public_key::fingerprint;
+use sshfix_policy::ssh::sshsig::{self, Hash, SshSig, signed_data, wrap};
 use thiserror::Error;
 
 use crate::ssh_agent::{self, SshAgentError};

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use sshfix_policy::blob::{BlobError, Reader, put_string};
+use sshfix_policy::ssh::blob::{BlobError, Reader, put_string};
 use thiserror::Error;
 
 const REQUEST_IDENTITIES: u8 = 11;

@@ -13,12 +13,12 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use ssh_key::PrivateKey;
-use sshfix_policy::allowed_signers::AllowedSigners;
-use sshfix_policy::authenticate::{Context, authenticate};
-use sshfix_policy::public_key::PublicKey;
+use sshfix_policy::request::allowed_signers::AllowedSigners;
+use sshfix_policy::request::authenticate::{Context, authenticate};
+use sshfix_policy::request::wire::{Challenge, Hello, PREFIX, REQUEST_LIMIT, SignedReply, SignedRequest, body_length};
 use sshfix_policy::request::{Mode, Operation, PROTOCOL, REPLY_NAMESPACE, Request};
-use sshfix_policy::sshsig;
-use sshfix_policy::wire::{Challenge, Hello, PREFIX, REQUEST_LIMIT, SignedReply, SignedRequest, body_length};
+use sshfix_policy::ssh::public_key::PublicKey;
+use sshfix_policy::ssh::sshsig;
 use tempfile::TempDir;
 
 /// How the agent of a test behaves.

@@ -116,7 +116,7 @@ fn a_server_that_ends_the_exchange_or_breaks_it_is_quoted() {
     let reply = |ephemeral: &[u8]| {
         let mut payload = vec![31];
         for part in [&b"\0\0\0\x0bssh-ed25519\0\0\0\x20aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"[..], ephemeral, b"\0\0\0\0"] {
-            sshfix_policy::blob::put_string(&mut payload, part);
+            sshfix_policy::ssh::blob::put_string(&mut payload, part);
         }
         packet(&payload)
     };

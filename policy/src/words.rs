@@ -81,8 +81,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::same;
-    use crate::owner::Owner;
     use crate::reply::Body;
+    use crate::verdict::owner::Owner;
     use crate::verdict::{Evidence, Stage};
 
     #[test]

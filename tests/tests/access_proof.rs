@@ -10,8 +10,8 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use sshfix::kex::{KexError, prove};
 use sshfix_policy::access_proof::{AccessProof, AccessProofError, cookie, verify};
-use sshfix_policy::public_key::PublicKey;
-use sshfix_policy::wire::Challenge;
+use sshfix_policy::request::wire::Challenge;
+use sshfix_policy::ssh::public_key::PublicKey;
 use sshfix_tests::lab::{self, Release, SERVER_V4, SERVER_V6, Server};
 
 /// For one proof. Where nothing answers it is waited for.

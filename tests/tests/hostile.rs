@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sshfix_policy::wire::{REPLY_LIMIT, REQUEST_LIMIT};
+use sshfix_policy::request::wire::{REPLY_LIMIT, REQUEST_LIMIT};
 use sshfix_tests::lab::{Release, Server, root_or_skip};
 
 /// What the agent may grow by under any of this, in KiB.

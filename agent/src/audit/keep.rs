@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use sshfix_policy::audit::{Checkpoint, CheckpointDocument, CheckpointError, Verification, hex};
-use sshfix_policy::public_key::PublicKey;
+use sshfix_policy::reply::audit::{Checkpoint, CheckpointDocument, CheckpointError, Verification, hex};
+use sshfix_policy::ssh::public_key::PublicKey;
 
 use super::{AuditClosing, AuditHead, AuditOpening, EMPTY, Given, Outcome, Rates, Refusals, verify};
 use crate::identity::{Identity, IdentityError};

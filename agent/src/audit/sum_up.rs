@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::Connection;
+use sshfix_policy::reply::summary::{Counted, Summary};
 use sshfix_policy::request::{Mode, Operation};
-use sshfix_policy::summary::{Counted, Summary};
 
 use super::{AuditClosing, AuditOpening, Outcome};
 use crate::store::{Doing, Purpose, Store, StoreError};
@@ -193,8 +193,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
     use std::path::PathBuf;
 
-    use sshfix_policy::audit::Filter;
-    use sshfix_policy::public_key::PublicKey;
+    use sshfix_policy::reply::audit::Filter;
+    use sshfix_policy::ssh::public_key::PublicKey;
 
     use super::super::tests::{closing, fresh, opening};
     use super::super::{Auditor, Given, verify};

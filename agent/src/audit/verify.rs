@@ -8,9 +8,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
-use sshfix_policy::audit::{Checkpoint, Problem, Verification, VerificationSchema, hex};
-use sshfix_policy::public_key::PublicKey;
-use sshfix_policy::summary::{Counted, Summary};
+use sshfix_policy::reply::audit::{Checkpoint, Problem, Verification, VerificationSchema, hex};
+use sshfix_policy::reply::summary::{Counted, Summary};
+use sshfix_policy::ssh::public_key::PublicKey;
 
 use super::{AuditHead, EMPTY, hash};
 use crate::store::{Doing, Store, StoreError, time};
@@ -125,7 +125,7 @@ fn anchors(
                 let who = format!("the checkpoint signed at {} says so", checkpoint.at);
                 anchors.entry(seq).or_default().push(Anchor { hash: checkpoint.hash, who });
             }
-            Err(sshfix_policy::audit::CheckpointError::OtherKey(_)) => others += 1,
+            Err(sshfix_policy::reply::audit::CheckpointError::OtherKey(_)) => others += 1,
             Err(error) => found.problem(seq, &format!("has a checkpoint that does not hold: {error}")),
         }
     }

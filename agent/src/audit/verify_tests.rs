@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 use std::path::PathBuf;
 
-use sshfix_policy::audit::CheckpointError;
+use sshfix_policy::reply::audit::CheckpointError;
 
 use super::super::tests::{closing, fresh, opening};
 use super::super::{AuditError, Auditor, Outcome, append};
@@ -291,7 +291,7 @@ fn ssh_keygen_believes_a_checkpoint_too() {
     let (signers, signature, payload) =
         (file("signers", &format!("host {}\n", identity.public())), file("sig", armor), file("payload", payload));
     let verified = std::process::Command::new("/usr/bin/ssh-keygen")
-        .args(["-Y", "verify", "-I", "host", "-n", sshfix_policy::audit::CHECKPOINT_NAMESPACE, "-f"])
+        .args(["-Y", "verify", "-I", "host", "-n", sshfix_policy::reply::audit::CHECKPOINT_NAMESPACE, "-f"])
         .arg(&signers)
         .arg("-s")
         .arg(&signature)

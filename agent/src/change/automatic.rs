@@ -2,8 +2,8 @@
 //! back. Made by the change machine, verified, each with an audit record of its own. Must not decide what they are.
 
 use sshfix_policy::host::{HostState, Needs, Question};
-use sshfix_policy::lockout;
 use sshfix_policy::plan::Plan;
+use sshfix_policy::proof::lockout;
 
 use crate::audit::{AuditClosing, AuditOpening, Outcome};
 use crate::change::make::{self, Order};

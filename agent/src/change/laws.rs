@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sshfix_policy::diagnose::admission;
-use sshfix_policy::fake::FakeHost;
+use sshfix_policy::host::fake::FakeHost;
+use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{AccessPath, Done, Host, HostState, Needs, Part, PathOrigin, Question, StepError};
-use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan::{self, Plan};
+use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::reply::Confirm;
 use sshfix_policy::request::Operation;
-use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::fail2ban::{self, Ticket};
 use sshfix_policy::subsystem::hosts_access::{self, Content, Facts, File, Libwrap};
 use sshfix_policy::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase, Verdict as NftVerdict};

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
+use sshfix_policy::diagnose::remaining::{self, Left};
+use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, HostState, Question, StepError};
-use sshfix_policy::left::{self, Left};
-use sshfix_policy::lockout::SafePlan;
+use sshfix_policy::proof::lockout::SafePlan;
+use sshfix_policy::proof::verify::{self, Deviation};
 use sshfix_policy::reply::Failure;
-use sshfix_policy::step::Step;
-use sshfix_policy::verify::{self, Deviation};
 
 use super::{TakenBack, undo};
 use crate::observe::observed;
@@ -199,7 +199,7 @@ impl<'a, H: Host> Applied<'a, H> {
         let port = question.port;
         let (_, (deviations, seen)) = observed(self.begun.host, question, |state, needs| {
             let deviations = verify::deviations(plan, read, state, port, needs);
-            let left = left::left(&plan.plan().operation, state, port, needs);
+            let left = remaining::left(&plan.plan().operation, state, port, needs);
             (deviations, Seen { notes: verify::notes(plan, state, port, needs), left })
         });
         let seen = Box::new(seen);

@@ -1,8 +1,8 @@
 //! The life of one change: every step journalled before and after it is done, taken back in reverse order when one fails, when
 //! nobody confirms in time, or when it was interrupted. How a change is made is in `make`. Decides nothing about the steps.
 
+use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, Restored, StepError};
-use sshfix_policy::step::Step;
 
 use crate::audit::Outcome;
 use crate::store::{ChangeRecord, ChangeStage, StepEvent, StepRecord, Store, StoreError};

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sshfix_policy::address::{self, Source};
-use sshfix_policy::authorize::AuthorizedRequest;
+use sshfix_policy::diagnose::remaining::{self, Left};
 use sshfix_policy::host::{AccessPath, HostState, Part, PathOrigin, Question};
-use sshfix_policy::left::{self, Left};
-use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan;
+use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument};
+use sshfix_policy::request::authorize::AuthorizedRequest;
 use sshfix_policy::request::{Operation, Request};
 use sshfix_policy::subsystem::{hosts_access, listener};
 
@@ -210,7 +210,7 @@ impl Requested<'_> {
 
     fn left(&self, host: &mut LiveHost, operation: &Operation) -> Option<Left> {
         let port = self.question.port;
-        observed(host, self.question, |state, needs| left::left(operation, state, port, needs)).1
+        observed(host, self.question, |state, needs| remaining::left(operation, state, port, needs)).1
     }
 }
 

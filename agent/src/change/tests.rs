@@ -6,12 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sshfix_policy::fake::{FakeHost, Fault};
+use sshfix_policy::host::fake::{FakeHost, Fault};
+use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, HostState, Needs, Part, Question, StepError};
-use sshfix_policy::lockout::{self, SafePlan};
 use sshfix_policy::plan;
+use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::request::Operation;
-use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::fail2ban::{self, Ticket};
 use sshfix_policy::subsystem::hosts_access::{self, Content, Facts, File, Libwrap};
 

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sshfix_policy::address::Source;
+use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{HostState, Needs, Question};
-use sshfix_policy::lease::mark;
-use sshfix_policy::lockout;
+use sshfix_policy::plan::lease::mark;
 use sshfix_policy::plan::{self, Plan};
+use sshfix_policy::proof::lockout;
+use sshfix_policy::proof::verify::Deviation;
 use sshfix_policy::request::Operation;
-use sshfix_policy::step::Step;
 use sshfix_policy::subsystem::nf_tables::lift::{Side, accept};
 use sshfix_policy::subsystem::{hosts_access, xtables};
 use sshfix_policy::verdict::Admits;
-use sshfix_policy::verify::Deviation;
 
 use super::{DrillError, ensure_private, inside, setup};
 use crate::change;

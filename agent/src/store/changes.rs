@@ -8,9 +8,9 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sshfix_policy::host::step::Step;
 use sshfix_policy::reply::{ChangeStage, PlanDocument, StepEvent};
 use sshfix_policy::request::Operation;
-use sshfix_policy::step::Step;
 
 use super::kept::Entry;
 use super::{Doing, NewLease, Purpose, Store, StoreError, leases, time};

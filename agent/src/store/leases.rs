@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Row, Transaction};
-use sshfix_policy::lease::{Item, ignored};
+use sshfix_policy::host::step::Step;
+use sshfix_policy::plan::lease::{Item, ignored};
 use sshfix_policy::request::Operation;
-use sshfix_policy::step::Step;
 
 use super::changes::{from_json, to_json};
 use super::{Doing, NewChange, Store, StoreError, time};

@@ -18,7 +18,7 @@ use ring::rand::SystemRandom;
 use sshfix_policy::access_proof::{
     self, AccessProof, AccessProofError, Bounded, COOKIE, KexInit, KexInitError, Method, Negotiated, NoCommon,
 };
-use sshfix_policy::blob::{Reader, put_string};
+use sshfix_policy::ssh::blob::{Reader, put_string};
 use thiserror::Error;
 
 use transport::Transport;
@@ -282,7 +282,7 @@ fn algorithm(method: Method) -> &'static Algorithm {
 
 /// RFC 5656 section 4: `byte SSH_MSG_KEX_ECDH_REPLY, string K_S, string Q_S, string signature`.
 fn read_reply(payload: &[u8]) -> Result<[&[u8]; 3], String> {
-    let text = |error: sshfix_policy::blob::BlobError| error.to_string();
+    let text = |error: sshfix_policy::ssh::blob::BlobError| error.to_string();
     let mut reader = Reader::new(payload);
     match reader.u8("the message number").map_err(text)? {
         MSG_KEX_ECDH_REPLY => {}

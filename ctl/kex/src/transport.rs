@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use sshfix_policy::access_proof::VERSION_MAX;
-use sshfix_policy::blob::Reader;
+use sshfix_policy::ssh::blob::Reader;
 
 use super::{KexError, MSG_DISCONNECT};
 
@@ -83,7 +83,7 @@ impl Transport {
         for _ in 0..PASSED_OVER_MAX {
             self.need(5, during)?;
             let mut head = Reader::new(&self.buffer);
-            let short = |error: sshfix_policy::blob::BlobError| protocol(error.to_string());
+            let short = |error: sshfix_policy::ssh::blob::BlobError| protocol(error.to_string());
             let length = usize::try_from(head.u32("the length").map_err(short)?).unwrap_or(usize::MAX);
             let padding = usize::from(head.u8("the padding").map_err(short)?);
             let payload = length.checked_sub(1 + padding).filter(|payload| *payload > 0);

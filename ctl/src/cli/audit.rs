@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use sshfix_policy::address::Source;
-use sshfix_policy::audit::{Filter, MOST, Outcome};
+use sshfix_policy::reply::audit::{Filter, MOST, Outcome};
 use sshfix_policy::request::{Action, Operation};
 
 use super::command_line::shell_word;
@@ -147,7 +147,7 @@ fn read_checkpoint(file: &str) -> Result<String, String> {
     }
     let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
     if text.trim_start().starts_with('{') {
-        let document: sshfix_policy::audit::CheckpointDocument =
+        let document: sshfix_policy::reply::audit::CheckpointDocument =
             serde_json::from_str(&text).map_err(|error| format!("this is no document of `audit checkpoint --json`: {error}"))?;
         return Ok(document.text);
     }

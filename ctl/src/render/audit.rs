@@ -1,7 +1,7 @@
 //! Audit records as a person reads them: newest first, two lines each; what following the chain found.
 
 use owo_colors::OwoColorize;
-use sshfix_policy::audit::{Audit, Outcome, Record, Verification};
+use sshfix_policy::reply::audit::{Audit, Outcome, Record, Verification};
 use sshfix_policy::request::Mode;
 
 use super::{Page, View};

@@ -3,7 +3,7 @@
 
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::Diagnosis;
-use sshfix_policy::trace::{Handshake, Point, TraceLine};
+use sshfix_policy::verdict::trace::{Handshake, Point, TraceLine};
 use sshfix_policy::verdict::{Evidence, Finding, StageReport, Verdict};
 
 use super::{Page, View, mark};

@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-use crate::blob::{BlobError, Reader, put_string};
-use crate::public_key::printable;
+use crate::ssh::blob::{BlobError, Reader, put_string};
+use crate::ssh::public_key::printable;
 
 /// The message number.
 const KEXINIT: u8 = 20;

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
 use thiserror::Error;
 
-use crate::blob::{put_mpint, put_string};
-use crate::public_key::{KeyError, PublicKey, VerifyError, printable};
-use crate::wire::Challenge;
+use crate::request::wire::Challenge;
+use crate::ssh::blob::{put_mpint, put_string};
+use crate::ssh::public_key::{KeyError, PublicKey, VerifyError, printable};
 
 pub use bounded::Bounded;
 pub use kexinit::{COOKIE, KexInit, KexInitError, Negotiated, NoCommon};

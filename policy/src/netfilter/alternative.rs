@@ -6,7 +6,7 @@ use super::ipset;
 use super::walk::{Culprit, Pass, Refusal};
 use crate::address::Source;
 use crate::host::HostState;
-use crate::step::Step;
+use crate::host::step::Step;
 use crate::subsystem::nf_tables::lift::{delete_element, delete_rule, found_sources, rule_source};
 use crate::subsystem::xtables;
 use crate::verdict::{Alternative, Connection};

@@ -9,10 +9,9 @@ use super::alternative::alternatives;
 use super::walk::{Culprit, Pass, Refusal, Walk, walk};
 use super::{evidence, how, ipset, managed, recent, trace, what};
 use crate::address::Source;
+use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
-use crate::owner::Owner;
 use crate::packet::{Doubt, On};
-use crate::step::Step;
 use crate::subsystem::nf_tables::evaluate::Event;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, accept, address_in_key, delete_element, delete_rule, found_sources, rule_source};
@@ -20,6 +19,7 @@ use crate::subsystem::nf_tables::owner;
 use crate::subsystem::nf_tables::split::split;
 use crate::subsystem::nf_tables::{self, Chain, Found, State, render};
 use crate::subsystem::xtables::{self, Action};
+use crate::verdict::owner::Owner;
 use crate::verdict::{Admits, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
 
 /// Blocks listed for one connection; more are found once these are lifted.

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use super::tests::host;
 use super::{blocks, evaluate, evaluate_rules, judge, plan_accept, trace};
+use crate::host::step::Step;
 use crate::host::{AccessPath, HostState, Need, Needs, Part, PathOrigin};
-use crate::lease::End;
 use crate::link::{Link, Links};
-use crate::lockout;
 use crate::plan;
+use crate::plan::lease::End;
+use crate::proof::lockout;
 use crate::request::Operation;
-use crate::step::Step;
 use crate::subsystem::nf_tables::build::*;
 use crate::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase};
 use crate::subsystem::nf_tables::lift::delete_rule;
 use crate::subsystem::nf_tables::{Family, State};
 use crate::subsystem::route::{self, Answer, Fact, Neighbour, Way};
 use crate::subsystem::xtables::{self, SetNames};
-use crate::trace::Handshake;
+use crate::verdict::trace::Handshake;
 use crate::verdict::{Admits, Cause, Connection, Lift, Verdict};
 
 const CLIENT: &str = "2001:db8::7";
@@ -154,7 +154,7 @@ fn an_on_link_client_that_nobody_knows_is_refused_by_the_policy_that_drops_its_s
     // Where the rules alone count, one address stands for many.
     assert_eq!(evaluate_rules(&host, &me(), &mut Needs::new()).verdict, Verdict::Accept);
     let lines = trace(&host, &me(), &mut Needs::new());
-    let at = |line: &crate::trace::TraceLine| line.at.as_ref().map(|at| at.packet);
+    let at = |line: &crate::verdict::trace::TraceLine| line.at.as_ref().map(|at| at.packet);
     assert_eq!(lines.iter().find(|line| line.decides).and_then(at), Some(Handshake::Solicitation));
 }
 

@@ -8,11 +8,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::reference::Reference;
 use super::walk;
 use crate::address::Source;
+use crate::host::step::Step;
 use crate::host::{HostState, Need, Needs, Part};
-use crate::owner::Owner;
 use crate::packet::{Packet, Tracking};
 use crate::reply::{Ban, Firewall, FirewallEntry, FirewallSchema};
-use crate::step::Step;
 use crate::subsystem::ipset;
 use crate::subsystem::nf_tables::evaluate::Evaluator;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
@@ -24,6 +23,7 @@ use crate::subsystem::xtables::holds::Matched;
 use crate::subsystem::xtables::targets::{SetReference, StandardVerdict, Target, TargetEffect, target};
 use crate::subsystem::xtables::{self, Action};
 use crate::verdict::Connection;
+use crate::verdict::owner::Owner;
 
 /// Everybody of one family, at the SSH port.
 fn everybody(v6: bool, port: u16) -> Option<Packet> {

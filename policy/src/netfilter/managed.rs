@@ -5,13 +5,13 @@ use super::ipset;
 use super::walk::{Culprit, Pass, Refusal};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
-use crate::owner::{FirewalldPart, Owner, UfwPart};
 use crate::subsystem::nf_tables::evaluate::Frame;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, found_sources, rule_source};
 use crate::subsystem::nf_tables::{self, render};
 use crate::subsystem::{ufw, xtables};
 use crate::verdict::Connection;
+use crate::verdict::owner::{FirewalldPart, Owner, UfwPart};
 
 /// A rule on the way to the refusal, of either stack.
 struct At<'h> {

@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 
 use super::{bans, blocks, evaluate, firewall_list, judge, plan_accept, plan_remove};
+use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
-use crate::step::Step;
 use crate::subsystem::nf_tables::build::{self, *};
 use crate::subsystem::nf_tables::expression::{CmpOp, Expression, Verdict as V};
 use crate::subsystem::nf_tables::{Family, State};

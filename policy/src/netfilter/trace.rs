@@ -6,7 +6,6 @@ use super::reference::Reference;
 use super::walk::{Culprit, Hook, Met, Pass, Walk, What, traced};
 use super::{conntrack, ipset, recent};
 use crate::host::{HostState, Needs};
-use crate::owner::Owner;
 use crate::packet::{Doubt, On, Packet, Tracking, Tri};
 use crate::subsystem::nf_tables::evaluate::{Frame, Hit, MOST_HITS};
 use crate::subsystem::nf_tables::expression::Expression;
@@ -15,7 +14,8 @@ use crate::subsystem::nf_tables::{Chain, End, Rule, State, render};
 use crate::subsystem::xtables::evaluate as legacy;
 use crate::subsystem::xtables::targets::{TargetEffect, effect};
 use crate::subsystem::xtables::{self, Action};
-use crate::trace::{Counter, Handshake, Point, RulePlace, TraceLine};
+use crate::verdict::owner::Owner;
+use crate::verdict::trace::{Counter, Handshake, Point, RulePlace, TraceLine};
 use crate::verdict::{Connection, Evidence};
 
 /// Lines of a whole trace; what comes later is only counted.

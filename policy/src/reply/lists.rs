@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BansSchema, ChangeBrief, FirewallSchema, HostsSchema, JailsSchema, LeasesSchema, StatusSchema, is_zero};
 use crate::address::Source;
-use crate::owner::Owner;
+use crate::verdict::owner::Owner;
 
 /// Who is blocked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

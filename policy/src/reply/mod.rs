@@ -1,11 +1,14 @@
 //! What the agent answers: the JSON documents of interface.md, and the payload it signs around them. No logic.
 
+pub mod audit;
 mod change;
 mod lists;
 mod mask;
 mod patterns;
 mod redact;
 mod stage;
+pub mod status;
+pub mod summary;
 mod who;
 
 use std::net::IpAddr;
@@ -24,7 +27,6 @@ pub use self::redact::redacted;
 pub use self::stage::{ChangeStage, StepEvent};
 pub use self::who::{Decided, SourceRange, Unsettled, Who};
 use crate::address::Source;
-use crate::audit;
 use crate::subsystem::sshd::{SshdCheck, SshdShow};
 use crate::verdict::{Finding, StageReport, Verdict};
 

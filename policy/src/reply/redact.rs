@@ -10,12 +10,12 @@ use super::{
     PathDocument, PlanDocument, SourceRange, Status, StepDocument, SubsystemStatus, Unsettled, Who,
 };
 use crate::address::Source;
-use crate::audit::{Audit, Record};
-use crate::grants::Scope;
-use crate::owner::Owner;
+use crate::reply::audit::{Audit, Record};
+use crate::request::grants::Scope;
 use crate::request::{Action, Operation};
 use crate::subsystem::sshd::{SshdCheck, SshdShow};
-use crate::trace::TraceLine;
+use crate::verdict::owner::Owner;
+use crate::verdict::trace::TraceLine;
 use crate::verdict::{Cause, Evidence, Finding, Stage, StageReport};
 
 /// The reply as its signer sees it.

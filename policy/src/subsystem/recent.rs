@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::xtables::view::{Span, Tri, View};
 use crate::address::Source;
+use crate::host::step::{Mismatch, Reach};
 use crate::host::{HostState, Need, Needs};
-use crate::step::{Mismatch, Reach};
 
 /// `XT_RECENT_*` (`linux/netfilter/xt_recent.h`)
 const SET: u8 = 2;
@@ -200,42 +200,42 @@ impl Step {
         Self { list: list.to_owned(), address: entry.address, before: Some(entry.hits), after: None }
     }
 
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         Self { before: self.after, after: self.before, ..self.clone() }
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
         let verb = if self.after.is_some() { "put" } else { "take" };
         let way = if self.after.is_some() { "on" } else { "off" };
         format!("{verb} {} {way} the recent list {}", self.address, self.list)
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
         let line = |there: Option<usize>, sign: char| there.map_or_else(String::new, |_| format!("{sign} {}\n", self.address));
         format!("# /proc/net/xt_recent/{}\n{}{}", self.list, line(self.before, '-'), line(self.after, '+'))
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         let undo = self.inverse().summary();
         if self.before.is_some() { format!("{undo}, with as many hits, all of them as of then") } else { undo }
     }
 
-    /// See [`crate::step::Step::touches`].
+    /// See [`crate::host::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         Some(vec![self.address.into()])
     }
 
-    /// See [`crate::step::Step::reach`]. A list can also be one of those who may come in.
+    /// See [`crate::host::step::Step::reach`]. A list can also be one of those who may come in.
     pub fn reach(&self) -> Reach {
         Reach::Touched
     }
 
-    /// See [`crate::step::Step::needs`].
+    /// See [`crate::host::step::Step::needs`].
     pub fn needs(&self) -> Needs {
         Needs::from([Need::Recent(self.list.clone())])
     }
@@ -248,7 +248,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::predict`].
+    /// See [`crate::host::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         self.list(&state.ipset.recent)?;
         if let Some(Ok(list)) = state.ipset.recent.lists.get_mut(&self.list) {
@@ -260,7 +260,7 @@ impl Step {
         Ok(())
     }
 
-    /// See [`crate::step::Step::holds`]. Hits are not compared: they come and go with packets.
+    /// See [`crate::host::step::Step::holds`]. Hits are not compared: they come and go with packets.
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         let there = self.list(&state.ipset.recent)?.iter().any(|entry| entry.address == self.address);
         match (there, self.after) {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::route::{Fact, Kind, Route};
 use crate::link::Links;
-use crate::owner::Owner;
-use crate::trace::TraceLine;
+use crate::verdict::owner::Owner;
+use crate::verdict::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, Verdict};
 
 /// What the kernel said of packets from one address, interface by interface.

@@ -10,9 +10,9 @@ use serde_json::Value;
 use ssh_key::PrivateKey;
 use sshfix::kex;
 use sshfix_policy::access_proof::{self, AccessProof};
+use sshfix_policy::request::wire::{Hello, SignedRequest};
 use sshfix_policy::request::{Mode, Operation, PROTOCOL, REQUEST_NAMESPACE, Request};
-use sshfix_policy::sshsig;
-use sshfix_policy::wire::{Hello, SignedRequest};
+use sshfix_policy::ssh::sshsig;
 use sshfix_tests::lab::Server;
 
 use super::{WITHIN, on_both, one, pending, pending_for, state, taken_back};

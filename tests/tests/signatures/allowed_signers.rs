@@ -8,11 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
-use sshfix_policy::allowed_signers::{AllowedSigners, Credential};
-use sshfix_policy::certificate::Certificate;
-use sshfix_policy::public_key::PublicKey;
 use sshfix_policy::request::REQUEST_NAMESPACE;
-use sshfix_policy::sshsig::SshSig;
+use sshfix_policy::request::allowed_signers::{AllowedSigners, Credential};
+use sshfix_policy::ssh::certificate::Certificate;
+use sshfix_policy::ssh::public_key::PublicKey;
+use sshfix_policy::ssh::sshsig::SshSig;
 
 use crate::bench::{Bench, NOW, verifies, zone};
 

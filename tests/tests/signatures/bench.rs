@@ -8,11 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use sshfix_policy::allowed_signers::AllowedSigners;
-use sshfix_policy::authenticate::{AuthenticateError, AuthenticatedRequest, Context, authenticate};
+use sshfix_policy::request::allowed_signers::AllowedSigners;
+use sshfix_policy::request::authenticate::{AuthenticateError, AuthenticatedRequest, Context, authenticate};
+use sshfix_policy::request::wire::{Challenge, SignedRequest};
 use sshfix_policy::request::{Mode, Operation, PROTOCOL, Request};
-use sshfix_policy::sshsig::from_armor;
-use sshfix_policy::wire::{Challenge, SignedRequest};
+use sshfix_policy::ssh::sshsig::from_armor;
 use tempfile::TempDir;
 
 pub const HOST: &str = "SHA256:host";

@@ -1,10 +1,10 @@
 //! Certificates hold for whom, when and for what their CA says, and for nothing else.
 
 use sshfix::identities;
-use sshfix_policy::allowed_signers::NotAllowed;
-use sshfix_policy::authenticate::{AuthenticateError, AuthenticatedRequest};
-use sshfix_policy::certificate::CertificateError;
 use sshfix_policy::request::REQUEST_NAMESPACE;
+use sshfix_policy::request::allowed_signers::NotAllowed;
+use sshfix_policy::request::authenticate::{AuthenticateError, AuthenticatedRequest};
+use sshfix_policy::ssh::certificate::CertificateError;
 
 use crate::bench::{Bench, KINDS, NOW, check, check_at, payload, verifies};
 use crate::client::places;

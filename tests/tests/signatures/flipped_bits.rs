@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use sshfix_policy::allowed_signers::AllowedSigners;
 use sshfix_policy::request::REQUEST_NAMESPACE;
-use sshfix_policy::wire::{PREFIX, REQUEST_LIMIT, SignedRequest, body_length};
+use sshfix_policy::request::allowed_signers::AllowedSigners;
+use sshfix_policy::request::wire::{PREFIX, REQUEST_LIMIT, SignedRequest, body_length};
 
 use crate::bench::{Bench, KINDS, check, payload, zone};
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use sshfix_policy::allowed_signers::{AllowedSigners, NotAllowed};
-use sshfix_policy::authenticate::{AuthenticateError, Context, authenticate};
-use sshfix_policy::public_key::{KeyError, PublicKey, VerifyError};
+use sshfix_policy::request::allowed_signers::{AllowedSigners, NotAllowed};
+use sshfix_policy::request::authenticate::{AuthenticateError, Context, authenticate};
+use sshfix_policy::request::wire::{Challenge, SignedRequest};
 use sshfix_policy::request::{REPLY_NAMESPACE, REQUEST_NAMESPACE, Request};
-use sshfix_policy::sshsig::{self, Hash, SshSig, wrap};
-use sshfix_policy::wire::{Challenge, SignedRequest};
+use sshfix_policy::ssh::public_key::{KeyError, PublicKey, VerifyError};
+use sshfix_policy::ssh::sshsig::{self, Hash, SshSig, wrap};
 
 use crate::bench::{Bench, HOST, KINDS, NOW, challenge, check, payload, request, verifies, zone};
 

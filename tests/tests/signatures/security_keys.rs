@@ -5,11 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
-use sshfix_policy::authenticate::AuthenticateError;
-use sshfix_policy::blob::put_string;
-use sshfix_policy::public_key::VerifyError;
 use sshfix_policy::request::REQUEST_NAMESPACE;
-use sshfix_policy::sshsig::{Hash, signed_data, wrap};
+use sshfix_policy::request::authenticate::AuthenticateError;
+use sshfix_policy::ssh::blob::put_string;
+use sshfix_policy::ssh::public_key::VerifyError;
+use sshfix_policy::ssh::sshsig::{Hash, signed_data, wrap};
 
 use crate::bench::{Bench, check, payload, verifies};
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sshfix_policy::host::{Done, Need, Needs, Part, Question, Restored, StepError};
-use sshfix_policy::merge;
 use sshfix_policy::subsystem::hosts_access::{Content, Facts, File, HostName, PatternFile, State, Step, Which};
+use sshfix_policy::text::merge;
 
 use crate::config::Config;
 use crate::patience;

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sshfix_policy::host::{Done, Restored, StepError};
-use sshfix_policy::merge;
 use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
+use sshfix_policy::text::merge;
 
 use super::lookup::Now;
 use super::ports::{self, Kept, NotKept};

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sshfix_policy::public_key::PublicKey;
+use sshfix_policy::ssh::public_key::PublicKey;
 use sshfix_policy::subsystem::sshd::{Effective, HostKey, KeyProblem};
 
 use super::version::Sound;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use sshfix_policy::step::Step as AnyStep;
+use sshfix_policy::host::step::Step as AnyStep;
 use sshfix_policy::subsystem::sshd::{Activation, Invocation, Step, Through};
 
 use super::ports::{self, NotKept};

@@ -2,9 +2,9 @@
 //! discovery that are lost, from and to the next hop alone, and nothing for those that are not.
 
 use super::{Attempt, Gone, evidence, refusal_owner, side};
+use crate::host::step::Step;
 use crate::host::{HostState, Needs};
 use crate::netfilter::walk::{Culprit, Hop, Message, Pass, Refusal, lost};
-use crate::step::Step;
 use crate::subsystem::nf_tables::lift::accept;
 use crate::subsystem::xtables;
 use crate::verdict::{Admits, Connection};

@@ -3,11 +3,11 @@
 
 use super::super::tests::{asked, from};
 use super::trace;
-use crate::owner::Owner;
 use crate::subsystem::nf_tables::build::*;
 use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::nf_tables::{Family, State};
-use crate::trace::{Handshake, TraceLine};
+use crate::verdict::owner::Owner;
+use crate::verdict::trace::{Handshake, TraceLine};
 
 const ME: &str = "203.0.113.7";
 

@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
+use crate::host::step::Step as AnyStep;
 use crate::host::{HostState, Part};
-use crate::owner::Owner;
 use crate::reply;
-use crate::step::Step as AnyStep;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
 
 pub use plan::{plan_ban, plan_ignore, plan_unban_in, plan_unignore, require_jail};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use crate::public_key::printable;
+use crate::ssh::public_key::printable;
 
 /// Most nodes a reply may have: a million bans need two million.
 const MOST_NODES: usize = 4_000_000;

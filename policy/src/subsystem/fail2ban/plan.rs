@@ -3,8 +3,8 @@
 use super::protocol::lenient;
 use super::{Jail, State, Step, Ticket};
 use crate::address::Source;
+use crate::host::step::Step as AnyStep;
 use crate::host::{HostState, Part};
-use crate::step::Step as AnyStep;
 
 /// What was read of fail2ban, or why nothing was.
 pub(super) fn present(host: &HostState) -> Result<&State, String> {

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Jail, Ticket};
 use crate::address::Source;
+use crate::host::step::{Mismatch, Reach, Step as AnyStep};
 use crate::host::{HostState, Part};
-use crate::step::{Mismatch, Reach, Step as AnyStep};
 
 /// One change of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub struct Through {
 }
 
 impl Step {
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         let mut inverse = self.clone();
@@ -92,7 +92,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
         match self {
             Step::Ticket { jail, source, after: None, .. } => format!("unban {} in jail {jail}", source.short()),
@@ -102,7 +102,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
         match self {
             Step::Ticket { jail, before, after, .. } => {
@@ -121,7 +121,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         match self {
             Step::Ticket { jail, source, after: None, .. } => {
@@ -134,7 +134,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::touches`]. An ignoreip entry lets nobody in and keeps nobody out now.
+    /// See [`crate::host::step::Step::touches`]. An ignoreip entry lets nobody in and keeps nobody out now.
     pub fn touches(&self) -> Option<Vec<Source>> {
         match self {
             Step::Ticket { source, leftovers, through, .. } => {
@@ -148,7 +148,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::reach`].
+    /// See [`crate::host::step::Step::reach`].
     pub fn reach(&self) -> Reach {
         match self {
             Step::Ticket { after: Some(_), .. } => Reach::Anybody,
@@ -157,7 +157,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::predict`].
+    /// See [`crate::host::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         if let Step::Ticket { after, leftovers, through, .. } = self {
             for leftover in leftovers.iter().chain(through.iter().map(|through| &through.step)) {
@@ -187,7 +187,7 @@ impl Step {
         Ok(())
     }
 
-    /// See [`crate::step::Step::holds`].
+    /// See [`crate::host::step::Step::holds`].
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         let jail = match &state.fail2ban {
             Part::Present(fail2ban) => fail2ban.jail(self.jail()).ok_or_else(|| no_jail(self.jail()))?,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::step::Step as AnyStep;
+use crate::host::step::Step as AnyStep;
 
 fn source(text: &str) -> Source {
     text.parse().unwrap()

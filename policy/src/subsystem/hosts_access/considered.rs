@@ -9,8 +9,8 @@ use super::options::Outcome;
 use super::pattern::Truth;
 use super::{Content, Libwrap, SSHD, State, Which};
 use crate::host::{HostState, Needs};
-use crate::trace::TraceLine;
 use crate::verdict::Connection;
+use crate::verdict::trace::TraceLine;
 
 /// Rules of one file that do not match and are listed; a run of `DenyHosts` holds thousands.
 const MOST_MISSES: usize = 20;

@@ -11,9 +11,9 @@ use super::pattern::{self, Truth};
 use super::{Content, Libwrap, SSHD, State, Step, Which};
 use crate::address::Source;
 use crate::host::Needs;
-use crate::owner::Owner;
+use crate::host::step;
 use crate::ranges::Classes;
-use crate::step;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Alternative, Block, Cause, Connection, Finding, Lift, Stage, Verdict};
 
 /// How many other sources an edit is checked against, and how many lines are run for that at most.

@@ -8,9 +8,9 @@ use super::lift::{insert, opens_others, rule_at, set_lines, steps, without_clien
 use super::pattern::{self, Truth};
 use super::{Content, SSHD, State, Which};
 use crate::address::Source;
+use crate::host::step::Step;
 use crate::host::{HostState, Part};
-use crate::lease::End;
-use crate::step::Step;
+use crate::plan::lease::End;
 use crate::verdict::Verdict;
 
 /// Lets a source in by a line of hosts.allow. No step where hosts.allow lets it in already.

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Content, Which};
 use crate::address::Source;
-use crate::file_edit;
 use crate::host::HostState;
-use crate::step::{Mismatch, Reach};
+use crate::host::step::{Mismatch, Reach};
+use crate::text::diff;
 
 /// One edit of one file. `None` is: there is no such file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         let mut inverse = self.clone();
@@ -32,9 +32,9 @@ impl Step {
         inverse
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
-        let changes = file_edit::changes(&self.path, self.before.as_deref(), self.after.as_deref());
+        let changes = diff::changes(&self.path, self.before.as_deref(), self.after.as_deref());
         match (&self.before, &self.after) {
             (None, Some(_)) => format!("create {} ({changes})", self.path),
             (Some(_), None) => format!("remove {}", self.path),
@@ -42,12 +42,12 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
-        file_edit::diff(&self.path, self.before.as_deref(), self.after.as_deref())
+        diff::diff(&self.path, self.before.as_deref(), self.after.as_deref())
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         match (&self.before, &self.after) {
             (None, _) => format!("remove {} again", self.path),
@@ -56,17 +56,17 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::touches`].
+    /// See [`crate::host::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         self.touches.clone()
     }
 
-    /// See [`crate::step::Step::reach`].
+    /// See [`crate::host::step::Step::reach`].
     pub fn reach(&self) -> Reach {
         Reach::Touched
     }
 
-    /// See [`crate::step::Step::predict`].
+    /// See [`crate::host::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         let Some(state) = state.hosts_access.present_mut() else { return Err(self.unread()) };
         let content = &mut state.file_mut(self.file).content;
@@ -80,7 +80,7 @@ impl Step {
         Ok(())
     }
 
-    /// See [`crate::step::Step::holds`].
+    /// See [`crate::host::step::Step::holds`].
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         let state = state.hosts_access.present().ok_or_else(|| self.unread())?;
         if is(&state.file(self.file).content, self.after.as_deref()) {

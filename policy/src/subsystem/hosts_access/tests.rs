@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::address::Source;
 use crate::host::Need;
-use crate::owner::Owner;
-use crate::step;
+use crate::host::step;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Block, Cause, Lift};
 
 fn file(path: &str, content: Option<&str>) -> File {

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Key, Properties, Query, Set, State};
 use crate::address::Source;
+use crate::host::step::{Mismatch, Reach};
 use crate::host::{HostState, Need, Needs};
-use crate::step::{Mismatch, Reach};
 
 /// One element of one set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,23 +30,23 @@ impl Step {
         deletes.then(|| Self { query: set.query(key), before: true, after: false, extras: properties.extras })
     }
 
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         Self { before: self.after, after: self.before, ..self.clone() }
     }
 
-    /// See [`crate::step::Step::touches`].
+    /// See [`crate::host::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         self.query.key.source().map(|source| vec![source])
     }
 
-    /// See [`crate::step::Step::reach`].
+    /// See [`crate::host::step::Step::reach`].
     pub fn reach(&self) -> Reach {
         Reach::Touched
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
         let Query { set, key, .. } = &self.query;
         match (self.before, self.after) {
@@ -56,14 +56,14 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
         let Query { set, kind, key } = &self.query;
         let line = |there: bool, sign: char| if there { format!("{sign} {key}\n") } else { String::new() };
         format!("# ipset {set} ({kind})\n{}{}", line(self.before, '-'), line(self.after, '+'))
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         let undo = self.inverse().summary();
         if self.before && self.extras {
@@ -73,7 +73,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::needs`].
+    /// See [`crate::host::step::Step::needs`].
     pub fn needs(&self) -> Needs {
         Needs::from([Need::IpsetEntry(self.query.clone())])
     }
@@ -126,7 +126,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::predict`].
+    /// See [`crate::host::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         let now = self.now(&state.ipset)?;
         if now != self.before && now != self.after {
@@ -142,7 +142,7 @@ impl Step {
         Ok(())
     }
 
-    /// See [`crate::step::Step::holds`].
+    /// See [`crate::host::step::Step::holds`].
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         match (self.now(&state.ipset)?, self.after) {
             (true, false) => Err(self.mismatch("it is still there")),

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::{Listener, State, Unit};
 use crate::host::{HostState, Part};
-use crate::owner::Owner;
-use crate::trace::TraceLine;
+use crate::verdict::owner::Owner;
+use crate::verdict::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
 
 /// What was found for one connection.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::same::others;
 use super::{Chain, State, Step};
+use crate::host::step::{Mismatch, Step as AnyStep};
 use crate::host::{HostState, Part};
-use crate::step::{Mismatch, Step as AnyStep};
 
 /// Puts deletions of rules in an order that can be undone: of several rules of one chain the last is deleted first.
 ///

@@ -2,8 +2,8 @@
 //! file knows the command, and changes nothing.
 
 use crate::address::Source;
-use crate::owner::Owner;
 use crate::verdict::Cause;
+use crate::verdict::owner::Owner;
 
 /// Who made this, by the names on the way to it. `set` is that of the element that decided; `jumps` are the chains that rules of
 /// the chain jump to, which show whose base chain it is.

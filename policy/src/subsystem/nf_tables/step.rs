@@ -9,9 +9,9 @@ use super::lookup::holds;
 use super::same::{Standing, others, place, standing};
 use super::{Element, ElementKey, Family, Rule, SetKey, State, split};
 use crate::address::Source;
+use crate::host::step::{Mismatch, Reach};
 use crate::host::{HostState, Need, Needs};
 use crate::packet::{Bits, Tri};
-use crate::step::{Mismatch, Reach};
 
 /// One change of the ruleset. `before` to `after`; `None` is absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         let mut inverse = self.clone();
@@ -84,7 +84,7 @@ impl Step {
         inverse
     }
 
-    /// See [`crate::step::Step::adds`].
+    /// See [`crate::host::step::Step::adds`].
     pub fn adds(&self) -> bool {
         match self {
             Step::Element { after, .. } => after.is_some(),
@@ -93,7 +93,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::of_another_boot`].
+    /// See [`crate::host::step::Step::of_another_boot`].
     #[must_use]
     pub fn without_handles(&self) -> Self {
         let mut step = self.clone();
@@ -138,7 +138,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::touches`].
+    /// See [`crate::host::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         match self {
             Step::Element { touches, .. } | Step::Rule { touches, .. } => touches.clone(),
@@ -146,14 +146,14 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::reach`]. What an element does depends on the rules that use its set.
+    /// See [`crate::host::step::Step::reach`]. What an element does depends on the rules that use its set.
     pub fn reach(&self) -> Reach {
         let Step::Rule { before, after, .. } = self else { return Reach::Touched };
         let opens = before.as_ref().is_none_or(Rule::only_refuses) && after.as_ref().is_none_or(Rule::only_accepts);
         if opens { Reach::Nobody } else { Reach::Anybody }
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
         match self {
             Step::Element { set, before, after, text, .. } => match (before, after) {
@@ -176,7 +176,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
         let (header, text, before, after) = match self {
             Step::Split { set, texts: (before, after), .. } => {
@@ -207,7 +207,7 @@ impl Step {
         diff
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         match self {
             Step::Element { .. } | Step::Split { .. } => self.inverse().summary(),
@@ -247,7 +247,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::predict`].
+    /// See [`crate::host::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         let Some(state) = state.nf_tables.present_mut() else { return Err(self.mismatch("nftables was not read")) };
         match self {
@@ -342,7 +342,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::holds`].
+    /// See [`crate::host::step::Step::holds`].
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         let Some(state) = state.nf_tables.present() else { return Err(self.mismatch("nftables was not read")) };
         match self {

@@ -2,9 +2,9 @@
 
 use super::{Answer, Fact, Route, Step, best, evidence, fact, program, rp_filter};
 use crate::address::Source;
+use crate::host::step::Step as AnyStep;
 use crate::host::{HostState, Needs, Part};
-use crate::owner::Owner;
-use crate::step::Step as AnyStep;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
 
 /// The routes that refuse the source, each with its removal where it is about nobody else.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, Fact, Route, TABLES, best, program};
 use crate::address::Source;
+use crate::host::step::{Mismatch, Reach};
 use crate::host::{HostState, Need, Needs, Part};
-use crate::step::{Mismatch, Reach};
 
 /// A route that is deleted, or made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         Self { before: self.after.clone(), after: self.before.clone() }
@@ -27,7 +27,7 @@ impl Step {
         self.before.iter().chain(&self.after)
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
         let said = |verb: &str, route: &Route| format!("{verb} the route `{route}`");
         match (&self.before, &self.after) {
@@ -37,7 +37,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
         let program = self.routes().next().map_or("ip route", |route| program(route.destination));
         let line =
@@ -45,29 +45,29 @@ impl Step {
         format!("{program}\n{}{}", line('-', &self.before), line('+', &self.after))
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         self.inverse().summary()
     }
 
-    /// See [`crate::step::Step::touches`].
+    /// See [`crate::host::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         Some(self.routes().map(|route| route.destination).collect())
     }
 
-    /// See [`crate::step::Step::reach`].
+    /// See [`crate::host::step::Step::reach`].
     pub fn reach(&self) -> Reach {
         let takes_away_a_way = self.before.as_ref().is_some_and(|route| !route.refuses());
         let refuses = self.after.as_ref().is_some_and(Route::refuses);
         if takes_away_a_way || refuses { Reach::Anybody } else { Reach::Nobody }
     }
 
-    /// See [`crate::step::Step::needs`].
+    /// See [`crate::host::step::Step::needs`].
     pub fn needs(&self) -> Needs {
         self.routes().map(|route| Need::Route(route.destination)).collect()
     }
 
-    /// See [`crate::step::Step::predict`]. What takes the place of a deleted route is told by the routes that were read with it.
+    /// See [`crate::host::step::Step::predict`]. What takes the place of a deleted route is told by the routes that were read with it.
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         let state = match &mut state.route {
             Part::Present(state) => state,
@@ -103,7 +103,7 @@ impl Step {
         Ok(())
     }
 
-    /// See [`crate::step::Step::holds`].
+    /// See [`crate::host::step::Step::holds`].
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         let state = match &state.route {
             Part::Present(state) => state,

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;
-use crate::step::Step as AnyStep;
+use crate::host::step::Step as AnyStep;
 use crate::verdict::Lift;
 
 fn source(text: &str) -> Source {

@@ -6,7 +6,7 @@ use std::cmp;
 use super::{Answer, Does, Fact, Kind, MOST_TRACED, Route, State, TABLES, evidence, fact, program, rp_filter, why};
 use crate::address::{Source, canonical};
 use crate::host::{HostState, Need, Needs, Part};
-use crate::trace::TraceLine;
+use crate::verdict::trace::TraceLine;
 use crate::verdict::{Connection, Evidence};
 
 /// The kernel's answer to the lookup, and the routes that were looked at for it, in the order the kernel prefers them.

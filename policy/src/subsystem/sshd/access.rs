@@ -10,8 +10,8 @@ use super::objection::{Objection, Reason};
 use super::remedy::Remedy;
 use super::state::{Account, Server};
 use crate::host::{HostState, Needs, Part};
-use crate::owner::Owner;
-use crate::pattern::wildcard;
+use crate::ssh::pattern::wildcard;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Cause, Evidence, Stage, Verdict};
 
 /// The whole stage.

@@ -14,7 +14,7 @@ use super::repair::Mend;
 use super::state::{Account, Need};
 use super::{Effective, Reading};
 use crate::host::{self, HostState, Needs, Part};
-use crate::owner::Owner;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Cause, Evidence, Stage, Verdict};
 
 /// Shells that end a session as soon as it begins.

@@ -14,7 +14,7 @@ use super::remedy::Remedy;
 use super::repair::Mend;
 use super::state::{Folder, HostKey, KeyProblem, Manager, Server};
 use crate::host::HostState;
-use crate::owner::Owner;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Cause, Connection, Evidence, Verdict};
 
 /// From here on (OpenSSH 9.8) keys and configuration are handed to `sshd-session`, so that files matter only at the next start, and

@@ -9,7 +9,7 @@ use super::judge::{Judgement, found};
 use super::remedy::Remedy;
 use super::repair::Mend;
 use super::state::{HostKey, KeyProblem, Server};
-use crate::owner::Owner;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// A kind of algorithm in `Unable to negotiate ...`, and where sshd and ssh have their lists.

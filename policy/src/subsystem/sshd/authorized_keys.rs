@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::Effective;
-use crate::blob::Reader;
-use crate::public_key::fingerprint;
+use crate::ssh::blob::Reader;
+use crate::ssh::public_key::fingerprint;
 
 const KINDS: [&str; 7] = [
     "ssh-ed25519",

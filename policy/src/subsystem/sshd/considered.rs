@@ -9,8 +9,8 @@ use super::judge::{known_login, settings};
 use super::state::{Account, Need, Server};
 use super::{Effective, Reading};
 use crate::host::{self, HostState, Needs, Part};
-use crate::pattern::wildcard;
-use crate::trace::TraceLine;
+use crate::ssh::pattern::wildcard;
+use crate::verdict::trace::TraceLine;
 use crate::verdict::{Connection, Stage};
 
 /// Match lines that do not match and are listed.

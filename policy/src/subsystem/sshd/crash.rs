@@ -5,8 +5,8 @@ use super::judge::{Judgement, found};
 use super::remedy::Remedy;
 use super::state::Server;
 use crate::host::HostState;
-use crate::owner::Owner;
 use crate::subsystem::listener::Unit;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// What systemd calls it (systemd.exec(5), `$SERVICE_RESULT`).

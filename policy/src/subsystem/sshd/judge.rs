@@ -9,7 +9,7 @@ use super::remedy::{Found, Remedy};
 use super::state::{Account, Login, Need, Server, is_user_name};
 use super::{Effective, access, account, admission, algorithms, crash, penalty, power};
 use crate::host::{self, HostState, Needs, Part};
-use crate::owner::Owner;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Cause, Connection, Evidence, Finding, Stage, StageReport, Verdict};
 
 /// What one stage, or a part of one, came to.

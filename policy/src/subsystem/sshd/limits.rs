@@ -7,7 +7,7 @@ use super::config::{Setting, Settings};
 use super::journal::{Ended, Said, Told};
 use super::judge::{Judgement, found};
 use super::remedy::Remedy;
-use crate::owner::Owner;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// People need longer than this to type a password or touch a key; seconds.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::{Judgement, found};
 use crate::host::{HostState, Needs};
-use crate::owner::Owner;
+use crate::verdict::owner::Owner;
 use crate::verdict::{Cause, Evidence, Verdict};
 
 /// What systemd and logind say of the host as a whole.

@@ -12,8 +12,8 @@ use super::plan::{Keyword, Planned, plan_edits, plan_lines, plan_reload, plan_se
 use super::repair::{Mend, Repair};
 use super::state::Manager;
 use super::{Activation, resolved};
+use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
-use crate::step::Step;
 use crate::verdict::{Cause, Connection, Finding};
 
 /// How often what a remedy unmasks is looked at.

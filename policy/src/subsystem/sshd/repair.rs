@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{Folder, KeyProblem, Need, Server};
 use crate::address::Source;
+use crate::host::step::{Mismatch, Reach};
 use crate::host::{self, HostState, Needs, Part};
-use crate::step::{Mismatch, Reach};
 
 /// `_PATH_PRIVSEP_CHROOT_DIR` of Debian, Fedora and SUSE.
 pub const PRIVSEP: &str = "/run/sshd";
@@ -65,7 +65,7 @@ pub enum Mend {
 }
 
 impl Repair {
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         let part = match self.part.clone() {
@@ -77,7 +77,7 @@ impl Repair {
         Self { port: self.port, part }
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
         match &self.part {
             Mend::Folder { before: None, .. } => format!("make {PRIVSEP}"),
@@ -91,7 +91,7 @@ impl Repair {
         }
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
         let mode = |mode: &Option<u32>| mode.map_or_else(|| "not there".to_owned(), |mode| format!("{mode:04o} root root"));
         match &self.part {
@@ -111,17 +111,17 @@ impl Repair {
         matches!(self.part, Mend::Tally { .. })
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         self.inverse().summary()
     }
 
-    /// See [`crate::step::Step::touches`].
+    /// See [`crate::host::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         None
     }
 
-    /// See [`crate::step::Step::reach`].
+    /// See [`crate::host::step::Step::reach`].
     pub fn reach(&self) -> Reach {
         match &self.part {
             Mend::Folder { after: Some(_), .. } | Mend::KeyMode { .. } | Mend::Key { there: true, .. } => Reach::Nobody,
@@ -130,7 +130,7 @@ impl Repair {
         }
     }
 
-    /// See [`crate::step::Step::survives_reboot`].
+    /// See [`crate::host::step::Step::survives_reboot`].
     pub fn survives_reboot(&self) -> bool {
         match &self.part {
             Mend::Folder { .. } | Mend::Tally { .. } => false,
@@ -138,7 +138,7 @@ impl Repair {
         }
     }
 
-    /// See [`crate::step::Step::needs`].
+    /// See [`crate::host::step::Step::needs`].
     pub fn needs(&self) -> Needs {
         let need = match &self.part {
             Mend::Tally { user, .. } => Need::Tally(user.clone()),
@@ -147,7 +147,7 @@ impl Repair {
         [host::Need::Sshd(need)].into()
     }
 
-    /// See [`crate::step::Step::predict`].
+    /// See [`crate::host::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         if self.holds(state).is_ok() {
             return Ok(());
@@ -189,7 +189,7 @@ impl Repair {
         Ok(())
     }
 
-    /// See [`crate::step::Step::holds`].
+    /// See [`crate::host::step::Step::holds`].
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         if let Mend::Tally { user, after, .. } = &self.part {
             return match state.sshd.tallies.get(user) {

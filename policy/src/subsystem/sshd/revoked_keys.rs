@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::public_key::fingerprint;
+use crate::ssh::public_key::fingerprint;
 
 /// krl.h, `KRL_MAGIC`.
 const KRL: &[u8] = b"SSHKRL\n\0";

@@ -6,8 +6,8 @@ use super::repair::Repair;
 use super::state::Server;
 use super::step::{Activation, Step};
 use crate::address::Source;
+use crate::host::step;
 use crate::host::{HostState, Part};
-use crate::step;
 
 /// Deeper than sshd goes (servconf.c, `SERVCONF_MAX_DEPTH`): such files are not judged.
 const MAX_DEPTH: usize = 16;

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::config::Document;
 use super::state::{Need, Server};
 use crate::address::Source;
-use crate::file_edit;
+use crate::host::step::{Mismatch, Reach};
 use crate::host::{self, HostState, Needs, Part};
-use crate::step::{Mismatch, Reach};
+use crate::text::diff;
 
 /// An edit of the configuration with its activation, or the activation alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ impl std::fmt::Display for Activation {
 }
 
 impl Step {
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         let mut inverse = self.clone();
@@ -97,10 +97,10 @@ impl Step {
         inverse
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
         let edits = self.files.iter().map(|file| {
-            let changes = file_edit::changes(&file.path, Some(&file.before), Some(&file.after));
+            let changes = diff::changes(&file.path, Some(&file.before), Some(&file.after));
             format!("edit {} ({changes})", file.path)
         });
         let activation = Some(self.activation.to_string()).filter(|text| !text.is_empty());
@@ -108,10 +108,10 @@ impl Step {
         all.join(" and ")
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
         let mut text: String =
-            self.files.iter().map(|file| file_edit::diff(&file.path, Some(&file.before), Some(&file.after))).collect();
+            self.files.iter().map(|file| diff::diff(&file.path, Some(&file.before), Some(&file.after))).collect();
         // Writing to a string cannot fail.
         self.why.iter().for_each(|line| _ = writeln!(text, "# {line}"));
         if !self.effect.is_empty() {
@@ -121,7 +121,7 @@ impl Step {
         text
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         let files = self.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" and ");
         match (&self.activation, self.files.is_empty()) {
@@ -137,12 +137,12 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::touches`]. Whom it concerns is told by the proof, which asks sshd about every access path.
+    /// See [`crate::host::step::Step::touches`]. Whom it concerns is told by the proof, which asks sshd about every access path.
     pub fn touches(&self) -> Option<Vec<Source>> {
         None
     }
 
-    /// See [`crate::step::Step::reach`].
+    /// See [`crate::host::step::Step::reach`].
     pub fn reach(&self) -> Reach {
         match (&self.activation, self.files.is_empty()) {
             (Activation::Start(_), true) => Reach::Nobody,
@@ -150,12 +150,12 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::needs`].
+    /// See [`crate::host::step::Step::needs`].
     pub fn needs(&self) -> Needs {
         [host::Need::Sshd(Need::Server(self.port))].into()
     }
 
-    /// See [`crate::step::Step::predict`]. What the new files come to is asked of sshd, by [`super::candidate`].
+    /// See [`crate::host::step::Step::predict`]. What the new files come to is asked of sshd, by [`super::candidate`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         let server = self.server_mut(state)?;
         if self.files.iter().all(|file| server.bytes(&file.path).as_ref() == Some(&file.after)) {
@@ -178,7 +178,7 @@ impl Step {
         Ok(())
     }
 
-    /// See [`crate::step::Step::holds`].
+    /// See [`crate::host::step::Step::holds`].
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         let server = match state.sshd.servers.get(&self.port) {
             Some(Part::Present(server)) => server,

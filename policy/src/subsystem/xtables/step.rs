@@ -10,7 +10,7 @@ use super::targets::{StandardVerdict, Target};
 use super::{Action, Chain, Place, Rule, SetNames, State, family, program};
 use crate::address::Source;
 use crate::host::HostState;
-use crate::step::{Mismatch, Reach};
+use crate::host::step::{Mismatch, Reach};
 use crate::verdict::Admits;
 
 /// One change of one legacy table. `before` to `after`; `None` is absent.
@@ -92,13 +92,13 @@ impl Step {
         })
     }
 
-    /// See [`crate::step::Step::inverse`].
+    /// See [`crate::host::step::Step::inverse`].
     #[must_use]
     pub fn inverse(&self) -> Self {
         Self { before: self.after.clone(), after: self.before.clone(), ..self.clone() }
     }
 
-    /// See [`crate::step::Step::summary`].
+    /// See [`crate::host::step::Step::summary`].
     pub fn summary(&self) -> String {
         let Place { table, chain, position, .. } = &self.place;
         let program = program(self.place.v6);
@@ -109,7 +109,7 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::diff`].
+    /// See [`crate::host::step::Step::diff`].
     pub fn diff(&self) -> String {
         let line = |sign: char, text: &str| format!("{sign}-A {} {text}\n", self.place.chain);
         let mut diff = format!("# {} table {}\n", program(self.place.v6), self.place.table);
@@ -127,7 +127,7 @@ impl Step {
         diff
     }
 
-    /// See [`crate::step::Step::undo`].
+    /// See [`crate::host::step::Step::undo`].
     pub fn undo(&self) -> String {
         let Place { chain, position, .. } = &self.place;
         match (&self.before, &self.after) {
@@ -136,12 +136,12 @@ impl Step {
         }
     }
 
-    /// See [`crate::step::Step::touches`].
+    /// See [`crate::host::step::Step::touches`].
     pub fn touches(&self) -> Option<Vec<Source>> {
         self.touches.clone()
     }
 
-    /// See [`crate::step::Step::reach`].
+    /// See [`crate::host::step::Step::reach`].
     pub fn reach(&self) -> Reach {
         // `recent` keeps a list that other rules look in.
         let looks = |rule: &Rule| !rule.matches.iter().any(|one| matches!(one, Match::Recent { .. }));
@@ -213,7 +213,7 @@ impl Step {
         chain.map(AsRef::as_ref).ok_or_else(|| self.mismatch("there is no such chain"))
     }
 
-    /// See [`crate::step::Step::predict`].
+    /// See [`crate::host::step::Step::predict`].
     pub fn predict(&self, state: &mut HostState) -> Result<(), Mismatch> {
         let todo = self.todo(self.chain(state)?)?;
         let rules = state
@@ -234,7 +234,7 @@ impl Step {
         Ok(())
     }
 
-    /// See [`crate::step::Step::holds`].
+    /// See [`crate::host::step::Step::holds`].
     pub fn holds(&self, state: &HostState) -> Result<(), Mismatch> {
         match self.todo(self.chain(state)?)? {
             Todo::Nothing => Ok(()),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::line::Directive;
-use crate::pattern::wildcard;
+use crate::ssh::pattern::wildcard;
 
 /// Who logs in, from where, to where: what `sshd -T -C` is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

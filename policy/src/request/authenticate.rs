@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::allowed_signers::{AllowedSigners, Credential, NotAllowed};
-use crate::certificate::{Certificate, CertificateError};
-use crate::public_key::{KeyError, PublicKey, VerifyError, fingerprint, printable};
+use crate::request::allowed_signers::{AllowedSigners, Credential, NotAllowed};
+use crate::request::wire::{Challenge, SignedRequest};
 use crate::request::{Operation, PROTOCOL, REQUEST_NAMESPACE, Request};
-use crate::sshsig::{SshSig, SshSigError};
-use crate::wire::{Challenge, SignedRequest};
+use crate::ssh::certificate::{Certificate, CertificateError};
+use crate::ssh::public_key::{KeyError, PublicKey, VerifyError, fingerprint, printable};
+use crate::ssh::sshsig::{SshSig, SshSigError};
 
 /// However long a request says to hold, its challenge is not taken after this.
 pub const MAX_CHALLENGE_AGE: Duration = Duration::from_mins(1);

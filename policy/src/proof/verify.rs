@@ -3,12 +3,12 @@
 use std::fmt;
 
 use crate::diagnose::{admission, blocks};
+use crate::host::step::{Mismatch, Step};
 use crate::host::{HostState, Needs};
-use crate::lease;
-use crate::lockout::SafePlan;
 use crate::plan;
+use crate::plan::lease;
+use crate::proof::lockout::SafePlan;
 use crate::request::Operation;
-use crate::step::{Mismatch, Step};
 use crate::verdict::{Block, Connection, Lift, Verdict};
 #[cfg(test)]
 use crate::words;

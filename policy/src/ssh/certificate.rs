@@ -6,8 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::blob::{BlobError, Reader, put_string};
-use crate::public_key::{KeyError, Proof, PublicKey, VerifyError, printable};
+use crate::ssh::blob::{BlobError, Reader, put_string};
+use crate::ssh::public_key::{KeyError, Proof, PublicKey, VerifyError, printable};
 
 /// Certificate type, type of the key inside, and of how many strings that key consists.
 const TYPES: [(&str, &str, usize); 7] = [

@@ -1,8 +1,8 @@
 //! `FakeHost`: the model as a host, for crash and property tests. Applies steps by predicting them, and fails where it is told to.
 //! Stands in for no real subsystem: what those do is tried in the lab.
 
+use crate::host::step::Step;
 use crate::host::{Done, Host, HostState, Needs, Question, StepError};
-use crate::step::Step;
 
 /// A host made of a [`HostState`].
 #[derive(Clone, Debug)]

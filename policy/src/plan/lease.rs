@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
 use crate::diagnose::admission;
+use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::plan::PlanError;
-use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access, route, sshd};
 use crate::verdict::{Connection, Verdict};
 

@@ -6,12 +6,12 @@ mod effects;
 use thiserror::Error;
 
 use crate::address::Source;
-use crate::authenticate::AuthenticatedRequest;
-use crate::grants::Grant;
-use crate::public_key::printable;
+use crate::request::authenticate::AuthenticatedRequest;
+use crate::request::grants::Grant;
 use crate::request::{Action, Request};
+use crate::ssh::public_key::printable;
 
-pub use crate::grants::{Grants, GrantsError, Scope};
+pub use crate::request::grants::{Grants, GrantsError, Scope};
 pub use effects::TooWide;
 
 /// Why nothing permits a request. For the audit record.
@@ -170,11 +170,11 @@ mod tests {
     use ssh_key::private::Ed25519Keypair;
 
     use super::*;
-    use crate::allowed_signers::AllowedSigners;
-    use crate::authenticate::{Context, authenticate};
+    use crate::request::allowed_signers::AllowedSigners;
+    use crate::request::authenticate::{Context, authenticate};
+    use crate::request::wire::{Challenge, SignedRequest};
     use crate::request::{Mode, Operation, PROTOCOL, REQUEST_NAMESPACE};
-    use crate::sshsig;
-    use crate::wire::{Challenge, SignedRequest};
+    use crate::ssh::sshsig;
 
     /// There is no other way to one than to sign it.
     fn signed_by(principal: &str, operation: Operation) -> AuthenticatedRequest {

@@ -9,8 +9,8 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::address::Source;
-use crate::pattern::PatternList;
 use crate::request::{Action, Request};
+use crate::ssh::pattern::PatternList;
 
 /// All grants, in the file's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

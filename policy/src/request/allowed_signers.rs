@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use crate::certificate::{Certificate, CertificateError};
-use crate::pattern::PatternList;
-use crate::public_key::{Proof, PublicKey};
+use crate::ssh::certificate::{Certificate, CertificateError};
+use crate::ssh::pattern::PatternList;
+use crate::ssh::public_key::{Proof, PublicKey};
 
 /// One line that allows somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,7 +171,7 @@ impl Signer {
         };
         let principal = claimed.or(only).ok_or(NotAllowed::Unnamed { line })?;
         if !self.principals.matches(principal) {
-            return Err(NotAllowed::Principal { line, principal: crate::public_key::printable(principal) });
+            return Err(NotAllowed::Principal { line, principal: crate::ssh::public_key::printable(principal) });
         }
         if let Credential::Certificate(certificate) = credential {
             certificate.check(principal, now, proof).map_err(|why| NotAllowed::Certificate { line, why })?;
@@ -305,7 +305,7 @@ fn parse_options(text: &str, after: usize, zone: &TimeZone) -> Result<Options, P
             ("valid-before", Some(time)) => options.valid_before = Some(parse_time(&time, zone).map_err(problem)?),
             ("namespaces" | "valid-after" | "valid-before", None) => return Err((left, format!("`{name}` needs =\"...\""))),
             _ => {
-                let name = crate::public_key::printable(&name);
+                let name = crate::ssh::public_key::printable(&name);
                 return Err((
                     left,
                     format!("unknown option `{name}` (cert-authority, namespaces, valid-after, valid-before are known)"),

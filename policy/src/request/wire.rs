@@ -16,8 +16,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-use crate::blob::{BlobError, Reader, put_string};
 use crate::request::PROTOCOL;
+use crate::ssh::blob::{BlobError, Reader, put_string};
 
 /// Bytes of the length before a body.
 pub const PREFIX: usize = 4;

@@ -1,14 +1,16 @@
 //! The diagnosis: every stage's verdict, and every block of a connection in every subsystem with its lift.
 //! Joins a fail2ban ticket with the kernel entries that enforce it. Asks the subsystems; holds no rule of theirs.
 
+pub mod remaining;
+
 use crate::address::Source;
+use crate::host::step::Step;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::netfilter;
-use crate::owner::Owner;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
-use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route, sshd};
-use crate::trace::TraceLine;
+use crate::verdict::owner::Owner;
+use crate::verdict::trace::TraceLine;
 use crate::verdict::{Block, Cause, Connection, Finding, Lift, Stage, StageReport, Verdict};
 use crate::words;
 
@@ -408,5 +410,4 @@ fn unread(host: &HostState) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[path = "diagnose_tests.rs"]
 mod tests;

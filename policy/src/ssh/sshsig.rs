@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256, Sha512};
 use ssh_key::{HashAlg, PrivateKey, SshSig as Signer};
 use thiserror::Error;
 
-use crate::blob::{BlobError, Reader, put_string};
-use crate::public_key::{Proof, PublicKey, VerifyError, printable};
+use crate::ssh::blob::{BlobError, Reader, put_string};
+use crate::ssh::public_key::{Proof, PublicKey, VerifyError, printable};
 
 const MAGIC: &[u8] = b"SSHSIG";
 const VERSION: u32 = 1;

@@ -1,15 +1,18 @@
 //! The words every stage answers in: verdicts, causes, evidence, findings, and the blocks a plan can lift.
 //! Holds no logic of any subsystem.
 
+pub mod owner;
+pub mod trace;
+
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
-use crate::owner::Owner;
-use crate::step::Step;
-use crate::trace::TraceLine;
+use crate::host::step::Step;
+use crate::verdict::owner::Owner;
+use crate::verdict::trace::TraceLine;
 use crate::words;
 
 /// What the host does to a new connection. Unknown is never "open".

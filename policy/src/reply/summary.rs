@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{CHECKPOINT_NAMESPACE, CheckpointError, hex};
-use crate::public_key::{PublicKey, fingerprint};
-use crate::sshsig::SshSig;
+use crate::reply::audit::{CHECKPOINT_NAMESPACE, CheckpointError, hex};
+use crate::ssh::public_key::{PublicKey, fingerprint};
+use crate::ssh::sshsig::SshSig;
 
 /// The first line of what is signed; never that of a checkpoint.
 const TITLE: &str = "sshfix audit summary v1";

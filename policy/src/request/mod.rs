@@ -1,6 +1,13 @@
 //! What may be asked of the agent: the operations, and the request that carries one. Parsed only after the signature over
 //! its bytes holds. Holds no authority: who may ask is decided in `authorize`.
 
+pub mod allowed_signers;
+pub mod authenticate;
+pub mod authorize;
+pub mod grants;
+pub mod recorded;
+pub mod wire;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access_proof::AccessProof;
 use crate::address::{Source, canonical};
-use crate::audit;
+use crate::reply::audit;
 
 /// The protocol version inside a request.
 pub const PROTOCOL: u32 = 1;

@@ -1,6 +1,10 @@
 //! The model of a host: what was read of each subsystem, who has a way in, and the seam to the real host.
 //! Decides nothing; a part that could not be read says so and is never taken for open.
 
+#[cfg(feature = "fake")]
+pub mod fake;
+pub mod step;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -9,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::address::Source;
-use crate::step::Step;
+use crate::host::step::Step;
 use crate::subsystem::xtables::SetNames;
 use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, sshd, ufw, xtables};
 

@@ -12,7 +12,7 @@ use ssh_key::public::KeyData;
 use ssh_key::{Algorithm, Signature};
 use thiserror::Error;
 
-use crate::blob::{BlobError, Reader};
+use crate::ssh::blob::{BlobError, Reader};
 
 /// RSA keys must have at least this many bits (NIST SP 800-57 part 1: 128 bits of strength).
 pub const RSA_BITS_MIN: usize = 3072;

@@ -3,10 +3,10 @@
 
 use crate::address::Source;
 use crate::diagnose::{Filters, admission_by};
+use crate::host::step::Step;
 use crate::host::{HostState, Needs};
 use crate::netfilter::{self, partition};
 use crate::ranges::{self, Classes, Span};
-use crate::step::Step;
 use crate::subsystem::{fail2ban, hosts_access};
 use crate::verdict::{Connection, Verdict};
 

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::owner::Owner;
 use crate::verdict::Evidence;
+use crate::verdict::owner::Owner;
 use crate::words;
 
 /// A packet of the TCP handshake, or one before it.

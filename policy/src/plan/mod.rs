@@ -1,6 +1,9 @@
 //! Plans: from an operation and what was read of the host to the exact steps, what they open and close, and the digest of
 //! what is shown. Pure; the same host gives the same plan. Proving it safe is `lockout`'s, doing it is the agent's.
 
+pub mod difference;
+pub mod lease;
+
 #[cfg(test)]
 use std::fmt;
 use std::fmt::Write as _;
@@ -10,15 +13,15 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::diagnose::{self, blocks};
-use crate::difference::{Difference, difference};
+use crate::host::step::{Mismatch, Reach, Step};
 use crate::host::{HostState, Needs};
-use crate::lease::{self, Item, Leases};
 use crate::netfilter;
-use crate::owner::Owner;
+use crate::plan::difference::{Difference, difference};
+use crate::plan::lease::{Item, Leases};
 use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
-use crate::step::{Mismatch, Reach, Step};
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
+use crate::verdict::owner::Owner;
 use crate::verdict::{Alternative, Cause, Connection, Lift};
 use crate::words;
 

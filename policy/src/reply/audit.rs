@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::address::{Source, canonical};
-use crate::public_key::{PublicKey, fingerprint, printable};
 use crate::reply::{is_zero, schema};
 use crate::request::{Action, Mode, Operation};
-use crate::sshsig::{self, SshSig};
+use crate::ssh::public_key::{PublicKey, fingerprint, printable};
+use crate::ssh::sshsig::{self, SshSig};
 
 /// The SSHSIG namespace of checkpoints.
 pub const CHECKPOINT_NAMESPACE: &str = "sshfix-audit@v1";

@@ -1,0 +1,4 @@
+//! Differences of files and their merging, byte for byte. Knows no format and no subsystem.
+
+pub mod diff;
+pub mod merge;
