@@ -11,7 +11,7 @@ use sshfix_policy::host::{AccessPath, PathOrigin};
 use sshfix_policy::request::authorize::Grants;
 use thiserror::Error;
 
-use crate::room::Bounds;
+use crate::request::room::Bounds;
 use crate::sys::files::{self, FileError};
 
 /// Where everything is that the agent trusts.

@@ -9,10 +9,17 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
+use sshfix_agent::audit;
 use sshfix_agent::config::{Config, DEFAULT_CONFIG, DEFAULT_DIRECTORY};
+use sshfix_agent::drill;
 use sshfix_agent::identity::Identity;
-use sshfix_agent::recover::Recovery;
-use sshfix_agent::{audit, check, drill, init, look, recover, run, write};
+use sshfix_agent::look;
+use sshfix_agent::start::check;
+use sshfix_agent::start::init;
+use sshfix_agent::start::recover;
+use sshfix_agent::start::recover::Recovery;
+use sshfix_agent::start::run;
+use sshfix_agent::write;
 use sshfix_policy::ssh::public_key::PublicKey;
 
 /// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.

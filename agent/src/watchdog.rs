@@ -8,7 +8,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::{interval, timeout};
 
-use crate::pipeline::Agent;
+use crate::request::pipeline::Agent;
 
 /// The longest that anything takes that is done for a change before the next sign of life: a restart of sshd whose job, sockets and key
 /// exchange all take as long as they may, with host keys made anew.
@@ -69,7 +69,7 @@ mod lab {
     use std::thread;
     use std::time::Duration;
 
-    use crate::pipeline::Agent;
+    use crate::request::pipeline::Agent;
 
     /// While it is there the turn to change the host is taken and kept. Holds the seconds after which that counts as stuck.
     const KEEP: &str = "/run/sshfix/keep-turn";

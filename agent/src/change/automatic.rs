@@ -7,12 +7,13 @@ use sshfix_policy::proof::lockout;
 
 use crate::audit::{AuditClosing, AuditOpening, Outcome};
 use crate::change::make::{self, Order};
-use crate::live::LiveHost;
-use crate::pipeline::Agent;
-use crate::refusal::Refusal;
+use crate::host::live::LiveHost;
+use crate::random;
+use crate::request::decide;
+use crate::request::pipeline::Agent;
+use crate::request::refusal::Refusal;
 use crate::store::Store;
 use crate::sys::clock::Moment;
-use crate::{decision, random};
 
 /// A change that the agent makes by itself.
 pub(crate) struct Own<'a> {
@@ -28,7 +29,7 @@ pub(crate) struct Own<'a> {
 
 /// Makes it, with a record of its own. The error is what did not work.
 pub(crate) fn make(agent: &Agent, host: &mut LiveHost, own: Own<'_>, what: &str) -> Result<(), String> {
-    decision::in_the_way(agent, host).map_err(|refusal| match refusal {
+    decide::in_the_way(agent, host).map_err(|refusal| match refusal {
         Refusal::Refused(why) => why,
         Refusal::Error(document) => document.message,
     })?;

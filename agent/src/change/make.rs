@@ -12,7 +12,7 @@ use sshfix_policy::proof::verify::{self, Deviation};
 use sshfix_policy::reply::Failure;
 
 use super::{TakenBack, undo};
-use crate::observe::observed;
+use crate::host::observe::observed;
 use crate::patience;
 use crate::store::{ChangeStage, NewChange, NewLease, StepEvent, Store, StoreError};
 use crate::sys::clock::{Deadline, Moment};

@@ -9,6 +9,8 @@ use crate::store::{ChangeRecord, ChangeStage, StepEvent, StepRecord, Store, Stor
 use crate::sys::clock::Moment;
 
 pub(crate) mod automatic;
+pub mod deadline;
+pub mod lease;
 pub mod make;
 pub(crate) mod requested;
 
@@ -185,5 +187,6 @@ fn unfinished_steps(steps: Vec<StepRecord>) -> Vec<(usize, Step)> {
 
 #[cfg(test)]
 mod laws;
+pub mod stray_bans;
 #[cfg(test)]
 mod tests;

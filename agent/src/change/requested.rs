@@ -14,15 +14,17 @@ use sshfix_policy::request::authorize::AuthorizedRequest;
 use sshfix_policy::request::{Operation, Request};
 use sshfix_policy::subsystem::{hosts_access, listener};
 
+use crate::change::lease;
 use crate::change::make::{self, Failed, NotBegun, Order, Settled};
-use crate::live::LiveHost;
-use crate::observe::observed;
+use crate::host::live::LiveHost;
+use crate::host::observe::observed;
 use crate::patience::{self, Patience};
-use crate::pipeline::Agent;
-use crate::refusal::{NoSafePlan, Refusal, failed, late, not_stored, out_of_bounds, plan_changed, refused_plan};
+use crate::random;
+use crate::request::decide;
+use crate::request::pipeline::Agent;
+use crate::request::refusal::{NoSafePlan, Refusal, failed, late, not_stored, out_of_bounds, plan_changed, refused_plan};
 use crate::store::NewLease;
 use crate::sys::clock::Moment;
-use crate::{decision, lease, random};
 
 /// How often a change is planned again because others changed the host meanwhile.
 const MAX_PLANS: usize = 5;
@@ -59,7 +61,7 @@ impl Requested<'_> {
         let Self { agent, question, authorized } = *self;
         let request = authorized.request();
         let within = agent.config.confirm.within(confirm_within).map_err(|why| out_of_bounds(&why))?;
-        patience::with(None, || decision::in_the_way(agent, host))?;
+        patience::with(None, || decide::in_the_way(agent, host))?;
         let mut wanted = shown.map(str::to_owned);
         for _ in 0..MAX_PLANS {
             let (read, safe) = self.planned(host)?;

@@ -22,7 +22,7 @@ use thiserror::Error;
 
 use crate::change;
 use crate::config::{Config, ConfigError};
-use crate::live::LiveHost;
+use crate::host::live::LiveHost;
 use crate::store::{Drill, Store, StoreError};
 use crate::sys::clock::Moment;
 use crate::sys::namespace;

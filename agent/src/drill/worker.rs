@@ -22,8 +22,8 @@ use super::{DrillError, ensure_private, inside, setup};
 use crate::change;
 use crate::change::make::{self, Order};
 use crate::config::Config;
-use crate::live::LiveHost;
-use crate::observe::observed;
+use crate::host::live::LiveHost;
+use crate::host::observe::observed;
 use crate::store::Store;
 use crate::sys::clock::Moment;
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use report::{Judged, Report};
 use sshfix_agent::config::Config;
-use sshfix_agent::live::LiveHost;
+use sshfix_agent::host::live::LiveHost;
 use sshfix_agent::subsystem::{nf_tables, xtables};
 use sshfix_policy::host::{Host as _, HostState, Needs, Part};
 use sshfix_policy::netfilter::evaluate;

@@ -13,19 +13,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::audit::{self, AuditClosing, AuditOpening, Outcome};
+use crate::change::deadline::{self, Clock};
+use crate::change::lease;
+use crate::change::stray_bans;
 use crate::config::{Config, ConfigError};
-use crate::deadline::{self, Clock};
 use crate::identity::{Identity, IdentityError};
-use crate::listen::{self, ListenError};
-use crate::logging::{self, LogError};
-use crate::pipeline::Agent;
-use crate::restart::Start;
-use crate::serve::serve;
+use crate::request::pipeline::Agent;
+use crate::request::serve::serve;
+use crate::start::listen::{self, ListenError};
+use crate::start::logging::{self, LogError};
+use crate::start::recover;
+use crate::start::restart::Start;
 use crate::store::{Store, StoreError};
 use crate::subsystem::sshd;
 use crate::sys::{descriptors, peers};
 use crate::watchdog::{self, notify};
-use crate::{aftermath, lease, recover};
 
 /// How long the end waits for threads after the last connection is closed.
 const END_TIME: Duration = Duration::from_secs(5);
@@ -213,9 +215,9 @@ async fn keep_leases(agent: Arc<Agent>) {
 
 /// Lifts the bans that changes earned which were taken back.
 async fn keep_aftermath(agent: Arc<Agent>) {
-    let keeper = Mutex::new(aftermath::Keeper::default());
+    let keeper = Mutex::new(stray_bans::Keeper::default());
     let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
-    every(aftermath::INTERVAL, "looking for bans that a change earned", look).await;
+    every(stray_bans::INTERVAL, "looking for bans that a change earned", look).await;
 }
 
 /// Reads the rules that others changed before somebody asks about them: the dump of a chain of 20,000 takes the kernel longer than

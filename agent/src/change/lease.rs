@@ -14,9 +14,9 @@ use sshfix_policy::request::Operation;
 
 use crate::audit::Outcome;
 use crate::change::automatic::{self, Own};
-use crate::observe::observed;
+use crate::host::observe::observed;
 use crate::once::Once;
-use crate::pipeline::{self, Agent};
+use crate::request::pipeline::{self, Agent};
 use crate::store::{LeaseRecord, StoreError};
 use crate::sys::clock::Moment;
 

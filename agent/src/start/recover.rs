@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::aftermath;
 use crate::audit::{AuditClosing, AuditOpening, Outcome};
 use crate::change;
+use crate::change::stray_bans;
 use crate::config::Config;
-use crate::live::LiveHost;
-use crate::logging;
+use crate::host::live::LiveHost;
+use crate::start::logging;
 use crate::store::{Store, StoreError};
 use crate::sys::clock::Moment;
 
@@ -50,7 +50,7 @@ pub fn recover(agent_toml: &Path) -> Result<Recovery, StoreError> {
     for one in change::recover(&mut host, &store, &Moment::now())? {
         note(&store, one.to_string(), one.outcome(), one.id);
     }
-    for (what, change) in aftermath::look_once(&mut host, &store, port, &policy)? {
+    for (what, change) in stray_bans::look_once(&mut host, &store, port, &policy)? {
         note(&store, what, Outcome::Confirmed, change);
     }
     Ok(if change::retry_stuck(&mut host, &store, &Moment::now())?.is_empty() { Recovery::Done } else { Recovery::Left })

@@ -19,10 +19,10 @@ use sshfix_policy::subsystem::fail2ban;
 
 use crate::change::automatic::{self, Own};
 use crate::config;
-use crate::live::LiveHost;
-use crate::observe::observed;
+use crate::host::live::LiveHost;
+use crate::host::observe::observed;
 use crate::once::Once;
-use crate::pipeline::{self, Agent};
+use crate::request::pipeline::{self, Agent};
 use crate::store::{ChangeRecord, Store, StoreError};
 
 /// How often it is looked.

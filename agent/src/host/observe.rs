@@ -3,7 +3,7 @@
 
 use sshfix_policy::host::{Host, HostState, Needs, Question};
 
-use crate::live::LiveHost;
+use crate::host::live::LiveHost;
 use crate::patience;
 
 /// How often facts are fetched before a question is given up: each round answers at least one more lookup of the ruleset.

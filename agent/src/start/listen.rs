@@ -46,7 +46,7 @@ pub enum ListenError {
 /// A socket that is listened on. One that we made is removed when this is dropped.
 #[derive(Debug)]
 pub struct Listening {
-    /// To be given to [`crate::serve::serve`], once.
+    /// To be given to [`crate::request::serve::serve`], once.
     pub listener: Option<UnixListener>,
     /// For the log.
     pub place: String,

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::change::{self, Recovered};
 use crate::once::Once;
-use crate::pipeline::{self, Agent};
-use crate::restart::Start;
+use crate::request::pipeline::{self, Agent};
+use crate::start::restart::Start;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};
 use crate::subsystem::sshd;
 use crate::sys::clock::Moment;

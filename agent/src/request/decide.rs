@@ -7,12 +7,12 @@ use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState,
 use sshfix_policy::request::authorize::AuthorizedRequest;
 
 use crate::change;
-use crate::lease;
-use crate::live::LiveHost;
-use crate::pipeline::Agent;
-use crate::refusal::{Refusal, not_stored};
-use crate::report;
-use crate::serve::Challenge;
+use crate::change::lease;
+use crate::host::live::LiveHost;
+use crate::request::pipeline::Agent;
+use crate::request::refusal::{Refusal, not_stored};
+use crate::request::report;
+use crate::request::serve::Challenge;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};
 use crate::subsystem::sshd;
 use crate::sys::clock::Moment;

@@ -21,20 +21,23 @@ use sshfix_policy::request::{Mode, Operation, Request};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, sshd};
 
 use crate::audit::{self, AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
+use crate::change::lease;
 use crate::change::requested::Requested;
+use crate::config;
 use crate::config::Config;
+use crate::host::live::LiveHost;
+use crate::host::observe::{observed, observed_with};
 use crate::identity::{Identity, IdentityError};
-use crate::lease;
-use crate::live::LiveHost;
-use crate::observe::{observed, observed_with};
 use crate::patience::{self, Patience};
-use crate::places::{self, Lines};
-use crate::refusal::{Refusal, failed, late, no_client, not_shown, not_stored, refused, too_many, too_many_words, unaudited};
-use crate::report::{self, own_addresses};
-use crate::serve::{Admission, Answer, Challenge, Peer};
+use crate::request::decide;
+use crate::request::places::{self, Lines};
+use crate::request::refusal::{
+    Refusal, failed, late, no_client, not_shown, not_stored, refused, too_many, too_many_words, unaudited,
+};
+use crate::request::report::{self, own_addresses};
+use crate::request::serve::{Admission, Answer, Challenge, Peer};
+use crate::request::turns::{Held, InTurns, Line, Turn};
 use crate::store::{Store, StoreError};
-use crate::turns::{Held, InTurns, Line, Turn};
-use crate::{config, decision};
 
 /// Everything a request needs of the agent.
 pub struct Agent {
@@ -297,7 +300,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
     let question = question(agent, request, port).map_err(|error| failed(&error))?;
     // Only the record: it never waits for the host.
     match &request.operation {
-        Operation::Confirm { id, proof } => return decision::confirm(agent, challenge, authorized, id, proof.as_deref()),
+        Operation::Confirm { id, proof } => return decide::confirm(agent, challenge, authorized, id, proof.as_deref()),
         Operation::Changes { id } => {
             return Ok(Body::Changes(report::changes(agent, id.as_deref()).map_err(|e| not_stored(&e))?));
         }
@@ -350,9 +353,7 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
         Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
         Operation::Changes { .. } | Operation::Confirm { .. } => Err(failed(&"answered above")),
         // What was begun has no end but its own.
-        Operation::Rollback { id, abandon } => {
-            patience::with(None, || decision::roll_back(agent, host, authorized, id, *abandon))
-        }
+        Operation::Rollback { id, abandon } => patience::with(None, || decide::roll_back(agent, host, authorized, id, *abandon)),
         Operation::Status => {
             let answer = |state: &HostState, needs: &mut Needs| report::status(agent, state, needs);
             Ok(Body::Status(observed_with(host, &question, status::first_needs(port), answer).1))
