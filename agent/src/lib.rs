@@ -1,4 +1,8 @@
 //! sshfix-agent: reads the host, applies small reversible steps, keeps the clock. Decides nothing that `policy` can decide.
+//!
+//! [`start`] puts it together; [`request`] takes a request from the socket to its reply; [`host`] and [`subsystem`] read the host and apply steps;
+//! [`change`] makes every change and keeps its deadline, with [`store`] as its journal and [`audit`] as the records for people; [`look`] and
+//! [`write`] are the two small services; [`drill`] kills changes on a copy; [`sys`] is the operating system. See docs/architecture.md.
 
 pub mod audit;
 pub mod change;
