@@ -542,10 +542,10 @@ fn what_the_proof_accepts_keeps_every_open_path_open_after_every_step() {
     assert!(accepted >= 500 && refused >= 50, "{accepted} accepted, {refused} refused");
 }
 
-/// A host on which `@admins` cannot be decided, so that nobody is known to get in.
-fn unknown_to_all() -> HostState {
+/// A host on which `@admins` cannot be decided, so that nobody is known to get in; its rules begin with this one.
+fn unknown_to_all(first: Arc<Rule>) -> HostState {
     let mut host = hosts().remove(0);
-    host.nf_tables = ruleset(true, vec![rule(2, 9, NftVerdict::Accept), rule(3, 7, NftVerdict::Accept)]);
+    host.nf_tables = ruleset(true, vec![first, rule(3, 7, NftVerdict::Accept)]);
     let files = host.hosts_access.present_mut().unwrap();
     files.deny = file("/etc/hosts.deny", "sshd: @admins\n");
     host
@@ -559,7 +559,12 @@ fn proven(host: &HostState, operation: &Operation, path: AccessPath) -> Result<C
 
 #[test]
 fn nothing_hides_behind_a_way_in_that_was_unknown_before() {
-    let host = unknown_to_all();
+    let now_and_then = Expression::Limit { rate: 10, unit: 60, burst: 5, kind: 0, over: false };
+    let undecided = Rule {
+        expressions: vec![now_and_then, Expression::Verdict(NftVerdict::Drop)],
+        ..Rule::clone(&rule(2, 9, NftVerdict::Drop))
+    };
+    let host = unknown_to_all(Arc::new(undecided));
     let operations = operations();
     let remove = &operations[8];
     assert!(matches!(remove, Operation::FirewallRemove { .. }));
@@ -569,9 +574,12 @@ fn nothing_hides_behind_a_way_in_that_was_unknown_before() {
     let refused = proven(&host, remove, alice.clone()).unwrap_err().to_string();
     assert!(refused.contains("after step 1 (") && refused.contains("alice from 203.0.113.7 (a live session)"), "{refused}");
     assert!(refused.contains("would be not known to be let in by"), "{refused}");
+    // Where the rules let her in without it, what is undecided in hosts.deny is as it was.
+    let decided = unknown_to_all(rule(2, 9, NftVerdict::Accept));
+    assert_eq!(proven(&decided, remove, alice.clone()), Ok(Confirm::Required));
     // Others who are unknown alike are not touched, and what only opens hides nothing.
     assert_eq!(proven(&host, &operations[3], path()), Ok(Confirm::Required), "a ban of somebody else");
-    assert_eq!(proven(&host, &operations[4], alice.clone()), Ok(Confirm::NotNeeded), "an allow");
+    assert_eq!(proven(&decided, &operations[4], alice.clone()), Ok(Confirm::NotNeeded), "an allow");
     // Known to get in, and cut off by the policy: the rule is named.
     let mut host = hosts().remove(0);
     host.nf_tables = ruleset(false, vec![rule(2, 9, NftVerdict::Accept), rule(3, 7, NftVerdict::Accept)]);

@@ -11,8 +11,9 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, fstat};
 
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-/// What systemd.exec(5) hides from a service, or gives it of its own.
-const HIDDEN: [&str; 6] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev"];
+/// What systemd.exec(5) hides from a service (`ProtectHome=`). In the folders of all users that it gives it of its own (`PrivateTmp=`) nothing
+/// is root's alone, nor missing for certain, whoever looks.
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
 /// What this process sees, beside what process 1 sees.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub enum View {
     Same,
     /// It has mounts of its own. Here is the root folder of process 1.
     Own(OwnedFd),
-    /// Process 1 may not be looked at.
+    /// Process 1 may not be looked at: a unit of sshfix that judges nothing, or a security module is in the way.
     Hidden,
 }
 
@@ -56,7 +57,7 @@ impl View {
     pub fn require_same(&self, path: &Path) -> Result<(), String> {
         let root = match self {
             View::Same => return Ok(()),
-            View::Hidden => return if HIDDEN.iter().any(|top| path.starts_with(top)) { Err(other(path)) } else { Ok(()) },
+            View::Hidden => return if HOMES.iter().any(|top| path.starts_with(top)) { Err(other(path)) } else { Ok(()) },
             View::Own(root) => root,
         };
         let here = open("/", FOLDER, Mode::empty()).map_err(|errno| format!("cannot open /: {}", errno.desc()))?;
@@ -126,7 +127,7 @@ mod tests {
         assert!(why.contains("PrivateTmp="), "{why}");
         assert!(View::Same.require_same(&at("own")).is_ok());
         assert!(View::Hidden.require_same(Path::new("/etc/ssh/x")).is_ok());
-        for hidden in ["/tmp/x", "/var/tmp/x", "/home/a/x", "/root"] {
+        for hidden in ["/home/a/x", "/root", "/run/user/1000/x"] {
             assert!(View::Hidden.require_same(Path::new(hidden)).is_err(), "{hidden}");
         }
     }
