@@ -25,7 +25,7 @@ use crate::config::{Config, ConfigError};
 use crate::host::live::LiveHost;
 use crate::store::{Drill, Store, StoreError};
 use crate::sys::clock::Moment;
-use crate::sys::namespace;
+use crate::sys::{namespace, view};
 
 pub use worker::work;
 
@@ -240,7 +240,7 @@ fn inside(config: &Config, dir: &Path) -> Config {
     config
 }
 
-/// The network and mount namespaces are not those of PID 1, which are the host's.
+/// The network and mount namespaces are not those of PID 1, which are the host's: what is judged from here on is what is seen here.
 fn ensure_private() -> Result<(), DrillError> {
     let failed = setup("make sure that it is not in the host's own namespaces");
     for kind in ["net", "mnt"] {
@@ -248,5 +248,6 @@ fn ensure_private() -> Result<(), DrillError> {
             return Err(failed(&format!("this is the {kind} namespace of PID 1")));
         }
     }
+    view::judge_own();
     Ok(())
 }
