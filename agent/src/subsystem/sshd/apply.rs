@@ -61,11 +61,15 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         }
     }
     .map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
-    // Looked at before anything is written: an sshd that must not be told to read its files has none to read.
+    // Looked at before anything is written: an sshd that must not be told to read its files has none to read. Files that are about to be
+    // mended say it once they are written.
     let reopens = sshd.running && !before.is_held_by_systemd() && step.activation != Activation::Nothing;
-    if reopens && let Err(why) = ports::keep(&sshd.invocation) {
-        *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(step.clone());
-        return Err(StepError::Failed(format!("{}; nothing was changed", why.text())));
+    match if reopens { ports::keep(&sshd.invocation).map(drop) } else { Ok(()) } {
+        Ok(()) | Err(NotKept::Unread(_)) => {}
+        Err(why @ (NotKept::Open(_) | NotKept::Taken(_))) => {
+            *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(step.clone());
+            return Err(StepError::Failed(format!("{}; nothing was changed", why.text())));
+        }
     }
     if let Some(pid) = sshd.pid {
         told::hold(step.port, pid, &sshd.invocation);
@@ -220,7 +224,7 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
 fn kept(invocation: &Invocation, notes: &mut Vec<String>) -> Result<Option<Kept>, StepError> {
     match ports::keep(invocation) {
         Ok(kept) => Ok(Some(kept)),
-        Err(NotKept::Open(why)) => {
+        Err(NotKept::Unread(why) | NotKept::Open(why)) => {
             notes.push(why);
             Ok(None)
         }

@@ -30,6 +30,8 @@ pub(super) struct Kept {
 
 /// Why they are not kept. Each says what to do.
 pub(super) enum NotKept {
+    /// Which they are is not known: sshd does not take its files.
+    Unread(String),
     /// Whoever is fast enough gets them.
     Open(String),
     /// Somebody has them, or would have them as soon as sshd closes them.
@@ -39,7 +41,7 @@ pub(super) enum NotKept {
 impl NotKept {
     /// The reason and what to do.
     pub(super) fn text(self) -> String {
-        let (Self::Open(why) | Self::Taken(why)) = self;
+        let (Self::Unread(why) | Self::Open(why) | Self::Taken(why)) = self;
         why
     }
 
@@ -64,7 +66,7 @@ impl Raised {
 
 /// Keeps the ports of an sshd's files, from before it is told to read them until it has opened its sockets.
 pub(super) fn keep(invocation: &Invocation) -> Result<Kept, NotKept> {
-    let wanted = serves::addresses(invocation).map_err(NotKept::Open)?;
+    let wanted = serves::addresses(invocation).map_err(NotKept::Unread)?;
     let highest = wanted.iter().map(SocketAddr::port).max().unwrap_or_default();
     let kept = keep_up_to(highest, Path::new(START), Path::new(RAISED)).map_err(NotKept::Open)?;
     let Some(Raised { before: first, .. }) = kept.raised else { return Ok(kept) };
