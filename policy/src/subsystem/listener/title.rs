@@ -27,7 +27,8 @@ pub fn session_title(cmdline: &[u8]) -> Title {
         return Title::Door;
     }
     let user = user.rsplit_once('@').map_or(user, |(user, _terminal)| user);
-    if user.is_empty() { Title::Other } else { Title::LoggedIn(user.to_owned()) }
+    // A state in brackets is no part of a name.
+    if user.is_empty() || user.ends_with(']') { Title::Other } else { Title::LoggedIn(user.to_owned()) }
 }
 
 #[cfg(test)]
@@ -56,6 +57,7 @@ mod tests {
             ("/usr/sbin/dropbear\0-F\0-E\0", Title::Other),
             ("", Title::Other),
             ("sshd: @pts/0", Title::Other),
+            ("sshd: alice [priv]@pts/0", Title::Other),
         ] {
             assert_eq!(session_title(title.as_bytes()), want, "{title}");
         }
