@@ -121,7 +121,8 @@ fn so_it_does_about_a_client_behind_a_gateway_of_a_global_or_a_link_local_addres
         wire.server.sh(&format!("ip -6 route replace 2001:db8:9::/64 via {hop} dev eth0")).expect_ok();
         let client = ("2001:db8:9::7", "eth0");
         let ways = Ways { wire: &wire, client, hop: hop.to_owned(), connects: Box::new(connects) };
-        assert!(connects(5000), "the far client gets in by {hop}");
+        // On a loaded machine the first search for the hop may come to nothing.
+        assert!((0..6).any(|_| connects(5000)), "the far client gets in by {hop}");
         ways.agree(&["none", "stale", "reachable"]);
     }
 }
