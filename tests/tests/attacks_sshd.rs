@@ -263,7 +263,7 @@ fn an_sshd_of_roots_is_judged_by_what_is_proven_and_no_file_of_others_is_quoted(
             ("Include /srv/*/none.conf", "/srv/alice"),
             ("HostKey /srv/alice/x.conf", "/srv/alice"),
             ("Match User alice\nBanner /srv/alice/x.conf", "/srv/alice"),
-            ("Include /tmp/none.conf", "/tmp/none.conf"),
+            ("Include /tmp/none.conf", "another /tmp than the host"),
         ] {
             server.write(drop_in, format!("{line}\n"));
             unknown(server, &[named]);

@@ -33,6 +33,8 @@ pub struct WayIn {
     pub(super) identities: BTreeSet<String>,
     /// Which clients have algorithms in common with it.
     pub(super) clients: Clients,
+    /// Whether it is a keep entry: each of its keys stays, whoever is in by it now.
+    pub(super) kept: bool,
     /// Each login that was asked about.
     pub(super) logins: Vec<LoginWay>,
 }
@@ -130,6 +132,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     let sessions = Sessions::of(read, path);
     let mut way = WayIn { objections: serves::objections(&server), identities: serves::identities(&server), ..WayIn::default() };
     way.clients = Clients::of(&server);
+    way.kept = path.origin == host::PathOrigin::Keep;
     way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };

@@ -27,6 +27,7 @@ pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, String)> {
 /// The same of one login. Where the new files part addresses that the old ones did not, the old ones said the same of all of them.
 fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
     let nothing = LoginWay::unknown(is);
+    let kept = was.kept;
     let was = was.login(is).unwrap_or(&nothing);
     if was.is_closed() && !was.is_proven() {
         return None;
@@ -39,7 +40,9 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
     let elsewhere = no_session(was, is).or_else(|| asks_pam(was, is));
     elsewhere.map(unknown).or_else(|| no_way(was, is)).or_else(|| {
         let by_entrances = was.knows_entrances() && was.entered.iter().any(|entrance| counts_now(entrance, was));
-        if by_entrances { lost_entrance(was, is) } else { lost_way(was, is).or_else(|| lost_keys(was, is)) }.map(unknown)
+        let of_sessions = if by_entrances { lost_entrance(was, is) } else { lost_way(was, is) };
+        let keys = || if by_entrances && !kept { None } else { lost_keys(was, is) };
+        of_sessions.or_else(keys).map(unknown)
     })
 }
 

@@ -87,3 +87,15 @@ fn a_session_from_before_the_files_of_now_keeps_what_still_works() {
     let was = way("trustedusercakeys /ca\n", elsewhere(), &old);
     assert!(worse(&was, &way("trustedusercakeys none\n", gone(), &old)).is_some());
 }
+
+#[test]
+fn a_keep_entry_keeps_each_of_its_keys_whoever_is_in() {
+    let new = [entrance("password", 101)];
+    let works = |key| methods(&[("publickey", Can::Work), ("password", Can::Work)], key);
+    let mut was = way("", works(true), &new);
+    let without = way("", works(false), &new);
+    assert_eq!(worse(&was, &without), None, "who is in came by a password");
+    was.kept = true;
+    assert!(worse(&was, &without).unwrap().1.contains("1 of the 1 keys of alice would count no more"));
+    assert_eq!(worse(&was, &way("", works(true), &new)), None);
+}
