@@ -475,13 +475,13 @@ fn nobody_named(before: &Server, now: &Server, host: &HostState, needs: &mut Nee
     Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why))
 }
 
-/// A keyword that is edited and may decide about a login.
+/// A keyword that is edited and may decide about a login; whatever is not harmless, where what counts is not known before or after.
 fn deciding(before: &Server, now: &Server, host: &HostState, needs: &mut Needs) -> Option<String> {
-    let (Ok(was), Ok(is)) = (&before.effective, &now.effective) else { return None };
+    let known = before.effective.as_ref().ok().zip(now.effective.as_ref().ok());
     let edited: BTreeSet<_> = now.edited.values().flat_map(|(was, is)| edited_lines(was, is)).collect();
     let mut decides = |keyword: &str, arguments: &[String]| {
         !OF_CONNECTIONS.contains(&keyword)
-            && !only_opens(keyword, was, is)
+            && !known.is_some_and(|(was, is)| only_opens(keyword, was, is))
             && !values::is_harmless(host, keyword, arguments, needs)
     };
     edited.iter().find(|(keyword, arguments)| decides(keyword, arguments)).map(|(keyword, _)| keyword.clone())
