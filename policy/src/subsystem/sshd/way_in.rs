@@ -628,3 +628,23 @@ impl WayIn {
         Self { logins: vec![login], ..Self::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subsystem::sshd::Invocation;
+
+    #[test]
+    fn an_edit_decides_also_where_sshd_could_be_asked_about_neither_side() {
+        const FILE: &str = "/etc/ssh/sshd_config";
+        let server = |edited: &str| {
+            let mut server = Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[(FILE, "Port 22\n")]);
+            server.edited.insert(FILE.to_owned(), (b"Port 22\n".to_vec(), edited.as_bytes().to_vec()));
+            server
+        };
+        let before = Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[(FILE, "Port 22\n")]);
+        let found = |edited: &str| deciding(&before, &server(edited), &HostState::empty(), &mut Needs::new());
+        assert_eq!(found("Port 22\nPermitRootLogin no\n").as_deref(), Some("permitrootlogin"));
+        assert_eq!(found("Port 22\nX11Forwarding no\n"), None, "that keeps nobody out");
+    }
+}
