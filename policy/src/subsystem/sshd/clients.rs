@@ -31,18 +31,6 @@ const OPENSSH_CIPHERS: &[&str] = &[
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
 ];
-const OPENSSH_MACS: &[&str] = &[
-    "umac-64-etm@openssh.com",
-    "umac-128-etm@openssh.com",
-    "hmac-sha2-256-etm@openssh.com",
-    "hmac-sha2-512-etm@openssh.com",
-    "hmac-sha1-etm@openssh.com",
-    "umac-64@openssh.com",
-    "umac-128@openssh.com",
-    "hmac-sha2-256",
-    "hmac-sha2-512",
-    "hmac-sha1",
-];
 const KEYS: &[&str] =
     &["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256"];
 const KEYS_WITH_SHA1: &[&str] = &["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
@@ -50,7 +38,7 @@ const KEYS_WITH_SHA1: &[&str] = &["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-s
 /// Where versions differ, the oldest in use of each.
 const FAMILIES: [Family; 10] = [
     // myproposal.h, 7.4; group exchange and fixed groups are left out, which newer servers do not offer.
-    Family { name: "OpenSSH 7 to 9", kex: CURVE_AND_ECDH, ciphers: OPENSSH_CIPHERS, macs: OPENSSH_MACS, host_keys: KEYS },
+    Family { name: "OpenSSH 7 to 9", kex: CURVE_AND_ECDH, ciphers: OPENSSH_CIPHERS, macs: &serves::MACS, host_keys: KEYS },
     // myproposal.h, 10.0.
     Family {
         name: "OpenSSH 10",
@@ -72,7 +60,7 @@ const FAMILIES: [Family; 10] = [
             "aes192-ctr",
             "aes256-ctr",
         ],
-        macs: OPENSSH_MACS,
+        macs: &serves::MACS,
         host_keys: KEYS,
     },
     // settings.c `ciphernames`, ssh2transport.c `macs`, sshecc.c `ec_kex_list`.

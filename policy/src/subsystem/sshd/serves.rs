@@ -23,7 +23,7 @@ const CIPHERS: [&str; 6] = [
 ];
 /// Those of them that need no MAC.
 const AUTHENTICATED: usize = 3;
-const MACS: [&str; 10] = [
+pub(super) const MACS: [&str; 10] = [
     "umac-64-etm@openssh.com",
     "umac-128-etm@openssh.com",
     "hmac-sha2-256-etm@openssh.com",

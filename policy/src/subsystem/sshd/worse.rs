@@ -133,7 +133,8 @@ fn lost_keys(was: &LoginWay, is: &LoginWay) -> Option<String> {
     if let Some(lost) = was.ways.lost(&is.ways).first() {
         return Some(format!("sshd: whether the keys of {user} would count as they did is not known: {lost}"));
     }
-    let keyword = if was.ways.sources.is_empty() { None } else { changed(&OF_OTHER_KEYS, was, is) };
+    let others = KEY_SOURCES.into_iter().filter(|keyword| !PLACES_OF_KEYS.contains(keyword));
+    let keyword = if was.ways.sources.is_empty() { None } else { changed(others, was, is) };
     keyword.map(|keyword| {
         let name = keyword::spelling(keyword);
         format!("sshd: {user} may have keys that sshfix does not know, and {name} changes what counts: whether they do then is not known")
@@ -145,21 +146,8 @@ pub fn gone<'a>(was: &'a LoginWay, is: &LoginWay) -> Vec<&'a str> {
     was.ways.keys.iter().filter(|key| !is.ways.has(key)).map(|key| key.name.as_str()).collect()
 }
 
-/// Those of [`KEY_SOURCES`] that decide about keys whose place stays: where they come from is compared by itself.
-const OF_OTHER_KEYS: [&str; 12] = [
-    "authorizedkeyscommanduser",
-    "authorizedprincipalsfile",
-    "authorizedprincipalscommand",
-    "authorizedprincipalscommanduser",
-    "pubkeyacceptedalgorithms",
-    "casignaturealgorithms",
-    "requiredrsasize",
-    "revokedkeys",
-    "pubkeyauthoptions",
-    "strictmodes",
-    "permitrootlogin",
-    "usedns",
-];
+/// Those of [`KEY_SOURCES`] that say where keys are: that is compared by itself, place for place.
+const PLACES_OF_KEYS: [&str; 3] = ["authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"];
 
 /// Which methods there are.
 const OF_METHODS: [&str; 10] = [
@@ -176,12 +164,12 @@ const OF_METHODS: [&str; 10] = [
 ];
 
 /// The first of these keywords whose value changes and may take fewer keys.
-fn changed(keywords: &[&'static str], was: &LoginWay, is: &LoginWay) -> Option<&'static str> {
-    let fewer = |keyword: &&&str| {
+fn changed(keywords: impl IntoIterator<Item = &'static str>, was: &LoginWay, is: &LoginWay) -> Option<&'static str> {
+    let fewer = |keyword: &&str| {
         let (old, new) = (was.effective.all(keyword), is.effective.all(keyword));
         old != new && !only_more(keyword, old, new)
     };
-    keywords.iter().find(fewer).copied()
+    keywords.into_iter().find(fewer)
 }
 
 /// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password. Two sessions
@@ -227,12 +215,12 @@ fn stays(entrance: &Entrance, was: &LoginWay, is: &LoginWay) -> bool {
 /// Whether the very key still counts. One that is in no file that was read (a certificate's, or one from elsewhere) does while all that
 /// decides about keys stays as it is.
 fn key_stays(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
-    let Some(key) = key else { return lost_keys(was, is).is_none() && changed(&KEY_SOURCES, was, is).is_none() };
+    let Some(key) = key else { return lost_keys(was, is).is_none() && changed(KEY_SOURCES, was, is).is_none() };
     let (known, now) = (&was.ways, &is.ways);
     let mut sure = known.keys.iter().filter(|one| one.fingerprint == key).peekable();
     let mut perhaps = known.perhaps.iter().filter(|(one, _)| one.fingerprint == key).peekable();
     if sure.peek().is_none() && perhaps.peek().is_none() {
-        return changed(&KEY_SOURCES, was, is).is_none();
+        return changed(KEY_SOURCES, was, is).is_none();
     }
     sure.all(|one| now.has(one)) && perhaps.all(|(one, doubts)| now.has_perhaps(one, doubts))
 }
