@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::Deserialize;
 use sshfix_policy::address::Source;
-use sshfix_policy::host::{AccessPath, PathOrigin};
 use sshfix_policy::request::authorize::Grants;
+use sshfix_policy::verdict::{AccessPath, PathOrigin};
 use thiserror::Error;
 
 use crate::request::room::Bounds;

@@ -128,7 +128,7 @@ fn confirm(id: &str, proof: Option<AccessProof>, reason: Option<&str>) -> Ask {
 /// The proof for the connection of this hello: another one, to the SSH port. Says by which way, where it is not the usual one.
 fn prove(id: &str, hello: &Hello) -> Result<AccessProof, ClientError> {
     let progress = Progress::start("asking the SSH port for the host's signature");
-    let cookie = access_proof::cookie(id, &hello.challenge);
+    let cookie = access_proof::cookie(id, hello.challenge.bytes());
     let kex::Proven { proof, way, usual } =
         kex::prove_somehow(hello.ssh_port, &cookie).map_err(|why| ClientError::Access { id: id.to_owned(), why })?;
     drop(progress);

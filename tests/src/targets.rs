@@ -16,7 +16,7 @@ use sshfix_policy::address::{AddressError, Source, canonical};
 use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{HostState, Needs, Part};
 use sshfix_policy::netfilter;
-use sshfix_policy::packet::{Packet, Tracking};
+use sshfix_policy::packet::{Packet, Tracking, View};
 use sshfix_policy::reply;
 use sshfix_policy::request::allowed_signers::AllowedSigners;
 use sshfix_policy::request::authenticate::{AuthenticatedRequest, Context, authenticate};
@@ -32,7 +32,7 @@ use sshfix_policy::subsystem::ipset;
 use sshfix_policy::subsystem::nf_tables::expression::Expression;
 use sshfix_policy::subsystem::nf_tables::{self, BaseChain, Chain, Family, Rule};
 use sshfix_policy::subsystem::sshd::config as sshd;
-use sshfix_policy::subsystem::xtables::{self, SetNames, Table, blob, holds, matches, render, save, targets, view};
+use sshfix_policy::subsystem::xtables::{self, SetNames, Table, blob, holds, matches, render, save, targets};
 use sshfix_policy::verdict::Connection;
 
 pub use strangers::{authorized_keys, journal, kernel_reply, kex, ssh_agent, title, told, write_order};
@@ -169,7 +169,7 @@ pub fn access_proof(bytes: &[u8]) {
     let Ok(proof) = serde_json::from_slice::<AccessProof>(bytes) else { return };
     let json = serde_json::to_vec(&proof).unwrap();
     assert_eq!(serde_json::from_slice::<AccessProof>(&json).unwrap(), proof);
-    let cookie = access_proof::cookie("4f2a", &Challenge::new([1; 32]));
+    let cookie = access_proof::cookie("4f2a", &[1; 32]);
     if access_proof::check(&proof, &cookie).is_ok() {
         // ECDSA and padded RSA have more than one signature for the same bytes (SEC 1 section 4.1.4; ssh-rsa.c).
         let signed = PROVEN.iter().any(|seed| {
@@ -418,7 +418,7 @@ pub fn xtables_element(bytes: &[u8]) {
     assert!(text.starts_with("-m "), "{text}");
     let source = if v6 { "2001:db8::7" } else { "203.0.113.7" };
     let packet = Packet::syn(&Connection { source: source.parse().expect("an address"), port: 22, user: None });
-    let view = view::View { tracking: Tracking::NEW, connmark: None, ..packet.view() };
+    let view = View { tracking: Tracking::NEW, connmark: None, ..packet.view() };
     let known = ipset::State { names: sets.clone(), ..ipset::State::new() };
     let _ = holds::holds(&one, &view, &known);
     let one = targets::decode(v6, name, revision, info);

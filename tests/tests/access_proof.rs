@@ -10,7 +10,6 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use sshfix::kex::{KexError, prove};
 use sshfix_policy::access_proof::{AccessProof, AccessProofError, cookie, verify};
-use sshfix_policy::request::wire::Challenge;
 use sshfix_policy::ssh::public_key::PublicKey;
 use sshfix_tests::lab::{self, Release, SERVER_V4, SERVER_V6, Server};
 
@@ -65,8 +64,7 @@ fn every_key_type_and_every_method_is_proven_and_another_host_is_not() {
             .sh("for b in 384 521; do ssh-keygen -qt ecdsa -b $b -N '' -f /etc/ssh/ssh_host_ecdsa${b}_key; done; \
                  ssh-keygen -qt rsa -b 2048 -N '' -f /etc/ssh/ssh_host_rsa2048_key; ssh-keygen -A")
             .expect_ok();
-        let challenge = Challenge::new([1; 32]);
-        let cookie = cookie("4f2a", &challenge);
+        let cookie = cookie("4f2a", &[1; 32]);
         let quiet = if release == Release::Trixie { "PerSourcePenalties no\n" } else { "" };
         for (file, algorithms, kind) in [
             ("ed25519", &["ssh-ed25519"][..], "ssh-ed25519"),
@@ -93,7 +91,7 @@ fn every_key_type_and_every_method_is_proven_and_another_host_is_not() {
                         verify(&proof, &cookie, std::slice::from_ref(&other)),
                         Err(AccessProofError::OtherHost { .. })
                     ));
-                    let later = sshfix_policy::access_proof::cookie("4f2a", &Challenge::new([2; 32]));
+                    let later = sshfix_policy::access_proof::cookie("4f2a", &[2; 32]);
                     assert_eq!(verify(&proof, &later, std::slice::from_ref(&own)), Err(AccessProofError::Stale));
                 }
             }
@@ -134,7 +132,7 @@ fn the_agent_reads_the_keys_of_the_sshd_that_listens_there() {
         server.wait_until("the second sshd", Duration::from_mins(2), || server.sh("ss -Hltn sport = :2222 | grep -q .").ok());
         let second = PublicKey::from_host_line(&server.read("/etc/ssh/second.pub")).unwrap();
         assert_eq!(host_keys(&server, 2222), format!("ssh-ed25519 {}", second.fingerprint()));
-        let cookie = cookie("1", &Challenge::new([1; 32]));
+        let cookie = cookie("1", &[1; 32]);
         let proof = proof(&server, &format!("[{SERVER_V6}]:2222"), &cookie).unwrap();
         assert!(verify(&proof, &cookie, &[second]).is_ok());
         assert!(matches!(verify(&proof, &cookie, &[key(&server, "ed25519")]), Err(AccessProofError::OtherHost { .. })));
@@ -156,7 +154,7 @@ fn a_server_that_cannot_be_proven_is_described() {
     }
     for release in Release::ALL {
         let server = Server::boot(release);
-        let cookie = cookie("1", &Challenge::new([1; 32]));
+        let cookie = cookie("1", &[1; 32]);
         let to = format!("{SERVER_V4}:22");
         let error = || proof(&server, &to, &cookie).unwrap_err();
         restart_with(&server, "KexAlgorithms sntrup761x25519-sha512@openssh.com\n");
@@ -190,7 +188,7 @@ fn ten_proofs_in_a_row_get_nobody_banned() {
     for release in Release::ALL {
         let server = Server::boot(release);
         for number in 0..10 {
-            let cookie = cookie(&number.to_string(), &Challenge::new([1; 32]));
+            let cookie = cookie(&number.to_string(), &[1; 32]);
             proof(&server, &format!("{SERVER_V4}:22"), &cookie).unwrap();
         }
         // The address the proofs came from is the first of the clients' in the server's network.

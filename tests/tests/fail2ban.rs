@@ -64,7 +64,7 @@ fn unban(state: &State, address: &str) -> Vec<Step> {
     let connection = Connection { source: source(address), port: 22, user: None };
     let mut steps = Vec::new();
     for block in fail2ban::blocks(&host(state.clone()), &connection) {
-        let sshfix_policy::verdict::Lift::Steps(lift) = block.lift else { panic!("{:?}", block.lift) };
+        let sshfix_policy::host::block::Lift::Steps(lift) = block.lift else { panic!("{:?}", block.lift) };
         steps.extend(lift);
     }
     steps

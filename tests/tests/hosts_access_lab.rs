@@ -9,10 +9,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use sshfix_agent::config::Config;
 use sshfix_agent::subsystem::hosts_access as agent;
+use sshfix_policy::host::block::{Block, Lift};
 use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, HostState, Needs, Question};
 use sshfix_policy::subsystem::hosts_access::{Libwrap, blocks, evaluate};
-use sshfix_policy::verdict::{Block, Connection, Lift, Verdict};
+use sshfix_policy::verdict::{Connection, Verdict};
 use sshfix_tests::lab::{self, Release, Server};
 
 /// A server whose fail2ban, penalties and start limits stay out of the way of the many refused logins.

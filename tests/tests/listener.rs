@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sshfix_agent::subsystem::listener::observe;
-use sshfix_policy::host::{HostState, Part, PathOrigin, Question};
+use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self, State};
-use sshfix_policy::verdict::{Cause, Connection, Verdict};
+use sshfix_policy::verdict::cause::Cause;
+use sshfix_policy::verdict::{Connection, PathOrigin, Verdict};
 use sshfix_tests::lab::{self, Release, Server};
 
 const V4: &str = "203.0.113.7";

@@ -15,8 +15,9 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sshfix_policy::reply::audit::{Audit, AuditSchema, Checkpoint, Filter, Record};
+use sshfix_policy::reply::audit::{Audit, AuditSchema, Checkpoint, Record};
 use sshfix_policy::reply::summary::Counted;
+use sshfix_policy::request::audit::Filter;
 use sshfix_policy::request::{Mode, Operation};
 
 use crate::store::{Doing, Purpose, Store, StoreError, time};
@@ -24,7 +25,7 @@ use crate::store::{Doing, Purpose, Store, StoreError, time};
 pub use keep::{AuditError, Auditor, CHECKPOINT_EVERY, INTERVAL, verify_offline};
 pub use rates::{BURST, EVERY, Rates};
 pub use refusals::Refusals;
-pub use sshfix_policy::reply::audit::Outcome;
+pub use sshfix_policy::request::audit::Outcome;
 pub use verify::{Given, verify};
 
 /// What is known when a request comes in. Fields stay empty where the request was refused before they were known.

@@ -193,7 +193,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
     use std::path::PathBuf;
 
-    use sshfix_policy::reply::audit::Filter;
+    use sshfix_policy::request::audit::Filter;
     use sshfix_policy::ssh::public_key::PublicKey;
 
     use super::super::tests::{closing, fresh, opening};

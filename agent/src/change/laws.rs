@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use sshfix_policy::diagnose::admission;
 use sshfix_policy::host::fake::FakeHost;
 use sshfix_policy::host::step::Step;
-use sshfix_policy::host::{AccessPath, Done, Host, HostState, Needs, Part, PathOrigin, Question, StepError};
+use sshfix_policy::host::{Done, Host, HostState, Needs, Part, Question, StepError};
 use sshfix_policy::plan::{self, Plan};
 use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::reply::Confirm;
@@ -24,7 +24,7 @@ use sshfix_policy::subsystem::nf_tables::expression::{CmpOp, Expression, Payload
 use sshfix_policy::subsystem::nf_tables::{self, BaseChain, Chain, Element, Family, Rule, Set, SetKey, Table};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::{ipset, route, sshd, xtables};
-use sshfix_policy::verdict::{Admits, Connection, Verdict};
+use sshfix_policy::verdict::{AccessPath, Admits, Connection, PathOrigin, Verdict};
 
 use crate::change::make::{self, Order};
 use crate::change::recover;

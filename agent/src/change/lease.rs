@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use sshfix_policy::address::Source;
 use sshfix_policy::host::Question;
+use sshfix_policy::host::lease::{Item, Leases, Running};
 use sshfix_policy::plan;
-use sshfix_policy::plan::lease::{Item, Leases, Running, end};
+use sshfix_policy::plan::lease::end;
 use sshfix_policy::reply::{LeaseDocument, LeasesSchema};
 use sshfix_policy::request::Operation;
 

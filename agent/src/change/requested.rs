@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use sshfix_policy::address::{self, Source};
 use sshfix_policy::diagnose::remaining::{self, Left};
-use sshfix_policy::host::{AccessPath, HostState, Part, PathOrigin, Question};
+use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::plan;
 use sshfix_policy::proof::lockout::{self, SafePlan};
+use sshfix_policy::proof::permitted::permitted;
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument};
 use sshfix_policy::request::authorize::AuthorizedRequest;
 use sshfix_policy::request::{Operation, Request};
 use sshfix_policy::subsystem::{hosts_access, listener};
+use sshfix_policy::verdict::{AccessPath, PathOrigin};
 
 use crate::change::lease;
 use crate::change::make::{self, Failed, NotBegun, Order, Settled};
@@ -111,7 +113,7 @@ impl Requested<'_> {
         let faults = std::cell::RefCell::new(Vec::new());
         let (state, safe) = observed(host, question, |state, needs| {
             let plan = plan::plan_beside(&leases, &request.operation, state, port, needs)?;
-            authorized.permits(&plan, state)?;
+            permitted(authorized, &plan, state)?;
             #[cfg(debug_assertions)]
             if std::path::Path::new(WITHOUT_PROOF).exists() {
                 let sessions = listener::sessions(state).unwrap_or_default();

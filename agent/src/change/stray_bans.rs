@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use sshfix_policy::address::Source;
 use sshfix_policy::host::step::Step;
-use sshfix_policy::host::{Part, PathOrigin, Question};
+use sshfix_policy::host::{Part, Question};
 use sshfix_policy::plan;
 use sshfix_policy::reply::PathDocument;
 use sshfix_policy::request::authorize::Grants;
 use sshfix_policy::request::{Action, Operation};
 use sshfix_policy::subsystem::fail2ban;
+use sshfix_policy::verdict::PathOrigin;
 
 use crate::change::automatic::{self, Own};
 use crate::config;

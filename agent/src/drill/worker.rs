@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sshfix_policy::address::Source;
+use sshfix_policy::host::lease::mark;
 use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{HostState, Needs, Question};
-use sshfix_policy::plan::lease::mark;
 use sshfix_policy::plan::{self, Plan};
 use sshfix_policy::proof::lockout;
 use sshfix_policy::proof::verify::Deviation;

@@ -41,7 +41,7 @@ pub(crate) fn confirm(
         return Err(refused("this connection was made before the change was applied; connect again".to_owned()));
     }
     let Some(proof) = proof else { return Err(proof_needed(&change, &now).into()) };
-    let cookie = access_proof::cookie(id, &challenge.value);
+    let cookie = access_proof::cookie(id, challenge.value.bytes());
     let keys =
         sshd::host_keys(agent.config.ssh_port).map_err(|why| refused(format!("the host keys of sshd are not known: {why}")))?;
     let proven = access_proof::verify(proof, &cookie, &keys)

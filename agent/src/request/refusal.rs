@@ -3,14 +3,14 @@
 use std::fmt::Display;
 
 use sshfix_policy::address::NoClient;
-use sshfix_policy::host::{AccessPath, PathOrigin};
 use sshfix_policy::plan::PlanError;
 use sshfix_policy::proof::lockout::{self, SafePlan};
+use sshfix_policy::proof::permitted::TooWide;
 use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, Names, PlanDocument};
 use sshfix_policy::request::Operation;
-use sshfix_policy::request::authorize::TooWide;
 use sshfix_policy::request::recorded::TooManyWords;
 use sshfix_policy::subsystem::sshd;
+use sshfix_policy::verdict::{AccessPath, PathOrigin};
 
 use crate::audit;
 use crate::patience::Patience;

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use sshfix_policy::address::{Source, canonical};
 use sshfix_policy::diagnose;
+use sshfix_policy::diagnose::status;
 use sshfix_policy::host::{HostState, Needs};
 use sshfix_policy::netfilter;
-use sshfix_policy::reply::status;
 use sshfix_policy::reply::{
     Bans, BansSchema, Body, ChangeBrief, ChangeDocument, ChangeEvent, ChangeState, ChangeStep, Changes, ChangesSchema, Confirm,
     DrillDocument, ErrorCode, Firewall, FirewallSchema, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument, Who,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Row, Transaction};
+use sshfix_policy::host::lease::Item;
 use sshfix_policy::host::step::Step;
-use sshfix_policy::plan::lease::{Item, ignored};
+use sshfix_policy::plan::lease::ignored;
 use sshfix_policy::request::Operation;
 
 use super::changes::{from_json, to_json};

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use sshfix_policy::address::Source;
-use sshfix_policy::reply::audit::{Filter, MOST, Outcome};
+use sshfix_policy::request::audit::{Filter, MOST, Outcome};
 use sshfix_policy::request::{Action, Operation};
 
 use super::command_line::shell_word;

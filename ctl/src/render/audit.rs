@@ -1,8 +1,9 @@
 //! Audit records as a person reads them: newest first, two lines each; what following the chain found.
 
 use owo_colors::OwoColorize;
-use sshfix_policy::reply::audit::{Audit, Outcome, Record, Verification};
+use sshfix_policy::reply::audit::{Audit, Record, Verification};
 use sshfix_policy::request::Mode;
+use sshfix_policy::request::audit::Outcome;
 
 use super::{Page, View};
 use crate::cli::command_line;

@@ -3,8 +3,9 @@
 
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::Diagnosis;
+use sshfix_policy::verdict::cause::Finding;
 use sshfix_policy::verdict::trace::{Handshake, Point, TraceLine};
-use sshfix_policy::verdict::{Evidence, Finding, StageReport, Verdict};
+use sshfix_policy::verdict::{Evidence, StageReport, Verdict};
 
 use super::{Page, View, mark};
 use crate::text;

@@ -2,9 +2,8 @@
 
 use owo_colors::OwoColorize;
 use sshfix_policy::address::Source;
-use sshfix_policy::host::PathOrigin;
 use sshfix_policy::reply::{Change, ChangeState, Confirm, Failure, PathDocument, PlanDocument, StepDocument};
-use sshfix_policy::verdict::Verdict;
+use sshfix_policy::verdict::{PathOrigin, Verdict};
 
 use super::{Page, View, verdict};
 use crate::cli::command_line;

@@ -1,10 +1,10 @@
 //! sshd's configuration: each value with the line that sets it, in a form that sshd would read again; and what is wrong with it.
 
 use owo_colors::OwoColorize;
-use sshfix_policy::subsystem::sshd::{Origin, Problem, RunningState, Severity, ShownLine, ShownSetting, SshdCheck, SshdShow};
 
 use super::{Page, View};
 use crate::text;
+use sshfix_policy::reply::sshd::{Origin, Problem, RunningState, Severity, ShownLine, ShownSetting, SshdCheck, SshdShow};
 
 /// Behind longer values the origin follows at once.
 const COLUMN: usize = 48;

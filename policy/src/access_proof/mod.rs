@@ -4,9 +4,9 @@
 //!
 //! How the two sides use it:
 //! ```text
-//! client   let cookie = access_proof::cookie(change_id, &hello.challenge);
+//! client   let cookie = access_proof::cookie(change_id, hello.challenge.bytes());
 //!          let proof = kex::prove(&kex::targets(22), &cookie, timeout)?;        // ctl::kex; goes with the confirm
-//! agent    let cookie = access_proof::cookie(change_id, &challenge);            // of the connection the confirm came on
+//! agent    let cookie = access_proof::cookie(change_id, challenge.bytes());       // of the connection the confirm came on
 //!          let keys = subsystem::sshd::host_keys(port)?;                        // agent; the sshd that listens there
 //!          let proven = access_proof::verify(&proof, &cookie, &keys)?;          // its Display goes to the audit record
 //! ```
@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha384};
 use thiserror::Error;
 
-use crate::request::wire::Challenge;
 use crate::ssh::blob::{put_mpint, put_string};
 use crate::ssh::public_key::{KeyError, PublicKey, VerifyError, printable};
 
@@ -29,6 +28,8 @@ pub use kexinit::{COOKIE, KexInit, KexInitError, Negotiated, NoCommon};
 
 /// What the cookie is a hash of, before the change id and the challenge.
 const NAMESPACE: &[u8] = b"sshfix-access-proof@v1";
+/// Bytes of the agent's challenge.
+pub const CHALLENGE: usize = 32;
 /// RFC 4253 section 4.2: 255 bytes with CR and LF.
 pub const VERSION_MAX: usize = 253;
 /// The longest KEXINIT that is taken, in bytes; OpenSSH's has about 1,100.
@@ -44,9 +45,9 @@ pub const SIGNATURE_MAX: usize = 2048;
 
 /// The cookie a client must put into its KEXINIT: the first 16 bytes of SHA-256 over a fixed name, the id of the change and the
 /// challenge the agent gave on the connection of the confirm. So the host signed after that challenge, and for that change.
-pub fn cookie(change_id: &str, challenge: &Challenge) -> [u8; COOKIE] {
+pub fn cookie(change_id: &str, challenge: &[u8; CHALLENGE]) -> [u8; COOKIE] {
     // Unambiguous without lengths: the name and the challenge have fixed ones.
-    let digest = Sha256::new_with_prefix(NAMESPACE).chain_update(change_id).chain_update(challenge.bytes()).finalize();
+    let digest = Sha256::new_with_prefix(NAMESPACE).chain_update(change_id).chain_update(challenge).finalize();
     let mut cookie = [0; COOKIE];
     cookie.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
     cookie

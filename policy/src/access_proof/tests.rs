@@ -14,8 +14,8 @@ use super::*;
 
 const CIPHERS: &str = "aes128-ctr";
 
-fn challenge() -> Challenge {
-    Challenge::new([3; 32])
+fn challenge() -> [u8; CHALLENGE] {
+    [3; CHALLENGE]
 }
 
 fn signer(seed: u8) -> PrivateKey {
@@ -79,7 +79,7 @@ fn another_change_another_challenge_and_a_replayed_proof_are_stale() {
     let (proof, cookie, host) = good();
     let keys = [public(&host)];
     assert!(verify(&proof, &cookie, &keys).is_ok());
-    for other in [super::cookie("4f2b", &challenge()), super::cookie("4f2a", &Challenge::new([4; 32])), [0; COOKIE]] {
+    for other in [super::cookie("4f2b", &challenge()), super::cookie("4f2a", &[4; CHALLENGE]), [0; COOKIE]] {
         assert_eq!(verify(&proof, &other, &keys), Err(AccessProofError::Stale));
     }
     // Writing another cookie into an old transcript breaks the signature.

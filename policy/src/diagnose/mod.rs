@@ -2,16 +2,19 @@
 //! Joins a fail2ban ticket with the kernel entries that enforce it. Asks the subsystems; holds no rule of theirs.
 
 pub mod remaining;
+pub mod status;
 
 use crate::address::Source;
+use crate::host::block::{Block, Lift};
 use crate::host::step::Step;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::netfilter;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route, sshd};
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::TraceLine;
-use crate::verdict::{Block, Cause, Connection, Finding, Lift, Stage, StageReport, Verdict};
+use crate::verdict::{Connection, Stage, StageReport, Verdict};
 use crate::words;
 
 /// The path of a new connection, stage by stage, and everything that blocks it; with `explain` also everything it meets.

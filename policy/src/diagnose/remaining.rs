@@ -7,7 +7,8 @@ use crate::host::{HostState, Needs};
 use crate::netfilter;
 use crate::request::Operation;
 use crate::subsystem::hosts_access;
-use crate::verdict::{Cause, Connection, Finding, Stage, StageReport, Verdict};
+use crate::verdict::cause::{Cause, Finding};
+use crate::verdict::{Connection, Stage, StageReport, Verdict};
 
 /// How the path stands for which an unban or a fix was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! The model of a host: what was read of each subsystem, who has a way in, and the seam to the real host.
 //! Decides nothing; a part that could not be read says so and is never taken for open.
 
+pub mod block;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod lease;
 pub mod step;
 
 use std::collections::BTreeSet;
@@ -160,32 +162,6 @@ pub enum Need {
 
 /// Facts asked for and not yet known.
 pub type Needs = BTreeSet<Need>;
-
-/// A way in that must not be lost.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct AccessPath {
-    /// From where.
-    pub source: Source,
-    /// As whom, where known.
-    pub user: Option<String>,
-    /// To which port.
-    pub port: u16,
-    /// Why it is a way in.
-    pub origin: PathOrigin,
-}
-
-/// Why an access path counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PathOrigin {
-    /// The person who asks came in this way, as the signer claims.
-    #[serde(rename = "claimed")]
-    Requester,
-    /// A live SSH session.
-    Session,
-    /// A `keep` entry of agent.toml.
-    Keep,
-}
 
 /// What happened to a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,10 +6,11 @@ use super::ipset;
 use super::walk::{Culprit, Pass, Refusal};
 use crate::address::Source;
 use crate::host::HostState;
+use crate::host::block::Alternative;
 use crate::host::step::Step;
 use crate::subsystem::nf_tables::lift::{delete_element, delete_rule, found_sources, rule_source};
 use crate::subsystem::xtables;
-use crate::verdict::{Alternative, Connection};
+use crate::verdict::Connection;
 
 /// What else would lift this refusal than these steps. Nothing where a manager must do it.
 pub fn alternatives(host: &HostState, connection: &Connection, refusal: &Refusal, taken: &[Step]) -> Vec<Alternative> {

@@ -9,6 +9,7 @@ use super::alternative::alternatives;
 use super::walk::{Culprit, Pass, Refusal, Walk, walk};
 use super::{evidence, how, ipset, managed, recent, trace, what};
 use crate::address::Source;
+use crate::host::block::{Block, Lift};
 use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
 use crate::packet::{Doubt, On};
@@ -19,8 +20,9 @@ use crate::subsystem::nf_tables::owner;
 use crate::subsystem::nf_tables::split::split;
 use crate::subsystem::nf_tables::{self, Chain, Found, State, render};
 use crate::subsystem::xtables::{self, Action};
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
-use crate::verdict::{Admits, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
+use crate::verdict::{Admits, Connection, Evidence, Stage};
 
 /// Blocks listed for one connection; more are found once these are lifted.
 const MOST_BLOCKS: usize = 64;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::tests::host;
 use super::{blocks, evaluate, evaluate_rules, judge, plan_accept, trace};
+use crate::host::block::Lift;
+use crate::host::lease::End;
 use crate::host::step::Step;
-use crate::host::{AccessPath, HostState, Need, Needs, Part, PathOrigin};
+use crate::host::{HostState, Need, Needs, Part};
 use crate::link::{Link, Links};
 use crate::plan;
-use crate::plan::lease::End;
 use crate::proof::lockout;
 use crate::request::Operation;
 use crate::subsystem::nf_tables::build::*;
@@ -19,8 +20,9 @@ use crate::subsystem::nf_tables::lift::delete_rule;
 use crate::subsystem::nf_tables::{Family, State};
 use crate::subsystem::route::{self, Answer, Fact, Neighbour, Way};
 use crate::subsystem::xtables::{self, SetNames};
+use crate::verdict::cause::Cause;
 use crate::verdict::trace::Handshake;
-use crate::verdict::{Admits, Cause, Connection, Lift, Verdict};
+use crate::verdict::{AccessPath, Admits, Connection, PathOrigin, Verdict};
 
 const CLIENT: &str = "2001:db8::7";
 const NONE: u16 = 0;

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::arrival::arrivals;
 use super::walk::{Culprit, Pass, Refusal};
 use crate::address::Source;
+use crate::host::block::Alternative;
 use crate::host::step::Step;
 use crate::host::{HostState, Need, Needs};
 use crate::packet::Packet;
@@ -17,7 +18,7 @@ use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::xtables::matches::{Match, decode};
 use crate::subsystem::xtables::targets::{SetReference, Target, decode as decode_target};
 use crate::subsystem::xtables::{self, Action};
-use crate::verdict::{Alternative, Connection, Evidence};
+use crate::verdict::{Connection, Evidence};
 
 /// A set that holds the connection's address, as a rule asks it.
 pub struct Held<'h> {

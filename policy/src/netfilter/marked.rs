@@ -2,9 +2,9 @@
 //! source any more was edited by somebody and is left.
 
 use crate::address::Source;
+use crate::host::lease::End;
 use crate::host::step::Step;
 use crate::host::{HostState, Part};
-use crate::plan::lease::End;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, delete_rule, rule_source};
 use crate::subsystem::nf_tables::{Chain, Rule, State, render};

@@ -4,12 +4,13 @@
 use proptest::prelude::*;
 
 use super::{bans, blocks, evaluate, firewall_list, judge, plan_accept, plan_remove};
+use crate::host::block::{Block, Lift};
 use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
 use crate::subsystem::nf_tables::build::{self, *};
 use crate::subsystem::nf_tables::expression::{CmpOp, Expression, Verdict as V};
 use crate::subsystem::nf_tables::{Family, State};
-use crate::verdict::{Block, Connection, Lift, Verdict};
+use crate::verdict::{Connection, Verdict};
 
 pub(crate) fn host(state: State) -> HostState {
     HostState { nf_tables: Part::Present(state), ..HostState::empty() }

@@ -10,7 +10,9 @@ mod bits;
 mod discovery;
 mod doubt;
 mod effort;
+mod span;
 mod tracking;
+mod tri;
 mod view;
 
 use std::net::IpAddr;
@@ -18,13 +20,15 @@ use std::sync::Arc;
 
 use crate::address::Source;
 use crate::link::{Link, Links};
-pub use crate::subsystem::xtables::view::Tri;
 use crate::verdict::Connection;
 
 pub use bits::Bits;
 pub use doubt::{Doubt, On};
 pub use effort::{Effort, MAX_RULES};
+pub use span::{Octet, Span};
 pub use tracking::{Rewritten, Tracked, Tracking, Zone};
+pub use tri::Tri;
+pub use view::View;
 pub(crate) use view::span;
 
 /// What is known of an interface.

@@ -1,7 +1,68 @@
-//! The packet as xtables looks at it, and what it takes over from there: numbers where `nf_tables` has bytes.
+//! The packet as xtables looks at it, and what it takes over from there: numbers where `nf_tables` has bytes. Plain data; both evaluators
+//! (`nf_tables` for iptables-nft rules, xtables' own for iptables-legacy) ask it.
 
-use super::{Bits, Packet, Tri};
-use crate::subsystem::xtables::view::{Octet, Span, View};
+use super::{Bits, Interface, Octet, Packet, Span, Tracked, Tracking, Tri, Zone};
+
+/// A TCP packet of the connection asked about, at one hook. IPv4 addresses are the low 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View<'a> {
+    /// Whether it is IPv6.
+    pub v6: bool,
+    /// Source address.
+    pub source: Span,
+    /// Destination address.
+    pub destination: Span,
+    /// Whether the destination is an address of this host; `None` where that is not known.
+    pub destination_local: Option<bool>,
+    /// Source port.
+    pub source_port: Span,
+    /// Destination port.
+    pub destination_port: Span,
+    /// TCP flags as in byte 13 of the header: 0x02 for a SYN, 0x12 for its answer.
+    pub tcp_flags: u8,
+    /// Interface it came in by.
+    pub input: &'a Interface,
+    /// Interface it leaves by.
+    pub output: &'a Interface,
+    /// Its connection tracking state.
+    pub tracking: Tracking,
+    /// The zone it is tracked in.
+    pub zone: Zone,
+    /// Whether it travels in the reply direction of its connection.
+    pub reply: bool,
+    /// Packet mark, where known.
+    pub mark: Option<u32>,
+    /// Connection mark, where known.
+    pub connmark: Option<u32>,
+    /// Whether its destination was translated; `None` where that is not known.
+    pub dnat: Option<bool>,
+    /// Bytes of the IP packet.
+    pub length: Span,
+    /// Type of service or traffic class.
+    pub tos: Octet,
+    /// Time to live or hop limit.
+    pub hop_limit: Octet,
+    /// The packet as it came to the table.
+    pub packet: &'a Packet,
+}
+
+impl View<'_> {
+    /// What connection tracking knows of it.
+    pub fn tracked(&self) -> Tracked {
+        Tracked { state: self.tracking, zone: self.zone, seen: self.packet.seen }
+    }
+
+    /// Takes over what a rule told connection tracking.
+    pub fn track(&mut self, tracked: Tracked) {
+        (self.tracking, self.zone) = (tracked.state, tracked.zone);
+    }
+
+    /// An address of the packet's family, from its number.
+    pub fn address(&self, number: u128) -> Bits {
+        let bytes = number.to_be_bytes();
+        Bits::exactly(if self.v6 { &bytes } else { bytes.get(12..).unwrap_or_default() })
+    }
+}
 
 impl Packet {
     /// The packet as xtables matches and targets look at it.

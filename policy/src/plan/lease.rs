@@ -1,92 +1,15 @@
 //! Leases: what lets a source in for a while, whatever blocks it, and what takes exactly that back when the time is over. Every
 //! part carries the lease's mark, so that it is found wherever it stands by then. Decides nothing about time.
 
-use serde::{Deserialize, Serialize};
-
 use crate::address::Source;
 use crate::diagnose::admission;
+use crate::host::lease::{End, Item, Leases, Running, mark};
 use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::plan::PlanError;
 use crate::subsystem::{fail2ban, hosts_access, route, sshd};
 use crate::verdict::{Connection, Verdict};
-
-/// One thing that a lease added, or that it counts on because another lease did.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Item {
-    /// Accept rules for this source whose comment is the mark, in any table.
-    Rules {
-        /// For whom.
-        source: Source,
-        /// `sshfix lease 3`
-        mark: String,
-    },
-    /// A line of hosts.allow for this source, below a comment line that is the mark.
-    Line {
-        /// For whom.
-        source: Source,
-        /// `sshfix lease 3`
-        mark: String,
-        /// Whether there was no hosts.allow before.
-        created: bool,
-    },
-    /// An entry of sshd's `PerSourcePenaltyExemptList`. The list has no place for a mark: it is ours because it was not there.
-    Exempt {
-        /// For whom.
-        source: Source,
-        /// Of the sshd on this port.
-        port: u16,
-    },
-    /// An ignoreip entry of a jail. fail2ban keeps no comments: it is ours because it was not there.
-    Ignore {
-        /// In which jail.
-        jail: String,
-        /// As fail2ban prints it.
-        entry: String,
-    },
-}
-
-impl Item {
-    /// One line for people.
-    pub fn describe(&self) -> String {
-        match self {
-            Item::Rules { source, .. } => format!("accept {} in the packet filter", source.short()),
-            Item::Line { source, .. } => format!("{} in hosts.allow", source.short()),
-            Item::Exempt { source, .. } => format!("{} in sshd's PerSourcePenaltyExemptList", source.short()),
-            Item::Ignore { jail, entry } => format!("jail {jail} ignores {entry}"),
-        }
-    }
-
-    /// Whether it holds for all of a source.
-    fn covers(&self, wanted: Source) -> bool {
-        match self {
-            Item::Rules { source, .. } | Item::Line { source, .. } | Item::Exempt { source, .. } => source.contains(wanted),
-            Item::Ignore { entry, .. } => entry.parse::<Source>().is_ok_and(|entry| entry.contains(wanted)),
-        }
-    }
-}
-
-/// A lease that runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Running {
-    /// Its id.
-    pub id: String,
-    /// What it added and counts on.
-    pub items: Vec<Item>,
-}
-
-/// What planning must know of leases.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Leases {
-    /// Those that run.
-    pub running: Vec<Running>,
-    /// The id of the one that is made.
-    pub next: String,
-    /// The longest that may be asked for, in seconds; 0 is any.
-    pub longest: u64,
-}
 
 impl Leases {
     /// Whether a lease may last so long.
@@ -103,20 +26,6 @@ impl Leases {
         }
         Ok(())
     }
-
-    /// What other leases added and one about this source can count on, so that it stays until the last of them ends.
-    pub fn shared(&self, source: Source, but: &str) -> Vec<Item> {
-        let others = self.running.iter().filter(|lease| lease.id != but);
-        let mut items: Vec<Item> = others.flat_map(|lease| &lease.items).filter(|item| item.covers(source)).cloned().collect();
-        items.sort();
-        items.dedup();
-        items
-    }
-}
-
-/// The comment on everything that a lease adds.
-pub fn mark(id: &str) -> String {
-    format!("sshfix lease {id}")
 }
 
 /// The steps that let a source in now, whatever blocks it, and keep fail2ban from banning it meanwhile. Only adds: a ban stays and
@@ -199,32 +108,6 @@ pub fn ignored(step: &Step) -> Option<Item> {
             Some(Item::Ignore { jail: jail.clone(), entry: entry.clone() })
         }
         _ => None,
-    }
-}
-
-/// How a lease is taken back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct End {
-    /// What removes what is still there as it was added.
-    pub steps: Vec<Step>,
-    /// What is left, because somebody changed it or another lease counts on it.
-    pub left: Vec<String>,
-    /// What could not be looked at; the end must be tried again for it.
-    pub unread: Vec<String>,
-    /// What the reload of sshd brings into effect besides: files that somebody edited and sshd has not read yet.
-    pub besides: Vec<String>,
-}
-
-impl End {
-    /// An end that nobody looks at leaves sshd alone where a reload would bring edits of others into effect, and is tried again. The
-    /// entry lets nobody in meanwhile.
-    #[must_use]
-    pub fn unattended(mut self) -> Self {
-        if !self.besides.is_empty() {
-            self.steps.retain(|step| !matches!(step, Step::Sshd(_)));
-            self.unread.append(&mut self.besides);
-        }
-        self
     }
 }
 

@@ -13,16 +13,18 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::diagnose::{self, blocks};
+use crate::host::block::{Alternative, Lift};
+use crate::host::lease::{Item, Leases};
 use crate::host::step::{Mismatch, Reach, Step};
 use crate::host::{HostState, Needs};
 use crate::netfilter;
 use crate::plan::difference::{Difference, difference};
-use crate::plan::lease::{Item, Leases};
 use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Operation;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
+use crate::verdict::Connection;
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Alternative, Cause, Connection, Lift};
 use crate::words;
 
 /// What is done to the host, not yet proven safe.

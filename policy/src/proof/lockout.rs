@@ -8,14 +8,14 @@ use thiserror::Error;
 
 use crate::diagnose::{admission, admission_stages};
 use crate::host::step::{Mismatch, Reach, Step};
-use crate::host::{AccessPath, HostState, Needs, Part, PathOrigin};
+use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::plan::Plan;
 use crate::reply::{Confirm, PathDocument, PlanDocument};
 use crate::request::Operation;
 use crate::subsystem::listener;
 use crate::subsystem::sshd::{self, Fault, WayIn};
-use crate::verdict::{Connection, Stage, StageReport, Verdict};
+use crate::verdict::{AccessPath, Connection, PathOrigin, Stage, StageReport, Verdict};
 #[cfg(test)]
 use crate::words;
 

@@ -2,4 +2,5 @@
 //! planned. Reads nothing; applies nothing.
 
 pub mod lockout;
+pub mod permitted;
 pub mod verify;

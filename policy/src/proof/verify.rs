@@ -3,13 +3,14 @@
 use std::fmt;
 
 use crate::diagnose::{admission, blocks};
+use crate::host::block::{Block, Lift};
 use crate::host::step::{Mismatch, Step};
 use crate::host::{HostState, Needs};
 use crate::plan;
 use crate::plan::lease;
 use crate::proof::lockout::SafePlan;
 use crate::request::Operation;
-use crate::verdict::{Block, Connection, Lift, Verdict};
+use crate::verdict::{Connection, Verdict};
 #[cfg(test)]
 use crate::words;
 

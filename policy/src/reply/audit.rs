@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::address::{Source, canonical};
 use crate::reply::{is_zero, schema};
+use crate::request::audit::{Filter, Outcome};
 use crate::request::{Action, Mode, Operation};
 use crate::ssh::public_key::{PublicKey, fingerprint, printable};
 use crate::ssh::sshsig::{self, SshSig};
@@ -18,87 +19,6 @@ use crate::ssh::sshsig::{self, SshSig};
 pub const CHECKPOINT_NAMESPACE: &str = "sshfix-audit@v1";
 /// The first line of a checkpoint.
 const TITLE: &str = "sshfix audit checkpoint v1";
-/// Records shown when no limit is given, and at most.
-pub const DEFAULT_LIMIT: u32 = 50;
-/// See [`DEFAULT_LIMIT`].
-pub const MOST: u32 = 10_000;
-
-/// What became of a request, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// A question was answered, or a dry run shown.
-    Answered,
-    /// Signature, freshness or policy.
-    Refused,
-    /// It would have locked somebody out, or the plan changed, or another change was under way. Nothing was changed.
-    NotApplied,
-    /// There was nothing to do.
-    Unchanged,
-    /// Failed; the host is unchanged.
-    Failed,
-    /// Done and verified.
-    Confirmed,
-    /// Done, waiting for confirm.
-    Pending,
-    /// Taken back.
-    RolledBack,
-    /// Could not be taken back whole.
-    Stuck,
-    /// Was stuck, and left to who asked.
-    Abandoned,
-    /// The agent died before it could say; written when it starts again.
-    Interrupted,
-}
-
-impl Outcome {
-    /// As it is stored, shown and filtered by.
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Answered => "answered",
-            Outcome::Refused => "refused",
-            Outcome::NotApplied => "not-applied",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Failed => "failed",
-            Outcome::Confirmed => "confirmed",
-            Outcome::Pending => "pending",
-            Outcome::RolledBack => "rolled-back",
-            Outcome::Stuck => "stuck",
-            Outcome::Abandoned => "abandoned",
-            Outcome::Interrupted => "interrupted",
-        }
-    }
-}
-
-/// Which records are wanted. A field that is not given lets every record through.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Filter {
-    /// Opened then or later.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub since: Option<Timestamp>,
-    /// Opened then or earlier.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub until: Option<Timestamp>,
-    /// Signed by exactly this principal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub principal: Option<String>,
-    /// Which asked for this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub action: Option<Action>,
-    /// Which made this change.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub change: Option<String>,
-    /// Which came to this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
-    /// Which are about an address in this source, or came from one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<Source>,
-    /// Only the newest that fit; [`DEFAULT_LIMIT`] when not given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u32>,
-}
 
 impl Filter {
     /// Whether a record fits, the limit aside.
@@ -116,11 +36,6 @@ impl Filter {
             && same(&self.change, &record.change)
             && self.outcome.is_none_or(|outcome| record.outcome == Some(outcome))
             && self.address.is_none_or(about)
-    }
-
-    /// How many records at most.
-    pub fn most(&self) -> usize {
-        usize::try_from(self.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MOST)).unwrap_or(usize::MAX)
     }
 }
 

@@ -5,9 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ChangeSchema, ChangeStage, ChangesSchema, PlanSchema, StepEvent, is_zero};
 use crate::address::Source;
-use crate::host::PathOrigin;
 use crate::request::Operation;
-use crate::verdict::{Stage, StageReport, Verdict};
+use crate::verdict::{PathOrigin, Stage, StageReport, Verdict};
 
 /// A plan as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

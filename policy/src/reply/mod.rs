@@ -6,8 +6,8 @@ mod lists;
 mod mask;
 mod patterns;
 mod redact;
+pub mod sshd;
 mod stage;
-pub mod status;
 pub mod summary;
 mod who;
 
@@ -27,8 +27,9 @@ pub use self::redact::redacted;
 pub use self::stage::{ChangeStage, StepEvent};
 pub use self::who::{Decided, SourceRange, Unsettled, Who};
 use crate::address::Source;
-use crate::subsystem::sshd::{SshdCheck, SshdShow};
-use crate::verdict::{Finding, StageReport, Verdict};
+use crate::reply::sshd::{SshdCheck, SshdShow};
+use crate::verdict::cause::Finding;
+use crate::verdict::{StageReport, Verdict};
 
 /// The payload the agent signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,12 +11,13 @@ use super::{
 };
 use crate::address::Source;
 use crate::reply::audit::{Audit, Record};
+use crate::reply::sshd::{SshdCheck, SshdShow};
 use crate::request::grants::Scope;
 use crate::request::{Action, Operation};
-use crate::subsystem::sshd::{SshdCheck, SshdShow};
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::TraceLine;
-use crate::verdict::{Cause, Evidence, Finding, Stage, StageReport};
+use crate::verdict::{Evidence, Stage, StageReport};
 
 /// The reply as its signer sees it.
 #[must_use]

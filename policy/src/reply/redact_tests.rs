@@ -1,12 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;
-use crate::host::PathOrigin;
 use crate::reply::{
     ChangeStage, ChangeState, ChangesSchema, Confirm, ErrorCode, JailsSchema, LeasesSchema, PlanSchema, StepEvent,
 };
 use crate::request::grants::Grants;
-use crate::verdict::Verdict;
+use crate::verdict::{PathOrigin, Verdict};
 
 const NARROW: &str = "[[grant]]\nprincipal = \"alice\"\nactions = [\"*\"]\nnetworks = [\"203.0.113.0/24\"]\n";
 

@@ -1,8 +1,6 @@
 //! Whether a grant of policy.toml permits a request, and by which. What no grant permits is refused. Must not look at the host; how
 //! grants are written is `grants`'.
 
-mod effects;
-
 use thiserror::Error;
 
 use crate::address::Source;
@@ -12,7 +10,6 @@ use crate::request::{Action, Request};
 use crate::ssh::public_key::printable;
 
 pub use crate::request::grants::{Grants, GrantsError, Scope};
-pub use effects::TooWide;
 
 /// Why nothing permits a request. For the audit record.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

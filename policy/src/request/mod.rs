@@ -2,6 +2,7 @@
 //! its bytes holds. Holds no authority: who may ask is decided in `authorize`.
 
 pub mod allowed_signers;
+pub mod audit;
 pub mod authenticate;
 pub mod authorize;
 pub mod grants;
@@ -16,7 +17,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::access_proof::AccessProof;
 use crate::address::{Source, canonical};
-use crate::reply::audit;
 
 /// The protocol version inside a request.
 pub const PROTOCOL: u32 = 1;

@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 use crate::access_proof::AccessProof;
-use crate::reply::audit::Filter;
+use crate::request::audit::Filter;
 use crate::request::{Mode, Operation, Request};
 
 /// The most bytes of reason, ids, names and keywords of one request together.

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::xtables::view::{Span, Tri, View};
 use crate::address::Source;
 use crate::host::step::{Mismatch, Reach};
 use crate::host::{HostState, Need, Needs};
+use crate::packet::{Span, Tri, View};
 
 /// `XT_RECENT_*` (`linux/netfilter/xt_recent.h`)
 const SET: u8 = 2;

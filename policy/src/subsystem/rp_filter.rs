@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::route::{Fact, Kind, Route};
+use crate::host::block::{Block, Lift};
 use crate::link::Links;
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::TraceLine;
-use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, Verdict};
+use crate::verdict::{Connection, Evidence, Stage, Verdict};
 
 /// What the kernel said of packets from one address, interface by interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,10 @@
 //! One edit of a whole file as people see it: how many lines come and go, and the diff of exactly those. Shared by every step that
 //! writes a file; writes none itself.
 
+use crate::text::show::show;
 use std::fmt::Write;
 
 use similar::TextDiff;
-
-use crate::subsystem::hosts_access::show;
 
 /// `+1 line`, `-1 line`, `-1 +1 lines`. `None` is: there is no such file.
 pub fn changes(path: &str, before: Option<&[u8]>, after: Option<&[u8]>) -> String {

@@ -2,3 +2,6 @@
 
 pub mod diff;
 pub mod merge;
+mod show;
+
+pub use show::show;

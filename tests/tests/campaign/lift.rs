@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use sshfix_policy::host::Host as _;
+use sshfix_policy::host::block::Lift;
 use sshfix_policy::netfilter::{blocks, judge};
-use sshfix_policy::verdict::{Lift, Verdict};
+use sshfix_policy::verdict::Verdict;
 use sshfix_tests::lab::{WIRE_CLIENTS, Wire};
 use sshfix_tests::rulesets::Ruleset;
 

@@ -65,7 +65,7 @@ impl Connection {
     /// A proof for this change and this connection, made in the server itself.
     fn proof(&self, server: &Server, id: &str) -> AccessProof {
         let net = File::open(format!("/proc/{}/ns/net", server.leader())).unwrap();
-        let cookie = access_proof::cookie(id, &self.hello.challenge);
+        let cookie = access_proof::cookie(id, self.hello.challenge.bytes());
         let prove = move || {
             setns(net, CloneFlags::CLONE_NEWNET).unwrap();
             kex::prove(&["127.0.0.1:22".parse().unwrap()], &cookie, Duration::from_secs(20)).unwrap()

@@ -4,8 +4,8 @@
 use super::{ACK, Culprit, Pass, SYN, Walker};
 use crate::host::Need;
 use crate::netfilter::conntrack;
+use crate::packet::Octet;
 use crate::packet::{Bits, Doubt, Packet, Rewritten, Tracking, Tri, Zone};
-use crate::subsystem::xtables::view::Octet;
 
 /// Source and destination change places.
 pub(super) fn reversed([source, port, destination, other]: [Bits; 4]) -> [Bits; 4] {

@@ -10,11 +10,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
+use crate::host::block::{Alternative, Block, Lift};
 use crate::host::step::Step as AnyStep;
 use crate::host::{HostState, Part};
 use crate::reply;
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
-use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
+use crate::verdict::{Connection, Evidence, Stage};
 
 pub use plan::{plan_ban, plan_ignore, plan_unban_in, plan_unignore, require_jail};
 pub use step::{Step, Through};

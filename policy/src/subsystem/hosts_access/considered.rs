@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use super::document::Kind;
 use super::evaluate::{Place, Port, Request, daemons_match};
 use super::options::Outcome;
-use super::pattern::Truth;
 use super::{Content, Libwrap, SSHD, State, Which};
 use crate::host::{HostState, Needs};
+use crate::packet::Tri;
 use crate::verdict::Connection;
 use crate::verdict::trace::TraceLine;
 
@@ -54,7 +54,7 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
                 }
                 (_, Some(hit)) => {
                     misses.flush(&mut lines);
-                    let certain = hit.matches == Truth::Yes;
+                    let certain = hit.matches == Tri::Yes;
                     if let Some(mut line) = said(effect(&hit.outcome)) {
                         line.decides = certain;
                         if !certain {
@@ -71,7 +71,7 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
                     }
                 }
                 (Kind::Rule(rule), None) => {
-                    let ours = daemons_match(rule, SSHD, Port::Is(connection.port)) != Truth::No;
+                    let ours = daemons_match(rule, SSHD, Port::Is(connection.port)) != Tri::No;
                     let why = if ours {
                         format!("does not match: its clients do not hold {}", connection.source.short())
                     } else {

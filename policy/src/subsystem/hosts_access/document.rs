@@ -1,7 +1,6 @@
 //! hosts.allow and hosts.deny as libwrap reads them, and every byte kept: the lines of a document joined are the file again.
 //! Follows `xgets` and `table_match` of tcp wrappers 7.6.q (misc.c, `hosts_access.c`). Decides nothing about addresses.
 
-use std::fmt::Write;
 use std::ops::Range;
 
 /// libwrap's buffer for one logical line, newline and closing NUL included (`BUFLEN`, `hosts_access.c`).
@@ -248,25 +247,6 @@ pub fn split_at(text: &[u8], delimiter: u8) -> Option<usize> {
     None
 }
 
-/// Bytes as text for people: what is no UTF-8, or would move a terminal's cursor, as `\x1b`. Newlines and tabs stay.
-pub fn show(bytes: &[u8]) -> String {
-    let mut shown = String::new();
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            if character.is_control() && character != '\n' && character != '\t' {
-                // Writing to a string cannot fail.
-                let _ = write!(shown, "\\x{:02x}", u32::from(character));
-            } else {
-                shown.push(character);
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(shown, "\\x{byte:02x}");
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
@@ -356,10 +336,5 @@ mod tests {
         let document = Document::parse(&long);
         assert!(matches!(document.lines[0].kind, Kind::TooLong));
         assert!(matches!(document.lines[1].kind, Kind::NeverRead));
-    }
-
-    #[test]
-    fn control_bytes_and_bad_utf8_are_shown_escaped() {
-        assert_eq!(show(b"a\x1b[2J\xff\xc3\xa9\t\n"), "a\\x1b[2J\\xff\u{e9}\t\n");
     }
 }

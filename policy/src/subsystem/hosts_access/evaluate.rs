@@ -6,12 +6,14 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::document::{Document, Kind, Line, Rule, Token, show, split_at};
+use super::document::{Document, Kind, Line, Rule, Token, split_at};
 use super::options::{self, Outcome};
-use super::pattern::{self, Address, PARANOID, Truth, UNKNOWN, address_matches, masked_matches, text_matches};
+use super::pattern::{self, Address, PARANOID, UNKNOWN, address_matches, masked_matches, text_matches};
 use super::{Content, Which};
 use crate::address::Source;
 use crate::host::{Need, Needs};
+use crate::packet::Tri;
+use crate::text::show;
 use crate::verdict::Verdict;
 
 /// How deep files may name files before it is given up.
@@ -103,7 +105,7 @@ pub struct Hit {
     /// The line; `None` where the whole file could not be read.
     pub place: Option<Place>,
     /// Yes, or Maybe.
-    pub matches: Truth,
+    pub matches: Tri,
     /// What it does then.
     pub outcome: Outcome,
 }
@@ -127,7 +129,7 @@ impl Trace {
             Outcome::Deny | Outcome::Mistake(_) | Outcome::Twist => Verdict::Refuse,
             Outcome::Untold(_) => Verdict::Unknown,
         });
-        let last = if self.hits.last().is_some_and(|hit| hit.matches == Truth::Yes) {
+        let last = if self.hits.last().is_some_and(|hit| hit.matches == Tri::Yes) {
             verdicts.next_back().unwrap_or(Verdict::Unknown)
         } else {
             Verdict::Accept
@@ -137,7 +139,7 @@ impl Trace {
 
     /// The line that decides for certain.
     pub fn decider(&self) -> Option<&Hit> {
-        self.hits.last().filter(|hit| hit.matches == Truth::Yes)
+        self.hits.last().filter(|hit| hit.matches == Tri::Yes)
     }
 }
 
@@ -181,7 +183,7 @@ impl Tables {
         'tables: for which in [Which::Allow, Which::Deny] {
             let Some(document) = self.get(which) else {
                 let outcome = Outcome::Untold(format!("{which}, which could not be read"));
-                hits.push(Hit { place: None, matches: Truth::Maybe, outcome });
+                hits.push(Hit { place: None, matches: Tri::Maybe, outcome });
                 continue;
             };
             for (index, line) in document.lines.iter().enumerate() {
@@ -196,19 +198,19 @@ impl Tables {
                     Kind::Unterminated | Kind::TooLong => match which {
                         Which::Allow => break,
                         Which::Deny => {
-                            hits.push(Hit { place: Some(place), matches: Truth::Yes, outcome: Outcome::Deny });
+                            hits.push(Hit { place: Some(place), matches: Tri::Yes, outcome: Outcome::Deny });
                             break 'tables;
                         }
                     },
                 };
                 let skip = |client: usize| dropped.contains(&(place, client));
                 let matches = asked.rule_matches(rule, request, &skip);
-                if matches == Truth::No {
+                if matches == Tri::No {
                     continue;
                 }
                 let outcome = options::outcome(rule.options(), &which.default_outcome());
                 hits.push(Hit { place: Some(place), matches, outcome });
-                if matches == Truth::Yes {
+                if matches == Tri::Yes {
                     break 'tables;
                 }
             }
@@ -218,7 +220,7 @@ impl Tables {
 }
 
 /// Whether a rule's daemon list can name the daemon.
-pub fn daemons_match(rule: &Rule, daemon: &str, port: Port) -> Truth {
+pub fn daemons_match(rule: &Rule, daemon: &str, port: Port) -> Tri {
     let facts = Facts::default();
     let mut asked = Asked { facts: &facts, needs: Needs::new(), unclear: BTreeSet::new() };
     let request = Request { daemon, port, client: Address::Any, server: Address::Any, user: None };
@@ -243,10 +245,10 @@ enum Name<'a> {
 
 impl Asked<'_> {
     /// Daemons first: names are looked up only for rules about this daemon.
-    fn rule_matches(&mut self, rule: &Rule, request: &Request<'_>, skip: &dyn Fn(usize) -> bool) -> Truth {
+    fn rule_matches(&mut self, rule: &Rule, request: &Request<'_>, skip: &dyn Fn(usize) -> bool) -> Tri {
         let daemons = self.list(&rule.daemons(), &|_| false, &mut |asked, token| asked.daemon(token, request));
-        if daemons == Truth::No {
-            return Truth::No;
+        if daemons == Tri::No {
+            return Tri::No;
         }
         daemons.and(self.list(&rule.clients(), skip, &mut |asked, token| asked.client(token, request)))
     }
@@ -257,17 +259,17 @@ impl Asked<'_> {
         &mut self,
         tokens: &[Token<'_>],
         skip: &dyn Fn(usize) -> bool,
-        matches: &mut dyn FnMut(&mut Self, &[u8]) -> Truth,
-    ) -> Truth {
-        let mut any = Truth::No;
+        matches: &mut dyn FnMut(&mut Self, &[u8]) -> Tri,
+    ) -> Tri {
+        let mut any = Tri::No;
         for (index, token) in tokens.iter().enumerate() {
             if token.is_except() {
                 return match any {
-                    Truth::No => Truth::No,
-                    _ => any.and(self.list(tokens.get(index + 1..).unwrap_or_default(), &|_| false, matches).negated()),
+                    Tri::No => Tri::No,
+                    _ => any.and(self.list(tokens.get(index + 1..).unwrap_or_default(), &|_| false, matches).invert(true)),
                 };
             }
-            if !skip(index) && any != Truth::Yes {
+            if !skip(index) && any != Tri::Yes {
                 any = any.or(matches(self, token.text));
             }
         }
@@ -275,58 +277,58 @@ impl Asked<'_> {
     }
 
     /// `server_match` and `daemon_or_port_match`.
-    fn daemon(&mut self, token: &[u8], request: &Request<'_>) -> Truth {
+    fn daemon(&mut self, token: &[u8], request: &Request<'_>) -> Tri {
         let (daemon, host) = split_user(token);
         let process = match (port_number(daemon), request.port) {
-            (Some(wanted), Port::Is(port)) => Truth::of(wanted == port),
-            (Some(_), Port::Untold) => Truth::Maybe,
-            (Some(_), Port::None) => Truth::No,
-            (None, _) => Truth::of(text_matches(daemon, request.daemon)),
+            (Some(wanted), Port::Is(port)) => Tri::from(wanted == port),
+            (Some(_), Port::Untold) => Tri::Maybe,
+            (Some(_), Port::None) => Tri::No,
+            (None, _) => Tri::from(text_matches(daemon, request.daemon)),
         };
         match host {
-            Some(host) if process != Truth::No => process.and(self.host(host, request.server, 0)),
+            Some(host) if process != Tri::No => process.and(self.host(host, request.server, 0)),
             _ => process,
         }
     }
 
     /// `client_match`.
-    fn client(&mut self, token: &[u8], request: &Request<'_>) -> Truth {
+    fn client(&mut self, token: &[u8], request: &Request<'_>) -> Tri {
         let (user, host) = split_user(token);
         let Some(host) = host else { return self.host(token, request.client, 0) };
         let from = self.host(host, request.client, 0);
-        if from == Truth::No {
-            return Truth::No;
+        if from == Tri::No {
+            return Tri::No;
         }
         from.and(match request.user {
-            Some(name) => Truth::of(text_matches(user, name)),
-            None if user.eq_ignore_ascii_case(b"ALL") || user.iter().all(|byte| *byte == b'*') => Truth::Yes,
+            Some(name) => Tri::from(text_matches(user, name)),
+            None if user.eq_ignore_ascii_case(b"ALL") || user.iter().all(|byte| *byte == b'*') => Tri::Yes,
             None => {
                 self.unclear.insert(format!("`{}` asks the client's ident service who the user is", show(token)));
-                Truth::Maybe
+                Tri::Maybe
             }
         })
     }
 
     /// `host_match`.
-    fn host(&mut self, token: &[u8], address: Address, depth: u32) -> Truth {
+    fn host(&mut self, token: &[u8], address: Address, depth: u32) -> Tri {
         if token.first() == Some(&b'@') {
             self.unclear.insert(format!("netgroup `{}` cannot be looked up", show(token)));
-            return Truth::Maybe;
+            return Tri::Maybe;
         }
         if token.first() == Some(&b'/') {
             return self.host_file(token, address, depth);
         }
         if token.eq_ignore_ascii_case(b"KNOWN") {
             return match (address, self.name(address)) {
-                (Address::None, _) => Truth::No,
-                (_, Name::Text(name)) => Truth::of(is_known(name)),
-                (_, Name::Untold) => Truth::Maybe,
+                (Address::None, _) => Tri::No,
+                (_, Name::Text(name)) => Tri::from(is_known(name)),
+                (_, Name::Untold) => Tri::Maybe,
             };
         }
         if token.eq_ignore_ascii_case(b"LOCAL") {
             return match self.name(address) {
-                Name::Text(name) => Truth::of(is_known(name) && !name.contains('.')),
-                Name::Untold => Truth::Maybe,
+                Name::Text(name) => Tri::from(is_known(name) && !name.contains('.')),
+                Name::Untold => Tri::Maybe,
             };
         }
         if let Some(slash) = split_at(token, b'/') {
@@ -334,47 +336,47 @@ impl Asked<'_> {
             return masked_matches(net, mask.get(1..).unwrap_or_default(), address);
         }
         let by_address = address_matches(token, address);
-        if by_address == Truth::Yes || pattern::is_only_address(token) || token.starts_with(b"[") && token.ends_with(b"]") {
+        if by_address == Tri::Yes || pattern::is_only_address(token) || token.starts_with(b"[") && token.ends_with(b"]") {
             return by_address;
         }
         by_address.or(match self.name(address) {
-            Name::Text(name) => Truth::of(text_matches(token, name)),
-            Name::Untold => Truth::Maybe,
+            Name::Text(name) => Tri::from(text_matches(token, name)),
+            Name::Untold => Tri::Maybe,
         })
     }
 
     /// `hostfile_match`: the words of a file, each a pattern.
-    fn host_file(&mut self, path: &[u8], address: Address, depth: u32) -> Truth {
+    fn host_file(&mut self, path: &[u8], address: Address, depth: u32) -> Tri {
         let Ok(path) = std::str::from_utf8(path) else {
             self.unclear.insert(format!("the file name `{}` is no UTF-8", show(path)));
-            return Truth::Maybe;
+            return Tri::Maybe;
         };
         let facts = self.facts;
         match facts.files.get(path) {
             _ if depth >= FILE_DEPTH => {
                 self.unclear.insert(format!("{path} names files that name files, deeper than {FILE_DEPTH}"));
-                Truth::Maybe
+                Tri::Maybe
             }
             None => {
                 self.needs.insert(Need::PatternFile(path.to_owned()));
-                Truth::Maybe
+                Tri::Maybe
             }
-            Some(PatternFile::Missing) => Truth::No,
+            Some(PatternFile::Missing) => Tri::No,
             Some(PatternFile::Unreadable(why)) => {
                 self.unclear.insert(format!("{path} could not be read: {why}"));
-                Truth::Maybe
+                Tri::Maybe
             }
             Some(PatternFile::Content(bytes)) => {
-                let mut any = Truth::No;
+                let mut any = Tri::No;
                 for word in bytes.split(|byte| byte.is_ascii_whitespace() || *byte == 0x0b).filter(|word| !word.is_empty()) {
                     let seen = word.split(|byte| *byte == 0).next().unwrap_or_default();
                     any = any.or(if word.len() > WORD || seen.is_empty() {
                         self.unclear.insert(format!("{path} holds a word that libwrap cannot read"));
-                        Truth::Maybe
+                        Tri::Maybe
                     } else {
                         self.host(seen, address, depth + 1)
                     });
-                    if any == Truth::Yes {
+                    if any == Tri::Yes {
                         break;
                     }
                 }

@@ -7,14 +7,17 @@ use std::net::IpAddr;
 use super::document::{Document, Kind, Line, Rule};
 use super::evaluate::{Client, Hit, Place, Port, Request, Tables, daemons_match};
 use super::options::{self, Outcome};
-use super::pattern::{self, Truth};
+use super::pattern::{self};
 use super::{Content, Libwrap, SSHD, State, Step, Which};
 use crate::address::Source;
 use crate::host::Needs;
+use crate::host::block::{Alternative, Block, Lift};
 use crate::host::step;
+use crate::packet::Tri;
 use crate::ranges::Classes;
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
-use crate::verdict::{Alternative, Block, Cause, Connection, Finding, Lift, Stage, Verdict};
+use crate::verdict::{Connection, Stage, Verdict};
 
 /// How many other sources an edit is checked against, and how many lines are run for that at most.
 const OTHERS: usize = 64;
@@ -103,7 +106,7 @@ pub fn refusals(state: &State, tables: &Tables, request: &Request<'_>, source: S
             needs.append(&mut trace.needs);
         }
         let refusing: Vec<_> =
-            trace.hits.iter().filter_map(|hit| Some((refusing(hit, source)?, hit.matches == Truth::Yes))).collect();
+            trace.hits.iter().filter_map(|hit| Some((refusing(hit, source)?, hit.matches == Tri::Yes))).collect();
         if refusing.is_empty() {
             return refusals;
         }
@@ -134,7 +137,7 @@ pub fn refusals(state: &State, tables: &Tables, request: &Request<'_>, source: S
 /// The place of a line that refuses: for certain, or part of a range. A line that may match one address, for want of a fact,
 /// is not taken for a block.
 fn refusing(hit: &Hit, source: Source) -> Option<Place> {
-    let known = hit.matches == Truth::Yes || source.single().is_none();
+    let known = hit.matches == Tri::Yes || source.single().is_none();
     hit.place.filter(|_| hit.outcome.refuses() && known)
 }
 
@@ -324,7 +327,7 @@ pub fn classes(state: &State, classes: &mut Classes) {
     for document in [Which::Allow, Which::Deny].into_iter().filter_map(|which| tables.get(which)) {
         for line in &document.lines {
             let Kind::Rule(rule) = &line.kind else { continue };
-            if daemons_match(rule, SSHD, Port::Untold) == Truth::No {
+            if daemons_match(rule, SSHD, Port::Untold) == Tri::No {
                 continue;
             }
             for token in rule.clients().iter().filter(|token| !token.is_except() && !token.text.eq_ignore_ascii_case(b"ALL")) {
@@ -404,7 +407,7 @@ fn restricts(tables: &Tables, place: Place) -> bool {
     });
     let lets_in = |line: &Line| match &line.kind {
         Kind::Rule(rule) => {
-            daemons_match(rule, SSHD, Port::Untold) != Truth::No
+            daemons_match(rule, SSHD, Port::Untold) != Tri::No
                 && options::outcome(rule.options(), &Outcome::Grant) == Outcome::Grant
         }
         _ => false,

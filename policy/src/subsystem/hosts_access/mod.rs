@@ -18,10 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{HostState, Needs, Part};
 use crate::ranges::Classes;
+use crate::text::show;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
 pub use considered::trace;
-pub use document::{Document, Kind, Line, Rule, show};
+pub use document::{Document, Kind, Line, Rule};
 pub use evaluate::{Facts, HostName, PatternFile, Place, Port, Request, Tables, Trace};
 pub use lift::Refused;
 pub use options::Outcome;

@@ -3,6 +3,7 @@
 
 use super::document::split_at;
 use super::pattern::{scan_decimal, truncate};
+use crate::text::show;
 
 /// What a rule that matches does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ fn option(name: &str, last: bool, value: Option<&[u8]>) -> Result<Effect, String
         "rfc931" | "nice" => (Value::Possible, false),
         "keepalive" => (Value::Forbidden, false),
         "allow" | "deny" => (Value::Forbidden, true),
-        _ => return Err(format!("an unknown option `{}`", super::document::show(name.as_bytes()))),
+        _ => return Err(format!("an unknown option `{}`", show(name.as_bytes()))),
     };
     match (value, takes) {
         (None, Value::Needed) => return Err(format!("`{name}` without a value")),

@@ -5,54 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::document::split_at;
 use crate::address::Source;
-
-/// Yes, no, or it cannot be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
-    /// For certain.
-    Yes,
-    /// For certain not.
-    No,
-    /// For some of the range, or a fact is missing.
-    Maybe,
-}
-
-impl Truth {
-    /// Of something known.
-    pub fn of(value: bool) -> Self {
-        if value { Truth::Yes } else { Truth::No }
-    }
-
-    /// Either.
-    #[must_use]
-    pub fn or(self, other: Truth) -> Truth {
-        match (self, other) {
-            (Truth::Yes, _) | (_, Truth::Yes) => Truth::Yes,
-            (Truth::Maybe, _) | (_, Truth::Maybe) => Truth::Maybe,
-            (Truth::No, Truth::No) => Truth::No,
-        }
-    }
-
-    /// Both.
-    #[must_use]
-    pub fn and(self, other: Truth) -> Truth {
-        match (self, other) {
-            (Truth::No, _) | (_, Truth::No) => Truth::No,
-            (Truth::Maybe, _) | (_, Truth::Maybe) => Truth::Maybe,
-            (Truth::Yes, Truth::Yes) => Truth::Yes,
-        }
-    }
-
-    /// The opposite.
-    #[must_use]
-    pub fn negated(self) -> Truth {
-        match self {
-            Truth::Yes => Truth::No,
-            Truth::No => Truth::Yes,
-            Truth::Maybe => Truth::Maybe,
-        }
-    }
-}
+use crate::packet::Tri;
 
 /// What libwrap calls an unknown name, address or user (`STRING_UNKNOWN`, tcpd.h).
 pub const UNKNOWN: &str = "unknown";
@@ -95,21 +48,21 @@ pub fn text_matches(token: &[u8], text: &str) -> bool {
 }
 
 /// `string_match` against a peer's address.
-pub fn address_matches(token: &[u8], address: Address) -> Truth {
+pub fn address_matches(token: &[u8], address: Address) -> Tri {
     match address {
-        Address::None => Truth::of(text_matches(token, UNKNOWN)),
+        Address::None => Tri::from(text_matches(token, UNKNOWN)),
         Address::In(source) => match source.single() {
-            Some(single) if !has_zone(source) => Truth::of(text_matches(token, &address_text(single))),
+            Some(single) if !has_zone(source) => Tri::from(text_matches(token, &address_text(single))),
             _ => range_matches(token, source),
         },
         Address::Any => {
             let every = token.eq_ignore_ascii_case(b"ALL") || is_wildcard(token) && token.iter().all(|byte| *byte == b'*');
             if every {
-                Truth::Yes
+                Tri::Yes
             } else if address_of(token).is_none() && !could_be_in_an_address(token) {
-                Truth::No
+                Tri::No
             } else {
-                Truth::Maybe
+                Tri::Maybe
             }
         }
     }
@@ -125,17 +78,17 @@ fn last_link_local() -> IpAddr {
 }
 
 /// `string_match` against the text of every address in a range.
-fn range_matches(token: &[u8], source: Source) -> Truth {
+fn range_matches(token: &[u8], source: Source) -> Tri {
     let zone = has_zone(source);
-    let possible = |possible: bool| if possible { Truth::Maybe } else { Truth::No };
+    let possible = |possible: bool| if possible { Tri::Maybe } else { Tri::No };
     if is_wildcard(token) {
-        return if token.iter().all(|byte| *byte == b'*') { Truth::Yes } else { possible(zone || could_be_in_an_address(token)) };
+        return if token.iter().all(|byte| *byte == b'*') { Tri::Yes } else { possible(zone || could_be_in_an_address(token)) };
     }
     match token {
-        [] => Truth::No,
+        [] => Tri::No,
         [b'.', ..] => possible(zone || could_be_in_an_address(token)),
-        _ if token.eq_ignore_ascii_case(b"ALL") => Truth::Yes,
-        _ if token.eq_ignore_ascii_case(b"KNOWN") => Truth::Yes,
+        _ if token.eq_ignore_ascii_case(b"ALL") => Tri::Yes,
+        _ if token.eq_ignore_ascii_case(b"KNOWN") => Tri::Yes,
         [.., b'.'] => match octets(token) {
             Some(net) => relation(net, source),
             // Addresses of ::/96 are written with an IPv4 tail.
@@ -144,7 +97,7 @@ fn range_matches(token: &[u8], source: Source) -> Truth {
         [b'[', inner @ .., b']'] => match numeric_v6(inner) {
             _ if inner.contains(&b'%') => possible(!source.is_ipv4()),
             Some(address) if !source.is_ipv4() => relation_v6(u128::from(address), u128::MAX, source),
-            _ => Truth::No,
+            _ => Tri::No,
         },
         _ if token.contains(&b'%') => possible(zone),
         _ => match address_of(token) {
@@ -152,7 +105,7 @@ fn range_matches(token: &[u8], source: Source) -> Truth {
             Some(address) if !has_zone(address.into()) && address_text(address).as_bytes().eq_ignore_ascii_case(token) => {
                 relation(address.into(), source)
             }
-            _ => Truth::No,
+            _ => Tri::No,
         },
     }
 }
@@ -163,57 +116,57 @@ fn could_be_in_an_address(token: &[u8]) -> bool {
 }
 
 /// How a net lies to a range, as the answer to "is every address of the range in the net".
-fn relation(net: Source, source: Source) -> Truth {
+fn relation(net: Source, source: Source) -> Tri {
     if net.contains(source) {
-        Truth::Yes
+        Tri::Yes
     } else if net.overlaps(source) {
-        Truth::Maybe
+        Tri::Maybe
     } else {
-        Truth::No
+        Tri::No
     }
 }
 
 /// `net/mask`: `masked_match4` and `masked_match6` (`hosts_access.c`).
-pub fn masked_matches(net: &[u8], mask: &[u8], address: Address) -> Truth {
+pub fn masked_matches(net: &[u8], mask: &[u8], address: Address) -> Tri {
     let v4 = dot_quad(net).zip(mask_v4(mask));
     let v6 = bracketed_v6(net).zip(mask_v6(mask));
     match address {
-        Address::None => Truth::No,
-        Address::Any if v4.is_none() && v6.is_none() => Truth::No,
-        Address::Any => Truth::Maybe,
-        Address::In(source) if source.is_ipv4() => v4.map_or(Truth::No, |(net, mask)| relation_v4(net, mask, source)),
+        Address::None => Tri::No,
+        Address::Any if v4.is_none() && v6.is_none() => Tri::No,
+        Address::Any => Tri::Maybe,
+        Address::In(source) if source.is_ipv4() => v4.map_or(Tri::No, |(net, mask)| relation_v4(net, mask, source)),
         Address::In(source) => match v6 {
             Some((net, mask)) => relation_v6(u128::from(net) & mask, mask, source),
-            None if net.contains(&b'%') => Truth::Maybe,
-            None => Truth::No,
+            None if net.contains(&b'%') => Tri::Maybe,
+            None => Tri::No,
         },
     }
 }
 
 /// `(address & mask) == net` for every address of an IPv4 range. Bits of the net outside the mask never match.
-fn relation_v4(net: u32, mask: u32, source: Source) -> Truth {
-    let (IpAddr::V4(first), IpAddr::V4(last)) = (source.first(), source.last()) else { return Truth::No };
+fn relation_v4(net: u32, mask: u32, source: Source) -> Tri {
+    let (IpAddr::V4(first), IpAddr::V4(last)) = (source.first(), source.last()) else { return Tri::No };
     let (first, free) = (u32::from(first), u32::from(first) ^ u32::from(last));
     // 255.255.255.255 is an error value to `inet_addr`, so it never matches.
     if net & !mask != 0 || (first ^ net) & mask & !free != 0 || first == u32::MAX {
-        Truth::No
+        Tri::No
     } else if mask & free != 0 {
-        Truth::Maybe
+        Tri::Maybe
     } else {
-        Truth::Yes
+        Tri::Yes
     }
 }
 
 /// The same for IPv6, where bits of the net outside the mask do not count.
-fn relation_v6(net: u128, mask: u128, source: Source) -> Truth {
-    let (IpAddr::V6(first), IpAddr::V6(last)) = (source.first(), source.last()) else { return Truth::No };
+fn relation_v6(net: u128, mask: u128, source: Source) -> Tri {
+    let (IpAddr::V6(first), IpAddr::V6(last)) = (source.first(), source.last()) else { return Tri::No };
     let (first, free) = (u128::from(first), u128::from(first) ^ u128::from(last));
     if (first ^ net) & mask & !free != 0 {
-        Truth::No
+        Tri::No
     } else if mask & free != 0 {
-        Truth::Maybe
+        Tri::Maybe
     } else {
-        Truth::Yes
+        Tri::Yes
     }
 }
 

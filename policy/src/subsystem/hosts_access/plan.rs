@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 
 use super::evaluate::{Client, Place, Port, Request, Tables, daemons_match};
 use super::lift::{insert, opens_others, rule_at, set_lines, steps, without_clients};
-use super::pattern::{self, Truth};
+use super::pattern::{self};
 use super::{Content, SSHD, State, Which};
 use crate::address::Source;
+use crate::host::lease::End;
 use crate::host::step::Step;
 use crate::host::{HostState, Part};
-use crate::plan::lease::End;
+use crate::packet::Tri;
 use crate::verdict::Verdict;
 
 /// Lets a source in by a line of hosts.allow. No step where hosts.allow lets it in already.
@@ -147,7 +148,7 @@ fn named_exactly(tables: &Tables, source: Source, daemon: &str) -> BTreeSet<Clie
         let lines = tables.get(which).map_or(0, |document| document.lines.len());
         for place in (0..lines).map(|line| Place { which, line }) {
             let Some(rule) = rule_at(tables, place) else { continue };
-            if daemons_match(rule, daemon, Port::Untold) != Truth::Yes {
+            if daemons_match(rule, daemon, Port::Untold) != Tri::Yes {
                 continue;
             }
             let clients = rule.clients();

@@ -1,12 +1,14 @@
 //! The two files as documents for people: their rules, and whom they keep out by name.
 
-use super::document::{self, Kind};
+use super::document::Kind;
 use super::evaluate::{Place, Port, daemons_match};
 use super::options;
-use super::pattern::{self, Truth};
+use super::pattern::{self};
 use super::{Content, Libwrap, SSHD, Which};
 use crate::host::{HostState, Part};
+use crate::packet::Tri;
 use crate::reply::{Ban, Hosts, HostsRule, HostsSchema};
+use crate::text::show;
 
 /// The rules of both files in the order libwrap reads them.
 pub fn list(host: &HostState) -> Hosts {
@@ -40,7 +42,7 @@ pub fn list(host: &HostState) -> Hosts {
                     file: file.path.clone(),
                     line: line.number,
                     text: text(&line.raw),
-                    concerns_sshd: daemons_match(rule, SSHD, Port::Untold) != Truth::No,
+                    concerns_sshd: daemons_match(rule, SSHD, Port::Untold) != Tri::No,
                 }),
                 Kind::Unterminated | Kind::TooLong => hosts.notes.push(format!(
                     "{} line {} {}: libwrap stops reading there{}",
@@ -69,7 +71,7 @@ pub fn bans(host: &HostState) -> Vec<Ban> {
         for place in (0..lines).map(|line| Place { which, line }) {
             let Some(rule) = super::lift::rule_at(&tables, place) else { continue };
             let refuses = options::outcome(rule.options(), &which.default_outcome()).refuses();
-            if !refuses || daemons_match(rule, SSHD, Port::Untold) == Truth::No {
+            if !refuses || daemons_match(rule, SSHD, Port::Untold) == Tri::No {
                 continue;
             }
             let by = state.evidence(&tables, place).map(|evidence| evidence.source).unwrap_or_default();
@@ -87,6 +89,6 @@ pub fn bans(host: &HostState) -> Vec<Ban> {
 }
 
 fn text(raw: &[u8]) -> String {
-    let text = document::show(raw);
+    let text = show(raw);
     text.strip_suffix('\n').map(str::to_owned).unwrap_or(text)
 }

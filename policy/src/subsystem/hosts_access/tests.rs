@@ -6,9 +6,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::address::Source;
 use crate::host::Need;
+use crate::host::block::{Block, Lift};
 use crate::host::step;
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Block, Cause, Lift};
 
 fn file(path: &str, content: Option<&str>) -> File {
     let content = content.map_or(Content::Missing, |text| Content::Bytes(text.as_bytes().to_vec()));

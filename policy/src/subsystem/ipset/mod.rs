@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use super::xtables::SetNames;
 use super::xtables::matches::SetCounters;
 use super::xtables::targets::SetReference;
-use super::xtables::view::{Span, Tri, View};
 use super::{conntrack, recent};
 use crate::address::Source;
 use crate::host::Need;
 use crate::packet::Interface;
+use crate::packet::{Span, Tri, View};
 use crate::ranges::number;
 pub use step::Step;
 

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use super::{Asked, Entry, Judged, Key, Properties, Set, State, Step};
 use crate::host::Need;
 use crate::packet::Packet;
+use crate::packet::{Tri, View};
 use crate::subsystem::xtables::matches::SetCounters;
 use crate::subsystem::xtables::targets::SetReference;
-use crate::subsystem::xtables::view::{Tri, View};
 use crate::verdict::Connection;
 
 /// `src`, then `dst`.

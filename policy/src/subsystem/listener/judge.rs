@@ -4,10 +4,12 @@
 use std::net::IpAddr;
 
 use super::{Listener, State, Unit};
+use crate::host::block::{Block, Lift};
 use crate::host::{HostState, Part};
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::TraceLine;
-use crate::verdict::{Block, Cause, Connection, Evidence, Finding, Lift, Stage, StageReport, Verdict};
+use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
 /// What was found for one connection.
 struct Judgement {

@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{AccessPath, HostState, Part, PathOrigin};
-use crate::verdict::Evidence;
+use crate::host::{HostState, Part};
+use crate::verdict::{AccessPath, Evidence, PathOrigin};
 
 pub use judge::{blocks, evaluate, trace};
 pub use title::{Title, session_title};

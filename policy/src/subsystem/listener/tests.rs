@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;
-use crate::verdict::{Cause, Connection, Lift, Verdict};
+use crate::host::block::Lift;
+use crate::verdict::cause::Cause;
+use crate::verdict::{Connection, Verdict};
 
 fn process(pid: u32, exe: &str, unit: Option<&str>) -> Process {
     let name = exe.rsplit('/').next().unwrap();

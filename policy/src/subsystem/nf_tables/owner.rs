@@ -2,7 +2,7 @@
 //! file knows the command, and changes nothing.
 
 use crate::address::Source;
-use crate::verdict::Cause;
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
 
 /// Who made this, by the names on the way to it. `set` is that of the element that decided; `jumps` are the chains that rules of

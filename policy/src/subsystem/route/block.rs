@@ -2,10 +2,12 @@
 
 use super::{Answer, Fact, Route, Step, best, evidence, fact, program, rp_filter};
 use crate::address::Source;
+use crate::host::block::{Alternative, Block, Lift};
 use crate::host::step::Step as AnyStep;
 use crate::host::{HostState, Needs, Part};
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
-use crate::verdict::{Alternative, Block, Cause, Connection, Evidence, Finding, Lift, Stage};
+use crate::verdict::{Connection, Evidence, Stage};
 
 /// The routes that refuse the source, each with its removal where it is about nobody else.
 pub fn blocks(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<Block> {

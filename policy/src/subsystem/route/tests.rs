@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use super::*;
+use crate::host::block::Lift;
 use crate::host::step::Step as AnyStep;
-use crate::verdict::Lift;
 
 fn source(text: &str) -> Source {
     text.parse().unwrap()

@@ -11,8 +11,9 @@ use super::remedy::Remedy;
 use super::state::{Account, Server};
 use crate::host::{HostState, Needs, Part};
 use crate::ssh::pattern::wildcard;
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Cause, Evidence, Stage, Verdict};
+use crate::verdict::{Evidence, Stage, Verdict};
 
 /// The whole stage.
 pub fn judge(

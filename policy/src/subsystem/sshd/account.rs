@@ -14,8 +14,9 @@ use super::repair::Mend;
 use super::state::{Account, Need};
 use super::{Effective, Reading};
 use crate::host::{self, HostState, Needs, Part};
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Cause, Evidence, Stage, Verdict};
+use crate::verdict::{Evidence, Stage, Verdict};
 
 /// Shells that end a session as soon as it begins.
 const NO_SHELLS: [&str; 3] = ["nologin", "false", "true"];

@@ -14,8 +14,9 @@ use super::remedy::Remedy;
 use super::repair::Mend;
 use super::state::{Folder, HostKey, KeyProblem, Manager, Server};
 use crate::host::HostState;
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Cause, Connection, Evidence, Verdict};
+use crate::verdict::{Connection, Evidence, Verdict};
 
 /// From here on (OpenSSH 9.8) keys and configuration are handed to `sshd-session`, so that files matter only at the next start, and
 /// sources can earn penalties.

@@ -9,8 +9,9 @@ use super::judge::{Judgement, found};
 use super::remedy::Remedy;
 use super::repair::Mend;
 use super::state::{HostKey, KeyProblem, Server};
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Cause, Evidence, Verdict};
+use crate::verdict::{Evidence, Verdict};
 
 /// A kind of algorithm in `Unable to negotiate ...`, and where sshd and ssh have their lists.
 struct Kind {

@@ -6,8 +6,9 @@ use super::remedy::Remedy;
 use super::state::Server;
 use crate::host::HostState;
 use crate::subsystem::listener::Unit;
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Cause, Evidence, Verdict};
+use crate::verdict::{Evidence, Verdict};
 
 /// What systemd calls it (systemd.exec(5), `$SERVICE_RESULT`).
 const RESULTS: [&str; 4] = ["signal", "core-dump", "oom-kill", "watchdog"];

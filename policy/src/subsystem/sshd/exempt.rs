@@ -6,7 +6,8 @@ use super::plan::{Keyword, Planned, plan_edits, plan_set, server};
 use super::stages;
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
-use crate::verdict::{Cause, Connection};
+use crate::verdict::Connection;
+use crate::verdict::cause::Cause;
 
 /// As `sshd_config(5)` writes it; a comma-separated list, of which the first line counts.
 const NAME: &str = "PerSourcePenaltyExemptList";

@@ -9,8 +9,9 @@ use super::remedy::{Found, Remedy};
 use super::state::{Account, Login, Need, Server, is_user_name};
 use super::{Effective, access, account, admission, algorithms, crash, penalty, power};
 use crate::host::{self, HostState, Needs, Part};
+use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
-use crate::verdict::{Cause, Connection, Evidence, Finding, Stage, StageReport, Verdict};
+use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
 /// What one stage, or a part of one, came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use super::state::{Account, Login, Server};
 use super::values::{ValueFile, judged};
 use super::way_in::{WayIn, way_in, way_in_now};
 use super::{Answer, AuthorizedKey, Effective, Folder, Invocation, KeyFile, Manager, Modes, RevokedKeys, pam::Passwords};
-use crate::host::{AccessPath, HostState, Needs, Part, PathOrigin};
+use crate::host::{HostState, Needs, Part};
 use crate::subsystem::listener;
+use crate::verdict::{AccessPath, PathOrigin};
 
 const MAIN: &str = "/etc/ssh/sshd_config";
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));

@@ -7,8 +7,9 @@ use super::config::{Setting, Settings};
 use super::journal::{Ended, Said, Told};
 use super::judge::{Judgement, found};
 use super::remedy::Remedy;
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Cause, Evidence, Verdict};
+use crate::verdict::{Evidence, Verdict};
 
 /// People need longer than this to type a password or touch a key; seconds.
 const SHORT_GRACE: u32 = 20;

@@ -46,9 +46,7 @@ mod worse;
 pub use admission::drop_percent;
 pub use authorized_keys::{AuthorizedKey, authorized_keys};
 pub use candidate::{Answer, Candidate, Changes, login_as, resolved};
-pub use check::{
-    FileFacts, Problem, ProblemPlace, ReadAt, Running, RunningDocument, RunningState, Severity, SshdCheck, SshdCheckSchema, check,
-};
+pub use check::{FileFacts, ReadAt, Running, check};
 pub use considered::trace;
 pub use effective::Effective;
 pub use exempt::{plan_exempt, plan_unexempt};
@@ -62,9 +60,7 @@ pub use repair::{MADE_BY, Mend, PRIVSEP, Repair};
 pub use revoked_keys::{RevokedKeys, revoked_keys};
 pub use risk::{Limit, Risk};
 pub use scope::beyond;
-pub use show::{
-    Origin, ShowError, ShowQuestion, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema, show,
-};
+pub use show::{ShowError, ShowQuestion, show};
 pub use state::{
     Account, Folder, HostKey, KeyProblem, Login, Manager, Need, Server, Startups, State, host_key_paths, is_user_name,
 };

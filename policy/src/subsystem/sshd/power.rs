@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::{Judgement, found};
 use crate::host::{HostState, Needs};
+use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Cause, Evidence, Verdict};
+use crate::verdict::{Evidence, Verdict};
 
 /// What systemd and logind say of the host as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

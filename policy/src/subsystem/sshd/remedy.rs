@@ -14,7 +14,8 @@ use super::state::Manager;
 use super::{Activation, resolved};
 use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
-use crate::verdict::{Cause, Connection, Finding};
+use crate::verdict::Connection;
+use crate::verdict::cause::{Cause, Finding};
 
 /// How often what a remedy unmasks is looked at.
 const ROUNDS: usize = 8;

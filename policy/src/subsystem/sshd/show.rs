@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::candidate::{Candidate, answer, login_as, resolved};
@@ -12,114 +11,7 @@ use super::config::{Client, Place, Setting, Settings, evaluate, keyword};
 use super::state::{Login, Need, Server};
 use super::{Effective, judge};
 use crate::host::{self, HostState, Needs, Part};
-use crate::reply::schema;
-
-schema!(SshdShowSchema, "sshfix.sshd-show/1");
-
-/// The effective configuration of an sshd.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SshdShow {
-    /// `sshfix.sshd-show/1`
-    pub schema: SshdShowSchema,
-    /// The sshd on this port.
-    pub port: u16,
-    /// Whether an sshd runs for it; else these are the values that its files give.
-    #[serde(default = "is_running")]
-    pub running: bool,
-    /// For whom; for everybody, Match blocks left out, when not given.
-    pub login: Option<ShownLogin>,
-    /// The program and those of its options that change its configuration.
-    pub command: String,
-    /// The main file.
-    pub file: String,
-    /// Sorted by keyword; those asked for, or all that sshd prints and all that a line sets.
-    pub settings: Vec<ShownSetting>,
-    /// What a person should know besides.
-    pub notes: Vec<String>,
-}
-
-/// Whose configuration it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownLogin {
-    /// As whom.
-    pub user: String,
-    /// From where.
-    pub address: IpAddr,
-    /// To which address of the host.
-    pub local_address: IpAddr,
-}
-
-/// One keyword.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownSetting {
-    /// As the manual writes it.
-    pub keyword: String,
-    /// As `sshd -T` prints them, one for each line of its output; none where it prints none.
-    pub values: Vec<String>,
-    /// Where they come from.
-    pub origin: Origin,
-    /// The lines that set them; none unless `origin` is `file` or `command-line`.
-    pub lines: Vec<ShownLine>,
-    /// What sshd would use without any line; not known where sshd could not be asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default: Option<Vec<String>>,
-}
-
-fn is_running() -> bool {
-    true
-}
-
-impl ShownSetting {
-    /// Every text in it that quotes a file, a program or its options.
-    pub(crate) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
-        let Self { keyword: _, values, origin: _, lines, default } = self;
-        let lines = lines.iter_mut().flat_map(|line| {
-            let ShownLine { file: _, line: _, text, under } = line;
-            std::iter::once(text).chain(under.iter_mut().map(|ShownMatch { file: _, line: _, text }| text))
-        });
-        values.iter_mut().chain(default.iter_mut().flatten()).chain(lines)
-    }
-}
-
-/// Where a value comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Origin {
-    /// Lines of files set it.
-    File,
-    /// An option of the program does.
-    CommandLine,
-    /// Nothing does.
-    Default,
-    /// No line names it, and it follows from lines of other keywords, as `ListenAddress` does from `Port`.
-    Derived,
-    /// sshfix reads the files otherwise than sshd does, and names no line rather than a wrong one.
-    Unknown,
-}
-
-/// A line that sets a value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownLine {
-    /// Its file; `the command line` for options.
-    pub file: String,
-    /// From 1; 0 for options.
-    pub line: usize,
-    /// As it stands there.
-    pub text: String,
-    /// The `Match` lines it stands under, outermost first.
-    pub under: Vec<ShownMatch>,
-}
-
-/// A `Match` line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownMatch {
-    /// Its file.
-    pub file: String,
-    /// From 1.
-    pub line: usize,
-    /// As it stands there.
-    pub text: String,
-}
+use crate::reply::sshd::{Origin, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema};
 
 /// Why there is nothing to show.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -17,10 +17,10 @@ use super::state::{Login, Need, Server};
 use super::worse::{self, gone, only_opens};
 use super::{Effective, access, account, alike, candidate, serves, values};
 use crate::address::Source;
-use crate::host::{self, AccessPath, HostState, Needs, Part};
+use crate::host::{self, HostState, Needs, Part};
 use crate::ranges;
 use crate::subsystem::hosts_access::HostName;
-use crate::verdict::{Stage, Verdict};
+use crate::verdict::{AccessPath, PathOrigin, Stage, Verdict};
 
 /// What sshd makes of one access path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,7 +132,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     let sessions = Sessions::of(read, path);
     let mut way = WayIn { objections: serves::objections(&server), identities: serves::identities(&server), ..WayIn::default() };
     way.clients = Clients::of(&server);
-    way.kept = path.origin == host::PathOrigin::Keep;
+    way.kept = path.origin == PathOrigin::Keep;
     way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };
@@ -206,7 +206,7 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
         way.logins.iter_mut().for_each(|login| login.objections.retain(|objection| !said_by_files(objection)));
     }
     // That they are in is all that is known, and it is enough.
-    if !server.stale.is_empty() && path.origin == host::PathOrigin::Session {
+    if !server.stale.is_empty() && path.origin == PathOrigin::Session {
         way.objections.clear();
         way.logins.iter_mut().for_each(|login| login.objections.clear());
     }
@@ -435,7 +435,7 @@ impl Sessions {
     fn users(&self, path: &AccessPath) -> BTreeSet<String> {
         let came: BTreeSet<String> = self.peers.iter().map(|(_, user)| user.clone()).collect();
         match (&path.user, path.origin) {
-            (Some(user), host::PathOrigin::Requester) if !came.is_empty() && !came.contains(user) => came,
+            (Some(user), PathOrigin::Requester) if !came.is_empty() && !came.contains(user) => came,
             (Some(user), _) => [user.clone()].into(),
             (None, _) => came,
         }

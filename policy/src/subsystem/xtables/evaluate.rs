@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use super::holds::{Matched, holds, interface};
 use super::render;
 use super::targets::{TargetEffect, effect};
-use super::view::{Span, Tri, View};
 use super::{Action, Chain, Entry, Hook, Place, Rule, Table};
 use crate::host::Needs;
 use crate::packet::{Doubt, Effort, On};
+use crate::packet::{Span, Tri, View};
 use crate::subsystem::ipset;
 
 /// Ends kept for one table; the first of each kind always is.

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use super::matches::{Conntrack, InterfaceName, Match, PortSide, decode};
 use super::render;
 use super::targets::SetReference;
-use super::view::{Span, Tri, View};
 use crate::host::Need;
 use crate::link::Link;
 use crate::packet::{Doubt, Interface, On, Rewritten, Tracking, span};
+use crate::packet::{Span, Tri, View};
 use crate::subsystem::ipset::{self, Judged};
 use crate::subsystem::recent;
 

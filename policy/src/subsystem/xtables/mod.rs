@@ -13,7 +13,6 @@ mod render_target;
 pub mod save;
 pub mod step;
 pub mod targets;
-pub mod view;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bytes::Bytes;
-use super::view::Octet;
+use crate::packet::Octet;
 use crate::packet::{Bits, Zone};
 
 /// A decoded target (`linux/netfilter/xt_*.h`).

@@ -13,12 +13,12 @@ use super::holds::{Matched, holds};
 use super::matches::{InterfaceName, Masked, Match, decode};
 use super::step::{Step, Todo};
 use super::targets::{Nat, StandardVerdict, Target};
-use super::view::{Span, Tri, View};
 use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, State, Table, blob, render, save, targets};
 use crate::address::Source;
 use crate::host::{HostState, Need, Part};
 use crate::link::Link;
 use crate::packet::{Doubt, Effort, Interface, On, Packet, Tracking};
+use crate::packet::{Span, Tri, View};
 use crate::subsystem::ipset;
 use crate::verdict::{Admits, Connection};
 
