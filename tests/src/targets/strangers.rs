@@ -10,10 +10,9 @@ use std::time::Duration;
 use sshfix_agent::subsystem::kernel_says;
 use sshfix_agent::write;
 use sshfix_policy::subsystem::listener::{Title, session_title};
-use sshfix_policy::subsystem::sshd::faillock::{PamLine, Rules, pam_line};
-use sshfix_policy::subsystem::sshd::{
-    Effective, Invocation, Power, Startups, authorized_keys as keys, environment_file, journal as lines,
-};
+use sshfix_policy::subsystem::sshd::facts::faillock::{PamLine, Rules, pam_line};
+use sshfix_policy::subsystem::sshd::facts::journal as lines;
+use sshfix_policy::subsystem::sshd::{Effective, Invocation, Power, Startups, authorized_keys as keys, environment_file};
 
 /// The title of a process. Who is logged in is a name without a terminal; options are none that sshd does not take.
 pub fn title(bytes: &[u8]) {

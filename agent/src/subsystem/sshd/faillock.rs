@@ -6,8 +6,8 @@ use std::path::Path;
 
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::sshd::Account;
-use sshfix_policy::subsystem::sshd::faillock::{CONFIGURATION, PamLine, Rules, Tally as Kept, pam_line};
-use sshfix_policy::subsystem::sshd::pam::{self, Passwords};
+use sshfix_policy::subsystem::sshd::facts::faillock::{CONFIGURATION, PamLine, Rules, Tally as Kept, pam_line};
+use sshfix_policy::subsystem::sshd::facts::pam::{self, Passwords};
 
 use super::users::Users;
 use crate::look::{TALLY_MAX, Tally};

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sshfix_policy::subsystem::sshd::journal::{self as model, Answers, Entrance, Journal};
+use sshfix_policy::subsystem::sshd::facts::journal::{self as model, Answers, Entrance, Journal};
 
 use crate::sys::child;
 

@@ -12,9 +12,10 @@ use nix::sys::signal::Signal;
 use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree, glob};
+use sshfix_policy::subsystem::sshd::way_in::values;
 use sshfix_policy::subsystem::sshd::{
     Account, Answer, Candidate, Effective, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys,
-    Server, Startups, host_key_paths, revoked_keys, values,
+    Server, Startups, host_key_paths, revoked_keys,
 };
 
 use super::shadow::Shadow;

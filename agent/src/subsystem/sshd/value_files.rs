@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::libc;
 use sshfix_policy::subsystem::sshd::ValueFile;
-use sshfix_policy::subsystem::sshd::values;
+use sshfix_policy::subsystem::sshd::way_in::values;
 
 use crate::sys::roots::{self, RootsError};
 

@@ -7,15 +7,15 @@ use std::net::SocketAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::admission::{only_misses_its_directory, place, quoted, waits_for_a_connection};
-use super::candidate::resolved;
-use super::config::keyword::{self, Lines};
-use super::config::{Place, Tree, blocks, global_lines};
-use super::judge::unit;
-use super::state::{Manager, Need, Server};
 use crate::host::{self, HostState, Needs, Part};
 use crate::reply::sshd::{Problem, ProblemPlace, RunningDocument, RunningState, Severity, SshdCheck, SshdCheckSchema};
 use crate::subsystem::listener::{Listener, speaks_ssh};
+use crate::subsystem::sshd::config::keyword::{self, Lines};
+use crate::subsystem::sshd::config::{Place, Tree, blocks, global_lines};
+use crate::subsystem::sshd::facts::ask::resolved;
+use crate::subsystem::sshd::facts::state::{Manager, Need, Server};
+use crate::subsystem::sshd::judge::admission::{only_misses_its_directory, place, quoted, waits_for_a_connection};
+use crate::subsystem::sshd::judge::login::unit;
 
 /// What is known of the running sshd and its files besides their text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

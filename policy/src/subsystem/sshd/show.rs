@@ -6,12 +6,13 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::candidate::{Candidate, answer, login_as, resolved};
-use super::config::{Client, Place, Setting, Settings, evaluate, keyword};
-use super::state::{Login, Need, Server};
-use super::{Effective, judge};
 use crate::host::{self, HostState, Needs, Part};
 use crate::reply::sshd::{Origin, ShownLine, ShownLogin, ShownMatch, ShownSetting, SshdShow, SshdShowSchema};
+use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::config::{Client, Place, Setting, Settings, evaluate, keyword};
+use crate::subsystem::sshd::facts::ask::{Candidate, answer, login_as, resolved};
+use crate::subsystem::sshd::facts::state::{Login, Need, Server};
+use crate::subsystem::sshd::judge::login;
 
 /// Why there is nothing to show.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -121,7 +122,7 @@ fn for_login<'a>(
     port: u16,
     needs: &mut Needs,
 ) -> Result<Option<(&'a Effective, Client)>, ShowError> {
-    let local = judge::local_address(host, address);
+    let local = login::local_address(host, address);
     let Some(login) = Login::new(user, address, local.unwrap_or(address), port) else {
         return Err(ShowError::Sshd(format!("`{user}` is no name sshfix asks about")));
     };
@@ -133,7 +134,7 @@ fn for_login<'a>(
     if let Part::Unreadable(why) = account {
         return Err(ShowError::Sshd(why.clone()));
     }
-    let Some(client) = judge::client(&login, account) else { return Ok(None) };
+    let Some(client) = login::client(&login, account) else { return Ok(None) };
     effective.as_ref().map(|effective| Some((effective, client))).map_err(|why| ShowError::Sshd(why.clone()))
 }
 

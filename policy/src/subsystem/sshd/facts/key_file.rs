@@ -1,0 +1,304 @@
+//! Whether sshd reads a file of authorized keys (auth2-pubkeyfile.c `auth_openfile`, misc.c `safe_path`), from what its user sees of it.
+//! Opens no file: the agent looks, with the ids of that user, as sshd does (uidswap.c).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::subsystem::sshd::AuthorizedKey;
+
+/// Characters of a path that a message shows: users can make paths as long as the kernel takes them.
+const SHOWN: usize = 200;
+
+/// What a user sees of a file of authorized keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// It is not there.
+    Missing,
+    /// It cannot be opened, or is no regular file: why. sshd sees the same.
+    Refused(String),
+    /// A regular file that the user can open.
+    File {
+        /// The path with its symbolic links followed, and owner and mode of the file and each folder above it, up to the home directory
+        /// or else the root; the text says which of them cannot be looked at.
+        chain: Result<Chain, String>,
+        /// The keys in it, each once; the text says why they are not known.
+        keys: Result<Vec<AuthorizedKey>, String>,
+    },
+    /// It could not be looked at: why. What sshd sees is not known.
+    Unknown(String),
+}
+
+/// A path and who owns each part of it, from the file upwards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// The path without symbolic links.
+    pub real: String,
+    /// The file first.
+    pub owners: Vec<Owner>,
+}
+
+/// Owner and mode of a file or folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its mode, without its type.
+    pub mode: u32,
+}
+
+/// Who is in the groups that may write to a file or to a folder above it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groups {
+    /// By group id; `None` where no group has it.
+    pub groups: BTreeMap<u32, Option<Members>>,
+    /// The names of the owners of what they may write to; `None` where there is none.
+    pub names: BTreeMap<u32, Option<String>>,
+}
+
+/// The members of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// The users whose primary group it is, the first few of them.
+    pub primary: BTreeSet<u32>,
+    /// Those that group(5) lists, the first two of them.
+    pub listed: Vec<String>,
+}
+
+/// A file of authorized keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyFile {
+    /// It is not there.
+    Missing,
+    /// Its user can read it.
+    File {
+        /// What `StrictModes yes` makes of it.
+        modes: Modes,
+        /// The keys in it, each once; the text says why they are not known.
+        keys: Result<Vec<AuthorizedKey>, String>,
+    },
+    /// sshd cannot read it, whatever `StrictModes` is: why.
+    Refused(String),
+    /// It could not be looked at: why.
+    Unknown(String),
+}
+
+/// What `StrictModes yes` makes of owners and modes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Modes {
+    /// sshd reads the file.
+    Good,
+    /// sshd passes over it: why.
+    Bad(String),
+    /// It depends on which sshd it is, or on what could not be read.
+    Unknown(String),
+}
+
+/// What an sshd gets out of a file of authorized keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading<'a> {
+    /// It is not there.
+    Missing,
+    /// It reads these keys.
+    Keys(&'a [AuthorizedKey]),
+    /// It passes over the file: why.
+    PassedOver(&'a str),
+    /// That is not known: why.
+    Unknown(&'a str),
+}
+
+impl KeyFile {
+    /// What an sshd with this `StrictModes` gets out of it.
+    pub fn read(&self, strict: bool) -> Reading<'_> {
+        match self {
+            KeyFile::Missing => Reading::Missing,
+            KeyFile::Refused(why) => Reading::PassedOver(why),
+            KeyFile::File { modes: Modes::Bad(why), .. } if strict => Reading::PassedOver(why),
+            KeyFile::File { modes: Modes::Unknown(why), .. } if strict => Reading::Unknown(why),
+            KeyFile::File { keys: Ok(keys), .. } => Reading::Keys(keys),
+            KeyFile::File { keys: Err(why), .. } | KeyFile::Unknown(why) => Reading::Unknown(why),
+        }
+    }
+}
+
+/// The groups to ask about before [`key_file`] can tell, with the owners of what they may write to.
+pub fn writing_groups(seen: &Seen) -> BTreeSet<(u32, u32)> {
+    let Seen::File { chain: Ok(chain), .. } = seen else { return BTreeSet::new() };
+    let writable = chain.owners.iter().filter(|owner| owner.mode & 0o020 != 0);
+    writable.map(|owner| (owner.gid, owner.uid)).collect()
+}
+
+/// What sshd makes of a file of authorized keys of the user with this id. `patched` is whether it is Debian's, which lets a group write that
+/// has no other member than the owner (user-group-modes.patch); `None` where that is not known.
+pub fn key_file(seen: Seen, uid: u32, groups: &Result<Groups, String>, patched: Option<bool>) -> KeyFile {
+    match seen {
+        Seen::Missing => KeyFile::Missing,
+        Seen::Refused(why) => KeyFile::Refused(why),
+        Seen::Unknown(why) => KeyFile::Unknown(why),
+        Seen::File { chain: Err(why), keys } => KeyFile::File { modes: Modes::Bad(why), keys },
+        Seen::File { chain: Ok(chain), keys } => KeyFile::File { modes: safe_path(&chain, uid, groups, patched), keys },
+    }
+}
+
+/// misc.c, `safe_path`: the first part that is not safe decides; what is not known decides only where nothing else does.
+fn safe_path(chain: &Chain, uid: u32, groups: &Result<Groups, String>, patched: Option<bool>) -> Modes {
+    let mut unknown = None;
+    for (owner, at) in chain.owners.iter().zip(Path::new(&chain.real).ancestors()) {
+        let at = shown(&at.display().to_string());
+        match secure(*owner, uid, groups, patched) {
+            Secure::Yes => {}
+            Secure::No(why) => return Modes::Bad(format!("{at} {why} ({owner})")),
+            Secure::Unknown(why) => unknown = unknown.or(Some(Modes::Unknown(format!("{at} {why} ({owner})")))),
+        }
+    }
+    unknown.unwrap_or(Modes::Good)
+}
+
+enum Secure {
+    Yes,
+    No(&'static str),
+    Unknown(String),
+}
+
+/// misc.c, `secure_permissions` of Debian's patch. OpenSSH's own refuses every mode with 022.
+fn secure(owner: Owner, uid: u32, groups: &Result<Groups, String>, patched: Option<bool>) -> Secure {
+    const OTHERS: &str = "can be written by others";
+    if owner.uid != 0 && owner.uid != uid {
+        return Secure::No("belongs to another user");
+    }
+    if owner.mode & 0o002 != 0 {
+        return Secure::No(OTHERS);
+    }
+    if owner.mode & 0o020 == 0 {
+        return Secure::Yes;
+    }
+    match (patched, groups.as_ref().map(|groups| is_private(owner, uid, groups))) {
+        (Some(false), _) | (_, Ok(Some(false))) => Secure::No(OTHERS),
+        (Some(true), Ok(Some(true))) => Secure::Yes,
+        (None, Ok(Some(true))) => Secure::Unknown(
+            "can be written by the private group of its owner, which Debian's sshd allows and others refuse".to_owned(),
+        ),
+        (_, Ok(None)) => Secure::Unknown("can be written by a group whose members were not read".to_owned()),
+        (_, Err(why)) => Secure::Unknown(format!("can be written by a group whose members are not known: {why}")),
+    }
+}
+
+/// Exactly one member: nobody else's primary group, nobody else listed, and not without any member.
+fn is_private(owner: Owner, uid: u32, groups: &Groups) -> Option<bool> {
+    let (Some(members), Some(Some(name))) = (groups.groups.get(&owner.gid)?, groups.names.get(&owner.uid)) else {
+        return Some(false);
+    };
+    let primary = members.primary.iter().all(|member| *member == uid);
+    let listed = members.listed.iter().all(|member| member == name) && members.listed.len() <= 1;
+    Some(primary && listed && !(members.primary.is_empty() && members.listed.is_empty()))
+}
+
+/// A path that a user may have made, for a message: no control characters, and not endless.
+pub fn shown(path: &str) -> String {
+    let characters = path.chars().count();
+    let kept = path.chars().take(SHOWN);
+    let mut text: String = kept.flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+    if characters > SHOWN {
+        text.push_str("...");
+    }
+    text
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "owner {}, mode {:04o}", self.uid, self.mode & 0o7777)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const ALICE: u32 = 1000;
+
+    fn seen(owners: &[(u32, u32, u32)]) -> Seen {
+        let owners = owners.iter().map(|(uid, gid, mode)| Owner { uid: *uid, gid: *gid, mode: *mode }).collect();
+        Seen::File { chain: Ok(Chain { real: "/home/alice/.ssh/authorized_keys".to_owned(), owners }), keys: Ok(Vec::new()) }
+    }
+
+    #[allow(clippy::unnecessary_wraps)]
+    fn groups(primary: &[u32], listed: &[&str]) -> Result<Groups, String> {
+        let members = Members {
+            primary: primary.iter().copied().collect(),
+            listed: listed.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let names = [(ALICE, Some("alice".to_owned())), (0, Some("root".to_owned()))].into();
+        Ok(Groups { groups: [(1000, Some(members)), (99, None)].into(), names })
+    }
+
+    fn modes(seen: Seen, groups: &Result<Groups, String>, patched: Option<bool>) -> Modes {
+        match key_file(seen, ALICE, groups, patched) {
+            KeyFile::File { modes, .. } => modes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_private_group_may_write_where_sshd_is_debians_and_nobody_knows_where_it_is_not_known() {
+        let home = || seen(&[(ALICE, 1000, 0o600), (ALICE, 1000, 0o700), (ALICE, 1000, 0o775)]);
+        let private = groups(&[ALICE], &[]);
+        assert_eq!(modes(home(), &private, Some(true)), Modes::Good);
+        assert_eq!(modes(home(), &groups(&[], &["alice"]), Some(true)), Modes::Good);
+        assert_eq!(modes(home(), &groups(&[ALICE], &["alice"]), Some(true)), Modes::Good);
+        assert!(
+            matches!(modes(home(), &private, Some(false)), Modes::Bad(why) if why.contains("/home/alice can be written by others"))
+        );
+        assert!(matches!(modes(home(), &private, None), Modes::Unknown(_)));
+        for shared in
+            [groups(&[ALICE, 1001], &[]), groups(&[ALICE], &["bob"]), groups(&[ALICE], &["alice", "bob"]), groups(&[], &[])]
+        {
+            assert!(matches!(modes(home(), &shared, Some(true)), Modes::Bad(_)), "{shared:?}");
+            assert!(matches!(modes(home(), &shared, None), Modes::Bad(_)), "refused by either: {shared:?}");
+        }
+        // The group that root's own folder may be written by holds only its owner where it holds root.
+        let roots = seen(&[(ALICE, 1000, 0o600), (0, 1000, 0o775)]);
+        assert!(matches!(modes(roots, &groups(&[ALICE], &["alice"]), Some(true)), Modes::Bad(_)));
+        let nobodys = seen(&[(ALICE, 99, 0o660)]);
+        assert!(matches!(modes(nobodys, &private, Some(true)), Modes::Bad(_)));
+        assert!(matches!(modes(home(), &Err("the directory does not answer".to_owned()), Some(true)), Modes::Unknown(_)));
+        assert!(matches!(modes(home(), &Ok(Groups::default()), Some(true)), Modes::Unknown(_)));
+    }
+
+    #[test]
+    fn the_world_and_other_owners_are_refused_whatever_else_is_unknown() {
+        let strange = seen(&[(ALICE, 5, 0o660), (1001, 1000, 0o700)]);
+        assert!(
+            matches!(modes(strange, &Err("x".to_owned()), None), Modes::Bad(why) if why.contains("belongs to another user (owner 1001"))
+        );
+        let open = seen(&[(ALICE, 1000, 0o666)]);
+        assert!(matches!(modes(open, &groups(&[ALICE], &[]), Some(true)), Modes::Bad(why) if why.contains("mode 0666")));
+        assert_eq!(modes(seen(&[(ALICE, 1000, 0o600), (0, 0, 0o755)]), &Ok(Groups::default()), None), Modes::Good);
+    }
+
+    #[test]
+    fn strict_modes_no_reads_what_it_can_and_nothing_else() {
+        let bad = KeyFile::File { modes: Modes::Bad("bad".to_owned()), keys: Ok(Vec::new()) };
+        assert_eq!((bad.read(true), bad.read(false)), (Reading::PassedOver("bad"), Reading::Keys(&[])));
+        let refused = KeyFile::Refused("a pipe".to_owned());
+        assert_eq!((refused.read(true), refused.read(false)), (Reading::PassedOver("a pipe"), Reading::PassedOver("a pipe")));
+        let long = KeyFile::File { modes: Modes::Good, keys: Err("too long".to_owned()) };
+        assert_eq!(long.read(true), Reading::Unknown("too long"));
+        let unknown = KeyFile::File { modes: Modes::Unknown("which sshd".to_owned()), keys: Ok(Vec::new()) };
+        assert_eq!((unknown.read(true), unknown.read(false)), (Reading::Unknown("which sshd"), Reading::Keys(&[])));
+        assert_eq!(
+            (KeyFile::Missing.read(true), KeyFile::Unknown("x".to_owned()).read(false)),
+            (Reading::Missing, Reading::Unknown("x"))
+        );
+    }
+
+    #[test]
+    fn a_path_of_a_users_making_is_cut_and_shown_without_its_control_characters() {
+        assert_eq!(shown("/a\u{1b}[2J\nb"), "/a\\u{1b}[2J\\nb");
+        assert_eq!(shown(&"x".repeat(4096)).len(), SHOWN + 3);
+    }
+}

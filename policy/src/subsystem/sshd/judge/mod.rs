@@ -1,0 +1,17 @@
+//! The stages that sshd decides, one file a question; judgement says what each comes to. Asks for facts; plans nothing.
+
+pub(crate) mod access;
+pub(crate) mod account;
+pub(crate) mod admission;
+pub(crate) mod algorithms;
+pub(crate) mod broken;
+pub(crate) mod considered;
+pub(crate) mod crash;
+pub(crate) mod judgement;
+pub(crate) mod limits;
+pub(crate) mod login;
+pub(crate) mod methods;
+pub(crate) mod objection;
+pub(crate) mod penalty;
+pub(crate) mod power;
+pub(crate) mod stages;

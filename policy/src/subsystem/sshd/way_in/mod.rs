@@ -1,0 +1,661 @@
+//! Whether sshd lets an access path in: where it listens, whether it serves at all, its lists, the account and the methods that can
+//! work for the user. For the proof, which asks before and after each step on sshd; every value is sshd's own.
+
+pub(crate) mod alike;
+pub(crate) mod clients;
+#[cfg(test)]
+mod judged_tests;
+pub(crate) mod risk;
+pub(crate) mod serves;
+pub mod values;
+pub(crate) mod worse;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+
+use crate::address::Source;
+use crate::host::{self, HostState, Needs, Part};
+use crate::ranges;
+use crate::subsystem::hosts_access::HostName;
+use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::change::plan::difference;
+use crate::subsystem::sshd::config::{Client, Document, Line, Tree, keyword};
+use crate::subsystem::sshd::facts::ask;
+use crate::subsystem::sshd::facts::journal::Entrance;
+use crate::subsystem::sshd::facts::state::{Login, Need, Server};
+use crate::subsystem::sshd::judge::methods::{Methods, ways};
+use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
+use crate::subsystem::sshd::judge::{access, account};
+use crate::subsystem::sshd::way_in::clients::Clients;
+use crate::subsystem::sshd::way_in::risk::{Risk, risks};
+use crate::subsystem::sshd::way_in::worse::{gone, only_opens};
+use crate::verdict::{AccessPath, PathOrigin, Stage, Verdict};
+
+/// What sshd makes of one access path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WayIn {
+    /// What keeps it out, or may, whoever comes.
+    pub(crate) objections: Vec<Objection>,
+    /// Limits beside the verdict.
+    pub(crate) risks: Vec<Risk>,
+    /// By what clients may know the host.
+    pub(crate) identities: BTreeSet<String>,
+    /// Which clients have algorithms in common with it.
+    pub(crate) clients: Clients,
+    /// Whether it is a keep entry: each of its keys stays, whoever is in by it now.
+    pub(crate) kept: bool,
+    /// Each login that was asked about.
+    pub(crate) logins: Vec<LoginWay>,
+}
+
+/// One login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoginWay {
+    pub(crate) user: String,
+    address: IpAddr,
+    local: Option<IpAddr>,
+    pub(crate) effective: Effective,
+    /// What keeps it out, or may, before it comes to methods.
+    pub(crate) objections: Vec<Objection>,
+    /// What it can log in with.
+    pub(crate) ways: Methods,
+    /// How those who are in so came in, as the journal of sshd has it.
+    pub(crate) entered: Vec<Entrance>,
+    /// Whether that is not known of some of them.
+    others: bool,
+    /// When the running sshd read these files, where that is known: who came in before that came in by other ones.
+    read_at: Option<Timestamp>,
+    /// Whether the running sshd may have read other files than these.
+    pub(crate) may_differ: bool,
+}
+
+/// A stage that says that a way is closed, or does not know, by which somebody is in: a fault of ours, or a change since then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Whose way.
+    pub path: AccessPath,
+    /// Which stage.
+    pub stage: Stage,
+    /// What it says.
+    pub why: String,
+}
+
+/// More logins than this are not asked about for one range.
+const MOST_LOGINS: usize = 24;
+
+/// Values about connections, which are judged whoever comes.
+const OF_CONNECTIONS: [&str; 14] = [
+    "port",
+    "listenaddress",
+    "addressfamily",
+    "hostkey",
+    "hostkeyalgorithms",
+    "hostcertificate",
+    "hostkeyagent",
+    "ciphers",
+    "macs",
+    "kexalgorithms",
+    "maxstartups",
+    "persourcemaxstartups",
+    "logingracetime",
+    "usedns",
+];
+
+/// The port by which the sshd is known that a path is to be judged by when the sshd on `port` gets these files: another one that has one of
+/// them too reads it at its next start.
+pub fn server_for(host: &HostState, port: u16, files: &BTreeSet<&str>, path: &AccessPath, needs: &mut Needs) -> u16 {
+    let Some(Part::Present(edited)) = host.sshd.servers.get(&port) else { return port };
+    let listens = serves::addresses(edited).is_some_and(|all| all.iter().any(|at| at.port() == path.port));
+    if path.port == port || listens || files.is_empty() {
+        return port;
+    }
+    match host.sshd.servers.get(&path.port) {
+        None => {
+            needs.insert(host::Need::Sshd(Need::Server(path.port)));
+            port
+        }
+        Some(Part::Present(Server { tree: Ok(tree), .. })) if files.iter().any(|file| tree.files.contains_key(*file)) => {
+            path.port
+        }
+        Some(Part::Present(_) | Part::Absent(_) | Part::Unreadable(_)) => port,
+    }
+}
+
+/// Judges a path by the sshd on `port`, which steps were predicted on; `read` is the host as it was read. A path to another server
+/// is none of its business.
+pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, needs: &mut Needs) -> WayIn {
+    let (Some(before), Some(server)) = (ask::resolved(read, port, needs), ask::resolved(now, port, needs)) else {
+        let why = match now.sshd.servers.get(&port) {
+            Some(Part::Absent(why) | Part::Unreadable(why)) => why.clone(),
+            _ => "sshd, which was not asked yet".to_owned(),
+        };
+        return WayIn::only(Objection::unknown(Stage::SshdAdmission, Reason::NotRead(why.clone()), why));
+    };
+    if path.port != port && !serves::addresses(&before).is_some_and(|all| all.iter().any(|at| at.port() == path.port)) {
+        return WayIn::default();
+    }
+    // Nobody comes in while it does not run. What runs was started or reloaded with files that it took.
+    if !server.running {
+        return WayIn::only(Objection::refuse(Stage::Listener, Reason::Down, "nobody: sshd does not run"));
+    }
+    let sessions = Sessions::of(read, path);
+    let mut way = WayIn { objections: serves::objections(&server), identities: serves::identities(&server), ..WayIn::default() };
+    way.clients = Clients::of(&server);
+    way.kept = path.origin == PathOrigin::Keep;
+    way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
+    // Without an effective configuration nothing is known of a login.
+    let Ok(effective) = &server.effective else { return way };
+    way.risks = risks(effective);
+    let edited: BTreeSet<String> =
+        server.edited.values().flat_map(|(was, is)| edited_lines(was, is)).map(|line| line.0).collect();
+    way.objections.extend(before.effective.as_ref().ok().and_then(|was| values::not_printed(&edited, was, effective)));
+    let users = sessions.users(path);
+    if users.is_empty() {
+        way.objections.extend(values::objections(now, effective, needs));
+        way.objections.extend(nobody_named(&before, &server, now, needs));
+        return way;
+    }
+    let addresses = representatives(path.source, [&before, &server]);
+    if addresses.len() * users.len() > MOST_LOGINS {
+        let why = "sshd: the configuration parts this range into too many";
+        way.objections.push(Objection::unknown(Stage::SshdAccess, Reason::TooManyParts, why));
+        way.objections.extend(deciding(&before, &server, now, needs).map(|keyword| unnamed(why, keyword)));
+        return way;
+    }
+    for (user, address) in users.iter().flat_map(|user| addresses.iter().map(move |address| (user, *address))) {
+        for local in sessions.locals_for(read, address) {
+            let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
+            (login.entered, login.others) = sessions.entered(read, user, address, needs);
+            login.may_differ = may_differ(&server);
+            login.read_at = server.read_at.filter(|_| !login.may_differ);
+            login.objections.extend(not_judged(&login, (&before, &server), now, needs));
+            way.risks.extend(risks(&login.effective));
+            way.logins.push(login);
+        }
+    }
+    if way.risks.iter().any(Risk::is_of_names) && names_answered(read, path, needs) {
+        way.risks.iter_mut().for_each(Risk::names_answer);
+    }
+    way
+}
+
+/// Whether the name servers answer for this very client, whatever they say.
+fn names_answered(host: &HostState, path: &AccessPath, needs: &mut Needs) -> bool {
+    let (Some(address), Part::Present(files)) = (path.source.single(), &host.hosts_access) else { return false };
+    match files.facts.names.get(&address) {
+        Some(HostName::Verified(_) | HostName::Unknown | HostName::Paranoid) => true,
+        Some(HostName::Unanswered(_)) => false,
+        None => {
+            needs.insert(host::Need::HostName(address));
+            false
+        }
+    }
+}
+
+/// The same before any step. Where sshd may not have read its files since they changed, what they say is not what keeps these people
+/// out, or lets them in.
+pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Needs) -> WayIn {
+    let mut way = way_in(read, read, port, path, needs);
+    let Some(Part::Present(server)) = read.sshd.servers.get(&port) else { return way };
+    let proven = way.is_proven();
+    if !way.identities.is_empty() {
+        way.identities = serves::identities_now(server);
+    }
+    // What the running sshd was told is not known.
+    if may_differ(server) {
+        way.objections.retain(|objection| !objection.is_of_value());
+        way.logins.iter_mut().for_each(|login| login.objections.retain(|objection| !objection.is_of_value()));
+    }
+    if !server.stale.is_empty() {
+        way.clients = way.clients.or_by_default(&server.host_keys);
+    }
+    if !server.stale.is_empty() || proven && may_differ(server) {
+        let said_by_files = |objection: &Objection| objection.is_certain() && objection.reason != Reason::Down;
+        way.objections.retain(|objection| !said_by_files(objection));
+        way.logins.iter_mut().for_each(|login| login.objections.retain(|objection| !said_by_files(objection)));
+    }
+    // That they are in is all that is known, and it is enough.
+    if !server.stale.is_empty() && path.origin == PathOrigin::Session {
+        way.objections.clear();
+        way.logins.iter_mut().for_each(|login| login.objections.clear());
+    }
+    way
+}
+
+/// Whether sshd's journal has how somebody who is in by this path logged in.
+pub fn is_in(host: &HostState, path: &AccessPath, needs: &mut Needs) -> bool {
+    let sessions = Sessions::of(host, path);
+    let mut of_user =
+        |user: &String| path.source.single().is_some_and(|address| !sessions.entered(host, user, address, needs).0.is_empty());
+    sessions.users(path).iter().any(&mut of_user)
+}
+
+/// Whether what runs may be another configuration than the files say: they changed since, or it leaves no mark of when it read them.
+fn may_differ(server: &Server) -> bool {
+    let marked = server.effective.as_ref().is_ok_and(|it| it.one("pidfile").is_some_and(|file| file != "none"));
+    !server.stale.is_empty() || !marked
+}
+
+impl WayIn {
+    fn only(objection: Objection) -> Self {
+        Self { objections: vec![objection], ..Self::default() }
+    }
+
+    /// Whether it lets it in, and what decided.
+    pub fn verdict(&self) -> (Verdict, String) {
+        let of_logins = self.logins.iter().flat_map(LoginWay::all);
+        let all = self.objections.iter().cloned().chain(of_logins);
+        // Values that nobody knows matter where they come, not where they always were.
+        let all: Vec<Objection> = all.filter(|objection| !objection.is_of_value()).collect();
+        objection::verdict(all.iter())
+    }
+
+    /// Whether somebody is in this way whose login sshd's journal has.
+    pub fn is_proven(&self) -> bool {
+        self.logins.iter().any(LoginWay::is_proven)
+    }
+
+    /// What can work, where it is let in: `publickey`.
+    pub fn methods(&self) -> Vec<String> {
+        let mut methods: Vec<String> = Vec::new();
+        for method in self.logins.iter().flat_map(|login| login.ways.best().1) {
+            if !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+        methods
+    }
+
+    /// What makes a path that was so worse off so.
+    pub fn worse(&self, now: &WayIn) -> Option<(Verdict, String)> {
+        worse::worse(self, now)
+    }
+
+    /// The stages that say otherwise than a live session.
+    pub fn faults(&self, path: &AccessPath) -> Vec<Fault> {
+        let of = |(stage, why)| Fault { path: path.clone(), stage, why };
+        worse::faults(self).into_iter().map(of).collect()
+    }
+
+    /// The verdicts to show before and after a change that is no worse: what a live session disproves does not count.
+    pub fn shown(&self, now: &WayIn) -> (Verdict, Verdict) {
+        if self.is_proven() { (Verdict::Accept, Verdict::Accept) } else { (self.verdict().0, now.verdict().0) }
+    }
+
+    /// The same login; where the new files part addresses that the old ones did not, the old ones said the same of all of them.
+    pub(crate) fn login(&self, is: &LoginWay) -> Option<&LoginWay> {
+        let of_user = || self.logins.iter().filter(|was| was.user == is.user);
+        let same = |was: &&LoginWay| (was.address, was.local) == (is.address, is.local);
+        of_user().find(same).or_else(|| of_user().find(|was| was.address == is.address)).or_else(|| of_user().next())
+    }
+
+    /// What becomes different for this path: `publickey stays`, then each value.
+    pub fn changes(&self, now: &WayIn) -> Vec<String> {
+        let (before, after) = (self.methods(), now.methods());
+        let stays = |method: &&String| after.contains(method);
+        let listed = |what: &str, methods: Vec<&String>| {
+            (!methods.is_empty())
+                .then(|| format!("{} {what}", methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", ")))
+        };
+        let (kept, lost): (Vec<&String>, Vec<&String>) = before.iter().partition(stays);
+        let new = after.iter().filter(|method| !before.contains(method)).collect();
+        let words: Vec<String> =
+            [listed("stays", kept), listed("goes", lost), listed("comes", new)].into_iter().flatten().collect();
+        let mut lines: Vec<String> = if words.is_empty() { Vec::new() } else { vec![words.join(", ")] };
+        lines.extend(worse::closed_already(self, now));
+        for (was, is) in self.logins.iter().zip(&now.logins) {
+            let lost = gone(was, is);
+            let count = was.ways.keys.len();
+            let keys = (!lost.is_empty()).then(|| format!("{} of {count} keys goes: {}", lost.len(), lost.join(", ")));
+            for line in keys.into_iter().chain(difference(&was.effective, &is.effective)) {
+                if !lines.contains(&line) {
+                    lines.push(line);
+                }
+            }
+        }
+        lines
+    }
+
+    /// The limits that get worse.
+    pub fn new_risks(&self, now: &WayIn) -> Vec<String> {
+        let mut lines: Vec<String> = risk::worse(&self.risks, &now.risks).map(|risk| risk.text.clone()).collect();
+        let lost = self.identities.difference(&now.identities).filter(|_| !now.identities.is_empty());
+        lines.extend(lost.map(|identity| {
+            format!(
+                "clients that know this host only by {identity} will see REMOTE HOST IDENTIFICATION HAS CHANGED, or ask again"
+            )
+        }));
+        lines.extend(self.clients.gone(&now.clients));
+        lines.dedup();
+        lines
+    }
+}
+
+impl LoginWay {
+    /// A login of which nothing was known before.
+    pub(crate) fn unknown(is: &LoginWay) -> Self {
+        let entered = is.entered.clone();
+        Self { objections: Vec::new(), ways: Methods::default(), entered, may_differ: true, ..is.clone() }
+    }
+
+    /// Whether somebody is in so who came by what sshd goes by now, and the journal has how each of those who are in so came in.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.knows_entrances() && self.entered.iter().any(|entrance| self.is_of_now(entrance))
+    }
+
+    /// Whether the journal has how each of those who are in so came in.
+    pub(crate) fn knows_entrances(&self) -> bool {
+        !self.entered.is_empty() && !self.others
+    }
+
+    /// Whether sshd has read no other files since: who came in before that proves nothing of these.
+    pub(crate) fn is_of_now(&self, entrance: &Entrance) -> bool {
+        self.read_at.is_none_or(|read| entrance.at >= read)
+    }
+
+    /// Whether nobody comes in so, for certain.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.objections.iter().any(Objection::is_certain) || self.ways.best().0 == Verdict::Refuse && self.knows_its_ways()
+    }
+
+    /// Whether its methods were looked at.
+    fn knows_its_ways(&self) -> bool {
+        !self.objections.iter().any(|objection| matches!(objection.reason, Reason::NotRead(_) | Reason::Unasked(_)))
+    }
+
+    /// Why no method is left.
+    pub(crate) fn no_way(&self) -> String {
+        let user = &self.user;
+        if self.ways.ways.is_empty() {
+            format!("sshd: no authentication method is left for {user}")
+        } else if self.ways.no_key_files && self.ways.ways.iter().all(crate::subsystem::sshd::judge::methods::Way::by_key) {
+            format!("sshd: {user} has no authorized keys, and no authentication method is left that can work")
+        } else {
+            format!("sshd: no authentication method is left that can work for {user}")
+        }
+    }
+
+    /// Its objections, and one of its methods where none is known to work.
+    fn all(&self) -> Vec<Objection> {
+        let mut all = self.objections.clone();
+        let (verdict, methods) = self.ways.best();
+        let why = match verdict {
+            Verdict::Accept => return all,
+            Verdict::Refuse if !self.knows_its_ways() => return all,
+            Verdict::Refuse => self.no_way(),
+            Verdict::Unknown => format!("sshd: whether {} works for {} is not known", methods.join(" or "), self.user),
+        };
+        all.push(Objection { verdict, ..Objection::unknown(Stage::Account, Reason::Account(why.clone()), why) });
+        all
+    }
+}
+
+/// More addresses of the host than this are not asked about for one client.
+const MOST_LOCALS: usize = 8;
+
+/// The live sessions that a path stands for.
+struct Sessions {
+    /// The addresses of the host that they came to.
+    locals: Vec<IpAddr>,
+    /// The clients' ends, and as whom.
+    peers: Vec<(SocketAddr, String)>,
+}
+
+impl Sessions {
+    fn of(host: &HostState, path: &AccessPath) -> Self {
+        let there = host.listener.present().into_iter().flat_map(|state| &state.sessions);
+        let of_path = there.filter(|session| {
+            path.source.single() == Some(crate::address::canonical(session.peer.ip())) && session.port == path.port
+        });
+        let of_path: Vec<_> = of_path.collect();
+        let locals: BTreeSet<IpAddr> = of_path.iter().map(|session| session.local).collect();
+        let peers = of_path.iter().filter_map(|session| Some((session.peer, session.user.clone()?)));
+        Self { locals: locals.into_iter().collect(), peers: peers.collect() }
+    }
+
+    /// The addresses of the host that this client comes to: those of live sessions, else all of the same family. `None` is any.
+    fn locals_for(&self, host: &HostState, address: IpAddr) -> Vec<Option<IpAddr>> {
+        let same = |ip: &&IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
+        if !self.locals.is_empty() {
+            return self.locals.iter().copied().map(Some).collect();
+        }
+        let own = host.listener.present().into_iter().flat_map(|state| &state.addresses).filter(same);
+        let own: Vec<Option<IpAddr>> = own.take(MOST_LOCALS).copied().map(Some).collect();
+        if own.is_empty() { vec![None] } else { own }
+    }
+
+    /// How those of them who came so logged in, as far as it is known; and whether it is not known of some.
+    fn entered(&self, host: &HostState, user: &str, address: IpAddr, needs: &mut Needs) -> (Vec<Entrance>, bool) {
+        let came = self.peers.iter().filter(|(peer, who)| peer.ip() == address && who == user);
+        let peers: Vec<SocketAddr> = came.map(|(peer, _)| *peer).collect();
+        let Some(known) = &host.sshd.entrances else {
+            if !peers.is_empty() {
+                needs.insert(host::Need::Sshd(Need::Entrances));
+            }
+            return (Vec::new(), !peers.is_empty());
+        };
+        let entered = peers.iter().filter_map(|peer| known.get(peer).filter(|entrance| entrance.user == user).cloned());
+        let entered: Vec<Entrance> = entered.collect();
+        let others = entered.len() < peers.len();
+        (entered, others)
+    }
+
+    /// As whom somebody comes this way: whoever became another user after the login still comes in as who logged in.
+    fn users(&self, path: &AccessPath) -> BTreeSet<String> {
+        let came: BTreeSet<String> = self.peers.iter().map(|(_, user)| user.clone()).collect();
+        match (&path.user, path.origin) {
+            (Some(user), PathOrigin::Requester) if !came.is_empty() && !came.contains(user) => came,
+            (Some(user), _) => [user.clone()].into(),
+            (None, _) => came,
+        }
+    }
+}
+
+/// A login that was not judged: who could not be looked up, or which `Match` lines count for the client is not known. An edit of what decides
+/// could be the end of this way, whatever else stays as it was.
+fn not_judged(login: &LoginWay, (before, now): (&Server, &Server), host: &HostState, needs: &mut Needs) -> Option<Objection> {
+    let unread = |objection: &&Objection| matches!(objection.reason, Reason::NotRead(_) | Reason::LocalAddress(_));
+    let of_login = login.objections.iter().find(unread).map(|objection| objection.why.as_str());
+    let names = "sshd: UseDNS is on and Match lines go by host names, which are not looked up here";
+    let by_names = access::matches_names(before) || access::matches_names(now);
+    let why = of_login.or(by_names.then_some(names))?;
+    let keyword = looks_up(before, now).filter(|_| by_names).or_else(|| deciding(before, now, host, needs))?;
+    Some(unnamed(&format!("{why} ({})", login.user), keyword))
+}
+
+/// `UseDNS`, where it changes.
+fn looks_up(before: &Server, now: &Server) -> Option<String> {
+    let value = |server: &Server| server.effective.as_ref().ok().and_then(|it| it.one("usedns").map(str::to_owned));
+    (value(before) != value(now)).then(|| "usedns".to_owned())
+}
+
+/// What decides about somebody changes, and about whom it decides is not known.
+fn unnamed(why: &str, keyword: String) -> Objection {
+    let name = keyword::spelling(&keyword);
+    let why = format!("{why}; whether {name} keeps somebody out then is not known");
+    Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why)
+}
+
+/// A path whose user is not known: whatever selects by user could keep just that user out, unless it only lets more in.
+fn nobody_named(before: &Server, now: &Server, host: &HostState, needs: &mut Needs) -> Option<Objection> {
+    let keyword = deciding(before, now, host, needs)?;
+    let why =
+        format!("sshd: which user comes this way is not known, and {keyword} changes; name the user in [[keep]] of agent.toml");
+    Some(Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why))
+}
+
+/// A keyword that is edited and may decide about a login; whatever is not harmless, where what counts is not known before or after.
+fn deciding(before: &Server, now: &Server, host: &HostState, needs: &mut Needs) -> Option<String> {
+    let known = before.effective.as_ref().ok().zip(now.effective.as_ref().ok());
+    let edited: BTreeSet<_> = now.edited.values().flat_map(|(was, is)| edited_lines(was, is)).collect();
+    let mut decides = |keyword: &str, arguments: &[String]| {
+        !OF_CONNECTIONS.contains(&keyword)
+            && !known.is_some_and(|(was, is)| only_opens(keyword, was, is))
+            && !values::is_harmless(host, keyword, arguments, needs)
+    };
+    edited.iter().find(|(keyword, arguments)| decides(keyword, arguments)).map(|(keyword, _)| keyword.clone())
+}
+
+/// Limits that a Match block may set: they keep people out only where they are 0.
+const LIMITS: [&str; 2] = ["maxauthtries", "maxsessions"];
+
+/// The keywords of the lines that come and go, with their arguments; `match` for what no keyword can be told of.
+fn edited_lines(before: &[u8], after: &[u8]) -> BTreeSet<(String, Vec<String>)> {
+    let lines = |bytes: &[u8]| -> Vec<Line> { Document::parse(bytes).lines().map(|(_, line)| line.clone()).collect() };
+    let (before, after) = (lines(before), lines(after));
+    let gone = before.iter().filter(|line| !after.contains(line));
+    let come = after.iter().filter(|line| !before.contains(line));
+    let unknown = || ("match".to_owned(), Vec::new());
+    let keyword = |line: &Line| match line.directive() {
+        Ok(None) => None,
+        Ok(Some(directive)) => {
+            let name = keyword::canonical(&directive.keyword);
+            let leaves_room = LIMITS.contains(&name.as_str()) && directive.arguments.first().is_some_and(|value| value != "0");
+            (!leaves_room).then_some((name, directive.arguments.clone()))
+        }
+        Err(_) => Some(unknown()),
+    };
+    let lines_differ = gone.clone().chain(come.clone()).count();
+    let found: BTreeSet<_> = gone.chain(come).filter_map(keyword).collect();
+    // Lines that only changed places: what they mean may have, too.
+    if lines_differ == 0 && before != after { [unknown()].into() } else { found }
+}
+
+/// Addresses of a source, one of every part that lines of these configurations tell apart.
+fn representatives(source: Source, servers: [&Server; 2]) -> Vec<IpAddr> {
+    if let Some(single) = source.single() {
+        return vec![single];
+    }
+    let mut found: BTreeSet<IpAddr> = [source.first(), source.last()].into();
+    for tree in servers.iter().filter_map(|server| server.tree.as_ref().ok()) {
+        for named in named_sources(tree) {
+            let v6 = !named.is_ipv4();
+            let (first, last) = ranges::span(named);
+            let outside = last.checked_add(1).filter(|at| *at <= ranges::highest(v6));
+            let ends = [Some(first), Some(last), outside, first.checked_sub(1)].into_iter().flatten();
+            found.extend(ends.map(|at| ranges::address(v6, at)).filter(|address| source.contains((*address).into())));
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Every address and range that stands in a line.
+fn named_sources(tree: &Tree) -> BTreeSet<Source> {
+    let directives = tree.files.values().flat_map(Document::lines).filter_map(|(_, line)| line.directive().ok().flatten());
+    let words = directives.flat_map(|directive| directive.arguments);
+    let parts = words.flat_map(|word| {
+        let parts = word.split([',', '@', '=']).map(|part| part.trim_start_matches('!').to_owned());
+        parts.collect::<Vec<_>>()
+    });
+    parts.filter_map(|part| part.parse().ok()).collect()
+}
+
+/// One login of `(user, client's address, host's address)` by the sshd of the first port, to the second.
+fn login(
+    host: &HostState,
+    server: &Server,
+    (user, address, local): (&str, IpAddr, Option<IpAddr>),
+    (server_port, port): (u16, u16),
+    needs: &mut Needs,
+) -> LoginWay {
+    let empty = LoginWay {
+        user: user.to_owned(),
+        address,
+        local,
+        effective: Effective::default(),
+        objections: Vec::new(),
+        ways: Methods::default(),
+        entered: Vec::new(),
+        others: false,
+        read_at: None,
+        may_differ: false,
+    };
+    let because = |reason: Reason, why: String| {
+        let objections = vec![Objection::unknown(Stage::SshdAccess, reason, why)];
+        LoginWay { objections, ..empty.clone() }
+    };
+    let not_read = |why: String| because(Reason::NotRead(why.clone()), why);
+    let asked = alike::representative(host, server, address);
+    let Some(login) = Login::new(user, asked, local.unwrap_or(asked), port) else {
+        return not_read("sshd: that is no name sshfix asks about".to_owned());
+    };
+    let login = login.of_server(server_port);
+    let account = host.sshd.accounts.get(user);
+    if account.is_none() {
+        needs.insert(host::Need::Sshd(Need::Account(user.to_owned())));
+    }
+    let effective = ask::login_as(host, server, &login, needs);
+    let (Some(known), Some(effective)) = (account, effective) else {
+        return not_read("sshd, which was not asked yet".to_owned());
+    };
+    let effective = match effective {
+        Ok(effective) => effective.clone(),
+        Err(why) => return because(Reason::Unasked(why.clone()), format!("sshd -T: {why}")),
+    };
+    let user_account = match known {
+        Part::Present(account) => account,
+        Part::Absent(_) => {
+            let none = Objection::refuse(Stage::Account, Reason::NoUser, format!("sshd: there is no user {user}"));
+            return LoginWay { effective, objections: vec![none], ..empty };
+        }
+        Part::Unreadable(why) => return LoginWay { effective, ..not_read(format!("sshd: {why}")) },
+    };
+    let client = Client {
+        user: user.to_owned(),
+        groups: Some(user_account.groups.clone()),
+        host: address.to_string(),
+        address,
+        local_address: local,
+        local_port: port,
+    };
+    let mut objections = access::objections(server, &effective, &client, user_account.uid == 0, local.is_some());
+    let no_logins = risk::no_logins(&effective);
+    objections.extend(no_logins.map(|(keyword, why)| Objection::refuse(Stage::SshdAccess, Reason::NoRoom(keyword), why)));
+    objections.extend(account::objection(&effective, user, user_account));
+    objections.extend(values::objections(host, &effective, needs));
+    let ways = ways(host, &effective, &client, user_account, needs);
+    LoginWay { effective, objections, ways, ..empty }
+}
+
+#[cfg(test)]
+impl WayIn {
+    /// One login of alice, for tests.
+    pub(crate) fn of_alice(effective: &str, ways: Methods, entered: Vec<Entrance>, read_at: Option<Timestamp>) -> Self {
+        let address = IpAddr::from([203, 0, 113, 7]);
+        let login = LoginWay {
+            user: "alice".to_owned(),
+            address,
+            local: None,
+            effective: Effective::parse(effective),
+            objections: Vec::new(),
+            ways,
+            entered,
+            others: false,
+            read_at,
+            may_differ: false,
+        };
+        Self { logins: vec![login], ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subsystem::sshd::Invocation;
+
+    #[test]
+    fn an_edit_decides_also_where_sshd_could_be_asked_about_neither_side() {
+        const FILE: &str = "/etc/ssh/sshd_config";
+        let server = |edited: &str| {
+            let mut server = Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[(FILE, "Port 22\n")]);
+            server.edited.insert(FILE.to_owned(), (b"Port 22\n".to_vec(), edited.as_bytes().to_vec()));
+            server
+        };
+        let before = Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[(FILE, "Port 22\n")]);
+        let found = |edited: &str| deciding(&before, &server(edited), &HostState::empty(), &mut Needs::new());
+        assert_eq!(found("Port 22\nPermitRootLogin no\n").as_deref(), Some("permitrootlogin"));
+        assert_eq!(found("Port 22\nX11Forwarding no\n"), None, "that keeps nobody out");
+    }
+}

@@ -1,0 +1,188 @@
+//! Limits that make a login less likely and never keep it out for certain: beside a verdict, never part of it. Two configurations are
+//! compared by them, and what gets worse is shown. Only a limit that leaves hardly anybody time to log in counts as a lockout, where a
+//! change brings it.
+
+use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::judge::admission::drop_percent;
+use crate::subsystem::sshd::judge::penalty::Terms;
+
+/// sshd's own default; an ordinary agent offers some keys before the right one.
+const TRIES: u32 = 6;
+/// People need longer than this to type a password or touch a key; seconds.
+const SHORT_GRACE: u32 = 20;
+/// Less than this many seconds hardly do for a key exchange and a login over a slow line.
+const HARDLY_ANY_GRACE: u32 = 5;
+/// Unauthenticated connections that a few clients at once make.
+const FEW: u32 = 3;
+/// resolv.conf(5): a name that no server answers takes three of them twice 5 s, and sshd asks for it both ways.
+const NAMES: u32 = 60;
+
+/// Which limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limit {
+    /// `MaxAuthTries`.
+    Tries,
+    /// `LoginGraceTime`.
+    Grace,
+    /// `MaxStartups`.
+    Startups,
+    /// `PerSourceMaxStartups`.
+    PerSource,
+    /// `MaxSessions`.
+    Sessions,
+    /// `PerSourcePenalties`.
+    Penalties,
+    /// `UseDNS`.
+    Names,
+}
+
+/// One limit that could end a login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Risk {
+    /// Which.
+    pub limit: Limit,
+    /// The more the worse.
+    level: i64,
+    /// For people.
+    pub text: String,
+    /// Whether it leaves hardly anybody in.
+    pub grave: bool,
+}
+
+impl Risk {
+    /// Whether it is about name servers that may not answer while somebody logs in.
+    pub fn is_of_names(&self) -> bool {
+        self.limit == Limit::Names && self.grave
+    }
+
+    /// They answer for this client, so that it waits for them no longer than for anything else: no lockout, and still a risk.
+    pub fn names_answer(&mut self) {
+        if self.limit == Limit::Names {
+            self.grave = false;
+        }
+    }
+}
+
+/// The limits of a login, or of everybody, that are tighter than what people are used to. Those that let nobody in at all are none.
+pub fn risks(effective: &Effective) -> Vec<Risk> {
+    let number = |keyword: &str| effective.one(keyword).and_then(|value| value.parse::<u32>().ok());
+    let risk = |limit, level: u32, text: String| Risk { limit, level: i64::from(level), text, grave: false };
+    let mut found = Vec::new();
+    if let Some(tries @ 1..TRIES) = number("maxauthtries") {
+        let text = format!("MaxAuthTries {tries}: a client that offers {tries} other keys or passwords first is cut off");
+        found.push(risk(Limit::Tries, TRIES - tries, text));
+    }
+    // 0 is without end.
+    if let Some(seconds @ 1..SHORT_GRACE) = number("logingracetime") {
+        let text = format!("LoginGraceTime, which leaves {seconds} s to log in");
+        found.push(Risk { grave: seconds < HARDLY_ANY_GRACE, ..risk(Limit::Grace, SHORT_GRACE - seconds, text) });
+    }
+    found.extend(startups(effective));
+    if let Some(most @ 1..FEW) = number("persourcemaxstartups") {
+        let text = format!("PerSourceMaxStartups {most}: more connections at once from one source are dropped");
+        found.push(risk(Limit::PerSource, FEW - most, text));
+    }
+    if number("maxsessions") == Some(1) {
+        let text = "MaxSessions 1: a second session on one connection is refused".to_owned();
+        found.push(risk(Limit::Sessions, 1, text));
+    }
+    found.extend(names(effective));
+    // What is not understood of them is unknown in the verdict, and no limit that gets tighter.
+    if let Ok(Some(terms)) = Terms::of(effective) {
+        let text = format!("PerSourcePenalties: failed logins turn a source away for up to {} s", terms.longest());
+        found.push(Risk { limit: Limit::Penalties, level: terms.longest(), text, grave: false });
+    }
+    found
+}
+
+/// sshd looks the client's name up while the time to log in runs; name servers that do not answer use it up.
+fn names(effective: &Effective) -> Option<Risk> {
+    let grace: u32 = effective.one("logingracetime")?.parse().ok()?;
+    let short = (1..NAMES).contains(&grace);
+    let left = if short { format!("longer than LoginGraceTime {grace}, so nobody gets in") } else { "long".to_owned() };
+    let text = format!("UseDNS yes: each login waits for the name servers; where they do not answer, a login takes {left}");
+    let level = if short { i64::from(NAMES - grace) + 1 } else { 1 };
+    (effective.one("usedns") == Some("yes")).then_some(Risk { limit: Limit::Names, level, text, grave: short })
+}
+
+/// sshd.c, `should_drop_connection`: what is dropped while nobody else comes, else from how few on.
+fn startups(effective: &Effective) -> Option<Risk> {
+    let (begin, rate, full) = max_startups(effective)?;
+    let risk = |level: u32, text| Risk { limit: Limit::Startups, level: i64::from(level), text, grave: false };
+    match drop_percent(0, begin, full, Some(rate)) {
+        Some(percent @ 1..100) => Some(risk(FEW + percent, format!("MaxStartups, which drops {percent} of 100 connections"))),
+        Some(0) if begin < FEW => {
+            Some(risk(FEW - begin, format!("MaxStartups, which drops connections from {begin} others without login on")))
+        }
+        _ => None,
+    }
+}
+
+/// `begin:rate:full`.
+fn max_startups(effective: &Effective) -> Option<(u32, u32, u32)> {
+    let mut parts = effective.one("maxstartups")?.split(':').map(str::parse);
+    let mut next = || parts.next().and_then(Result::ok);
+    Some((next()?, next()?, next()?))
+}
+
+/// The limit that drops every connection, with the keyword. None of these stands in a Match block.
+pub fn no_connections(effective: &Effective) -> Option<(&'static str, &'static str)> {
+    let drops_all = |(begin, rate, full)| drop_percent(0, begin, full, Some(rate)) == Some(100);
+    if max_startups(effective).is_some_and(drops_all) {
+        return Some(("maxstartups", "MaxStartups, which drops every connection"));
+    }
+    let none = effective.one("persourcemaxstartups") == Some("0");
+    none.then_some(("persourcemaxstartups", "PerSourceMaxStartups 0, which drops every connection"))
+}
+
+/// The limit that lets nobody log in at all, with the keyword.
+pub fn no_logins(effective: &Effective) -> Option<(&'static str, &'static str)> {
+    [("maxsessions", "MaxSessions 0, which gives nobody a session"), ("maxauthtries", "MaxAuthTries 0, which lets nobody try")]
+        .into_iter()
+        .find(|(keyword, _)| effective.one(keyword) == Some("0"))
+}
+
+/// Those that are new, or worse than before.
+pub fn worse<'a>(before: &'a [Risk], after: &'a [Risk]) -> impl Iterator<Item = &'a Risk> {
+    let level = |limit: Limit| before.iter().filter(|risk| risk.limit == limit).map(|risk| risk.level).max();
+    after.iter().filter(move |risk| level(risk.limit).is_none_or(|before| before < risk.level))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_a_risk_and_a_lockout_where_there_is_little_time() {
+        let of = |text: &str| risks(&Effective::parse(text));
+        let without = of("usedns no\nlogingracetime 120\n");
+        let lockout = |before: &[Risk], text: &str| worse(before, &of(text)).map(|risk| risk.grave).collect::<Vec<_>>();
+        assert_eq!(lockout(&without, "usedns yes\nlogingracetime 120\n"), [false]);
+        assert_eq!(lockout(&without, "usedns yes\nlogingracetime 0\n"), [false]);
+        assert_eq!(lockout(&without, "usedns yes\nlogingracetime 30\n"), [true]);
+        let with = of("usedns yes\nlogingracetime 30\n");
+        assert_eq!(lockout(&with, "usedns yes\nlogingracetime 30\n"), [false; 0]);
+        assert_eq!(lockout(&of("usedns yes\nlogingracetime 120\n"), "usedns yes\nlogingracetime 30\n"), [true]);
+    }
+
+    #[test]
+    fn what_gets_worse_is_a_risk_and_what_lets_nobody_in_is_none() {
+        let of = |text: &str| risks(&Effective::parse(text));
+        let usual = of("maxauthtries 6\nlogingracetime 120\nmaxstartups 10:30:100\nmaxsessions 10\npersourcemaxstartups none\n");
+        assert_eq!(usual, []);
+        let tight = of("maxauthtries 1\nlogingracetime 5\nmaxstartups 0:30:100\nmaxsessions 1\npersourcemaxstartups 1\n");
+        let limits: Vec<Limit> = worse(&usual, &tight).map(|risk| risk.limit).collect();
+        assert_eq!(limits, [Limit::Tries, Limit::Grace, Limit::Startups, Limit::PerSource, Limit::Sessions]);
+        assert!(tight.iter().all(|risk| !risk.grave));
+        assert_eq!(worse(&tight, &tight).count(), 0, "what was so before");
+        let grave = |text: &str| worse(&tight, &of(text)).any(|risk| risk.grave);
+        assert!(grave("logingracetime 1\n") && !grave("logingracetime 0\n") && !grave("maxauthtries 1\n"));
+        let nobody = |text: &str| {
+            let effective = Effective::parse(text);
+            no_connections(&effective).or_else(|| no_logins(&effective)).map(|(keyword, _)| keyword)
+        };
+        assert_eq!(nobody("maxstartups 0:100:10\n"), Some("maxstartups"));
+        assert_eq!(nobody("maxstartups 10:30:100\nmaxsessions 0\n"), Some("maxsessions"));
+        assert_eq!(nobody("maxstartups 10:30:100\nmaxsessions 1\nmaxauthtries 1\nlogingracetime 1\n"), None);
+    }
+}

@@ -1,0 +1,416 @@
+//! What the values of sshd's keywords do to a login, for those that no stage judges: harmless, harmless for some values alone, files that sshd
+//! opens or writes by them, or not known. An edit is let through only where its values are judged or proven harmless. Reads nothing: what
+//! stands at a path is a fact of the agent's.
+
+use std::collections::BTreeSet;
+
+use crate::host::{self, HostState, Needs};
+use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::config::keyword;
+use crate::subsystem::sshd::facts::state::{Need, ValueFile};
+use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::verdict::Stage;
+
+/// What a keyword does to a login.
+enum Effect {
+    /// A stage of sshfix judges it, or the proof compares it.
+    Judged,
+    /// None of its values keeps anybody out.
+    Harmless,
+    /// These values do not.
+    Where(fn(&str) -> bool),
+    /// These changes do not: what it was, and what it is.
+    Change(fn(&[String], &[String]) -> bool),
+    /// It counts only while that other keyword has another value than this.
+    Without(&'static str, &'static str),
+    /// A file.
+    File(Use),
+}
+
+/// What sshd does with a file that a value names.
+#[derive(Clone, Copy)]
+enum Use {
+    /// Shows it to everybody before the login.
+    Show,
+    /// Writes its pid into it, and removes it at a reload.
+    Pid,
+    /// Reads it as root while somebody logs in.
+    Read,
+    /// Runs it for each connection.
+    Run,
+}
+
+/// A message of this length reaches every client (RFC 4253, section 6.1), with room for what stands around it.
+const BANNER_MAX: u64 = 30_000;
+/// Where distributions keep the two halves of sshd.
+const PROGRAMS: [&str; 5] = ["/usr/lib/openssh/", "/usr/libexec/openssh/", "/usr/lib/ssh/", "/usr/libexec/", "/usr/libexec/ssh/"];
+const XAUTH: [&str; 4] = ["none", "/usr/bin/xauth", "/usr/X11R6/bin/xauth", "/usr/local/bin/xauth"];
+/// Variables that no program opens a file by, runs anything by, or ends by, when a session begins (locale(7), environ(7)); all others may:
+/// `BASH_ENV`, `HISTFILE`, `INPUTRC`, `LD_*`, `TMOUT`, ... What ends with `*` is a prefix.
+const PLAIN: [&str; 9] = ["LANG", "LANGUAGE", "LC_*", "TZ", "EDITOR", "VISUAL", "PAGER", "NO_COLOR", "COLORTERM"];
+/// A session that ends after fewer seconds of silence is hardly one.
+const SHORT: u64 = 60;
+
+/// By the name in lower case; `None` for what sshfix does not know.
+fn effect(keyword: &str) -> Option<Effect> {
+    use Effect::{Change, File, Harmless, Judged, Where, Without};
+    Some(match keyword {
+        "addressfamily"
+        | "allowgroups"
+        | "allowusers"
+        | "authenticationmethods"
+        | "authorizedkeysfile"
+        | "casignaturealgorithms"
+        | "chrootdirectory"
+        | "ciphers"
+        | "denygroups"
+        | "denyusers"
+        | "forcecommand"
+        | "gssapiauthentication"
+        | "hostbasedauthentication"
+        | "hostcertificate"
+        | "hostkey"
+        | "hostkeyalgorithms"
+        | "kbdinteractiveauthentication"
+        | "kerberosauthentication"
+        | "kexalgorithms"
+        | "listenaddress"
+        | "logingracetime"
+        | "macs"
+        | "maxauthtries"
+        | "maxsessions"
+        | "maxstartups"
+        | "passwordauthentication"
+        | "permitemptypasswords"
+        | "permitrootlogin"
+        | "persourcemaxstartups"
+        | "persourcepenalties"
+        | "port"
+        | "pubkeyacceptedalgorithms"
+        | "pubkeyauthentication"
+        | "pubkeyauthoptions"
+        | "refuseconnection"
+        | "requiredrsasize"
+        | "revokedkeys"
+        | "strictmodes"
+        | "usedns"
+        | "usepam" => Judged,
+        "acceptenv"
+        | "allowagentforwarding"
+        | "allowstreamlocalforwarding"
+        | "allowtcpforwarding"
+        | "clientalivecountmax"
+        | "clientaliveinterval"
+        | "compression"
+        | "debianbanner"
+        | "disableforwarding"
+        | "exposeauthinfo"
+        | "fingerprinthash"
+        | "gatewayports"
+        | "gssapicleanupcredentials"
+        | "gssapikeyexchange"
+        | "gssapistorecredentialsonrekey"
+        | "ipqos"
+        | "kerberosgetafstoken"
+        | "kerberosticketcleanup"
+        | "loglevel"
+        | "logverbose"
+        | "permitlisten"
+        | "permitopen"
+        | "permittty"
+        | "permittunnel"
+        | "printlastlog"
+        | "printmotd"
+        | "streamlocalbindmask"
+        | "streamlocalbindunlink"
+        | "syslogfacility"
+        | "tcpkeepalive"
+        | "x11displayoffset"
+        | "x11forwarding"
+        | "x11uselocalhost" => Harmless,
+        "authorizedkeyscommand" | "hostkeyagent" => Where(|value| value == "none"),
+        "authorizedkeyscommanduser" => Without("authorizedkeyscommand", "none"),
+        "authorizedprincipalsfile" | "authorizedprincipalscommand" | "authorizedprincipalscommanduser" => {
+            Without("trustedusercakeys", "none")
+        }
+        "gssapienablek5users" | "gssapistrictacceptorcheck" => Without("gssapiauthentication", "no"),
+        "gssapikexalgorithms" => Without("gssapikeyexchange", "no"),
+        "hostbasedacceptedalgorithms" | "hostbasedusesnamefrompacketonly" | "ignorerhosts" | "ignoreuserknownhosts" => {
+            Without("hostbasedauthentication", "no")
+        }
+        "kerberosorlocalpasswd" => Without("kerberosauthentication", "no"),
+        "channeltimeout" => Where(|value| value == "none" || value.split(' ').all(|one| lasts(after(one, '=')))),
+        "pamservicename" => Where(|value| value == "sshd"),
+        "persourcenetblocksize" => Where(narrow),
+        // Whoever is exempt no more pays for the failures of others at the same address.
+        "persourcepenaltyexemptlist" => Change(list_grows),
+        "rekeylimit" => Where(rekeys_seldom),
+        "securitykeyprovider" => Where(|value| value == "internal"),
+        // What users left in ~/.ssh/environment and ~/.ssh/rc would count for the first time.
+        "permituserenvironment" | "permituserrc" => Change(|_, is| is.iter().all(|value| value == "no")),
+        "setenv" => Where(|value| value.split(' ').all(|one| !one.contains('=') || is_plain(one))),
+        "subsystem" => Change(subsystems_stay),
+        "unusedconnectiontimeout" => Where(|value| value == "none" || lasts(value)),
+        "versionaddendum" => Where(|value| value.len() <= 100 && value.chars().all(|c| c.is_ascii_graphic() || c == ' ')),
+        "xauthlocation" => Where(|value| XAUTH.contains(&value)),
+        "banner" => File(Use::Show),
+        "modulifile" | "trustedusercakeys" => File(Use::Read),
+        "pidfile" => File(Use::Pid),
+        "sshdauthpath" | "sshdsessionpath" => File(Use::Run),
+        _ => return None,
+    })
+}
+
+fn before(word: &str, separator: char) -> &str {
+    word.split_once(separator).map_or(word, |(before, _)| before)
+}
+
+fn after(word: &str, separator: char) -> &str {
+    word.split_once(separator).map_or("", |(_, after)| after)
+}
+
+/// Whether `NAME=value` only says how a program speaks. The C library reads a file where one of these begins with `/`, or `TZ` with `:`.
+fn is_plain(variable: &str) -> bool {
+    let (name, value) = (before(variable, '=').trim_start_matches('"'), after(variable, '=').trim_start_matches('"'));
+    let known = PLAIN.iter().any(|known| known.strip_suffix('*').map_or(*known == name, |prefix| name.starts_with(prefix)));
+    let programs = ["EDITOR", "VISUAL", "PAGER"].contains(&name);
+    known && (programs || !value.starts_with(['/', ':', '.']) && !value.contains("..") && (name == "TZ" || !value.contains('/')))
+}
+
+/// A list of patterns that holds all of the old ones.
+fn list_grows(was: &[String], is: &[String]) -> bool {
+    let patterns = |values: &[String]| -> BTreeSet<String> {
+        let all = values.iter().flat_map(|value| value.split(',')).filter(|value| *value != "none");
+        all.map(str::to_owned).collect()
+    };
+    let (was, is) = (patterns(was), patterns(is));
+    was.is_subset(&is) && is.difference(&was).all(|new| !new.starts_with('!'))
+}
+
+/// Each that was there still is, with the same command or with the one of OpenSSH: sftp, scp and Ansible go that way.
+fn subsystems_stay(was: &[String], is: &[String]) -> bool {
+    let name = |value: &str| before(value, ' ').to_owned();
+    let usual = |value: &String| {
+        let mut words = value.split(' ');
+        let of_openssh = |program: &str| {
+            program == "internal-sftp" || PROGRAMS.iter().any(|folder| program.strip_prefix(folder) == Some("sftp-server"))
+        };
+        words.next() == Some("sftp") && words.next().is_some_and(of_openssh) && words.next().is_none()
+    };
+    was.iter().all(|old| is.contains(old) || is.iter().any(|new| name(new) == name(old) && usual(new)))
+        && is.iter().all(|new| usual(new) || was.contains(new) || was.iter().all(|old| name(old) != name(new)))
+}
+
+/// A time that ends nobody's session at work; 0 is without end.
+fn lasts(value: &str) -> bool {
+    seconds(value).is_some_and(|seconds| seconds == 0 || seconds >= SHORT)
+}
+
+/// misc.c, `convtime`.
+fn seconds(value: &str) -> Option<u64> {
+    let (mut all, mut number) = (0_u64, None::<u64>);
+    for c in value.chars() {
+        if let Some(digit) = c.to_digit(10) {
+            number = Some(number.unwrap_or(0).checked_mul(10)?.checked_add(digit.into())?);
+            continue;
+        }
+        let unit = match c.to_ascii_lowercase() {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            'w' => 604_800,
+            _ => return None,
+        };
+        all = all.checked_add(number.take()?.checked_mul(unit)?)?;
+    }
+    (!value.is_empty()).then_some(())?;
+    all.checked_add(number.unwrap_or(0))
+}
+
+/// `bytes seconds` as `sshd -T` prints them, or the words of a line: neither so often that nothing else is done.
+fn rekeys_seldom(value: &str) -> bool {
+    let mut words = value.split(' ');
+    let number = |word: &str| -> Option<u64> {
+        let (digits, unit) = match word.char_indices().next_back()? {
+            (at, 'K' | 'k') => (word.get(..at)?, 1 << 10),
+            (at, 'M' | 'm') => (word.get(..at)?, 1 << 20),
+            (at, 'G' | 'g') => (word.get(..at)?, 1 << 30),
+            _ => (word, 1),
+        };
+        digits.parse::<u64>().ok()?.checked_mul(unit)
+    };
+    let bytes = words.next().is_some_and(|word| word == "default" || number(word).is_some_and(|it| it == 0 || it >= 1 << 20));
+    bytes && words.next().is_none_or(|word| word == "none" || lasts(word)) && words.next().is_none()
+}
+
+/// Blocks of sources that are no wider than sshd's own, so that nobody is counted with more others than usual.
+fn narrow(value: &str) -> bool {
+    let (v4, v6) = value.split_once(':').unwrap_or((value, "128"));
+    let at_least = |text: &str, least: u32| text.parse::<u32>().is_ok_and(|bits| bits >= least);
+    at_least(v4, 32) && at_least(v6, 128)
+}
+
+/// The objections to the values of a login, or of everybody: each was there before where the same value was. Facts that are missing are
+/// added to `needs`.
+pub fn objections(host: &HostState, effective: &Effective, needs: &mut Needs) -> Vec<Objection> {
+    let mut found = Vec::new();
+    for (keyword, values) in effective.iter() {
+        for value in values {
+            let why = match problem(host, keyword, value, needs) {
+                Problem::None => continue,
+                Problem::NotRead(why) => {
+                    found.push(Objection::unknown(Stage::SshdAccess, Reason::NotRead(why.clone()), why));
+                    continue;
+                }
+                Problem::Is(why) => why,
+            };
+            found.push(objection(keyword, value, &why));
+        }
+    }
+    found
+}
+
+/// Whether a keyword is called judged.
+#[cfg(test)]
+pub(crate) fn judged(keyword: &str) -> bool {
+    matches!(effect(keyword), Some(Effect::Judged))
+}
+
+/// A keyword that no table of sshfix has, one of a method that is in use, or one that not every change leaves harmless, with another value
+/// than before.
+pub fn not_known(was: &Effective, is: &Effective) -> Option<Objection> {
+    was.iter().next()?;
+    let keywords: BTreeSet<&str> = was.iter().chain(is.iter()).map(|(keyword, _)| keyword).collect();
+    let counts = |keyword: &str| match effect(keyword) {
+        None => true,
+        Some(Effect::Without(other, without)) => was.one(other).is_some_and(|value| value != without),
+        Some(Effect::Change(harmless)) => !harmless(was.all(keyword), is.all(keyword)),
+        Some(Effect::Judged | Effect::Harmless | Effect::Where(_) | Effect::File(_)) => false,
+    };
+    let mut unknown = keywords.into_iter().filter(|keyword| counts(keyword) && was.all(keyword) != is.all(keyword));
+    unknown.next().map(|keyword| objection(keyword, &is.all(keyword).join(" "), &does_not_know(keyword)))
+}
+
+/// A keyword of an edited line that no table of sshfix has, and that sshd does not print: whether its value changes is not known either.
+pub fn not_printed(edited: &BTreeSet<String>, was: &Effective, is: &Effective) -> Option<Objection> {
+    let silent = |keyword: &&String| was.all(keyword).is_empty() && is.all(keyword).is_empty();
+    let mut unknown = edited.iter().filter(|keyword| effect(keyword).is_none() && !is_structure(keyword)).filter(silent);
+    unknown.next().map(|keyword| objection(keyword, "", &does_not_know(keyword)))
+}
+
+/// What lines mean by these is in the values of all others.
+fn is_structure(keyword: &str) -> bool {
+    matches!(keyword, "include" | "match")
+}
+
+fn objection(keyword: &str, value: &str, why: &str) -> Objection {
+    let name = keyword::spelling(keyword);
+    let shown: String = value.chars().take(100).collect();
+    let why = format!("sshd: {name} {shown}: {why}");
+    Objection::unknown(Stage::SshdAccess, Reason::Value(keyword.to_owned(), value.to_owned()), why)
+}
+
+fn does_not_know(keyword: &str) -> String {
+    format!("sshfix does not know what {} does to a login; edit the file by hand", keyword::spelling(keyword))
+}
+
+/// Whether the values of a line keep nobody out, whoever comes.
+pub fn is_harmless(host: &HostState, keyword: &str, values: &[String], needs: &mut Needs) -> bool {
+    match effect(keyword) {
+        None | Some(Effect::Judged | Effect::Without(..) | Effect::Change(_)) => false,
+        Some(Effect::Harmless) => true,
+        Some(Effect::Where(_) | Effect::File(_)) => {
+            matches!(problem(host, keyword, &values.join(" "), needs), Problem::None)
+        }
+    }
+}
+
+enum Problem {
+    None,
+    /// A fact is missing.
+    NotRead(String),
+    Is(String),
+}
+
+fn problem(host: &HostState, keyword: &str, value: &str, needs: &mut Needs) -> Problem {
+    match effect(keyword) {
+        // What those of `Without` add to, and what those of `Change` are, is judged by how it changes.
+        None | Some(Effect::Judged | Effect::Harmless | Effect::Without(..) | Effect::Change(_)) => Problem::None,
+        Some(Effect::Where(harmless)) if harmless(value) => Problem::None,
+        Some(Effect::Where(_)) => Problem::Is(does_not_know(keyword)),
+        Some(Effect::File(_)) if value == "none" => Problem::None,
+        Some(Effect::File(of)) => {
+            if let Some(why) = wrong_place(of, value) {
+                return Problem::Is(why);
+            }
+            // `sshd -T` puts the folder it runs in before a name.
+            let path = value.to_owned();
+            let Some(file) = host.sshd.value_files.get(&path) else {
+                needs.insert(host::Need::Sshd(Need::ValueFile(path)));
+                return Problem::NotRead(format!("{value}, which was not looked at yet"));
+            };
+            wrong_file(of, file).map_or(Problem::None, Problem::Is)
+        }
+    }
+}
+
+/// Why sshd may not use what is at this path, whatever stands there.
+fn wrong_place(of: Use, path: &str) -> Option<String> {
+    let plain = path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
+    if !path.starts_with('/') || !plain {
+        return Some("not the plain absolute path of a file".to_owned());
+    }
+    let below = |folders: &[&str]| folders.iter().find_map(|folder| path.strip_prefix(folder));
+    match of {
+        Use::Show | Use::Read => None,
+        // Other names mean something to other programs: /run/nologin.
+        Use::Pid => {
+            let good = below(&["/run/", "/var/run/"]).is_some_and(|name| {
+                name.len() > ".pid".len() && std::path::Path::new(name).extension().is_some_and(|end| end == "pid")
+            });
+            let why = "sshd writes its pid over this file as root and removes it when it reloads: sshfix sets only a name below /run that \
+                       ends with .pid, or `none`";
+            (!good).then(|| why.to_owned())
+        }
+        Use::Run => {
+            let good = below(&PROGRAMS).is_some_and(|name| matches!(name, "sshd-session" | "sshd-auth"));
+            let why = "sshd runs this program for each connection: sshfix sets only the one of the distribution";
+            (!good).then(|| why.to_owned())
+        }
+    }
+}
+
+/// Why sshd may not use this file.
+fn wrong_file(of: Use, file: &ValueFile) -> Option<String> {
+    let (size, for_all, program, pid) = match file {
+        ValueFile::Other(why) => return Some(why.clone()),
+        ValueFile::Missing => {
+            return matches!(of, Use::Run).then(|| "there is no such program, and nobody could log in without it".to_owned());
+        }
+        ValueFile::Regular { size, for_all, program, pid } => (*size, *for_all, *program, *pid),
+    };
+    let why = match of {
+        Use::Show if !for_all => {
+            "not every user may read this file, and sshd shows it to everybody on the network before they log in".to_owned()
+        }
+        Use::Show if size > BANNER_MAX => {
+            format!("{size} bytes long, and clients need not take more than {BANNER_MAX} in one message")
+        }
+        Use::Pid if !pid => "this file holds something else than a pid, which sshd would write over".to_owned(),
+        Use::Run if !program => "this is no program that can be run, and nobody could log in without it".to_owned(),
+        Use::Show | Use::Pid | Use::Read | Use::Run => return None,
+    };
+    Some(why)
+}
+
+/// The number of a process that is the whole content of a file: sshd.c writes `%ld\n`.
+pub fn pid(bytes: &[u8]) -> Option<u32> {
+    let number = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let digits = number.iter().all(u8::is_ascii_digit).then_some(number)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+#[path = "values_tests.rs"]
+mod tests;

@@ -1,0 +1,306 @@
+//! Whether a way in is worse off after a change: by its reasons, not by its verdict alone. What was open stays open; a way that was unknown
+//! may stay so only for reasons that were there before; a live session proves that its way works, whatever the stages say of it.
+
+use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::config::keyword;
+use crate::subsystem::sshd::facts::journal::Entrance;
+use crate::subsystem::sshd::judge::methods::{Can, KEY_SOURCES, Way, bare, is_same};
+use crate::subsystem::sshd::judge::objection::{self, Objection};
+use crate::subsystem::sshd::way_in::{LoginWay, WayIn, risk, serves, values};
+use crate::verdict::{Stage, Verdict};
+
+/// What makes a path worse off than it was: that it is refused, or that it is not known any more, and why.
+pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, String)> {
+    let closed = was.objections.iter().any(Objection::is_certain) && !was.is_proven();
+    if closed {
+        return None;
+    }
+    let found = objection::first_new(&was.objections, &is.objections).map(|new| (new.verdict, new.why.clone()));
+    let open = was.logins.is_empty() || was.logins.iter().any(|login| !login.is_closed() || login.is_proven());
+    let found = found.or_else(|| was.clients.lost(&is.clients).filter(|_| open).map(|why| (Verdict::Unknown, why)));
+    let of_logins = || is.logins.iter().find_map(|login| of_login(was, login));
+    let grave = || risk::worse(&was.risks, &is.risks).find(|risk| risk.grave).map(|risk| (Verdict::Unknown, risk.text.clone()));
+    let no_key = || serves::no_key_stays(&was.identities, &is.identities).map(|why| (Verdict::Unknown, why));
+    found.or_else(of_logins).or_else(grave).or_else(no_key)
+}
+
+/// The same of one login. Where the new files part addresses that the old ones did not, the old ones said the same of all of them.
+fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
+    let nothing = LoginWay::unknown(is);
+    let kept = was.kept;
+    let was = was.login(is).unwrap_or(&nothing);
+    if was.is_closed() && !was.is_proven() {
+        return None;
+    }
+    let not_known = values::not_known(&was.effective, &is.effective);
+    if let Some(new) = objection::first_new(&was.objections, &is.objections).or(not_known.as_ref()) {
+        return Some((new.verdict, new.why.clone()));
+    }
+    let unknown = |why| (Verdict::Unknown, why);
+    let elsewhere = no_session(was, is).or_else(|| asks_pam(was, is));
+    elsewhere.map(unknown).or_else(|| no_way(was, is)).or_else(|| {
+        let by_entrances = was.knows_entrances() && was.entered.iter().any(|entrance| counts_now(entrance, was));
+        let of_sessions = if by_entrances { lost_entrance(was, is) } else { lost_way(was, is) };
+        let keys = || if by_entrances && !kept { None } else { lost_keys(was, is) };
+        of_sessions.or_else(keys).map(unknown)
+    })
+}
+
+/// Whether who came so could do it again before the change: proven where sshd has read no other files since, else as far as they say.
+fn counts_now(entrance: &Entrance, was: &LoginWay) -> bool {
+    if was.is_of_now(entrance) {
+        return true;
+    }
+    let methods = was
+        .ways
+        .ways
+        .iter()
+        .filter(|way| way.verdict() != Verdict::Refuse && ends_so(way, entrance, was.ways.one_password))
+        .count();
+    let listed = || entrance.key.as_ref().is_none_or(|key| was.ways.keys.iter().any(|known| known.fingerprint == *key));
+    methods > 0 && (bare(&entrance.method) != "publickey" || was.ways.other_keys() || listed())
+}
+
+/// Whose way in sshd's files had closed before the change, though somebody is in by it; the change makes that no worse, and it is told.
+pub fn closed_already(was: &WayIn, is: &WayIn) -> Vec<String> {
+    let closed = |way: &WayIn, login: &LoginWay| {
+        let first = |objections: &[Objection]| objections.iter().find(|one| one.is_certain()).map(|one| one.why.clone());
+        first(&way.objections).or_else(|| first(&login.objections)).or_else(|| login.is_closed().then(|| login.no_way()))
+    };
+    let told = |before: &LoginWay| {
+        let after = is.logins.iter().find(|after| after.user == before.user)?;
+        let why = closed(was, before).filter(|_| before.knows_entrances() && !was.is_proven() && closed(is, after).is_some())?;
+        Some(format!("{} is in, and could not come in again before this change either: {why}", before.user))
+    };
+    was.logins.iter().filter_map(told).collect()
+}
+
+/// Whoever gets in is to get a shell as before: what another command or another root directory gives is not known.
+fn no_session(was: &LoginWay, is: &LoginWay) -> Option<String> {
+    ["ForceCommand", "ChrootDirectory"].into_iter().find_map(|name| {
+        let keyword = name.to_ascii_lowercase();
+        let value = is.effective.one(&keyword).filter(|value| *value != "none" && was.effective.one(&keyword) != Some(value))?;
+        Some(format!("{name} {value}: whether that gives {} a shell is not known", is.user))
+    })
+}
+
+/// PAM is asked where it was not: its account and session rules may refuse whoever came without them.
+fn asks_pam(was: &LoginWay, is: &LoginWay) -> Option<String> {
+    let asked = |way: &LoginWay| way.effective.one("usepam") == Some("yes");
+    let newly = asked(is) && !asked(was) && was.effective != Effective::default();
+    newly.then(|| format!("UsePAM yes: what PAM says of {} is not known", is.user))
+}
+
+/// No method is left that can work, though one could.
+fn no_way(was: &LoginWay, is: &LoginWay) -> Option<(Verdict, String)> {
+    let (before, after) = (was.ways.best().0, is.ways.best().0);
+    (after == Verdict::Refuse && before != Verdict::Refuse).then(|| (after, is.no_way()))
+}
+
+/// The ways that must stay: those that work and those that perhaps do. Whoever comes this way is known to be able to do none of them in
+/// particular.
+fn lost_way(was: &LoginWay, is: &LoginWay) -> Option<String> {
+    let mut must_stay = was.ways.ways.iter().filter(|way| way.verdict() != Verdict::Refuse);
+    let lost = must_stay.find(|way| !way_stays(way, was, is))?;
+    let (user, left) = (&is.user, is.ways.best().1.join(" or "));
+    Some(format!(
+        "sshd: {user} may come in by {}, which would count no more, and whether {user} can come in by {left} is not known: let {user} log \
+         in by that first",
+        lost.name()
+    ))
+}
+
+fn way_stays(way: &Way, was: &LoginWay, is: &LoginWay) -> bool {
+    let one_password = was.ways.one_password && is.ways.one_password;
+    is.ways.ways.iter().any(|other| other.is_no_worse_than(way, one_password))
+}
+
+/// A key may be the only one that somebody has, and so may one of which it is not known whether it counts, or where it comes from.
+fn lost_keys(was: &LoginWay, is: &LoginWay) -> Option<String> {
+    if !was.ways.ways.iter().any(|way| way.by_key() && way.verdict() != Verdict::Refuse) {
+        return None;
+    }
+    let user = &is.user;
+    let gone = gone(was, is);
+    if !gone.is_empty() {
+        return Some(format!(
+            "sshd: {} of the {} keys of {user} would count no more ({}), and which one comes is not known",
+            gone.len(),
+            was.ways.keys.len(),
+            gone.join(", ")
+        ));
+    }
+    if let Some(lost) = was.ways.lost(&is.ways).first() {
+        return Some(format!("sshd: whether the keys of {user} would count as they did is not known: {lost}"));
+    }
+    let others = KEY_SOURCES.into_iter().filter(|keyword| !PLACES_OF_KEYS.contains(keyword));
+    let keyword = if was.ways.sources.is_empty() { None } else { changed(others, was, is) };
+    keyword.map(|keyword| {
+        let name = keyword::spelling(keyword);
+        format!("sshd: {user} may have keys that sshfix does not know, and {name} changes what counts: whether they do then is not known")
+    })
+}
+
+/// The keys that would count no more as they did.
+pub fn gone<'a>(was: &'a LoginWay, is: &LoginWay) -> Vec<&'a str> {
+    was.ways.keys.iter().filter(|key| !is.ways.has(key)).map(|key| key.name.as_str()).collect()
+}
+
+/// Those of [`KEY_SOURCES`] that say where keys are: that is compared by itself, place for place.
+const PLACES_OF_KEYS: [&str; 3] = ["authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"];
+
+/// Which methods there are.
+const OF_METHODS: [&str; 10] = [
+    "authenticationmethods",
+    "gssapiauthentication",
+    "hostbasedauthentication",
+    "kbdinteractiveauthentication",
+    "passwordauthentication",
+    "permitemptypasswords",
+    "permitrootlogin",
+    "pubkeyauthentication",
+    "usedns",
+    "usepam",
+];
+
+/// The first of these keywords whose value changes and may take fewer keys.
+fn changed(keywords: impl IntoIterator<Item = &'static str>, was: &LoginWay, is: &LoginWay) -> Option<&'static str> {
+    let fewer = |keyword: &&str| {
+        let (old, new) = (was.effective.all(keyword), is.effective.all(keyword));
+        old != new && !only_more(keyword, old, new)
+    };
+    keywords.into_iter().find(fewer)
+}
+
+/// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password. Two sessions
+/// of one user from one address may be two people.
+fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<String> {
+    let mut counting = was.entered.iter().filter(|entrance| counts_now(entrance, was));
+    let Entrance { user, method, key, .. } = counting.find(|entrance| !stays(entrance, was, is))?;
+    let by = key.as_ref().map_or_else(|| method.clone(), |key| format!("{method} ({key})"));
+    Some(format!(
+        "sshd: {user} is in by {by}, which would count no more; whether {user} can come in by {} is not known: log in by that first",
+        is.ways.best().1.join(" or ")
+    ))
+}
+
+/// auth.c, `auth_log`, names the last method of several.
+fn ends_so(way: &Way, entrance: &Entrance, one_password: bool) -> bool {
+    way.methods.last().is_some_and(|(method, _)| is_same(method, &entrance.method, one_password))
+}
+
+fn stays(entrance: &Entrance, was: &LoginWay, is: &LoginWay) -> bool {
+    let one_password = was.ways.one_password && is.ways.one_password;
+    let came: Vec<&Way> = was.ways.ways.iter().filter(|way| ends_so(way, entrance, one_password)).collect();
+    if came.is_empty() {
+        // It works, and sshfix does not see how: by a name of the host, or by files that sshd has not read yet.
+        let can = |way: &Way| way.methods.iter().all(|(_, can)| *can != Can::Not);
+        let same = |keyword: &&str| was.effective.all(keyword) == is.effective.all(keyword);
+        return OF_METHODS.iter().all(same) || is.ways.ways.iter().any(|way| ends_so(way, entrance, one_password) && can(way));
+    }
+    // Which of several ways with the same last method it was is not known.
+    let possible: Vec<&Way> = came.iter().copied().filter(|way| way.verdict() != Verdict::Refuse).collect();
+    let ways_stay = match possible[..] {
+        [] => came.iter().any(|way| way_stays(way, was, is)),
+        _ => possible.iter().all(|way| way_stays(way, was, is)),
+    };
+    // The line names the key of the last method alone.
+    let keys_of = |way: &&&Way| way.methods.iter().filter(|(method, _)| bare(method) == "publickey").count();
+    let last = usize::from(bare(&entrance.method) == "publickey");
+    let others = came.iter().any(|way| keys_of(&way) > last);
+    let key_stays = || last == 0 || key_stays(entrance.key.as_deref(), was, is);
+    ways_stay && key_stays() && (!others || lost_keys(was, is).is_none())
+}
+
+/// Whether the very key still counts. One that is in no file that was read (a certificate's, or one from elsewhere) does while all that
+/// decides about keys stays as it is.
+fn key_stays(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
+    let Some(key) = key else { return lost_keys(was, is).is_none() && changed(KEY_SOURCES, was, is).is_none() };
+    let (known, now) = (&was.ways, &is.ways);
+    let mut sure = known.keys.iter().filter(|one| one.fingerprint == key).peekable();
+    let mut perhaps = known.perhaps.iter().filter(|(one, _)| one.fingerprint == key).peekable();
+    if sure.peek().is_none() && perhaps.peek().is_none() {
+        return changed(KEY_SOURCES, was, is).is_none();
+    }
+    sure.all(|one| now.has(one)) && perhaps.all(|(one, doubts)| now.has_perhaps(one, doubts))
+}
+
+/// Whether a value takes every key that the other one took.
+fn only_more(keyword: &str, old: &[String], new: &[String]) -> bool {
+    let list =
+        |values: &[String]| -> Vec<String> { values.iter().flat_map(|value| value.split(',')).map(str::to_owned).collect() };
+    match keyword {
+        "pubkeyacceptedalgorithms" | "casignaturealgorithms" => {
+            let new = list(new);
+            list(old).iter().all(|one| new.contains(one))
+        }
+        "authorizedkeysfile" => {
+            let words =
+                |values: &[String]| values.iter().flat_map(|value| value.split(' ')).map(str::to_owned).collect::<Vec<_>>();
+            let new = words(new);
+            words(old).iter().all(|file| new.contains(file))
+        }
+        "authorizedkeyscommand" | "trustedusercakeys" => old.first().is_none_or(|value| value == "none"),
+        "requiredrsasize" => {
+            let number = |values: &[String]| values.first().and_then(|value| value.parse::<u32>().ok());
+            number(old).zip(number(new)).is_some_and(|(old, new)| new <= old)
+        }
+        "strictmodes" => new.first().is_some_and(|value| value == "no"),
+        // Whether root may come at all is another question.
+        "permitrootlogin" => new.first().is_some_and(|value| value != "forced-commands-only"),
+        "revokedkeys" => new.first().is_none_or(|value| value == "none"),
+        _ => false,
+    }
+}
+
+/// Where the stages say that a way is closed, or do not know, by which a live session came in: each stage with its words.
+pub fn faults(way: &WayIn) -> Vec<(Stage, String)> {
+    let mut found = Vec::new();
+    if !way.is_proven() {
+        return found;
+    }
+    let of_stages = |objection: &&Objection| !objection.is_of_value();
+    found.extend(way.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
+    for login in way.logins.iter().filter(|login| login.is_proven()) {
+        found.extend(login.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
+        let came = |entrance: &Entrance| {
+            let mut by =
+                login.ways.ways.iter().flat_map(|way| &way.methods).filter(|(method, _)| is_same(method, &entrance.method, true));
+            let listed = |key: &String| login.ways.keys.iter().any(|known| known.fingerprint == *key);
+            by.any(|(_, can)| *can == Can::Work) && entrance.key.as_ref().is_none_or(listed)
+        };
+        if let Some(first) = login.entered.first().filter(|_| !login.entered.iter().any(came)) {
+            let Entrance { user, method, key, .. } = first;
+            let key = key.as_ref().map_or_else(String::new, |key| format!(" with {key}"));
+            found.push((Stage::Account, format!("sshd: {method}{key} is not known to work for {user}")));
+        }
+    }
+    found
+}
+
+/// The global values that only let more in.
+pub fn only_opens(keyword: &str, was: &Effective, is: &Effective) -> bool {
+    let (old, new) = (was.all(keyword), is.all(keyword));
+    if old == new {
+        return false;
+    }
+    let rank = |value: &[String]| match value.first().map(String::as_str) {
+        Some("no") => Some(0),
+        Some("forced-commands-only") => Some(1),
+        Some("prohibit-password" | "without-password") => Some(2),
+        Some("yes") => Some(3),
+        _ => None,
+    };
+    match keyword {
+        "allowusers" | "allowgroups" => new.is_empty() || (!old.is_empty() && old.iter().all(|one| new.contains(one))),
+        "denyusers" | "denygroups" => new.iter().all(|one| old.contains(one)),
+        "permitrootlogin" | "passwordauthentication" | "pubkeyauthentication" | "kbdinteractiveauthentication" => {
+            rank(old).zip(rank(new)).is_some_and(|(old, new)| old < new)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+#[path = "worse_tests.rs"]
+mod tests;

@@ -1,0 +1,101 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::subsystem::sshd::judge::methods::{Doubt, Key, Methods};
+use crate::subsystem::sshd::judge::objection::Reason;
+
+const KEY: &str = "SHA256:hers";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn entrance(method: &str, second: i64) -> Entrance {
+    let key = (method == "publickey").then(|| KEY.to_owned());
+    Entrance { user: "alice".to_owned(), method: method.to_owned(), key, at: at(second) }
+}
+
+/// Each method with what can be done with it, and whether her key is in the files.
+fn methods(methods: &[(&str, Can)], key: bool) -> Methods {
+    let way = |(method, can): &(&str, Can)| Way { methods: vec![((*method).to_owned(), can.clone())] };
+    let named = Key {
+        name: format!("ssh-ed25519 {KEY}"),
+        fingerprint: KEY.to_owned(),
+        options: String::new(),
+        algorithms: BTreeSet::new(),
+    };
+    let keys = if key { BTreeSet::from([named]) } else { BTreeSet::new() };
+    Methods { ways: methods.iter().map(way).collect(), keys, no_key_files: !key, one_password: true, ..Methods::default() }
+}
+
+/// sshd read its files at 100.
+fn way(effective: &str, ways: Methods, entered: &[Entrance]) -> WayIn {
+    WayIn::of_alice(effective, ways, entered.to_vec(), Some(at(100)))
+}
+
+#[test]
+fn a_session_from_before_the_files_of_now_loses_nothing_that_they_had_closed() {
+    let none = || methods(&[("publickey", Can::Not)], false);
+    let (old, new) = (entrance("publickey", 99), entrance("publickey", 100));
+    let edit = |entered: &[Entrance]| {
+        let was = way("authorizedkeysfile /a\n", none(), entered);
+        let is = way("authorizedkeysfile /b\n", none(), entered);
+        (worse(&was, &is), was.changes(&is))
+    };
+    let (lost, told) = edit(std::slice::from_ref(&old));
+    assert_eq!(lost, None);
+    let words = "alice is in, and could not come in again before this change either: sshd: alice has no authorized keys";
+    assert!(told.iter().any(|line| line.starts_with(words)), "{told:?}");
+    // Who came by these very files proves that a stage is wrong about them.
+    assert!(edit(std::slice::from_ref(&new)).0.unwrap().1.contains("is in by publickey"));
+    assert!(edit(&[old.clone(), new]).0.is_some(), "one of two is enough");
+
+    let mut was = way("", none(), std::slice::from_ref(&old));
+    let named = |name: &str| Objection::refuse(Stage::SshdAccess, Reason::List("allowusers", vec![name.to_owned()]), name);
+    was.logins.iter_mut().for_each(|login| login.objections.push(named("bob")));
+    let mut is = was.clone();
+    is.logins.iter_mut().for_each(|login| login.objections.push(named("carol")));
+    assert_eq!(worse(&was, &is), None, "another reason for what was closed");
+}
+
+#[test]
+fn a_session_from_before_the_files_of_now_keeps_what_still_works() {
+    let old = [entrance("publickey", 99)];
+    let works = || methods(&[("publickey", Can::Work), ("password", Can::Work)], true);
+    let was = way("", works(), &old);
+    assert_eq!(worse(&was, &way("", works(), &old)), None);
+    let without = way("", methods(&[("password", Can::Work)], false), &old);
+    assert!(worse(&was, &without).unwrap().1.contains("alice is in by publickey"), "her key");
+    let by_key = way("", methods(&[("publickey", Can::Work)], true), &old);
+    assert_eq!(worse(&was, &by_key), None, "she is not known to have a password");
+
+    // Her key counts no more, and a password does: whatever works must stay, as for who is not in.
+    let gone = || methods(&[("publickey", Can::Not), ("password", Can::Work)], false);
+    let was = way("authorizedkeysfile /a\n", gone(), &old);
+    assert_eq!(worse(&was, &way("authorizedkeysfile /b\n", gone(), &old)), None);
+    let neither = way("", methods(&[("publickey", Can::Not)], false), &old);
+    assert_eq!(worse(&was, &neither).unwrap().0, Verdict::Refuse);
+
+    // A key from elsewhere may be hers.
+    let doubt = || Can::Perhaps([Doubt::Elsewhere("trustedusercakeys", "/ca".to_owned())].into());
+    let sources = || BTreeSet::from([Doubt::Elsewhere("trustedusercakeys", "/ca".to_owned())]);
+    let elsewhere = || Methods { sources: sources(), ..methods(&[("publickey", doubt()), ("password", Can::Work)], false) };
+    let was = way("trustedusercakeys /ca\n", elsewhere(), &old);
+    assert!(worse(&was, &way("trustedusercakeys none\n", gone(), &old)).is_some());
+}
+
+#[test]
+fn a_keep_entry_keeps_each_of_its_keys_whoever_is_in() {
+    let new = [entrance("password", 101)];
+    let works = |key| methods(&[("publickey", Can::Work), ("password", Can::Work)], key);
+    let mut was = way("", works(true), &new);
+    let without = way("", works(false), &new);
+    assert_eq!(worse(&was, &without), None, "who is in came by a password");
+    was.kept = true;
+    assert!(worse(&was, &without).unwrap().1.contains("1 of the 1 keys of alice would count no more"));
+    assert_eq!(worse(&was, &way("", works(true), &new)), None);
+}
