@@ -29,10 +29,12 @@ use sshfix_policy::ssh::sshsig::{SshSig, from_armor, wrap};
 use sshfix_policy::subsystem::fail2ban::{pickle, protocol};
 use sshfix_policy::subsystem::hosts_access::{self, Content, Document, Facts, File, Libwrap};
 use sshfix_policy::subsystem::ipset;
+use sshfix_policy::subsystem::ipset::SetNames;
 use sshfix_policy::subsystem::nf_tables::expression::Expression;
 use sshfix_policy::subsystem::nf_tables::{self, BaseChain, Chain, Family, Rule};
 use sshfix_policy::subsystem::sshd::config as sshd;
-use sshfix_policy::subsystem::xtables::{self, SetNames, Table, blob, holds, matches, render, save, targets};
+use sshfix_policy::subsystem::xtables::extension::{decode, holds, render, render_target, targets};
+use sshfix_policy::subsystem::xtables::{self, Table, blob, save};
 use sshfix_policy::verdict::Connection;
 
 pub use strangers::{authorized_keys, journal, kernel_reply, kex, ssh_agent, title, told, write_order};
@@ -413,7 +415,7 @@ pub fn xtables_element(bytes: &[u8]) {
     let Some(end) = rest.iter().position(|byte| *byte == 0) else { return };
     let (Ok(name), info) = (std::str::from_utf8(&rest[..end]), &rest[end + 1..]) else { return };
     let (v6, revision, sets) = (family & 1 == 1, u32::from(*revision), SetNames::from([(1, "banned".to_owned())]));
-    let one = matches::decode(v6, name, revision, info);
+    let one = decode::decode(v6, name, revision, info);
     let text = render::match_text(&one, v6, &sets);
     assert!(text.starts_with("-m "), "{text}");
     let source = if v6 { "2001:db8::7" } else { "203.0.113.7" };
@@ -422,7 +424,7 @@ pub fn xtables_element(bytes: &[u8]) {
     let known = ipset::State { names: sets.clone(), ..ipset::State::new() };
     let _ = holds::holds(&one, &view, &known);
     let one = targets::decode(v6, name, revision, info);
-    let text = render::target_text(&one, v6, &sets);
+    let text = render_target::target_text(&one, v6, &sets);
     assert!(text.starts_with("-j "), "{text}");
     let _ = targets::effect(v6, &one);
 }

@@ -10,8 +10,8 @@ use netlink_sys::Socket;
 use nix::libc;
 use sshfix_policy::address::Source;
 use sshfix_policy::link::{Link, Links};
+use sshfix_policy::subsystem::route::rp_filter::{Filtered, Reverse};
 use sshfix_policy::subsystem::route::{Kind, Route, Way};
-use sshfix_policy::subsystem::rp_filter::{Filtered, Reverse};
 
 use super::route::{HEADER, family, list, message, octets};
 use crate::sys::rtnetlink::ask;

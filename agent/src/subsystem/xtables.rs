@@ -13,10 +13,11 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 use sshfix_policy::host::{Done, Part, StepError};
-use sshfix_policy::subsystem::xtables::matches::Match;
+use sshfix_policy::subsystem::ipset::SetNames;
+use sshfix_policy::subsystem::xtables::extension::matches::Match;
+use sshfix_policy::subsystem::xtables::extension::targets::Target;
 use sshfix_policy::subsystem::xtables::step::{Step, Todo};
-use sshfix_policy::subsystem::xtables::targets::Target;
-use sshfix_policy::subsystem::xtables::{Action, Chain, Place, Rule, SetNames, State, Table, blob, program, save};
+use sshfix_policy::subsystem::xtables::{Action, Chain, Place, Rule, State, Table, blob, program, save};
 use thiserror::Error;
 
 use crate::sys::child::{self, Output};

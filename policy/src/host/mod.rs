@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::host::step::Step;
-use crate::subsystem::xtables::SetNames;
+use crate::subsystem::ipset::SetNames;
 use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, sshd, ufw, xtables};
 
 /// One subsystem as it was found.

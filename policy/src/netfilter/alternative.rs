@@ -79,7 +79,7 @@ fn wider(host: &HostState, connection: &Connection, refusal: &Refusal) -> Vec<Al
             {
                 all.push(range(Step::Xtables(step), named));
             } else if rule.entry.source.1 == 0
-                && rule.matches.iter().all(|one| !matches!(one, xtables::matches::Match::Set { .. }))
+                && rule.matches.iter().all(|one| !matches!(one, xtables::extension::matches::Match::Set { .. }))
                 && let Some(step) = delete(None)
             {
                 all.push(for_everybody(Step::Xtables(step), v6));

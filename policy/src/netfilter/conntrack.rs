@@ -5,8 +5,8 @@ use crate::host::HostState;
 use crate::subsystem::nf_tables::Family;
 use crate::subsystem::nf_tables::expression::{Expression, NatKind};
 use crate::subsystem::xtables::Action;
-use crate::subsystem::xtables::matches::Match;
-use crate::subsystem::xtables::targets::Target;
+use crate::subsystem::xtables::extension::matches::Match;
+use crate::subsystem::xtables::extension::targets::Target;
 
 /// xtables matches and targets that need connection tracking (`nf_ct_netns_get` in `net/netfilter/xt_*.c`).
 const XT: [&str; 20] = [

@@ -16,8 +16,8 @@ use crate::subsystem::nf_tables::evaluate::{Evaluator, Outcome};
 use crate::subsystem::nf_tables::expression::{BitwiseOp, Expression, Verdict as V};
 use crate::subsystem::nf_tables::{Chain, Family, State};
 use crate::subsystem::xtables::evaluate::{self as legacy, Run};
-use crate::subsystem::xtables::matches::Match;
-use crate::subsystem::xtables::targets::{StandardVerdict, Target};
+use crate::subsystem::xtables::extension::matches::Match;
+use crate::subsystem::xtables::extension::targets::{StandardVerdict, Target};
 use crate::subsystem::xtables::{self, Action, Entry, Hook, Rule, Table};
 use crate::verdict::Verdict;
 

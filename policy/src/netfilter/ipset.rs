@@ -11,12 +11,13 @@ use crate::host::step::Step;
 use crate::host::{HostState, Need, Needs};
 use crate::packet::Packet;
 use crate::ranges::{number, prefixes};
-use crate::subsystem::ipset::{self, Entry, Key, Properties, Set, State};
+use crate::subsystem::ipset::{self, Entry, Key, Properties, Set, SetReference, State};
 use crate::subsystem::nf_tables::Rule;
 use crate::subsystem::nf_tables::evaluate::Frame;
 use crate::subsystem::nf_tables::expression::Expression;
-use crate::subsystem::xtables::matches::{Match, decode};
-use crate::subsystem::xtables::targets::{SetReference, Target, decode as decode_target};
+use crate::subsystem::xtables::extension::decode::decode;
+use crate::subsystem::xtables::extension::matches::Match;
+use crate::subsystem::xtables::extension::targets::{Target, decode as decode_target};
 use crate::subsystem::xtables::{self, Action};
 use crate::verdict::{Connection, Evidence};
 

@@ -9,7 +9,7 @@ use crate::subsystem::nf_tables::evaluate::Frame;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, found_sources, rule_source};
 use crate::subsystem::nf_tables::{self, render};
-use crate::subsystem::{ufw, xtables};
+use crate::subsystem::ufw;
 use crate::verdict::Connection;
 use crate::verdict::owner::{FirewalldPart, Owner, UfwPart};
 
@@ -224,7 +224,7 @@ fn firewalld_rule(at: &At<'_>, zone: Option<&FirewalldPart>) -> Option<String> {
     if matches!(chain.name.as_str(), "filter_INPUT_ZONES" | "filter_INPUT_POLICIES") {
         return Some(now_and_permanent(&format!("{option} --remove-source={}", source.short())));
     }
-    let text = render::rule(state, chain, rule, &xtables::SetNames::new());
+    let text = render::rule(state, chain, rule, &crate::subsystem::ipset::SetNames::new());
     let address = if at.v6 { "ip6 saddr" } else { "ip saddr" };
     let does = text.strip_prefix(&format!("{address} {} ", source.short()))?;
     let verdict = match does {

@@ -8,7 +8,7 @@ use crate::host::{HostState, Part};
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, delete_rule, rule_source};
 use crate::subsystem::nf_tables::{Chain, Rule, State, render};
-use crate::subsystem::xtables::targets::{StandardVerdict, Target};
+use crate::subsystem::xtables::extension::targets::{StandardVerdict, Target};
 use crate::subsystem::xtables::{self, Action};
 
 /// Adds the deletion of every rule with this mark to the end of a lease.
@@ -56,7 +56,8 @@ fn carries(host: &HostState, state: &State, chain: &Chain, rule: &Rule, mark: &s
     }
     let is_match = |expression: &Expression| matches!(expression, Expression::Match { name, .. } if name == "comment");
     rule.expressions.iter().any(is_match)
-        && render::rule(state, chain, rule, &host.set_names()).contains(&format!("--comment {}", xtables::render::quoted(mark)))
+        && render::rule(state, chain, rule, &host.set_names())
+            .contains(&format!("--comment {}", xtables::extension::render::quoted(mark)))
 }
 
 fn accepts(state: &State, chain: &Chain, rule: &Rule, source: Source) -> bool {
@@ -75,7 +76,7 @@ fn about_discovery(rule: &Rule) -> bool {
 }
 
 fn in_xtables(state: &xtables::State, source: Source, mark: &str, end: &mut End) {
-    let comment = format!("-m comment --comment {} ", xtables::render::quoted(mark));
+    let comment = format!("-m comment --comment {} ", xtables::extension::render::quoted(mark));
     for v6 in [false, true] {
         for table in state.tables(v6) {
             for chain in &table.chains {

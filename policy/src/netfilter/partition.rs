@@ -72,7 +72,7 @@ pub fn add_classes(host: &HostState, classes: &mut Classes, needs: &mut Needs) {
         .flat_map(|table| &table.chains)
         .flat_map(|chain| &chain.rules)
     {
-        xtables::depends::of_rule(rule, &ipsets, classes, needs);
+        xtables::extension::depends::of_rule(rule, &ipsets, classes, needs);
     }
     route::classes(host, classes, needs);
 }

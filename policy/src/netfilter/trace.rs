@@ -12,7 +12,7 @@ use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::nf_tables::owner;
 use crate::subsystem::nf_tables::{Chain, End, Rule, State, render};
 use crate::subsystem::xtables::evaluate as legacy;
-use crate::subsystem::xtables::targets::{TargetEffect, effect};
+use crate::subsystem::xtables::extension::targets::{TargetEffect, effect};
 use crate::subsystem::xtables::{self, Action};
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::{Counter, Handshake, Point, RulePlace, TraceLine};

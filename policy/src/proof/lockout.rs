@@ -304,10 +304,10 @@ mod tests {
 
     use super::*;
     use crate::subsystem::hosts_access;
+    use crate::subsystem::ipset::SetNames;
     use crate::subsystem::nf_tables::Family;
     use crate::subsystem::nf_tables::build::{Ruleset, Statement, accept, dport, drop, limit};
     use crate::subsystem::nf_tables::lift::delete_rule;
-    use crate::subsystem::xtables::SetNames;
 
     /// What of a proof is decided, and not only said.
     pub(super) fn decided(found: &Result<SafePlan, Lockout>) -> impl fmt::Debug + PartialEq + use<> {

@@ -8,7 +8,6 @@ pub mod listener;
 pub mod nf_tables;
 pub mod recent;
 pub mod route;
-pub mod rp_filter;
 pub mod sshd;
 pub mod ufw;
 pub mod xtables;

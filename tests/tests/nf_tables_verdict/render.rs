@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use sshfix_agent::subsystem::nf_tables::Ruleset;
 use sshfix_policy::host::Part;
+use sshfix_policy::subsystem::ipset::SetNames;
 use sshfix_policy::subsystem::nf_tables::render;
-use sshfix_policy::subsystem::xtables::SetNames;
 use sshfix_tests::lab::{Netns, feed as run, root_or_skip};
 
 const NFT: &str = r#"

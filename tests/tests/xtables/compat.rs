@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use sshfix_agent::subsystem::nf_tables::Ruleset;
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::nf_tables::expression::Expression;
-use sshfix_policy::subsystem::xtables::matches::{self, Match};
-use sshfix_policy::subsystem::xtables::{Action, Rule, targets};
+use sshfix_policy::subsystem::xtables::extension::decode;
+use sshfix_policy::subsystem::xtables::extension::matches::Match;
+use sshfix_policy::subsystem::xtables::extension::targets;
+use sshfix_policy::subsystem::xtables::{Action, Rule};
 
 use super::rules::{ALL, Rules, create_sets};
 use super::{in_namespace, look, restore, run};
@@ -41,7 +43,7 @@ fn iptables_nft_structs_decode_as_the_legacy_ones_do() {
                 for expression in nft(*v6, table, chain, rule) {
                     match expression {
                         Expression::Match { name, revision, info } => {
-                            let got = matches::decode(*v6, &name, revision, &info);
+                            let got = decode::decode(*v6, &name, revision, &info);
                             assert!(!matches!(got, Match::Undecoded { .. }), "{rule}: {name} {revision}");
                             assert!(want.matches.contains(&got), "{rule}: {got:?} is not in {:?}", want.matches);
                             *seen.entry(name).or_default() += 1;

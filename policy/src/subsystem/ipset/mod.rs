@@ -13,9 +13,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::xtables::SetNames;
-use super::xtables::matches::SetCounters;
-use super::xtables::targets::SetReference;
 use super::{conntrack, recent};
 use crate::address::Source;
 use crate::host::Need;
@@ -26,6 +23,31 @@ pub use step::Step;
 
 /// `IPSET_FLAG_RETURN_NOMATCH` (`linux/netfilter/ipset/ip_set.h`)
 const RETURN_NOMATCH: u32 = 1 << 7;
+
+/// The names of ipsets by the kernel's index, which is all that a rule holds. A rule whose set is not here shows the number.
+pub type SetNames = BTreeMap<u16, String>;
+
+/// An ipset as a rule names it: by the kernel's index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetReference {
+    /// The kernel's index.
+    pub index: u16,
+    /// How many fields of the packet make the key.
+    pub dimensions: u8,
+    /// `enum ip_set_kopt`: bit 0 inverts, bit n says that field n is a source.
+    pub flags: u8,
+}
+
+/// Counters an ipset element must have (`ip_set_counter_match`): operation (0 none, 1 =, 2 !=, 3 <, 4 >) and value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetCounters {
+    /// Packets.
+    pub packets: (u8, u64),
+    /// Bytes.
+    pub bytes: (u8, u64),
+    /// `IPSET_FLAG_*`
+    pub flags: u32,
+}
 
 /// What was asked of the host's ipsets so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,8 +8,7 @@ use super::{Asked, Entry, Judged, Key, Properties, Set, State, Step};
 use crate::host::Need;
 use crate::packet::Packet;
 use crate::packet::{Tri, View};
-use crate::subsystem::xtables::matches::SetCounters;
-use crate::subsystem::xtables::targets::SetReference;
+use crate::subsystem::ipset::{SetCounters, SetReference};
 use crate::verdict::Connection;
 
 /// `src`, then `dst`.

@@ -139,8 +139,8 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
                 }
             }
             Expression::Match { name, revision, info } => {
-                let decoded = xtables::matches::decode(v6, name, *revision, info);
-                xtables::depends::classes(&decoded, ipsets, classes, needs);
+                let decoded = xtables::extension::decode::decode(v6, name, *revision, info);
+                xtables::extension::depends::classes(&decoded, ipsets, classes, needs);
             }
             // These change nothing that a later rule could ask for, or make everything unknown.
             Expression::MetaSet { .. }

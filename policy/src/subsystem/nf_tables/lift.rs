@@ -11,7 +11,7 @@ use super::render::{self, compat, mask_len};
 use super::same::others;
 use super::{Chain, Element, Family, Rule, Set, SetKey, State, Step};
 use crate::address::Source;
-use crate::subsystem::xtables::SetNames;
+use crate::subsystem::ipset::SetNames;
 use crate::verdict::Admits;
 
 /// Which address of the packet is the client's.

@@ -11,7 +11,7 @@ use super::lookup::{Hit, lookup};
 use super::registers::Registers;
 use super::{Chain, Element, ElementData, Family, Rule, SetKey};
 use crate::packet::{Bits, Doubt, On, Packet, Tri, Zone};
-use crate::subsystem::xtables::holds::{Matched, matches};
+use crate::subsystem::xtables::extension::holds::{Matched, matches};
 use operate::{bitwise, compare, swap};
 use rewrite::{target_end, translate, untrack, write};
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::bytes::Bytes;
-use super::matches::{self, InterfaceName, Match};
-use super::targets::{self, StandardVerdict, Target};
-use super::{Action, Chain, Entry, Hook, Rule, Table};
+use crate::subsystem::xtables::extension::bytes::Bytes;
+use crate::subsystem::xtables::extension::decode;
+use crate::subsystem::xtables::extension::matches::{InterfaceName, Match};
+use crate::subsystem::xtables::extension::targets::{self, StandardVerdict, Target};
+use crate::subsystem::xtables::{Action, Chain, Entry, Hook, Rule, Table};
 
 /// What `IPT_SO_GET_INFO` tells of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,7 +264,7 @@ fn raw(v6: bool, entries: &[u8], start: usize) -> Option<Raw<'_>> {
     let mut at = size;
     while at < target_offset {
         let (name, revision, info, len) = element(body, at, target_offset)?;
-        matches.push(matches::decode(v6, &name, revision, info.0));
+        matches.push(decode::decode(v6, &name, revision, info.0));
         at += len;
     }
     let (name, revision, info, _) = element(body, target_offset, next_offset)?;

@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::holds::{Matched, holds, interface};
-use super::render;
-use super::targets::{TargetEffect, effect};
-use super::{Action, Chain, Entry, Hook, Place, Rule, Table};
 use crate::host::Needs;
-use crate::packet::{Doubt, Effort, On};
-use crate::packet::{Span, Tri, View};
+use crate::packet::{Doubt, Effort, On, Span, Tri, View};
 use crate::subsystem::ipset;
+use crate::subsystem::xtables::extension::holds::{Matched, holds, interface};
+use crate::subsystem::xtables::extension::render;
+use crate::subsystem::xtables::extension::targets::{TargetEffect, effect};
+use crate::subsystem::xtables::{Action, Chain, Entry, Hook, Place, Rule, Table};
 
 /// Ends kept for one table; the first of each kind always is.
 const MAX_OUTCOMES: usize = 1000;

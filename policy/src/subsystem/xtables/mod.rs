@@ -2,22 +2,14 @@
 //! Holds the model; `blob` reads it, `evaluate` runs it, `step` changes it.
 
 pub mod blob;
-pub mod bytes;
-mod decode;
-pub mod depends;
 pub mod evaluate;
-pub mod holds;
-pub mod matches;
-pub mod render;
-mod render_target;
+pub mod extension;
 pub mod save;
 pub mod step;
-pub mod targets;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,13 +18,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
+use crate::subsystem::ipset::SetNames;
+use crate::subsystem::xtables::extension::matches::{InterfaceName, Match};
+use crate::subsystem::xtables::extension::targets::{StandardVerdict, Target};
+use crate::subsystem::xtables::extension::{render, render_target};
 use crate::verdict::Admits;
-use matches::{InterfaceName, Match};
 pub use step::Step;
-use targets::{StandardVerdict, Target};
-
-/// The names of ipsets by the kernel's index, which is all that a rule holds. A rule whose set is not here shows the number.
-pub type SetNames = BTreeMap<u16, String>;
 
 /// iptables-legacy: the tables that exist. A table that is not listed does not filter anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,7 +224,7 @@ impl Rule {
             Action::Count => {}
             Action::Jump(chain) => words.push(format!("-j {chain}")),
             Action::Goto(chain) => words.push(format!("-g {chain}")),
-            Action::Target(target) => words.push(render::target_text(target, v6, sets)),
+            Action::Target(target) => words.push(render_target::target_text(target, v6, sets)),
         }
         words.join(" ")
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{SetNames, Table, render};
+use crate::subsystem::ipset::SetNames;
+use crate::subsystem::xtables::Table;
+use crate::subsystem::xtables::extension::render;
 
 /// Why text and table do not belong together.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::matches::Match;
-use super::targets::{StandardVerdict, Target};
-use super::{Action, Chain, Place, Rule, SetNames, State, family, program};
 use crate::address::Source;
 use crate::host::HostState;
 use crate::host::step::{Mismatch, Reach};
+use crate::subsystem::ipset::SetNames;
+use crate::subsystem::xtables::extension::matches::Match;
+use crate::subsystem::xtables::extension::targets::{StandardVerdict, Target};
+use crate::subsystem::xtables::{Action, Chain, Place, Rule, State, family, program};
 use crate::verdict::Admits;
 
 /// One change of one legacy table. `before` to `after`; `None` is absent.

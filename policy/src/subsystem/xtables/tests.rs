@@ -9,17 +9,20 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::evaluate::{End, run};
-use super::holds::{Matched, holds};
-use super::matches::{InterfaceName, Masked, Match, decode};
+use super::extension::holds::{Matched, holds};
+use super::extension::matches::{InterfaceName, Masked, Match};
+use super::extension::targets::{Nat, StandardVerdict, Target};
+use super::extension::{render, render_target, targets};
 use super::step::{Step, Todo};
-use super::targets::{Nat, StandardVerdict, Target};
-use super::{Action, Chain, Entry, Hook, Place, Rule, SetNames, State, Table, blob, render, save, targets};
+use super::{Action, Chain, Entry, Hook, Place, Rule, State, Table, blob, save};
 use crate::address::Source;
 use crate::host::{HostState, Need, Part};
 use crate::link::Link;
-use crate::packet::{Doubt, Effort, Interface, On, Packet, Tracking};
-use crate::packet::{Span, Tri, View};
+use crate::packet::{Doubt, Effort, Interface, On, Packet, Span, Tracking, Tri, View};
 use crate::subsystem::ipset;
+use crate::subsystem::ipset::SetNames;
+use crate::subsystem::ipset::SetReference;
+use crate::subsystem::xtables::extension::decode::decode;
 use crate::verdict::{Admits, Connection};
 
 const NAMES: [&str; 36] = [
@@ -255,7 +258,7 @@ fn what_depends_on_history_is_a_maybe_that_names_it() {
     let why = holds(&recent, &syn("10.0.0.1"), &ipset::State::new());
     let text = "-m recent --update --seconds 60 --hitcount 4 --name SSH --rsource";
     assert_eq!(why, Matched::Ask(Need::Recent("SSH".to_owned()), Doubt::about(On::Rate, text)));
-    let set = Match::Set { set: targets::SetReference { index: 3, dimensions: 1, flags: 2 }, counters: None };
+    let set = Match::Set { set: SetReference { index: 3, dimensions: 1, flags: 2 }, counters: None };
     let sets = ipset::State { names: SetNames::from([(3, "f2b-sshd".to_owned())]), ..ipset::State::new() };
     let text = "-m set --match-set f2b-sshd src";
     assert_eq!(holds(&set, &syn("10.0.0.1"), &sets), Matched::Ask(Need::Ipset(3), Doubt::on(text)));
@@ -274,7 +277,7 @@ fn an_interface_that_is_not_loopback_is_not_lo_and_may_be_any_other() {
         (name("eth1", false), eth12, Tri::No),
         (name("eth0", false), Interface::None, Tri::No),
     ] {
-        assert_eq!(super::holds::interface(&want, &seen), answer, "{want:?} {seen:?}");
+        assert_eq!(super::extension::holds::interface(&want, &seen), answer, "{want:?} {seen:?}");
     }
 }
 
@@ -379,7 +382,7 @@ proptest! {
         }
         for name in TARGETS {
             let one = targets::decode(v6, name, revision, &info);
-            let text = render::target_text(&one, v6, &SetNames::new());
+            let text = render_target::target_text(&one, v6, &SetNames::new());
             prop_assert!(text.starts_with("-j "), "{}", text);
             targets::effect(v6, &one);
         }

@@ -7,8 +7,9 @@ use super::super::expression::{CmpOp, Expression, Verdict};
 use super::super::{Chain, Family, Rule, State};
 use super::value::{address, mask_len, name, port, protocol};
 use super::{condition, field, statement, widen};
-use crate::subsystem::xtables::SetNames;
-use crate::subsystem::xtables::render::{quoted, render_match, render_target, tcp_flags};
+use crate::subsystem::ipset::SetNames;
+use crate::subsystem::xtables::extension::render::{quoted, render_match, tcp_flags};
+use crate::subsystem::xtables::extension::render_target::render_target;
 
 /// A rule as iptables-nft-save prints it.
 pub(super) fn iptables(state: &State, chain: &Chain, rule: &Rule, ipsets: &SetNames) -> String {

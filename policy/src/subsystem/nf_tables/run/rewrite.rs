@@ -5,7 +5,7 @@ use super::super::expression::{NatKind, PayloadBase};
 use super::{End, Running};
 use crate::packet::Octet;
 use crate::packet::{Bits, Packet, Rewritten, Tri};
-use crate::subsystem::xtables::targets::{TargetEffect, target};
+use crate::subsystem::xtables::extension::targets::{TargetEffect, target};
 
 /// `payload ... set`
 pub(super) fn write(packet: &mut Packet, base: PayloadBase, offset: u32, data: &Bits) {

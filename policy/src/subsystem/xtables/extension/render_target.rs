@@ -1,9 +1,9 @@
 //! Prints targets as iptables-save (1.8) does: `-j REJECT --reject-with tcp-reset`. What is not decoded says so.
 
-use super::SetNames;
-use super::holds::set_fields;
-use super::render::{Line, address, address_range, quoted, range, set_name};
-use super::targets::{self, HopLimit, Nat, StandardVerdict, Target};
+use crate::subsystem::ipset::SetNames;
+use crate::subsystem::xtables::extension::matches::set_fields;
+use crate::subsystem::xtables::extension::render::{Line, address, address_range, quoted, range, set_name};
+use crate::subsystem::xtables::extension::targets::{self, HopLimit, Nat, StandardVerdict, Target};
 
 /// A raw target as iptables-save prints it, `-j NAME` first.
 pub fn render_target(v6: bool, name: &str, revision: u32, info: &[u8], sets: &SetNames) -> String {

@@ -3,15 +3,14 @@
 
 use std::net::IpAddr;
 
-use super::matches::{Conntrack, InterfaceName, Match, PortSide, decode};
-use super::render;
-use super::targets::SetReference;
 use crate::host::Need;
 use crate::link::Link;
-use crate::packet::{Doubt, Interface, On, Rewritten, Tracking, span};
-use crate::packet::{Span, Tri, View};
+use crate::packet::{Doubt, Interface, On, Rewritten, Span, Tracking, Tri, View, span};
 use crate::subsystem::ipset::{self, Judged};
 use crate::subsystem::recent;
+use crate::subsystem::xtables::extension::decode::decode;
+use crate::subsystem::xtables::extension::matches::{Conntrack, InterfaceName, Match, PortSide};
+use crate::subsystem::xtables::extension::render;
 
 /// Whether a match holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -351,12 +350,4 @@ pub fn interface(want: &InterfaceName, seen: &Interface) -> Tri {
         Interface::NotLoopback if !want.prefix && want.name == "lo" => Tri::No,
         Interface::NotLoopback => Tri::Maybe,
     }
-}
-
-/// The fields of a set reference, as iptables writes them: `src,dst`.
-pub fn set_fields(set: SetReference) -> String {
-    (1..=set.dimensions)
-        .map(|field| if set.flags.checked_shr(u32::from(field)).unwrap_or(0) & 1 != 0 { "src" } else { "dst" })
-        .collect::<Vec<_>>()
-        .join(",")
 }

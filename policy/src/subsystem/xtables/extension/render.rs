@@ -4,13 +4,12 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::SetNames;
-use super::holds::set_fields;
-use super::matches::{Conntrack, Hashlimit, InterfaceName, Masked, Match, PortSide, Time, decode};
-use super::targets::SetReference;
 use crate::packet::Tracking;
-
-pub use super::render_target::{render_target, target_text};
+use crate::subsystem::ipset::{SetNames, SetReference};
+use crate::subsystem::xtables::extension::decode::decode;
+use crate::subsystem::xtables::extension::matches::{
+    Conntrack, Hashlimit, InterfaceName, Masked, Match, PortSide, Time, set_fields,
+};
 
 /// A raw match as iptables-save prints it, `-m NAME` first.
 pub fn render_match(v6: bool, name: &str, revision: u32, info: &[u8], sets: &SetNames) -> String {

@@ -1,10 +1,12 @@
 //! Reads xtables matches out of the kernel's structs (`linux/netfilter/xt_*.h`); offsets are those of 64-bit kernels. Every
 //! access is checked; what does not fit its struct is not decoded, never guessed.
 
-use super::bytes::Bytes;
-use super::matches::{Conntrack, Hashlimit, InterfaceName, Masked, Match, PortSide, Routing, SetCounters, Time};
-use super::targets::SetReference;
 use crate::packet::Tracking;
+use crate::subsystem::ipset::{SetCounters, SetReference};
+use crate::subsystem::xtables::extension::bytes::Bytes;
+use crate::subsystem::xtables::extension::matches::{
+    Conntrack, Hashlimit, InterfaceName, Masked, Match, PortSide, Routing, Time,
+};
 
 /// Decodes a match. Never fails: what is not understood is [`Match::Undecoded`].
 pub fn decode(v6: bool, name: &str, revision: u32, info: &[u8]) -> Match {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Rule;
-use super::matches::Match;
-use super::targets::SetReference;
 use crate::host::{Need, Needs};
 use crate::ranges::{Classes, Span, number};
 use crate::subsystem::ipset;
+use crate::subsystem::ipset::SetReference;
+use crate::subsystem::xtables::Rule;
+use crate::subsystem::xtables::extension::matches::Match;
 
 /// `XT_CONNTRACK_ORIGSRC` and the three after it
 const CONNTRACK_ADDRESSES: u16 = 1 << 2;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use super::decode::decode;
-use super::targets::SetReference;
+use crate::subsystem::ipset::SetCounters;
+use crate::subsystem::ipset::SetReference;
 use crate::subsystem::recent::Asked;
 
 /// A decoded match (`linux/netfilter/xt_*.h`). Only what concerns a verdict or a rule's text is kept.
@@ -331,17 +331,6 @@ pub struct Conntrack {
     pub status: u16,
 }
 
-/// Counters an ipset element must have (`ip_set_counter_match`): operation (0 none, 1 =, 2 !=, 3 <, 4 >) and value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetCounters {
-    /// Packets.
-    pub packets: (u8, u64),
-    /// Bytes.
-    pub bytes: (u8, u64),
-    /// `IPSET_FLAG_*`
-    pub flags: u32,
-}
-
 /// `hashlimit_cfg1` to `3`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashlimit {
@@ -431,4 +420,12 @@ impl Match {
             _ => None,
         }
     }
+}
+
+/// The fields of a set reference, as iptables writes them: `src,dst`.
+pub fn set_fields(set: SetReference) -> String {
+    (1..=set.dimensions)
+        .map(|field| if set.flags.checked_shr(u32::from(field)).unwrap_or(0) & 1 != 0 { "src" } else { "dst" })
+        .collect::<Vec<_>>()
+        .join(",")
 }

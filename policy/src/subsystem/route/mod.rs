@@ -3,6 +3,7 @@
 
 mod block;
 mod policy_rule;
+pub mod rp_filter;
 mod step;
 mod trace;
 
@@ -14,11 +15,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::rp_filter::{self, Reverse};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Links;
 use crate::ranges::{self, Classes, Span};
+use crate::subsystem::route::rp_filter::Reverse;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
 pub use block::blocks;

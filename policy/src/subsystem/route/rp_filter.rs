@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::route::{Fact, Kind, Route};
 use crate::host::block::{Block, Lift};
 use crate::link::Links;
+use crate::subsystem::route::{Fact, Kind, Route};
 use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::TraceLine;
@@ -114,7 +114,7 @@ pub fn judge<'r>(reverse: &'r Reverse, fact: &Fact, links: Option<&Links>) -> Op
 /// The filter and the route back, quoted.
 pub fn evidence(filtered: &[&Filtered], fact: &Fact) -> Vec<Evidence> {
     let mut evidence: Vec<Evidence> = filtered.iter().map(|one| Evidence::new(one.file(), one.text())).collect();
-    if let super::route::Answer::Goes(route) = &fact.answer {
+    if let crate::subsystem::route::Answer::Goes(route) = &fact.answer {
         evidence.push(Evidence::new("ip route get", route.clone()));
     }
     evidence

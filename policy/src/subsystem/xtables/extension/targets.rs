@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bytes::Bytes;
-use crate::packet::Octet;
-use crate::packet::{Bits, Zone};
+use crate::packet::{Bits, Octet, Zone};
+use crate::subsystem::ipset::SetReference;
+use crate::subsystem::xtables::extension::bytes::Bytes;
 
 /// A decoded target (`linux/netfilter/xt_*.h`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,17 +231,6 @@ pub enum Nat {
     Snat,
     /// Source, to the interface's address.
     Masquerade,
-}
-
-/// An ipset as a rule names it: by the kernel's index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetReference {
-    /// The kernel's index.
-    pub index: u16,
-    /// How many fields of the packet make the key.
-    pub dimensions: u8,
-    /// `enum ip_set_kopt`: bit 0 inverts, bit n says that field n is a source.
-    pub flags: u8,
 }
 
 /// What a target does to the packet.
