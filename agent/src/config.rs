@@ -11,7 +11,6 @@ use sshfix_policy::request::authorize::Grants;
 use sshfix_policy::verdict::{AccessPath, PathOrigin};
 use thiserror::Error;
 
-use crate::request::room::Bounds;
 use crate::sys::files::{self, FileError};
 
 /// Where everything is that the agent trusts.
@@ -218,6 +217,22 @@ impl Default for Limits {
             reply_seconds: 10,
             lease_seconds: 30 * 86_400,
         }
+    }
+}
+
+/// How many connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of all users but root together.
+    pub all: usize,
+    /// Of one user.
+    pub of_one: usize,
+}
+
+impl Bounds {
+    /// The most that there ever are: those of root, and those that were told to close and are about to, besides.
+    pub fn most(self) -> usize {
+        self.all + 2 * self.of_one
     }
 }
 

@@ -1,14 +1,13 @@
 //! Tells systemd that the agent lives (`WatchdogSec=` of its unit), only while it does: both turns at the host come to an end or their
 //! holder's work goes on, and state.db answers. Else systemd starts the agent anew, and recovery keeps the deadlines. Ends nothing itself.
 
+use crate::agent::Agent;
 use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::{interval, timeout};
-
-use crate::request::pipeline::Agent;
 
 /// The longest that anything takes that is done for a change before the next sign of life: a restart of sshd whose job, sockets and key
 /// exchange all take as long as they may, with host keys made anew.
@@ -69,7 +68,7 @@ mod lab {
     use std::thread;
     use std::time::Duration;
 
-    use crate::request::pipeline::Agent;
+    use crate::agent::Agent;
 
     /// While it is there the turn to change the host is taken and kept. Holds the seconds after which that counts as stuck.
     const KEEP: &str = "/run/sshfix/keep-turn";

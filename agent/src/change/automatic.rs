@@ -5,12 +5,12 @@ use sshfix_policy::host::{HostState, Needs, Question};
 use sshfix_policy::plan::Plan;
 use sshfix_policy::proof::lockout;
 
+use crate::agent::Agent;
 use crate::audit::{AuditClosing, AuditOpening, Outcome};
 use crate::change::make::{self, Order};
 use crate::host::live::LiveHost;
 use crate::random;
 use crate::request::decide;
-use crate::request::pipeline::Agent;
 use crate::request::refusal::Refusal;
 use crate::store::Store;
 use crate::sys::clock::Moment;

@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::agent::Agent;
+use crate::change::restart::Start;
 use crate::change::{self, Recovered};
 use crate::once::Once;
-use crate::request::pipeline::{self, Agent};
-use crate::start::restart::Start;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};
 use crate::subsystem::sshd;
 use crate::sys::clock::Moment;
@@ -110,7 +110,7 @@ fn look(agent: &Agent, watch: &mut Watch) {
     match due {
         Ok(false) => _ = watch.unread.is_over(),
         Ok(true) => {
-            let mut host = pipeline::lock(&agent.host);
+            let mut host = agent.host.lock();
             // Looked at again: it may have been confirmed while we waited for the host.
             record(agent, change::recover(&mut *host, store, &Moment::now()));
         }
@@ -134,7 +134,7 @@ fn look(agent: &Agent, watch: &mut Watch) {
 /// Whether something is stuck still, or not seen yet.
 fn try_again(agent: &Agent, said: &mut Once) -> bool {
     if sshd::has_unseen() {
-        let host = pipeline::lock(&agent.host);
+        let host = agent.host.lock();
         let left = sshd::tell_again();
         drop(host);
         for what in &left {
@@ -155,7 +155,7 @@ fn stuck(agent: &Agent, said: &mut Once) -> bool {
         // What is wrong with the database is said by whoever looks at it.
         Err(_) => return true,
     };
-    let mut host = pipeline::lock(&agent.host);
+    let mut host = agent.host.lock();
     let left = change::retry_stuck(&mut *host, &agent.store, &Moment::now()).unwrap_or(stuck);
     for change in &left {
         if said.is_new(&format!("{} {}", change.id, change.detail)) {
@@ -167,7 +167,7 @@ fn stuck(agent: &Agent, said: &mut Once) -> bool {
 
 /// Takes back what the last run of the agent left unfinished, but what still waits. Of that the sshd is held from now on.
 pub fn recover(agent: &Agent) {
-    record(agent, change::recover(&mut *pipeline::lock(&agent.host), &agent.store, &Moment::now()));
+    record(agent, change::recover(&mut *agent.host.lock(), &agent.store, &Moment::now()));
     // Its failure was said just now.
     let waits = agent.store.unfinished_changes().unwrap_or_default();
     sshd::hold_for(waits.iter().flat_map(|change| &change.steps).map(|record| &record.step));
@@ -177,7 +177,7 @@ pub fn recover(agent: &Agent) {
 /// where the agent comes back at once, it goes on waiting.
 pub fn stop(agent: &Agent, start: &Start) {
     const WHY: &str = "the agent was stopped before it was confirmed";
-    let mut host = pipeline::lock(&agent.host);
+    let mut host = agent.host.lock();
     let taken = agent.store.unfinished_changes().map(|changes| {
         let pending: Vec<_> = changes.into_iter().filter(|change| change.stage == ChangeStage::Pending).collect();
         if pending.is_empty() {

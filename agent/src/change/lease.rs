@@ -13,11 +13,11 @@ use sshfix_policy::plan::lease::end;
 use sshfix_policy::reply::{LeaseDocument, LeasesSchema};
 use sshfix_policy::request::Operation;
 
+use crate::agent::Agent;
 use crate::audit::Outcome;
 use crate::change::automatic::{self, Own};
 use crate::host::observe::observed;
 use crate::once::Once;
-use crate::request::pipeline::{self, Agent};
 use crate::store::{LeaseRecord, StoreError};
 use crate::sys::clock::Moment;
 
@@ -161,7 +161,7 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let leases = known(agent).map_err(|error| error.to_string())?;
     let this = Running { id: lease.id.clone(), items: lease.items.clone() };
     let what = format!("lease {} of {} is over: {}", lease.id, lease.principal, lease.summary);
-    let mut host = pipeline::lock(&agent.host);
+    let mut host = agent.host.lock();
     let question = question(agent, &lease.items);
     let operation = Operation::Revoke { id: lease.id.clone() };
     let (state, (end, plan)) = observed(&mut *host, &question, |state, needs| {
@@ -194,7 +194,7 @@ fn put_back(agent: &Agent, lease: &LeaseRecord, since: Duration) -> Result<Next,
     leases.running.retain(|other| other.id != lease.id);
     leases.next.clone_from(&lease.id);
     leases.longest = 0;
-    let mut host = pipeline::lock(&agent.host);
+    let mut host = agent.host.lock();
     let question = question(agent, &lease.items);
     let (state, plan) = observed(&mut *host, &question, |state, needs| {
         plan::missing_of_lease(&leases, &lease.operation, state, question.port, needs)

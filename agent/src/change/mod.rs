@@ -187,6 +187,7 @@ fn unfinished_steps(steps: Vec<StepRecord>) -> Vec<(usize, Step)> {
 
 #[cfg(test)]
 mod laws;
+pub mod restart;
 pub mod stray_bans;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use sshfix_policy::request::{Operation, Request};
 use sshfix_policy::subsystem::{hosts_access, listener};
 use sshfix_policy::verdict::{AccessPath, PathOrigin};
 
+use crate::agent::Agent;
 use crate::change::lease;
 use crate::change::make::{self, Failed, NotBegun, Order, Settled};
 use crate::host::live::LiveHost;
@@ -23,7 +24,6 @@ use crate::host::observe::observed;
 use crate::patience::{self, Patience};
 use crate::random;
 use crate::request::decide;
-use crate::request::pipeline::Agent;
 use crate::request::refusal::{NoSafePlan, Refusal, failed, late, not_stored, out_of_bounds, plan_changed, refused_plan};
 use crate::store::NewLease;
 use crate::sys::clock::Moment;

@@ -18,12 +18,12 @@ use sshfix_policy::request::{Action, Operation};
 use sshfix_policy::subsystem::fail2ban;
 use sshfix_policy::verdict::PathOrigin;
 
+use crate::agent::Agent;
 use crate::change::automatic::{self, Own};
 use crate::config;
 use crate::host::live::LiveHost;
 use crate::host::observe::observed;
 use crate::once::Once;
-use crate::request::pipeline::{self, Agent};
 use crate::store::{ChangeRecord, Store, StoreError};
 
 /// How often it is looked.
@@ -64,7 +64,7 @@ impl Keeper {
         };
         self.unread.is_over();
         for change in changes {
-            let mut host = pipeline::lock(&agent.host);
+            let mut host = agent.host.lock();
             let policy = &agent.config.paths.policy;
             for earned in earned(&mut host, &agent.store, agent.config.ssh_port, policy, &change) {
                 let (what, port) = (earned.text(), agent.config.ssh_port);

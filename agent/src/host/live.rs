@@ -14,9 +14,9 @@ use sshfix_policy::subsystem::{
 
 use crate::config::Config;
 use crate::patience;
-use crate::request::turns::Pulse;
 use crate::subsystem::{conntrack, fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
 use crate::sys::descriptors;
+use crate::turns::Pulse;
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
 pub struct LiveHost {

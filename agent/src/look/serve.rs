@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use super::{Asked, QUESTION_MAX, Told, start};
-use crate::start::logging;
+use crate::logging;
 use crate::sys::activation;
 use crate::units::{self, Hurried};
 use crate::watchdog::notify;

@@ -6,10 +6,10 @@ use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState, ErrorCode, ErrorDocument, Guarded, Names};
 use sshfix_policy::request::authorize::AuthorizedRequest;
 
+use crate::agent::Agent;
 use crate::change;
 use crate::change::lease;
 use crate::host::live::LiveHost;
-use crate::request::pipeline::Agent;
 use crate::request::refusal::{Refusal, not_stored};
 use crate::request::report;
 use crate::request::serve::Challenge;

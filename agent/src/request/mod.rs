@@ -7,4 +7,3 @@ pub(crate) mod refusal;
 pub mod report;
 pub mod room;
 pub mod serve;
-pub mod turns;

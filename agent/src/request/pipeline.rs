@@ -20,55 +20,23 @@ use sshfix_policy::request::wire::SignedRequest;
 use sshfix_policy::request::{Mode, Operation, Request};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, sshd};
 
-use crate::audit::{self, AuditClosing, AuditError, AuditOpening, Auditor, Outcome};
+use crate::agent::Agent;
+use crate::audit::{self, AuditClosing, AuditError, AuditOpening, Outcome};
 use crate::change::lease;
 use crate::change::requested::Requested;
 use crate::config;
-use crate::config::Config;
-use crate::host::live::LiveHost;
 use crate::host::observe::{observed, observed_with};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::IdentityError;
 use crate::patience::{self, Patience};
 use crate::request::decide;
-use crate::request::places::{self, Lines};
+use crate::request::places::{self};
 use crate::request::refusal::{
     Refusal, failed, late, no_client, not_shown, not_stored, refused, too_many, too_many_words, unaudited,
 };
 use crate::request::report::{self, own_addresses};
 use crate::request::serve::{Admission, Answer, Challenge, Peer};
-use crate::request::turns::{Held, InTurns, Line, Turn};
-use crate::store::{Store, StoreError};
-
-/// Everything a request needs of the agent.
-pub struct Agent {
-    /// agent.toml.
-    pub config: Arc<Config>,
-    /// The key that signs replies; its fingerprint is the host identity.
-    pub identity: Identity,
-    /// Requests seen, audit records, journal, leases.
-    pub store: Store,
-    /// Keeps the audit records.
-    pub auditor: Auditor,
-    /// The host, to change it. Whoever has the turn is the one writer.
-    pub host: InTurns<LiveHost>,
-    /// The host, to look at it: questions never keep a change, nor its rollback, waiting.
-    pub reader: InTurns<LiveHost>,
-    /// Where requests wait that need no host.
-    pub lines: Lines,
-}
-
-impl Agent {
-    /// One that has done nothing yet.
-    pub fn new(config: Arc<Config>, identity: Identity, store: Store) -> Self {
-        let host = || {
-            let host = LiveHost::new(Arc::clone(&config));
-            let pulse = host.pulse();
-            InTurns::new(host, config.limits.requests, pulse)
-        };
-        let (host, reader, lines) = (host(), host(), Lines::new(&config.limits));
-        Self { config, identity, store, auditor: Auditor::default(), host, reader, lines }
-    }
-}
+use crate::store::StoreError;
+use crate::turns::{Line, Turn};
 
 /// A request that may be served, on its way to its turn.
 pub struct Asked {
@@ -415,9 +383,4 @@ fn question(agent: &Agent, request: &Request, port: u16) -> Result<Question, Sto
             | Operation::SshdRestart
     );
     Ok(Question { sources, port, everybody: request.operation.source().is_none() && !path_by_path })
-}
-
-/// The one writer's turn, for the agent itself. A request that panicked left at worst an unfinished change, which the next one recovers.
-pub(crate) fn lock(host: &InTurns<LiveHost>) -> Held<'_, LiveHost> {
-    host.lock()
 }

@@ -11,10 +11,10 @@ use sshfix_policy::request::authorize::AuthorizedRequest;
 use sshfix_policy::request::{Mode, Operation, Request};
 use sshfix_policy::subsystem::{ipset, sshd};
 
+use crate::agent::Agent;
 use crate::config::Limits;
-use crate::request::pipeline::Agent;
 use crate::request::serve::{Peer, Place};
-use crate::request::turns::{Asker, Claim, Line, Precedence, Width};
+use crate::turns::{Asker, Claim, Line, Precedence, Width};
 
 /// A status comes without the subsystems where the host is being read for others for so long.
 const STATUS_WAITS: Duration = Duration::from_secs(1);

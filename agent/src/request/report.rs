@@ -13,9 +13,9 @@ use sshfix_policy::reply::{
 };
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
 
+use crate::agent::Agent;
 use crate::audit::{AuditClosing, Outcome};
 use crate::change::lease;
-use crate::request::pipeline::Agent;
 use crate::store::{ChangeRecord, ChangeStage, Drill, StepEvent, StoreError};
 use crate::sys::clock::Moment;
 

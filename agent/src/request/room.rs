@@ -6,24 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::config::Bounds;
+
 /// Root on this host.
 pub const ROOT: u32 = 0;
-
-/// How many connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Of all users but root together.
-    pub all: usize,
-    /// Of one user.
-    pub of_one: usize,
-}
-
-impl Bounds {
-    /// The most that there ever are: those of root, and those that were told to close and are about to, besides.
-    pub fn most(self) -> usize {
-        self.all + 2 * self.of_one
-    }
-}
 
 /// What a connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,8 +20,8 @@ use crate::config::Limits;
 use crate::patience::{self, Patience};
 use crate::random::{self, NoRandomness};
 use crate::request::room::{Entry, ROOT, Room, Stage};
-use crate::request::turns::{Asker, Claim, Line, Precedence, Turn};
 use crate::sys::clock::Moment;
+use crate::turns::{Asker, Claim, Line, Precedence, Turn};
 
 /// How long a stop waits for the requests that are being worked on. What is cut off then is recovered at the next start.
 const STOP_TIME: Duration = Duration::from_mins(1);

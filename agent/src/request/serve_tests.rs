@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::oneshot;
 
-use crate::request::turns::Width;
+use crate::turns::Width;
 
 /// Longer than a loaded machine takes for anything here, shorter than what must not be waited for.
 const LONG: Duration = Duration::from_mins(1);

@@ -12,8 +12,8 @@ use sshfix_policy::request::authorize::Grants;
 use crate::audit::{self, Given};
 use crate::config::{self, Config};
 use crate::identity::{self, Identity};
+use crate::logging;
 use crate::start::init::{self, ROOT_KEY};
-use crate::start::logging;
 use crate::store::Store;
 
 /// What check found.

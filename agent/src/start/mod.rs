@@ -4,7 +4,5 @@
 pub mod check;
 pub mod init;
 pub mod listen;
-pub mod logging;
 pub mod recover;
-pub mod restart;
 pub mod run;

@@ -5,13 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::audit::{AuditClosing, AuditOpening, Outcome};
-use crate::change;
 use crate::change::stray_bans;
 use crate::config::Config;
 use crate::host::live::LiveHost;
-use crate::start::logging;
 use crate::store::{Store, StoreError};
 use crate::sys::clock::Moment;
+use crate::{change, logging};
 
 /// How it ended, for the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

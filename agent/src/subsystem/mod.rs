@@ -9,7 +9,6 @@ pub mod listener;
 pub mod nf_tables;
 pub mod recent;
 pub mod route;
-mod rp_filter;
 pub mod sshd;
 pub mod ufw;
 pub mod xtables;

@@ -14,7 +14,7 @@ use sd_notify::NotifyState;
 
 use super::{Answer, PATIENCE, WriteError, perform, read};
 use crate::config::Config;
-use crate::start::logging;
+use crate::logging;
 use crate::sys::activation;
 use crate::units::{self, Hurried};
 use crate::watchdog::notify;

@@ -9,7 +9,7 @@ use nix::libc;
 use sshfix_policy::address::Source;
 use sshfix_policy::subsystem::route::{Does, Kind, PolicyRule};
 
-use super::{HEADER, address, family, message};
+use crate::subsystem::route::{HEADER, address, family, message};
 use crate::sys::rtnetlink::{ask, open};
 
 /// `FIB_RULE_INVERT`

@@ -2,6 +2,7 @@
 //! routes behind a refusal. Deletes or makes one route and reads it back. Lists no table while nothing refuses.
 
 mod policy_rule;
+pub(crate) mod rp_filter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,7 +18,7 @@ use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Neighbour, Route, State, Step, Tables, Way};
 
 use self::policy_rule::policy_rules;
-use super::{link, rp_filter};
+use crate::subsystem::link;
 use crate::sys::rtnetlink::{ask, open};
 
 /// A table that changes while it is listed is listed again so many times.

@@ -13,7 +13,7 @@ use sshfix_policy::link::{Link, Links};
 use sshfix_policy::subsystem::route::rp_filter::{Filtered, Reverse};
 use sshfix_policy::subsystem::route::{Kind, Route, Way};
 
-use super::route::{HEADER, family, list, message, octets};
+use crate::subsystem::route::{HEADER, family, list, message, octets};
 use crate::sys::rtnetlink::ask;
 
 /// Interfaces that are asked about; a host of containers has hundreds, and those are ports of a bridge.
