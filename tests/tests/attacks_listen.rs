@@ -242,6 +242,47 @@ fn host_keys_that_changed_are_told(server: &Server) {
     drop(session);
 }
 
+/// A script of root's publishes the public half of a host key below a folder of alice's, as a web server's, and she makes of it what she likes.
+fn the_public_half_of_a_host_key_leads_to_no_file_of_roots(server: &Server) {
+    const PUBLIC: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
+    server.write(DROP_IN, "X11Forwarding yes\n");
+    server
+        .sh("systemctl restart ssh; mkdir /root/keys; cp -a /etc/ssh/ssh_host_* /root/keys/; install -d -o alice -m 755 /run/alice")
+        .expect_ok();
+    let passwd = server.read("/etc/passwd");
+    let back = || server.sh("rm -f /etc/ssh/ssh_host_*; cp -a /root/keys/. /etc/ssh/").expect_ok();
+    for target in ["/etc/passwd", "/etc/nologin", "pipe"] {
+        let make = if target == "pipe" { "mkfifo hk.pub".to_owned() } else { format!("ln -s {target} hk.pub") };
+        server.sh(&format!("rm -f /run/alice/hk.pub; cd /run/alice; su alice -s /bin/sh -c '{make}'")).expect_ok();
+        for missing in [true, false] {
+            let key = if missing { "rm /etc/ssh/ssh_host_ed25519_key" } else { "true" };
+            server.sh(&format!("{key}; ln -sf /run/alice/hk.pub {PUBLIC}")).expect_ok();
+            for words in [&["fix", "203.0.113.7"][..], &["sshd", "set", "MaxSessions", "9"], &["diagnose", "203.0.113.7"]] {
+                let asked = server.ctl(&[words, &["--json"]].concat());
+                let said = asked.stdout.clone() + &asked.stderr;
+                assert!(asked.status != 0 && asked.status != 5 && said.contains("/run/alice"), "{target}: {words:?}: {said}");
+                assert!(!said.contains("root:x"), "{target}: {words:?}: {said}");
+                assert!(asked.time < Duration::from_secs(8), "{target}: {words:?}: {:?}", asked.time);
+            }
+            assert_eq!(server.read("/etc/passwd"), passwd, "{target}");
+            assert!(!server.path("/etc/nologin").exists());
+            back();
+        }
+    }
+    // A link of root's to where only root can make a file: nothing is written through it either.
+    server.write(DROP_IN, "HostKey /etc/ssh/ssh_host_ed25519_key\n");
+    server
+        .sh(&format!("rm /etc/ssh/ssh_host_ed25519_key; ln -sf /etc/nologin {PUBLIC}; systemctl restart ssh || true"))
+        .expect_ok();
+    let fix = server.ctl(&["fix", "203.0.113.7", "--json"]);
+    assert!(fix.status != 0 && fix.stdout.contains("a symbolic link"), "{fix:#?}");
+    assert!(!server.path("/etc/nologin").exists() && !server.path("/etc/ssh/ssh_host_ed25519_key").exists());
+    assert_eq!(server.sh("ls /run/sshfix").expect_ok().matches("host-key-").count(), 0);
+    back();
+    server.write(DROP_IN, "X11Forwarding yes\n");
+    server.sh("systemctl reset-failed ssh; systemctl restart ssh").expect_ok();
+}
+
 fn attacks(release: Release) {
     if !lab::root_or_skip() {
         return;
@@ -256,6 +297,7 @@ fn attacks(release: Release) {
     an_sshd_that_cannot_be_proven_hides_no_session(&server);
     a_session_of_another_server_is_one(&server);
     hosts_deny_leads_to_no_file_of_roots(&server);
+    the_public_half_of_a_host_key_leads_to_no_file_of_roots(&server);
     // Before 9.8 each connection reads them anew.
     if release == Release::Trixie {
         host_keys_that_changed_are_told(&server);

@@ -2,14 +2,13 @@
 //! may listen, and its name servers are known only here. systemd is told about them for as long as the host runs. Opens nothing to anybody else.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use nix::ifaddrs::getifaddrs;
 
-use super::dbus;
+use super::{dbus, files};
 
 /// resolv.conf(5)
 const RESOLVERS: &str = "/etc/resolv.conf";
@@ -40,9 +39,9 @@ pub fn allow_own() {
 }
 
 fn wanted() -> BTreeSet<IpAddr> {
-    let mut text = String::new();
-    let read = File::open(RESOLVERS).and_then(|file| file.take(RESOLVERS_MAX).read_to_string(&mut text));
-    let resolvers = if read.is_ok() { name_servers(&text) } else { Vec::new() };
+    // It may be a link to anywhere, and what stands there a pipe.
+    let text = files::read_followed(Path::new(RESOLVERS), RESOLVERS_MAX).map(|file| file.bytes).unwrap_or_default();
+    let resolvers = name_servers(&String::from_utf8_lossy(&text));
     own().into_iter().chain(resolvers).take(MAX_ADDRESSES).collect()
 }
 

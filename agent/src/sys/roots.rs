@@ -89,6 +89,11 @@ impl Found {
         self.stat.st_mode & libc::S_IFMT == libc::S_IFREG
     }
 
+    /// Whether it is a pipe, at which a reader waits for a writer.
+    pub fn is_pipe(&self) -> bool {
+        self.stat.st_mode & libc::S_IFMT == libc::S_IFIFO
+    }
+
     /// Whether others than root can write to it.
     pub fn writable_by_others(&self) -> bool {
         self.stat.st_mode & 0o022 != 0

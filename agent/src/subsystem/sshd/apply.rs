@@ -13,6 +13,7 @@ use super::lookup::Now;
 use super::ports::{self, Kept, NotKept};
 use super::told::{self, Running, Told};
 use super::{SSHD, SshdError, lookup, serves, test, unit};
+use crate::sys::child::ChildError;
 use crate::sys::dbus;
 use crate::sys::files::{self, FileError};
 use crate::sys::jobs::{self, Job, Transient};
@@ -174,7 +175,7 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
     if step.files.is_empty() {
         return Ok(sshd.listens().map_err(failed)?.then(|| restored(false, notes)));
     }
-    match takes_its_files(step, &sshd.invocation, wrote) {
+    match takes_its_files(step, &sshd.invocation, wrote, notes) {
         Ok(None) => {}
         Ok(Some(why)) => {
             notes.push(why);
@@ -235,10 +236,24 @@ fn kept(invocation: &Invocation, notes: &mut Vec<String>) -> Result<Option<Kept>
 }
 
 /// Whether sshd would start with the files that are back. Why not to tell it, where there is no need: nothing had been written.
-fn takes_its_files(step: &Step, invocation: &Invocation, wrote: bool) -> Result<Option<String>, StepError> {
-    match test(invocation) {
+fn takes_its_files(
+    step: &Step,
+    invocation: &Invocation,
+    wrote: bool,
+    notes: &mut Vec<String>,
+) -> Result<Option<String>, StepError> {
+    takes(step, test(invocation), wrote, notes)
+}
+
+/// By its answer. Where it gives none, files that were good before still are: a host that is too busy for it keeps no change.
+fn takes(step: &Step, answer: Result<(), SshdError>, wrote: bool, notes: &mut Vec<String>) -> Result<Option<String>, StepError> {
+    match answer {
         Ok(()) => Ok(None),
         Err(SshdError::NotRoots(why)) if !wrote => Ok(Some(why)),
+        Err(SshdError::Child(error @ ChildError::TimedOut { .. })) => {
+            notes.push(format!("sshd was told to read its old files without a test of them: {error}"));
+            Ok(None)
+        }
         Err(error) => {
             let names = step.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" and ");
             Err(StepError::Failed(format!(
@@ -272,7 +287,7 @@ fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restor
     if step.files.is_empty() {
         return Ok(restored(false, &notes));
     }
-    if let Some(why) = takes_its_files(step, &sshd.invocation, wrote)? {
+    if let Some(why) = takes_its_files(step, &sshd.invocation, wrote, &mut notes)? {
         notes.push(why);
         return Ok(restored(false, &notes));
     }
@@ -449,4 +464,26 @@ fn drifted(file: &FileEdit) -> StepError {
 fn merged(file: &FileEdit, now: &[u8]) -> Result<Vec<u8>, StepError> {
     merge::take_back(&file.before, &file.after, now)
         .ok_or_else(|| StepError::Drifted(format!("others changed the very lines of {} that this change had changed", file.path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollback_waits_for_no_answer_of_sshd_that_does_not_come() {
+        let activation = Activation::Reload(Through::Signal);
+        let step = Step { port: 22, files: Vec::new(), activation, why: Vec::new(), effect: Vec::new(), undoing: true };
+        let with = |answer| {
+            let mut notes = Vec::new();
+            let told = takes(&step, answer, true, &mut notes);
+            (told.is_ok_and(|why_not| why_not.is_none()), notes.len())
+        };
+        let hangs = ChildError::TimedOut { program: SSHD.into(), after: RELOAD };
+        let complains = SshdError::Complains { command: String::new(), said: "Bad configuration option".to_owned() };
+        assert_eq!(with(Ok(())), (true, 0));
+        assert_eq!(with(Err(SshdError::Child(hangs))), (true, 1));
+        assert_eq!(with(Err(complains)), (false, 0));
+        assert_eq!(with(Err(SshdError::NotRoots(String::new()))), (false, 0));
+    }
 }

@@ -7,8 +7,8 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use sshfix_policy::subsystem::sshd::Invocation;
 use sshfix_policy::subsystem::sshd::config::{Document, Tree, glob};
+use sshfix_policy::subsystem::sshd::{DEFAULT_KEYS, Invocation};
 use thiserror::Error;
 
 use crate::sys::files;
@@ -74,31 +74,46 @@ pub(super) fn trusted(invocation: &Invocation) -> Result<Result<Tree, String>, S
         Ok(tree) => Ok(tree),
     };
     for path in named(tree.as_ref().ok(), &invocation.options) {
-        // What is not there, or cannot be opened, sshd does not read either.
-        if let Err(error @ (RootsError::NotRoots { .. } | RootsError::Unseen { .. })) = roots::find(Path::new(&path)) {
-            return Err(error.to_string());
+        match roots::find(Path::new(&path)) {
+            Err(error @ (RootsError::NotRoots { .. } | RootsError::Unseen { .. })) => return Err(error.to_string()),
+            Ok(found) if found.is_pipe() => return Err(format!("{path} is a pipe, and sshd would wait at it")),
+            // What is not there, or cannot be opened, sshd does not read either.
+            Ok(_) | Err(_) => {}
         }
     }
     Ok(tree)
 }
 
-/// The absolute paths of the other files that sshd reads, by its files and its options.
+/// The absolute paths of the other files that sshd reads, by its files and its options. Beside each host key it opens the public half
+/// (authfile.c, `sshkey_load_public`).
 fn named(tree: Option<&Tree>, options: &[String]) -> Vec<String> {
-    let lines = |document: &Document| -> Vec<String> {
+    let (mut keys, mut others) = (Vec::new(), Vec::new());
+    let mut lines = |document: &Document| {
         let directives = document.lines().filter_map(|(_, line)| line.directive().ok().flatten());
-        directives.filter(|directive| FILES.contains(&directive.keyword.as_str())).flat_map(|it| it.arguments).collect()
+        for directive in directives.filter(|directive| FILES.contains(&directive.keyword.as_str())) {
+            let of = if directive.keyword == "hostkey" { &mut keys } else { &mut others };
+            of.extend(directive.arguments);
+        }
     };
-    let mut found: Vec<String> = tree.into_iter().flat_map(|tree| tree.files.values()).flat_map(lines).collect();
+    tree.into_iter().flat_map(|tree| tree.files.values()).for_each(&mut lines);
+    let (mut certificates, mut of_options) = (Vec::new(), Vec::new());
     let mut words = options.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
-            "-c" | "-h" => found.extend(words.next().cloned()),
-            "-o" => found.extend(words.next().map(|option| lines(&Document::parse(option.as_bytes()))).unwrap_or_default()),
+            "-c" => certificates.extend(words.next().cloned()),
+            "-h" => of_options.extend(words.next().cloned()),
+            "-o" => words.next().into_iter().for_each(|option| lines(&Document::parse(option.as_bytes()))),
             _ => {}
         }
     }
-    found.retain(|path| path.starts_with('/'));
-    found
+    keys.extend(of_options);
+    if keys.is_empty() {
+        keys.extend(DEFAULT_KEYS.map(str::to_owned));
+    }
+    others.extend(keys.iter().map(|path| format!("{path}.pub")));
+    // One that does not begin with `/` is looked for in the folder that sshd runs in (servconf.c, `derelativise_path`).
+    let absolute = |path: String| if path.starts_with('/') { path } else { format!("/{path}") };
+    keys.into_iter().chain(others).chain(certificates).map(absolute).collect()
 }
 
 /// Whether a process with this root folder sees the same files at these paths as sshfix does; else the first that is another one.
@@ -268,6 +283,14 @@ mod tests {
             asked(String::new(), &options).unwrap_err();
         }
         assert!(asked(String::new(), &["-h", &at("key")]).is_ok());
+        // sshd opens the public half, too.
+        let asked_for_key = || asked(format!("HostKey {}\n", at("key")), &[]);
+        std::os::unix::fs::symlink(at("open/k"), at("key.pub")).unwrap();
+        assert!(asked_for_key().unwrap_err().contains("open"));
+        assert!(asked(String::new(), &["-h", &at("key")]).is_err());
+        fs::remove_file(at("key.pub")).unwrap();
+        nix::unistd::mkfifo(Path::new(&at("key.pub")), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(asked_for_key().unwrap_err().contains("is a pipe"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use sshfix_policy::subsystem::sshd::{FileFacts, ReadAt, Running, Server};
 
 use super::complaints;
 use crate::subsystem::listener;
+use crate::sys::roots;
 
 /// The default `PidFile`, as Debian builds sshd.
 const PID_FILE: &str = "/run/sshd.pid";
@@ -50,9 +51,9 @@ fn process(state: &HostState, port: u16) -> Option<u32> {
 /// sshd.c writes `PidFile` each time it has read its files and listens, after SIGHUP too. Without it only its start is known.
 fn read_at(pid: u32, pid_file: Option<&str>) -> ReadAt {
     let written = pid_file.filter(|path| path.starts_with('/')).and_then(|path| {
-        let file = fs::metadata(path).ok().filter(|file| file.is_file() && file.uid() == 0 && file.len() <= PID_FILE_MAX)?;
-        let text = fs::read_to_string(path).ok()?;
-        (text.trim().parse() == Ok(pid)).then_some(())?;
+        let bytes = roots::read(Path::new(path), PID_FILE_MAX).ok()?;
+        (std::str::from_utf8(&bytes).ok()?.trim().parse() == Ok(pid)).then_some(())?;
+        let file = fs::metadata(path).ok()?;
         Timestamp::try_from(file.modified().ok()?).ok()
     });
     match (written, started(pid)) {

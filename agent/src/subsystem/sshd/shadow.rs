@@ -12,9 +12,11 @@ use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use crate::random;
 
 /// Below the agent's own folder, which is in memory and gone with the boot.
-const FOLDER: &str = "/run/sshfix";
-/// What the folder of each begins with.
+pub(super) const FOLDER: &str = "/run/sshfix";
+/// What the folder of each begins with,
 const PREFIX: &str = "candidate-";
+/// and that in which a host key is made.
+pub(super) const MAKING: &str = "host-key-";
 
 /// The copy. Dropping it removes it.
 pub(super) struct Shadow {
@@ -70,10 +72,11 @@ impl Drop for Shadow {
     }
 }
 
-/// Removes the copies that an agent left behind that was killed. Before there is anything to ask.
+/// Removes the copies, and the keys on their way, that a process left behind that was killed. Before there is anything to ask.
 pub fn clear_copies() {
     let copies = fs::read_dir(FOLDER).into_iter().flatten().filter_map(Result::ok);
-    for copy in copies.filter(|copy| copy.file_name().to_string_lossy().starts_with(PREFIX)) {
+    let ours = |name: &str| [PREFIX, MAKING].iter().any(|prefix| name.starts_with(prefix));
+    for copy in copies.filter(|copy| ours(&copy.file_name().to_string_lossy())) {
         if let Err(error) = fs::remove_dir_all(copy.path()) {
             tracing::warn!("{} could not be removed: {error}", copy.path().display());
         }

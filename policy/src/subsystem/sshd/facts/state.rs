@@ -276,7 +276,7 @@ impl HostKey {
 }
 
 /// servconf.c, `fill_default_server_options`: where no line names a key.
-const DEFAULT_KEYS: [&str; 3] = ["/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_ecdsa_key", "/etc/ssh/ssh_host_ed25519_key"];
+pub const DEFAULT_KEYS: [&str; 3] = ["/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_ecdsa_key", "/etc/ssh/ssh_host_ed25519_key"];
 
 /// The files of host keys: those that `sshd -T` names; where it names none, because it has no key, those of the lines.
 pub fn host_key_paths(effective: Option<&Effective>, tree: Option<&Tree>, options: &[String]) -> Vec<String> {
