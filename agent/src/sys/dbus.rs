@@ -94,6 +94,18 @@ pub fn accepts(socket: &str) -> Result<bool, DbusError> {
     })
 }
 
+/// Since when a unit has been active, in microseconds since 1970; `None` where it is not. It blocks as [`units`] does.
+pub fn active_since(unit: &str) -> Result<Option<u64>, DbusError> {
+    const UNIT: &str = "org.freedesktop.systemd1.Unit";
+    ask(&async |bus: &Connection| {
+        let reply = call(bus, MANAGER_PATH, MANAGER, "ListUnitsByNames", &(&[unit][..],)).await?;
+        let rows: Vec<Row> = reply.body().deserialize()?;
+        let Some((.., active, _, _, path, _, _, _)) = rows.into_iter().next() else { return Ok(None) };
+        let since = u64::try_from(property(bus, &path, UNIT, "ActiveEnterTimestamp").await?)?;
+        Ok((active == "active" && since > 0).then_some(since))
+    })
+}
+
 /// `SystemState` of the manager: `running`, `degraded`, `starting`, `stopping`, ... It blocks as [`units`] does.
 pub fn system_state() -> Result<String, DbusError> {
     ask(&async |bus: &Connection| {

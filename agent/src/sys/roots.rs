@@ -118,7 +118,7 @@ pub fn find_below(root: OwnedFd, path: &Path) -> Result<Found, RootsError> {
     if !path.is_absolute() {
         return Err(RootsError::NotRoots { at: path.into(), why: "not an absolute path".to_owned() });
     }
-    let mut walk = Walk { folders: vec![Folder::enter(root, PathBuf::from("/"))?], todo: Vec::new(), links: 0 };
+    let mut walk = Walk::from(root)?;
     walk.add(path);
     while let Some(part) = walk.todo.pop() {
         if let Some(found) = walk.step(&part, path)? {
@@ -130,6 +130,47 @@ pub fn find_below(root: OwnedFd, path: &Path) -> Result<Found, RootsError> {
     let folder = before.map_or_else(|| last.fd.try_clone(), |before| Ok(before.fd));
     let folder = folder.map_err(|error| RootsError::Failed { path: path.into(), error })?;
     Ok(Found { file: last.fd, stat: last.stat, real: last.path, folder })
+}
+
+/// One part of a path: a folder, a link or a file, itself and not what it leads to.
+#[derive(Debug)]
+pub struct Part {
+    /// Its path without symbolic links.
+    pub path: PathBuf,
+    /// Its own status.
+    pub stat: FileStat,
+    /// That of the folder it lies in.
+    pub folder: FileStat,
+}
+
+/// What stands on the way to a path.
+#[derive(Debug)]
+pub struct Way {
+    /// Every folder below `/`, every link and the file, as they are walked.
+    pub parts: Vec<Part>,
+    /// Where the way ends before the path does: the folder in which its next part is missing.
+    pub ends_in: Option<FileStat>,
+}
+
+/// Every part of the way to a path, each of them root's, whether something stands at its end or not.
+pub fn way(path: &Path) -> Result<Way, RootsError> {
+    let root = nix::fcntl::open("/", FOLDER, Mode::empty()).map_err(failed(Path::new("/")))?;
+    let mut walk = Walk::from(root)?;
+    walk.add(path);
+    while let Some(part) = walk.todo.pop() {
+        match walk.step(&part, path) {
+            Ok(None) => {}
+            Ok(Some(_)) => break,
+            Err(RootsError::Missing(_)) => {
+                let ends_in = walk.folders.last().map(|folder| folder.stat);
+                return Ok(Way { parts: walk.parts, ends_in });
+            }
+            // A file in the place of a folder: it is the last part.
+            Err(RootsError::Failed { error, .. }) if error.raw_os_error() == Some(libc::ENOTDIR) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Way { parts: walk.parts, ends_in: None })
 }
 
 /// Reads a regular file that is root's all the way and that nobody else can write.
@@ -204,9 +245,16 @@ struct Walk {
     /// The parts that are left, the next one last.
     todo: Vec<OsString>,
     links: usize,
+    /// What was walked so far.
+    parts: Vec<Part>,
 }
 
 impl Walk {
+    fn from(root: OwnedFd) -> Result<Self, RootsError> {
+        let root = Folder::enter(root, PathBuf::from("/"))?;
+        Ok(Self { folders: vec![root], todo: Vec::new(), links: 0, parts: Vec::new() })
+    }
+
     fn add(&mut self, path: &Path) {
         let parts = path.components().rev().filter_map(|component| match component {
             Component::Normal(part) => Some(part.to_owned()),
@@ -241,6 +289,7 @@ impl Walk {
         };
         let stat = fstat(&fd).map_err(failed(&at))?;
         require_owner(&stat, &at)?;
+        self.parts.push(Part { path: at.clone(), stat, folder: here.stat });
         let not_roots = |why: &str| Err(RootsError::NotRoots { at: at.clone(), why: why.to_owned() });
         match stat.st_mode & libc::S_IFMT {
             // Anybody can mount a file system of their own making on a folder of theirs (fusermount(1)).
@@ -353,6 +402,25 @@ mod tests {
             chown(at("a/b/file"), Some(1000), None).unwrap();
             not_roots(&at("a/b/file"), "owned by user 1000");
         }
+    }
+
+    #[test]
+    fn the_way_to_a_path_is_its_folders_its_links_and_where_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(folder.path()).unwrap();
+        fs::create_dir_all(top.join("v1")).unwrap();
+        fs::write(top.join("v1/a"), "").unwrap();
+        symlink("v1", top.join("current")).unwrap();
+        let parts = |path: &str| {
+            let way = way(&top.join(path)).unwrap();
+            let below = way.parts.iter().filter_map(|part| part.path.strip_prefix(&top).ok());
+            let names: Vec<String> = below.map(|path| path.display().to_string()).filter(|name| !name.is_empty()).collect();
+            (names.join(" "), way.ends_in.is_some())
+        };
+        assert_eq!(parts("current/a"), ("current v1 v1/a".to_owned(), false));
+        assert_eq!(parts("v1/../current/b"), ("v1 current v1".to_owned(), true));
+        assert_eq!(parts("v1/a/x"), ("v1 v1/a".to_owned(), false));
+        assert_eq!(parts("none/x"), (String::new(), true));
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! administrator may hide more from it (`ProtectHome=`, `InaccessiblePaths=`): what is not seen there is not missing, and what is seen
 //! there is not what the host's sshd reads. Reads no content; decides nothing about what is found.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
@@ -84,9 +86,32 @@ pub fn require_same(path: &Path) -> Result<(), String> {
     View::read()?.require_same(path)
 }
 
+/// The mount points of the host: where file systems and folders are mounted, as often as something is mounted there. None where a copy is
+/// judged, whose mounts say nothing.
+pub fn mount_points() -> io::Result<Vec<PathBuf>> {
+    if OWN.load(Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let table = std::fs::read("/proc/1/mountinfo")?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(mount_point).collect())
+}
+
+/// Of a line of `proc_pid_mountinfo(5)`: the fifth field, in which blanks and the like are written as octal numbers.
+fn mount_point(line: &[u8]) -> Option<PathBuf> {
+    let field = line.split(|byte| *byte == b' ').nth(4)?;
+    let mut parts = field.split(|byte| *byte == b'\\');
+    let mut path = parts.next()?.to_vec();
+    for part in parts {
+        let (number, rest) = part.split_at_checked(3)?;
+        path.push(u8::from_str_radix(std::str::from_utf8(number).ok()?, 8).ok()?);
+        path.extend(rest);
+    }
+    Some(PathBuf::from(OsString::from_vec(path)))
+}
+
 fn other(path: &Path) -> String {
     let mut parts = path.components();
-    let top: std::path::PathBuf = parts.by_ref().take(2).collect();
+    let top: PathBuf = parts.by_ref().take(2).collect();
     let top = top.display();
     format!("the agent's service sees another {top} than the host: see PrivateTmp= and ProtectHome= of its unit")
 }
@@ -114,6 +139,14 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn mount_points_are_read_with_their_blanks() {
+        let point = |line: &str| mount_point(line.as_bytes()).map(|path| path.display().to_string());
+        assert_eq!(point("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw").as_deref(), Some("/mnt2"));
+        assert_eq!(point("36 35 98:0 / /etc/my\\040ssh\\134x rw - tmpfs none rw").as_deref(), Some("/etc/my ssh\\x"));
+        assert_eq!(point(""), None);
+    }
 
     #[test]
     fn another_root_shows_the_same_only_where_it_has_the_very_same_file() {

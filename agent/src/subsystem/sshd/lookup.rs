@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
-use sshfix_policy::subsystem::sshd::config::{Document, Tree, glob};
+use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::sshd::way_in::values;
 use sshfix_policy::subsystem::sshd::{
     Account, Answer, Candidate, Effective, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys,
@@ -23,6 +23,7 @@ use super::version::Sound;
 use super::{
     Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager, power,
     running, settled,
+    unread::{self, Changed},
     value_files::{self, PID_MAX},
 };
 use crate::subsystem::listener;
@@ -253,7 +254,7 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         && version.is_none_or(|version| version >= KEYS_ARE_KEPT)
     {
         for key in &mut host_key_files {
-            key.changed = changed_since(at, &key.path);
+            key.changed = unread::key_changed(at, &key.path);
         }
     }
     let stale = stale(mark, &tree);
@@ -303,31 +304,18 @@ fn keys(paths: &[String], sound: &Sound) -> Vec<HostKey> {
     })
 }
 
-/// The files, and the folders that an Include lists, that changed after sshd read them. Where it is not known when it did, each may have.
+/// What changed, or may have, after sshd read its files. Where it is not known when it did, each of them may have.
 fn stale(mark: Mark, tree: &Result<Tree, String>) -> Vec<String> {
     let Ok(tree) = tree else { return Vec::new() };
-    let at = match mark {
-        Mark::None => return Vec::new(),
-        Mark::Unknown => return tree.files.keys().cloned().collect(),
-        Mark::At(at) => at,
-    };
-    let folders = tree.includes.keys().filter_map(|pattern| pattern.rsplit_once('/'));
-    let folders = folders.filter(|(folder, name)| glob::is_pattern(name) && !glob::is_pattern(folder)).map(|(folder, _)| folder);
-    let paths: BTreeSet<&str> = tree.files.keys().map(String::as_str).chain(folders).collect();
-    paths.into_iter().filter(|path| changed_since(at, path)).map(str::to_owned).collect()
+    match mark {
+        Mark::None => Vec::new(),
+        Mark::Unknown => tree.files.keys().cloned().collect(),
+        Mark::At(at) => unread::since(at, tree),
+    }
 }
-
-/// Seconds and nanoseconds of a status change.
-type Changed = (i64, i64);
 
 fn changed(path: &str) -> io::Result<Changed> {
     std::fs::metadata(path).map(|file| (file.ctime(), file.ctime_nsec()))
-}
-
-/// By its status, which changes too where a file is put in place with an old time. Both times are of the kernel's coarse clock, so that the
-/// same time may be later.
-fn changed_since(at: Changed, path: &str) -> bool {
-    changed(path).map_or(true, |changed| changed >= at)
 }
 
 /// When an sshd read its files: the pid file, which it writes anew at each start and after each SIGHUP (sshd.c, `main`).

@@ -17,6 +17,7 @@ mod serves;
 mod shadow;
 mod told;
 mod unit;
+mod unread;
 mod users;
 mod value_files;
 mod version;
