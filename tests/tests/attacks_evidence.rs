@@ -134,6 +134,136 @@ fn a_systemd_that_does_not_answer_hides_no_session(server: &Server) {
     server.wait_until("the sessions are known again", LONG, || server.ctl(&["status"]).stdout.contains("No live SSH session."));
 }
 
+/// What root's own way to lay out files leaves behind on disk before sshd has read it, none of which is a newer file.
+const SWITCHES: [(&str, &str, &str, &str); 6] = [
+    (
+        "a link to a folder",
+        "mkdir /etc/ssh/v1 /etc/ssh/v2; echo 'X11Forwarding yes' > /etc/ssh/v1/a.conf; echo 'DenyUsers alice root' > /etc/ssh/v2/a.conf
+         ln -s v1 /etc/ssh/current; sed -i '1i Include /etc/ssh/current/*.conf' /etc/ssh/sshd_config",
+        "ln -sfn v2 /etc/ssh/current",
+        "DenyUsers root",
+    ),
+    (
+        "a link to a file",
+        "mkdir /etc/ssh/v1; echo 'X11Forwarding yes' > /etc/ssh/v1/a.conf; echo 'PubkeyAuthentication no' > /etc/ssh/v1/b.conf
+         ln -s v1/a.conf /etc/ssh/extra.conf; sed -i '1i Include /etc/ssh/extra.conf' /etc/ssh/sshd_config",
+        "ln -sfn v1/b.conf /etc/ssh/extra.conf",
+        "is in by publickey",
+    ),
+    (
+        "a file that an Include names",
+        "echo 'AllowUsers root alice' > /etc/ssh/extra.conf; echo 'AllowUsers nobody' >> /etc/ssh/sshd_config
+         sed -i '1i Include /etc/ssh/extra.conf' /etc/ssh/sshd_config",
+        "rm /etc/ssh/extra.conf",
+        "AllowUsers does not name root",
+    ),
+    (
+        "a file in one of several folders",
+        "mkdir -p /etc/ssh/d/a; echo 'AllowUsers root alice' > /etc/ssh/d/a/x.conf; echo 'AllowUsers nobody' >> /etc/ssh/sshd_config
+         sed -i '1i Include /etc/ssh/d/*/x.conf' /etc/ssh/sshd_config",
+        "rm /etc/ssh/d/a/x.conf",
+        "AllowUsers does not name root",
+    ),
+    (
+        "the whole folder",
+        "cp -a /etc/ssh /etc/ssh.new; echo 'AuthorizedKeysFile /etc/none/%u' > /etc/ssh.new/sshd_config.d/07-x.conf",
+        "mv /etc/ssh /etc/ssh.old; mv /etc/ssh.new /etc/ssh; touch /etc/ssh/beside",
+        "is in by publickey",
+    ),
+    (
+        "an older folder in its place",
+        "mkdir /etc/ssh/v2; echo 'PermitRootLogin no' > /etc/ssh/v2/a.conf; echo 'DenyUsers alice' >> /etc/ssh/v2/a.conf",
+        "mount --bind /etc/ssh/v2 /etc/ssh/sshd_config.d",
+        "PermitRootLogin no refuses root",
+    ),
+];
+
+/// The files as they were, and an sshd that has read them with these lines to lay them out.
+fn lay_out(server: &Server, script: &str) {
+    let plain = "umount -q /etc/ssh/sshd_config.d || true; rm -rf /etc/ssh /etc/ssh.old /etc/ssh.new; cp -a /root/plain /etc/ssh";
+    let read = "test \"$(cat /run/sshd.pid)\" = \"$(systemctl show -P MainPID ssh)\"";
+    server.sh(&format!("{plain}; {script}\nsleep 0.1; sshd -t && systemctl restart ssh")).expect_ok();
+    server.wait_until("sshd has written its pid file", LONG, || server.sh(read).ok());
+    server.sh("sleep 0.1").expect_ok();
+}
+
+/// An edit, or a reload, that would make sshd read what it has not read: refused, and the ways in are what they were.
+#[track_caller]
+fn refused(server: &Server, what: &str, words: &[&str]) {
+    for edit in [&["sshd", "set", "Compression", "no"][..], &["sshd", "reload"]] {
+        let asked = server.ctl(&[edit, &["--json"]].concat());
+        assert_eq!(asked.status, 4, "{}: {what}: {edit:?}: {asked:#?}", server.release());
+        asked.expect_error(4, "lockout", &[words, &["nothing was changed"]].concat());
+    }
+    let (root, alice) = (server.gets_in("root", ADMIN_V4, 22), server.gets_in("alice", OTHER_V4, 22));
+    assert!(root && alice, "{}: {what}: root {root}, alice {alice}", server.release());
+}
+
+/// Files on disk that are not those that run: by what stands on the way to them, and by who is in.
+fn files_that_sshd_has_not_read_lock_nobody_out(server: &Server) {
+    server
+        .sh("rm -rf /etc/systemd/system/ssh.service.d; systemctl daemon-reload; cp -r /root/.ssh /home/alice/; chown -R alice: /home/alice
+             chmod 755 /home/alice; cp -a /etc/ssh /root/plain; cp /etc/sshfix/agent.toml /root/agent.toml")
+        .expect_ok();
+    let keep = |entries: &str| {
+        let toml = server.read("/root/agent.toml");
+        server.write("/etc/sshfix/agent.toml", format!("{entries}{toml}"));
+        server.sh("systemctl restart sshfix-agent").expect_ok();
+    };
+    let alice = format!("[[keep]]\naddress = \"{OTHER_V4}\"\nuser = \"alice\"\n");
+    for (what, laid, switch, word) in SWITCHES {
+        lay_out(server, laid);
+        let session = Session::open_as(server, "root", ADMIN_V4, 22);
+        server.ctl(&["sshd", "set", "Compression", "no", "--dry-run"]).expect_status(0);
+        server.sh(switch).expect_ok();
+        refused(server, what, &["root from 192.0.2.9 (a live session)", word, "mend them first"]);
+        drop(session);
+    }
+    // Nobody is in, and somebody is to be kept.
+    keep(&alice);
+    let (_, laid, switch, _) = SWITCHES[1];
+    lay_out(server, laid);
+    server.sh(switch).expect_ok();
+    refused(server, "a keep entry", &["(a `keep` entry of agent.toml)", "mend them first"]);
+    let check = server.ctl(&["sshd", "check"]).stdout;
+    assert!(check.contains("may have read others than these"), "{check}");
+
+    // No time tells, as after a clock that was set back: who is in, or came in, does.
+    lay_out(server, "");
+    server.sh("echo 'DenyUsers alice root' > /etc/ssh/sshd_config.d/07-x.conf; sleep 0.1; touch /run/sshd.pid").expect_ok();
+    let words = ["alice from 198.51.100.7 (a `keep` entry", "DenyUsers alice", "who came in since sshd read its files"];
+    assert!(server.gets_in("alice", OTHER_V4, 22));
+    refused(server, "a keep entry that was used", &words);
+    keep("");
+    let session = Session::open_as(server, "root", ADMIN_V4, 22);
+    let words = [
+        "root from 192.0.2.9 (a live session)",
+        "DenyUsers root",
+        "the files on disk refuse root, who is in: sshd has not read them",
+    ];
+    refused(server, "no newer time", &words);
+    server.ctl(&["sshd", "set", "DenyUsers", "nobody", "--dry-run"]).expect_status(0);
+    server.sh("echo 'PubkeyAuthentication no' > /etc/ssh/sshd_config.d/07-x.conf; sleep 0.1; touch /run/sshd.pid").expect_ok();
+    drop(session);
+    let session = Session::open_as(server, "root", ADMIN_V4, 22);
+    refused(server, "no newer time and no method", &["root is in by publickey", "sshd has not read them"]);
+    server.ctl(&["sshd", "set", "PubkeyAuthentication", "yes", "--dry-run"]).expect_status(0);
+    drop(session);
+
+    // Who came in before root forbade it and had sshd read that proves nothing; nor does what comes and goes beside the files.
+    lay_out(server, "");
+    let session = Session::open_as(server, "alice", OTHER_V4, 22);
+    server
+        .sh("echo 'DenyUsers alice' > /etc/ssh/sshd_config.d/07-x.conf; systemctl reload ssh; sleep 1; touch /etc/ssh/beside")
+        .expect_ok();
+    assert!(!server.gets_in("alice", OTHER_V4, 22));
+    let plan = server.ctl(&["sshd", "set", "Compression", "no", "--dry-run", "--json"]).expect_status(0).json();
+    assert!(!plan.to_string().contains("comes into effect too"), "{plan:#}");
+    assert!(server.ctl(&["sshd", "check"]).stdout.contains("runs what is in its files"));
+    drop(session);
+    lay_out(server, "");
+}
+
 fn evidence(release: Release) {
     if !lab::root_or_skip() {
         return;
@@ -152,6 +282,7 @@ fn evidence(release: Release) {
     processes_of_others_cost_little(&server);
     drop(admin);
     a_systemd_that_does_not_answer_hides_no_session(&server);
+    files_that_sshd_has_not_read_lock_nobody_out(&server);
 }
 
 #[test]

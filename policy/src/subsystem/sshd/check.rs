@@ -189,6 +189,14 @@ fn running(host: &HostState, server: &Server, facts: &Running) -> RunningDocumen
     }
     let newest = facts.files.iter().filter(|(_, file)| file.changed > since).max_by_key(|(_, file)| file.changed);
     match (newest, certain) {
+        (None, true) if !server.stale.is_empty() => {
+            let paths = server.stale.join(", ");
+            let detail = format!(
+                "{} read its files at {since}, and may have read others than these: changed, moved or mounted since: {paths}",
+                unit(host)
+            );
+            of(RunningState::Unknown, Some(since), detail)
+        }
         (None, _) => of(RunningState::Current, Some(since), format!("{} runs what is in its files", unit(host))),
         (Some((path, file)), true) => {
             let detail =

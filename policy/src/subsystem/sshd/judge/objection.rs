@@ -105,6 +105,29 @@ impl Objection {
 }
 
 impl Reason {
+    /// Whether sshd's files alone say it, of everybody who logs in: not what else decides (users who are gone), nor what keeps only some
+    /// clients out (algorithms, `MaxSessions 0` without a shell).
+    pub fn is_of_files(&self) -> bool {
+        match self {
+            Reason::List(..) => true,
+            Reason::NoRoom(keyword) => *keyword != "maxsessions",
+            Reason::NotRead(_)
+            | Reason::Unasked(_)
+            | Reason::Down
+            | Reason::Files(_)
+            | Reason::Algorithms(_)
+            | Reason::Socket(_)
+            | Reason::Unnamed(_)
+            | Reason::Value(..)
+            | Reason::TooManyParts
+            | Reason::NoUser
+            | Reason::Patterns(..)
+            | Reason::HostNames(_)
+            | Reason::LocalAddress(_)
+            | Reason::Account(_) => false,
+        }
+    }
+
     /// Whether it says no more than another one did before. A list that takes users in is no worse for more patterns that may do so, one
     /// that turns users away for fewer.
     fn is_no_news_after(&self, before: &Reason) -> bool {

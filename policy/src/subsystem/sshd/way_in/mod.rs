@@ -23,7 +23,7 @@ use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::change::plan::difference;
 use crate::subsystem::sshd::config::{Client, Document, Line, Tree, keyword};
 use crate::subsystem::sshd::facts::ask;
-use crate::subsystem::sshd::facts::journal::Entrance;
+use crate::subsystem::sshd::facts::journal::{Entrance, Said};
 use crate::subsystem::sshd::facts::state::{Login, Need, Server};
 use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
@@ -48,6 +48,34 @@ pub struct WayIn {
     pub(crate) kept: bool,
     /// Each login that was asked about.
     pub(crate) logins: Vec<LoginWay>,
+    /// What the files on disk say keeps it out, and does not: sshd has not read them. With why that is known.
+    pub(crate) disproved: Vec<(Objection, Disproof)>,
+}
+
+/// By what the files on disk are known, or thought, not to be those that run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disproof {
+    /// Somebody is in this way who came in since sshd read its files.
+    IsIn,
+    /// Somebody came in this way since then, as the journal has it.
+    CameIn,
+    /// They may have changed since sshd read them.
+    Changed,
+}
+
+impl Disproof {
+    /// What is to be done about it, for people.
+    pub(crate) fn advice(self, user: &str) -> String {
+        let (who, are) = match self {
+            Disproof::IsIn => (format!("{user}, who is in"), "sshd has not read them"),
+            Disproof::CameIn => (format!("{user}, who came in since sshd read its files"), "sshd has not read these"),
+            Disproof::Changed => (user.to_owned(), "sshd may not have read them since they changed"),
+        };
+        format!(
+            "the files on disk refuse {who}: {are}; see `sshfix ctl sshd check`, and mend them first, or reload sshd by hand where they \
+             are meant so"
+        )
+    }
 }
 
 /// One login.
@@ -195,7 +223,8 @@ fn names_answered(host: &HostState, path: &AccessPath, needs: &mut Needs) -> boo
 }
 
 /// The same before any step. Where sshd may not have read its files since they changed, what they say is not what keeps these people
-/// out, or lets them in.
+/// out, or lets them in. Nor is it where they refuse for certain who came in since sshd read its files: whatever the times say, it has read
+/// other ones.
 pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Needs) -> WayIn {
     let mut way = way_in(read, read, port, path, needs);
     let Some(Part::Present(server)) = read.sshd.servers.get(&port) else { return way };
@@ -211,10 +240,27 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     if !server.stale.is_empty() {
         way.clients = way.clients.or_by_default(&server.host_keys);
     }
-    if !server.stale.is_empty() || proven && may_differ(server) {
-        let said_by_files = |objection: &Objection| objection.is_certain() && objection.reason != Reason::Down;
-        way.objections.retain(|objection| !said_by_files(objection));
-        way.logins.iter_mut().for_each(|login| login.objections.retain(|objection| !said_by_files(objection)));
+    let disproof = if proven {
+        Some(Disproof::IsIn)
+    } else if !server.stale.is_empty() || may_differ(server) && way.kept {
+        Some(Disproof::Changed)
+    } else {
+        came_in(read, server, path, &way, needs).then_some(Disproof::CameIn)
+    };
+    if let Some(disproof) = disproof {
+        let said_by_files = |objection: &Objection| match (may_differ(server), disproof) {
+            (true, _) => objection.is_certain() && objection.reason != Reason::Down,
+            (false, _) => objection.is_certain() && objection.reason.is_of_files(),
+        };
+        let (said, others) = std::mem::take(&mut way.objections).into_iter().partition(said_by_files);
+        way.objections = others;
+        let mut disproved: Vec<Objection> = said;
+        for login in &mut way.logins {
+            let (said, others): (Vec<_>, _) = std::mem::take(&mut login.objections).into_iter().partition(said_by_files);
+            login.objections = others;
+            disproved.extend(said);
+        }
+        way.disproved = disproved.into_iter().map(|objection| (objection, disproof)).collect();
     }
     // That they are in is all that is known, and it is enough.
     if !server.stale.is_empty() && path.origin == PathOrigin::Session {
@@ -222,6 +268,22 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
         way.logins.iter_mut().for_each(|login| login.objections.clear());
     }
     way
+}
+
+/// Whether sshd's journal has somebody of a keep entry that its files refuse who came in since sshd read them. Asked only where they do.
+fn came_in(host: &HostState, server: &Server, path: &AccessPath, way: &WayIn, needs: &mut Needs) -> bool {
+    let refused = |login: &LoginWay| login.objections.iter().any(|one| one.is_certain() && one.reason.is_of_files());
+    let all = way.objections.iter().any(|one| one.is_certain() && one.reason.is_of_files());
+    let Some(read_at) = server.read_at.filter(|_| way.kept && (all || way.logins.iter().any(refused))) else { return false };
+    let Some(journal) = &host.sshd.journal else {
+        needs.insert(host::Need::Sshd(Need::Journal));
+        return false;
+    };
+    let users: BTreeSet<&String> = way.logins.iter().map(|login| &login.user).collect();
+    journal.lines.iter().any(|line| {
+        let by_one = matches!(&line.what, Said::Accepted(user) if users.contains(user));
+        by_one && line.vouched && line.at >= read_at && line.from.is_some_and(|from| path.source.contains(from.into()))
+    })
 }
 
 /// Whether sshd's journal has how somebody who is in by this path logged in.

@@ -5,8 +5,8 @@ use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::journal::Entrance;
 use crate::subsystem::sshd::judge::methods::{Can, KEY_SOURCES, Way, bare, is_same};
-use crate::subsystem::sshd::judge::objection::{self, Objection};
-use crate::subsystem::sshd::way_in::{LoginWay, WayIn, risk, serves, values};
+use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
+use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, risk, serves, values};
 use crate::verdict::{Stage, Verdict};
 
 /// What makes a path worse off than it was: that it is refused, or that it is not known any more, and why.
@@ -15,7 +15,7 @@ pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, String)> {
     if closed {
         return None;
     }
-    let found = objection::first_new(&was.objections, &is.objections).map(|new| (new.verdict, new.why.clone()));
+    let found = objection::first_new(&was.objections, &is.objections).map(|new| (new.verdict, told(was, new, None)));
     let open = was.logins.is_empty() || was.logins.iter().any(|login| !login.is_closed() || login.is_proven());
     let found = found.or_else(|| was.clients.lost(&is.clients).filter(|_| open).map(|why| (Verdict::Unknown, why)));
     let of_logins = || is.logins.iter().find_map(|login| of_login(was, login));
@@ -27,23 +27,33 @@ pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, String)> {
 /// The same of one login. Where the new files part addresses that the old ones did not, the old ones said the same of all of them.
 fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
     let nothing = LoginWay::unknown(is);
-    let kept = was.kept;
-    let was = was.login(is).unwrap_or(&nothing);
-    if was.is_closed() && !was.is_proven() {
+    let (way, kept) = (was, was.kept);
+    let was = way.login(is).unwrap_or(&nothing);
+    // Of a keep entry nothing more is known than what files say that may not be those that run.
+    let says_little = kept && was.may_differ && !was.objections.iter().any(Objection::is_certain);
+    if was.is_closed() && !was.is_proven() && !says_little {
         return None;
     }
     let not_known = values::not_known(&was.effective, &is.effective);
     if let Some(new) = objection::first_new(&was.objections, &is.objections).or(not_known.as_ref()) {
-        return Some((new.verdict, new.why.clone()));
+        return Some((new.verdict, told(way, new, Some(&is.user))));
     }
     let unknown = |why| (Verdict::Unknown, why);
     let elsewhere = no_session(was, is).or_else(|| asks_pam(was, is));
-    elsewhere.map(unknown).or_else(|| no_way(was, is)).or_else(|| {
+    elsewhere.map(unknown).or_else(|| no_way(was, is, says_little)).or_else(|| {
         let by_entrances = was.knows_entrances() && was.entered.iter().any(|entrance| counts_now(entrance, was));
         let of_sessions = if by_entrances { lost_entrance(was, is) } else { lost_way(was, is) };
         let keys = || if by_entrances && !kept { None } else { lost_keys(was, is) };
         of_sessions.or_else(keys).map(unknown)
     })
+}
+
+/// Its words; where the files said so before already, and are not what runs, with what to do.
+fn told(was: &WayIn, new: &Objection, user: Option<&str>) -> String {
+    let disproof = was.disproved.iter().find(|(objection, _)| objection.reason == new.reason);
+    let Some((_, disproof)) = disproof else { return new.why.clone() };
+    let user = user.or_else(|| was.logins.first().map(|login| login.user.as_str())).unwrap_or("somebody");
+    format!("{}; {}", new.why, disproof.advice(user))
 }
 
 /// Whether who came so could do it again before the change: proven where sshd has read no other files since, else as far as they say.
@@ -92,9 +102,15 @@ fn asks_pam(was: &LoginWay, is: &LoginWay) -> Option<String> {
 }
 
 /// No method is left that can work, though one could.
-fn no_way(was: &LoginWay, is: &LoginWay) -> Option<(Verdict, String)> {
+fn no_way(was: &LoginWay, is: &LoginWay, says_little: bool) -> Option<(Verdict, String)> {
     let (before, after) = (was.ways.best().0, is.ways.best().0);
-    (after == Verdict::Refuse && before != Verdict::Refuse).then(|| (after, is.no_way()))
+    if after != Verdict::Refuse {
+        return None;
+    }
+    match before {
+        Verdict::Accept | Verdict::Unknown => Some((after, is.no_way())),
+        Verdict::Refuse => says_little.then(|| (after, format!("{}; {}", is.no_way(), Disproof::Changed.advice(&is.user)))),
+    }
 }
 
 /// The ways that must stay: those that work and those that perhaps do. Whoever comes this way is known to be able to do none of them in
@@ -176,8 +192,16 @@ fn changed(keywords: impl IntoIterator<Item = &'static str>, was: &LoginWay, is:
 /// of one user from one address may be two people.
 fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<String> {
     let mut counting = was.entered.iter().filter(|entrance| counts_now(entrance, was));
-    let Entrance { user, method, key, .. } = counting.find(|entrance| !stays(entrance, was, is))?;
+    let entrance = counting.find(|entrance| !stays(entrance, was, is))?;
+    let Entrance { user, method, key, .. } = entrance;
     let by = key.as_ref().map_or_else(|| method.clone(), |key| format!("{method} ({key})"));
+    let count = |login: &LoginWay| {
+        let ways = login.ways.ways.iter().filter(|way| way.verdict() != Verdict::Refuse);
+        ways.filter(|way| ends_so(way, entrance, login.ways.one_password)).count()
+    };
+    if count(was) == 0 && count(is) == 0 {
+        return Some(format!("sshd: {user} is in by {by}, which would not count; {}", Disproof::IsIn.advice(user)));
+    }
     Some(format!(
         "sshd: {user} is in by {by}, which would count no more; whether {user} can come in by {} is not known: log in by that first",
         is.ways.best().1.join(" or ")
@@ -192,15 +216,19 @@ fn ends_so(way: &Way, entrance: &Entrance, one_password: bool) -> bool {
 fn stays(entrance: &Entrance, was: &LoginWay, is: &LoginWay) -> bool {
     let one_password = was.ways.one_password && is.ways.one_password;
     let came: Vec<&Way> = was.ways.ways.iter().filter(|way| ends_so(way, entrance, one_password)).collect();
+    let can = |way: &Way| way.methods.iter().all(|(_, can)| *can != Can::Not);
+    let comes = || is.ways.ways.iter().any(|way| ends_so(way, entrance, one_password) && can(way));
     if came.is_empty() {
-        // It works, and sshfix does not see how: by a name of the host, or by files that sshd has not read yet.
-        let can = |way: &Way| way.methods.iter().all(|(_, can)| *can != Can::Not);
+        // It works, and sshfix does not see how: by a name of the client's host, or by other files than those on disk.
+        let by_name = is.objections.iter().any(|objection| matches!(objection.reason, Reason::HostNames(_)));
         let same = |keyword: &&str| was.effective.all(keyword) == is.effective.all(keyword);
-        return OF_METHODS.iter().all(same) || is.ways.ways.iter().any(|way| ends_so(way, entrance, one_password) && can(way));
+        return by_name && OF_METHODS.iter().all(same) || comes();
     }
     // Which of several ways with the same last method it was is not known.
     let possible: Vec<&Way> = came.iter().copied().filter(|way| way.verdict() != Verdict::Refuse).collect();
     let ways_stay = match possible[..] {
+        // By other files than those on disk, perhaps.
+        [] if was.may_differ => comes(),
         [] => came.iter().any(|way| way_stays(way, was, is)),
         _ => possible.iter().all(|way| way_stays(way, was, is)),
     };
@@ -220,6 +248,10 @@ fn key_stays(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
     let mut sure = known.keys.iter().filter(|one| one.fingerprint == key).peekable();
     let mut perhaps = known.perhaps.iter().filter(|(one, _)| one.fingerprint == key).peekable();
     if sure.peek().is_none() && perhaps.peek().is_none() {
+        let counts = || is.ways.keys.iter().chain(is.ways.perhaps.keys()).any(|one| one.fingerprint == key);
+        if was.may_differ && is.ways.sources.is_empty() {
+            return counts();
+        }
         return changed(KEY_SOURCES, was, is).is_none();
     }
     sure.all(|one| now.has(one)) && perhaps.all(|(one, doubts)| now.has_perhaps(one, doubts))
@@ -260,6 +292,7 @@ pub fn faults(way: &WayIn) -> Vec<(Stage, String)> {
         return found;
     }
     let of_stages = |objection: &&Objection| !objection.is_of_value();
+    found.extend(way.disproved.iter().map(|(objection, _)| (objection.stage, objection.why.clone())));
     found.extend(way.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
     for login in way.logins.iter().filter(|login| login.is_proven()) {
         found.extend(login.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
