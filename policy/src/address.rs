@@ -2,7 +2,7 @@
 //! Compares numbers, never text. Must not resolve names.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -65,7 +65,13 @@ pub fn of_a_client(address: IpAddr) -> Result<(), NoClient> {
     Err(NoClient { address, what })
 }
 
+/// What sshd calls the address of who comes over no TCP connection (packet.c, `ssh_remote_ipaddr`).
+pub const UNKNOWN: &str = "UNKNOWN";
+
 impl Source {
+    /// In the place of an address where there is none: no client has this one ([`of_a_client`]).
+    pub const NONE: Source = Source(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)));
+
     /// The canonical form of a range; host bits are cleared.
     pub fn new(net: IpNet) -> Self {
         let net = net.trunc();

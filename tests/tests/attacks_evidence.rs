@@ -264,6 +264,76 @@ fn files_that_sshd_has_not_read_lock_nobody_out(server: &Server) {
     lay_out(server, "");
 }
 
+/// Between the client and a socket of the file system.
+const BRIDGE: &str = r"
+import os, socket, sys, threading
+way = socket.socket(socket.AF_UNIX)
+way.connect(sys.argv[1])
+def back():
+    while data := way.recv(65536): os.write(1, data)
+    os._exit(0)
+threading.Thread(target=back).start()
+while data := os.read(0, 65536): way.sendall(data)
+way.shutdown(socket.SHUT_WR)
+";
+
+/// Who comes over systemd's own socket of sshd, or any other that is no TCP socket, is in like everybody else.
+fn a_session_without_an_address_is_one(server: &Server) {
+    let mut socket = "/run/ssh-unix-local/socket";
+    if !server.sh("test -S /run/ssh-unix-local/socket").ok() {
+        socket = "/run/own-way";
+        server.write("/etc/systemd/system/way.socket", "[Socket]\nListenStream=/run/own-way\nAccept=yes\n");
+        server.write("/etc/systemd/system/way@.service", "[Service]\nExecStart=-/usr/sbin/sshd -i\nStandardInput=socket\n");
+        server.sh("systemctl daemon-reload; systemctl start way.socket").expect_ok();
+    }
+    println!("{}: {socket}", server.release());
+    server.write("/usr/local/lib/bridge.py", BRIDGE);
+    server.sh("rm -f /root/k; ssh-keygen -q -t ed25519 -N '' -f /root/k; tee -a /root/.ssh/authorized_keys /home/alice/.ssh/authorized_keys < /root/k.pub").expect_ok();
+    let ssh = |user: &str| {
+        format!(
+            "ssh -F /dev/null -i /root/k -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+             -o 'ProxyCommand=python3 /usr/local/lib/bridge.py {socket}' {user}@x"
+        )
+    };
+    let gets_in = |user: &str| server.sh(&format!("timeout 9 {} true", ssh(user))).ok();
+    let in_so = |user: &str| {
+        server.write("/usr/local/lib/in.sh", format!("#!/bin/sh\nexec {} 'sleep 3000'\n", ssh(user)));
+        server.sh(&format!("systemd-run -q --unit=in-{user} sh /usr/local/lib/in.sh")).expect_ok();
+        let told = || server.ctl(&["status"]).stdout.contains(&format!("{user} from UNKNOWN"));
+        server.wait_until("the session is known", LONG, told);
+    };
+    in_so("root");
+    for edit in
+        ["PermitRootLogin no", "AllowUsers alice", "DenyUsers root", "AllowUsers root@10.0.0.0/8", "PubkeyAuthentication no"]
+    {
+        let words: Vec<&str> = ["sshd", "set"].into_iter().chain(edit.split(' ')).chain(["--json"]).collect();
+        server.ctl(&words).expect_error(4, "lockout", &["root from UNKNOWN (a live session)"]);
+    }
+    assert!(gets_in("root"));
+    let harmless = |words: &[&str]| server.ctl(&[words, &["--dry-run", "--json"]].concat()).expect_status(0).json();
+    for edit in [
+        &["sshd", "set", "PermitRootLogin", "no", "--match", "Address 10.0.0.0/8"][..],
+        &["sshd", "set", "PermitRootLogin", "no", "--match", "Address *"],
+        &["sshd", "set", "PermitRootLogin", "no", "--match", "LocalAddress 0.0.0.0/0"],
+        &["sshd", "set", "AllowUsers", "root@*"],
+        &["sshd", "set", "DenyUsers", "root@192.0.2.0/24,0.0.0.0/0,::/0"],
+        &["hosts", "deny", "0.0.0.0/0"],
+        &["hosts", "deny", "::/0"],
+    ] {
+        let plan = harmless(edit);
+        assert!(plan["paths"].as_array().unwrap().iter().any(|path| path["source"] == "UNKNOWN"), "{plan:#}");
+    }
+    // sshd itself is the judge of what it makes of an address that is none.
+    server.sh("printf 'AllowUsers root@*\nDenyUsers root@0.0.0.0/0,::/0\nMatch Address *\nPermitRootLogin no\n' > /etc/ssh/sshd_config.d/09-y.conf").expect_ok();
+    assert!(gets_in("root") && !gets_in("alice"));
+    server.sh("rm /etc/ssh/sshd_config.d/09-y.conf").expect_ok();
+    in_so("alice");
+    let deny = server.ctl(&["sshd", "set", "DenyUsers", "alice", "--json"]);
+    deny.expect_error(4, "lockout", &["alice from UNKNOWN (a live session)", "DenyUsers alice refuses alice from UNKNOWN"]);
+    server.sh("systemctl stop in-root in-alice").expect_ok();
+    server.wait_until("nobody is in", LONG, || server.ctl(&["status"]).stdout.contains("No live SSH session."));
+}
+
 fn evidence(release: Release) {
     if !lab::root_or_skip() {
         return;
@@ -283,6 +353,7 @@ fn evidence(release: Release) {
     drop(admin);
     a_systemd_that_does_not_answer_hides_no_session(&server);
     files_that_sshd_has_not_read_lock_nobody_out(&server);
+    a_session_without_an_address_is_one(&server);
 }
 
 #[test]

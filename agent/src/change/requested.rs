@@ -132,7 +132,7 @@ impl Requested<'_> {
             let user = fault.path.user.as_deref().unwrap_or("somebody");
             tracing::warn!(
                 "{user} from {} is logged in, and yet the stage {} says: {}; it was changed since, or this is a fault of sshfix",
-                fault.path.source.short(),
+                fault.path.from(),
                 fault.stage,
                 fault.why
             );

@@ -103,7 +103,7 @@ pub fn status(agent: &Agent, host: &HostState, needs: &mut Needs) -> Status {
         subsystems,
         paths: sessions
             .into_iter()
-            .map(|path| path.user.map_or_else(|| path.source.short(), |user| format!("{user} from {}", path.source.short())))
+            .map(|path| path.user.as_ref().map_or_else(|| path.from(), |user| format!("{user} from {}", path.from())))
             .collect(),
         sessions_unknown,
         others: 0,

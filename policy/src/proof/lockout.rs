@@ -62,7 +62,7 @@ impl fmt::Display for Witness {
         let user = path.user.as_ref().map_or_else(String::new, |user| format!("{user} from "));
         let verdict = if *verdict == Verdict::Refuse { "refused" } else { "not known to be let in" };
         let origin = origin(path.origin);
-        write!(f, "after step {step} ({summary}), {user}{} ({origin}) would be {verdict} by {why}", path.source.short())
+        write!(f, "after step {step} ({summary}), {user}{} ({origin}) would be {verdict} by {why}", path.from())
     }
 }
 
@@ -73,7 +73,7 @@ impl SafePlan {
     #[doc(hidden)]
     pub fn unproven(plan: Plan, paths: &[AccessPath]) -> Self {
         let shown = |path: &AccessPath| PathDocument {
-            source: path.source.short(),
+            source: path.from(),
             user: path.user.clone(),
             before: Verdict::Unknown,
             after: Verdict::Unknown,
@@ -120,6 +120,9 @@ fn proof(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) 
         return Err(Lockout::Unread(why.clone()));
     }
     let verdict = |state: &HostState, path: &AccessPath, needs: &mut Needs| {
+        if path.has_no_address() {
+            return (Verdict::Accept, String::new());
+        }
         admission(host, state, &Connection { source: path.source, port: path.port, user: path.user.clone() }, needs)
     };
     let before: Vec<Verdict> = paths.iter().map(|path| verdict(host, path, needs).0).collect();
@@ -139,7 +142,8 @@ fn proof(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) 
             }
             continue;
         }
-        for ((path, before), after) in paths.iter().zip(&before).zip(&mut after) {
+        let ways = paths.iter().zip(&before).zip(&mut after);
+        for ((path, before), after) in ways.filter(|((path, _), _)| !path.has_no_address()) {
             let (now, why) = verdict(&state, path, needs);
             *after = now;
             let worse = match (before, now) {
@@ -168,7 +172,7 @@ fn proof(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) 
     }
     let paths = paths.iter().zip(before).zip(after).enumerate().map(|(index, ((path, before), after))| {
         let (was, is, sshd, risks) = logins.said(index);
-        let (source, user) = (path.source.short(), path.user.clone());
+        let (source, user) = (path.from(), path.user.clone());
         PathDocument { source, user, before: before.and(was), after: after.and(is), origin: Some(path.origin), sshd, risks }
     });
     let paths = paths.collect();

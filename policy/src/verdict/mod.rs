@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::Source;
+use crate::address::{Source, UNKNOWN};
 use crate::verdict::trace::TraceLine;
 use crate::words;
 
@@ -69,6 +69,19 @@ pub struct AccessPath {
     pub port: u16,
     /// Why it is a way in.
     pub origin: PathOrigin,
+}
+
+impl AccessPath {
+    /// Whether it comes over no TCP connection, so that no packet filter, no list of addresses and no socket of the listening sshd is on the
+    /// way: only what sshd's files say decides.
+    pub fn has_no_address(&self) -> bool {
+        self.source == Source::NONE
+    }
+
+    /// From where, for people; without an address as sshd says it: `UNKNOWN`.
+    pub fn from(&self) -> String {
+        if self.has_no_address() { UNKNOWN.to_owned() } else { self.source.short() }
+    }
 }
 
 /// Why an access path counts.

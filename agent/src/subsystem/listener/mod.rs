@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use sshfix_policy::address::canonical;
 use sshfix_policy::host::{Part, Question};
-use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unit, is_sshd, speaks_ssh};
+use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unaddressed, Unit, is_sshd, speaks_ssh};
 
 use crate::sys::process::{Process, unless_ended};
 use crate::sys::{child, dbus, namespace, roots};
 use identity::Judged;
 pub use identity::{first_cgroup, unit_of};
-use processes::{Held, Holders};
+use processes::{Held, Holders, Login};
 use sockets::TcpSocket;
 
 /// Asked for its version, and only this one: a program of that name elsewhere may be anybody's.
@@ -72,7 +72,7 @@ fn read(question: &Question) -> io::Result<(State, bool)> {
     let mut listening = sockets::listening(&places)?;
     let asked: BTreeMap<u32, u32> =
         listening.iter().filter(|socket| socket.local.port() == question.port).map(|socket| (socket.inode, socket.uid)).collect();
-    let Held { holders, of_ssh, unproven } = processes::holders(&asked)?;
+    let Held { holders, of_ssh, logins, unproven, unproven_login } = processes::holders(&asked)?;
 
     let held_by_ssh =
         |socket: &TcpSocket| holders.get(&socket.inode).is_some_and(|all| all.iter().any(|h| speaks_ssh(&h.process)));
@@ -92,12 +92,14 @@ fn read(question: &Question) -> io::Result<(State, bool)> {
     }
     let listeners: Vec<Listener> = listening.iter().map(|socket| listener(socket, &holders)).collect();
     let sessions = established.iter().filter_map(|socket| session(socket, &holders)).collect();
-    let sessions_unknown = established.iter().find_map(|socket| unproven.get(&socket.inode)).map(|(name, pid)| {
+    let unaddressed = unaddressed(&logins, &listening, &established);
+    let unproven = established.iter().find_map(|socket| unproven.get(&socket.inode)).or(unproven_login.as_ref());
+    let sessions_unknown = unproven.map(|(name, pid)| {
         format!("{name} (pid {pid}) has connections; that it is this host's own SSH server could not be proven, so that people may be in by it")
     });
     let version = if question.everybody { version() } else { None };
     let left = asked.iter().any(|(inode, uid)| *uid == 0 && !holders.contains_key(inode));
-    let state = State { listeners, units, sessions, sessions_unknown, addresses: addresses()?, version, notes };
+    let state = State { listeners, units, sessions, unaddressed, sessions_unknown, addresses: addresses()?, version, notes };
     let reopens = reopens(&state, left)?;
     Ok((state, reopens))
 }
@@ -141,6 +143,30 @@ fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
     let (user, holder) = logged_in.or_else(|| proven.find(|holder| holder.title == Title::Other).map(|holder| (None, holder)))?;
     let (local, port) = (socket.local.ip(), socket.local.port());
     Some(Session { peer: socket.peer, local, port, user, pid: holder.process.pid })
+}
+
+/// Those of them who came over no TCP connection. A socket of theirs that listens, and a connection that a session made itself, are what it
+/// forwards: those connections have a port that the kernel gave them, where nobody listens (ip(7), `ip_local_port_range`). Any other is how they
+/// came, also one that is about to end.
+fn unaddressed(logins: &[Login], listening: &[TcpSocket], established: &[TcpSocket]) -> Vec<Unaddressed> {
+    let given = given_ports();
+    let forwards = |socket: &&TcpSocket| {
+        let port = socket.local.port();
+        given.contains(&port) && !listening.iter().any(|other| other.local.port() == port)
+    };
+    let made = established.iter().filter(forwards).chain(listening).map(|socket| socket.inode).collect::<BTreeSet<u32>>();
+    let without = logins.iter().filter(|login| login.held.iter().all(|inode| made.contains(inode)));
+    without.map(|Login { user, pid, .. }| Unaddressed { user: user.clone(), pid: *pid }).collect()
+}
+
+/// The ports that the kernel gives to connections; its default where that cannot be read.
+fn given_ports() -> RangeInclusive<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = text.split_ascii_whitespace().map(str::parse);
+    match (ends.next(), ends.next()) {
+        (Some(Ok(low)), Some(Ok(high))) => low..=high,
+        _ => 32768..=60999,
+    }
 }
 
 /// The listening sshd of this id, held so that nothing of another process is taken for its own.

@@ -37,8 +37,23 @@ pub struct Held {
     pub holders: Holders,
     /// The TCP sockets of SSH servers: each is listed by the kernel as long as it is open.
     pub of_ssh: BTreeSet<u32>,
+    /// Who is logged in by each process of a proven server, with the TCP sockets that it has.
+    pub logins: Vec<Login>,
     /// Those of processes that may be SSH servers of this host, which was not proven: by inode, with the name and the id.
     pub unproven: BTreeMap<u32, (String, u32)>,
+    /// Such a process whose title, or that of one that it started, says that somebody is logged in, whatever it has: the name and the id.
+    pub unproven_login: Option<(String, u32)>,
+}
+
+/// What a title says of a login.
+#[derive(Debug)]
+pub struct Login {
+    /// As whom.
+    pub user: String,
+    /// The process that serves it.
+    pub pid: u32,
+    /// The TCP sockets of the server's own process: its connection, where it has one, and what it forwards.
+    pub held: Vec<u32>,
 }
 
 /// What may be spent on others.
@@ -93,14 +108,21 @@ pub fn holders(wanted: &BTreeMap<u32, u32>) -> io::Result<Held> {
     others.extend(not);
     for (process, status) in unproven {
         let held = all_sockets(&process)?.unwrap_or_default();
+        let says = matches!(title(&process)?, Some(Title::LoggedIn(_))) || !logins(&host, &process, &proven)?.is_empty();
+        found.unproven_login = found.unproven_login.or_else(|| says.then(|| (status.name.clone(), process.pid())));
         found.unproven.extend(held.into_iter().map(|inode| (inode, (status.name.clone(), process.pid()))));
         others.push(Seen { pid: process.pid(), owner: 0 });
     }
     for Proven { process, status, proof } in proven.values() {
         let (Some(title), Some(held)) = (title(process)?, all_sockets(process)?) else { continue };
         let who = holder(status, process.pid(), Some(proof.program.clone()), proof.unit.clone());
-        add(&mut found.holders, &held, None, &Holder { process: who, title });
-        add_logins(&mut found.holders, &host, process, &held, &proven)?;
+        let holder = Holder { process: who, title };
+        for holder in [holder].into_iter().chain(logins(&host, process, &proven)?) {
+            if let Title::LoggedIn(user) = &holder.title {
+                found.logins.push(Login { user: user.clone(), pid: holder.process.pid, held: held.clone() });
+            }
+            add(&mut found.holders, &held, None, &holder);
+        }
         found.of_ssh.extend(held);
     }
     name(&mut found.holders, &host, wanted, &mut others, NAMING);
@@ -139,14 +161,9 @@ fn prove(host: &Host, candidates: Vec<(process::Process, Status)>) -> io::Result
 
 /// Whoever logged in is served by a process with that user's ids, whose title says so, and whose parent watches over it as root
 /// (`sshd: alice [priv]`). The connection is the parent's; no file of the user's process is looked at.
-fn add_logins(
-    found: &mut Holders,
-    host: &Host,
-    parent: &process::Process,
-    held: &[u32],
-    proven: &BTreeMap<u32, Proven>,
-) -> io::Result<()> {
-    let Some(children) = unless_ended(parent.children())? else { return Ok(()) };
+fn logins(host: &Host, parent: &process::Process, proven: &BTreeMap<u32, Proven>) -> io::Result<Vec<Holder>> {
+    let mut found = Vec::new();
+    let Some(children) = unless_ended(parent.children())? else { return Ok(found) };
     // Where the kernel does not say, every process is asked for its parent.
     for pid in children.map_or_else(process::pids, Ok)?.into_iter().filter(|pid| !proven.contains_key(pid)) {
         let Some(process) = unless_ended(process::Process::open(pid))? else { continue };
@@ -155,11 +172,10 @@ fn add_logins(
             continue;
         }
         if let Some(title @ Title::LoggedIn(_)) = title(&process)? {
-            let who = holder(&status, pid, None, host.unit_of(&process)?);
-            add(found, held, None, &Holder { process: who, title });
+            found.push(Holder { process: holder(&status, pid, None, host.unit_of(&process)?), title });
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Finds who holds the wanted sockets that nobody was found to hold: among root's processes and those of the socket's own user first.

@@ -23,11 +23,13 @@ mod value_files;
 mod version;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sshfix_policy::address::UNKNOWN;
 use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login, PRIVSEP, Server, State};
@@ -223,6 +225,8 @@ pub fn effective(invocation: &Invocation) -> Result<Effective, SshdError> {
 fn effective_for(invocation: &Invocation, login: &Login) -> Result<Effective, SshdError> {
     let Login { address, local_address, local_port, .. } = login;
     let user = login.user();
+    let text = |address: &IpAddr| if address.is_unspecified() { UNKNOWN.to_owned() } else { address.to_string() };
+    let (address, local_address) = (text(address), text(local_address));
     let test = format!("user={user},host={address},addr={address},laddr={local_address},lport={local_port}");
     let output = run(invocation, &["-T", "-C", &test])?;
     Ok(Effective::parse(&output))

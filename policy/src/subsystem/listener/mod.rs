@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Source;
 use crate::host::{HostState, Part};
 use crate::verdict::{AccessPath, Evidence, PathOrigin};
 
@@ -27,6 +28,9 @@ pub struct State {
     pub units: Option<Vec<Unit>>,
     /// Live SSH sessions of people who have logged in: all of them. Where one may be missing, nothing is [`Part::Present`].
     pub sessions: Vec<Session>,
+    /// Those who are logged in over no TCP connection: systemd's own sockets of sshd (systemd-ssh-generator(8)), inetd, a pipe.
+    #[serde(default)]
+    pub unaddressed: Vec<Unaddressed>,
     /// Why others may be in besides, of whom nothing is known: an SSH server of root's that could not be proven to be this host's has connections.
     #[serde(default)]
     pub sessions_unknown: Option<String>,
@@ -113,6 +117,18 @@ pub struct Session {
     pub pid: u32,
 }
 
+/// Who is logged in by an sshd that has no TCP connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unaddressed {
+    /// As whom.
+    pub user: String,
+    /// The process that serves it.
+    pub pid: u32,
+}
+
+/// The port that sshd says in the place of one where there is none (packet.c, `ssh_remote_port`).
+const NO_PORT: u16 = 65535;
+
 /// Programs that speak SSH on the socket they hold. `sshd-session` and `sshd-auth` are parts of OpenSSH 9.8 and later.
 pub fn is_ssh_name(name: &str) -> bool {
     matches!(name, "sshd" | "sshd-session" | "sshd-auth" | "dropbear" | "tinysshd")
@@ -147,6 +163,12 @@ pub fn sessions(host: &HostState) -> Result<Vec<AccessPath>, String> {
             origin: PathOrigin::Session,
         })
         .collect();
+    paths.extend(state.unaddressed.iter().map(|session| AccessPath {
+        source: Source::NONE,
+        user: Some(session.user.clone()),
+        port: NO_PORT,
+        origin: PathOrigin::Session,
+    }));
     paths.sort();
     paths.dedup();
     Ok(paths)

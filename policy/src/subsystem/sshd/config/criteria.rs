@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::line::Directive;
+use crate::address::UNKNOWN;
 use crate::ssh::pattern::wildcard;
 
 /// Who logs in, from where, to where: what `sshd -T -C` is given.
@@ -23,6 +24,13 @@ pub struct Client {
     pub local_address: Option<IpAddr>,
     /// To which port.
     pub local_port: u16,
+}
+
+impl Client {
+    /// From where, as sshd says it.
+    pub fn from(&self) -> String {
+        if self.address.is_unspecified() { UNKNOWN.to_owned() } else { self.address.to_string() }
+    }
 }
 
 /// Whether something matches.
@@ -156,6 +164,10 @@ pub fn pattern_list(name: &str, list: &str) -> Listed {
 
 /// addrmatch.c, `addr_match_list`: CIDR where it is one, else a pattern of the address's text. `None`: not a list to sshd either.
 pub fn address_list(address: IpAddr, list: &str) -> Option<Listed> {
+    // What is no address is in no list, not even in that of all: sshd asks for nothing else then.
+    if address.is_unspecified() {
+        return Some(Listed::No);
+    }
     let mut found = Listed::No;
     for item in list.split(',') {
         let (negated, item) = item.strip_prefix('!').map_or((false, item), |item| (true, item));
@@ -234,6 +246,18 @@ mod tests {
             local_address: None,
             local_port: 22,
         }
+    }
+
+    #[test]
+    fn what_is_no_address_is_in_no_list_and_has_a_name() {
+        let none = Client { host: UNKNOWN.to_owned(), address: std::net::Ipv6Addr::UNSPECIFIED.into(), ..client() };
+        for (pattern, want) in
+            [("alice@*", Matching::Yes), ("alice@UNKNOWN", Matching::Yes), ("alice@::/0,0.0.0.0/0", Matching::No)]
+        {
+            assert_eq!(user_pattern(&none, pattern), want, "{pattern}");
+        }
+        assert_eq!(address_list(none.address, "*"), Some(Listed::No));
+        assert_eq!(address_list(none.address, "::/0"), Some(Listed::No));
     }
 
     #[test]

@@ -129,7 +129,7 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
                 Matching::No => {}
             }
         }
-        let from = client.address;
+        let from = client.from();
         let may = not_known.first().cloned();
         let unknown = |detail: String| {
             Objection::unknown(Stage::SshdAccess, Reason::Patterns(keyword, not_known.clone()), format!("sshd: {detail}"))
@@ -223,10 +223,10 @@ fn refusal(effective: &Effective, client: &Client) -> Result<Option<Refusal>, St
         return refused("RefuseConnection yes turns this connection away".to_owned(), &["refuseconnection"]);
     }
     if let Some(pattern) = first_match(effective.all("denyusers"), client)? {
-        return refused(format!("DenyUsers {pattern} refuses {user} from {}", client.address), &["denyusers"]);
+        return refused(format!("DenyUsers {pattern} refuses {user} from {}", client.from()), &["denyusers"]);
     }
     if !effective.all("allowusers").is_empty() && first_match(effective.all("allowusers"), client)?.is_none() {
-        return refused(format!("AllowUsers does not name {user} from {}", client.address), &["allowusers"]);
+        return refused(format!("AllowUsers does not name {user} from {}", client.from()), &["allowusers"]);
     }
     let groups = client.groups.as_deref().unwrap_or_default();
     let in_list = |patterns: &[String]| patterns.iter().find(|one| groups.iter().any(|group| wildcard(one, group))).cloned();

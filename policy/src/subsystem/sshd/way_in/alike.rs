@@ -12,6 +12,9 @@ use crate::subsystem::sshd::facts::state::Server;
 /// The first address of a live session that every Match line takes as it takes this one; where there is none, or the lines are not known,
 /// the address itself.
 pub fn representative(host: &HostState, server: &Server, client: IpAddr) -> IpAddr {
+    if client.is_unspecified() {
+        return client;
+    }
     let with_match = |word: &String| word.to_ascii_lowercase().contains("match");
     let (Ok(tree), false) = (&server.tree, server.invocation.options.iter().any(with_match)) else { return client };
     let lines = tree.files.values().flat_map(Document::lines);

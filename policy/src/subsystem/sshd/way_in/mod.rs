@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 
-use crate::address::Source;
+use crate::address::{Source, UNKNOWN};
 use crate::host::{self, HostState, Needs, Part};
 use crate::ranges;
 use crate::subsystem::hosts_access::HostName;
@@ -134,6 +134,10 @@ const OF_CONNECTIONS: [&str; 14] = [
 /// The port by which the sshd is known that a path is to be judged by when the sshd on `port` gets these files: another one that has one of
 /// them too reads it at its next start.
 pub fn server_for(host: &HostState, port: u16, files: &BTreeSet<&str>, path: &AccessPath, needs: &mut Needs) -> u16 {
+    // Which files it comes by is not seen; those of the sshd that is changed, perhaps.
+    if path.has_no_address() {
+        return port;
+    }
     let Some(Part::Present(edited)) = host.sshd.servers.get(&port) else { return port };
     let listens = serves::addresses(edited).is_some_and(|all| all.iter().any(|at| at.port() == path.port));
     if path.port == port || listens || files.is_empty() {
@@ -161,18 +165,23 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
         };
         return WayIn::only(Objection::unknown(Stage::SshdAdmission, Reason::NotRead(why.clone()), why));
     };
-    if path.port != port && !serves::addresses(&before).is_some_and(|all| all.iter().any(|at| at.port() == path.port)) {
+    if path.port != port
+        && !path.has_no_address()
+        && !serves::addresses(&before).is_some_and(|all| all.iter().any(|at| at.port() == path.port))
+    {
         return WayIn::default();
     }
     // Nobody comes in while it does not run. What runs was started or reloaded with files that it took.
-    if !server.running {
+    if !server.running && !path.has_no_address() {
         return WayIn::only(Objection::refuse(Stage::Listener, Reason::Down, "nobody: sshd does not run"));
     }
     let sessions = Sessions::of(read, path);
     let mut way = WayIn { objections: serves::objections(&server), identities: serves::identities(&server), ..WayIn::default() };
     way.clients = Clients::of(&server);
     way.kept = path.origin == PathOrigin::Keep;
-    way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
+    if !path.has_no_address() {
+        way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
+    }
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };
     way.risks = risks(effective);
@@ -211,6 +220,9 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
 
 /// Whether the name servers answer for this very client, whatever they say.
 fn names_answered(host: &HostState, path: &AccessPath, needs: &mut Needs) -> bool {
+    if path.has_no_address() {
+        return true;
+    }
     let (Some(address), Part::Present(files)) = (path.source.single(), &host.hosts_access) else { return false };
     match files.facts.names.get(&address) {
         Some(HostName::Verified(_) | HostName::Unknown | HostName::Paranoid) => true,
@@ -228,6 +240,10 @@ fn names_answered(host: &HostState, path: &AccessPath, needs: &mut Needs) -> boo
 pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Needs) -> WayIn {
     let mut way = way_in(read, read, port, path, needs);
     let Some(Part::Present(server)) = read.sshd.servers.get(&port) else { return way };
+    // An sshd that is started for each connection reads the files anew: they are what counts.
+    if path.has_no_address() {
+        return way;
+    }
     let proven = way.is_proven();
     if !way.identities.is_empty() {
         way.identities = serves::identities_now(server);
@@ -480,6 +496,9 @@ impl Sessions {
     /// The addresses of the host that this client comes to: those of live sessions, else all of the same family. `None` is any.
     fn locals_for(&self, host: &HostState, address: IpAddr) -> Vec<Option<IpAddr>> {
         let same = |ip: &&IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
+        if address.is_unspecified() {
+            return vec![None];
+        }
         if !self.locals.is_empty() {
             return self.locals.iter().copied().map(Some).collect();
         }
@@ -667,12 +686,12 @@ fn login(
     let client = Client {
         user: user.to_owned(),
         groups: Some(user_account.groups.clone()),
-        host: address.to_string(),
+        host: if address.is_unspecified() { UNKNOWN.to_owned() } else { address.to_string() },
         address,
-        local_address: local,
+        local_address: local.or(Some(address).filter(IpAddr::is_unspecified)),
         local_port: port,
     };
-    let mut objections = access::objections(server, &effective, &client, user_account.uid == 0, local.is_some());
+    let mut objections = access::objections(server, &effective, &client, user_account.uid == 0, client.local_address.is_some());
     let no_logins = risk::no_logins(&effective);
     objections.extend(no_logins.map(|(keyword, why)| Objection::refuse(Stage::SshdAccess, Reason::NoRoom(keyword), why)));
     objections.extend(account::objection(&effective, user, user_account));
