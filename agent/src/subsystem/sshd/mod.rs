@@ -225,8 +225,8 @@ pub fn effective(invocation: &Invocation) -> Result<Effective, SshdError> {
 fn effective_for(invocation: &Invocation, login: &Login) -> Result<Effective, SshdError> {
     let Login { address, local_address, local_port, .. } = login;
     let user = login.user();
-    let text = |address: &IpAddr| if address.is_unspecified() { UNKNOWN.to_owned() } else { address.to_string() };
-    let (address, local_address) = (text(address), text(local_address));
+    let said = |address: &IpAddr| if address.is_unspecified() { UNKNOWN.to_owned() } else { address.to_string() };
+    let (address, local_address) = (said(address), said(local_address));
     let test = format!("user={user},host={address},addr={address},laddr={local_address},lport={local_port}");
     let output = run(invocation, &["-T", "-C", &test])?;
     Ok(Effective::parse(&output))

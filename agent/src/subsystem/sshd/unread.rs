@@ -3,12 +3,13 @@
 //!
 //! A status change cannot be set back by hand, and each of these leaves a new one (measured on ext4 and tmpfs; xfs and btrfs do the same in their
 //! `rename`): a file that is written, linked or put in place; a link that is made or put in place; a folder that is itself moved; and the
-//! folder in which a name comes or goes. So a folder was not moved into its place where either its own status or that of the folder above is
-//! older. A folder that is mounted leaves none of these: a mount point counts where systemd has it since before.
+//! folder in which a name comes or goes, whose content is newer then, too. So a folder was not moved into its place where its own status is
+//! older, or the folder above it. A folder that is mounted leaves none of these: a mount point counts where systemd has it since before.
 
 use std::path::Path;
 
 use nix::libc;
+use nix::sys::stat::FileStat;
 use sshfix_policy::subsystem::sshd::config::{Tree, glob};
 
 use crate::sys::roots::{self, Part};
@@ -36,8 +37,7 @@ pub(super) fn since(at: Changed, tree: &Tree) -> Vec<String> {
 /// went since, as a new file beside the keys makes it.
 pub(super) fn key_changed(at: Changed, path: &str) -> bool {
     let Ok(way) = roots::way(Path::new(path)) else { return true };
-    let untouched = |part: &Part| (part.stat.st_mtime, part.stat.st_mtime_nsec) < at;
-    way.parts.iter().any(|part| is_newer(at, part) && (!is_folder(part) || untouched(part)))
+    way.parts.iter().any(|part| is_newer(at, part) && (!is_folder(part) || untouched(at, part)))
         || way.ends_in.is_some_and(|folder| ctime(&folder) >= at)
 }
 
@@ -85,15 +85,28 @@ impl Look {
 
 /// The kernel's clock for it is coarse, so that the same time may be later.
 fn is_newer(at: Changed, part: &Part) -> bool {
-    ctime(&part.stat) >= at && (!is_folder(part) || ctime(&part.folder) >= at)
+    if !is_folder(part) || ctime(&part.stat) < at {
+        return ctime(&part.stat) >= at;
+    }
+    // Where nothing came or went in it since, the new status is its own: it was moved. Else it may have been moved before that.
+    let moved_there = if untouched(at, part) { ctime(&part.folder) } else { mtime(&part.folder) };
+    moved_there >= at
+}
+
+fn untouched(at: Changed, part: &Part) -> bool {
+    mtime(&part.stat) < at
 }
 
 fn is_folder(part: &Part) -> bool {
     part.stat.st_mode & libc::S_IFMT == libc::S_IFDIR
 }
 
-fn ctime(stat: &nix::sys::stat::FileStat) -> Changed {
+fn ctime(stat: &FileStat) -> Changed {
     (stat.st_ctime, stat.st_ctime_nsec)
+}
+
+fn mtime(stat: &FileStat) -> Changed {
+    (stat.st_mtime, stat.st_mtime_nsec)
 }
 
 /// Whether something is mounted there that is not known to have been there before: of two mounts at one place systemd knows one.
@@ -216,24 +229,24 @@ mod tests {
     #[test]
     fn a_key_is_another_one_where_it_or_what_leads_to_it_was_switched() {
         let tried = Tried::new();
-        let changed = |change: &dyn Fn(&dyn Fn(&str) -> String)| {
+        let changed = |change: &dyn Fn(&Tried)| {
             let mark = tried.mark();
-            change(&|name| tried.path(name));
+            change(&tried);
             key_changed(mark, &tried.path("ssh/current/a.conf"))
         };
         assert!(!changed(&|_| ()));
         assert!(!changed(&|at| {
-            fs::write(at("ssh/beside"), "").unwrap();
-            fs::write(at("beside"), "").unwrap();
+            fs::write(at.path("ssh/beside"), "").unwrap();
+            fs::write(at.path("beside"), "").unwrap();
         }));
-        assert!(changed(&|at| fs::write(at("ssh/v1/a.conf"), "x").unwrap()));
+        assert!(changed(&|at| fs::write(at.path("ssh/v1/a.conf"), "x").unwrap()));
         assert!(changed(&|at| {
-            fs::remove_file(at("ssh/current")).unwrap();
-            symlink("v2", at("ssh/current")).unwrap();
+            fs::remove_file(at.path("ssh/current")).unwrap();
+            symlink("v2", at.path("ssh/current")).unwrap();
         }));
         assert!(changed(&|at| {
-            fs::rename(at("ssh"), at("old")).unwrap();
-            fs::rename(at("old"), at("ssh")).unwrap();
+            fs::rename(at.path("ssh"), at.path("old")).unwrap();
+            fs::rename(at.path("old"), at.path("ssh")).unwrap();
         }));
     }
 
