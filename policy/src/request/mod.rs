@@ -618,3 +618,6 @@ impl Operation {
         }
     }
 }
+
+#[cfg(test)]
+mod wire_tests;

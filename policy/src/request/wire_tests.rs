@@ -1,0 +1,48 @@
+//! Requests as they stand on the wire and in records, to the byte: whatever becomes of the types, an older client and an older record mean the
+//! same. Each line of `wire_tests.txt` is an action, the digest of a plan without steps where it has one, and the request.
+#![allow(clippy::unwrap_used)]
+
+use super::Request;
+use crate::plan::Plan;
+use crate::reply::Confirm;
+
+#[test]
+fn every_request_of_before_reads_and_writes_as_it_did() {
+    let mut found = String::new();
+    for line in include_str!("wire_tests.txt").lines() {
+        let json = line.rsplit('\t').next().unwrap();
+        let request: Request = serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+        let digest = if request.operation.mutates() { empty(&request).digest() } else { "-".to_owned() };
+        let again = serde_json::to_string(&request).unwrap();
+        found += &format!("{}\t{digest}\t{again}\n", request.operation.action());
+    }
+    assert_eq!(found, include_str!("wire_tests.txt"));
+}
+
+fn empty(request: &Request) -> Plan {
+    Plan {
+        operation: request.operation.clone(),
+        steps: Vec::new(),
+        opens: Vec::new(),
+        closes: Vec::new(),
+        confirm: Confirm::NotNeeded,
+        lease: None,
+        alternatives: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+#[test]
+fn a_field_or_an_operation_that_is_not_known_is_refused() {
+    for wrong in [
+        r#"{"diagnose":{"address":"203.0.113.7","more":1}}"#,
+        r#"{"diagnose":{}}"#,
+        r#"{"diagnos":{"address":"203.0.113.7"}}"#,
+        r#""unban""#,
+        r#"{"unban":{"source":"203.0.113.7"},"ban":{"source":"203.0.113.7","jail":"sshd"}}"#,
+        "null",
+        "{}",
+    ] {
+        assert!(serde_json::from_str::<super::Operation>(wrong).is_err(), "{wrong}");
+    }
+}
