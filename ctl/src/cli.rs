@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use sshfix_policy::address::Source;
-use sshfix_policy::request::{Mode, Operation};
+use sshfix_policy::request::{Decision, Intent, Mode, Operation, Query, Records};
 
 mod audit;
 mod command_line;
@@ -461,54 +461,65 @@ impl Verb {
     pub fn wish(self) -> Wish {
         let plain = |operation, reason| Wish::Ask(Ask { operation, mode: Mode::DryRun, reason });
         let (operation, change) = match self {
-            Verb::Diagnose { address, user, port, explain } => (Operation::Diagnose { address, user, port, explain }, None),
-            Verb::Confirm { id, reason } => return Wish::Confirm { id, reason },
-            Verb::Rollback { id, abandon, reason } => return plain(Operation::Rollback { id, abandon }, reason),
-            Verb::Changes { id } => (Operation::Changes { id }, None),
-            Verb::Unban { source, jail, ignore_for, range, change } => {
-                (Operation::Unban { source, jail, ignore_for: ignore_for.map(|time| time.as_secs()), range }, Some(change))
+            Verb::Diagnose { address, user, port, explain } => {
+                (Operation::Query(Query::Diagnose { address, user, port, explain }), None)
             }
-            Verb::Fix { address, user, port, change } => (Operation::Fix { address, user, port }, Some(change)),
-            Verb::Ban { source, jail, change } => (Operation::Ban { source, jail }, Some(change)),
-            Verb::Banned { source } => (Operation::Banned { source }, None),
-            Verb::Hosts(HostsVerb::List) => (Operation::HostsList, None),
+            Verb::Confirm { id, reason } => return Wish::Confirm { id, reason },
+            Verb::Rollback { id, abandon, reason } => {
+                return plain(Operation::Decision(Decision::Rollback { id, abandon }), reason);
+            }
+            Verb::Changes { id } => (Operation::Records(Records::Changes { id }), None),
+            Verb::Unban { source, jail, ignore_for, range, change } => (
+                Operation::Intent(Intent::Unban { source, jail, ignore_for: ignore_for.map(|time| time.as_secs()), range }),
+                Some(change),
+            ),
+            Verb::Fix { address, user, port, change } => (Operation::Intent(Intent::Fix { address, user, port }), Some(change)),
+            Verb::Ban { source, jail, change } => (Operation::Intent(Intent::Ban { source, jail }), Some(change)),
+            Verb::Banned { source } => (Operation::Query(Query::Banned { source }), None),
+            Verb::Hosts(HostsVerb::List) => (Operation::Query(Query::HostsList), None),
             Verb::Hosts(HostsVerb::Allow(HostsArgs { source, daemon, change })) => {
-                (Operation::HostsAllow { source, daemon }, Some(change))
+                (Operation::Intent(Intent::HostsAllow { source, daemon }), Some(change))
             }
             Verb::Hosts(HostsVerb::Deny(HostsArgs { source, daemon, change })) => {
-                (Operation::HostsDeny { source, daemon }, Some(change))
+                (Operation::Intent(Intent::HostsDeny { source, daemon }), Some(change))
             }
             Verb::Hosts(HostsVerb::Remove(HostsArgs { source, daemon, change })) => {
-                (Operation::HostsRemove { source, daemon }, Some(change))
+                (Operation::Intent(Intent::HostsRemove { source, daemon }), Some(change))
             }
-            Verb::Firewall(FirewallVerb::List) => (Operation::FirewallList, None),
-            Verb::Firewall(FirewallVerb::Who { port, all: _ }) => (Operation::FirewallWho { port }, None),
-            Verb::Firewall(FirewallVerb::Accept { source, change }) => (Operation::FirewallAccept { source }, Some(change)),
-            Verb::Firewall(FirewallVerb::Remove { reference, change }) => (Operation::FirewallRemove { reference }, Some(change)),
-            Verb::Fail2ban(Fail2banVerb::Jails) => (Operation::Fail2banJails, None),
+            Verb::Firewall(FirewallVerb::List) => (Operation::Query(Query::FirewallList), None),
+            Verb::Firewall(FirewallVerb::Who { port, all: _ }) => (Operation::Query(Query::FirewallWho { port }), None),
+            Verb::Firewall(FirewallVerb::Accept { source, change }) => {
+                (Operation::Intent(Intent::FirewallAccept { source }), Some(change))
+            }
+            Verb::Firewall(FirewallVerb::Remove { reference, change }) => {
+                (Operation::Intent(Intent::FirewallRemove { reference }), Some(change))
+            }
+            Verb::Fail2ban(Fail2banVerb::Jails) => (Operation::Query(Query::Fail2banJails), None),
             Verb::Fail2ban(Fail2banVerb::Ignore { source, jail, change }) => {
-                (Operation::Fail2banIgnore { source, jail }, Some(change))
+                (Operation::Intent(Intent::Fail2banIgnore { source, jail }), Some(change))
             }
             Verb::Fail2ban(Fail2banVerb::Unignore { source, jail, change }) => {
-                (Operation::Fail2banUnignore { source, jail }, Some(change))
+                (Operation::Intent(Intent::Fail2banUnignore { source, jail }), Some(change))
             }
             Verb::Sshd(SshdVerb::Show { keywords, user, address, port, all: _ }) => {
-                (Operation::SshdShow { keywords, user, address, port }, None)
+                (Operation::Query(Query::SshdShow { keywords, user, address, port }), None)
             }
-            Verb::Sshd(SshdVerb::Check) => (Operation::SshdCheck, None),
+            Verb::Sshd(SshdVerb::Check) => (Operation::Query(Query::SshdCheck), None),
             Verb::Sshd(SshdVerb::Set { keyword, values, criteria, change }) => {
-                (Operation::SshdSet { keyword, values, criteria }, Some(change))
+                (Operation::Intent(Intent::SshdSet { keyword, values, criteria }), Some(change))
             }
             Verb::Sshd(SshdVerb::Unset { keyword, criteria, change }) => {
-                (Operation::SshdUnset { keyword, criteria }, Some(change))
+                (Operation::Intent(Intent::SshdUnset { keyword, criteria }), Some(change))
             }
-            Verb::Sshd(SshdVerb::Reload { change }) => (Operation::SshdReload, Some(change)),
-            Verb::Sshd(SshdVerb::Restart { change }) => (Operation::SshdRestart, Some(change)),
-            Verb::Allow { source, time, change } => (Operation::Allow { source, seconds: time.as_secs() }, Some(change)),
-            Verb::Leases => (Operation::Leases, None),
-            Verb::Revoke { id, change } => (Operation::Revoke { id }, Some(change)),
+            Verb::Sshd(SshdVerb::Reload { change }) => (Operation::Intent(Intent::SshdReload), Some(change)),
+            Verb::Sshd(SshdVerb::Restart { change }) => (Operation::Intent(Intent::SshdRestart), Some(change)),
+            Verb::Allow { source, time, change } => {
+                (Operation::Intent(Intent::Allow { source, seconds: time.as_secs() }), Some(change))
+            }
+            Verb::Leases => (Operation::Records(Records::Leases), None),
+            Verb::Revoke { id, change } => (Operation::Intent(Intent::Revoke { id }), Some(change)),
             Verb::Audit(verb) => (verb.operation(), None),
-            Verb::Status => (Operation::Status, None),
+            Verb::Status => (Operation::Query(Query::Status), None),
         };
         let Some(ChangeArgs { dry_run, plan, confirm_within, reason }) = change else { return plain(operation, None) };
         let confirm_within = confirm_within.map(|time| time.as_secs());

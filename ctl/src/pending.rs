@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::{Body, Change, ChangeStage, ChangeState, ErrorCode, ErrorDocument};
-use sshfix_policy::request::{Mode, Operation};
+use sshfix_policy::request::{Decision, Mode, Operation, Records};
 
 use crate::cli::{Ask, Wish};
 use crate::client::Answer;
@@ -110,12 +110,16 @@ fn typed() -> Receiver<String> {
 }
 
 fn rollback(id: &str) -> Wish {
-    let operation = Operation::Rollback { id: id.to_owned(), abandon: false };
+    let operation = Operation::Decision(Decision::Rollback { id: id.to_owned(), abandon: false });
     Wish::Ask(Ask { operation, mode: Mode::DryRun, reason: None })
 }
 
 fn changes(id: &str) -> Wish {
-    Wish::Ask(Ask { operation: Operation::Changes { id: Some(id.to_owned()) }, mode: Mode::DryRun, reason: None })
+    Wish::Ask(Ask {
+        operation: Operation::Records(Records::Changes { id: Some(id.to_owned()) }),
+        mode: Mode::DryRun,
+        reason: None,
+    })
 }
 
 /// What became of the change. Whose grants are not about `changes` hears it from a confirm without a proof, which changes nothing.
@@ -123,7 +127,7 @@ fn state(session: &mut Session, id: &str) -> Result<Answer, ErrorDocument> {
     match session.ask(&changes(id)) {
         Ok(answer) if matches!(answer.body, Body::Changes(_)) => Ok(answer),
         Ok(_) | Err(_) => {
-            let operation = Operation::Confirm { id: id.to_owned(), proof: None };
+            let operation = Operation::Decision(Decision::Confirm { id: id.to_owned(), proof: None });
             session.ask(&Wish::Ask(Ask { operation, mode: Mode::DryRun, reason: None }))
         }
     }

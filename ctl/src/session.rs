@@ -7,7 +7,7 @@ use nix::unistd::Uid;
 use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
 use sshfix_policy::request::wire::Hello;
-use sshfix_policy::request::{Mode, Operation};
+use sshfix_policy::request::{Decision, Mode, Operation};
 
 use crate::cli::{Ask, Globals, Wish};
 use crate::client::{Agent, Answer, ClientError, Origin};
@@ -121,7 +121,7 @@ fn ask_with(agent: &Agent, asked: &Asked<'_>, origin: &Origin, identity: &mut Id
 }
 
 fn confirm(id: &str, proof: Option<AccessProof>, reason: Option<&str>) -> Ask {
-    let operation = Operation::Confirm { id: id.to_owned(), proof: proof.map(Box::new) };
+    let operation = Operation::Decision(Decision::Confirm { id: id.to_owned(), proof: proof.map(Box::new) });
     Ask { operation, mode: Mode::DryRun, reason: reason.map(str::to_owned) }
 }
 

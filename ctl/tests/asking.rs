@@ -16,7 +16,7 @@ use ssh_key::PrivateKey;
 use sshfix_policy::request::allowed_signers::AllowedSigners;
 use sshfix_policy::request::authenticate::{Context, authenticate};
 use sshfix_policy::request::wire::{Challenge, Hello, PREFIX, REQUEST_LIMIT, SignedReply, SignedRequest, body_length};
-use sshfix_policy::request::{Mode, Operation, PROTOCOL, REPLY_NAMESPACE, Request};
+use sshfix_policy::request::{Intent, Mode, Operation, PROTOCOL, REPLY_NAMESPACE, Request};
 use sshfix_policy::ssh::public_key::PublicKey;
 use sshfix_policy::ssh::sshsig;
 use tempfile::TempDir;
@@ -314,7 +314,7 @@ fn the_request_says_what_was_typed_who_asks_and_from_where() {
     assert!(asked.iter().all(|(principal, _)| principal == "alice"));
     let requests: Vec<&Request> = asked.iter().map(|(_, request)| request).collect();
     let jail = Some("sshd".to_owned());
-    assert_eq!(requests[0].operation, Operation::Unban { source, jail, ignore_for: Some(3600), range: false });
+    assert_eq!(requests[0].operation, Operation::Intent(Intent::Unban { source, jail, ignore_for: Some(3600), range: false }));
     assert_eq!(
         (requests[0].mode.clone(), requests[0].reason.as_deref()),
         (Mode::Apply { plan: None, confirm_within: None }, Some("because"))
@@ -322,7 +322,7 @@ fn the_request_says_what_was_typed_who_asks_and_from_where() {
     assert_eq!(requests[0].from.map(|address| address.to_string()).as_deref(), Some("198.51.100.9"));
     assert!(requests[0].from_user.is_some());
     assert_eq!(requests[1].mode, Mode::DryRun);
-    assert_eq!(requests[2].operation, Operation::Unban { source, jail: None, ignore_for: None, range: false });
+    assert_eq!(requests[2].operation, Operation::Intent(Intent::Unban { source, jail: None, ignore_for: None, range: false }));
     assert_eq!(requests[2].mode, Mode::Apply { plan: Some(digest), confirm_within: None });
     assert!(requests[0].id != requests[1].id && requests[1].id != requests[2].id);
 }

@@ -211,7 +211,7 @@ pub fn request(bytes: &[u8]) {
     let Ok(request) = serde_json::from_slice::<Request>(bytes) else { return };
     let json = serde_json::to_vec(&request).unwrap();
     assert_eq!(serde_json::from_slice::<Request>(&json).unwrap(), request);
-    let _ = (request.operation.action().to_string(), request.operation.source(), request.operation.mutates());
+    let _ = (request.operation.action().to_string(), request.operation.source(), request.operation.port());
 }
 
 /// The body of a reply frame, and its payload as JSON: what a client reads of an agent.

@@ -140,10 +140,10 @@ const MOST_BYTES: usize = 8 << 20;
 
 /// What a request needs room for.
 pub fn purpose(operation: &Operation, mode: &Mode) -> Purpose {
-    match operation {
-        Operation::Confirm { .. } | Operation::Rollback { .. } => Purpose::Decision,
-        operation if operation.mutates() && matches!(mode, Mode::Apply { .. }) => Purpose::Change,
-        _ => Purpose::Question,
+    match (operation, mode) {
+        (Operation::Decision(_), _) => Purpose::Decision,
+        (Operation::Intent(_), Mode::Apply { .. }) => Purpose::Change,
+        (Operation::Intent(_), Mode::DryRun) | (Operation::Query(_) | Operation::Records(_), _) => Purpose::Question,
     }
 }
 

@@ -129,10 +129,12 @@ fn old_records(db: &Connection, after: i64, before: i64) -> Result<BTreeMap<i64,
 /// Who asked, of a question. What cannot be read is none.
 fn asked(body: &str) -> Option<String> {
     let opening: AuditOpening = serde_json::from_str(body).ok()?;
-    let operation = opening.operation?;
-    let decides = matches!(operation, Operation::Confirm { .. } | Operation::Rollback { .. });
-    let applies = operation.mutates() && !matches!(opening.mode, Some(Mode::DryRun));
-    (!decides && !applies && opening.of_itself.is_none()).then(|| opening.principal.unwrap_or_default())
+    let asks = match opening.operation? {
+        Operation::Query(_) | Operation::Records(_) => true,
+        Operation::Intent(_) => opening.mode == Some(Mode::DryRun),
+        Operation::Decision(_) => false,
+    };
+    (asks && opening.of_itself.is_none()).then(|| opening.principal.unwrap_or_default())
 }
 
 fn is_answer(body: &str) -> bool {
@@ -200,6 +202,7 @@ mod tests {
     use super::super::{Auditor, Given, verify};
     use super::*;
     use crate::identity::{self, Identity};
+    use sshfix_policy::request::Intent;
 
     const NEVER: i64 = i64::MAX;
 
@@ -225,7 +228,12 @@ mod tests {
         (0..30).for_each(|n| _ = ask(n, Outcome::Answered));
         let refused = ask(30, Outcome::Refused);
         (31..45).for_each(|n| _ = ask(n, Outcome::Answered));
-        let unban = Operation::Unban { source: "203.0.113.7".parse().unwrap(), jail: None, ignore_for: None, range: false };
+        let unban = Operation::Intent(Intent::Unban {
+            source: "203.0.113.7".parse().unwrap(),
+            jail: None,
+            ignore_for: None,
+            range: false,
+        });
         let change = AuditOpening { operation: Some(unban), ..opening(45) };
         // Its questions come and go while it is made.
         let changed = store.audit_open(&change).unwrap().seq;

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 use super::*;
+use sshfix_policy::request::Query;
 
 pub(super) fn fresh() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -15,7 +16,12 @@ pub(super) fn opening(n: u32) -> AuditOpening {
         peer_pid: 42,
         from: Some("2001:db8::7".parse().unwrap()),
         request: Some(format!("{n:032x}")),
-        operation: Some(Operation::Diagnose { address: "203.0.113.7".parse().unwrap(), user: None, port: None, explain: false }),
+        operation: Some(Operation::Query(Query::Diagnose {
+            address: "203.0.113.7".parse().unwrap(),
+            user: None,
+            port: None,
+            explain: false,
+        })),
         mode: Some(Mode::Apply { plan: Some("sha256:00".to_owned()), confirm_within: None }),
         reason: Some("locked out".to_owned()),
         of_itself: None,

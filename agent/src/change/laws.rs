@@ -17,7 +17,7 @@ use sshfix_policy::host::{Done, Host, HostState, Needs, Part, Question, StepErro
 use sshfix_policy::plan::{self, Plan};
 use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::reply::Confirm;
-use sshfix_policy::request::Operation;
+use sshfix_policy::request::Intent;
 use sshfix_policy::subsystem::fail2ban::{self, Ticket};
 use sshfix_policy::subsystem::hosts_access::{self, Content, Facts, File, Libwrap};
 use sshfix_policy::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase, Verdict as NftVerdict};
@@ -114,20 +114,20 @@ fn hosts() -> Vec<HostState> {
     hosts
 }
 
-fn operations() -> Vec<Operation> {
+fn operations() -> Vec<Intent> {
     let (one, range) = (ADDRESS.parse().unwrap(), RANGE.parse().unwrap());
     let sshd = || Some("sshd".to_owned());
     vec![
-        Operation::Unban { source: one, jail: None, ignore_for: None, range: false },
-        Operation::Unban { source: one, jail: sshd(), ignore_for: Some(600), range: false },
-        Operation::Unban { source: range, jail: None, ignore_for: None, range: false },
-        Operation::Ban { source: one, jail: "sshd".to_owned() },
-        Operation::HostsAllow { source: one, daemon: None },
-        Operation::HostsDeny { source: one, daemon: None },
-        Operation::HostsRemove { source: one, daemon: None },
-        Operation::FirewallAccept { source: one },
-        Operation::FirewallRemove { reference: "nft/inet/hand/input/handle/3".to_owned() },
-        Operation::Fail2banIgnore { source: one, jail: None },
+        Intent::Unban { source: one, jail: None, ignore_for: None, range: false },
+        Intent::Unban { source: one, jail: sshd(), ignore_for: Some(600), range: false },
+        Intent::Unban { source: range, jail: None, ignore_for: None, range: false },
+        Intent::Ban { source: one, jail: "sshd".to_owned() },
+        Intent::HostsAllow { source: one, daemon: None },
+        Intent::HostsDeny { source: one, daemon: None },
+        Intent::HostsRemove { source: one, daemon: None },
+        Intent::FirewallAccept { source: one },
+        Intent::FirewallRemove { reference: "nft/inet/hand/input/handle/3".to_owned() },
+        Intent::Fail2banIgnore { source: one, jail: None },
     ]
 }
 
@@ -268,10 +268,10 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
             sets.extend(steps.iter().skip(second + 1).map(|three| vec![one.clone(), two.clone(), three.clone()]));
             plans.extend(sets.into_iter().map(|steps| {
                 // Of which nothing is verified but the steps: some of these ban.
-                let operation = Operation::SshdReload;
+                let operation = Intent::SshdReload;
                 let confirm = Confirm::Required;
                 let plan = Plan {
-                    operation,
+                    intent: operation,
                     steps,
                     opens: vec![],
                     closes: vec![],
@@ -495,10 +495,10 @@ fn a_step_and_its_inverse_give_the_first_state_back_and_the_predicted_state_need
             continue;
         }
         let mut needs = Needs::new();
-        match plan::plan(&plan.plan().operation, &state, 22, &mut needs) {
-            Ok(again) => assert_eq!(again.steps, [], "{:?}", plan.plan().operation),
+        match plan::plan(&plan.plan().intent, &state, 22, &mut needs) {
+            Ok(again) => assert_eq!(again.steps, [], "{:?}", plan.plan().intent),
             // The reference is gone with its rule.
-            Err(error) => assert!(matches!(plan.plan().operation, Operation::FirewallRemove { .. }), "{error}"),
+            Err(error) => assert!(matches!(plan.plan().intent, Intent::FirewallRemove { .. }), "{error}"),
         }
     }
 }
@@ -551,7 +551,7 @@ fn unknown_to_all(first: Arc<Rule>) -> HostState {
     host
 }
 
-fn proven(host: &HostState, operation: &Operation, path: AccessPath) -> Result<Confirm, lockout::Lockout> {
+fn proven(host: &HostState, operation: &Intent, path: AccessPath) -> Result<Confirm, lockout::Lockout> {
     let mut needs = Needs::new();
     let plan = plan::plan(operation, host, 22, &mut needs).unwrap();
     lockout::prove(plan, host, &[path], &mut needs).map(|safe| safe.plan().confirm)
@@ -567,7 +567,7 @@ fn nothing_hides_behind_a_way_in_that_was_unknown_before() {
     let host = unknown_to_all(Arc::new(undecided));
     let operations = operations();
     let remove = &operations[8];
-    assert!(matches!(remove, Operation::FirewallRemove { .. }));
+    assert!(matches!(remove, Intent::FirewallRemove { .. }));
     let alice =
         AccessPath { source: ADDRESS.parse().unwrap(), user: Some("alice".to_owned()), port: 22, origin: PathOrigin::Session };
     // What was unknown stays unknown, but the step touches it: taking the accept away could be what cuts alice off.
@@ -590,17 +590,16 @@ fn nothing_hides_behind_a_way_in_that_was_unknown_before() {
 #[test]
 fn what_only_opens_needs_no_confirm_and_everything_else_does() {
     for (host, plan) in plans() {
-        let Plan { operation, closes, confirm, .. } = plan.plan();
+        let Plan { intent: operation, closes, confirm, .. } = plan.plan();
         if plan.document().paths.is_empty() {
             continue;
         }
         let required = match operation {
-            Operation::Ban { .. } | Operation::HostsDeny { .. } => true,
-            Operation::Unban { .. }
-            | Operation::HostsAllow { .. }
-            | Operation::FirewallAccept { .. }
-            | Operation::Fail2banIgnore { .. } => false,
-            Operation::FirewallRemove { .. } => {
+            Intent::Ban { .. } | Intent::HostsDeny { .. } => true,
+            Intent::Unban { .. } | Intent::HostsAllow { .. } | Intent::FirewallAccept { .. } | Intent::Fail2banIgnore { .. } => {
+                false
+            }
+            Intent::FirewallRemove { .. } => {
                 let rules = &host.nf_tables.present().unwrap().chains[0].rules;
                 rules.iter().any(|rule| rule.handle == 3 && rule.only_accepts())
             }

@@ -11,7 +11,7 @@ use sshfix_policy::host::lease::{Item, Leases, Running};
 use sshfix_policy::plan;
 use sshfix_policy::plan::lease::end;
 use sshfix_policy::reply::{LeaseDocument, LeasesSchema};
-use sshfix_policy::request::Operation;
+use sshfix_policy::request::Intent;
 
 use crate::agent::Agent;
 use crate::audit::Outcome;
@@ -39,9 +39,9 @@ pub fn known(agent: &Agent) -> Result<Leases, StoreError> {
     Ok(Leases { running, next: agent.store.next_lease()?, longest: agent.config.limits.lease_seconds })
 }
 
-/// The sources that an operation on a lease is about.
-pub fn sources(agent: &Agent, operation: &Operation) -> Result<Vec<Source>, StoreError> {
-    let Operation::Revoke { id } = operation else { return Ok(Vec::new()) };
+/// The sources of the lease that a revoke is about.
+pub fn sources(agent: &Agent, intent: &Intent) -> Result<Vec<Source>, StoreError> {
+    let Intent::Revoke { id } = intent else { return Ok(Vec::new()) };
     let leases = agent.store.leases()?;
     Ok(leases.iter().filter(|lease| lease.id == *id).flat_map(|lease| sources_of(&lease.items)).collect())
 }
@@ -55,8 +55,8 @@ fn sources_of(items: &[Item]) -> Vec<Source> {
 }
 
 /// A `revoke` was done: its lease is over. If this cannot be written, the lease ends on time with nothing left to do.
-pub fn revoked(agent: &Agent, operation: &Operation, notes: &[String]) {
-    if let Operation::Revoke { id } = operation
+pub fn revoked(agent: &Agent, intent: &Intent, notes: &[String]) {
+    if let Intent::Revoke { id } = intent
         && let Err(error) = agent.store.lease_end(id, Timestamp::now(), &notes.join("; "))
     {
         tracing::error!(lease = id, "the end of the lease could not be recorded: {error}");
@@ -163,7 +163,7 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let what = format!("lease {} of {} is over: {}", lease.id, lease.principal, lease.summary);
     let mut host = agent.host.lock();
     let question = question(agent, &lease.items);
-    let operation = Operation::Revoke { id: lease.id.clone() };
+    let operation = Intent::Revoke { id: lease.id.clone() };
     let (state, (end, plan)) = observed(&mut *host, &question, |state, needs| {
         let end = end(state, &this, &leases.running, needs).unattended();
         let plan = plan::of_steps(&operation, end.steps.clone(), state, question.port, needs);

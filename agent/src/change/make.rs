@@ -137,7 +137,7 @@ fn written(order: &Order<'_>, started: Moment, deadline: Option<Deadline>) -> Ne
     NewChange {
         id: id.clone(),
         principal: (*principal).to_owned(),
-        operation: plan.plan().operation.clone(),
+        operation: plan.plan().intent.clone(),
         digest: plan.plan().digest(),
         plan: plan.document(),
         steps: plan.steps().to_vec(),
@@ -199,7 +199,7 @@ impl<'a, H: Host> Applied<'a, H> {
         let port = question.port;
         let (_, (deviations, seen)) = observed(self.begun.host, question, |state, needs| {
             let deviations = verify::deviations(plan, read, state, port, needs);
-            let left = remaining::left(&plan.plan().operation, state, port, needs);
+            let left = remaining::left(&plan.plan().intent, state, port, needs);
             (deviations, Seen { notes: verify::notes(plan, state, port, needs), left })
         });
         let seen = Box::new(seen);

@@ -12,7 +12,7 @@ use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::proof::permitted::permitted;
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument};
 use sshfix_policy::request::authorize::AuthorizedRequest;
-use sshfix_policy::request::{Operation, Request};
+use sshfix_policy::request::{Intent, Request};
 use sshfix_policy::subsystem::{hosts_access, listener};
 use sshfix_policy::verdict::{AccessPath, PathOrigin};
 
@@ -42,6 +42,8 @@ pub(crate) struct Requested<'a> {
     pub question: &'a Question,
     /// The request.
     pub authorized: &'a AuthorizedRequest,
+    /// What it wants.
+    pub intent: &'a Intent,
 }
 
 impl Requested<'_> {
@@ -49,7 +51,7 @@ impl Requested<'_> {
     pub fn shown(&self, host: &mut LiveHost) -> Result<Body, Refusal> {
         let mut plan = self.planned(host)?.1.document();
         if plan.steps.is_empty()
-            && let Some(Left { verdict, stages, notes }) = self.left(host, &self.authorized.request().operation)
+            && let Some(Left { verdict, stages, notes }) = self.left(host, self.intent)
         {
             (plan.verdict, plan.stages) = (Some(verdict), stages);
             plan.notes.extend(notes);
@@ -60,8 +62,7 @@ impl Requested<'_> {
     /// Makes the change that is planned now, if it is the one that was shown. A host that others change between the plan and its
     /// first step is planned on again; the change is made only if the plan is still the same.
     pub fn made(&self, host: &mut LiveHost, shown: Option<&str>, confirm_within: Option<u64>) -> Result<Body, Refusal> {
-        let Self { agent, question, authorized } = *self;
-        let request = authorized.request();
+        let Self { agent, question, authorized, intent } = *self;
         let within = agent.config.confirm.within(confirm_within).map_err(|why| out_of_bounds(&why))?;
         patience::with(None, || decide::in_the_way(agent, host))?;
         let mut wanted = shown.map(str::to_owned);
@@ -73,7 +74,7 @@ impl Requested<'_> {
             }
             // A lease that counts on what others added has no steps, and is made all the same.
             if safe.steps().is_empty() && safe.plan().lease.is_none() {
-                lease::revoked(agent, &request.operation, &safe.plan().notes);
+                lease::revoked(agent, intent, &safe.plan().notes);
                 return self.nothing_to_do(host, &safe, &read);
             }
             let id = random::hex::<5>().map_err(|error| failed(&error))?;
@@ -106,13 +107,13 @@ impl Requested<'_> {
 
     /// Plans on the host as it is now, holds the plan against the grants, and proves that nobody is locked out.
     fn planned(&self, host: &mut LiveHost) -> Result<(HostState, SafePlan), Refusal> {
-        let Self { agent, question, authorized } = *self;
+        let Self { agent, question, authorized, intent } = *self;
         let request = authorized.request();
         let port = question.port;
         let leases = lease::known(agent).map_err(|error| not_stored(&error))?;
         let faults = std::cell::RefCell::new(Vec::new());
         let (state, safe) = observed(host, question, |state, needs| {
-            let plan = plan::plan_beside(&leases, &request.operation, state, port, needs)?;
+            let plan = plan::plan_beside(&leases, intent, state, port, needs)?;
             permitted(authorized, &plan, state)?;
             #[cfg(debug_assertions)]
             if std::path::Path::new(WITHOUT_PROOF).exists() {
@@ -141,7 +142,7 @@ impl Requested<'_> {
         if let Some(patience) = patience::current().filter(Patience::was_cut) {
             return Err(late(&patience));
         }
-        let safe = safe.map_err(|error| refused_plan(&request.operation, error))?;
+        let safe = safe.map_err(|error| refused_plan(intent, error))?;
         Ok((state, safe))
     }
 
@@ -164,7 +165,7 @@ impl Requested<'_> {
             Err(failed) => (ChangeState::Stuck, true, None, Some(failed.failure), failed.seen),
         };
         if state == ChangeState::Confirmed {
-            lease::revoked(self.agent, &self.authorized.request().operation, &safe.plan().notes);
+            lease::revoked(self.agent, self.intent, &safe.plan().notes);
         }
         let mut notes = safe.plan().notes.clone();
         notes.extend(seen.notes);
@@ -197,7 +198,7 @@ impl Requested<'_> {
             Part::Absent(_) => false,
         };
         let blind = files_unread || nf_tables.unreadable().is_some() || xtables.unreadable().is_some();
-        if blind && matches!(safe.plan().operation, Operation::Unban { .. } | Operation::Fix { .. }) {
+        if blind && matches!(safe.plan().intent, Intent::Unban { .. } | Intent::Fix { .. }) {
             return Err(ErrorDocument::new(
                 ErrorCode::Failed,
                 format!(
@@ -208,13 +209,13 @@ impl Requested<'_> {
             )
             .into());
         }
-        let left = self.left(host, &safe.plan().operation);
+        let left = self.left(host, &safe.plan().intent);
         Ok(Body::Change(changed_nothing(safe, safe.plan().notes.clone(), left)))
     }
 
-    fn left(&self, host: &mut LiveHost, operation: &Operation) -> Option<Left> {
+    fn left(&self, host: &mut LiveHost, intent: &Intent) -> Option<Left> {
         let port = self.question.port;
-        observed(host, self.question, |state, needs| remaining::left(operation, state, port, needs)).1
+        observed(host, self.question, |state, needs| remaining::left(intent, state, port, needs)).1
     }
 }
 
@@ -239,9 +240,9 @@ fn changed_nothing(safe: &SafePlan, mut notes: Vec<String>, left: Option<Left>) 
 }
 
 fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
-    let summary = match &safe.plan().operation {
-        Operation::Allow { source, .. } => format!("{} gets in", source.short()),
-        Operation::Unban { source, .. } => format!("{} is not banned again", source.short()),
+    let summary = match &safe.plan().intent {
+        Intent::Allow { source, .. } => format!("{} gets in", source.short()),
+        Intent::Unban { source, .. } => format!("{} is not banned again", source.short()),
         other => other.action().to_string(),
     };
     NewLease { id: lease.id.clone(), summary, items: lease.items.clone(), time: Duration::from_secs(lease.seconds) }

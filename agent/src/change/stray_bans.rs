@@ -14,7 +14,7 @@ use sshfix_policy::host::{Part, Question};
 use sshfix_policy::plan;
 use sshfix_policy::reply::PathDocument;
 use sshfix_policy::request::authorize::Grants;
-use sshfix_policy::request::{Action, Operation};
+use sshfix_policy::request::{Action, Intent};
 use sshfix_policy::subsystem::fail2ban;
 use sshfix_policy::verdict::PathOrigin;
 
@@ -176,9 +176,9 @@ impl Earned<'_> {
         make: impl Fn(&mut LiveHost, Own<'_>) -> Result<T, String>,
     ) -> Result<Option<T>, String> {
         let (source, jail) = (self.source, Some(self.jail.clone()));
-        let operation = Operation::Unban { source, jail, ignore_for: None, range: false };
+        let intent = Intent::Unban { source, jail, ignore_for: None, range: false };
         let question = Question { sources: [source].into(), port, everybody: false };
-        let (read, plan) = observed(host, &question, |state, needs| plan::plan(&operation, state, question.port, needs));
+        let (read, plan) = observed(host, &question, |state, needs| plan::plan(&intent, state, question.port, needs));
         let plan = plan.map_err(|error| error.to_string())?;
         if plan.steps.is_empty() {
             return Ok(None);

@@ -11,7 +11,7 @@ use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, HostState, Needs, Part, Question, StepError};
 use sshfix_policy::plan;
 use sshfix_policy::proof::lockout::{self, SafePlan};
-use sshfix_policy::request::Operation;
+use sshfix_policy::request::Intent;
 use sshfix_policy::subsystem::fail2ban::{self, Ticket};
 use sshfix_policy::subsystem::hosts_access::{self, Content, Facts, File, Libwrap};
 
@@ -52,9 +52,9 @@ fn blocked() -> HostState {
 }
 
 fn planned(host: &HostState) -> SafePlan {
-    let operation = Operation::Unban { source: "203.0.113.7".parse().unwrap(), jail: None, ignore_for: None, range: false };
+    let intent = Intent::Unban { source: "203.0.113.7".parse().unwrap(), jail: None, ignore_for: None, range: false };
     let mut needs = Needs::new();
-    let plan = plan::plan(&operation, host, 22, &mut needs).unwrap();
+    let plan = plan::plan(&intent, host, 22, &mut needs).unwrap();
     assert!(needs.is_empty());
     lockout::prove(plan, host, &[], &mut needs).unwrap()
 }

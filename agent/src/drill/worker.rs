@@ -13,7 +13,7 @@ use sshfix_policy::host::{HostState, Needs, Question};
 use sshfix_policy::plan::{self, Plan};
 use sshfix_policy::proof::lockout;
 use sshfix_policy::proof::verify::Deviation;
-use sshfix_policy::request::Operation;
+use sshfix_policy::request::Intent;
 use sshfix_policy::subsystem::nf_tables::lift::{Side, accept};
 use sshfix_policy::subsystem::{hosts_access, xtables};
 use sshfix_policy::verdict::Admits;
@@ -48,7 +48,7 @@ pub fn work(agent_toml: &Path, dir: &Path, number: usize) -> Result<(), DrillErr
     let mut host = LiveHost::new(Arc::clone(&config));
     let source: Source = "192.0.2.77".parse().map_err(|e| failed(&e))?;
     let question = Question { sources: [source].into(), port: config.ssh_port, everybody: false };
-    let operation = Operation::Allow { source, seconds: WAITS.as_secs() };
+    let operation = Intent::Allow { source, seconds: WAITS.as_secs() };
     let (read, plan) = observed(&mut host, &question, |state, needs| planned(&operation, source, state, question.port, needs));
     let plan = plan.map_err(|why| failed(&why))?;
     let safe = lockout::prove(plan, &read, &[], &mut Needs::new()).map_err(|why| failed(&why))?;
@@ -72,7 +72,7 @@ pub fn work(agent_toml: &Path, dir: &Path, number: usize) -> Result<(), DrillErr
 
 /// A rule in the drill's own table, one in the first legacy chain where there is one, and a line of hosts.allow: for an address that
 /// nobody has (RFC 5737).
-fn planned(operation: &Operation, source: Source, state: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, String> {
+fn planned(operation: &Intent, source: Source, state: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, String> {
     // A new part of the host does not compile before it is said what becomes of it here.
     let HostState {
         at: _,

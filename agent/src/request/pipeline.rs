@@ -3,7 +3,7 @@
 //! `policy`.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ use sshfix_policy::request::authenticate::{self, AuthenticateError, Authenticate
 use sshfix_policy::request::authorize::{self, AuthorizedRequest};
 use sshfix_policy::request::recorded as on_record;
 use sshfix_policy::request::wire::SignedRequest;
-use sshfix_policy::request::{Mode, Operation, Request};
+use sshfix_policy::request::{Decision, Intent, Mode, Operation, Query, Records, Request};
 use sshfix_policy::subsystem::{fail2ban, hosts_access, sshd};
 
 use crate::agent::Agent;
@@ -25,6 +25,7 @@ use crate::audit::{self, AuditClosing, AuditError, AuditOpening, Outcome};
 use crate::change::lease;
 use crate::change::requested::Requested;
 use crate::config;
+use crate::host::live::LiveHost;
 use crate::host::observe::{observed, observed_with};
 use crate::identity::IdentityError;
 use crate::patience::{self, Patience};
@@ -35,7 +36,6 @@ use crate::request::refusal::{
 };
 use crate::request::report::{self, own_addresses};
 use crate::request::serve::{Admission, Answer, Challenge, Peer};
-use crate::store::StoreError;
 use crate::turns::{Line, Turn};
 
 /// A request that may be served, on its way to its turn.
@@ -206,7 +206,12 @@ fn said(peer: &Peer, answer: Result<Body, Refusal>) -> (Body, AuditClosing) {
 
 /// What is answered although its audit record cannot be written: it changes nothing, or puts back what was.
 fn needs_no_record(operation: &Operation) -> bool {
-    matches!(operation, Operation::Status | Operation::Changes { .. } | Operation::Rollback { abandon: false, .. })
+    matches!(
+        operation,
+        Operation::Query(Query::Status)
+            | Operation::Records(Records::Changes { .. })
+            | Operation::Decision(Decision::Rollback { abandon: false, .. })
+    )
 }
 
 fn authenticate(agent: &Agent, challenge: &Challenge, signed: &SignedRequest) -> Result<AuthenticatedRequest, Refusal> {
@@ -233,7 +238,7 @@ fn has_record(agent: &Agent, peer: &Peer, authenticated: &AuthenticatedRequest) 
 fn fits(authenticated: AuthenticatedRequest, on_record: bool) -> Result<AuthenticatedRequest, Refusal> {
     let request = authenticated.request();
     on_record::check(request).map_err(too_many_words)?;
-    let at_any_rate = matches!(request.operation, Operation::Confirm { .. } | Operation::Rollback { .. } | Operation::Status);
+    let at_any_rate = matches!(request.operation, Operation::Decision(_) | Operation::Query(Query::Status));
     if on_record || at_any_rate { Ok(authenticated) } else { Err(too_many()) }
 }
 
@@ -254,37 +259,66 @@ fn authorize(agent: &Agent, authenticated: AuthenticatedRequest) -> Result<Autho
     authorize::authorize(authenticated, &grants, agent.config.ssh_port).map_err(|error| Refusal::Refused(error.to_string()))
 }
 
-/// Observes and answers, or plans and makes the change.
+/// Answers by kind. Records and a confirm never wait for the host.
 fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, turn: Option<&Turn>) -> Result<Body, Refusal> {
     let request = authorized.request();
-    // What does not look at the host does not wait for it.
-    if let Some(answer) = about_the_records(agent, &request.operation) {
-        return answer;
+    match &request.operation {
+        Operation::Records(asked) => records(agent, asked),
+        Operation::Decision(Decision::Confirm { id, proof }) => {
+            decide::confirm(agent, challenge, authorized, id, proof.as_deref())
+        }
+        Operation::Decision(Decision::Rollback { id, abandon }) => {
+            let mut host = held(agent, turn).ok_or_else(no_turn)?;
+            // What was begun has no end but its own.
+            patience::with(None, || decide::roll_back(agent, &mut host, authorized, id, *abandon))
+        }
+        Operation::Query(asked) => query(agent, request, asked, turn),
+        Operation::Intent(intent) => change(agent, authorized, intent, turn),
     }
-    if let Operation::Diagnose { address, .. } | Operation::Fix { address, .. } = &request.operation {
+}
+
+/// The host, where the turn is at it (`places`).
+fn held<'a>(agent: &'a Agent, turn: Option<&Turn>) -> Option<MutexGuard<'a, LiveHost>> {
+    turn.and_then(|turn| agent.host.held(turn).or_else(|| agent.reader.held(turn)))
+}
+
+fn no_turn() -> Refusal {
+    failed(&"the request had no turn at the host")
+}
+
+/// Plans a change, and shows or makes it.
+fn change(agent: &Agent, authorized: &AuthorizedRequest, intent: &Intent, turn: Option<&Turn>) -> Result<Body, Refusal> {
+    let request = authorized.request();
+    if let Intent::Fix { address, .. } = intent {
         address::of_a_client(*address).map_err(|error| no_client(&error))?;
     }
-    let port = request.operation.port().unwrap_or(agent.config.ssh_port);
-    let question = question(agent, request, port).map_err(|error| failed(&error))?;
-    // Only the record: it never waits for the host.
-    match &request.operation {
-        Operation::Confirm { id, proof } => return decide::confirm(agent, challenge, authorized, id, proof.as_deref()),
-        Operation::Changes { id } => {
-            return Ok(Body::Changes(report::changes(agent, id.as_deref()).map_err(|e| not_stored(&e))?));
-        }
-        _ => {}
+    let question = question(agent, request)?;
+    let mut host = held(agent, turn).ok_or_else(no_turn)?;
+    let host = &mut *host;
+    let requested = Requested { agent, question: &question, authorized, intent };
+    match &request.mode {
+        Mode::DryRun => requested.shown(host),
+        Mode::Apply { plan, confirm_within } => requested.made(host, plan.as_deref(), *confirm_within),
     }
-    // Its turn is at the one or the other (`places`).
-    let held = turn.and_then(|turn| agent.host.held(turn).or_else(|| agent.reader.held(turn)));
-    let Some(mut held) = held else {
-        return match request.operation {
-            Operation::Status => Ok(Body::Status(report::status(agent, &places::unread_host(port), &mut Needs::new()))),
-            _ => Err(failed(&"the request had no turn at the host")),
+}
+
+/// Looks at the host and answers.
+fn query(agent: &Agent, request: &Request, asked: &Query, turn: Option<&Turn>) -> Result<Body, Refusal> {
+    if let Query::Diagnose { address, .. } = asked {
+        address::of_a_client(*address).map_err(|error| no_client(&error))?;
+    }
+    let question = question(agent, request)?;
+    let port = question.port;
+    let Some(mut held) = held(agent, turn) else {
+        return match asked {
+            // Of itself, the agent can say how it is without the host.
+            Query::Status => Ok(Body::Status(report::status(agent, &places::unread_host(port), &mut Needs::new()))),
+            _ => Err(no_turn()),
         };
     };
     let host = &mut *held;
-    match &request.operation {
-        Operation::Diagnose { address, user, explain, .. } => {
+    match asked {
+        Query::Diagnose { address, user, explain, port: _ } => {
             let subject = Subject { address: address::canonical(*address), user: user.clone(), port };
             if *explain {
                 // The trace shows them.
@@ -294,17 +328,17 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
             let answer = |state: &HostState, needs: &mut Needs| diagnose::diagnose(state, &subject, *explain, needs);
             Ok(Body::Diagnosis(observed_with(host, &question, first, answer).1))
         }
-        Operation::Banned { source } => {
+        Query::Banned { source } => {
             Ok(Body::Bans(observed(host, &question, |state, needs| report::bans(state, *source, port, needs)).1))
         }
-        Operation::HostsList => Ok(Body::Hosts(hosts_access::list(&host.observe(&question)))),
-        Operation::FirewallList => {
+        Query::HostsList => Ok(Body::Hosts(hosts_access::list(&host.observe(&question)))),
+        Query::FirewallList => {
             Ok(Body::Firewall(observed(host, &question, |state, needs| report::firewall(state, port, needs)).1))
         }
-        Operation::FirewallWho { .. } => {
+        Query::FirewallWho { port: _ } => {
             Ok(Body::Who(observed(host, &question, |state, needs| report::who(state, port, needs)).1))
         }
-        Operation::SshdShow { keywords, .. } => {
+        Query::SshdShow { keywords, user: _, address: _, port: _ } => {
             let login = request.login_shown();
             let asked = sshd::ShowQuestion { port, keywords, login: login.as_ref().map(|(user, from)| (user.as_str(), *from)) };
             match observed(host, &question, |state, needs| sshd::show(state, &asked, needs)).1 {
@@ -313,74 +347,48 @@ fn serve(agent: &Agent, challenge: &Challenge, authorized: &AuthorizedRequest, t
                 Err(error) => Err(not_shown(&error)),
             }
         }
-        Operation::SshdCheck => match observed(host, &question, |state, needs| sshd::check(state, port, needs)).1 {
+        Query::SshdCheck => match observed(host, &question, |state, needs| sshd::check(state, port, needs)).1 {
             Ok(Some(found)) => Ok(Body::SshdCheck(found)),
             Ok(None) => Err(failed(&"sshd was not asked all that is needed")),
             Err(why) => Err(failed(&why)),
         },
-        Operation::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
-        Operation::Changes { .. } | Operation::Confirm { .. } => Err(failed(&"answered above")),
-        // What was begun has no end but its own.
-        Operation::Rollback { id, abandon } => patience::with(None, || decide::roll_back(agent, host, authorized, id, *abandon)),
-        Operation::Status => {
+        Query::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
+        Query::Status => {
             let answer = |state: &HostState, needs: &mut Needs| report::status(agent, state, needs);
             Ok(Body::Status(observed_with(host, &question, status::first_needs(port), answer).1))
-        }
-        Operation::Leases | Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => {
-            Err(failed(&"this was answered before"))
-        }
-        Operation::Allow { .. }
-        | Operation::Revoke { .. }
-        | Operation::Unban { .. }
-        | Operation::Fix { .. }
-        | Operation::Ban { .. }
-        | Operation::HostsAllow { .. }
-        | Operation::HostsDeny { .. }
-        | Operation::HostsRemove { .. }
-        | Operation::FirewallAccept { .. }
-        | Operation::FirewallRemove { .. }
-        | Operation::Fail2banIgnore { .. }
-        | Operation::Fail2banUnignore { .. }
-        | Operation::SshdSet { .. }
-        | Operation::SshdUnset { .. }
-        | Operation::SshdReload
-        | Operation::SshdRestart => {
-            let requested = Requested { agent, question: &question, authorized };
-            match &request.mode {
-                Mode::DryRun => requested.shown(host),
-                Mode::Apply { plan, confirm_within } => requested.made(host, plan.as_deref(), *confirm_within),
-            }
         }
     }
 }
 
-/// The answer to what is asked about audit records and leases.
-fn about_the_records(agent: &Agent, operation: &Operation) -> Option<Result<Body, Refusal>> {
+/// Answers from the records alone.
+fn records(agent: &Agent, asked: &Records) -> Result<Body, Refusal> {
     let Agent { auditor, store, identity, .. } = agent;
-    let body = match operation {
-        Operation::AuditShow { filter } => store.audit_search(filter).map(Body::Audit).map_err(AuditError::from),
-        Operation::AuditVerify { checkpoint } => auditor.verify(store, identity, checkpoint.as_deref()).map(Body::Verification),
-        Operation::Leases => lease::document(agent).map(Body::Leases).map_err(AuditError::from),
-        Operation::AuditCheckpoint => auditor.checkpoint(store, identity).map(Body::Checkpoint),
-        _ => return None,
+    let body = match asked {
+        Records::AuditShow { filter } => store.audit_search(filter).map(Body::Audit).map_err(AuditError::from),
+        Records::AuditVerify { checkpoint } => auditor.verify(store, identity, checkpoint.as_deref()).map(Body::Verification),
+        Records::AuditCheckpoint => auditor.checkpoint(store, identity).map(Body::Checkpoint),
+        Records::Leases => lease::document(agent).map(Body::Leases).map_err(AuditError::from),
+        Records::Changes { id } => {
+            return report::changes(agent, id.as_deref()).map(Body::Changes).map_err(|error| not_stored(&error));
+        }
     };
-    Some(body.map_err(|error| failed(&error)))
+    body.map_err(|error| failed(&error))
 }
 
 /// What must be read to answer, and to prove that nobody is locked out.
-fn question(agent: &Agent, request: &Request, port: u16) -> Result<Question, StoreError> {
-    let mut sources: BTreeSet<Source> = request.operation.source().into_iter().collect();
-    sources.extend(request.from.map(Source::from));
+fn question(agent: &Agent, request: &Request) -> Result<Question, Refusal> {
+    let Request { operation, from, .. } = request;
+    let port = operation.port().unwrap_or(agent.config.ssh_port);
+    let mut sources: BTreeSet<Source> = operation.source().into_iter().collect();
+    sources.extend(from.map(Source::from));
     sources.extend(agent.config.keep.iter().map(|keep| keep.address));
-    sources.extend(lease::sources(agent, &request.operation)?);
-    // Whom these concern is asked path by path: no list of bans is read whole for them.
-    let path_by_path = matches!(
-        request.operation,
-        Operation::Revoke { .. }
-            | Operation::SshdSet { .. }
-            | Operation::SshdUnset { .. }
-            | Operation::SshdReload
-            | Operation::SshdRestart
-    );
-    Ok(Question { sources, port, everybody: request.operation.source().is_none() && !path_by_path })
+    // Whom changes of sshd concern is asked path by path, and whom the end of a lease concerns is known: no list of bans is read whole.
+    let path_by_path = match operation {
+        Operation::Intent(intent) => {
+            sources.extend(lease::sources(agent, intent).map_err(|error| failed(&error))?);
+            intent.is_about_sshd() || matches!(intent, Intent::Revoke { .. })
+        }
+        Operation::Query(_) | Operation::Decision(_) | Operation::Records(_) => false,
+    };
+    Ok(Question { sources, port, everybody: operation.source().is_none() && !path_by_path })
 }

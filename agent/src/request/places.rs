@@ -8,7 +8,7 @@ use sshfix_policy::host::{HostState, Part};
 use sshfix_policy::request::allowed_signers::Credential;
 use sshfix_policy::request::authenticate::AuthenticatedRequest;
 use sshfix_policy::request::authorize::AuthorizedRequest;
-use sshfix_policy::request::{Mode, Operation, Request};
+use sshfix_policy::request::{Decision, Mode, Operation, Query, Records, Request};
 use sshfix_policy::subsystem::{ipset, sshd};
 
 use crate::agent::Agent;
@@ -57,11 +57,16 @@ enum Needed {
 
 fn needed(request: &Request) -> Needed {
     match &request.operation {
-        Operation::Confirm { .. } | Operation::Changes { .. } | Operation::Leases => Needed::Decision,
-        Operation::AuditShow { .. } | Operation::AuditVerify { .. } | Operation::AuditCheckpoint => Needed::Records,
-        Operation::Rollback { .. } => Needed::Writer,
-        operation if operation.mutates() && matches!(request.mode, Mode::Apply { .. }) => Needed::Writer,
-        _ => Needed::Reader,
+        Operation::Query(_) => Needed::Reader,
+        Operation::Intent(_) => match request.mode {
+            Mode::DryRun => Needed::Reader,
+            Mode::Apply { .. } => Needed::Writer,
+        },
+        Operation::Decision(Decision::Rollback { .. }) => Needed::Writer,
+        Operation::Decision(Decision::Confirm { .. }) | Operation::Records(Records::Changes { .. } | Records::Leases) => {
+            Needed::Decision
+        }
+        Operation::Records(Records::AuditShow { .. } | Records::AuditVerify { .. } | Records::AuditCheckpoint) => Needed::Records,
     }
 }
 
@@ -86,7 +91,7 @@ pub(crate) fn place(agent: &Agent, peer: &Peer, authorized: &AuthorizedRequest) 
     Place {
         line: Arc::clone(line),
         claim: Claim { asker: Asker::Principal(signer(authorized.signer())), precedence },
-        without_turn_after: matches!(asked.operation, Operation::Status).then_some(STATUS_WAITS),
+        without_turn_after: matches!(asked.operation, Operation::Query(Query::Status)).then_some(STATUS_WAITS),
         time: agent.config.limits.question_time(),
     }
 }

@@ -7,7 +7,7 @@ use sshfix_policy::plan::PlanError;
 use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::proof::permitted::TooWide;
 use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, Names, PlanDocument};
-use sshfix_policy::request::Operation;
+use sshfix_policy::request::Intent;
 use sshfix_policy::request::recorded::TooManyWords;
 use sshfix_policy::subsystem::sshd;
 use sshfix_policy::verdict::{AccessPath, PathOrigin};
@@ -61,7 +61,7 @@ pub(crate) enum NoSafePlan {
     TooWide(#[from] TooWide),
 }
 
-pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal {
+pub(crate) fn refused_plan(intent: &Intent, error: NoSafePlan) -> Refusal {
     match error {
         NoSafePlan::Lockout(why, plan) => lockout(&why, plan),
         NoSafePlan::TooWide(why) => ErrorDocument::new(
@@ -77,21 +77,19 @@ pub(crate) fn refused_plan(operation: &Operation, error: NoSafePlan) -> Refusal 
         NoSafePlan::Plan(error) => ErrorDocument::new(
             ErrorCode::Failed,
             format!("{error}; nothing was changed"),
-            match operation {
-                Operation::FirewallAccept { .. } | Operation::FirewallRemove { .. } => {
-                    "`sshfix ctl firewall list` shows what there is"
-                }
-                Operation::HostsAllow { .. } | Operation::HostsDeny { .. } | Operation::HostsRemove { .. } => {
+            match intent {
+                Intent::FirewallAccept { .. } | Intent::FirewallRemove { .. } => "`sshfix ctl firewall list` shows what there is",
+                Intent::HostsAllow { .. } | Intent::HostsDeny { .. } | Intent::HostsRemove { .. } => {
                     "`sshfix ctl hosts list` shows what there is"
                 }
-                Operation::Ban { .. } | Operation::Fail2banIgnore { .. } | Operation::Fail2banUnignore { .. } => {
+                Intent::Ban { .. } | Intent::Fail2banIgnore { .. } | Intent::Fail2banUnignore { .. } => {
                     "`sshfix ctl fail2ban jails` shows what there is; where fail2ban does not run: `systemctl start fail2ban`"
                 }
-                Operation::SshdSet { .. } | Operation::SshdUnset { .. } | Operation::SshdReload | Operation::SshdRestart => {
+                Intent::SshdSet { .. } | Intent::SshdUnset { .. } | Intent::SshdReload | Intent::SshdRestart => {
                     "put right what is named, then try again; an sshd that runs goes on with what it had read"
                 }
-                Operation::Revoke { .. } => "`sshfix ctl leases` lists them",
-                _ => "`sshfix ctl status` shows what was found",
+                Intent::Revoke { .. } => "`sshfix ctl leases` lists them",
+                Intent::Unban { .. } | Intent::Fix { .. } | Intent::Allow { .. } => "`sshfix ctl status` shows what was found",
             },
         ),
     }

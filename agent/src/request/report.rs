@@ -137,7 +137,7 @@ fn change_document(change: &ChangeRecord, now: &Moment) -> ChangeDocument {
         id: brief.id,
         state: brief.state,
         principal: brief.principal,
-        operation: Some(change.operation.clone()),
+        operation: Some(change.operation.clone().into()),
         digest: change.digest.clone(),
         started: change.started_at,
         deadline: change.deadline.map(|deadline| deadline.wall),
@@ -189,7 +189,7 @@ pub fn plan_of(change: &ChangeRecord) -> PlanDocument {
     change.plan.clone().unwrap_or_else(|| PlanDocument {
         schema: PlanSchema::V1,
         digest: change.digest.clone(),
-        operation: change.operation.clone(),
+        operation: change.operation.clone().into(),
         steps: change
             .steps
             .iter()

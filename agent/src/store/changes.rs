@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sshfix_policy::host::step::Step;
 use sshfix_policy::reply::{ChangeStage, PlanDocument, StepEvent};
-use sshfix_policy::request::Operation;
+use sshfix_policy::request::Intent;
 
 use super::kept::Entry;
 use super::{Doing, NewLease, Purpose, Store, StoreError, leases, time};
@@ -24,7 +24,7 @@ pub struct NewChange {
     /// Who asked.
     pub principal: String,
     /// What was asked.
-    pub operation: Operation,
+    pub operation: Intent,
     /// `sha256:...` of the plan.
     pub digest: String,
     /// The plan as it was shown.
@@ -47,7 +47,7 @@ pub struct ChangeRecord {
     /// Who asked.
     pub principal: String,
     /// What was asked.
-    pub operation: Operation,
+    pub operation: Intent,
     /// `sha256:...` of the plan.
     pub digest: String,
     /// Where it is.

@@ -21,7 +21,7 @@ pub(in crate::store) fn change(id: &str) -> NewChange {
     NewChange {
         id: id.to_owned(),
         principal: "alice".to_owned(),
-        operation: Operation::Unban { source: "203.0.113.7".parse().unwrap(), jail: None, ignore_for: Some(60), range: false },
+        operation: Intent::Unban { source: "203.0.113.7".parse().unwrap(), jail: None, ignore_for: Some(60), range: false },
         digest: "sha256:00".to_owned(),
         steps: vec![step("203.0.113.7"), step("203.0.113.8")],
         plan: plan(),
@@ -39,7 +39,7 @@ fn plan() -> PlanDocument {
     PlanDocument {
         schema: PlanSchema::V1,
         digest: "sha256:00".to_owned(),
-        operation: Operation::Status,
+        operation: Intent::SshdReload.into(),
         steps: Vec::new(),
         opens: Vec::new(),
         closes: Vec::new(),

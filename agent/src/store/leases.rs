@@ -7,7 +7,7 @@ use rusqlite::{Row, Transaction};
 use sshfix_policy::host::lease::Item;
 use sshfix_policy::host::step::Step;
 use sshfix_policy::plan::lease::ignored;
-use sshfix_policy::request::Operation;
+use sshfix_policy::request::Intent;
 
 use super::changes::{from_json, to_json};
 use super::{Doing, NewChange, Store, StoreError, time};
@@ -36,7 +36,7 @@ pub struct LeaseRecord {
     /// Who asked for it.
     pub principal: String,
     /// What was asked for.
-    pub operation: Operation,
+    pub operation: Intent,
     /// One line for people.
     pub summary: String,
     /// What is taken back at its end.

@@ -45,7 +45,7 @@ fn a_lease_ends_once_and_survives_a_restart_until_then() {
     assert_eq!(leases.iter().map(|l| l.id.as_str()).collect::<Vec<_>>(), ["2", "1"], "soonest end first");
     assert_eq!((&leases[0].items, leases[0].ends_at, leases[0].created_at), (&items(), at(400), at(100)));
     assert_eq!((leases[0].change.as_str(), leases[0].principal.as_str()), ("c2", "alice"));
-    assert!(leases[0].in_place && matches!(leases[0].operation, Operation::Unban { .. }));
+    assert!(leases[0].in_place && matches!(leases[0].operation, Intent::Unban { .. }));
     store.lease_end("2", at(401), "left").unwrap();
     assert!(matches!(store.lease_end("2", at(402), ""), Err(StoreError::Missing { .. })));
     assert_eq!(store.leases().unwrap().len(), 1);

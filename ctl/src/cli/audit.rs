@@ -13,7 +13,7 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use sshfix_policy::address::Source;
 use sshfix_policy::request::audit::{Filter, MOST, Outcome};
-use sshfix_policy::request::{Action, Operation};
+use sshfix_policy::request::{Action, Operation, Records};
 
 use super::command_line::shell_word;
 use super::parse::parse_duration;
@@ -69,10 +69,12 @@ impl AuditVerb {
         match self {
             AuditVerb::Show(FilterArgs { since, until, principal, action, change, outcome, address, limit }) => {
                 let limit = Some(limit);
-                Operation::AuditShow { filter: Filter { since, until, principal, action, change, outcome, address, limit } }
+                Operation::Records(Records::AuditShow {
+                    filter: Filter { since, until, principal, action, change, outcome, address, limit },
+                })
             }
-            AuditVerb::Verify { checkpoint } => Operation::AuditVerify { checkpoint },
-            AuditVerb::Checkpoint => Operation::AuditCheckpoint,
+            AuditVerb::Verify { checkpoint } => Operation::Records(Records::AuditVerify { checkpoint }),
+            AuditVerb::Checkpoint => Operation::Records(Records::AuditCheckpoint),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From an operation back to the command line that asks for it, to be shown and pasted. Nothing in it can become another command.
 
-use sshfix_policy::request::Operation;
+use sshfix_policy::request::{Decision, Intent, Operation, Query, Records};
 
 use super::audit;
 
@@ -12,65 +12,65 @@ pub fn command_line(operation: &Operation) -> String {
         flag.extend(value.map(|value| format!("--{name} {}", shell_word(&value))));
     };
     let verb = match operation {
-        Operation::Diagnose { address, user, port, explain } => {
+        Operation::Query(Query::Diagnose { address, user, port, explain }) => {
             option("user", user.clone());
             option("port", port.map(|port| port.to_string()));
             format!("diagnose {address}{}", if *explain { " --explain" } else { "" })
         }
-        Operation::Unban { source, jail, ignore_for, range } => {
+        Operation::Intent(Intent::Unban { source, jail, ignore_for, range }) => {
             option("jail", jail.clone());
             option("ignore-for", ignore_for.map(|seconds| format!("{seconds}s")));
             format!("unban {}{}", source.short(), if *range { " --range" } else { "" })
         }
-        Operation::Fix { address, user, port } => {
+        Operation::Intent(Intent::Fix { address, user, port }) => {
             option("user", user.clone());
             option("port", port.map(|port| port.to_string()));
             format!("fix {address}")
         }
-        Operation::Ban { source, jail } => {
+        Operation::Intent(Intent::Ban { source, jail }) => {
             option("jail", Some(jail.clone()));
             format!("ban {}", source.short())
         }
-        Operation::Banned { source: None } => "banned".to_owned(),
-        Operation::Banned { source: Some(source) } => format!("banned {}", source.short()),
-        Operation::HostsList => "hosts list".to_owned(),
-        Operation::HostsAllow { source, daemon } => {
+        Operation::Query(Query::Banned { source: None }) => "banned".to_owned(),
+        Operation::Query(Query::Banned { source: Some(source) }) => format!("banned {}", source.short()),
+        Operation::Query(Query::HostsList) => "hosts list".to_owned(),
+        Operation::Intent(Intent::HostsAllow { source, daemon }) => {
             option("daemon", daemon.clone());
             format!("hosts allow {}", source.short())
         }
-        Operation::HostsDeny { source, daemon } => {
+        Operation::Intent(Intent::HostsDeny { source, daemon }) => {
             option("daemon", daemon.clone());
             format!("hosts deny {}", source.short())
         }
-        Operation::HostsRemove { source, daemon } => {
+        Operation::Intent(Intent::HostsRemove { source, daemon }) => {
             option("daemon", daemon.clone());
             format!("hosts remove {}", source.short())
         }
-        Operation::FirewallList => "firewall list".to_owned(),
-        Operation::FirewallWho { port } => {
+        Operation::Query(Query::FirewallList) => "firewall list".to_owned(),
+        Operation::Query(Query::FirewallWho { port }) => {
             option("port", port.map(|port| port.to_string()));
             "firewall who".to_owned()
         }
-        Operation::FirewallAccept { source } => format!("firewall accept {}", source.short()),
-        Operation::FirewallRemove { reference } => format!("firewall remove {}", shell_word(reference)),
-        Operation::Fail2banJails => "fail2ban jails".to_owned(),
-        Operation::Fail2banIgnore { source, jail } => {
+        Operation::Intent(Intent::FirewallAccept { source }) => format!("firewall accept {}", source.short()),
+        Operation::Intent(Intent::FirewallRemove { reference }) => format!("firewall remove {}", shell_word(reference)),
+        Operation::Query(Query::Fail2banJails) => "fail2ban jails".to_owned(),
+        Operation::Intent(Intent::Fail2banIgnore { source, jail }) => {
             option("jail", jail.clone());
             format!("fail2ban ignore {}", source.short())
         }
-        Operation::Fail2banUnignore { source, jail } => {
+        Operation::Intent(Intent::Fail2banUnignore { source, jail }) => {
             option("jail", jail.clone());
             format!("fail2ban unignore {}", source.short())
         }
-        Operation::SshdShow { keywords, user, address, port } => {
+        Operation::Query(Query::SshdShow { keywords, user, address, port }) => {
             option("user", user.clone());
             option("address", address.map(|address| address.to_string()));
             option("port", port.map(|port| port.to_string()));
             let words = keywords.iter().map(|keyword| shell_word(keyword));
             ["sshd".to_owned(), "show".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
         }
-        Operation::SshdCheck => "sshd check".to_owned(),
-        Operation::SshdSet { keyword, values, criteria } => {
+        Operation::Query(Query::SshdCheck) => "sshd check".to_owned(),
+        Operation::Intent(Intent::SshdSet { keyword, values, criteria }) => {
             // Before the values, which may begin with a dash.
             let block = criteria.as_ref().map_or_else(String::new, |criteria| format!("--match {} ", shell_word(criteria)));
             let dash = if values.iter().any(|value| value.starts_with('-')) { "-- " } else { "" };
@@ -79,27 +79,29 @@ pub fn command_line(operation: &Operation) -> String {
             let values: Vec<String> = values.iter().map(|value| shell_word(value)).chain(none).collect();
             format!("sshd set {block}{} {dash}{}", shell_word(keyword), values.join(" "))
         }
-        Operation::SshdUnset { keyword, criteria } => {
+        Operation::Intent(Intent::SshdUnset { keyword, criteria }) => {
             option("match", criteria.clone());
             format!("sshd unset {}", shell_word(keyword))
         }
-        Operation::SshdReload => "sshd reload".to_owned(),
-        Operation::SshdRestart => "sshd restart".to_owned(),
-        Operation::Allow { source, seconds } => format!("allow {} --for {}", source.short(), duration_text(*seconds)),
-        Operation::Leases => "leases".to_owned(),
-        Operation::Revoke { id } => format!("revoke {}", shell_word(id)),
-        Operation::AuditShow { filter } => audit::show_line(filter),
-        Operation::AuditVerify { checkpoint: None } => "audit verify".to_owned(),
-        Operation::AuditVerify { checkpoint: Some(_) } => "audit verify --checkpoint FILE".to_owned(),
-        Operation::AuditCheckpoint => "audit checkpoint".to_owned(),
-        Operation::Changes { id: None } => "changes".to_owned(),
-        Operation::Changes { id: Some(id) } => format!("changes {}", shell_word(id)),
-        Operation::Confirm { id, .. } => format!("confirm {}", shell_word(id)),
-        Operation::Rollback { id, abandon } => {
+        Operation::Intent(Intent::SshdReload) => "sshd reload".to_owned(),
+        Operation::Intent(Intent::SshdRestart) => "sshd restart".to_owned(),
+        Operation::Intent(Intent::Allow { source, seconds }) => {
+            format!("allow {} --for {}", source.short(), duration_text(*seconds))
+        }
+        Operation::Records(Records::Leases) => "leases".to_owned(),
+        Operation::Intent(Intent::Revoke { id }) => format!("revoke {}", shell_word(id)),
+        Operation::Records(Records::AuditShow { filter }) => audit::show_line(filter),
+        Operation::Records(Records::AuditVerify { checkpoint: None }) => "audit verify".to_owned(),
+        Operation::Records(Records::AuditVerify { checkpoint: Some(_) }) => "audit verify --checkpoint FILE".to_owned(),
+        Operation::Records(Records::AuditCheckpoint) => "audit checkpoint".to_owned(),
+        Operation::Records(Records::Changes { id: None }) => "changes".to_owned(),
+        Operation::Records(Records::Changes { id: Some(id) }) => format!("changes {}", shell_word(id)),
+        Operation::Decision(Decision::Confirm { id, .. }) => format!("confirm {}", shell_word(id)),
+        Operation::Decision(Decision::Rollback { id, abandon }) => {
             let flag = if *abandon { " --abandon" } else { "" };
             format!("rollback {}{flag}", shell_word(id))
         }
-        Operation::Status => "status".to_owned(),
+        Operation::Query(Query::Status) => "status".to_owned(),
     };
     words.push(verb);
     words.extend(flag);

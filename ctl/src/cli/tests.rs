@@ -112,6 +112,6 @@ fn durations_are_read_and_nonsense_is_refused() {
 
 #[test]
 fn a_pasted_command_cannot_smuggle_in_another() {
-    let operation = Operation::FirewallRemove { reference: "a; rm -rf / 'b".to_owned() };
+    let operation = Operation::Intent(Intent::FirewallRemove { reference: "a; rm -rf / 'b".to_owned() });
     assert_eq!(command_line(&operation), r"sshfix ctl firewall remove 'a; rm -rf / '\''b'");
 }

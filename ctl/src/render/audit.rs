@@ -2,8 +2,8 @@
 
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::audit::{Audit, Record, Verification};
-use sshfix_policy::request::Mode;
 use sshfix_policy::request::audit::Outcome;
+use sshfix_policy::request::{Mode, Operation};
 
 use super::{Page, View};
 use crate::cli::command_line;
@@ -48,7 +48,7 @@ fn draw(out: &mut Page, record: &Record, view: &View) {
     out.line(&format!("{:>6}  {time}  {}{from}  {outcome}", record.record, who.bold()));
     let asked = match (&record.operation, &record.of_itself) {
         (Some(operation), _) => {
-            let dry = operation.mutates() && record.mode == Some(Mode::DryRun);
+            let dry = matches!(operation, Operation::Intent(_)) && record.mode == Some(Mode::DryRun);
             format!("{}{}", command_line(operation), if dry { " --dry-run" } else { "" })
         }
         (None, Some(what)) => what.clone(),

@@ -5,7 +5,7 @@ use crate::address::canonical;
 use crate::diagnose::{self, Path};
 use crate::host::{HostState, Needs};
 use crate::netfilter;
-use crate::request::Operation;
+use crate::request::Intent;
 use crate::subsystem::hosts_access;
 use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::{Connection, Stage, StageReport, Verdict};
@@ -22,10 +22,10 @@ pub struct Left {
 }
 
 /// How the path stands on this host; `None` for operations that are about no path. Facts that are missing are added to `needs`.
-pub fn left(operation: &Operation, host: &HostState, port: u16, needs: &mut Needs) -> Option<Left> {
-    let connection = match operation {
-        Operation::Unban { source, .. } => Connection { source: *source, port, user: None },
-        Operation::Fix { address, user, .. } => Connection { source: canonical(*address).into(), port, user: user.clone() },
+pub fn left(intent: &Intent, host: &HostState, port: u16, needs: &mut Needs) -> Option<Left> {
+    let connection = match intent {
+        Intent::Unban { source, .. } => Connection { source: *source, port, user: None },
+        Intent::Fix { address, user, .. } => Connection { source: canonical(*address).into(), port, user: user.clone() },
         _ => return None,
     };
     let Path { verdict, mut stages, findings } = diagnose::path(host, &connection, false, needs);

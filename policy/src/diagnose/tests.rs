@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::plan;
-use crate::request::Operation;
+use crate::request::Intent;
 use crate::subsystem::hosts_access::{Content, Facts, File, HostName, Libwrap};
 
 const ME: &str = "203.0.113.7";
@@ -117,7 +117,7 @@ fn a_ban_by_a_route_acts_in_the_stage_of_the_route() {
 fn an_unban_in_one_jail_leaves_the_others() {
     let host = banned(&[("recidive", ME), ("sshd", ME)]);
     let unban = |jail: Option<&str>| {
-        let operation = Operation::Unban { source: source(ME), jail: jail.map(str::to_owned), ignore_for: None, range: false };
+        let operation = Intent::Unban { source: source(ME), jail: jail.map(str::to_owned), ignore_for: None, range: false };
         let steps = plan::plan(&operation, &host, 22, &mut Needs::new()).unwrap().steps;
         steps.iter().map(Step::summary).collect::<Vec<_>>()
     };

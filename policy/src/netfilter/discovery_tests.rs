@@ -13,7 +13,7 @@ use crate::host::{HostState, Need, Needs, Part};
 use crate::link::{Link, Links};
 use crate::plan;
 use crate::proof::lockout;
-use crate::request::Operation;
+use crate::request::Intent;
 use crate::subsystem::ipset::SetNames;
 use crate::subsystem::nf_tables::build::*;
 use crate::subsystem::nf_tables::expression::{CmpOp, Expression, PayloadBase};
@@ -245,7 +245,7 @@ fn taking_neighbour_discovery_from_a_live_session_is_a_lockout_though_the_kernel
     let remove = |host: &HostState, index: usize| {
         let state = host.nf_tables.present().unwrap();
         let step = delete_rule(state, &state.chains[0], index, None, &SetNames::new()).unwrap();
-        let operation = Operation::FirewallAccept { source: me().source };
+        let operation = Intent::FirewallAccept { source: me().source };
         let plan = plan::of_steps(&operation, vec![Step::NfTables(step)], host, 22, &mut Needs::new()).unwrap();
         lockout::prove(plan, host, std::slice::from_ref(&path), &mut Needs::new())
     };

@@ -151,12 +151,12 @@ mod tests {
     use crate::plan::{self, Plan};
     use crate::ranges::{address, number};
     use crate::reply::{SourceRange, Who};
-    use crate::request::Operation;
+    use crate::request::Intent;
     use crate::subsystem::nf_tables::build::{self, Ruleset};
     use crate::subsystem::nf_tables::{Family, State};
 
     /// Plans as the agent does, and says which facts that took.
-    fn planned(kernel: &State, operation: &Operation) -> (Plan, Needs) {
+    fn planned(kernel: &State, operation: &Intent) -> (Plan, Needs) {
         let (plan, _, needs) = asked(kernel, |host, needs| plan::plan(operation, host, 22, needs));
         (plan.unwrap(), needs)
     }
@@ -194,12 +194,12 @@ mod tests {
         }
     }
 
-    fn unban(source: &str) -> Operation {
+    fn unban(source: &str) -> Intent {
         serde_json::from_value(serde_json::json!({"unban": {"source": source}})).unwrap()
     }
 
-    fn remove(reference: &str) -> Operation {
-        Operation::FirewallRemove { reference: reference.to_owned() }
+    fn remove(reference: &str) -> Intent {
+        Intent::FirewallRemove { reference: reference.to_owned() }
     }
 
     fn short(sources: &[Source]) -> Vec<String> {
@@ -239,7 +239,7 @@ mod tests {
             .rule(&[build::nfproto(false), build::saddr("10.0.0.0/8"), build::dport(22), build::accept()])
             .build();
         let all = kernel();
-        let accept = |source: &str| Operation::FirewallAccept { source: source.parse().unwrap() };
+        let accept = |source: &str| Intent::FirewallAccept { source: source.parse().unwrap() };
         let cases = [
             (&all, unban("203.0.113.7"), vec!["203.0.113.7"]),
             (&all, unban("198.51.100.7"), vec!["198.51.100.7"]),

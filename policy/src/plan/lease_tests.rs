@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::plan::{Plan, plan_beside};
-use crate::request::Operation;
+use crate::request::Intent;
 use crate::subsystem::hosts_access::{Content, Facts, File, HostName, Libwrap};
 use crate::subsystem::nf_tables::Family;
 use crate::subsystem::nf_tables::build::{Ruleset, dport, drop, saddr};
@@ -49,12 +49,12 @@ fn host() -> HostState {
     }
 }
 
-fn planned(leases: &Leases, operation: &Operation, host: &HostState) -> Plan {
+fn planned(leases: &Leases, operation: &Intent, host: &HostState) -> Plan {
     plan_beside(leases, operation, host, 22, &mut Needs::new()).unwrap()
 }
 
-fn allow_of(text: &str) -> Operation {
-    Operation::Allow { source: source(text), seconds: 60 }
+fn allow_of(text: &str) -> Intent {
+    Intent::Allow { source: source(text), seconds: 60 }
 }
 
 /// Does the steps on the model, and gives new rules a handle as the kernel does.
@@ -78,7 +78,7 @@ fn lease(leases: &mut Leases, host: &mut HostState, text: &str) -> Plan {
 }
 
 fn ended(leases: &mut Leases, host: &mut HostState, id: &str) -> Plan {
-    let plan = planned(leases, &Operation::Revoke { id: id.to_owned() }, host);
+    let plan = planned(leases, &Intent::Revoke { id: id.to_owned() }, host);
     done(&plan, host);
     leases.running.retain(|lease| lease.id != id);
     plan
@@ -193,12 +193,12 @@ fn of_two_leases_the_access_holds_until_the_last_one_ends_in_any_order() {
 fn absurd_leases_are_refused_clearly() {
     let leases = Leases { longest: 3600, next: "1".to_owned(), running: Vec::new() };
     for (operation, words) in [
-        (Operation::Allow { source: source(ME), seconds: 0 }, "at least a second"),
-        (Operation::Allow { source: source(ME), seconds: 3601 }, "at most 3600 seconds"),
-        (Operation::Allow { source: source("0.0.0.0/0"), seconds: 60 }, "not everybody"),
-        (Operation::Allow { source: source("::/0"), seconds: 60 }, "not everybody"),
-        (Operation::Unban { source: source(ME), jail: None, ignore_for: Some(4000), range: false }, "at most 3600 seconds"),
-        (Operation::Revoke { id: "7".to_owned() }, "no lease `7` runs"),
+        (Intent::Allow { source: source(ME), seconds: 0 }, "at least a second"),
+        (Intent::Allow { source: source(ME), seconds: 3601 }, "at most 3600 seconds"),
+        (Intent::Allow { source: source("0.0.0.0/0"), seconds: 60 }, "not everybody"),
+        (Intent::Allow { source: source("::/0"), seconds: 60 }, "not everybody"),
+        (Intent::Unban { source: source(ME), jail: None, ignore_for: Some(4000), range: false }, "at most 3600 seconds"),
+        (Intent::Revoke { id: "7".to_owned() }, "no lease `7` runs"),
     ] {
         let error = plan_beside(&leases, &operation, &host(), 22, &mut Needs::new()).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");

@@ -1,4 +1,4 @@
-//! Plans: from an operation and what was read of the host to the exact steps, what they open and close, and the digest of
+//! Plans: from an intent and what was read of the host to the exact steps, what they open and close, and the digest of
 //! what is shown. Pure; the same host gives the same plan. Proving it safe is `lockout`'s, doing it is the agent's.
 
 pub mod difference;
@@ -20,7 +20,7 @@ use crate::host::{HostState, Needs};
 use crate::netfilter;
 use crate::plan::difference::{Difference, difference};
 use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
-use crate::request::Operation;
+use crate::request::Intent;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
 use crate::verdict::Connection;
 use crate::verdict::cause::Cause;
@@ -31,7 +31,7 @@ use crate::words;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// What was asked.
-    pub operation: Operation,
+    pub intent: Intent,
     /// In order; empty when there is nothing to do.
     pub steps: Vec<Step>,
     /// Sources that get in afterwards and did not, or perhaps not, before.
@@ -62,7 +62,7 @@ pub struct Lease {
 /// Why there is no plan. The host is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PlanError {
-    /// The operation makes no sense on this host (unknown jail, unknown reference, ...).
+    /// The intent makes no sense on this host (unknown jail, unknown reference, ...).
     #[error("{0}")]
     Impossible(String),
     /// Something blocks that sshfix must not or cannot change.
@@ -78,22 +78,16 @@ pub enum PlanError {
     Model(#[from] Mismatch),
 }
 
-/// Plans the operation where no lease runs.
-pub fn plan(operation: &Operation, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
-    plan_beside(&Leases::default(), operation, host, port, needs)
+/// Plans the intent where no lease runs.
+pub fn plan(intent: &Intent, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
+    plan_beside(&Leases::default(), intent, host, port, needs)
 }
 
-/// Plans the operation. Facts that are missing are added to `needs`; the plan is final only when none is.
-pub fn plan_beside(
-    leases: &Leases,
-    operation: &Operation,
-    host: &HostState,
-    port: u16,
-    needs: &mut Needs,
-) -> Result<Plan, PlanError> {
-    let found = planned(leases, operation, host, port, needs);
+/// Plans the intent. Facts that are missing are added to `needs`; the plan is final only when none is.
+pub fn plan_beside(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
+    let found = planned(leases, intent, host, port, needs);
     #[cfg(test)]
-    words::same(&found, decided, || planned(leases, operation, host, port, &mut Needs::new()));
+    words::same(&found, decided, || planned(leases, intent, host, port, &mut Needs::new()));
     found
 }
 
@@ -104,59 +98,57 @@ fn decided(found: &Result<Plan, PlanError>) -> impl fmt::Debug + PartialEq + use
     plan.map(|plan| (plan.steps.clone(), plan.opens.clone(), plan.closes.clone(), plan.confirm, plan.lease.clone()))
 }
 
-fn planned(leases: &Leases, operation: &Operation, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
+fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
     let mut notes = Vec::new();
     let mut lease = None;
     let mut alternatives = Vec::new();
-    let steps = match operation {
-        Operation::Unban { source, jail: Some(jail), ignore_for, range: _ } => {
+    let steps = match intent {
+        Intent::Unban { source, jail: Some(jail), ignore_for, range: _ } => {
             let mut steps = ignore(leases, host, (*source, Some(jail)), *ignore_for, &mut lease, &mut notes)?;
             steps.extend(unban_in_jail(host, *source, jail, port, needs)?);
             steps
         }
-        Operation::Unban { source, jail: None, ignore_for, range } => {
+        Intent::Unban { source, jail: None, ignore_for, range } => {
             let mut steps = ignore(leases, host, (*source, None), *ignore_for, &mut lease, &mut notes)?;
             let connection = Connection { source: *source, port, user: None };
             steps.extend(unban(host, &connection, *range, (&mut notes, &mut alternatives), needs)?);
             steps
         }
-        Operation::Fix { address, user, port: _ } => {
+        Intent::Fix { address, user, port: _ } => {
             let connection = Connection { source: (*address).into(), port, user: user.clone() };
             fix(host, &connection, (&mut notes, &mut alternatives), needs)?
         }
-        Operation::Ban { source, jail } => fail2ban::plan_ban(host, *source, jail).map_err(PlanError::Impossible)?,
-        Operation::HostsAllow { source, daemon } => {
+        Intent::Ban { source, jail } => fail2ban::plan_ban(host, *source, jail).map_err(PlanError::Impossible)?,
+        Intent::HostsAllow { source, daemon } => {
             hosts_access::plan_allow(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
         }
-        Operation::HostsDeny { source, daemon } => {
+        Intent::HostsDeny { source, daemon } => {
             hosts_access::plan_deny(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
         }
-        Operation::HostsRemove { source, daemon } => {
+        Intent::HostsRemove { source, daemon } => {
             hosts_access::plan_remove(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
         }
-        Operation::FirewallAccept { source } => {
+        Intent::FirewallAccept { source } => {
             netfilter::plan_accept(host, *source, port, None, needs).map_err(PlanError::Impossible)?
         }
-        Operation::FirewallRemove { reference } => {
-            netfilter::plan_remove(host, reference, needs).map_err(PlanError::Impossible)?
-        }
-        Operation::Fail2banIgnore { source, jail } => {
+        Intent::FirewallRemove { reference } => netfilter::plan_remove(host, reference, needs).map_err(PlanError::Impossible)?,
+        Intent::Fail2banIgnore { source, jail } => {
             fail2ban::plan_ignore(host, *source, jail.as_deref()).map_err(PlanError::Impossible)?
         }
-        Operation::Fail2banUnignore { source, jail } => {
+        Intent::Fail2banUnignore { source, jail } => {
             fail2ban::plan_unignore(host, *source, jail.as_deref()).map_err(PlanError::Impossible)?
         }
-        Operation::SshdSet { keyword, values, criteria } => {
+        Intent::SshdSet { keyword, values, criteria } => {
             let keyword = sshd::Keyword { name: keyword, criteria: criteria.as_deref() };
             of_sshd(sshd::plan_set(host, port, keyword, values, needs), &mut notes)?
         }
-        Operation::SshdUnset { keyword, criteria } => {
+        Intent::SshdUnset { keyword, criteria } => {
             let keyword = sshd::Keyword { name: keyword, criteria: criteria.as_deref() };
             of_sshd(sshd::plan_unset(host, port, keyword, needs), &mut notes)?
         }
-        Operation::SshdReload => of_sshd(sshd::plan_reload(host, port, needs), &mut notes)?,
-        Operation::SshdRestart => of_sshd(sshd::plan_restart(host, port, needs), &mut notes)?,
-        Operation::Allow { source, seconds } => {
+        Intent::SshdReload => of_sshd(sshd::plan_reload(host, port, needs), &mut notes)?,
+        Intent::SshdRestart => of_sshd(sshd::plan_restart(host, port, needs), &mut notes)?,
+        Intent::Allow { source, seconds } => {
             leases.permit(*seconds)?;
             let (steps, mut items) = lease::allow(host, *source, port, &leases.next, &mut notes, needs)?;
             items.extend(leases.shared(*source, &leases.next));
@@ -171,7 +163,7 @@ fn planned(leases: &Leases, operation: &Operation, host: &HostState, port: u16, 
             }
             steps
         }
-        Operation::Revoke { id } => {
+        Intent::Revoke { id } => {
             let known = leases.running.iter().find(|lease| lease.id == *id);
             let known = known.ok_or_else(|| {
                 let id: String = id.chars().take(40).collect();
@@ -185,27 +177,9 @@ fn planned(leases: &Leases, operation: &Operation, host: &HostState, port: u16, 
             notes.extend(end.besides);
             end.steps
         }
-        Operation::Leases
-        | Operation::Diagnose { .. }
-        | Operation::Banned { .. }
-        | Operation::HostsList
-        | Operation::FirewallList
-        | Operation::FirewallWho { .. }
-        | Operation::SshdShow { .. }
-        | Operation::SshdCheck
-        | Operation::Fail2banJails
-        | Operation::AuditShow { .. }
-        | Operation::AuditVerify { .. }
-        | Operation::AuditCheckpoint
-        | Operation::Changes { .. }
-        | Operation::Confirm { .. }
-        | Operation::Rollback { .. }
-        | Operation::Status => {
-            return Err(PlanError::Impossible(format!("`{}` changes nothing, so it has no plan", operation.action())));
-        }
     };
     notes.extend(diagnose::notes(host));
-    let plan = of_steps(operation, steps, host, port, needs)?;
+    let plan = of_steps(intent, steps, host, port, needs)?;
     notes.extend(plan.notes);
     let notes = notes.into_iter().map(words::said).collect();
     Ok(Plan { lease, alternatives, notes, ..plan })
@@ -219,36 +193,30 @@ fn of_sshd(planned: Result<sshd::Planned, String>, notes: &mut Vec<String>) -> R
 }
 
 /// The plan of steps that are known: in an order that can be undone, with what they open and close.
-pub fn of_steps(
-    operation: &Operation,
-    steps: Vec<Step>,
-    host: &HostState,
-    port: u16,
-    needs: &mut Needs,
-) -> Result<Plan, PlanError> {
+pub fn of_steps(intent: &Intent, steps: Vec<Step>, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
     needs.extend(steps.iter().flat_map(Step::needs));
     let steps = nf_tables::order::undoable(host, steps)?;
     let after = predict(host, &steps)?;
-    let Difference { opens, closes, unshown, cut } = difference(host, &after, &steps, operation.source(), port, needs);
+    let Difference { opens, closes, unshown, cut } = difference(host, &after, &steps, intent.source(), port, needs);
     let mut notes = Vec::new();
     if cut {
         notes.push("opens or closes more ranges than can be listed: the lists are cut".to_owned());
     }
-    let confirm = confirm(operation, &steps, &closes, &unshown);
-    Ok(Plan { operation: operation.clone(), steps, opens, closes, confirm, lease: None, alternatives: Vec::new(), notes })
+    let confirm = confirm(intent, &steps, &closes, &unshown);
+    Ok(Plan { intent: intent.clone(), steps, opens, closes, confirm, lease: None, alternatives: Vec::new(), notes })
 }
 
 /// What is missing of a lease that runs (`leases.next` is its id): what was added when it was made, less what is there.
 pub fn missing_of_lease(
     leases: &Leases,
-    operation: &Operation,
+    intent: &Intent,
     host: &HostState,
     port: u16,
     needs: &mut Needs,
 ) -> Result<Plan, PlanError> {
     let (mut lease, mut notes) = (None, Vec::new());
-    let steps = match operation {
-        Operation::Unban { source, jail, ignore_for, .. } => {
+    let steps = match intent {
+        Intent::Unban { source, jail, ignore_for, .. } => {
             // Where fail2ban is not up yet, there is nothing to tell it.
             if host.fail2ban.present().is_none() {
                 Vec::new()
@@ -256,9 +224,9 @@ pub fn missing_of_lease(
                 ignore(leases, host, (*source, jail.as_deref()), *ignore_for, &mut lease, &mut notes)?
             }
         }
-        _ => return plan_beside(leases, operation, host, port, needs),
+        _ => return plan_beside(leases, intent, host, port, needs),
     };
-    let plan = of_steps(operation, steps, host, port, needs)?;
+    let plan = of_steps(intent, steps, host, port, needs)?;
     notes.extend(plan.notes);
     Ok(Plan { lease, notes, ..plan })
 }
@@ -401,16 +369,16 @@ fn ignore(
 
 /// A plan that only opens is confirmed by its verification. Every other one must be confirmed by a person who can still get in:
 /// one that closes something, whose purpose is to close, or whose steps the model cannot show to keep nobody out.
-fn confirm(operation: &Operation, steps: &[Step], closes: &[Source], unshown: &[Source]) -> Confirm {
+fn confirm(intent: &Intent, steps: &[Step], closes: &[Source], unshown: &[Source]) -> Confirm {
     // The model knows what hosts.allow and hosts.deny mean for sshd, not for other daemons.
     let other_daemon = |daemon: &Option<String>| daemon.as_ref().is_some_and(|daemon| daemon != "sshd");
-    let to_close = match operation {
+    let to_close = match intent {
         // What a lease added is all that its end takes away, and an allow only opens; but an edit of sshd is an edit of sshd.
-        Operation::Allow { .. } | Operation::Revoke { .. } if !steps.iter().any(|step| matches!(step, Step::Sshd(_))) => {
+        Intent::Allow { .. } | Intent::Revoke { .. } if !steps.iter().any(|step| matches!(step, Step::Sshd(_))) => {
             return Confirm::NotNeeded;
         }
-        Operation::Ban { .. } | Operation::HostsDeny { .. } => true,
-        Operation::HostsRemove { daemon, .. } => other_daemon(daemon),
+        Intent::Ban { .. } | Intent::HostsDeny { .. } => true,
+        Intent::HostsRemove { daemon, .. } => other_daemon(daemon),
         _ => false,
     };
     let shown = |step: &Step| match step.reach() {
@@ -434,14 +402,14 @@ pub fn predict(host: &HostState, steps: &[Step]) -> Result<HostState, Mismatch> 
 }
 
 impl Plan {
-    /// The digest of what is shown: operation, every step's text, and how long a lease lasts. Equal digests mean the same change.
+    /// The digest of what is shown: the intent, every step's text, and how long a lease lasts. Equal digests mean the same change.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         let mut field = |text: &str| {
             hash.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
             hash.update(text);
         };
-        field(&serde_json::to_string(&self.operation).unwrap_or_default());
+        field(&serde_json::to_string(&self.intent).unwrap_or_default());
         field(&self.lease.as_ref().map_or(0, |lease| lease.seconds).to_string());
         for step in &self.steps {
             for text in [step.subsystem(), &step.summary(), &step.diff(), &step.undo()] {
@@ -460,7 +428,7 @@ impl Plan {
         PlanDocument {
             schema: PlanSchema::V1,
             digest: self.digest(),
-            operation: self.operation.clone(),
+            operation: self.intent.clone().into(),
             steps: self
                 .steps
                 .iter()

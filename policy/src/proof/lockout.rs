@@ -12,7 +12,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::plan::Plan;
 use crate::reply::{Confirm, PathDocument, PlanDocument};
-use crate::request::Operation;
+use crate::request::Intent;
 use crate::subsystem::listener;
 use crate::subsystem::sshd::{self, Fault, WayIn};
 use crate::verdict::{AccessPath, Connection, PathOrigin, Stage, StageReport, Verdict};
@@ -191,7 +191,7 @@ pub fn sessions(plan: &Plan, host: &HostState) -> Result<Vec<AccessPath>, Lockou
 
 /// What must be confirmed may close something ([`crate::plan`]); so may the end of a lease, which goes without.
 fn may_close(plan: &Plan) -> bool {
-    let ends = matches!(plan.operation, Operation::Revoke { .. }) && plan.steps.iter().any(|step| step.reach() != Reach::Nobody);
+    let ends = matches!(plan.intent, Intent::Revoke { .. }) && plan.steps.iter().any(|step| step.reach() != Reach::Nobody);
     plan.confirm == Confirm::Required || ends
 }
 
@@ -321,7 +321,7 @@ mod tests {
 
     fn plan(confirm: Confirm) -> Plan {
         Plan {
-            operation: Operation::SshdReload,
+            intent: Intent::SshdReload,
             steps: Vec::new(),
             opens: Vec::new(),
             closes: Vec::new(),

@@ -9,7 +9,7 @@ use crate::host::{HostState, Needs};
 use crate::plan;
 use crate::plan::lease;
 use crate::proof::lockout::SafePlan;
-use crate::request::Operation;
+use crate::request::Intent;
 use crate::verdict::{Connection, Verdict};
 #[cfg(test)]
 use crate::words;
@@ -55,7 +55,7 @@ fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16,
     // A step that does not hold in the prediction was superseded by a later one.
     let last_words = plan.steps().iter().filter(|step| step.holds(&predicted).is_ok());
     let mut deviations: Vec<Deviation> = last_words.filter_map(|step| step.holds(observed).err().map(Deviation::Step)).collect();
-    if let Operation::Unban { source, jail: None, .. } = &plan.plan().operation {
+    if let Intent::Unban { source, jail: None, .. } = &plan.plan().intent {
         let connection = Connection { source: *source, port, user: None };
         let still = blocks(observed, &connection, needs);
         deviations.extend(still.iter().filter(|block| liftable(block)).map(|block| {
@@ -64,13 +64,13 @@ fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16,
             Deviation::NotLifted(format!("{} still refused ({}){quoted}", source.short(), block.finding.cause))
         }));
     }
-    if let Operation::Fix { address, .. } = &plan.plan().operation {
+    if let Intent::Fix { address, .. } = &plan.plan().intent {
         let connection = Connection { source: (*address).into(), port, user: None };
         let still = blocks(observed, &connection, needs);
         let left = still.iter().filter(|block| liftable(block) && matches!(block.lift, Lift::Steps(_)));
         deviations.extend(left.map(|block| Deviation::NotLifted(format!("{address} still refused ({})", block.finding.cause))));
     }
-    if let Operation::Allow { source, .. } = &plan.plan().operation {
+    if let Intent::Allow { source, .. } = &plan.plan().intent {
         let why = lease::refused(observed, *source, port, needs);
         deviations.extend(why.map(|why| Deviation::NotLetIn(format!("{} still is kept out: {why}", source.short()))));
     }
@@ -80,7 +80,7 @@ fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16,
 /// What is as predicted and still not what was asked for, one line each. A ban that lets the source in all the same is left to a
 /// person: whether the jail's action failed or is about another port cannot be told from here.
 pub fn notes(plan: &SafePlan, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<String> {
-    let Operation::Ban { source, jail } = &plan.plan().operation else { return Vec::new() };
+    let Intent::Ban { source, jail } = &plan.plan().intent else { return Vec::new() };
     let connection = Connection { source: *source, port, user: None };
     match admission(observed, observed, &connection, needs).0 {
         Verdict::Accept => vec![format!(

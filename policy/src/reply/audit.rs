@@ -277,6 +277,7 @@ mod tests {
     use ssh_key::private::Ed25519Keypair;
 
     use super::*;
+    use crate::request::Intent;
 
     fn key(seed: u8) -> (PrivateKey, PublicKey) {
         let key = PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]));
@@ -338,7 +339,12 @@ mod tests {
             claimed_from: Some(from.parse().unwrap()),
             request: None,
             action: Some(Action::Unban),
-            operation: Some(Operation::Unban { source: about.parse().unwrap(), jail: None, ignore_for: None, range: false }),
+            operation: Some(Operation::Intent(Intent::Unban {
+                source: about.parse().unwrap(),
+                jail: None,
+                ignore_for: None,
+                range: false,
+            })),
             mode: None,
             reason: None,
             of_itself: None,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ChangeSchema, ChangeStage, ChangesSchema, PlanSchema, StepEvent, is_zero};
 use crate::address::Source;
-use crate::request::Operation;
+use crate::request::{Intent, Operation};
 use crate::verdict::{PathOrigin, Stage, StageReport, Verdict};
 
 /// A plan as it is shown.
@@ -135,8 +135,8 @@ impl Change {
     /// sshd or a limit may do; but where it had nothing to lift and a stage of its own refuses the source, it has not done what was asked.
     pub(super) fn stands(&self) -> Verdict {
         match &self.plan.operation {
-            Operation::Unban { .. } if self.state != ChangeState::Unchanged => Verdict::Accept,
-            Operation::Unban { .. } => {
+            Operation::Intent(Intent::Unban { .. }) if self.state != ChangeState::Unchanged => Verdict::Accept,
+            Operation::Intent(Intent::Unban { .. }) => {
                 let its_own = |stage: &StageReport| matches!(stage.stage, Stage::Route | Stage::Netfilter | Stage::HostsAccess);
                 let refused = self.stages.iter().any(|stage| its_own(stage) && stage.verdict == Verdict::Refuse);
                 if refused { Verdict::Refuse } else { Verdict::Accept }

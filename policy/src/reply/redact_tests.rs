@@ -5,6 +5,7 @@ use crate::reply::{
     ChangeStage, ChangeState, ChangesSchema, Confirm, ErrorCode, JailsSchema, LeasesSchema, PlanSchema, StepEvent,
 };
 use crate::request::grants::Grants;
+use crate::request::{Intent, Operation};
 use crate::verdict::{PathOrigin, Verdict};
 
 const NARROW: &str = "[[grant]]\nprincipal = \"alice\"\nactions = [\"*\"]\nnetworks = [\"203.0.113.0/24\"]\n";
@@ -32,7 +33,7 @@ fn path(source: &str, user: &str, origin: PathOrigin) -> PathDocument {
 }
 
 fn plan() -> PlanDocument {
-    let operation = Operation::HostsDeny { source: source("203.0.113.9"), daemon: None };
+    let operation = Operation::Intent(Intent::HostsDeny { source: source("203.0.113.9"), daemon: None });
     PlanDocument {
         schema: PlanSchema::V1,
         digest: "sha256:00".to_owned(),
@@ -119,7 +120,7 @@ fn of_the_changes_of_others_there_is_the_id_the_state_and_the_deadline() {
         id: "0a1b2c".to_owned(),
         state: ChangeStage::Pending,
         principal: principal.to_owned(),
-        operation: Some(Operation::HostsDeny { source: source(about), daemon: None }),
+        operation: Some(Operation::Intent(Intent::HostsDeny { source: source(about), daemon: None })),
         digest: "sha256:00".to_owned(),
         started: jiff::Timestamp::UNIX_EPOCH,
         deadline: Some(jiff::Timestamp::UNIX_EPOCH),

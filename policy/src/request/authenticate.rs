@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::request::allowed_signers::{AllowedSigners, Credential, NotAllowed};
 use crate::request::wire::{Challenge, SignedRequest};
-use crate::request::{Operation, PROTOCOL, REQUEST_NAMESPACE, Request};
+use crate::request::{Decision, Operation, PROTOCOL, REQUEST_NAMESPACE, Request};
 use crate::ssh::certificate::{Certificate, CertificateError};
 use crate::ssh::public_key::{KeyError, PublicKey, VerifyError, fingerprint, printable};
 use crate::ssh::sshsig::{SshSig, SshSigError};
@@ -233,7 +233,7 @@ pub fn authenticate(
     let request: Request = serde_json::from_slice(signed.payload())
         .map_err(|error| AuthenticateError::Payload { key: key.clone(), why: error.to_string() })?;
 
-    if matches!(&request.operation, Operation::Confirm { proof: Some(proof), .. } if proof.is_withheld()) {
+    if matches!(&request.operation, Operation::Decision(Decision::Confirm { proof: Some(proof), .. }) if proof.is_withheld()) {
         return Err(AuthenticateError::Payload { key, why: "a confirm without a proof of access".to_owned() });
     }
 

@@ -170,7 +170,7 @@ mod tests {
     use crate::request::allowed_signers::AllowedSigners;
     use crate::request::authenticate::{Context, authenticate};
     use crate::request::wire::{Challenge, SignedRequest};
-    use crate::request::{Mode, Operation, PROTOCOL, REQUEST_NAMESPACE};
+    use crate::request::{Intent, Mode, Operation, PROTOCOL, Query, REQUEST_NAMESPACE};
     use crate::ssh::sshsig;
 
     /// There is no other way to one than to sign it.
@@ -200,7 +200,7 @@ mod tests {
     }
 
     fn unban(source: &str) -> Operation {
-        Operation::Unban { source: source.parse().unwrap(), jail: None, ignore_for: None, range: false }
+        Operation::Intent(Intent::Unban { source: source.parse().unwrap(), jail: None, ignore_for: None, range: false })
     }
 
     fn permitted(grants: &str, principal: &str, operation: Operation) -> Result<usize, AuthorizeError> {
@@ -209,9 +209,9 @@ mod tests {
 
     #[test]
     fn without_a_grant_nothing_is_permitted() {
-        assert_eq!(permitted("", "root", Operation::Status), Err(AuthorizeError::Principal("root".into())));
+        assert_eq!(permitted("", "root", Operation::Query(Query::Status)), Err(AuthorizeError::Principal("root".into())));
         let other = "[[grant]]\nprincipal = \"alice\"\nactions = [\"*\"]";
-        assert_eq!(permitted(other, "root", Operation::Status), Err(AuthorizeError::Principal("root".into())));
+        assert_eq!(permitted(other, "root", Operation::Query(Query::Status)), Err(AuthorizeError::Principal("root".into())));
     }
 
     #[test]
@@ -235,22 +235,22 @@ mod tests {
         assert_eq!(permitted(grants, "ops-1", unban("203.0.113.0/25")), Ok(2));
         assert_eq!(permitted(grants, "alice", unban("::ffff:203.0.113.7")), Ok(2));
         assert_eq!(permitted(grants, "alice", unban("2001:db8::7")), Ok(2));
-        assert_eq!(permitted(grants, "bob", Operation::Status), Ok(3));
-        assert_eq!(permitted(grants, "alice", Operation::Fail2banJails), Ok(3));
+        assert_eq!(permitted(grants, "bob", Operation::Query(Query::Status)), Ok(3));
+        assert_eq!(permitted(grants, "alice", Operation::Query(Query::Fail2banJails)), Ok(3));
         // The range asked about must lie inside the network, not only touch it.
         for source in ["203.0.112.0/23", "203.0.114.7", "0.0.0.0/0"] {
             let got = permitted(grants, "alice", unban(source));
             assert!(matches!(got, Err(AuthorizeError::Network { .. })), "{source}: {got:?}");
         }
         assert!(matches!(permitted(grants, "ops-intern", unban("203.0.113.7")), Err(AuthorizeError::Action { .. })));
-        let ban = Operation::Ban { source: "203.0.113.7".parse().unwrap(), jail: "sshd".to_owned() };
+        let ban = Operation::Intent(Intent::Ban { source: "203.0.113.7".parse().unwrap(), jail: "sshd".to_owned() });
         assert!(matches!(permitted(grants, "alice", ban), Err(AuthorizeError::Action { .. })));
     }
 
     #[test]
     fn a_question_about_everybody_needs_a_grant_about_everybody() {
         let grant = |networks: &str| format!("[[grant]]\nprincipal = \"a\"\nactions = [\"banned\"]\n{networks}");
-        let everybody = Operation::Banned { source: None };
+        let everybody = Operation::Query(Query::Banned { source: None });
         assert_eq!(permitted(&grant(""), "a", everybody.clone()), Ok(1));
         assert_eq!(permitted(&grant("networks = [\"0.0.0.0/0\", \"::/0\"]"), "a", everybody.clone()), Ok(1));
         for networks in ["[\"0.0.0.0/0\"]", "[\"::/0\"]", "[\"203.0.113.0/24\"]"] {
@@ -258,18 +258,18 @@ mod tests {
             assert!(matches!(got, Err(AuthorizeError::Network { .. })), "{networks}: {got:?}");
         }
         // All of IPv6 is not all of IPv4, mapped or not.
-        let one = Operation::Banned { source: Some("203.0.113.7".parse().unwrap()) };
+        let one = Operation::Query(Query::Banned { source: Some("203.0.113.7".parse().unwrap()) });
         assert!(permitted(&grant("networks = [\"::/0\"]"), "a", one).is_err());
     }
 
     fn diagnose(user: Option<&str>, port: Option<u16>) -> Operation {
         let address = "203.0.113.7".parse().unwrap();
-        Operation::Diagnose { address, user: user.map(str::to_owned), port, explain: false }
+        Operation::Query(Query::Diagnose { address, user: user.map(str::to_owned), port, explain: false })
     }
 
     fn show(user: Option<&str>, address: Option<&str>) -> Operation {
         let address = address.map(|address| address.parse().unwrap());
-        Operation::SshdShow { keywords: Vec::new(), user: user.map(str::to_owned), address, port: None }
+        Operation::Query(Query::SshdShow { keywords: Vec::new(), user: user.map(str::to_owned), address, port: None })
     }
 
     #[test]
@@ -281,8 +281,9 @@ mod tests {
         }
         assert_eq!(permitted(grant, "a", diagnose(None, None)), Ok(1));
         assert_eq!(permitted(grant, "a", unban("203.0.113.7")), Ok(1));
-        let fix = Operation::Fix { address: "203.0.113.7".parse().unwrap(), user: Some("root".to_owned()), port: None };
-        let set = Operation::SshdUnset { keyword: "AllowUsers".to_owned(), criteria: None };
+        let fix =
+            Operation::Intent(Intent::Fix { address: "203.0.113.7".parse().unwrap(), user: Some("root".to_owned()), port: None });
+        let set = Operation::Intent(Intent::SshdUnset { keyword: "AllowUsers".to_owned(), criteria: None });
         for refused in [
             diagnose(Some("root"), None),
             diagnose(Some("ops-root"), None),
@@ -292,7 +293,7 @@ mod tests {
             show(None, Some("203.0.113.7")),
             show(None, None),
             set,
-            Operation::SshdReload,
+            Operation::Intent(Intent::SshdReload),
         ] {
             let got = permitted(grant, "a", refused.clone());
             assert!(matches!(got, Err(AuthorizeError::User { .. })), "{refused:?}: {got:?}");

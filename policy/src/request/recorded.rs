@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::access_proof::AccessProof;
 use crate::request::audit::Filter;
-use crate::request::{Mode, Operation, Request};
+use crate::request::{Decision, Intent, Mode, Operation, Query, Records, Request};
 
 /// The most bytes of reason, ids, names and keywords of one request together.
 pub const MAX_WORDS: usize = 1024;
@@ -33,37 +33,37 @@ fn words(request: &Request) -> usize {
 fn words_of(operation: &Operation) -> usize {
     let text = |word: &Option<String>| word.as_ref().map_or(0, String::len);
     match operation {
-        Operation::Diagnose { user, .. } | Operation::Fix { user, .. } => text(user),
-        Operation::Unban { jail, .. } | Operation::Fail2banIgnore { jail, .. } | Operation::Fail2banUnignore { jail, .. } => {
-            text(jail)
-        }
-        Operation::Ban { jail, .. } => jail.len(),
-        Operation::HostsAllow { daemon, .. } | Operation::HostsDeny { daemon, .. } | Operation::HostsRemove { daemon, .. } => {
-            text(daemon)
-        }
-        Operation::FirewallRemove { reference } => reference.len(),
+        Operation::Query(Query::Diagnose { user, .. }) | Operation::Intent(Intent::Fix { user, .. }) => text(user),
+        Operation::Intent(
+            Intent::Unban { jail, .. } | Intent::Fail2banIgnore { jail, .. } | Intent::Fail2banUnignore { jail, .. },
+        ) => text(jail),
+        Operation::Intent(Intent::Ban { jail, .. }) => jail.len(),
+        Operation::Intent(
+            Intent::HostsAllow { daemon, .. } | Intent::HostsDeny { daemon, .. } | Intent::HostsRemove { daemon, .. },
+        ) => text(daemon),
+        Operation::Intent(Intent::FirewallRemove { reference }) => reference.len(),
         // Each word costs a little more than its letters.
-        Operation::SshdShow { keywords, user, .. } => keywords.iter().map(|word| word.len() + 3).sum::<usize>() + text(user),
-        Operation::SshdSet { keyword, criteria, .. } | Operation::SshdUnset { keyword, criteria } => {
+        Operation::Query(Query::SshdShow { keywords, user, .. }) => {
+            keywords.iter().map(|word| word.len() + 3).sum::<usize>() + text(user)
+        }
+        Operation::Intent(Intent::SshdSet { keyword, criteria, .. } | Intent::SshdUnset { keyword, criteria }) => {
             keyword.len() + text(criteria)
         }
-        Operation::Revoke { id } | Operation::Confirm { id, .. } | Operation::Rollback { id, .. } => id.len(),
-        Operation::Changes { id } => text(id),
-        Operation::AuditShow { filter: Filter { principal, change, .. } } => text(principal) + text(change),
-        Operation::Banned { .. }
-        | Operation::HostsList
-        | Operation::FirewallList
-        | Operation::FirewallWho { .. }
-        | Operation::FirewallAccept { .. }
-        | Operation::Fail2banJails
-        | Operation::SshdCheck
-        | Operation::SshdReload
-        | Operation::SshdRestart
-        | Operation::Allow { .. }
-        | Operation::Leases
-        | Operation::AuditVerify { .. }
-        | Operation::AuditCheckpoint
-        | Operation::Status => 0,
+        Operation::Intent(Intent::Revoke { id })
+        | Operation::Decision(Decision::Confirm { id, .. } | Decision::Rollback { id, .. }) => id.len(),
+        Operation::Records(Records::Changes { id }) => text(id),
+        Operation::Records(Records::AuditShow { filter: Filter { principal, change, .. } }) => text(principal) + text(change),
+        Operation::Query(
+            Query::Banned { .. }
+            | Query::HostsList
+            | Query::FirewallList
+            | Query::FirewallWho { .. }
+            | Query::Fail2banJails
+            | Query::SshdCheck
+            | Query::Status,
+        )
+        | Operation::Intent(Intent::FirewallAccept { .. } | Intent::SshdReload | Intent::SshdRestart | Intent::Allow { .. })
+        | Operation::Records(Records::Leases | Records::AuditVerify { .. } | Records::AuditCheckpoint) => 0,
     }
 }
 
@@ -71,11 +71,13 @@ fn words_of(operation: &Operation) -> usize {
 #[must_use]
 pub fn operation(asked: &Operation) -> Operation {
     match asked {
-        Operation::Confirm { id, .. } => Operation::Confirm { id: id.clone(), proof: Some(Box::new(AccessProof::withheld())) },
-        Operation::SshdSet { keyword, criteria, .. } => {
-            Operation::SshdSet { keyword: keyword.clone(), values: Vec::new(), criteria: criteria.clone() }
+        Operation::Decision(Decision::Confirm { id, .. }) => {
+            Operation::Decision(Decision::Confirm { id: id.clone(), proof: Some(Box::new(AccessProof::withheld())) })
         }
-        Operation::AuditVerify { .. } => Operation::AuditVerify { checkpoint: None },
+        Operation::Intent(Intent::SshdSet { keyword, criteria, .. }) => {
+            Operation::Intent(Intent::SshdSet { keyword: keyword.clone(), values: Vec::new(), criteria: criteria.clone() })
+        }
+        Operation::Records(Records::AuditVerify { .. }) => Operation::Records(Records::AuditVerify { checkpoint: None }),
         other => other.clone(),
     }
 }
@@ -103,22 +105,29 @@ mod tests {
 
     #[test]
     fn the_words_of_a_request_are_bounded_together() {
-        let revoke = |id: usize| Operation::Revoke { id: "y".repeat(id) };
+        let revoke = |id: usize| Operation::Intent(Intent::Revoke { id: "y".repeat(id) });
         assert_eq!(check(&request(revoke(24), 1000)), Ok(()));
         assert_eq!(check(&request(revoke(25), 1000)), Err(TooManyWords(1025)));
-        let keywords = Operation::SshdShow { keywords: vec!["a".to_owned(); 300], user: None, address: None, port: None };
+        let keywords =
+            Operation::Query(Query::SshdShow { keywords: vec!["a".to_owned(); 300], user: None, address: None, port: None });
         assert!(check(&request(keywords, 0)).is_err(), "many short ones");
         // Values are no words: a list of ciphers is long.
-        let ciphers = Operation::SshdSet { keyword: "Ciphers".to_owned(), values: vec!["z".repeat(4000)], criteria: None };
+        let ciphers =
+            Operation::Intent(Intent::SshdSet { keyword: "Ciphers".to_owned(), values: vec!["z".repeat(4000)], criteria: None });
         assert_eq!(check(&request(ciphers, 100)), Ok(()));
     }
 
     #[test]
     fn no_proof_and_no_value_goes_on_record_and_what_does_reads_back() {
-        let set = Operation::SshdSet { keyword: "Banner".to_owned(), values: vec!["secret".to_owned()], criteria: None };
+        let set = Operation::Intent(Intent::SshdSet {
+            keyword: "Banner".to_owned(),
+            values: vec!["secret".to_owned()],
+            criteria: None,
+        });
         let json = serde_json::to_string(&operation(&set)).unwrap();
         assert!(!json.contains("secret"), "{json}");
-        let confirm = Operation::Confirm { id: "ab".to_owned(), proof: Some(Box::new(AccessProof::withheld())) };
+        let confirm =
+            Operation::Decision(Decision::Confirm { id: "ab".to_owned(), proof: Some(Box::new(AccessProof::withheld())) });
         let json = serde_json::to_string(&operation(&confirm)).unwrap();
         assert_eq!(json, r#"{"confirm":{"id":"ab"}}"#);
         assert_eq!(serde_json::from_str::<Operation>(&json).unwrap(), confirm);

@@ -11,7 +11,7 @@ use ssh_key::PrivateKey;
 use sshfix::kex;
 use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::request::wire::{Hello, SignedRequest};
-use sshfix_policy::request::{Mode, Operation, PROTOCOL, REQUEST_NAMESPACE, Request};
+use sshfix_policy::request::{Decision, Mode, Operation, PROTOCOL, REQUEST_NAMESPACE, Request};
 use sshfix_policy::ssh::sshsig;
 use sshfix_tests::lab::Server;
 
@@ -106,7 +106,9 @@ fn only_a_confirm_with_a_proof_of_access_over_a_new_connection_counts() {
         let before = Connection::open(server);
         let id =
             server.ctl(&["hosts", "deny", "203.0.113.70", "--json"]).expect_status(5).json()["id"].as_str().unwrap().to_owned();
-        let confirm = |id: &str, proof: AccessProof| Operation::Confirm { id: id.to_owned(), proof: Some(Box::new(proof)) };
+        let confirm = |id: &str, proof: AccessProof| {
+            Operation::Decision(Decision::Confirm { id: id.to_owned(), proof: Some(Box::new(proof)) })
+        };
 
         // Over a connection that was there before the change.
         let proof = before.proof(server, &id);

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use sshfix_policy::request::allowed_signers::AllowedSigners;
 use sshfix_policy::request::authenticate::{AuthenticateError, AuthenticatedRequest, Context, authenticate};
 use sshfix_policy::request::wire::{Challenge, SignedRequest};
-use sshfix_policy::request::{Mode, Operation, PROTOCOL, Request};
+use sshfix_policy::request::{Mode, Operation, PROTOCOL, Query, Request};
 use sshfix_policy::ssh::sshsig::from_armor;
 use tempfile::TempDir;
 
@@ -95,7 +95,7 @@ pub fn request(principal: Option<&str>) -> Request {
         challenge: challenge().to_string(),
         valid_for: 60,
         principal: principal.map(str::to_owned),
-        operation: Operation::Status,
+        operation: Operation::Query(Query::Status),
         mode: Mode::DryRun,
         reason: None,
         from: None,
