@@ -73,10 +73,14 @@ pub(super) fn trusted(invocation: &Invocation) -> Result<Result<Tree, String>, S
         Err(error @ TreeError::Unread(_)) => Err(error.to_string()),
         Ok(tree) => Ok(tree),
     };
-    for path in named(tree.as_ref().ok(), &invocation.options) {
-        match roots::find(Path::new(&path)) {
+    let (keys, others) = named(tree.as_ref().ok(), &invocation.options);
+    for path in keys.iter().chain(&others) {
+        match roots::find(Path::new(path)) {
             Err(error @ (RootsError::NotRoots { .. } | RootsError::Unseen { .. })) => return Err(error.to_string()),
-            Ok(found) if found.is_pipe() => return Err(format!("{path} is a pipe, and sshd would wait at it")),
+            // What else is one, a Banner, it opens only when somebody comes.
+            Ok(found) if found.is_pipe() && keys.contains(path) => {
+                return Err(format!("{path} is a pipe, and sshd would wait at it"));
+            }
             // What is not there, or cannot be opened, sshd does not read either.
             Ok(_) | Err(_) => {}
         }
@@ -84,9 +88,9 @@ pub(super) fn trusted(invocation: &Invocation) -> Result<Result<Tree, String>, S
     Ok(tree)
 }
 
-/// The absolute paths of the other files that sshd reads, by its files and its options. Beside each host key it opens the public half
-/// (authfile.c, `sshkey_load_public`).
-fn named(tree: Option<&Tree>, options: &[String]) -> Vec<String> {
+/// The absolute paths of the other files that sshd reads, by its files and its options: host keys, and all others. Beside each host key it
+/// opens the public half (authfile.c, `sshkey_load_public`).
+fn named(tree: Option<&Tree>, options: &[String]) -> (Vec<String>, Vec<String>) {
     let (mut keys, mut others) = (Vec::new(), Vec::new());
     let mut lines = |document: &Document| {
         let directives = document.lines().filter_map(|(_, line)| line.directive().ok().flatten());
@@ -96,7 +100,7 @@ fn named(tree: Option<&Tree>, options: &[String]) -> Vec<String> {
         }
     };
     tree.into_iter().flat_map(|tree| tree.files.values()).for_each(&mut lines);
-    let (mut certificates, mut of_options) = (Vec::new(), Vec::new());
+    let (mut certificates, mut of_options) = (Vec::new(), Vec::<String>::new());
     let mut words = options.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -110,10 +114,11 @@ fn named(tree: Option<&Tree>, options: &[String]) -> Vec<String> {
     if keys.is_empty() {
         keys.extend(DEFAULT_KEYS.map(str::to_owned));
     }
-    others.extend(keys.iter().map(|path| format!("{path}.pub")));
+    let public: Vec<String> = keys.iter().map(|path| format!("{path}.pub")).collect();
     // One that does not begin with `/` is looked for in the folder that sshd runs in (servconf.c, `derelativise_path`).
     let absolute = |path: String| if path.starts_with('/') { path } else { format!("/{path}") };
-    keys.into_iter().chain(others).chain(certificates).map(absolute).collect()
+    let keys = keys.into_iter().chain(public).map(absolute).collect();
+    (keys, others.into_iter().chain(certificates).map(absolute).collect())
 }
 
 /// Whether a process with this root folder sees the same files at these paths as sshfix does; else the first that is another one.

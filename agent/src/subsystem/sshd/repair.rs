@@ -302,7 +302,8 @@ mod tests {
         let before = fs::read(&other).unwrap();
         let link = || std::os::unix::fs::symlink(&other, &public).unwrap();
         let pipe = || nix::unistd::mkfifo(&public, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        for put in [&link as &dyn Fn(), &pipe] {
+        let puts: [&dyn Fn(); 2] = [&link, &pipe];
+        for put in puts {
             put();
             assert!(matches!(make_key(&path, "ed25519"), Err(StepError::Failed(_))));
             assert!(!path.exists());
