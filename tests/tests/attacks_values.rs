@@ -54,6 +54,8 @@ fn prepared(release: Release) -> Server {
     server
         .sh("useradd -m -s /bin/bash -p '*' alice; cp -r /root/.ssh /home/alice/; chown -R alice: /home/alice; chmod 755 /home/alice
              mkfifo /etc/ssh/fifo; head -c 40000 /dev/zero | tr '\\0' x > /etc/ssh/long; echo hello > /etc/ssh/hello
+             mkdir -p /etc/systemd/system; printf '[Service]\nExecStart=/bin/true\nPIDFile=/run/mail.pid\n' > /etc/systemd/system/mail.service
+             setsid sleep 10000 >/dev/null 2>&1 </dev/null & echo $! > /run/crond.pid
              sed 's/^account.*pam_nologin.*/account required pam_deny.so/' /etc/pam.d/sshd > /etc/pam.d/deny")
         .expect_ok();
     if release == Release::Trixie {
@@ -93,7 +95,11 @@ fn values(release: Release) {
             ("PidFile /run/nologin", "writes its pid over this file"),
             ("PidFile /root/.ssh/authorized_keys", "writes its pid over this file"),
             ("PidFile /etc/ssh/sshd_config", "writes its pid over this file"),
+            ("PidFile /run/crond.pid", "the pid of another process"),
+            ("PidFile /run/mail.pid", "mail.service has its own pid there"),
             ("ModuliFile /etc/ssh/fifo", "no regular file"),
+            ("ListenAddress 203.0.113.1", "after a boot sshd may be started before 203.0.113.1 is there"),
+            ("ListenAddress 203.0.113.1 127.0.0.1", "it goes on without"),
             ("SetEnv SHELLOPTS=noexec", "sshfix does not know what SetEnv does to a login"),
             ("SetEnv BASH_ENV=/etc/ssh/fifo --match User=alice", "sshfix does not know what SetEnv does to a login"),
             ("SetEnv HISTFILE=/etc/ssh/fifo", "sshfix does not know what SetEnv does to a login"),
@@ -124,10 +130,34 @@ fn values(release: Release) {
     assert!(plan.contains("clients that know this host only by the ssh-rsa key will see"), "{release}: {plan}");
     let plan = applied(&server, "UseDNS yes");
     assert!(plan.contains("UseDNS yes: each login waits for the name servers"), "{release}: {plan}");
+    ways_through(&server);
+    after_a_boot(&server);
     by_hand(&server);
     another_sshd(&server);
     another_pid(&server);
     many_addresses(&server);
+}
+
+/// Who has a shell is told that tunnels end; who comes to go on keeps them.
+fn ways_through(server: &Server) {
+    for (line, ended) in [("AllowTcpForwarding no", "ends ssh -J"), ("DisableForwarding yes", "ends ssh -J and all tunnels")] {
+        let plan = applied(server, line);
+        assert!(plan.contains(ended), "{line}: {plan}");
+    }
+    configured(server, "X11Forwarding yes\nMatch User alice\n    ForceCommand /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"\n");
+    for line in ["AllowTcpForwarding no", "DisableForwarding yes", "PermitOpen none", "PermitOpen none --match User=alice"] {
+        refused(server, line, "alice has nothing else here (ForceCommand");
+    }
+    configured(server, "X11Forwarding yes\n");
+}
+
+/// An sshd that waits for the network, or an address that can be bound before it is there.
+fn after_a_boot(server: &Server) {
+    const DROP_INS: &str = "/etc/systemd/system/ssh.service.d";
+    server.write(&format!("{DROP_INS}/net.conf"), "[Unit]\nWants=network-online.target\nAfter=network-online.target\n");
+    server.run(&["systemctl", "daemon-reload"]).expect_ok();
+    applied(server, "ListenAddress 203.0.113.1");
+    server.sh(&format!("rm {DROP_INS}/net.conf; systemctl daemon-reload")).expect_ok();
 }
 
 /// One who logs in from many addresses costs one question about each kind of them, not one about each.

@@ -290,6 +290,10 @@ impl Lab {
     fn boot(release: Release) -> Self {
         let server = Server::boot(release);
         server.install_sshfix();
+        // No pair looks at a boot.
+        let waits = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n";
+        server.write("/etc/systemd/system/ssh.service.d/net.conf", waits);
+        server.run(&["systemctl", "daemon-reload"]).expect_ok();
         server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
         // No session of systemd's for each login: it is what a login costs most.
         server

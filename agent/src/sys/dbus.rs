@@ -61,6 +61,32 @@ pub struct Service {
     pub can_reload: bool,
     /// `MainPID`; 0 where none runs.
     pub main_pid: u32,
+    /// Whether it is started after the network is online, and has that begun.
+    pub waits_for_network: bool,
+    /// When systemd starts it again by itself.
+    pub restart: Restart,
+}
+
+/// When systemd starts a service again that has ended by itself (systemd.service(5), systemd.unit(5)).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restart {
+    /// `Restart`: `no`, `on-failure`, `always`, ...
+    pub when: String,
+    /// `RestartPreventExitStatus`.
+    pub never_after: Vec<i32>,
+    /// `RestartUSec`: how long it waits before.
+    pub after: u64,
+    /// `StartLimitIntervalUSec` and `StartLimitBurst`: how often within which time; 0 is without end.
+    pub limit: (u64, u32),
+}
+
+impl Restart {
+    /// Whether it goes on for as long as the service ends with this status right after each start.
+    pub fn goes_on_after(&self, status: i32) -> bool {
+        let (interval, burst) = self.limit;
+        let on = matches!(self.when.as_str(), "always" | "on-failure") && !self.never_after.contains(&status);
+        on && (interval == 0 || burst == 0 || self.after.saturating_mul(burst.into()) >= interval)
+    }
 }
 
 /// What a service unit starts; `None` where there is no such unit. It blocks as [`units`] does.
@@ -210,18 +236,39 @@ type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Service>> {
     const SERVICE: &str = "org.freedesktop.systemd1.Service";
+    const UNIT: &str = "org.freedesktop.systemd1.Unit";
     let reply = call(bus, MANAGER_PATH, MANAGER, "ListUnitsByNames", &(&[name][..],)).await?;
     let rows: Vec<Row> = reply.body().deserialize()?;
     let Some((_, _, load, _, _, _, path, ..)) = rows.into_iter().next() else { return Ok(None) };
     if load != "loaded" {
         return Ok(None);
     }
+    let (after, wants, requires, when, never_after, delay, interval, burst) = tokio::try_join!(
+        property(bus, &path, UNIT, "After"),
+        property(bus, &path, UNIT, "Wants"),
+        property(bus, &path, UNIT, "Requires"),
+        property(bus, &path, SERVICE, "Restart"),
+        property(bus, &path, SERVICE, "RestartPreventExitStatus"),
+        property(bus, &path, SERVICE, "RestartUSec"),
+        property(bus, &path, UNIT, "StartLimitIntervalUSec"),
+        property(bus, &path, UNIT, "StartLimitBurst"),
+    )?;
+    let names = |value: OwnedVariant| -> zbus::Result<bool> {
+        Ok(Vec::<String>::try_from(value)?.iter().any(|name| name == "network-online.target"))
+    };
+    let (statuses, _signals) = <(Vec<i32>, Vec<i32>)>::try_from(never_after)?;
+    let restart = Restart {
+        when: text(&when)?,
+        never_after: statuses,
+        after: u64::try_from(delay)?,
+        limit: (u64::try_from(interval)?, u32::try_from(burst)?),
+    };
     let (exec, environment, files, kill_mode, can_reload, main_pid) = tokio::try_join!(
         property(bus, &path, SERVICE, "ExecStart"),
         property(bus, &path, SERVICE, "Environment"),
         property(bus, &path, SERVICE, "EnvironmentFiles"),
         property(bus, &path, SERVICE, "KillMode"),
-        property(bus, &path, "org.freedesktop.systemd1.Unit", "CanReload"),
+        property(bus, &path, UNIT, "CanReload"),
         property(bus, &path, SERVICE, "MainPID"),
     )?;
     let exec = Vec::<Command>::try_from(exec)?;
@@ -233,6 +280,8 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         kill_mode: text(&kill_mode)?,
         can_reload: bool::try_from(can_reload)?,
         main_pid: u32::try_from(main_pid)?,
+        waits_for_network: names(after)? && (names(wants)? || names(requires)?),
+        restart,
     }))
 }
 

@@ -66,7 +66,10 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users
             };
             state.sshd.revoked_keys.insert(path.clone(), file);
         }
-        Need::ValueFile(path) => _ = state.sshd.value_files.insert(path.clone(), value_files::look_at(path)),
+        Need::ValueFile(path) => {
+            let file = value_files::look_at(path, &pids(state));
+            state.sshd.value_files.insert(path.clone(), file);
+        }
         Need::Candidate(candidate) => {
             let answer = of_candidate(state, candidate);
             state.sshd.candidates.insert(candidate.clone(), answer);
@@ -95,6 +98,13 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users
             }
         }
     }
+}
+
+/// Of the sshds that are asked about.
+fn pids(state: &HostState) -> Vec<u32> {
+    let listeners = state.listener.present().into_iter().flat_map(|state| &state.listeners);
+    let asked = listeners.filter(|socket| state.sshd.servers.contains_key(&socket.local.port()));
+    asked.flat_map(|socket| &socket.holders).filter(|holder| is_sshd(holder)).map(|holder| holder.pid).collect()
 }
 
 /// Puts a user into the state who is not in it yet.

@@ -1,9 +1,14 @@
 //! Who starts the sshd on a port and makes it read its files again: a service of systemd, its socket unit, or nobody.
 
+use std::fs;
+
 use sshfix_policy::subsystem::listener::{State, Unit, is_sshd};
-use sshfix_policy::subsystem::sshd::Manager;
+use sshfix_policy::subsystem::sshd::{Absent, Boot, Manager};
 
 use crate::sys::dbus;
+
+/// With this status sshd ends where it can listen nowhere (sshd.c, `fatal`).
+const NOWHERE: i32 = 255;
 
 /// By the process that listens; where none does, what would be started. The error says why that is not known: it is never "nobody" then.
 pub(super) fn manager(state: &State, port: u16) -> Result<Manager, String> {
@@ -39,9 +44,19 @@ pub(super) fn manager(state: &State, port: u16) -> Result<Manager, String> {
             can_reload: service.can_reload,
             kill_mode: service.kill_mode,
             socket: socket.map(|socket| socket.name.clone()),
+            boot: Boot {
+                waits: service.waits_for_network,
+                tries_again: service.restart.goes_on_after(NOWHERE),
+                absent: Absent { v4: binds_any("ipv4"), v6: binds_any("ipv6") },
+            },
         },
         None => Manager::Nobody,
     })
+}
+
+/// Whether an address that is not there can be listened on (ip(7)); no where that cannot be read.
+fn binds_any(family: &str) -> bool {
+    fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind")).is_ok_and(|value| value.trim() == "1")
 }
 
 fn listens(unit: &Unit, port: u16) -> bool {

@@ -16,6 +16,7 @@ use crate::subsystem::sshd::facts::ask::resolved;
 use crate::subsystem::sshd::facts::state::{Manager, Need, Server};
 use crate::subsystem::sshd::judge::admission::{only_misses_its_directory, place, quoted, waits_for_a_connection};
 use crate::subsystem::sshd::judge::login::unit;
+use crate::subsystem::sshd::way_in::boot;
 
 /// What is known of the running sshd and its files besides their text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,8 @@ pub fn check(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Ss
     let valid = problems.is_empty();
     problems.extend(not_startable(host, &server, facts));
     let would_start = problems.is_empty();
+    let absent = boot::all_absent(&server).into_iter();
+    problems.extend(absent.map(|it| Problem { severity: Severity::Warning, text: it.text, at: None, advice: it.advice }));
     let running = running(host, &server, facts);
     if running.state == RunningState::Changed {
         let advice = "`sshfix ctl sshd reload`".to_owned();

@@ -24,8 +24,8 @@ pub use facts::key_file::{Chain, Groups, KeyFile, Members, Modes, Owner, Reading
 pub use facts::power::{Power, SCHEDULED};
 pub use facts::revoked_keys::{RevokedKeys, revoked_keys};
 pub use facts::state::{
-    Account, DEFAULT_KEYS, Folder, HostKey, KeyProblem, Login, Manager, Need, Server, Startups, State, ValueFile, host_key_paths,
-    is_user_name,
+    Absent, Account, Boot, DEFAULT_KEYS, Folder, HostKey, KeyProblem, Login, Manager, Need, Pid, Server, Startups, State,
+    ValueFile, host_key_paths, is_user_name,
 };
 pub use judge::admission::drop_percent;
 pub use judge::considered::trace;

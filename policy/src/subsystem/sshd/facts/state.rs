@@ -198,11 +198,34 @@ pub enum Manager {
         kill_mode: String,
         /// The socket unit that listens for it; the port is that unit's.
         socket: Option<String>,
+        /// What it does at a boot.
+        #[serde(default)]
+        boot: Boot,
     },
     /// systemd listens by this socket unit and starts an sshd for each connection (`Accept=yes`).
     Connections(String),
     /// Nobody: a process that was started by hand or by another init.
     Nobody,
+}
+
+/// What a service of sshd does at a boot while an address that it is to listen on is not there yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// It is started after the network is online (`After=` and `Wants=network-online.target`).
+    pub waits: bool,
+    /// It is started again, for as long as it takes, where sshd ends because it can listen nowhere.
+    pub tries_again: bool,
+    /// Addresses that are not there can be listened on.
+    pub absent: Absent,
+}
+
+/// Of which family (ip(7), `ip_nonlocal_bind`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absent {
+    /// Those of IPv4.
+    pub v4: bool,
+    /// Those of IPv6.
+    pub v6: bool,
 }
 
 impl Server {
@@ -353,6 +376,19 @@ pub struct Account {
     pub nologin: Result<Option<(String, String)>, String>,
 }
 
+/// What a file says besides that sshd may write its pid over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pid {
+    /// No number, or more than that.
+    None,
+    /// That of this sshd.
+    Own,
+    /// That of no process that runs.
+    Ended,
+    /// That of another process.
+    Others(u32),
+}
+
 /// What stands at a path that is a value, as far as that decides what sshd does with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ValueFile {
@@ -366,9 +402,11 @@ pub enum ValueFile {
         for_all: bool,
         /// Whether it can be run.
         program: bool,
-        /// Whether it holds the number of a process and nothing else.
-        pid: bool,
+        /// Whose process's number it holds.
+        pid: Pid,
     },
+    /// A unit of the host's other than sshd's has it as its `PIDFile=`, whether it is there or not: which.
+    OfUnit(String),
     /// Anything else: a pipe, a device, a folder, or what others than root decide about. With the words for people.
     Other(String),
 }

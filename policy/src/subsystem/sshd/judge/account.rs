@@ -65,6 +65,11 @@ fn nologin(account: &Account) -> Option<&(String, String)> {
     account.nologin.as_ref().ok().and_then(Option::as_ref).filter(|_| account.uid != 0)
 }
 
+/// Whether its shell ends a session as soon as it begins.
+pub(crate) fn ends_at_once(account: &Account) -> bool {
+    NO_SHELLS.contains(&account.shell.rsplit('/').next().unwrap_or_default())
+}
+
 /// sshd looks at the shell only where it is the one of this very file system (auth.c).
 fn asks_for_shell(effective: &Effective) -> bool {
     effective.one("chrootdirectory").is_none_or(|value| value == "none")
@@ -196,8 +201,7 @@ fn shut_out(effective: &Effective, user: &str, account: &Account) -> Option<Judg
         let fix = format!("`usermod -p '*' {user}` leaves it without a password and unlocked; or `UsePAM yes` in sshd_config");
         return Some(refuse(format!("the account of {user} is locked, which counts with UsePAM no"), evidence, fix));
     }
-    let name = account.shell.rsplit('/').next().unwrap_or_default();
-    if NO_SHELLS.contains(&name) && effective.one("forcecommand").is_none_or(|command| command == "none") {
+    if ends_at_once(account) && effective.one("forcecommand").is_none_or(|command| command == "none") {
         let fix = format!("`chsh -s /bin/bash {user}` if {user} should log in; it may be meant so");
         let detail = format!("the login shell of {user} is {}: every session ends at once", account.shell);
         return Some(refuse(detail, passwd(), fix));

@@ -36,6 +36,8 @@ pub enum Reason {
     NoRoom(&'static str),
     /// sshd would not listen there any more.
     Socket(SocketAddr),
+    /// After a boot sshd would not listen there.
+    Boot(SocketAddr),
     /// Nobody knows which user comes this way, and this keyword goes by users.
     Unnamed(String),
     /// What this keyword with this value does to a login is not known.
@@ -78,6 +80,7 @@ impl Objection {
             | Reason::Algorithms(_)
             | Reason::NoRoom(_)
             | Reason::Socket(_)
+            | Reason::Boot(_)
             | Reason::Unnamed(_)
             | Reason::Value(..)
             | Reason::TooManyParts
@@ -117,6 +120,7 @@ impl Reason {
             | Reason::Files(_)
             | Reason::Algorithms(_)
             | Reason::Socket(_)
+            | Reason::Boot(_)
             | Reason::Unnamed(_)
             | Reason::Value(..)
             | Reason::TooManyParts

@@ -13,7 +13,7 @@ use crate::subsystem::sshd::config::{Document, Tree, keyword};
 use crate::subsystem::sshd::facts::pam::Passwords;
 use crate::subsystem::sshd::facts::state::{Account, Login, Server};
 use crate::subsystem::sshd::{
-    Answer, AuthorizedKey, Effective, Folder, Invocation, KeyFile, Manager, Modes, RevokedKeys, ValueFile,
+    Answer, AuthorizedKey, Effective, Folder, Invocation, KeyFile, Manager, Modes, Pid, RevokedKeys, ValueFile,
 };
 use crate::verdict::{AccessPath, PathOrigin};
 
@@ -136,7 +136,7 @@ fn hosts(user: &str, before: &str, after: &str) -> (HostState, HostState) {
     };
     let mut host = HostState::empty();
     host.listener = Part::Present(listener::State { addresses: vec![HOST], ..listener::State::default() });
-    let plain = ValueFile::Regular { size: 10, for_all: true, program: false, pid: false };
+    let plain = ValueFile::Regular { size: 10, for_all: true, program: false, pid: Pid::None };
     host.sshd.value_files.insert("/etc/ssh/ca.pub".to_owned(), plain);
     host.sshd.value_files.insert("/run/sshd.pid".to_owned(), ValueFile::Missing);
     host.sshd.revoked_keys.insert("/etc/ssh/revoked".to_owned(), RevokedKeys::Missing("no such file".to_owned()));

@@ -2,7 +2,9 @@
 //! work for the user. For the proof, which asks before and after each step on sshd; every value is sshd's own.
 
 pub(crate) mod alike;
+pub(crate) mod boot;
 pub(crate) mod clients;
+mod forwarding;
 #[cfg(test)]
 mod judged_tests;
 pub(crate) mod risk;
@@ -46,6 +48,8 @@ pub struct WayIn {
     pub(crate) clients: Clients,
     /// Whether it is a keep entry: each of its keys stays, whoever is in by it now.
     pub(crate) kept: bool,
+    /// What counts for everybody, where that is known.
+    everybody: Effective,
     /// Each login that was asked about.
     pub(crate) logins: Vec<LoginWay>,
     /// What the files on disk say keeps it out, and does not: sshd has not read them. With why that is known.
@@ -97,6 +101,8 @@ pub struct LoginWay {
     read_at: Option<Timestamp>,
     /// Whether the running sshd may have read other files than these.
     pub(crate) may_differ: bool,
+    /// Why it is good for forwarding alone, where it is.
+    forwards_alone: Option<String>,
 }
 
 /// A stage that says that a way is closed, or does not know, by which somebody is in: a fault of ours, or a change since then.
@@ -185,6 +191,12 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };
     way.risks = risks(effective);
+    way.everybody = effective.clone();
+    let reached = serves::reached(read, path.source.first(), &sessions.locals);
+    for absent in boot::newly_absent(&before, &server, path.port, &reached) {
+        way.objections.extend(absent.objection());
+        way.risks.extend(absent.risk());
+    }
     let edited: BTreeSet<String> =
         server.edited.values().flat_map(|(was, is)| edited_lines(was, is)).map(|line| line.0).collect();
     way.objections.extend(before.effective.as_ref().ok().and_then(|was| values::not_printed(&edited, was, effective)));
@@ -406,6 +418,10 @@ impl WayIn {
             )
         }));
         lines.extend(self.clients.gone(&now.clients));
+        let of_logins = now.logins.iter().filter_map(|is| Some((&self.login(is)?.effective, &is.effective)));
+        for (was, is) in std::iter::once((&self.everybody, &now.everybody)).chain(of_logins) {
+            lines.extend(forwarding::ends(was, is));
+        }
         lines.dedup();
         lines
     }
@@ -652,6 +668,7 @@ fn login(
         others: false,
         read_at: None,
         may_differ: false,
+        forwards_alone: None,
     };
     let because = |reason: Reason, why: String| {
         let objections = vec![Objection::unknown(Stage::SshdAccess, reason, why)];
@@ -697,7 +714,7 @@ fn login(
     objections.extend(account::objection(&effective, user, user_account));
     objections.extend(values::objections(host, &effective, needs));
     let ways = ways(host, &effective, &client, user_account, needs);
-    LoginWay { effective, objections, ways, ..empty }
+    LoginWay { forwards_alone: forwarding::alone(&effective, user_account), effective, objections, ways, ..empty }
 }
 
 #[cfg(test)]
@@ -716,6 +733,7 @@ impl WayIn {
             others: false,
             read_at,
             may_differ: false,
+            forwards_alone: None,
         };
         Self { logins: vec![login], ..Self::default() }
     }

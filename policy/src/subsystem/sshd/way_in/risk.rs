@@ -34,6 +34,8 @@ pub enum Limit {
     Penalties,
     /// `UseDNS`.
     Names,
+    /// `ListenAddress` of an address that may not be there at a boot.
+    Boot,
 }
 
 /// One limit that could end a login.
@@ -93,6 +95,11 @@ pub fn risks(effective: &Effective) -> Vec<Risk> {
         found.push(Risk { limit: Limit::Penalties, level: terms.longest(), text, grave: false });
     }
     found
+}
+
+/// After a boot it takes longer until sshd listens.
+pub fn at_boot(text: String) -> Risk {
+    Risk { limit: Limit::Boot, level: 1, text, grave: false }
 }
 
 /// sshd looks the client's name up while the time to log in runs; name servers that do not answer use it up.

@@ -169,9 +169,7 @@ pub fn lost_sockets(
         return Vec::new();
     }
     let (Some(was), Some(is)) = (addresses(before), addresses(now)) else { return Vec::new() };
-    let own = host.listener.present().map_or(&[][..], |state| &state.addresses);
-    let same = |address: &&IpAddr| address.is_ipv4() == from.is_ipv4() && !address.is_loopback();
-    let known = if locals.is_empty() { own.iter().filter(same).copied().collect() } else { locals.to_vec() };
+    let known = reached(host, from, locals);
     let lost = known.iter().filter(|address| covers(&was, **address, port) && !covers(&is, **address, port));
     let lost = lost.map(|address| {
         let at = SocketAddr::new(*address, port);
@@ -179,6 +177,13 @@ pub fn lost_sockets(
         Objection::refuse(Stage::Listener, Reason::Socket(at), why)
     });
     lost.collect()
+}
+
+/// These addresses of the host; where none is known, each of the client's family.
+pub fn reached(host: &HostState, from: IpAddr, locals: &[IpAddr]) -> Vec<IpAddr> {
+    let own = host.listener.present().map_or(&[][..], |state| &state.addresses);
+    let same = |address: &&IpAddr| address.is_ipv4() == from.is_ipv4() && !address.is_loopback();
+    if locals.is_empty() { own.iter().filter(same).copied().collect() } else { locals.to_vec() }
 }
 
 /// What `sshd -T` prints of `ListenAddress`.

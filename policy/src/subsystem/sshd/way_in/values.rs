@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use crate::host::{self, HostState, Needs};
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::keyword;
-use crate::subsystem::sshd::facts::state::{Need, ValueFile};
+use crate::subsystem::sshd::facts::state::{Need, Pid, ValueFile};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
 use crate::verdict::Stage;
 
@@ -44,6 +44,8 @@ enum Use {
 const BANNER_MAX: u64 = 30_000;
 /// Where distributions keep the two halves of sshd.
 const PROGRAMS: [&str; 5] = ["/usr/lib/openssh/", "/usr/libexec/openssh/", "/usr/lib/ssh/", "/usr/libexec/", "/usr/libexec/ssh/"];
+/// Where sshd writes its pid by default.
+const PID_FILES: [&str; 2] = ["/run/sshd.pid", "/var/run/sshd.pid"];
 const XAUTH: [&str; 4] = ["none", "/usr/bin/xauth", "/usr/X11R6/bin/xauth", "/usr/local/bin/xauth"];
 /// Variables that no program opens a file by, runs anything by, or ends by, when a session begins (locale(7), environ(7)); all others may:
 /// `BASH_ENV`, `HISTFILE`, `INPUTRC`, `LD_*`, `TMOUT`, ... What ends with `*` is a prefix.
@@ -350,7 +352,9 @@ fn problem(host: &HostState, keyword: &str, value: &str, needs: &mut Needs) -> P
                 needs.insert(host::Need::Sshd(Need::ValueFile(path)));
                 return Problem::NotRead(format!("{value}, which was not looked at yet"));
             };
-            wrong_file(of, file).map_or(Problem::None, Problem::Is)
+            // By its own default name it takes turns with other sshds.
+            let is_sshds = matches!(of, Use::Pid) && PID_FILES.contains(&value) && !matches!(file, ValueFile::Other(_));
+            wrong_file(of, file).filter(|_| !is_sshds).map_or(Problem::None, Problem::Is)
         }
     }
 }
@@ -388,6 +392,11 @@ fn wrong_file(of: Use, file: &ValueFile) -> Option<String> {
         ValueFile::Missing => {
             return matches!(of, Use::Run).then(|| "there is no such program, and nobody could log in without it".to_owned());
         }
+        ValueFile::OfUnit(unit) => {
+            let why =
+                format!("{unit} has its own pid there (`PIDFile=`), which sshd would write over and remove when it reloads");
+            return matches!(of, Use::Pid).then_some(why);
+        }
         ValueFile::Regular { size, for_all, program, pid } => (*size, *for_all, *program, *pid),
     };
     let why = match of {
@@ -397,9 +406,17 @@ fn wrong_file(of: Use, file: &ValueFile) -> Option<String> {
         Use::Show if size > BANNER_MAX => {
             format!("{size} bytes long, and clients need not take more than {BANNER_MAX} in one message")
         }
-        Use::Pid if !pid => "this file holds something else than a pid, which sshd would write over".to_owned(),
+        Use::Pid => match pid {
+            Pid::None => "this file holds something else than a pid, which sshd would write over".to_owned(),
+            Pid::Others(pid) => {
+                format!(
+                    "this file holds the pid of another process ({pid}): sshd would write over it, and remove it when it reloads"
+                )
+            }
+            Pid::Own | Pid::Ended => return None,
+        },
         Use::Run if !program => "this is no program that can be run, and nobody could log in without it".to_owned(),
-        Use::Show | Use::Pid | Use::Read | Use::Run => return None,
+        Use::Show | Use::Read | Use::Run => return None,
     };
     Some(why)
 }

@@ -10,7 +10,7 @@ fn host(files: &[(&str, ValueFile)]) -> HostState {
     host
 }
 
-const PLAIN: ValueFile = ValueFile::Regular { size: 100, for_all: true, program: false, pid: false };
+const PLAIN: ValueFile = ValueFile::Regular { size: 100, for_all: true, program: false, pid: Pid::None };
 
 /// The words of the objections to one value, and how many facts are missing.
 fn said(host: &HostState, line: &str) -> (Vec<String>, usize) {
@@ -31,10 +31,10 @@ fn every_keyword_of_the_manual_is_judged_harmless_or_refused_with_a_reason() {
 #[test]
 fn the_defaults_of_both_releases_are_harmless() {
     let host = host(&[
-        ("/run/sshd.pid", ValueFile::Regular { size: 4, for_all: true, program: false, pid: true }),
+        ("/run/sshd.pid", ValueFile::Regular { size: 4, for_all: true, program: false, pid: Pid::Own }),
         ("/etc/ssh/moduli", PLAIN),
-        ("/usr/lib/openssh/sshd-session", ValueFile::Regular { size: 1, for_all: true, program: true, pid: false }),
-        ("/usr/lib/openssh/sshd-auth", ValueFile::Regular { size: 1, for_all: true, program: true, pid: false }),
+        ("/usr/lib/openssh/sshd-session", ValueFile::Regular { size: 1, for_all: true, program: true, pid: Pid::None }),
+        ("/usr/lib/openssh/sshd-auth", ValueFile::Regular { size: 1, for_all: true, program: true, pid: Pid::None }),
     ]);
     let defaults = "pamservicename sshd\nunusedconnectiontimeout none\nrekeylimit 0 0\nchanneltimeout none\nbanner none\n\
         pidfile /run/sshd.pid\nmodulifile /etc/ssh/moduli\nxauthlocation /usr/bin/xauth\ntrustedusercakeys none\n\
@@ -128,19 +128,24 @@ fn what_a_login_finds_may_change_only_to_what_is_known() {
 fn files_are_looked_at_and_refused_with_the_reason() {
     let regular = |size, for_all, program, pid| ValueFile::Regular { size, for_all, program, pid };
     let pipe = || ValueFile::Other("no regular file".to_owned());
-    let table: [(&str, ValueFile, Option<&str>); 14] = [
+    let table: [(&str, ValueFile, Option<&str>); 19] = [
         ("banner /b", PLAIN, None),
         ("banner /b", ValueFile::Missing, None),
         ("banner /b", pipe(), Some("no regular file")),
-        ("banner /b", regular(100, false, false, false), Some("shows it to everybody")),
-        ("banner /b", regular(40_000, true, false, false), Some("40000 bytes")),
+        ("banner /b", regular(100, false, false, Pid::None), Some("shows it to everybody")),
+        ("banner /b", regular(40_000, true, false, Pid::None), Some("40000 bytes")),
         ("pidfile /run/b.pid", ValueFile::Missing, None),
-        ("pidfile /var/run/a/b.pid", regular(3, true, false, true), None),
+        ("pidfile /var/run/a/b.pid", regular(3, true, false, Pid::Own), None),
+        ("pidfile /run/b.pid", regular(3, true, false, Pid::Ended), None),
+        ("pidfile /run/b.pid", regular(3, true, false, Pid::Others(7)), Some("of another process (7)")),
+        ("pidfile /run/b.pid", ValueFile::OfUnit("cron.service".to_owned()), Some("cron.service has its own pid there")),
+        ("pidfile /run/sshd.pid", regular(3, true, false, Pid::Others(7)), None),
+        ("banner /b", ValueFile::OfUnit("cron.service".to_owned()), None),
         ("pidfile /run/b.pid", PLAIN, Some("something else than a pid")),
         ("pidfile /run/b.pid", pipe(), Some("no regular file")),
         ("modulifile /b", ValueFile::Missing, None),
         ("modulifile /b", pipe(), Some("no regular file")),
-        ("sshdsessionpath /usr/libexec/sshd-session", regular(3, true, true, false), None),
+        ("sshdsessionpath /usr/libexec/sshd-session", regular(3, true, true, Pid::None), None),
         ("sshdsessionpath /usr/libexec/sshd-session", PLAIN, Some("no program")),
         ("sshdauthpath /usr/lib/openssh/sshd-auth", ValueFile::Missing, Some("no such program")),
     ];

@@ -6,7 +6,7 @@ use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::journal::Entrance;
 use crate::subsystem::sshd::judge::methods::{Can, KEY_SOURCES, Way, bare, is_same};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
-use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, risk, serves, values};
+use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, forwarding, risk, serves, values};
 use crate::verdict::{Stage, Verdict};
 
 /// What makes a path worse off than it was: that it is refused, or that it is not known any more, and why.
@@ -39,7 +39,7 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
         return Some((new.verdict, told(way, new, Some(&is.user))));
     }
     let unknown = |why| (Verdict::Unknown, why);
-    let elsewhere = no_session(was, is).or_else(|| asks_pam(was, is));
+    let elsewhere = no_session(was, is).or_else(|| asks_pam(was, is)).or_else(|| no_way_through(was, is));
     elsewhere.map(unknown).or_else(|| no_way(was, is, says_little)).or_else(|| {
         let by_entrances = was.knows_entrances() && was.entered.iter().any(|entrance| counts_now(entrance, was));
         let of_sessions = if by_entrances { lost_entrance(was, is) } else { lost_way(was, is) };
@@ -92,6 +92,13 @@ fn no_session(was: &LoginWay, is: &LoginWay) -> Option<String> {
         let value = is.effective.one(&keyword).filter(|value| *value != "none" && was.effective.one(&keyword) != Some(value))?;
         Some(format!("{name} {value}: whether that gives {} a shell is not known", is.user))
     })
+}
+
+/// Who has no shell here comes to go on.
+fn no_way_through(was: &LoginWay, is: &LoginWay) -> Option<String> {
+    let alone = was.forwards_alone.as_ref()?;
+    let ended = forwarding::ends(&was.effective, &is.effective).into_iter().next()?;
+    Some(format!("{ended}, and {} has nothing else here ({alone})", is.user))
 }
 
 /// PAM is asked where it was not: its account and session rules may refuse whoever came without them.

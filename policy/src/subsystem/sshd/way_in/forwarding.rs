@@ -1,0 +1,119 @@
+//! What ends ways through this host to others, or back to it: `ssh -J`, tunnels, forwarded sockets. Beside a verdict for whoever has a shell
+//! here as well; for an account that has nothing else it is the way in. Reads nothing.
+
+use std::collections::BTreeSet;
+
+use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::config::keyword;
+use crate::subsystem::sshd::facts::state::Account;
+use crate::subsystem::sshd::judge::account::ends_at_once;
+
+/// The keywords that permit forwarding, and what ends where they permit less.
+const SWITCHES: [(&str, &str); 7] = [
+    ("disableforwarding", "ssh -J and all tunnels"),
+    ("allowtcpforwarding", "ssh -J, -W, -L and -D, or -R,"),
+    ("permitopen", "ssh -J, -W, -L and -D to other places"),
+    ("permitlisten", "reverse tunnels (ssh -R) that listen elsewhere"),
+    ("gatewayports", "reverse tunnels (ssh -R) that others reach"),
+    ("allowstreamlocalforwarding", "tunnels of Unix sockets"),
+    ("permittunnel", "tunnels of tun devices (ssh -w)"),
+];
+
+/// What a change ends, for people, each keyword once.
+pub fn ends(was: &Effective, is: &Effective) -> Vec<String> {
+    let ended =
+        SWITCHES.iter().filter(|(keyword, _)| counts(keyword, was) && is_narrower(keyword, was.all(keyword), is.all(keyword)));
+    let line = |(keyword, what): &(&str, &str)| {
+        let value: String = is.all(keyword).join(" ").chars().take(100).collect();
+        format!("{} {value}: ends {what} through this host", keyword::spelling(keyword))
+    };
+    ended.map(line).collect()
+}
+
+/// Why a login is good for forwarding alone: sshd runs no shell that stays, or a command in its place.
+pub fn alone(effective: &Effective, account: &Account) -> Option<String> {
+    let command = effective.one("forcecommand").filter(|command| *command != "none" && !command.starts_with("internal-sftp"));
+    match command {
+        Some(command) => Some(format!("ForceCommand {}", command.chars().take(100).collect::<String>())),
+        None => ends_at_once(account).then(|| format!("the shell {}", account.shell)),
+    }
+}
+
+/// Whether anything went by this keyword.
+fn counts(keyword: &str, was: &Effective) -> bool {
+    let (on, directions) = (was.one("disableforwarding") != Some("yes"), directions(was.all("allowtcpforwarding")));
+    match keyword {
+        "permitopen" => on && directions.contains("local"),
+        "permitlisten" | "gatewayports" => on && directions.contains("remote"),
+        _ => on,
+    }
+}
+
+fn directions(values: &[String]) -> BTreeSet<&'static str> {
+    match values.first().map(String::as_str) {
+        Some("no") => [].into(),
+        Some("local") => ["local"].into(),
+        Some("remote") => ["remote"].into(),
+        _ => ["local", "remote"].into(),
+    }
+}
+
+fn is_narrower(keyword: &str, was: &[String], is: &[String]) -> bool {
+    // What is not printed at all is an sshd that was not asked, or does not know it.
+    if was == is || was.is_empty() || is.is_empty() {
+        return false;
+    }
+    let words = |values: &[String]| -> BTreeSet<String> {
+        values.iter().flat_map(|value| value.split(' ')).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    };
+    let first = |values: &[String], value: &str| values.first().is_some_and(|first| first == value);
+    match keyword {
+        "disableforwarding" => first(is, "yes"),
+        "allowtcpforwarding" | "allowstreamlocalforwarding" => !directions(was).is_subset(&directions(is)),
+        "permitopen" | "permitlisten" => !first(was, "none") && !first(is, "any") && !words(was).is_subset(&words(is)),
+        "gatewayports" => !first(was, "no"),
+        "permittunnel" => !first(was, "no") && !first(is, "yes"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_permits_less_ends_ways_through_and_what_permits_more_does_not() {
+        let base = "disableforwarding no\nallowtcpforwarding yes\npermitopen any\npermitlisten any\ngatewayports no\n\
+            allowstreamlocalforwarding yes\npermittunnel no\n";
+        let over = |base: &str, line: &str| {
+            let keyword = line.split(' ').next().unwrap_or_default();
+            let kept = base.lines().filter(|other| !other.starts_with(&format!("{keyword} ")));
+            kept.chain([line]).map(|line| format!("{line}\n")).collect::<String>()
+        };
+        let table = [
+            ("disableforwarding no", "disableforwarding yes", true),
+            ("allowtcpforwarding yes", "allowtcpforwarding no", true),
+            ("allowtcpforwarding local", "allowtcpforwarding remote", true),
+            ("allowtcpforwarding local", "allowtcpforwarding all", false),
+            ("permitopen any", "permitopen none", true),
+            ("permitopen a:22", "permitopen a:22 b:22", false),
+            ("permitopen a:22 b:22", "permitopen a:22", true),
+            ("permitopen none", "permitopen a:22", false),
+            ("permitlisten any", "permitlisten 8080", true),
+            ("gatewayports yes", "gatewayports no", true),
+            ("gatewayports no", "gatewayports yes", false),
+            ("allowstreamlocalforwarding yes", "allowstreamlocalforwarding remote", true),
+            ("permittunnel yes", "permittunnel no", true),
+            ("permittunnel ethernet", "permittunnel yes", false),
+            ("x11forwarding yes", "x11forwarding no", false),
+        ];
+        for (was, is, narrower) in table {
+            let before = over(base, was);
+            let found = ends(&Effective::parse(&before), &Effective::parse(&over(&before, is)));
+            assert_eq!(found.len(), usize::from(narrower), "{was} -> {is}: {found:?}");
+            // Where nothing is forwarded, nothing ends.
+            let off = over(&before, "disableforwarding yes");
+            assert_eq!(ends(&Effective::parse(&off), &Effective::parse(&over(&off, is))).len(), 0, "{was} -> {is}");
+        }
+    }
+}
