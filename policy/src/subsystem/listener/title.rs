@@ -26,9 +26,21 @@ pub fn session_title(cmdline: &[u8]) -> Title {
     if user.ends_with(']') || user.contains(" [listener] ") || user.starts_with('/') {
         return Title::Door;
     }
-    let user = user.rsplit_once('@').map_or(user, |(user, _terminal)| user);
+    let user = user.rsplit_once('@').filter(|(_, end)| is_of_sshd(end)).map_or(user, |(user, _)| user);
     // A state in brackets is no part of a name.
     if user.is_empty() || user.ends_with(']') { Title::Other } else { Title::LoggedIn(user.to_owned()) }
+}
+
+/// Whether sshd wrote this behind a name: the terminals of the session or `notty` (session.c, `session_tty_list`), or what `do_child` does. The
+/// part of a name such as `alice@example.org` is none of it.
+fn is_of_sshd(end: &str) -> bool {
+    // pts(4), pty(7): `pts/3`, and `ttyp3` of old.
+    let terminal = |name: &str| match (name.strip_prefix("pts/"), name.strip_prefix("tty").map(str::as_bytes)) {
+        (Some(number), _) => !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()),
+        (None, Some([row, column])) => row.is_ascii_lowercase() && column.is_ascii_hexdigit(),
+        (None, _) => false,
+    };
+    matches!(end, "notty" | "internal-sftp") || end.split(',').all(terminal)
 }
 
 #[cfg(test)]
@@ -43,6 +55,12 @@ mod tests {
             ("sshd: alice@notty\0\0\0", Title::LoggedIn(user("alice"))),
             ("sshd-session: alice@example.org@pts/1", Title::LoggedIn(user("alice@example.org"))),
             ("sshd: root", Title::LoggedIn(user("root"))),
+            ("sshd-session: alice@example.org", Title::LoggedIn(user("alice@example.org"))),
+            ("sshd: alice@tty.example.org", Title::LoggedIn(user("alice@tty.example.org"))),
+            ("sshd: alice@example.org@notty", Title::LoggedIn(user("alice@example.org"))),
+            ("sshd: alice@pts/0,pts/11", Title::LoggedIn(user("alice"))),
+            ("sshd: alice@ttyp0", Title::LoggedIn(user("alice"))),
+            ("sshd: alice@internal-sftp", Title::LoggedIn(user("alice"))),
             ("sshd-auth: [session-auth]", Title::Door),
             ("sshd: alice [priv]", Title::Door),
             ("sshd-session: root [priv]", Title::Door),
