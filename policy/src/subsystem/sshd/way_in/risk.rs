@@ -5,6 +5,7 @@
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::judge::admission::drop_percent;
 use crate::subsystem::sshd::judge::penalty::Terms;
+use crate::subsystem::sshd::way_in::values::seconds;
 
 /// sshd's own default; an ordinary agent offers some keys before the right one.
 const TRIES: u32 = 6;
@@ -16,6 +17,11 @@ const HARDLY_ANY_GRACE: u32 = 5;
 const FEW: u32 = 3;
 /// resolv.conf(5): a name that no server answers takes three of them twice 5 s, and sshd asks for it both ways.
 const NAMES: u32 = 60;
+
+/// People leave a session or a transfer silent for this long, and come back to it; seconds.
+const QUIET: u64 = 4 * 3_600;
+/// A line that is down for less than this many seconds comes back, and the session with it.
+const OUTAGE: u64 = 30;
 
 /// Which limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +42,12 @@ pub enum Limit {
     Names,
     /// `ListenAddress` of an address that may not be there at a boot.
     Boot,
+    /// `ChannelTimeout`.
+    Channels,
+    /// `UnusedConnectionTimeout`.
+    Unused,
+    /// `ClientAliveInterval` and `ClientAliveCountMax`.
+    Alive,
 }
 
 /// One limit that could end a login.
@@ -89,6 +101,7 @@ pub fn risks(effective: &Effective) -> Vec<Risk> {
         found.push(risk(Limit::Sessions, 1, text));
     }
     found.extend(names(effective));
+    found.extend(silence(effective));
     // What is not understood of them is unknown in the verdict, and no limit that gets tighter.
     if let Ok(Some(terms)) = Terms::of(effective) {
         let text = format!("PerSourcePenalties: failed logins turn a source away for up to {} s", terms.longest());
@@ -100,6 +113,33 @@ pub fn risks(effective: &Effective) -> Vec<Risk> {
 /// After a boot it takes longer until sshd listens.
 pub fn at_boot(text: String) -> Risk {
     Risk { limit: Limit::Boot, level: 1, text, grave: false }
+}
+
+/// Limits that end what is there, where it is silent.
+fn silence(effective: &Effective) -> Vec<Risk> {
+    let risk = |limit, seconds: u64, room: u64, text: String| {
+        let level = i64::try_from(room.saturating_sub(seconds)).unwrap_or(i64::MAX);
+        (1..room).contains(&seconds).then_some(Risk { limit, level, text, grave: false })
+    };
+    // `TYPE=TIME`; 0 is without end.
+    let times = effective.all("channeltimeout").iter().flat_map(|value| value.split(' '));
+    let times = times.filter_map(|one| Some((one, seconds(one.split_once('=')?.1)?))).filter(|(_, seconds)| *seconds > 0);
+    let channels = times.min_by_key(|(_, seconds)| *seconds).and_then(|(one, seconds)| {
+        let text = format!("ChannelTimeout {one}: a shell, command or tunnel that is silent for {seconds} s is ended");
+        risk(Limit::Channels, seconds, QUIET, text)
+    });
+    let unused = effective.one("unusedconnectiontimeout").and_then(seconds).and_then(|seconds| {
+        let text =
+            format!("UnusedConnectionTimeout: a connection without a shell, command or tunnel in use is ended after {seconds} s");
+        risk(Limit::Unused, seconds, QUIET, text)
+    });
+    let number = |keyword: &str| effective.one(keyword).and_then(seconds);
+    let alive = number("clientaliveinterval").zip(number("clientalivecountmax")).and_then(|(interval, count)| {
+        let seconds = interval.saturating_mul(count);
+        let text = format!("ClientAliveInterval {interval}: a client whose line is down for {seconds} s is cut off");
+        risk(Limit::Alive, seconds, OUTAGE, text)
+    });
+    [channels, unused, alive].into_iter().flatten().collect()
 }
 
 /// sshd looks the client's name up while the time to log in runs; name servers that do not answer use it up.
@@ -170,6 +210,32 @@ mod tests {
         let with = of("usedns yes\nlogingracetime 30\n");
         assert_eq!(lockout(&with, "usedns yes\nlogingracetime 30\n"), [false; 0]);
         assert_eq!(lockout(&of("usedns yes\nlogingracetime 120\n"), "usedns yes\nlogingracetime 30\n"), [true]);
+    }
+
+    #[test]
+    fn what_ends_the_silent_is_a_risk_below_some_hours() {
+        let usual = risks(&Effective::parse(
+            "channeltimeout none\nunusedconnectiontimeout none\nclientaliveinterval 0\nclientalivecountmax 3\n",
+        ));
+        assert_eq!(usual, []);
+        for (text, limit) in [
+            ("channeltimeout *=60\n", Some(Limit::Channels)),
+            ("channeltimeout x11=1d session=5m\n", Some(Limit::Channels)),
+            ("channeltimeout *=14400 session=0\n", None),
+            ("unusedconnectiontimeout 300\n", Some(Limit::Unused)),
+            ("unusedconnectiontimeout 1d\n", None),
+            ("clientaliveinterval 5\nclientalivecountmax 1\n", Some(Limit::Alive)),
+            ("clientaliveinterval 5\nclientalivecountmax 0\n", None),
+            ("clientaliveinterval 60\nclientalivecountmax 3\n", None),
+        ] {
+            let found = risks(&Effective::parse(text));
+            assert_eq!(worse(&usual, &found).map(|risk| risk.limit).next(), limit, "{text}");
+            assert!(found.iter().all(|risk| !risk.grave), "{text}");
+            assert_eq!(worse(&found, &found).count(), 0, "{text}");
+        }
+        let (long, short) = ("channeltimeout *=2h\n", "channeltimeout *=1h\n");
+        let of = |text: &str| risks(&Effective::parse(text));
+        assert_eq!((worse(&of(long), &of(short)).count(), worse(&of(short), &of(long)).count()), (1, 0));
     }
 
     #[test]

@@ -209,7 +209,7 @@ fn lasts(value: &str) -> bool {
 }
 
 /// misc.c, `convtime`.
-fn seconds(value: &str) -> Option<u64> {
+pub(crate) fn seconds(value: &str) -> Option<u64> {
     let (mut all, mut number) = (0_u64, None::<u64>);
     for c in value.chars() {
         if let Some(digit) = c.to_digit(10) {
