@@ -1,6 +1,6 @@
 //! Ways in that sshfix itself cannot judge, and edits that would close them: other clients' algorithms, signatures, empty passwords,
-//! certificates, lines of `authorized_keys` that are no keys, modules of PAM, names of hosts, ranges in many parts. Each way is a real login,
-//! before and after; every edit is to be refused. One server a release.
+//! certificates, lines of `authorized_keys` that are no keys, modules of PAM, names of hosts, ranges in parts, many addresses of the host,
+//! tunnels of users with a domain. Each way is a real login, before and after; every edit is to be refused. One server a release.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use std::process::{Child, Command, Stdio};
@@ -378,16 +378,62 @@ fn names(scenes: &mut Scenes) {
     authorized(server, &plain);
 }
 
-/// A range that lines take apart into more parts than are asked about.
+/// A range that lines take apart into more parts than are asked about, and patterns that meet one address inside a range.
 fn ranges(scenes: &mut Scenes) {
     let server = scenes.server;
-    let many: Vec<String> = (1..12).map(|n| format!("198.51.100.{}", n * 16)).collect();
-    configure(server, &format!("X11Forwarding yes\nMatch Address {}\n    X11Forwarding no\n", many.join(",")));
+    let way = Way::new("alice", &[]);
+    let many: Vec<String> = (1..40).map(|n| format!("Match Address 198.51.100.{}\n    X11Forwarding no\n", n * 6)).collect();
+    configure(server, &format!("X11Forwarding yes\n{}", many.concat()));
     keep(server, &[("198.51.100.0/24", "alice")]);
     let edits = ["DenyUsers alice", "PubkeyAuthentication no --match User=alice"];
-    let edits = edits.map(|edit| (edit, "parts this range into too many"));
-    scenes.check("a range in many parts", &Way::new("alice", &[]), &edits, &["ClientAliveInterval 60"]);
+    let edits = edits.map(|edit| (edit, "into too many"));
+    scenes.check("a range in many parts", &way, &edits, &["ClientAliveInterval 60"]);
+    // The first part is closed before, the one of the client is not.
+    configure(server, "X11Forwarding yes\nDenyUsers alice@198.51.100.0/30\n");
+    let denies = "alice from 198.51.100.7";
+    let edits = [
+        ("DenyUsers alice@198.51.*.7", denies),
+        ("DenyUsers a*@19?.51.100.7", denies),
+        ("DenyUsers alice@198.51.100.0/30 alice@3325256711", denies),
+        ("DenyUsers alice@198.51.100.0/30 alice@198.51.100.7", denies),
+        ("DenyUsers alice --match Address=*.7", "DenyUsers alice refuses"),
+    ];
+    scenes.check("a pattern inside a range", &way, &edits, &["DenyUsers alice@198.52.*.7"]);
     keep(server, &[]);
+}
+
+/// More addresses of the host than anybody lists; the one that the client comes to is the last of them.
+fn many_addresses(scenes: &mut Scenes) {
+    let server = scenes.server;
+    server.sh("for n in $(seq 1 12); do ip addr add 10.$n.0.1/32 dev host0; done").expect_ok();
+    configure(server, "X11Forwarding yes\n");
+    keep(server, &[(FROM, "alice")]);
+    let edits = [
+        ("DenyUsers alice --match LocalAddress=203.0.113.1", "DenyUsers alice refuses"),
+        ("PubkeyAuthentication no --match LocalAddress=203.0.113.0/24", "alice"),
+    ];
+    scenes.check("many addresses", &Way::new("alice", &[]), &edits, &["DenyUsers alice --match LocalAddress=192.0.2.1"]);
+    keep(server, &[]);
+}
+
+/// Users of directories have an `@` in their names, and `ssh -N` asks for no terminal.
+fn a_tunnel_of_a_user_with_a_domain(scenes: &mut Scenes) {
+    const USER: &str = "alice@example.org";
+    let server = scenes.server;
+    server
+        .sh("echo 'alice@example.org:x:4711:4711::/home/of-domain:/bin/bash' >> /etc/passwd; echo 'of-domain:x:4711:' >> /etc/group
+             echo 'alice@example.org:*:19000::::::' >> /etc/shadow; cp -r /home/alice /home/of-domain; chown -R 4711:4711 /home/of-domain")
+        .expect_ok();
+    configure(server, "X11Forwarding yes\n");
+    let way = Way::new(USER, &["-o", "ServerAliveCountMax=9"]);
+    let words = way.command(server);
+    let mut tunnel = Command::new(&words[0]);
+    tunnel.args(&words[1..words.len() - 1]).args(["-N", &words[words.len() - 1]]);
+    let session = Session(tunnel.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    server.wait_until("the tunnel is there", LONG, || server.sh("ps axo args | grep -q '^sshd[^ ]*: alice@example.org$'").ok());
+    let edits = [("AllowUsers root alice", "alice@example.org"), ("AllowGroups root alice", "alice@example.org")];
+    scenes.check("a tunnel of a user with a domain", &way, &edits, &["X11Forwarding no"]);
+    drop(session);
 }
 
 fn ways(release: Release) -> Vec<String> {
@@ -402,6 +448,8 @@ fn ways(release: Release) -> Vec<String> {
     modules(&mut scenes, &client);
     names(&mut scenes);
     ranges(&mut scenes);
+    many_addresses(&mut scenes);
+    a_tunnel_of_a_user_with_a_domain(&mut scenes);
     scenes.wrong
 }
 

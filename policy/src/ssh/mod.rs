@@ -6,3 +6,4 @@ pub mod certificate;
 pub mod pattern;
 pub mod public_key;
 pub mod sshsig;
+pub(crate) mod texts;

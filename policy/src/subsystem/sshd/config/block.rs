@@ -123,7 +123,8 @@ fn names(list: &str) -> Vec<String> {
         .collect()
 }
 
-/// Addresses that the items of a list may match: the first ones of each net, or the pattern with numbers in it.
+/// Addresses that the items of a list may match: the first ones of each net, or the pattern with numbers in it. They are only tried: where
+/// the whole list takes none of them, a client in the block is not known, and nothing is edited by it.
 fn addresses(list: &str) -> Vec<IpAddr> {
     let wanted = list.split(',').filter(|item| !item.starts_with('!'));
     let of = |item: &str| -> Vec<IpAddr> {

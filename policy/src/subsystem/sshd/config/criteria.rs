@@ -200,13 +200,39 @@ enum Cidr {
 fn cidr(text: &str) -> Cidr {
     let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
     let Some(length) = length.map_or(Some(None), |length| length.parse::<u8>().ok().map(Some)) else { return Cidr::Not };
-    let Ok(address) = address.parse::<IpAddr>() else { return Cidr::Not };
+    let Some(address) = address.parse::<IpAddr>().ok().or_else(|| inet_aton(address)) else { return Cidr::Not };
     let most = if address.is_ipv4() { 32 } else { 128 };
     let length = length.unwrap_or(most);
     match ipnet::IpNet::new(address, length) {
         Ok(net) if net.network() == address => Cidr::Net(address, length),
         _ => Cidr::Wrong,
     }
+}
+
+/// The network that an item of a list of addresses is to sshd; none for patterns.
+pub(crate) fn net(item: &str) -> Option<ipnet::IpNet> {
+    match cidr(item) {
+        Cidr::Net(address, length) => ipnet::IpNet::new(address, length).ok(),
+        Cidr::Wrong | Cidr::Not => None,
+    }
+}
+
+/// `inet_aton(3)`, which `getaddrinfo(3)` takes for numbers, too: `10.1` is 10.0.0.1, and 3325256711 is 198.51.100.7.
+fn inet_aton(text: &str) -> Option<IpAddr> {
+    let number = |part: &str| match part.strip_prefix("0x").or_else(|| part.strip_prefix("0X")) {
+        _ if !part.starts_with(|c: char| c.is_ascii_digit()) => None,
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None if part.starts_with('0') => u32::from_str_radix(part, 8).ok(),
+        None => part.parse().ok(),
+    };
+    let mut parts: Vec<u32> = text.split('.').map(number).collect::<Option<_>>()?;
+    let last = parts.pop()?;
+    let room = 32_u32.checked_sub(u32::try_from(parts.len()).ok()?.checked_mul(8)?)?;
+    if room == 0 || parts.iter().any(|part| *part > 255) || room < 32 && last >> room != 0 {
+        return None;
+    }
+    let high = parts.iter().rev().zip(0..).fold(0, |all, (part, place)| all | part << (room + 8 * place));
+    Some(std::net::Ipv4Addr::from_bits(high | last).into())
 }
 
 fn in_net(address: IpAddr, net: IpAddr, length: u8) -> bool {
@@ -294,6 +320,28 @@ mod tests {
             };
             assert_eq!(got, want, "{line}");
         }
+    }
+
+    #[test]
+    fn short_forms_of_addresses_are_read_as_sshd_reads_them() {
+        for (text, want) in [
+            ("3405803783", Some("203.0.113.7")),
+            ("203.0.28935", Some("203.0.113.7")),
+            ("203.28935", Some("203.0.113.7")),
+            ("0xcb.0.0161.7", Some("203.0.113.7")),
+            ("203.0.113.256", None),
+            ("203.0.113", Some("203.0.0.113")),
+            ("203.0.113.7.1", None),
+            ("4294967296", None),
+            ("203.0.113.09", None),
+            ("203.+1", None),
+            ("203..7", None),
+            ("bob", None),
+            ("", None),
+        ] {
+            assert_eq!(inet_aton(text), want.map(|want| want.parse().unwrap()), "{text}");
+        }
+        assert_eq!(user_pattern(&client(), "alice@3405803783"), Matching::Yes);
     }
 
     #[test]

@@ -65,6 +65,7 @@ fn key(line: &str) -> Option<AuthorizedKey> {
         escaped = c == '\\' && !escaped;
         blank
     });
+    // Options, kind and key; what stands behind them is a comment.
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).take(3).collect();
     let (options, kind, base64) = match words[..] {
         [kind, base64, ..] if KINDS.contains(&kind) => ("", kind, base64),

@@ -7,6 +7,7 @@ pub(crate) mod clients;
 mod forwarding;
 #[cfg(test)]
 mod judged_tests;
+pub(crate) mod parts;
 pub(crate) mod risk;
 pub(crate) mod serves;
 pub mod values;
@@ -17,13 +18,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 
-use crate::address::{Source, UNKNOWN};
+use crate::address::UNKNOWN;
 use crate::host::{self, HostState, Needs, Part};
-use crate::ranges;
 use crate::subsystem::hosts_access::HostName;
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::change::plan::difference;
-use crate::subsystem::sshd::config::{Client, Document, Line, Tree, keyword};
+use crate::subsystem::sshd::config::{Client, Document, Line, keyword};
 use crate::subsystem::sshd::facts::ask;
 use crate::subsystem::sshd::facts::journal::{Entrance, Said};
 use crate::subsystem::sshd::facts::state::{Login, Need, Server};
@@ -31,6 +31,7 @@ use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
 use crate::subsystem::sshd::judge::{access, account};
 use crate::subsystem::sshd::way_in::clients::Clients;
+use crate::subsystem::sshd::way_in::parts::Parts;
 use crate::subsystem::sshd::way_in::risk::{Risk, risks};
 use crate::subsystem::sshd::way_in::worse::{gone, only_opens};
 use crate::verdict::{AccessPath, PathOrigin, Stage, Verdict};
@@ -52,6 +53,8 @@ pub struct WayIn {
     everybody: Effective,
     /// Each login that was asked about.
     pub(crate) logins: Vec<LoginWay>,
+    /// For which others each of them stands.
+    parts: Parts,
     /// What the files on disk say keeps it out, and does not: sshd has not read them. With why that is known.
     pub(crate) disproved: Vec<(Objection, Disproof)>,
 }
@@ -116,8 +119,10 @@ pub struct Fault {
     pub why: String,
 }
 
-/// More logins than this are not asked about for one range.
-const MOST_LOGINS: usize = 24;
+/// More clients than this are not asked about for one range.
+const MAX_LOGINS: usize = 24;
+/// More addresses of the host than this are not asked about for one client.
+const MAX_LOCALS: usize = 8;
 
 /// Values about connections, which are judged whoever comes.
 const OF_CONNECTIONS: [&str; 14] = [
@@ -206,15 +211,16 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
         way.objections.extend(nobody_named(&before, &server, now, needs));
         return way;
     }
-    let addresses = representatives(path.source, [&before, &server]);
-    if addresses.len() * users.len() > MOST_LOGINS {
-        let why = "sshd: the configuration parts this range into too many";
+    let parts = Parts::of(&before, &users).and(Parts::of(&server, &users)).with_keys(now, &users);
+    let Some(ways) = parted(&parts, read, path, &sessions).filter(|ways| ways.len() * users.len() <= MAX_LOGINS) else {
+        let why = "sshd: the configuration parts this range, or this host's addresses, into too many";
         way.objections.push(Objection::unknown(Stage::SshdAccess, Reason::TooManyParts, why));
         way.objections.extend(deciding(&before, &server, now, needs).map(|keyword| unnamed(why, keyword)));
         return way;
-    }
-    for (user, address) in users.iter().flat_map(|user| addresses.iter().map(move |address| (user, *address))) {
-        for local in sessions.locals_for(read, address) {
+    };
+    way.parts = parts;
+    for (user, (address, locals)) in users.iter().flat_map(|user| ways.iter().map(move |way| (user, way))) {
+        for (address, local) in locals.iter().map(|local| (*address, *local)) {
             let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
             (login.entered, login.others) = sessions.entered(read, user, address, needs);
             login.may_differ = may_differ(&server);
@@ -374,11 +380,12 @@ impl WayIn {
         if self.is_proven() { (Verdict::Accept, Verdict::Accept) } else { (self.verdict().0, now.verdict().0) }
     }
 
-    /// The same login; where the new files part addresses that the old ones did not, the old ones said the same of all of them.
+    /// The same login; where the new files part addresses that the old ones did not, the one by which the old ones said the same.
     pub(crate) fn login(&self, is: &LoginWay) -> Option<&LoginWay> {
         let of_user = || self.logins.iter().filter(|was| was.user == is.user);
         let same = |was: &&LoginWay| (was.address, was.local) == (is.address, is.local);
-        of_user().find(same).or_else(|| of_user().find(|was| was.address == is.address)).or_else(|| of_user().next())
+        let alike = |was: &&LoginWay| self.parts.alike((was.address, was.local), (is.address, is.local));
+        of_user().find(same).or_else(|| of_user().find(alike))
     }
 
     /// What becomes different for this path: `publickey stays`, then each value.
@@ -395,7 +402,7 @@ impl WayIn {
             [listed("stays", kept), listed("goes", lost), listed("comes", new)].into_iter().flatten().collect();
         let mut lines: Vec<String> = if words.is_empty() { Vec::new() } else { vec![words.join(", ")] };
         lines.extend(worse::closed_already(self, now));
-        for (was, is) in self.logins.iter().zip(&now.logins) {
+        for (was, is) in now.logins.iter().filter_map(|is| Some((self.login(is)?, is))) {
             let lost = gone(was, is);
             let count = was.ways.keys.len();
             let keys = (!lost.is_empty()).then(|| format!("{} of {count} keys goes: {}", lost.len(), lost.join(", ")));
@@ -486,9 +493,6 @@ impl LoginWay {
     }
 }
 
-/// More addresses of the host than this are not asked about for one client.
-const MOST_LOCALS: usize = 8;
-
 /// The live sessions that a path stands for.
 struct Sessions {
     /// The addresses of the host that they came to.
@@ -504,23 +508,30 @@ impl Sessions {
             path.source.single() == Some(crate::address::canonical(session.peer.ip())) && session.port == path.port
         });
         let of_path: Vec<_> = of_path.collect();
-        let locals: BTreeSet<IpAddr> = of_path.iter().map(|session| session.local).collect();
+        // Whoever is in by one address of the host: a keep entry comes to any of them.
+        let to = of_path.iter().filter(|_| path.origin != PathOrigin::Keep);
+        let locals: BTreeSet<IpAddr> = to.map(|session| session.local).collect();
         let peers = of_path.iter().filter_map(|session| Some((session.peer, session.user.clone()?)));
         Self { locals: locals.into_iter().collect(), peers: peers.collect() }
     }
 
-    /// The addresses of the host that this client comes to: those of live sessions, else all of the same family. `None` is any.
-    fn locals_for(&self, host: &HostState, address: IpAddr) -> Vec<Option<IpAddr>> {
+    /// The addresses of the host that this client comes to: those of live sessions, else one of each part of those of the same family. `None`
+    /// is any; nothing at all where these are too many.
+    fn locals_for(&self, parts: &Parts, host: &HostState, address: IpAddr) -> Option<Vec<Option<IpAddr>>> {
         let same = |ip: &&IpAddr| ip.is_ipv4() == address.is_ipv4() && ip.is_loopback() == address.is_loopback();
         if address.is_unspecified() {
-            return vec![None];
+            return Some(vec![None]);
         }
         if !self.locals.is_empty() {
-            return self.locals.iter().copied().map(Some).collect();
+            return Some(self.locals.iter().copied().map(Some).collect());
         }
         let own = host.listener.present().into_iter().flat_map(|state| &state.addresses).filter(same);
-        let own: Vec<Option<IpAddr>> = own.take(MOST_LOCALS).copied().map(Some).collect();
-        if own.is_empty() { vec![None] } else { own }
+        let own: Vec<Option<IpAddr>> = parts.locals(own).into_iter().map(Some).collect();
+        match own.len() {
+            0 => Some(vec![None]),
+            1..=MAX_LOCALS => Some(own),
+            _ => None,
+        }
     }
 
     /// How those of them who came so logged in, as far as it is known; and whether it is not known of some.
@@ -620,33 +631,11 @@ fn edited_lines(before: &[u8], after: &[u8]) -> BTreeSet<(String, Vec<String>)> 
     if lines_differ == 0 && before != after { [unknown()].into() } else { found }
 }
 
-/// Addresses of a source, one of every part that lines of these configurations tell apart.
-fn representatives(source: Source, servers: [&Server; 2]) -> Vec<IpAddr> {
-    if let Some(single) = source.single() {
-        return vec![single];
-    }
-    let mut found: BTreeSet<IpAddr> = [source.first(), source.last()].into();
-    for tree in servers.iter().filter_map(|server| server.tree.as_ref().ok()) {
-        for named in named_sources(tree) {
-            let v6 = !named.is_ipv4();
-            let (first, last) = ranges::span(named);
-            let outside = last.checked_add(1).filter(|at| *at <= ranges::highest(v6));
-            let ends = [Some(first), Some(last), outside, first.checked_sub(1)].into_iter().flatten();
-            found.extend(ends.map(|at| ranges::address(v6, at)).filter(|address| source.contains((*address).into())));
-        }
-    }
-    found.into_iter().collect()
-}
-
-/// Every address and range that stands in a line.
-fn named_sources(tree: &Tree) -> BTreeSet<Source> {
-    let directives = tree.files.values().flat_map(Document::lines).filter_map(|(_, line)| line.directive().ok().flatten());
-    let words = directives.flat_map(|directive| directive.arguments);
-    let parts = words.flat_map(|word| {
-        let parts = word.split([',', '@', '=']).map(|part| part.trim_start_matches('!').to_owned());
-        parts.collect::<Vec<_>>()
-    });
-    parts.filter_map(|part| part.parse().ok()).collect()
+/// One address of each part of a path's clients, with the addresses of the host that it comes to; `None` where these are too many, or not
+/// known.
+fn parted(parts: &Parts, host: &HostState, path: &AccessPath, sessions: &Sessions) -> Option<Vec<(IpAddr, Vec<Option<IpAddr>>)>> {
+    let with_locals = |address| Some((address, sessions.locals_for(parts, host, address)?));
+    parts.clients(path.source)?.into_iter().map(with_locals).collect()
 }
 
 /// One login of `(user, client's address, host's address)` by the sshd of the first port, to the second.
