@@ -90,7 +90,7 @@ mod tests {
     use crate::subsystem::sshd::{Absent, Effective, Invocation};
 
     fn server(listens: &[&str], boot: Boot) -> Server {
-        let lines: String = listens.iter().map(|at| format!("listenaddress {at}\n")).collect();
+        let lines: Vec<String> = listens.iter().map(|at| format!("listenaddress {at}")).collect();
         let manager = Manager::Service {
             name: "ssh.service".to_owned(),
             can_reload: true,
@@ -99,7 +99,7 @@ mod tests {
             boot,
         };
         let plain = Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[("/etc/ssh/sshd_config", "")]);
-        Server { effective: Ok(Effective::parse(&lines)), manager, ..plain }
+        Server { effective: Ok(Effective::parse(&lines.join("\n"))), manager, ..plain }
     }
 
     #[test]

@@ -88,7 +88,7 @@ mod tests {
         let over = |base: &str, line: &str| {
             let keyword = line.split(' ').next().unwrap_or_default();
             let kept = base.lines().filter(|other| !other.starts_with(&format!("{keyword} ")));
-            kept.chain([line]).map(|line| format!("{line}\n")).collect::<String>()
+            kept.chain([line]).collect::<Vec<_>>().join("\n")
         };
         let table = [
             ("disableforwarding no", "disableforwarding yes", true),
