@@ -170,17 +170,20 @@ fn of_two_leases_each_removes_its_own_and_the_access_holds_until_the_last_ends()
     on_both(|server| {
         block(server);
         let before = snapshot(server);
+        // One of a whole range, which a lease for an address in it must not keep open past its end.
+        server.ctl(&["allow", "203.0.113.0/24", "--for", "40s"]).expect_status(0);
+        server.ctl(&["diagnose", OTHERS[0]]).expect_status(0);
         server.ctl(&["allow", ME, "--for", "40s"]).expect_status(0);
         let second = server.ctl(&["allow", ME, "--for", "1h", "--json"]).expect_status(0).json();
         assert_eq!(second["state"], "confirmed", "{second:#}");
         server.ctl(&["unban", "198.51.100.7", "--ignore-for", "1h"]).expect_status(0);
-        assert_eq!(leases(server).len(), 3);
-        server.wait_until("the first lease ended", LONG, || leases(server).len() == 2);
+        assert_eq!(leases(server).len(), 4);
+        server.wait_until("the first leases ended", LONG, || leases(server).len() == 2);
         in_and_others_out(server);
-        server.ctl(&["revoke", "2"]).expect_status(0);
+        server.ctl(&["revoke", "3"]).expect_status(0);
         assert!(!server.ssh(ME).ok);
         assert!(server.sh("fail2ban-client get sshd ignoreip").expect_ok().contains("198.51.100.7"));
-        server.ctl(&["revoke", "3"]).expect_status(0);
+        server.ctl(&["revoke", "4"]).expect_status(0);
         assert_eq!(snapshot(server), before);
     });
 }

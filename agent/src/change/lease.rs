@@ -35,7 +35,8 @@ const COMING_UP: Duration = Duration::from_mins(5);
 
 /// What planning must know of leases.
 pub fn known(agent: &Agent) -> Result<Leases, StoreError> {
-    let running = agent.store.leases()?.into_iter().map(|lease| Running { id: lease.id, items: lease.items }).collect();
+    let running = |lease: LeaseRecord| Running { id: lease.id, source: lease.operation.source(), items: lease.items };
+    let running = agent.store.leases()?.into_iter().map(running).collect();
     Ok(Leases { running, next: agent.store.next_lease()?, longest: agent.config.limits.lease_seconds })
 }
 
@@ -159,7 +160,7 @@ fn look_at(agent: &Agent, lease: &LeaseRecord) -> Result<Next, String> {
 /// Takes a lease back whose time is over. Not asked of the proof: that it ends was part of what was asked for.
 fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     let leases = known(agent).map_err(|error| error.to_string())?;
-    let this = Running { id: lease.id.clone(), items: lease.items.clone() };
+    let this = Running { id: lease.id.clone(), source: lease.operation.source(), items: lease.items.clone() };
     let what = format!("lease {} of {} is over: {}", lease.id, lease.principal, lease.summary);
     let mut host = agent.host.lock();
     let question = question(agent, &lease.items);

@@ -52,11 +52,12 @@ impl Item {
         }
     }
 
-    /// Whether it holds for all of a source.
-    pub(crate) fn covers(&self, wanted: Source) -> bool {
+    /// Whether it is about exactly this source. One that also holds for others is theirs: whoever counted on it would keep it
+    /// for them past the end of their lease.
+    pub fn is_for(&self, wanted: Source) -> bool {
         match self {
-            Item::Rules { source, .. } | Item::Line { source, .. } | Item::Exempt { source, .. } => source.contains(wanted),
-            Item::Ignore { entry, .. } => entry.parse::<Source>().is_ok_and(|entry| entry.contains(wanted)),
+            Item::Rules { source, .. } | Item::Line { source, .. } | Item::Exempt { source, .. } => *source == wanted,
+            Item::Ignore { entry, .. } => entry.parse() == Ok(wanted),
         }
     }
 }
@@ -66,8 +67,17 @@ impl Item {
 pub struct Running {
     /// Its id.
     pub id: String,
+    /// For whom.
+    pub source: Option<Source>,
     /// What it added and counts on.
     pub items: Vec<Item>,
+}
+
+impl Running {
+    /// Whether this item stays for it when the lease that added it ends: never one that lets in others as well.
+    pub fn counts_on(&self, item: &Item) -> bool {
+        self.items.contains(item) && self.source.is_none_or(|source| item.is_for(source))
+    }
 }
 
 /// What planning must know of leases.
@@ -84,11 +94,19 @@ pub struct Leases {
 impl Leases {
     /// What other leases added and one about this source can count on, so that it stays until the last of them ends.
     pub fn shared(&self, source: Source, but: &str) -> Vec<Item> {
-        let others = self.running.iter().filter(|lease| lease.id != but);
-        let mut items: Vec<Item> = others.flat_map(|lease| &lease.items).filter(|item| item.covers(source)).cloned().collect();
+        let mut items: Vec<Item> = self.items_of_others(but).filter(|item| item.is_for(source)).cloned().collect();
         items.sort();
         items.dedup();
         items
+    }
+
+    /// What other leases added and one about this source cannot count on, because it ends without asking for it.
+    pub fn ends_without(&self, source: Source, but: &str) -> impl Iterator<Item = &Item> {
+        self.items_of_others(but).filter(move |item| !item.is_for(source))
+    }
+
+    fn items_of_others(&self, but: &str) -> impl Iterator<Item = &Item> {
+        self.running.iter().filter(move |lease| lease.id != but).flat_map(|lease| &lease.items)
     }
 }
 

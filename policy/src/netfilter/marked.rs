@@ -1,5 +1,8 @@
 //! Finds the accept rules of a lease by their comment, wherever they stand by now, and deletes them. One that is no accept for that
-//! source any more was edited by somebody and is left.
+//! source any more was edited by somebody and is left. Or reads the ruleset as if the rules of some leases let nobody in.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::address::Source;
 use crate::host::lease::End;
@@ -49,6 +52,48 @@ fn in_nf_tables(host: &HostState, state: &State, source: Source, mark: &str, end
     }
 }
 
+/// On the model, the accept rules with these marks let nobody in any more. They keep their places, so that a rule that is planned
+/// beside them has its place on the host, too.
+pub fn unmark(host: &mut HostState, marks: &BTreeSet<&str>) {
+    if marks.is_empty() {
+        return;
+    }
+    let mut found = Vec::new();
+    for (at, chain) in host.nf_tables.present().iter().flat_map(|state| state.chains.iter().enumerate()) {
+        let Some(state) = host.nf_tables.present() else { continue };
+        for (index, rule) in chain.rules.iter().enumerate() {
+            let accepts = matches!(rule.expressions.last(), Some(Expression::Verdict(Verdict::Accept)));
+            if accepts && marks.iter().any(|mark| carries(host, state, chain, rule, mark)) {
+                found.push((at, index));
+            }
+        }
+    }
+    if let Some(state) = host.nf_tables.present_mut() {
+        for (at, index) in found {
+            let rules = state.chains.get_mut(at).map(|chain| &mut Arc::make_mut(chain).rules);
+            if let Some(rule) = rules.and_then(|rules| rules.get_mut(index)) {
+                Arc::make_mut(rule).expressions.pop();
+            }
+        }
+    }
+    let comments: Vec<String> = marks.iter().map(|mark| comment_of(mark)).collect();
+    let marked = |rule: &xtables::Rule| {
+        let text = rule.save.as_ref().map(|text| format!("{text} "));
+        text.is_some_and(|text| comments.iter().any(|comment| text.contains(comment)))
+    };
+    let Some(state) = host.xtables.present_mut() else { return };
+    for table in state.v4.iter_mut().chain(&mut state.v6) {
+        for chain in &mut table.chains {
+            if !chain.rules.iter().any(|rule| marked(rule)) {
+                continue;
+            }
+            for rule in Arc::make_mut(chain).rules.iter_mut().filter(|rule| marked(rule)) {
+                Arc::make_mut(rule).action = Action::Count;
+            }
+        }
+    }
+}
+
 /// iptables-nft keeps a comment beside the rule or as a match, by its version and the way it was written.
 fn carries(host: &HostState, state: &State, chain: &Chain, rule: &Rule, mark: &str) -> bool {
     if let Some(comment) = &rule.comment {
@@ -75,8 +120,13 @@ fn about_discovery(rule: &Rule) -> bool {
     rule.expressions.windows(2).any(icmpv6)
 }
 
+/// As iptables-save prints the mark.
+fn comment_of(mark: &str) -> String {
+    format!("-m comment --comment {} ", xtables::extension::render::quoted(mark))
+}
+
 fn in_xtables(state: &xtables::State, source: Source, mark: &str, end: &mut End) {
-    let comment = format!("-m comment --comment {} ", xtables::extension::render::quoted(mark));
+    let comment = comment_of(mark);
     for v6 in [false, true] {
         for table in state.tables(v6) {
             for chain in &table.chains {

@@ -33,7 +33,7 @@ use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 pub use block::{blocks, plan_accept};
 pub use ipset::asked as sets_asked;
 pub use list::{bans, firewall_list, plan_remove};
-pub(crate) use marked::marked;
+pub(crate) use marked::{marked, unmark};
 pub use reference::{Reference, ReferenceError};
 pub use trace::trace;
 pub use walk::Walk;

@@ -1,6 +1,8 @@
 //! Leases: what lets a source in for a while, whatever blocks it, and what takes exactly that back when the time is over. Every
 //! part carries the lease's mark, so that it is found wherever it stands by then. Decides nothing about time.
 
+use std::collections::BTreeSet;
+
 use crate::address::Source;
 use crate::diagnose::admission;
 use crate::host::lease::{End, Item, Leases, Running, mark};
@@ -28,13 +30,41 @@ impl Leases {
     }
 }
 
+/// The host as it will be for a lease about this source once the others have ended: only what is for that very source stays.
+pub fn without_others(leases: &Leases, host: &HostState, source: Source) -> Result<HostState, PlanError> {
+    let mut alone = host.clone();
+    let mut marks = BTreeSet::new();
+    for item in leases.ends_without(source, &leases.next) {
+        match item {
+            Item::Rules { mark, .. } => _ = marks.insert(mark.as_str()),
+            Item::Line { source, mark, created } => {
+                let mut end = End::default();
+                hosts_access::plan_unlease(&alone, *source, mark, *created, &mut end);
+                for step in end.steps {
+                    step.predict(&mut alone)?;
+                }
+            }
+            Item::Ignore { jail, entry } => {
+                if let Some(fail2ban) = alone.fail2ban.present_mut() {
+                    let jails = fail2ban.jails.iter_mut().filter(|one| one.name == *jail);
+                    jails.for_each(|jail| jail.ignore.retain(|one| one != entry));
+                }
+            }
+            // sshd forgets all penalties when it is reloaded for the end: nothing is held against anybody then.
+            Item::Exempt { .. } => {}
+        }
+    }
+    netfilter::unmark(&mut alone, &marks);
+    Ok(alone)
+}
+
 /// The steps that let a source in now, whatever blocks it, and keep fail2ban from banning it meanwhile. Only adds: a ban stays and
-/// is passed. Also what they add, as it is found again.
+/// is passed. Also what they add, as it is found again. What other leases let in beside it does not count: they may end before.
 pub fn allow(
+    leases: &Leases,
     host: &HostState,
     source: Source,
     port: u16,
-    id: &str,
     notes: &mut Vec<String>,
     needs: &mut Needs,
 ) -> Result<(Vec<Step>, Vec<Item>), PlanError> {
@@ -57,12 +87,13 @@ pub fn allow(
         listener: _,
     } = host;
     let connection = Connection { source, port, user: None };
-    let mark = mark(id);
+    let mark = mark(&leases.next);
+    let alone = without_others(leases, host, source)?;
     let (mut steps, mut items) = (Vec::new(), Vec::new());
     // Before the way is open, so that no ban comes in between.
     match fail2ban {
         Part::Present(_) => {
-            for step in fail2ban::plan_ignore(host, source, None).map_err(PlanError::Impossible)? {
+            for step in fail2ban::plan_ignore(&alone, source, None).map_err(PlanError::Impossible)? {
                 items.extend(ignored(&step));
                 steps.push(step);
             }
@@ -78,14 +109,14 @@ pub fn allow(
             source.short()
         )));
     }
-    let rules = netfilter::plan_accept(host, source, port, Some(&mark), needs).map_err(PlanError::Impossible)?;
+    let rules = netfilter::plan_accept(&alone, source, port, Some(&mark), needs).map_err(PlanError::Impossible)?;
     if !rules.is_empty() {
         items.push(Item::Rules { source, mark: mark.clone() });
     }
     steps.extend(rules);
-    if hosts_access::evaluate(host, &connection, needs).verdict != Verdict::Accept {
+    if hosts_access::evaluate(&alone, &connection, needs).verdict != Verdict::Accept {
+        let created = hosts_access::has_no_allow(&alone);
         for step in hosts_access::plan_lease(host, source, &mark).map_err(PlanError::Impossible)? {
-            let created = matches!(&step, Step::HostsAccess(step) if step.before.is_none());
             items.push(Item::Line { source, mark: mark.clone(), created });
             steps.push(step);
         }
@@ -115,7 +146,7 @@ pub fn ignored(step: &Step) -> Option<Item> {
 pub fn end(host: &HostState, lease: &Running, others: &[Running], needs: &mut Needs) -> End {
     let mut end = End::default();
     for item in &lease.items {
-        if let Some(other) = others.iter().find(|other| other.id != lease.id && other.items.contains(item)) {
+        if let Some(other) = others.iter().find(|other| other.id != lease.id && other.counts_on(item)) {
             end.left.push(format!("{}: lease {} counts on it", item.describe(), other.id));
             continue;
         }

@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::as_conversions)]
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::plan::{Plan, plan_beside};
 use crate::request::Intent;
@@ -27,7 +29,7 @@ fn host() -> HostState {
         read_only: None,
     };
     let mut facts = Facts::default();
-    for address in [ME, "203.0.113.8"] {
+    for address in [ME, "203.0.113.8", "203.0.113.77", "203.0.113.200"] {
         facts.names.insert(address.parse().unwrap(), HostName::Unknown);
     }
     HostState {
@@ -73,7 +75,11 @@ fn lease(leases: &mut Leases, host: &mut HostState, text: &str) -> Plan {
     leases.next = (leases.running.len() + 1).to_string();
     let plan = planned(leases, &allow_of(text), host);
     done(&plan, host);
-    leases.running.push(Running { id: leases.next.clone(), items: plan.lease.clone().unwrap().items });
+    leases.running.push(Running {
+        id: leases.next.clone(),
+        source: Some(source(text)),
+        items: plan.lease.clone().unwrap().items,
+    });
     plan
 }
 
@@ -185,6 +191,67 @@ fn of_two_leases_the_access_holds_until_the_last_one_ends_in_any_order() {
             assert!(gets_in(&now, last), "{first} {then} {order:?}");
             ended(&mut leases, &mut now, order[1]);
             assert_eq!(now, before, "{first} {then} {order:?}");
+        }
+    }
+}
+
+#[test]
+fn a_narrow_lease_keeps_no_wide_one_open_past_its_end() {
+    let (mut leases, mut now, before) = (Leases::default(), host(), host());
+    let wide = lease(&mut leases, &mut now, "203.0.113.0/24").lease.unwrap().items;
+    let narrow = lease(&mut leases, &mut now, ME);
+    assert_eq!(narrow.steps.len(), 4, "two jails, a rule and a line of its own: {narrow:#?}");
+    assert!(leases.running[1].items.iter().all(|item| item.is_for(source(ME))), "{:#?}", leases.running[1]);
+    let ended_wide = ended(&mut leases, &mut now, "1");
+    assert!(ended_wide.notes.is_empty(), "{ended_wide:#?}");
+    assert!(gets_in(&now, ME) && !gets_in(&now, "203.0.113.8"));
+    ended(&mut leases, &mut now, "2");
+    assert_eq!(now, before);
+
+    // One on record that counted on it, from before this was told apart.
+    let (mut leases, mut now) = (Leases::default(), host());
+    lease(&mut leases, &mut now, "203.0.113.0/24");
+    leases.running.push(Running { id: "2".to_owned(), source: Some(source(ME)), items: wide });
+    ended(&mut leases, &mut now, "1");
+    assert_eq!(now, before);
+
+    // `unban --ignore-for`, which adds nothing but ignoreip.
+    let (mut leases, mut now) = (Leases::default(), host());
+    lease(&mut leases, &mut now, "203.0.113.0/24");
+    leases.next = "2".to_owned();
+    let narrow = Intent::Unban { source: source(ME), jail: None, ignore_for: Some(60), range: false };
+    let plan = planned(&leases, &narrow, &now);
+    let items = &plan.lease.as_ref().unwrap().items;
+    assert!(items.len() == 2 && items.iter().all(|item| item.is_for(source(ME))), "{plan:#?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Leases that lie inside each other, made and ended in any order: who is in one that runs gets in, and nobody else.
+    #[test]
+    fn exactly_who_is_in_a_lease_that_runs_gets_in(
+        wanted in prop::collection::vec(0_usize..5, 1..5),
+        ends in prop::collection::vec(any::<prop::sample::Index>(), 5),
+    ) {
+        let ranges = [ME, "203.0.113.8", "203.0.113.0/25", "203.0.113.128/25", "203.0.113.0/24"];
+        let (mut leases, mut now, before) = (Leases::default(), host(), host());
+        for one in wanted {
+            lease(&mut leases, &mut now, ranges[one]);
+        }
+        for end in ends {
+            for probe in [ME, "203.0.113.8", "203.0.113.77", "203.0.113.200"] {
+                let leased = leases.running.iter().filter_map(|lease| lease.source).any(|lease| lease.contains(source(probe)));
+                prop_assert_eq!(gets_in(&now, probe), leased, "{} {:#?}", probe, leases.running);
+            }
+            if leases.running.is_empty() {
+                break;
+            }
+            let id = end.get(&leases.running).id.clone();
+            ended(&mut leases, &mut now, &id);
+        }
+        if leases.running.is_empty() {
+            prop_assert_eq!(now, before);
         }
     }
 }

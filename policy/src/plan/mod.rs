@@ -150,7 +150,7 @@ fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs:
         Intent::SshdRestart => of_sshd(sshd::plan_restart(host, port, needs), &mut notes)?,
         Intent::Allow { source, seconds } => {
             leases.permit(*seconds)?;
-            let (steps, mut items) = lease::allow(host, *source, port, &leases.next, &mut notes, needs)?;
+            let (steps, mut items) = lease::allow(leases, host, *source, port, &mut notes, needs)?;
             items.extend(leases.shared(*source, &leases.next));
             if items.is_empty() {
                 notes.push(format!("{} gets in already and nothing could ban it: there is nothing to add", source.short()));
@@ -353,7 +353,8 @@ fn ignore(
 ) -> Result<Vec<Step>, PlanError> {
     let Some(seconds) = seconds else { return Ok(Vec::new()) };
     leases.permit(seconds)?;
-    let steps = fail2ban::plan_ignore(host, source, jail).map_err(PlanError::Impossible)?;
+    let alone = lease::without_others(leases, host, source)?;
+    let steps = fail2ban::plan_ignore(&alone, source, jail).map_err(PlanError::Impossible)?;
     let mut items: Vec<Item> = steps.iter().filter_map(lease::ignored).collect();
     items.extend(leases.shared(source, &leases.next).into_iter().filter(|item| match item {
         Item::Ignore { jail: of, .. } => jail.is_none_or(|jail| jail == of),

@@ -27,7 +27,7 @@ pub use evaluate::{Facts, HostName, PatternFile, Place, Port, Request, Tables, T
 pub use lift::Refused;
 pub use options::Outcome;
 pub use pattern::{Address, named_source};
-pub use plan::{plan_allow, plan_deny, plan_lease, plan_remove, plan_unlease};
+pub use plan::{has_no_allow, plan_allow, plan_deny, plan_lease, plan_remove, plan_unlease};
 pub use report::{bans, list};
 pub use step::Step;
 

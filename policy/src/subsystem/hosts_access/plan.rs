@@ -45,6 +45,11 @@ pub fn plan_lease(host: &HostState, source: Source, mark: &str) -> Result<Vec<St
     steps(state, &edited, &[source])
 }
 
+/// Whether there is no hosts.allow, so that one that is made goes again.
+pub fn has_no_allow(host: &HostState) -> bool {
+    host.hosts_access.present().is_some_and(|state| matches!(state.allow.content, Content::Missing))
+}
+
 fn mark_line(mark: &str) -> String {
     format!("# {mark}\n")
 }
