@@ -16,6 +16,7 @@ use sshfix_policy::request::Intent;
 use crate::agent::Agent;
 use crate::audit::Outcome;
 use crate::change::automatic::{self, Own};
+use crate::config;
 use crate::host::observe::observed;
 use crate::once::Once;
 use crate::store::{LeaseRecord, StoreError};
@@ -67,7 +68,14 @@ pub fn revoked(agent: &Agent, intent: &Intent, notes: &[String]) {
 /// The document of `leases`.
 pub fn document(agent: &Agent) -> Result<sshfix_policy::reply::Leases, StoreError> {
     let now = Moment::now();
-    let leases = agent.store.leases()?.iter().map(|lease| brief(lease, &now)).collect();
+    // Where the grants cannot be read nobody may do anything, which says nothing about these.
+    let grants = config::grants(&agent.config.paths.policy).ok();
+    let ungranted = |lease: &LeaseRecord| {
+        let permitted = |source| grants.as_ref().is_none_or(|it| it.permit(&lease.principal, lease.operation.action(), source));
+        lease.operation.source().is_some_and(|source| !permitted(source))
+    };
+    let shown = |lease: &LeaseRecord| LeaseDocument { ungranted: ungranted(lease), ..brief(lease, &now) };
+    let leases = agent.store.leases()?.iter().map(shown).collect();
     Ok(sshfix_policy::reply::Leases { schema: LeasesSchema::V1, leases, others: 0, notes: Vec::new() })
 }
 
@@ -81,6 +89,7 @@ pub fn brief(lease: &LeaseRecord, now: &Moment) -> LeaseDocument {
         change: lease.change.clone(),
         made: Some(lease.created_at),
         parts: lease.items.iter().map(Item::describe).collect(),
+        ungranted: false,
     }
 }
 

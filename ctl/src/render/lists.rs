@@ -123,6 +123,12 @@ pub fn leases(leases: &Leases, view: &View) -> String {
             [lease.id.clone(), lease.summary.clone(), lease.principal.clone(), view.time(lease.ends), lease.change.clone()]
         });
         table(&mut out, ["ID", "LEASE", "BY", "ENDS", "CHANGE"], rows);
+        for lease in leases.leases.iter().filter(|lease| lease.ungranted) {
+            let (id, by) = (text::line(&lease.id), text::line(&lease.principal));
+            out.line(&format!(
+                "No grant permits {by} to ask for lease {id} any more. It goes on; to end it: sshfix ctl revoke {id}"
+            ));
+        }
         for lease in leases.leases.iter().filter(|_| view.verbose) {
             out.gap();
             out.line(&format!("What the end of lease {} takes back:", text::line(&lease.id)));

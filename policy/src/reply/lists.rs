@@ -213,4 +213,7 @@ pub struct LeaseDocument {
     /// What is taken back at its end, one line each.
     #[serde(default)]
     pub parts: Vec<String>,
+    /// Whether no grant permits the one who asked for it to ask for it now. It goes on until its end all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ungranted: bool,
 }

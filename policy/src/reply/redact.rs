@@ -469,7 +469,7 @@ impl<'a> View<'a> {
 
     fn lease_list(&self, leases: &mut Vec<LeaseDocument>) -> usize {
         keep(leases, |lease| {
-            let LeaseDocument { id: _, summary, ends: _, principal, change: _, made: _, parts } = lease;
+            let LeaseDocument { id: _, summary, ends: _, principal, change: _, made: _, parts, ungranted: _ } = lease;
             self.own(principal) || (self.whole(summary) && parts.iter().all(|part| self.whole(part)))
         })
     }

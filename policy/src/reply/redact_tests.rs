@@ -168,6 +168,7 @@ fn of_jails_bans_and_leases_those_elsewhere_are_counted() {
         change: String::new(),
         made: None,
         parts: Vec::new(),
+        ungranted: false,
     };
     let leases = vec![lease("1", "bob", "198.51.100.7"), lease("2", "bob", "203.0.113.7"), lease("3", "alice", "198.51.100.7")];
     let body = Body::Leases(Leases { schema: LeasesSchema::V1, leases, others: 0, notes: Vec::new() });
