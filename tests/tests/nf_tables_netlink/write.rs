@@ -375,6 +375,17 @@ fn a_step_on_what_somebody_changed_drifts_and_changes_nothing() {
         nft("delete chain inet f in
              delete set inet f hash");
         drifts(&mut ruleset, &step);
+        // The table was made anew, and another rule has the handle.
+        let (removed, handle) = (rule_step(full, None, None, Some(&full.rules[1])), full.rules[1].handle);
+        nft("delete table inet f");
+        nft(SETS);
+        nft("add chain inet f in { type filter hook input priority 0; }
+             add rule inet f in ip saddr 192.0.2.0/24 accept
+             add rule inet f in ip saddr 192.0.2.0/24 accept");
+        let now = observe(&mut Ruleset::new());
+        assert!(chain(&now, "f", "in").rules.iter().any(|rule| rule.handle == handle), "the handles count from the start again");
+        drifts(&mut ruleset, &removed);
+        nft("delete set inet f hash");
         drifts(&mut ruleset, &element_step(&set("f", "hash"), Some(&commented), None));
     });
 }

@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 use sshfix_policy::host::{Done, StepError};
-use sshfix_policy::subsystem::nf_tables::same::{Standing, place, standing};
+use sshfix_policy::subsystem::nf_tables::same::{Standing, is_of_another_table, place, standing};
 use sshfix_policy::subsystem::nf_tables::{Chain, Element, Rule, Set, SetKey, State, Step};
 
 use super::message::{APPEND, CREATE, EXCLUSIVE, nft};
@@ -312,9 +312,6 @@ fn rule_intent(
             Standing::Nowhere => None,
         };
         match found {
-            Some(found) if !found.same(before) => {
-                return Err(StepError::Drifted(format!("rule {} of {name} is another rule now", found.handle)));
-            }
             Some(found) => {
                 refuse_bound(state, chain, found)?;
                 intent.changes.push(delete(chain, found.handle));
@@ -324,11 +321,21 @@ fn rule_intent(
                     intent.undo.push(insert(chain, before, None)?); // anywhere: it is only tried out
                 }
             }
+            None if is_of_another_table(&chain.rules, before) => {
+                return Err(StepError::Drifted(format!("rule {} of {name} is another rule now", before.handle)));
+            }
             None if after.is_none() => return Ok(Intent::default()),
             None => return Err(StepError::Drifted(format!("{name} no longer has this rule"))),
         }
     }
     if let Some(after) = after {
+        if is_of_another_table(&chain.rules, after) {
+            let what = format!(
+                "{name} was made anew and has another rule {} now, so that the place of this one is not known",
+                after.handle
+            );
+            return Err(StepError::Drifted(what));
+        }
         if place(&chain.rules, next).is_none() {
             let what = format!("{name} no longer has the rule before which this one belongs");
             return Err(StepError::Drifted(what));

@@ -117,13 +117,19 @@ pub fn others<R: Borrow<Rule>>(rules: &[R], rule: &Rule) -> usize {
     twins.filter(|twin| twin.handle == 0 || twin.handle != rule.handle).count()
 }
 
-/// Where the rule of a step stands, or stands again: under its own handle; or, since a rule that was put back has a new handle, as
+/// Whether another rule has the handle of this one: the kernel gives each handle of a table once, so that the table was made anew
+/// since and no handle of then means anything in it.
+pub fn is_of_another_table<R: Borrow<Rule>>(rules: &[R], rule: &Rule) -> bool {
+    rule.handle != 0 && rules.iter().map(Borrow::borrow).any(|other| other.handle == rule.handle && !other.same(rule))
+}
+
+/// Where the rule of a step stands, or stands again: under its own handle, if it still is that rule; or, since a rule that was put back has a new handle, as
 /// one more rule of the same content than the `others` the chain had at planning. Of several twins it is the one that was put where
 /// the step says: rules that were in turn put between it and `next` are newer than it.
 pub fn standing<R: Borrow<Rule>>(rules: &[R], next: Option<u64>, others: usize, wanted: &Rule) -> Standing {
     let rules: Vec<&Rule> = rules.iter().map(Borrow::borrow).collect();
     if wanted.handle != 0
-        && let Some(index) = rules.iter().position(|rule| rule.handle == wanted.handle)
+        && let Some(index) = rules.iter().position(|rule| rule.handle == wanted.handle && rule.same(wanted))
     {
         return Standing::At(index);
     }
@@ -271,6 +277,15 @@ mod tests {
         let last = differs.raw_expressions.len() - 4;
         differs.raw_expressions[last] = 8;
         assert!(!raw(1).same(&differs));
+    }
+
+    #[test]
+    fn another_rule_under_its_handle_is_not_it() {
+        // The table was made anew, and its handles count from the start again.
+        assert_eq!(standing(&[other(5), other(6)], None, 0, &drop(6)), Standing::Nowhere);
+        assert_eq!(standing(&[other(6), drop(7)], None, 0, &drop(6)), Standing::At(1), "loaded again, with another handle");
+        assert!(is_of_another_table(&[other(5), other(6)], &drop(6)));
+        assert!(!is_of_another_table(&[other(5), drop(6)], &drop(6)) && !is_of_another_table(&[other(0)], &drop(0)));
     }
 
     #[test]

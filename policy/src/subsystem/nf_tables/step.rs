@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::lookup::holds;
-use super::same::{Standing, others, place, standing};
+use super::same::{Standing, is_of_another_table, others, place, standing};
 use super::{Element, ElementKey, Family, Rule, SetKey, State, split};
 use crate::address::Source;
 use crate::host::step::{Mismatch, Reach};
@@ -276,12 +276,15 @@ impl Step {
                         Standing::At(index) => {
                             rules.remove(index);
                         }
-                        Standing::Nowhere if after.is_none() => {}
+                        Standing::Nowhere if after.is_none() && !is_of_another_table(rules, before) => {}
                         Standing::Nowhere => return Err(self.mismatch("it is not there")),
                         Standing::Unclear => return Err(self.mismatch("several rules could be meant")),
                     }
                 }
                 if let Some(after) = after {
+                    if is_of_another_table(rules, after) {
+                        return Err(self.mismatch("its table was made anew, so that its place is not known"));
+                    }
                     let index = place(rules, *next).ok_or_else(|| self.mismatch("the rule behind it is gone"))?;
                     rules.insert(index, Arc::new(after.clone()));
                 }
