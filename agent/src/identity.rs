@@ -17,7 +17,7 @@ use sshfix_policy::ssh::sshsig::{self, SshSigError};
 use thiserror::Error;
 
 use crate::random::{self, NoRandomness};
-use crate::sys::files::{self, FileError};
+use crate::sys::files::{self, FileError, Old};
 
 /// An ed25519 key file is about 400 bytes.
 const KEY_LIMIT: u64 = 64 * 1024;
@@ -165,13 +165,13 @@ pub fn generate(comment: &str) -> Result<PrivateKey, IdentityError> {
 /// Writes a private key in OpenSSH's format, 0600. There must be no such file yet.
 pub fn save_private(path: &Path, key: &PrivateKey) -> Result<(), IdentityError> {
     let text = key.to_openssh(LineEnding::LF).map_err(IdentityError::Encode)?;
-    Ok(files::replace(path, None, text.as_bytes(), 0o600)?)
+    Ok(files::replace(path, None, text.as_bytes(), 0o600, Old::Gone)?)
 }
 
 /// Writes the public half, 0644. There must be no such file yet.
 pub fn save_public(path: &Path, key: &PrivateKey) -> Result<(), IdentityError> {
     let line = key.public_key().to_openssh().map_err(IdentityError::Encode)?;
-    Ok(files::replace(path, None, format!("{line}\n").as_bytes(), 0o644)?)
+    Ok(files::replace(path, None, format!("{line}\n").as_bytes(), 0o644, Old::Gone)?)
 }
 
 #[cfg(test)]

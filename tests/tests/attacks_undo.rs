@@ -1,5 +1,5 @@
-//! A local user, alice, who keeps a rollback of sshd from being made: more sockets than are read, a systemd that is asked more than it can
-//! answer, and connections that say nothing. Real sshds under the packaged units, one server of each release for all of it.
+//! A local user, alice, who keeps a rollback from being made: more sockets than are read, a systemd that is asked more than it can
+//! answer, connections that say nothing, and a file system of /etc and of state.db without any room. Real sshds under the packaged units, one server of each release for all of it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::time::{Duration, Instant};
@@ -31,6 +31,28 @@ for child in range(6):
             time.sleep(0.002)
 time.sleep(100000)
 ";
+
+/// Takes all room of a file system, and what others give up of theirs.
+const FILL: &str = r"
+import os, time
+f = open('/srv/small/alice/x', 'ab', 0)
+while True:
+    try:
+        while True: f.write(b'x' * 4096)
+    except OSError: time.sleep(0.001)
+";
+/// /etc and the folder of state.db on a small file system that alice can write to, too.
+const SMALL: &str = "set -e
+    systemctl stop sshfix-agent.service
+    mkdir -p /srv/small; mount -t tmpfs -o size=24m small /srv/small
+    cp -a /etc /srv/small/etc; cp -a /var/lib/sshfix /srv/small/state; install -d -o alice /srv/small/alice
+    mount --bind /srv/small/etc /etc; mount --bind /srv/small/state /var/lib/sshfix
+    rm -f /etc/systemd/system/ssh.service.d/hard.conf; systemctl daemon-reload; systemctl restart ssh.service
+    systemctl start sshfix-agent.service";
+/// The files that are changed, their owners, modes and inodes, and all names beside them.
+const FILES: &str =
+    "cd /etc; ls -A1 . ssh ssh/sshd_config.d; for file in hosts.allow hosts.deny ssh/sshd_config ssh/sshd_config.d/*; do
+    stat -c '%n %i %a %u %g %h' $file; cat $file; done";
 
 /// What alice runs, until it is dropped.
 struct Attack<'a>(&'a Server);
@@ -102,6 +124,7 @@ fn nobody_keeps_a_change_of_sshd_from_being_taken_back() {
         more_sockets_than_are_read_do_not(server);
         connections_that_say_nothing_do_not(server);
         a_systemd_that_does_not_answer_does_not(server);
+        a_full_file_system_does_not(server);
     });
 }
 
@@ -145,4 +168,55 @@ fn a_systemd_that_does_not_answer_does_not(server: &Server) {
     server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
     is_taken_back(server, &id);
     drop(attack);
+}
+
+/// Nothing that a rollback needs has room: the old versions are kept while a change waits, and gone when it has ended.
+fn a_full_file_system_does_not(server: &Server) {
+    server.sh(SMALL).expect_ok();
+    server.wait_until("sshd serves", LONG, || server.ssh(ADMIN_V4).ok);
+    let files = || server.sh(FILES).expect_ok();
+    let kept = || server.sh("ls -A1 /etc /etc/ssh /etc/ssh/sshd_config.d | grep -c sshfix-undo-").stdout.trim().to_owned();
+
+    let id = pending(server, "10m", &["X11Forwarding", "no"]);
+    assert_eq!(kept(), "1", "while it waits");
+    server.ctl(&["confirm", &id]).expect_status(0);
+    assert_eq!(kept(), "0", "when it is confirmed");
+    let status = server.ctl(&["status"]).expect_status(0).stdout;
+    assert!(!status.contains("some changed after it last read them"), "{status}");
+
+    let before = files();
+    let fill = || {
+        let attack = Attack::begin(server, FILL);
+        server.wait_until("there is no room", LONG, || !server.sh("head -c 5000 /dev/zero >/etc/probe").ok());
+        server.sh("rm -f /etc/probe").expect_ok();
+        attack
+    };
+    let empty = |attack| {
+        drop(attack);
+        server.sh("rm /srv/small/alice/x").expect_ok();
+    };
+    let id = pending(server, "10s", &["DenyUsers", "alice"]);
+    let attack = fill();
+    assert!(!server.gets_in("alice", ADMIN_V4, 22), "denied, until its time is over");
+    is_taken_back(server, &id);
+    assert_eq!(files(), before, "to the byte and the inode, and nothing beside them");
+    empty(attack);
+
+    let denied = server.ctl(&["hosts", "deny", "203.0.113.9", "--confirm-within", "10m", "--json"]).expect_status(5).json();
+    let attack = fill();
+    is_rolled_back_soon(server, denied["id"].as_str().unwrap());
+    assert_eq!(files(), before);
+    empty(attack);
+
+    // An agent that was killed meanwhile, too.
+    let id = pending(server, "10s", &["DenyUsers", "alice"]);
+    let attack = fill();
+    server.sh("systemctl kill -s KILL sshfix-agent.service sshfix-write.service").expect_ok();
+    is_taken_back(server, &id);
+    assert_eq!(files(), before);
+    empty(attack);
+    server.wait_until("it is written down", LONG, || server.ctl(&["audit", "verify"]).status == 0);
+    server
+        .sh("systemctl stop sshfix-agent.service; umount /etc /var/lib/sshfix && systemctl restart ssh.service sshfix-agent.service")
+        .expect_ok();
 }

@@ -9,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use sshfix_agent::config::Config;
 use sshfix_agent::subsystem::hosts_access as agent;
+use sshfix_agent::sys::files::Old;
 use sshfix_policy::host::block::{Block, Lift};
 use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, HostState, Needs, Question};
@@ -143,8 +144,8 @@ fn the_planned_edits_let_in_one_address_and_no_other() {
                 let steps: Vec<_> =
                     steps.map(|step| if let Step::HostsAccess(step) = step { step } else { panic!("{step:?}") }).collect();
                 for step in &steps {
-                    assert_eq!(agent::apply(&config, step), Ok(Done::Changed));
-                    assert_eq!(agent::apply(&config, step), Ok(Done::Already));
+                    assert_eq!(agent::apply(&config, step, Old::Kept), Ok(Done::Changed));
+                    assert_eq!(agent::apply(&config, step, Old::Kept), Ok(Done::Already));
                 }
                 assert!(ask(&config, banned).2.is_empty(), "nothing to do the second time");
                 steps
@@ -157,7 +158,7 @@ fn the_planned_edits_let_in_one_address_and_no_other() {
             assert_eq!(mode.trim(), "640 root root");
             inside(&server, || {
                 for step in steps.iter().rev() {
-                    assert_eq!(agent::apply(&config, &step.inverse()), Ok(Done::Changed));
+                    assert_eq!(agent::restore(&config, step).map(|restored| restored.done), Ok(Done::Changed));
                 }
             });
             assert_eq!((server.read("/etc/hosts.allow"), server.read("/etc/hosts.deny")), (allow.into(), deny.into()));

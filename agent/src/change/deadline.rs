@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::agent::Agent;
 use crate::change::restart::Start;
-use crate::change::{self, Recovered};
+use crate::change::{self, Recovered, kept};
 use crate::once::Once;
 use crate::store::{ChangeRecord, ChangeStage, StoreError};
 use crate::subsystem::sshd;
@@ -168,6 +168,7 @@ fn stuck(agent: &Agent, said: &mut Once) -> bool {
 /// Takes back what the last run of the agent left unfinished, but what still waits. Of that the sshd is held from now on.
 pub fn recover(agent: &Agent) {
     record(agent, change::recover(&mut *agent.host.lock(), &agent.store, &Moment::now()));
+    kept::sweep(&agent.store, &agent.config);
     // Its failure was said just now.
     let waits = agent.store.unfinished_changes().unwrap_or_default();
     sshd::hold_for(waits.iter().flat_map(|change| &change.steps).map(|record| &record.step));

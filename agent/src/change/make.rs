@@ -11,7 +11,7 @@ use sshfix_policy::proof::lockout::SafePlan;
 use sshfix_policy::proof::verify::{self, Deviation};
 use sshfix_policy::reply::Failure;
 
-use super::{TakenBack, undo};
+use super::{TakenBack, kept, undo};
 use crate::host::observe::observed;
 use crate::patience;
 use crate::store::{ChangeStage, NewChange, NewLease, StepEvent, Store, StoreError};
@@ -226,6 +226,9 @@ impl<'a, H: Host> Applied<'a, H> {
         let mut steps: Vec<(usize, Step)> = changed.map(|(index, (step, _))| (index, step)).collect();
         steps.extend(half_done);
         let TakenBack { mut rolled_back, notes, stuck } = undo(host, store, &order.id, steps, &message, false);
+        if stuck.is_empty() {
+            kept::forget(order.plan.steps());
+        }
         rolled_back.extend(notes);
         let failure = Failure { step, summary: summary.to_owned(), message, rolled_back, stuck };
         Failed { failure, drifted: false, seen: Box::default() }
@@ -249,6 +252,9 @@ impl<H: Host> Verified<'_, H> {
         };
         let recorded =
             store.change_state(&order.id, ChangeStage::Verified, "").and_then(|()| store.change_state(&order.id, end, detail));
+        if recorded.is_ok() && end == ChangeStage::Confirmed {
+            kept::forget(applied.done.iter().map(|(step, _)| step));
+        }
         match recorded {
             Ok(()) => Ok(Settled { deadline, changed: applied.changed(), seen }),
             Err(why) => Err(Failed { seen, ..applied.roll_back(format!("{unrecorded}: {why}")) }),

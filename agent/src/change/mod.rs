@@ -10,6 +10,7 @@ use crate::sys::clock::Moment;
 
 pub(crate) mod automatic;
 pub mod deadline;
+pub(crate) mod kept;
 pub mod lease;
 pub mod make;
 pub(crate) mod requested;
@@ -96,7 +97,12 @@ fn restore(host: &mut impl Host, step: &Step, rebooted: bool) -> Result<Restored
 /// that can be written down or not: the host comes first.
 pub fn take_back(host: &mut impl Host, store: &Store, change: ChangeRecord, why: &str, now: &Moment) -> TakenBack {
     let rebooted = change.boot.differs(&now.boot);
-    undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted)
+    let all: Vec<Step> = change.steps.iter().map(|record| record.step.clone()).collect();
+    let taken = undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted);
+    if taken.stuck.is_empty() {
+        kept::forget(&all);
+    }
+    taken
 }
 
 /// Tries once more to take back what is stuck. Returns what is stuck still.

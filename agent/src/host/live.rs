@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::patience;
 use crate::subsystem::{conntrack, fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
 use crate::sys::descriptors;
+use crate::sys::files::Old;
 use crate::turns::Pulse;
 
 /// The host this agent runs on. One per agent, behind a lock: one writer applies changes.
@@ -261,15 +262,18 @@ impl Host for LiveHost {
         if lab::forgets_to_undo() {
             return Ok(Restored { done: Done::Changed, note: None });
         }
-        if let Step::Sshd(edit) = step {
+        if let Step::Sshd(_) | Step::HostsAccess(_) = step {
             #[cfg(debug_assertions)]
             lab::pause(step);
             #[cfg(debug_assertions)]
             lab::fail(step)?;
-            return sshd::restore(edit);
+        }
+        match step {
+            Step::Sshd(edit) => return sshd::restore(edit),
+            Step::HostsAccess(edit) => return hosts_access::restore(&self.config, edit),
+            _ => {}
         }
         match (self.apply(&step.inverse()), step) {
-            (Err(StepError::Drifted(_)), Step::HostsAccess(step)) => hosts_access::take_back(&self.config, step),
             // The file is the user's own: who writes to it, or holds a lease on it, must not be able to keep a change stuck.
             (Err(StepError::Drifted(why) | StepError::Failed(why)), Step::Repair(repair)) if repair.is_of_a_tally() => {
                 Ok(Restored { done: Done::Already, note: Some(format!("not done: {}: {why}", step.undo())) })
@@ -328,7 +332,7 @@ impl LiveHost {
                 let done = self.fail2ban.apply(step)?;
                 self.remove_leftovers(step, done)
             }
-            Step::HostsAccess(step) => hosts_access::apply(&self.config, step),
+            Step::HostsAccess(step) => hosts_access::apply(&self.config, step, Old::Kept),
             Step::NfTables(step) => self.ruleset.apply(step),
             Step::Xtables(step) => xtables::apply(step),
             Step::Ipset(step) => ipset::apply(step),

@@ -8,7 +8,7 @@ use sshfix_policy::request::authorize::AuthorizedRequest;
 
 use crate::agent::Agent;
 use crate::change;
-use crate::change::lease;
+use crate::change::{kept, lease};
 use crate::host::live::LiveHost;
 use crate::request::refusal::{Refusal, not_stored};
 use crate::request::report;
@@ -48,7 +48,10 @@ pub(crate) fn confirm(
         .map_err(|why| refused(format!("the proof of access does not hold: {why}")))?;
     let detail = format!("confirmed by {}; {proven}", authorized.signer().principal());
     match agent.store.change_state(id, ChangeStage::Confirmed, &detail) {
-        Ok(()) => lease::revoked(agent, &change.operation, &[]),
+        Ok(()) => {
+            lease::revoked(agent, &change.operation, &[]);
+            kept::forget(change.steps.iter().map(|record| &record.step));
+        }
         // Its deadline came in this very moment.
         Err(StoreError::Transition { from, .. }) => return Err(refused(format!("it is {from} by now"))),
         Err(error) => return Err(not_stored(&error)),
@@ -72,6 +75,7 @@ pub(crate) fn roll_back(
         (ChangeStage::Stuck, true) => {
             let detail = format!("left to {principal}: {}", change.detail);
             agent.store.change_state(id, ChangeStage::Abandoned, &detail).map_err(|error| not_stored(&error))?;
+            kept::forget(change.steps.iter().map(|record| &record.step));
             let notes = vec![format!("sshfix does nothing more about it. What is left to do: {}", change.detail)];
             Ok(document(&change, ChangeState::Abandoned, true, notes))
         }

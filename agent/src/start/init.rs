@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::config::{self, Config, ConfigError, DEFAULT_DIRECTORY};
 use crate::identity::{self, Identity, IdentityError};
-use crate::sys::files::{self, FileError};
+use crate::sys::files::{self, FileError, Old};
 
 /// The name of root's own key in the configuration directory.
 pub const ROOT_KEY: &str = "ctl_ed25519";
@@ -133,7 +133,7 @@ fn make_file(path: &Path, text: &str, mode: u32, tell: &mut impl FnMut(Line)) ->
         tell(Line::Kept(path.to_owned()));
         return Ok(false);
     }
-    files::replace(path, None, text.as_bytes(), mode)?;
+    files::replace(path, None, text.as_bytes(), mode, Old::Gone)?;
     tell(Line::Made(path.to_owned()));
     Ok(true)
 }

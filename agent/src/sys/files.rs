@@ -12,7 +12,12 @@ use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use nix::unistd::{AccessFlags, Gid, Uid, UnlinkatFlags, access, fchown, fsync, unlinkat};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub mod kept;
+
+use kept::Kept;
 
 /// The longest value of an extended attribute (`XATTR_SIZE_MAX`, `linux/limits.h`).
 const XATTR_SIZE_MAX: usize = 65536;
@@ -93,6 +98,10 @@ pub enum FileError {
     },
 }
 
+fn refused(at: &Path, why: &str) -> FileError {
+    FileError::Refused { path: at.into(), why: why.to_owned() }
+}
+
 fn failed(path: &Path, doing: &'static str) -> impl FnOnce(Errno) -> FileError {
     move |errno| FileError::Failed { path: path.into(), doing, error: errno.into() }
 }
@@ -134,9 +143,35 @@ pub fn not_replaceable(path: &Path) -> Option<String> {
     })
 }
 
+/// What becomes of the version of a file that is replaced or removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Old {
+    /// It is kept beside the file until the change has ended, where that can be done: its rollback needs no room then.
+    Kept,
+    /// It goes.
+    #[default]
+    Gone,
+}
+
+impl Old {
+    /// Whether it goes.
+    pub fn is_gone(&self) -> bool {
+        *self == Old::Gone
+    }
+
+    fn keep(self, path: &Path, folder: &OwnedFd, name: &OsStr, content: &[u8]) -> Option<Kept> {
+        if self.is_gone() {
+            return None;
+        }
+        let kept = Kept::link(path, folder, name, content);
+        kept.inspect_err(|error| tracing::warn!("the old version of {} is not kept: {error}", path.display())).ok()
+    }
+}
+
 /// Replaces a file's content, or makes it. Owner, mode, labels and ACLs stay as they are; a new file belongs to root with
 /// `new_mode`. `expected` is the content it must have just before (`None`: there is no file), else nothing is done.
-pub fn replace(path: &Path, expected: Option<&[u8]>, new: &[u8], new_mode: u32) -> Result<(), FileError> {
+pub fn replace(path: &Path, expected: Option<&[u8]>, new: &[u8], new_mode: u32, what_was: Old) -> Result<(), FileError> {
     let (folder, name) = open_parent(path)?;
     let old = match open_checked(&folder, &name, path) {
         Ok(file) => Some(file),
@@ -153,8 +188,10 @@ pub fn replace(path: &Path, expected: Option<&[u8]>, new: &[u8], new_mode: u32) 
     fsync(file).map_err(failed(path, "write a new version of"))?;
 
     // The last look: what stands there now must be what the change was planned on.
+    let mut kept = None;
     match (current(&folder, &name, path, expected)?, expected) {
         (Some(now), Some(expected)) if now == expected && old.is_some() => {
+            kept = what_was.keep(path, &folder, &name, expected);
             renameat(&folder, temporary.name.as_os_str(), &folder, name.as_os_str()).map_err(failed(path, "replace"))?;
         }
         (None, None) => {
@@ -167,18 +204,31 @@ pub fn replace(path: &Path, expected: Option<&[u8]>, new: &[u8], new_mode: u32) 
         _ => return Err(FileError::Drifted(path.into())),
     }
     temporary.keep();
+    kept.into_iter().for_each(Kept::stay);
     fsync(&folder).map_err(|errno| FileError::NotSynced { path: path.into(), error: errno.into() })
 }
 
+/// Writes a file: as [`replace`] does, and where the version that stood goes, it was the change's own: then an old version that was kept
+/// with this content is put back, which needs no room.
+pub fn write(path: &Path, expected: Option<&[u8]>, new: &[u8], new_mode: u32, what_was: Old) -> Result<(), FileError> {
+    if what_was.is_gone() && kept::put_back(path, expected, new)? {
+        // What a crash left behind of a new version of it.
+        return clear(path);
+    }
+    replace(path, expected, new, new_mode, what_was)
+}
+
 /// Removes a file whose content is still `expected`.
-pub fn remove(path: &Path, expected: &[u8]) -> Result<(), FileError> {
+pub fn remove(path: &Path, expected: &[u8], what_was: Old) -> Result<(), FileError> {
     let (folder, name) = open_parent(path)?;
     match current(&folder, &name, path, Some(expected))? {
         None => return Err(FileError::Missing(path.into())),
         Some(now) if now != expected => return Err(FileError::Drifted(path.into())),
         Some(_) => {}
     }
+    let kept = what_was.keep(path, &folder, &name, expected);
     unlinkat(&folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir).map_err(failed(path, "remove"))?;
+    kept.into_iter().for_each(Kept::stay);
     fsync(&folder).map_err(|errno| FileError::NotSynced { path: path.into(), error: errno.into() })
 }
 
@@ -219,7 +269,6 @@ fn current(folder: &OwnedFd, name: &OsStr, path: &Path, expected: Option<&[u8]>)
 /// Opens the folder of a path, one component after the other, following no symbolic link. Every folder on the way must be
 /// such that only root can put another file in the place of root's.
 fn open_parent(path: &Path) -> Result<(OwnedFd, OsString), FileError> {
-    let refused = |at: &Path, why: &str| FileError::Refused { path: at.into(), why: why.to_owned() };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(refused(path, "not the path of a file"));
     };
@@ -428,7 +477,7 @@ mod tests {
             std::os::unix::fs::chown(&path, Some(0), Some(7)).unwrap();
         }
         let before = fs::metadata(&path).unwrap();
-        replace(&path, Some(b"old\n"), b"new\n", 0o644).unwrap();
+        replace(&path, Some(b"old\n"), b"new\n", 0o644, Old::Gone).unwrap();
         let after = fs::metadata(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new\n");
         assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
@@ -444,12 +493,12 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("f");
         fs::write(&path, "theirs, longer").unwrap();
-        assert!(matches!(replace(&path, Some(b"ours"), b"new", 0o644), Err(FileError::Drifted(_))));
-        assert!(matches!(replace(&path, None, b"new", 0o644), Err(FileError::Drifted(_))));
-        assert!(matches!(remove(&path, b"ours"), Err(FileError::Drifted(_))));
+        assert!(matches!(replace(&path, Some(b"ours"), b"new", 0o644, Old::Gone), Err(FileError::Drifted(_))));
+        assert!(matches!(replace(&path, None, b"new", 0o644, Old::Gone), Err(FileError::Drifted(_))));
+        assert!(matches!(remove(&path, b"ours", Old::Gone), Err(FileError::Drifted(_))));
         assert_eq!(fs::read(&path).unwrap(), b"theirs, longer");
         fs::remove_file(&path).unwrap();
-        assert!(matches!(replace(&path, Some(b"theirs"), b"new", 0o644), Err(FileError::Drifted(_))));
+        assert!(matches!(replace(&path, Some(b"theirs"), b"new", 0o644, Old::Gone), Err(FileError::Drifted(_))));
         assert_eq!(names(&folder), Vec::<String>::new());
     }
 
@@ -457,11 +506,11 @@ mod tests {
     fn a_new_file_gets_its_mode_and_can_be_removed_again() {
         let folder = folder();
         let path = folder.path().join("hosts.allow");
-        replace(&path, None, b"sshd: 203.0.113.7\n", 0o644).unwrap();
+        replace(&path, None, b"sshd: 203.0.113.7\n", 0o644, Old::Gone).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
-        remove(&path, b"sshd: 203.0.113.7\n").unwrap();
+        remove(&path, b"sshd: 203.0.113.7\n", Old::Gone).unwrap();
         assert_eq!(names(&folder), Vec::<String>::new());
-        assert!(matches!(remove(&path, b""), Err(FileError::Missing(_))));
+        assert!(matches!(remove(&path, b"", Old::Gone), Err(FileError::Missing(_))));
     }
 
     #[test]
@@ -470,7 +519,7 @@ mod tests {
         let path = folder.path().join("f");
         fs::write(&path, "old").unwrap();
         fs::write(folder.path().join(".f.sshfix-new"), "half").unwrap();
-        replace(&path, Some(b"old"), b"new", 0o644).unwrap();
+        replace(&path, Some(b"old"), b"new", 0o644, Old::Gone).unwrap();
         assert_eq!(names(&folder), ["f"]);
         assert_eq!(fs::read(&path).unwrap(), b"new");
         fs::write(folder.path().join(".f.sshfix-new"), "half").unwrap();
@@ -487,13 +536,13 @@ mod tests {
         fs::write(&real, "old").unwrap();
         symlink(&real, &link).unwrap();
         assert!(matches!(read_checked(&link, 10), Err(FileError::Refused { .. })));
-        assert!(matches!(replace(&link, Some(b"old"), b"new", 0o644), Err(FileError::Refused { .. })));
+        assert!(matches!(replace(&link, Some(b"old"), b"new", 0o644, Old::Gone), Err(FileError::Refused { .. })));
         assert_eq!(read_followed(&link, 10).unwrap().bytes, b"old");
         assert!(read_followed(&link, 10).unwrap().not_replaceable.unwrap().contains("symbolic link"));
 
         fs::set_permissions(&real, fs::Permissions::from_mode(0o666)).unwrap();
         assert!(matches!(read_checked(&real, 10), Err(FileError::Refused { .. })));
-        assert!(matches!(replace(&real, Some(b"old"), b"new", 0o644), Err(FileError::Refused { .. })));
+        assert!(matches!(replace(&real, Some(b"old"), b"new", 0o644, Old::Gone), Err(FileError::Refused { .. })));
         fs::set_permissions(&real, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(read_followed(&real, 10).unwrap().not_replaceable, None);
 
@@ -528,8 +577,8 @@ mod tests {
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 for _ in 0..20 {
-                    replace(&path, Some(&old), &new, 0o644).unwrap();
-                    replace(&path, Some(&new), &old, 0o644).unwrap();
+                    replace(&path, Some(&old), &new, 0o644, Old::Gone).unwrap();
+                    replace(&path, Some(&new), &old, 0o644, Old::Gone).unwrap();
                 }
             });
             while !writer.is_finished() {

@@ -17,6 +17,8 @@ use sha2::{Digest, Sha256};
 use sshfix_policy::subsystem::sshd::{Mend, PRIVSEP};
 use thiserror::Error;
 
+use crate::sys::files::Old;
+
 pub use ask::ask;
 pub use serve::serve;
 
@@ -45,6 +47,9 @@ pub enum Order {
         before: Option<String>,
         /// The length of what it will hold; `None` where it goes away.
         after: Option<u64>,
+        /// What becomes of what it holds.
+        #[serde(default, skip_serializing_if = "Old::is_gone")]
+        old: Old,
     },
     /// A file of sshd's configuration that is there.
     Sshd {
@@ -54,10 +59,18 @@ pub enum Order {
         before: String,
         /// The length of what it will hold.
         after: u64,
+        /// What becomes of what it holds.
+        #[serde(default, skip_serializing_if = "Old::is_gone")]
+        old: Old,
     },
     /// What a crash left behind of a new version of such a file.
     SshdClear {
         /// The file.
+        path: String,
+    },
+    /// The old version of such a file or of a hosts file, which was kept until its change had ended.
+    Forget {
+        /// Of the kept version.
         path: String,
     },
     /// sshd's own directory, a host key, a tally of `pam_faillock`.
@@ -72,7 +85,7 @@ impl Order {
         match self {
             Self::Hosts { after, .. } => after.unwrap_or(0),
             Self::Sshd { after, .. } => *after,
-            Self::SshdClear { .. } | Self::Repair(_) | Self::XtablesLock => 0,
+            Self::SshdClear { .. } | Self::Forget { .. } | Self::Repair(_) | Self::XtablesLock => 0,
         }
     }
 
@@ -81,6 +94,7 @@ impl Order {
         match self {
             Self::Hosts { path, .. }
             | Self::Sshd { path, .. }
+            | Self::Forget { path }
             | Self::Repair(Mend::KeyMode { path, .. } | Mend::Key { path, .. } | Mend::Tally { path, .. }) => path.clone(),
             Self::SshdClear { path } => format!("an unfinished version of {path}"),
             Self::Repair(Mend::Folder { .. }) => PRIVSEP.to_owned(),
@@ -91,7 +105,12 @@ impl Order {
     fn patience(&self) -> Duration {
         match self {
             Self::Repair(Mend::Key { .. }) => KEY_PATIENCE,
-            Self::Hosts { .. } | Self::Sshd { .. } | Self::SshdClear { .. } | Self::Repair(_) | Self::XtablesLock => PATIENCE,
+            Self::Hosts { .. }
+            | Self::Sshd { .. }
+            | Self::SshdClear { .. }
+            | Self::Forget { .. }
+            | Self::Repair(_)
+            | Self::XtablesLock => PATIENCE,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{Answer, MAX_CONTENT, Order, digest};
 use crate::config::Config;
 use crate::subsystem::sshd::repair_here;
 use crate::subsystem::xtables;
-use crate::sys::files::{self, FileError};
+use crate::sys::files::{self, FileError, Old};
 use crate::sys::roots;
 
 /// A file that is there keeps its mode; none is made.
@@ -20,13 +20,14 @@ const TALLIES: [&str; 2] = ["/run/faillock", "/var/run/faillock"];
 
 pub(super) fn perform(configs: &[Config], order: &Order, content: &[u8]) -> Answer {
     let done = match order {
-        Order::Hosts { path, before, after } => {
-            hosts(configs, Path::new(path), before.as_deref(), after.is_some().then_some(content))
+        Order::Hosts { path, before, after, old } => {
+            hosts(configs, Path::new(path), before.as_deref(), after.is_some().then_some(content), *old)
         }
-        Order::Sshd { path, before, .. } => sshd_file(path).and_then(|path| edit(path, before, content)),
+        Order::Sshd { path, before, after: _, old } => sshd_file(path).and_then(|path| edit(path, before, content, *old)),
         Order::SshdClear { path } => {
             sshd_file(path).and_then(|path| files::clear(path).map(|()| Done::Already).map_err(step_error))
         }
+        Order::Forget { path } => forget(configs, path).map(|()| Done::Changed),
         Order::Repair(part) => repairable(part).and_then(|()| repair_here(part)),
         Order::XtablesLock => xtables::make_lock().map(|()| Done::Changed),
     };
@@ -38,9 +39,12 @@ pub(super) fn perform(configs: &[Config], order: &Order, content: &[u8]) -> Answ
     }
 }
 
-fn hosts(configs: &[Config], path: &Path, before: Option<&str>, after: Option<&[u8]>) -> Result<Done, StepError> {
-    let is_one = |config: &Config| [&config.paths.hosts_allow, &config.paths.hosts_deny].iter().any(|file| *file == path);
-    if !configs.iter().any(is_one) {
+fn hosts_files(configs: &[Config]) -> impl Iterator<Item = &Path> {
+    configs.iter().flat_map(|config| [config.paths.hosts_allow.as_path(), config.paths.hosts_deny.as_path()])
+}
+
+fn hosts(configs: &[Config], path: &Path, before: Option<&str>, after: Option<&[u8]>, old: Old) -> Result<Done, StepError> {
+    if !hosts_files(configs).any(|file| file == path) {
         return Err(StepError::Failed(format!("{} is no hosts file of agent.toml; nothing was written", path.display())));
     }
     let now = match files::read_checked(path, MAX_CONTENT) {
@@ -55,11 +59,21 @@ fn hosts(configs: &[Config], path: &Path, before: Option<&str>, after: Option<&[
         return Err(StepError::Drifted(FileError::Drifted(path.into()).to_string()));
     }
     match (&now, after) {
-        (now, Some(after)) => files::replace(path, now.as_deref(), after, 0o644).map_err(step_error)?,
-        (Some(now), None) => files::remove(path, now).map_err(step_error)?,
+        (now, Some(after)) => files::write(path, now.as_deref(), after, 0o644, old).map_err(step_error)?,
+        (Some(now), None) => files::remove(path, now, old).map_err(step_error)?,
         (None, None) => return Ok(Done::Already),
     }
     Ok(Done::Changed)
+}
+
+/// A kept version lies where the writer may write the file itself.
+fn forget(configs: &[Config], path: &str) -> Result<(), StepError> {
+    let kept = Path::new(path);
+    let folder = kept.parent();
+    if !hosts_files(configs).any(|file| file.parent() == folder) {
+        sshd_file(path)?;
+    }
+    files::kept::forget(kept).map_err(step_error)
 }
 
 fn step_error(error: FileError) -> StepError {
@@ -81,7 +95,7 @@ fn sshd_file(path: &str) -> Result<&Path, StepError> {
 }
 
 /// New content for a file of the configuration; never for a key.
-fn edit(path: &Path, before: &str, after: &[u8]) -> Result<Done, StepError> {
+fn edit(path: &Path, before: &str, after: &[u8], old: Old) -> Result<Done, StepError> {
     let now = files::read_checked(path, MAX_CONTENT).map_err(step_error)?.bytes;
     if now.starts_with(b"-----BEGIN") {
         return Err(StepError::Failed(format!("{} is a key; it was left alone", path.display())));
@@ -92,7 +106,7 @@ fn edit(path: &Path, before: &str, after: &[u8]) -> Result<Done, StepError> {
     if digest(&now) != before {
         return Err(step_error(FileError::Drifted(path.into())));
     }
-    files::replace(path, Some(&now), after, NEW_MODE).map_err(step_error)?;
+    files::write(path, Some(&now), after, NEW_MODE, old).map_err(step_error)?;
     Ok(Done::Changed)
 }
 
@@ -138,7 +152,8 @@ mod tests {
 
     fn order(path: &Path, before: Option<&[u8]>, after: Option<&[u8]>) -> (Order, Vec<u8>) {
         let path = path.display().to_string();
-        let order = Order::Hosts { path, before: before.map(digest), after: after.map(super::super::length) };
+        let (before, after_length) = (before.map(digest), after.map(super::super::length));
+        let order = Order::Hosts { path, before, after: after_length, old: Old::Gone };
         (order, after.unwrap_or_default().to_vec())
     }
 
@@ -211,13 +226,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sshd_config");
         fs::write(&path, "old\n").unwrap();
-        assert_eq!(edit(&path, &digest(b"old\n"), b"new\n"), Ok(Done::Changed));
-        assert_eq!(edit(&path, &digest(b"old\n"), b"new\n"), Ok(Done::Already), "sent again");
-        assert!(matches!(edit(&path, &digest(b"old\n"), b"other\n"), Err(StepError::Drifted(_))));
+        assert_eq!(edit(&path, &digest(b"old\n"), b"new\n", Old::Gone), Ok(Done::Changed));
+        assert_eq!(edit(&path, &digest(b"old\n"), b"new\n", Old::Gone), Ok(Done::Already), "sent again");
+        assert!(matches!(edit(&path, &digest(b"old\n"), b"other\n", Old::Gone), Err(StepError::Drifted(_))));
         assert_eq!(fs::read(&path).unwrap(), b"new\n");
         fs::write(&path, "-----BEGIN OPENSSH PRIVATE KEY-----\n").unwrap();
         let key = fs::read(&path).unwrap();
-        assert!(matches!(edit(&path, &digest(&key), b"mine\n"), Err(StepError::Failed(_))));
-        assert!(matches!(edit(&folder.path().join("none"), &digest(b""), b"x"), Err(StepError::Failed(_))));
+        assert!(matches!(edit(&path, &digest(&key), b"mine\n", Old::Gone), Err(StepError::Failed(_))));
+        assert!(matches!(edit(&folder.path().join("none"), &digest(b""), b"x", Old::Gone), Err(StepError::Failed(_))));
     }
 }

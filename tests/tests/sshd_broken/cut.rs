@@ -136,8 +136,11 @@ fn killed_between_any_two_system_calls_of_an_edit_sshd_serves_and_the_files_are_
             let shown = format!("{release} cut {n} at call {place} of {count}, writes {writes:?}, ctl {}", answer.status);
             // Before anybody helps.
             let now = files(&server);
-            let kept: BTreeMap<_, _> = now.iter().filter(|(path, _)| before.contains_key(*path)).collect();
-            let whole = |of: &BTreeMap<String, Vec<u8>>| of.iter().all(|(path, bytes)| kept.get(path) == Some(&bytes));
+            // The old version is kept beside the file while the edit waits.
+            let was_there = |path: &str| before.contains_key(path);
+            let whole = |of: &BTreeMap<String, Vec<u8>>| {
+                of.iter().filter(|(path, _)| was_there(path)).all(|(path, bytes)| now.get(path) == Some(bytes))
+            };
             assert!(whole(&before) || whole(&edited), "{shown}: files between before and after");
             server.sh("sshd -t").expect_ok();
             let journal = || server.sh("journalctl -q --no-pager -n 40 -u ssh -u sshfix-agent").stdout;

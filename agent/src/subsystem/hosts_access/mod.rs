@@ -12,7 +12,7 @@ use sshfix_policy::text::merge;
 
 use crate::config::Config;
 use crate::patience;
-use crate::sys::files::{self, FileError};
+use crate::sys::files::{self, FileError, Old};
 use crate::sys::names;
 use crate::sys::roots::{self, RootsError};
 use crate::write::{self, Order};
@@ -122,8 +122,8 @@ fn pattern_file(path: &Path, known: &Facts) -> PatternFile {
     }
 }
 
-/// Writes one file: its whole content from `before` to `after`.
-pub fn apply(config: &Config, step: &Step) -> Result<Done, StepError> {
+/// Writes one file: its whole content from `before` to `after`. What it held is kept for the rollback, or put back from there.
+pub fn apply(config: &Config, step: &Step, old: Old) -> Result<Done, StepError> {
     let path = match step.file {
         Which::Allow => &config.paths.hosts_allow,
         Which::Deny => &config.paths.hosts_deny,
@@ -148,12 +148,12 @@ pub fn apply(config: &Config, step: &Step) -> Result<Done, StepError> {
     }
     if files::read_only_here(path) {
         let (before, after) = (step.before.as_deref().map(write::digest), step.after.as_deref().map(write::length));
-        let order = Order::Hosts { path: step.path.clone(), before, after };
+        let order = Order::Hosts { path: step.path.clone(), before, after, old };
         return write::ask(&order, step.after.as_deref().unwrap_or_default());
     }
     let written = match (&step.before, &step.after) {
-        (before, Some(after)) => files::replace(path, before.as_deref(), after, 0o644),
-        (Some(before), None) => files::remove(path, before),
+        (before, Some(after)) => files::write(path, before.as_deref(), after, 0o644, old),
+        (Some(before), None) => files::remove(path, before, old),
         (None, None) => Ok(()),
     };
     match written {
@@ -163,8 +163,16 @@ pub fn apply(config: &Config, step: &Step) -> Result<Done, StepError> {
     }
 }
 
+/// Takes a step back: the file is as it was before.
+pub fn restore(config: &Config, step: &Step) -> Result<Restored, StepError> {
+    match apply(config, &step.inverse(), Old::Gone) {
+        Err(StepError::Drifted(_)) => merge_back(config, step),
+        answer => answer.map(|done| Restored { done, note: None }),
+    }
+}
+
 /// Takes a step back in a file that others edited since: our lines are undone, theirs stay.
-pub fn take_back(config: &Config, step: &Step) -> Result<Restored, StepError> {
+fn merge_back(config: &Config, step: &Step) -> Result<Restored, StepError> {
     let path = Path::new(&step.path);
     let now = match files::read_checked(path, LONGEST) {
         Ok(checked) => Some(checked.bytes),
@@ -178,7 +186,7 @@ pub fn take_back(config: &Config, step: &Step) -> Result<Restored, StepError> {
     })?;
     let after = if merged.is_empty() && step.before.is_none() { None } else { Some(merged) };
     let ours = Step { before: now, after, ..step.clone() };
-    let done = apply(config, &ours)?;
+    let done = apply(config, &ours, Old::Gone)?;
     Ok(Restored { done, note: Some(format!("others had edited {} meanwhile; their lines were kept", step.path)) })
 }
 
@@ -219,15 +227,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         let create = step(&config, None, Some("sshd: 203.0.113.7\n"));
-        assert_eq!(apply(&config, &create), Ok(Done::Changed));
-        assert_eq!(apply(&config, &create), Ok(Done::Already));
+        assert_eq!(apply(&config, &create, Old::Kept), Ok(Done::Changed));
+        assert_eq!(apply(&config, &create, Old::Kept), Ok(Done::Already));
         assert_eq!(state(&config).deny.content, Content::Bytes(b"sshd: 203.0.113.7\n".to_vec()));
         fs::write(&config.paths.hosts_deny, "sshd: 203.0.113.8\n").unwrap();
-        assert!(matches!(apply(&config, &create.inverse()), Err(StepError::Drifted(_))));
+        assert!(matches!(apply(&config, &create.inverse(), Old::Gone), Err(StepError::Drifted(_))));
         assert_eq!(fs::read(&config.paths.hosts_deny).unwrap(), b"sshd: 203.0.113.8\n");
         fs::write(&config.paths.hosts_deny, "sshd: 203.0.113.7\n").unwrap();
-        assert_eq!(apply(&config, &create.inverse()), Ok(Done::Changed));
-        assert_eq!(apply(&config, &create.inverse()), Ok(Done::Already));
+        assert_eq!(apply(&config, &create.inverse(), Old::Gone), Ok(Done::Changed));
+        assert_eq!(apply(&config, &create.inverse(), Old::Gone), Ok(Done::Already));
         assert_eq!(state(&config).deny.content, Content::Missing);
     }
 
@@ -244,7 +252,7 @@ mod tests {
         let linked = state(&config);
         assert_eq!(linked.deny.content, Content::Bytes(b"sshd: ALL\n".to_vec()));
         assert!(linked.deny.read_only.unwrap().contains("symbolic link"));
-        let error = apply(&config, &step(&config, Some("sshd: ALL\n"), Some(""))).unwrap_err();
+        let error = apply(&config, &step(&config, Some("sshd: ALL\n"), Some("")), Old::Kept).unwrap_err();
         assert!(matches!(error, StepError::Failed(_)), "{error}");
         assert_eq!(fs::read(&real).unwrap(), b"sshd: ALL\n");
     }
@@ -274,7 +282,7 @@ mod tests {
         let config = config(folder.path());
         let mut other = step(&config, None, Some("x\n"));
         other.path = folder.path().join("passwd").display().to_string();
-        assert!(matches!(apply(&config, &other), Err(StepError::Failed(_))));
+        assert!(matches!(apply(&config, &other, Old::Kept), Err(StepError::Failed(_))));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

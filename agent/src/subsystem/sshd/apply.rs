@@ -12,10 +12,10 @@ use sshfix_policy::text::merge;
 use super::lookup::Now;
 use super::ports::{self, Kept, NotKept};
 use super::told::{self, Running, Told};
-use super::{SSHD, SshdError, lookup, serves, test, unit};
+use super::{SSHD, SshdError, files as sshd_files, lookup, serves, test, unit};
 use crate::sys::child::ChildError;
 use crate::sys::dbus;
-use crate::sys::files::{self, FileError};
+use crate::sys::files::{self, FileError, Old};
 use crate::sys::jobs::{self, Job, Transient};
 use crate::write::{self, Order};
 
@@ -38,7 +38,8 @@ static REFUSED: Mutex<Option<Step>> = Mutex::new(None);
 /// Does one step. Where this fails the caller takes it back with [`restore`].
 pub fn apply(step: &Step) -> Result<Done, StepError> {
     if step.undoing {
-        return restore(&step.inverse()).map(|restored| restored.done);
+        let sshd = lookup::now(step.port).ok();
+        return put_back(&step.inverse(), sshd.as_ref().map(|sshd| &sshd.invocation)).map(|restored| restored.done);
     }
     *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let sshd = lookup::now(step.port).map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
@@ -84,7 +85,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     let mut done = if step.files.is_empty() { Done::Changed } else { Done::Already };
     for file in &step.files {
         if read(file)? != file.after {
-            write(file, &file.before, &file.after)?;
+            write(file, &file.before, &file.after, what_was(&sshd.invocation, &file.path))?;
             done = Done::Changed;
         }
     }
@@ -127,8 +128,20 @@ fn starts_the_same(unit: &str, running: &Invocation) -> Result<(), StepError> {
     }
 }
 
+/// The old version of a file is kept, unless sshd lists the folder that it would be kept in by an Include: each change there after sshd
+/// read its files looks as if it had not read them.
+fn what_was(invocation: &Invocation, path: &str) -> Old {
+    let folder = files::kept::folder(Path::new(path));
+    if folder.is_some_and(|folder| !sshd_files::lists(invocation, folder)) { Old::Kept } else { Old::Gone }
+}
+
 /// Takes a step back: our lines of each file, and the service as it was. What others wrote into the files stays.
 pub fn restore(step: &Step) -> Result<Restored, StepError> {
+    put_back(step, None)
+}
+
+/// The same. Where this is a change of its own, made for this sshd, what goes is kept for its rollback.
+fn put_back(step: &Step, change_of: Option<&Invocation>) -> Result<Restored, StepError> {
     let mut notes = Vec::new();
     let mut wrote = false;
     for file in &step.files {
@@ -147,7 +160,8 @@ pub fn restore(step: &Step) -> Result<Restored, StepError> {
         if now != file.after {
             notes.push(format!("others had edited {} meanwhile; their lines were kept", file.path));
         }
-        write(file, &now, &back)?;
+        let old = change_of.filter(|_| now == file.after).map_or(Old::Gone, |invocation| what_was(invocation, &file.path));
+        write(file, &now, &back, old)?;
         wrote = true;
     }
     let refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(step);
@@ -437,12 +451,12 @@ fn read(file: &FileEdit) -> Result<Vec<u8>, StepError> {
     }
 }
 
-fn write(file: &FileEdit, from: &[u8], to: &[u8]) -> Result<(), StepError> {
+fn write(file: &FileEdit, from: &[u8], to: &[u8], old: Old) -> Result<(), StepError> {
     if files::read_only_here(Path::new(&file.path)) {
-        let order = Order::Sshd { path: file.path.clone(), before: write::digest(from), after: write::length(to) };
+        let order = Order::Sshd { path: file.path.clone(), before: write::digest(from), after: write::length(to), old };
         return write::ask(&order, to).map(drop);
     }
-    files::replace(Path::new(&file.path), Some(from), to, MODE).map_err(|error| match error {
+    files::write(Path::new(&file.path), Some(from), to, MODE, old).map_err(|error| match error {
         FileError::Drifted(_) => StepError::Drifted(error.to_string()),
         error => StepError::Failed(error.to_string()),
     })

@@ -88,6 +88,16 @@ pub(super) fn trusted(invocation: &Invocation) -> Result<Result<Tree, String>, S
     Ok(tree)
 }
 
+/// Whether an Include of an sshd's files lists this folder, or that cannot be known.
+pub(super) fn lists(invocation: &Invocation, folder: &Path) -> bool {
+    let listed = |pattern: &String| {
+        pattern
+            .rsplit_once('/')
+            .is_some_and(|(at, name)| glob::is_pattern(name) && (glob::is_pattern(at) || Path::new(at) == folder))
+    };
+    tree(invocation.file()).map_or(true, |tree| tree.includes.keys().any(listed))
+}
+
 /// The absolute paths of the other files that sshd reads, by its files and its options: host keys, and all others. Beside each host key it
 /// opens the public half (authfile.c, `sshkey_load_public`).
 fn named(tree: Option<&Tree>, options: &[String]) -> (Vec<String>, Vec<String>) {

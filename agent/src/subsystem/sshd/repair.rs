@@ -15,7 +15,7 @@ use sshfix_policy::subsystem::sshd::{MADE_BY, Mend, PRIVSEP, Repair};
 
 use super::shadow::{FOLDER, MAKING};
 use crate::random;
-use crate::sys::files::{self, FileError};
+use crate::sys::files::{self, FileError, Old};
 use crate::sys::{child, roots};
 use crate::write::{self, Order};
 
@@ -128,7 +128,7 @@ fn make_key(path: &Path, kind: &str) -> Result<Done, StepError> {
     };
     let made = Making::begin().and_then(|making| making.key(kind)).map_err(|why| failed(path, "make the host key", &why))?;
     let put = |path: &Path, old: Option<&[u8]>, new: &[u8], mode| {
-        files::replace(path, old, new, mode).map_err(|error| failed(path, "make the host key", &error))
+        files::replace(path, old, new, mode, Old::Gone).map_err(|error| failed(path, "make the host key", &error))
     };
     put(&public, old.as_deref(), &made.public, 0o644)?;
     put(path, None, &made.private, 0o600)?;
@@ -149,7 +149,7 @@ fn remove_key(path: &Path) -> Result<Done, StepError> {
         return Err(drifted(path));
     }
     for (file, bytes) in [(path, &private), (&public, &line)] {
-        files::remove(file, bytes).map_err(|error| failed(file, "remove", &error))?;
+        files::remove(file, bytes, Old::Gone).map_err(|error| failed(file, "remove", &error))?;
     }
     Ok(Done::Changed)
 }
