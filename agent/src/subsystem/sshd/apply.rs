@@ -66,9 +66,9 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     // Looked at before anything is written: an sshd that must not be told to read its files has none to read. Files that are about to be
     // mended say it once they are written.
     let reopens = sshd.running && !before.is_held_by_systemd() && step.activation != Activation::Nothing;
-    match if reopens { ports::keep(&sshd.invocation).map(drop) } else { Ok(()) } {
+    match if reopens { ports::keep(&sshd.invocation).and_then(Kept::seen).map(drop) } else { Ok(()) } {
         Ok(()) | Err(NotKept::Unread(_)) => {}
-        Err(why @ (NotKept::Open(_) | NotKept::Taken(_))) => {
+        Err(why @ (NotKept::Open(_) | NotKept::Taken(_) | NotKept::Unseen(_))) => {
             *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(step.clone());
             return Err(StepError::Failed(format!("{}; nothing was changed", why.text())));
         }
@@ -93,7 +93,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     if sshd.running {
         test(&sshd.invocation).map_err(complains)?;
     }
-    let _kept = if reopens { Some(ports::keep(&sshd.invocation).map_err(NotKept::refusal)?) } else { None };
+    let _kept = if reopens { Some(ports::keep(&sshd.invocation).and_then(Kept::seen).map_err(NotKept::refusal)?) } else { None };
     match &step.activation {
         Activation::Nothing if !sshd.running => return Ok(done),
         // systemd listens: the next connection is served by the new files.
@@ -238,8 +238,11 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
 /// faster; where somebody has the port already, or waits for it, sshd would be gone, so that it is left as it runs.
 fn kept(invocation: &Invocation, notes: &mut Vec<String>) -> Result<Option<Kept>, StepError> {
     match ports::keep(invocation) {
-        Ok(kept) => Ok(Some(kept)),
-        Err(NotKept::Unread(why) | NotKept::Open(why)) => {
+        Ok(kept) => {
+            notes.extend(kept.unseen().map(|why| format!("sshd read its files all the same: {why}")));
+            Ok(Some(kept))
+        }
+        Err(NotKept::Unread(why) | NotKept::Open(why) | NotKept::Unseen(why)) => {
             notes.push(why);
             Ok(None)
         }

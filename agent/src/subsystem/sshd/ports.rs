@@ -25,6 +25,8 @@ static ONE: Mutex<()> = Mutex::new(());
 #[must_use]
 pub(super) struct Kept {
     raised: Option<Raised>,
+    /// Why it is not known who else has them.
+    unseen: Option<String>,
     _one: MutexGuard<'static, ()>,
 }
 
@@ -36,12 +38,14 @@ pub(super) enum NotKept {
     Open(String),
     /// Somebody has them, or would have them as soon as sshd closes them.
     Taken(String),
+    /// Whether somebody has them could not be read.
+    Unseen(String),
 }
 
 impl NotKept {
     /// The reason and what to do.
     pub(super) fn text(self) -> String {
-        let (Self::Unread(why) | Self::Open(why) | Self::Taken(why)) = self;
+        let (Self::Unread(why) | Self::Open(why) | Self::Taken(why) | Self::Unseen(why)) = self;
         why
     }
 
@@ -64,17 +68,55 @@ impl Raised {
     }
 }
 
+impl Kept {
+    /// For an edit, which nobody needs at once: it is not made where it is not known who else has the ports.
+    pub(super) fn seen(self) -> Result<Self, NotKept> {
+        match &self.unseen {
+            Some(why) => Err(NotKept::Unseen(why.clone())),
+            None => Ok(self),
+        }
+    }
+
+    /// For a rollback, which goes on: what is not known.
+    pub(super) fn unseen(&self) -> Option<&str> {
+        self.unseen.as_deref()
+    }
+}
+
 /// Keeps the ports of an sshd's files, from before it is told to read them until it has opened its sockets.
 pub(super) fn keep(invocation: &Invocation) -> Result<Kept, NotKept> {
     let wanted = serves::addresses(invocation).map_err(NotKept::Unread)?;
     let highest = wanted.iter().map(SocketAddr::port).max().unwrap_or_default();
     let kept = keep_up_to(highest, Path::new(START), Path::new(RAISED)).map_err(NotKept::Open)?;
+    free(kept, wanted, others)
+}
+
+/// Whether nobody else has one of the ports that anybody could bind until they were kept.
+fn free(mut kept: Kept, wanted: Vec<SocketAddr>, others: impl FnOnce(&[SocketAddr]) -> Others) -> Result<Kept, NotKept> {
     let Some(Raised { before: first, .. }) = kept.raised else { return Ok(kept) };
     let open: Vec<SocketAddr> = wanted.into_iter().filter(|address| address.port() >= first).collect();
-    match in_the_way(&open) {
-        Some(why) => Err(NotKept::Taken(why)),
-        None => Ok(kept),
+    match others(&open).map(|others| in_the_way(&open, &others)) {
+        Ok(Some(why)) => Err(NotKept::Taken(why)),
+        Ok(None) => Ok(kept),
+        Err(error) => {
+            kept.unseen = Some(unseen(&open, &error));
+            Ok(kept)
+        }
     }
+}
+
+type Others = io::Result<Vec<Other>>;
+
+/// The sockets on these ports that others than root made.
+fn others(wanted: &[SocketAddr]) -> Others {
+    listener::of_others(&wanted.iter().map(SocketAddr::port).collect())
+}
+
+fn unseen(wanted: &[SocketAddr], error: &io::Error) -> String {
+    let mut ports: Vec<String> = wanted.iter().map(|address| address.port().to_string()).collect();
+    ports.dedup();
+    let ports = ports.join(" and ");
+    format!("who else has port {ports} is not known ({error}): `ss -tlnp` shows the sockets of other users; end their processes")
 }
 
 fn keep_up_to(port: u16, start: &Path, noted: &Path) -> Result<Kept, String> {
@@ -88,13 +130,13 @@ fn keep_up_to(port: u16, start: &Path, noted: &Path) -> Result<Kept, String> {
     };
     let before = read(start).map_err(open)?;
     if before > port {
-        return Ok(Kept { raised: None, _one: one });
+        return Ok(Kept { raised: None, unseen: None, _one: one });
     }
     let to = port.checked_add(1).ok_or_else(|| open(io::Error::other("no setting is above this port")))?;
     // Half of it on the disk is none: nothing was raised then.
     fs::write(noted, format!("{before} {to}\n")).map_err(open)?;
     write(start, to).map_err(open)?;
-    Ok(Kept { raised: Some(Raised { before, to }), _one: one })
+    Ok(Kept { raised: Some(Raised { before, to }), unseen: None, _one: one })
 }
 
 impl Drop for Kept {
@@ -142,9 +184,8 @@ fn write(start: &Path, value: u16) -> io::Result<()> {
 }
 
 /// Which sockets of others keep sshd from these addresses. One that listens has its address already: it is in the way where sshd would get
-/// none and end. One that is bound and does not listen begins to as soon as sshd closes its own. What cannot be seen is in nobody's way.
-fn in_the_way(wanted: &[SocketAddr]) -> Option<String> {
-    let others = listener::of_others(&wanted.iter().map(SocketAddr::port).collect()).ok()?;
+/// none and end. One that is bound and does not listen begins to as soon as sshd closes its own.
+fn in_the_way(wanted: &[SocketAddr], others: &[Other]) -> Option<String> {
     let has = |address: &SocketAddr, listens| others.iter().find(|it| it.listens == listens && conflicts(*address, it));
     let waiting: Vec<&Other> = wanted.iter().filter_map(|address| has(address, false)).collect();
     let mut all =
@@ -157,7 +198,11 @@ fn in_the_way(wanted: &[SocketAddr]) -> Option<String> {
 
 /// Who has the addresses of an sshd that did not start.
 pub(super) fn taken(invocation: &Invocation) -> Option<String> {
-    in_the_way(&serves::addresses(invocation).ok()?)
+    let wanted = serves::addresses(invocation).ok()?;
+    match others(&wanted) {
+        Ok(others) => in_the_way(&wanted, &others),
+        Err(error) => Some(unseen(&wanted, &error)),
+    }
 }
 
 /// Whether sshd cannot have an address because of this socket. Its own IPv6 sockets take no IPv4.
@@ -205,6 +250,28 @@ mod tests {
             assert!(why.contains(&format!("bind port {port}")) && why.contains("sysctl -w"), "{why}");
         }
         assert_eq!(Raised::parse("1024"), None);
+    }
+
+    #[test]
+    fn who_has_a_port_and_cannot_be_read_keeps_an_edit_from_being_made_and_no_rollback() {
+        let kept = || Kept {
+            raised: Some(Raised { before: 1024, to: 2223 }),
+            unseen: None,
+            _one: ONE.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let wanted = || vec!["0.0.0.0:2222".parse().unwrap(), "[::]:2222".parse().unwrap()];
+        let fails = |_: &[SocketAddr]| Err(io::Error::other("more than 100000 sockets"));
+        let Ok(mut rollback) = free(kept(), wanted(), fails) else { panic!("a rollback goes on") };
+        assert!(rollback.unseen().unwrap().contains("port 2222 is not known (more than 100000 sockets)"));
+        // Nothing was raised by this test, so nothing is put back.
+        assert!(rollback.raised.take().is_some(), "the ports stay kept");
+        let Err(NotKept::Unseen(_)) = rollback.seen() else { panic!("an edit is not made") };
+        let Ok(mut seen) = free(kept(), wanted(), |_| Ok(Vec::new())) else { panic!("nobody has them") };
+        seen.raised = None;
+        assert!(seen.unseen().is_none() && seen.seen().is_ok());
+        let below = |_: &[SocketAddr]| -> Others { panic!("only root binds it") };
+        let root_alone = Kept { raised: None, unseen: None, _one: ONE.lock().unwrap_or_else(PoisonError::into_inner) };
+        assert!(free(root_alone, wanted(), below).is_ok_and(|kept| kept.seen().is_ok()));
     }
 
     #[test]
