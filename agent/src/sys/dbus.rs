@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::systemd_socket::SystemdSocket;
+use jiff::Timestamp;
 use sshfix_policy::subsystem::listener::Unit;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
@@ -61,6 +62,8 @@ pub struct Service {
     pub can_reload: bool,
     /// `MainPID`; 0 where none runs.
     pub main_pid: u32,
+    /// When systemd started that one, by the wall clock of then.
+    pub main_started: Option<Timestamp>,
     /// Whether it is started after the network is online, and has that begun.
     pub waits_for_network: bool,
     /// When systemd starts it again by itself.
@@ -263,14 +266,16 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         after: u64::try_from(delay)?,
         limit: (u64::try_from(interval)?, u32::try_from(burst)?),
     };
-    let (exec, environment, files, kill_mode, can_reload, main_pid) = tokio::try_join!(
+    let (exec, environment, files, kill_mode, can_reload, main_pid, started) = tokio::try_join!(
         property(bus, &path, SERVICE, "ExecStart"),
         property(bus, &path, SERVICE, "Environment"),
         property(bus, &path, SERVICE, "EnvironmentFiles"),
         property(bus, &path, SERVICE, "KillMode"),
         property(bus, &path, UNIT, "CanReload"),
         property(bus, &path, SERVICE, "MainPID"),
+        property(bus, &path, SERVICE, "ExecMainStartTimestamp"),
     )?;
+    let started = i64::try_from(u64::try_from(started)?).ok().filter(|microseconds| *microseconds > 0);
     let exec = Vec::<Command>::try_from(exec)?;
     let files = Vec::<(String, bool)>::try_from(files)?;
     Ok(Some(Service {
@@ -282,6 +287,7 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         main_pid: u32::try_from(main_pid)?,
         waits_for_network: names(after)? && (names(wants)? || names(requires)?),
         restart,
+        main_started: started.and_then(|microseconds| Timestamp::from_microsecond(microseconds).ok()),
     }))
 }
 

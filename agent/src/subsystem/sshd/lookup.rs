@@ -5,37 +5,30 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
-use sshfix_policy::subsystem::sshd::way_in::values;
 use sshfix_policy::subsystem::sshd::{
-    Account, Answer, Candidate, Effective, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys,
-    Server, Startups, host_key_paths, revoked_keys,
+    Account, Answer, Candidate, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys, Server,
+    Startups, host_key_paths, revoked_keys,
 };
 
 use super::shadow::Shadow;
 use super::version::Sound;
 use super::{
-    Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager, power,
-    running, settled,
-    unread::{self, Changed},
-    value_files::{self, PID_MAX},
+    Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager,
+    pid_file::Mark, power, running, settled, unread, value_files,
 };
 use crate::subsystem::listener;
 use crate::sys::files::FileError;
-use crate::sys::{roots, view};
+use crate::sys::view;
 
 /// The longest file of revoked keys.
 const REVOKED_MAX: u64 = 16 << 20;
 /// The OpenSSH from which on the process that listens reads the host keys, once, and not each connection's.
 const KEYS_ARE_KEPT: (u16, u16) = (9, 8);
-/// How long an sshd that listens may be without its pid file.
-const WRITES_PID_FILE: Duration = Duration::from_millis(200);
 
 /// Puts one fact into the state.
 pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users: &mut Users) {
@@ -256,7 +249,8 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         Err(error) => return Part::Unreadable(error.to_string()),
     };
     let effective = effective.map_err(|error| error.to_string());
-    let mark = process.map_or(Mark::None, |(pid, _)| Mark::of(pid, effective.as_ref().ok()));
+    let pid_file = effective.as_ref().ok().and_then(|effective| effective.one("pidfile"));
+    let mark = process.map_or(Mark::None, |(pid, _)| Mark::of(pid, pid_file, &manager));
     let mut host_key_files =
         keys(&host_key_paths(effective.as_ref().ok(), tree.as_ref().ok(), &invocation.options), &versions.sound);
     // Before 9.8 each connection reads them anew.
@@ -321,44 +315,6 @@ fn stale(mark: Mark, tree: &Result<Tree, String>) -> Vec<String> {
         Mark::None => Vec::new(),
         Mark::Unknown => tree.files.keys().cloned().collect(),
         Mark::At(at) => unread::since(at, tree),
-    }
-}
-
-fn changed(path: &str) -> io::Result<Changed> {
-    std::fs::metadata(path).map(|file| (file.ctime(), file.ctime_nsec()))
-}
-
-/// When an sshd read its files: the pid file, which it writes anew at each start and after each SIGHUP (sshd.c, `main`).
-#[derive(Clone, Copy)]
-enum Mark {
-    /// By its settings it writes none, and `policy` knows that by them.
-    None,
-    /// Another sshd wrote it last, or nobody did.
-    Unknown,
-    /// Then.
-    At(Changed),
-}
-
-impl Mark {
-    fn time(self) -> Option<Timestamp> {
-        let Self::At((seconds, nanoseconds)) = self else { return None };
-        i32::try_from(nanoseconds).ok().and_then(|nanoseconds| Timestamp::new(seconds, nanoseconds).ok())
-    }
-
-    fn of(pid: u32, effective: Option<&Effective>) -> Self {
-        let pid_file = effective.and_then(|effective| effective.one("pidfile")).filter(|path| path.starts_with('/'));
-        let Some(pid_file) = pid_file else { return Self::None };
-        let until = Instant::now() + WRITES_PID_FILE;
-        loop {
-            let written = changed(pid_file);
-            let holds = roots::read(Path::new(pid_file), PID_MAX).ok().as_deref().and_then(values::pid);
-            match (written, holds) {
-                (Ok(written), Some(holds)) if holds == pid => return Self::At(written),
-                // It removes the file at SIGHUP and writes it again once it listens.
-                (_, None) if Instant::now() < until => thread::sleep(Duration::from_millis(10)),
-                _ => return Self::Unknown,
-            }
-        }
     }
 }
 

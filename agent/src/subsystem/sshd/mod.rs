@@ -9,6 +9,7 @@ mod host_keys;
 mod journal;
 mod lookup;
 mod manager;
+mod pid_file;
 mod ports;
 mod power;
 mod repair;

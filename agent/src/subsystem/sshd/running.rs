@@ -10,16 +10,14 @@ use jiff::Timestamp;
 use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::is_sshd;
 use sshfix_policy::subsystem::sshd::config::{Tree, glob};
-use sshfix_policy::subsystem::sshd::{FileFacts, ReadAt, Running, Server};
+use sshfix_policy::subsystem::sshd::{FileFacts, Manager, ReadAt, Running, Server};
 
 use super::complaints;
+use super::pid_file::{self, Mark};
 use crate::subsystem::listener;
-use crate::sys::roots;
 
 /// The default `PidFile`, as Debian builds sshd.
 const PID_FILE: &str = "/run/sshd.pid";
-/// The longest `PidFile`: a number.
-const PID_FILE_MAX: u64 = 64;
 
 /// Of the sshd on this port.
 pub(super) fn running(state: &HostState, server: &Server, port: u16) -> Running {
@@ -28,7 +26,7 @@ pub(super) fn running(state: &HostState, server: &Server, port: u16) -> Running 
     let pid = process(state, port);
     // sshd prints nothing where it does not take its files; what names the process is its file all the same.
     let pid_file = effective.map_or(Some(PID_FILE), |effective| effective.one("pidfile"));
-    let read = pid.map_or(ReadAt::Unknown, |pid| read_at(pid, pid_file));
+    let read = pid.map_or(ReadAt::Unknown, |pid| read_at(pid, pid_file, &server.manager));
     let ports: BTreeSet<u16> =
         effective.map(|it| it.all("port").iter().filter_map(|port| port.parse().ok()).collect()).unwrap_or_default();
     let (mut listeners, mut unseen) = (Vec::new(), None);
@@ -48,29 +46,13 @@ fn process(state: &HostState, port: u16) -> Option<u32> {
     holders.find(|holder| is_sshd(holder)).map(|it| it.pid)
 }
 
-/// sshd.c writes `PidFile` each time it has read its files and listens, after SIGHUP too. Without it only its start is known.
-fn read_at(pid: u32, pid_file: Option<&str>) -> ReadAt {
-    let written = pid_file.filter(|path| path.starts_with('/')).and_then(|path| {
-        let bytes = roots::read(Path::new(path), PID_FILE_MAX).ok()?;
-        (std::str::from_utf8(&bytes).ok()?.trim().parse() == Ok(pid)).then_some(())?;
-        let file = fs::metadata(path).ok()?;
-        Timestamp::try_from(file.modified().ok()?).ok()
-    });
-    match (written, started(pid)) {
+/// By its pid file, else only its start is known.
+fn read_at(pid: u32, pid_file: Option<&str>, manager: &Manager) -> ReadAt {
+    match (Mark::of(pid, pid_file, manager).time(), pid_file::started(pid)) {
         (Some(time), _) => ReadAt::At(time),
         (None, Some(time)) => ReadAt::NotBefore(time),
         (None, None) => ReadAt::Unknown,
     }
-}
-
-/// `proc_pid_stat(5)`, `starttime`: clock ticks of 10 ms (`USER_HZ`) since the boot; `proc_stat(5)`, `btime`.
-fn started(pid: u32) -> Option<Timestamp> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let ticks: i64 = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
-    let stat = fs::read_to_string("/proc/stat").ok()?;
-    let boot: i64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    Timestamp::from_second(boot.checked_add(ticks / 100)?).ok()
 }
 
 /// The files and the folders that Include patterns list; and the files in those that no pattern names.
@@ -131,15 +113,15 @@ mod tests {
     }
 
     #[test]
-    fn a_process_read_its_files_when_it_wrote_its_pid_file_and_not_before_its_start() {
+    fn without_a_pid_file_only_its_start_is_known() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         let pid = std::process::id();
-        assert!(matches!(read_at(pid, path.to_str()), ReadAt::NotBefore(_)));
+        let read = || read_at(pid, path.to_str(), &Manager::Nobody);
+        assert!(matches!(read(), ReadAt::NotBefore(_)));
         fs::write(&path, format!("{pid}\n")).unwrap();
-        let ReadAt::At(written) = read_at(pid, path.to_str()) else { panic!("the file names the process") };
-        assert!(started(pid).unwrap() <= written && written <= Timestamp::now());
+        assert!(matches!(read(), ReadAt::At(written) if written <= Timestamp::now()));
         fs::write(&path, "1\n").unwrap();
-        assert!(matches!(read_at(pid, path.to_str()), ReadAt::NotBefore(_)));
+        assert!(matches!(read(), ReadAt::NotBefore(_)));
     }
 }

@@ -12,11 +12,9 @@ use nix::libc;
 use nix::sys::stat::FileStat;
 use sshfix_policy::subsystem::sshd::config::{Tree, glob};
 
+use super::pid_file::Changed;
 use crate::sys::roots::{self, Part};
 use crate::sys::{dbus, view};
-
-/// Seconds and nanoseconds of a status change.
-pub(super) type Changed = (i64, i64);
 
 /// What changed after sshd read these files, or may have: files, links, folders, mount points, and what an Include names and is not there.
 pub(super) fn since(at: Changed, tree: &Tree) -> Vec<String> {
