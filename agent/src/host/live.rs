@@ -8,11 +8,15 @@ use std::thread;
 use jiff::Timestamp;
 use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, Restored, StepError};
+use sshfix_policy::proof::unread;
 use sshfix_policy::subsystem::{
-    fail2ban as fail2ban_model, ipset as ipset_model, nf_tables as nf_tables_model, route as route_model, sshd as sshd_model,
+    fail2ban as fail2ban_model, ipset as ipset_model, listener as listener_model, nf_tables as nf_tables_model,
+    route as route_model, sshd as sshd_model,
 };
+use sshfix_policy::verdict::AccessPath;
 
 use crate::config::Config;
+use crate::host::observe::observed_with;
 use crate::patience;
 use crate::subsystem::{conntrack, fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
 use crate::sys::descriptors;
@@ -269,7 +273,10 @@ impl Host for LiveHost {
             lab::fail(step)?;
         }
         match step {
-            Step::Sshd(edit) => return sshd::restore(edit),
+            Step::Sshd(edit) => {
+                let would_refuse = self.would_refuse(edit);
+                return sshd::restore(edit, would_refuse.as_deref());
+            }
             Step::HostsAccess(edit) => return hosts_access::restore(&self.config, edit),
             _ => {}
         }
@@ -288,7 +295,26 @@ fn not_looked_at(step: &Step, why: &str) -> StepError {
 }
 
 impl LiveHost {
-    /// The same for a rule or an element, in the ruleset of now.
+    /// Of whom edits of others would close the way in that sshd has not read, once it is told of this rollback. The host is read for it
+    /// only where there are such edits, which only root can make.
+    fn would_refuse(&mut self, step: &sshd_model::Step) -> Option<String> {
+        let others = sshd::edited_since(step);
+        if others.is_empty() {
+            return None;
+        }
+        let kept = self.config.kept_paths();
+        let sources = kept.iter().map(|path| path.source).collect();
+        let question = Question { sources, port: self.config.ssh_port, everybody: false };
+        let first = [Need::Sshd(sshd_model::Need::Server(step.port))].into();
+        observed_with(self, &question, first, |state, needs| {
+            let sessions = listener_model::sessions(state).unwrap_or_default();
+            let paths: Vec<AccessPath> = sessions.into_iter().chain(kept.clone()).collect();
+            unread::refused(state, step, &others, &paths, needs)
+        })
+        .1
+    }
+
+    /// [`Host::stands`] for a rule or an element, in the ruleset of now.
     fn stands_in_nf_tables(&mut self, step: &nf_tables_model::Step) -> Result<bool, StepError> {
         let failed = |why: &str| not_looked_at(&Step::NfTables(step.clone()), why);
         let mut ruleset = match self.ruleset.observe() {

@@ -3,4 +3,5 @@
 
 pub mod lockout;
 pub mod permitted;
+pub mod unread;
 pub mod verify;

@@ -116,5 +116,78 @@ fn what_others_changed_while_it_waited_stays_and_what_cannot_be_undone_is_stuck(
         assert_eq!(left["state"], "abandoned", "{left:#}");
         assert!(server.read("/etc/hosts.deny").contains("203.0.113.72"));
         server.ctl_confirmed(&["ban", "203.0.113.7", "--jail", "sshd"]);
+        server.sh("fail2ban-client unban --all").expect_ok();
+        a_rule_goes_back_into_no_table_that_was_made_anew(server);
+        a_rollback_of_sshd_ends_nobodys_way_in(server);
     });
+}
+
+/// The handles of a table that was made anew name other rules.
+fn a_rule_goes_back_into_no_table_that_was_made_anew(server: &Server) {
+    let table = |rule: &str| {
+        let script = format!(
+            "nft delete table inet anew 2> /dev/null || true; nft add table inet anew
+             nft 'add chain inet anew input {{ type filter hook input priority 0; }}'
+             nft add rule inet anew input {rule}
+             nft add rule inet anew input ip saddr 203.0.113.8 tcp dport 22 drop
+             nft -a list chain inet anew input | sed -n 's/.*saddr.* handle //p' | head -n 1"
+        );
+        server.sh(&script).expect_ok().trim().to_owned()
+    };
+    let handle = table("ip saddr 203.0.113.8 tcp dport 22 accept");
+    let id = pending_for(server, "10m", &["firewall", "remove", &format!("nft/inet/anew/input/handle/{handle}")]);
+    assert_eq!(table("ip saddr 192.0.2.0/24 accept"), handle);
+    server.ctl(&["rollback", &id]).expect_status(7);
+    let detail = one(server, &id)["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("was made anew"), "{detail}");
+    server.ctl(&["rollback", &id, "--abandon"]).expect_status(0);
+    server.sh("nft delete table inet anew").expect_ok();
+}
+
+/// What others did to sshd's files while a change waited: neither their edits nor ours end somebody's way in by the rollback.
+fn a_rollback_of_sshd_ends_nobodys_way_in(server: &Server) {
+    const ME: &str = "203.0.113.7";
+    let (blocks, by_hand) = ("/etc/ssh/sshd_config.d/50-m.conf", "/etc/ssh/sshd_config.d/60-hand.conf");
+    let block =
+        "Match Address 10.0.0.0/8\n\tX11Forwarding no\n\tPermitTTY yes\n\tBanner none\n\tAllowUsers bob\n\tMaxAuthTries 6\n";
+    let stuck = |id: &str, words: &str| {
+        server.ctl(&["rollback", id]).expect_status(7);
+        let detail = one(server, id)["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(words), "{detail}");
+        assert!(server.ssh(ME).ok, "{detail}");
+    };
+    let put_right =
+        |id: &str| server.wait_until("it is tried again", Duration::from_mins(2), || state(server, id) == "rolled-back");
+    server.write(blocks, block);
+    server.sh("sshd -t && systemctl reload ssh").expect_ok();
+
+    // Our line would come back in a block that is for everybody by now.
+    let id = pending_for(server, "10m", &["sshd", "unset", "AllowUsers", "--match", "Address 10.0.0.0/8"]);
+    server.sh(&format!("sed -i 's/^Match.*/Match all/' {blocks}; sshd -t && systemctl reload ssh")).expect_ok();
+    stuck(&id, "would come to stand under `Match all`");
+    server.sh(&format!("sed -i 's|^Match.*|Match Address 10.0.0.0/8|' {blocks}; systemctl reload ssh")).expect_ok();
+    put_right(&id);
+    assert_eq!(server.read(blocks), block);
+
+    // sshd would read what others wrote by hand and it has not read yet.
+    let mut session = std::process::Command::new(&server.ssh_command(ME)[0])
+        .args(&server.ssh_command(ME)[1..])
+        .arg("echo in; exec sleep 600")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(session.stdout.as_mut().unwrap(), &mut [0; 3]).unwrap();
+    let files = "cat /etc/ssh/sshd_config /etc/ssh/sshd_config.d/50-m.conf";
+    let before = server.sh(files).expect_ok();
+    let id = pending_for(server, "10m", &["sshd", "set", "Compression", "no"]);
+    server.write(by_hand, "DenyUsers root\n");
+    stuck(&id, "would refuse root from 203.0.113.7");
+    assert_eq!(server.sh(files).expect_ok(), before, "the files are as they were all the same");
+    server.write(by_hand, "Banner none\n");
+    put_right(&id);
+    assert!(server.ssh(ME).ok);
+    server.sh(&format!("rm {by_hand} {blocks}; systemctl reload ssh")).expect_ok();
+    let _ = session.kill();
+    let _ = session.wait();
 }

@@ -1,13 +1,15 @@
 //! Changes sshd: writes files of its configuration, has it follow them, and makes sure that it serves; and takes that back. Every
 //! way out of here leaves a configuration that sshd takes, or says what does not. Decides nothing about the change.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sshfix_policy::host::{Done, Restored, StepError};
+use sshfix_policy::proof::unread::Others;
+use sshfix_policy::subsystem::sshd::config::merge;
 use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
-use sshfix_policy::text::merge;
 
 use super::lookup::Now;
 use super::ports::{self, Kept, NotKept};
@@ -35,11 +37,49 @@ const STAND_IN: &str = "sshfix-sshd.service";
 /// The step for which nothing was done, because sshd must not be told to read its files: neither must it be for its rollback.
 static REFUSED: Mutex<Option<Step>> = Mutex::new(None);
 
+/// The change that was made last to an sshd, and all of its files before that. In memory alone: the next agent does not know it.
+struct Made {
+    step: Step,
+    invocation: Invocation,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+/// By port.
+static MADE: Mutex<BTreeMap<u16, Made>> = Mutex::new(BTreeMap::new());
+
+/// Remembers what an edit of the files is about to change.
+fn remember(step: &Step, invocation: &Invocation) {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    match sshd_files::trusted(invocation) {
+        Ok(Ok(tree)) if !step.files.is_empty() => {
+            let files = tree.files.iter().map(|(path, document)| (path.clone(), document.bytes())).collect();
+            made.insert(step.port, Made { step: step.clone(), invocation: invocation.clone(), files });
+        }
+        Ok(_) | Err(_) => _ = made.remove(&step.port),
+    }
+}
+
+/// The files that others edited or made since a step was done, as they were before it. None where that is not known.
+pub fn edited_since(step: &Step) -> Others {
+    let made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(Made { files, invocation, .. }) = made.get(&step.port).filter(|made| made.step == *step) else {
+        return Others::new();
+    };
+    let Ok(Ok(tree)) = sshd_files::trusted(invocation) else { return Others::new() };
+    let ours = |path: &str, bytes: &[u8]| step.files.iter().any(|file| file.path == path && file.after == bytes);
+    let now = tree.files.iter().map(|(path, document)| (path, document.bytes()));
+    now.filter_map(|(path, bytes)| {
+        let old = files.get(path).cloned().unwrap_or_default();
+        (bytes != old && !ours(path, &bytes)).then(|| (path.clone(), old))
+    })
+    .collect()
+}
+
 /// Does one step. Where this fails the caller takes it back with [`restore`].
 pub fn apply(step: &Step) -> Result<Done, StepError> {
     if step.undoing {
         let sshd = lookup::now(step.port).ok();
-        return put_back(&step.inverse(), sshd.as_ref().map(|sshd| &sshd.invocation)).map(|restored| restored.done);
+        return put_back(&step.inverse(), sshd.as_ref().map(|sshd| &sshd.invocation), None).map(|restored| restored.done);
     }
     *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let sshd = lookup::now(step.port).map_err(|why| StepError::Failed(format!("{why}; nothing was changed")))?;
@@ -82,6 +122,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
             _ => return Err(drifted(file)),
         }
     }
+    remember(step, &sshd.invocation);
     let mut done = if step.files.is_empty() { Done::Changed } else { Done::Already };
     for file in &step.files {
         if read(file)? != file.after {
@@ -135,13 +176,14 @@ fn what_was(invocation: &Invocation, path: &str) -> Old {
     if folder.is_some_and(|folder| !sshd_files::lists(invocation, folder)) { Old::Kept } else { Old::Gone }
 }
 
-/// Takes a step back: our lines of each file, and the service as it was. What others wrote into the files stays.
-pub fn restore(step: &Step) -> Result<Restored, StepError> {
-    put_back(step, None)
+/// Takes a step back: our lines of each file, and the service as it was. What others wrote into the files stays. Where that would refuse
+/// somebody, the files are put back all the same and sshd is not told.
+pub fn restore(step: &Step, would_refuse: Option<&str>) -> Result<Restored, StepError> {
+    put_back(step, None, would_refuse)
 }
 
 /// The same. Where this is a change of its own, made for this sshd, what goes is kept for its rollback.
-fn put_back(step: &Step, change_of: Option<&Invocation>) -> Result<Restored, StepError> {
+fn put_back(step: &Step, change_of: Option<&Invocation>, would_refuse: Option<&str>) -> Result<Restored, StepError> {
     let mut notes = Vec::new();
     let mut wrote = false;
     for file in &step.files {
@@ -163,6 +205,12 @@ fn put_back(step: &Step, change_of: Option<&Invocation>) -> Result<Restored, Ste
         let old = change_of.filter(|_| now == file.after).map_or(Old::Gone, |invocation| what_was(invocation, &file.path));
         write(file, &now, &back, old)?;
         wrote = true;
+    }
+    if let Some(whom) = would_refuse {
+        return Err(StepError::Failed(format!(
+            "the files are as they were, but sshd was not told so and runs on with this change: its files hold edits of others that it has \
+             not read and that would refuse {whom}. Put those right, or have sshd read them (`systemctl reload ssh`); sshfix goes on trying"
+        )));
     }
     let refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(step);
     if refused && !wrote {
@@ -480,7 +528,7 @@ fn drifted(file: &FileEdit) -> StepError {
 
 fn merged(file: &FileEdit, now: &[u8]) -> Result<Vec<u8>, StepError> {
     merge::take_back(&file.before, &file.after, now)
-        .ok_or_else(|| StepError::Drifted(format!("others changed the very lines of {} that this change had changed", file.path)))
+        .map_err(|why| StepError::Drifted(format!("{} was left as it is: {why}", file.path)))
 }
 
 #[cfg(test)]

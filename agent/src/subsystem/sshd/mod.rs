@@ -40,7 +40,7 @@ use crate::subsystem::listener;
 use crate::sys::child::{self, ChildError};
 use crate::sys::{dbus, roots};
 
-pub use apply::{apply, restore};
+pub use apply::{apply, edited_since, restore};
 pub use host_keys::host_keys;
 pub use lookup::{key_files, lookup, server};
 pub use ports::put_back as put_ports_back;

@@ -218,7 +218,7 @@ impl Server {
     }
 
     /// Predicts a file with this content, remembering how it differs from what was read.
-    fn put(&mut self, path: &str, before: &[u8], after: &[u8]) {
+    pub(crate) fn put(&mut self, path: &str, before: &[u8], after: &[u8]) {
         let original = self.edited.get(path).map_or_else(|| before.to_vec(), |(original, _)| original.clone());
         if original == after {
             self.edited.remove(path);

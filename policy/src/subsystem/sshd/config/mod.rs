@@ -10,6 +10,7 @@ pub mod glob;
 pub mod keyword;
 mod line;
 mod lists;
+pub mod merge;
 pub mod offer;
 mod tree;
 

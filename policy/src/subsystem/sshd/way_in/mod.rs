@@ -353,6 +353,18 @@ impl WayIn {
         self.logins.iter().any(LoginWay::is_proven)
     }
 
+    /// Why sshd refuses for certain by now what it did not refuse for certain so.
+    pub fn newly_closed(&self, now: &WayIn) -> Option<String> {
+        let certain =
+            |all: &[Objection]| all.iter().find(|objection| objection.is_certain()).map(|objection| objection.why.clone());
+        if let (None, Some(why)) = (certain(&self.objections), certain(&now.objections)) {
+            return Some(why);
+        }
+        let was_not = |is: &&LoginWay| self.login(is).is_some_and(|was| !was.is_closed());
+        let closed = now.logins.iter().filter(|is| is.is_closed()).find(was_not)?;
+        Some(certain(&closed.objections).unwrap_or_else(|| closed.no_way()))
+    }
+
     /// What can work, where it is let in: `publickey`.
     pub fn methods(&self) -> Vec<String> {
         let mut methods: Vec<String> = Vec::new();

@@ -1,0 +1,60 @@
+//! What a rollback of sshd's files would bring into effect besides: edits of others that sshd has not read. Says whose way in these would
+//! close. What the change itself had closed is no reason against its rollback; nothing that is not certain is.
+
+use std::collections::BTreeMap;
+
+use crate::host::{self, HostState, Needs, Part};
+use crate::subsystem::sshd::config::merge;
+use crate::subsystem::sshd::{Need, Step, way_in};
+use crate::verdict::AccessPath;
+
+/// Files that others edited since a change was made, as they were before it; empty where there was none.
+pub type Others = BTreeMap<String, Vec<u8>>;
+
+/// The first of these ways in that sshd would refuse for certain once it read its files with the step undone, and would not without the
+/// edits of others, and why. None also where sshd has read those already, or does not run.
+pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPath], needs: &mut Needs) -> Option<String> {
+    let server = match read.sshd.servers.get(&step.port) {
+        Some(Part::Present(server)) => server,
+        Some(Part::Absent(_) | Part::Unreadable(_)) => return None,
+        None => {
+            needs.insert(host::Need::Sshd(Need::Server(step.port)));
+            return None;
+        }
+    };
+    let is_of_ours = |path: &String| step.files.iter().any(|file| file.path == *path) && !others.contains_key(path);
+    if !server.running || server.stale.iter().all(is_of_ours) {
+        return None;
+    }
+    let (mut with, mut without) = (server.clone(), server.clone());
+    for file in &step.files {
+        let now = server.bytes(&file.path)?;
+        let back = if now == file.before { now.clone() } else { merge::take_back(&file.before, &file.after, &now).ok()? };
+        with.put(&file.path, &now, &back);
+        without.put(&file.path, &now, &back);
+    }
+    for (path, old) in others {
+        let now = without.bytes(path)?;
+        without.put(path, &now, old);
+    }
+    if with.edited == without.edited {
+        return None;
+    }
+    let predicted = |server| {
+        let mut state = read.clone();
+        state.sshd.servers.insert(step.port, Part::Present(server));
+        state
+    };
+    let (with, without) = (predicted(with), predicted(without));
+    let mut found = None;
+    // Who comes by no address is served by an sshd of its own, which has read them.
+    for path in paths.iter().filter(|path| !path.has_no_address()) {
+        let before = way_in(read, &without, step.port, path, needs);
+        let after = way_in(read, &with, step.port, path, needs);
+        if let (None, Some(why)) = (&found, before.newly_closed(&after)) {
+            let user = path.user.as_ref().map_or_else(String::new, |user| format!("{user} from "));
+            found = Some(format!("{user}{} ({why})", path.source.short()));
+        }
+    }
+    found
+}
