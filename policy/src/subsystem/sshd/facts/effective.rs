@@ -21,6 +21,13 @@ impl Effective {
         Self(values)
     }
 
+    /// The same with this value alone for a keyword (in lower case).
+    #[must_use]
+    pub fn with(mut self, keyword: &str, value: &str) -> Self {
+        self.0.insert(keyword.to_owned(), vec![value.to_owned()]);
+        self
+    }
+
     /// Every value of a keyword (in lower case), in order; none where sshd does not print it.
     pub fn all(&self, keyword: &str) -> &[String] {
         self.0.get(keyword).map_or(&[], Vec::as_slice)

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Part;
+use crate::subsystem::sshd::config::keyword::canonical;
 use crate::subsystem::sshd::config::{Document, Line, Tree};
 use crate::subsystem::sshd::facts::faillock::Tally;
 use crate::subsystem::sshd::facts::journal::{Entrance, Journal};
@@ -229,6 +230,14 @@ pub struct Absent {
 }
 
 impl Server {
+    /// Whether the value of a keyword (in lower case) may come from what changed since sshd read its files: a line of a file that did, or
+    /// anything where links or folders did, or a line cannot be read.
+    pub fn may_be_new(&self, keyword: &str) -> bool {
+        let Ok(tree) = &self.tree else { return !self.stale.is_empty() };
+        let sets = |line: &Line| line.directive().map_or(true, |it| it.is_some_and(|set| canonical(&set.keyword) == keyword));
+        self.stale.iter().any(|path| tree.files.get(path).is_none_or(|file| file.lines().any(|(_, line)| sets(line))))
+    }
+
     /// Whether its configuration, as it was read, is the same for every login: no `Match` anywhere. False where that cannot be told.
     pub fn same_for_everybody(&self) -> bool {
         let asks = |word: &str| word.to_ascii_lowercase().contains("match");

@@ -198,3 +198,56 @@ fn each_keyword_that_is_called_judged_changes_a_judgement() {
         assert_eq!(judged(&name), TABLE.iter().any(|row| row.0 == name), "{name}");
     }
 }
+
+/// What the edit of something else makes of files that sshd has not read, or may not have.
+fn beside_a_hand_edit(user: &str, by_hand: &str, edit: &str, mark: &str, stale: bool) -> Option<String> {
+    let before = over(&over(BASE, mark), by_hand);
+    let (mut read, mut now) = hosts(user, &before, &over(&before, edit));
+    for host in [&mut read, &mut now] {
+        if let Some(Part::Present(server)) = host.sshd.servers.get_mut(&22).filter(|_| stale) {
+            server.stale = vec![MAIN.to_owned()];
+        }
+    }
+    // What the files say may have been otherwise: keys are looked for where they are by default, too.
+    let of_default = read.sshd.key_files.get(&(user.to_owned(), "/home/x/.ssh/authorized_keys".to_owned())).cloned().unwrap();
+    for host in [&mut read, &mut now] {
+        let second = (user.to_owned(), "/home/x/.ssh/authorized_keys2".to_owned());
+        host.sshd.key_files.insert(second, of_default.clone());
+    }
+    let path = AccessPath { source: CLIENT.into(), user: Some(user.to_owned()), port: 22, origin: PathOrigin::Keep };
+    let mut needs = Needs::default();
+    let (was, is) = (way_in_now(&read, 22, &path, &mut needs), way_in(&read, &now, 22, &path, &mut needs));
+    assert!(needs.is_empty(), "{needs:?}");
+    was.worse(&is).map(|(_, why)| why)
+}
+
+#[test]
+fn methods_that_files_take_away_that_may_not_be_read_are_lost_by_the_edit_of_anything() {
+    let (plain, none) = ("pidfile /run/sshd.pid", "pidfile none");
+    for (by_hand, may_always_be_so) in [
+        ("pubkeyauthentication no", false),
+        ("pubkeyauthentication no\npasswordauthentication no", false),
+        ("authenticationmethods publickey,password", false),
+        ("authorizedkeysfile none", false),
+        ("forcecommand /bin/false", true),
+        ("chrootdirectory /srv", true),
+        ("denyusers alice", false),
+    ] {
+        let found = |mark, stale| beside_a_hand_edit("alice", by_hand, "x11forwarding yes", mark, stale);
+        assert_eq!(found(plain, false), None, "{by_hand}: sshd has read that");
+        let refused = found(plain, true);
+        assert!(refused.as_ref().is_some_and(|why| why.contains("sshd may not have read them")), "{by_hand}: {refused:?}");
+        assert_eq!(found(none, false).is_some(), !may_always_be_so, "{by_hand}");
+    }
+    for (by_hand, mended) in [
+        ("pubkeyauthentication no", "pubkeyauthentication yes"),
+        ("authenticationmethods publickey,password", "authenticationmethods any"),
+        ("authorizedkeysfile none", "authorizedkeysfile .ssh/authorized_keys"),
+        ("forcecommand /bin/false", "forcecommand none"),
+        ("denyusers alice", "denyusers bob"),
+        ("x11forwarding yes", "printmotd no"),
+        ("passwordauthentication no", "printmotd no"),
+    ] {
+        assert_eq!(beside_a_hand_edit("alice", by_hand, mended, plain, true), None, "{by_hand}, {mended}");
+    }
+}

@@ -26,7 +26,7 @@ use crate::subsystem::sshd::change::plan::difference;
 use crate::subsystem::sshd::config::{Client, Document, Line, keyword};
 use crate::subsystem::sshd::facts::ask;
 use crate::subsystem::sshd::facts::journal::{Entrance, Said};
-use crate::subsystem::sshd::facts::state::{Login, Need, Server};
+use crate::subsystem::sshd::facts::state::{Account, Login, Need, Server};
 use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
 use crate::subsystem::sshd::judge::{access, account};
@@ -106,6 +106,8 @@ pub struct LoginWay {
     pub(crate) may_differ: bool,
     /// Why it is good for forwarding alone, where it is.
     forwards_alone: Option<String>,
+    /// The same by what that sshd may have read: the methods that these files take away may work. None where they take none away.
+    pub(crate) opened: Option<Box<LoginWay>>,
 }
 
 /// A stage that says that a way is closed, or does not know, by which somebody is in: a fault of ours, or a change since then.
@@ -223,9 +225,11 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
         for (address, local) in locals.iter().map(|local| (*address, *local)) {
             let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
             (login.entered, login.others) = sessions.entered(read, user, address, needs);
-            login.may_differ = may_differ(&server);
+            // An sshd that is started for each connection reads these.
+            login.may_differ = may_differ(&server) && !path.has_no_address();
             login.read_at = server.read_at.filter(|_| !login.may_differ);
             login.objections.extend(not_judged(&login, (&before, &server), now, needs));
+            login.opened = opened(&login, now, &server, path.port, needs);
             way.risks.extend(risks(&login.effective));
             way.logins.push(login);
         }
@@ -276,7 +280,7 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     }
     let disproof = if proven {
         Some(Disproof::IsIn)
-    } else if !server.stale.is_empty() || may_differ(server) && way.kept {
+    } else if !server.stale.is_empty() || may_differ(server) && (way.kept || path.origin == PathOrigin::Session) {
         Some(Disproof::Changed)
     } else {
         came_in(read, server, path, &way, needs).then_some(Disproof::CameIn)
@@ -332,6 +336,46 @@ pub fn is_in(host: &HostState, path: &AccessPath, needs: &mut Needs) -> bool {
 fn may_differ(server: &Server) -> bool {
     let marked = server.effective.as_ref().is_ok_and(|it| it.one("pidfile").is_some_and(|file| file != "none"));
     !server.stale.is_empty() || !marked
+}
+
+/// Values that take methods, or the shell, away from somebody, and those that do not.
+const TAKEN_AWAY: [(&str, &str); 5] = [
+    ("authenticationmethods", "any"),
+    ("authorizedkeysfile", ".ssh/authorized_keys .ssh/authorized_keys2"),
+    ("chrootdirectory", "none"),
+    ("forcecommand", "none"),
+    ("pubkeyauthentication", "yes"),
+];
+
+/// The login by what the running sshd may have read in the place of its files. Only lines of files that changed, or may have, are taken for new.
+fn opened(
+    login: &LoginWay,
+    host: &HostState,
+    server: &Server,
+    port: u16,
+    needs: &mut Needs,
+) -> Option<Box<LoginWay>> {
+    let account = host.sshd.accounts.get(&login.user).and_then(Part::present)?;
+    if !login.may_differ || !server.edited.is_empty() || login.effective == Effective::default() {
+        return None;
+    }
+    let of_shells = |keyword: &str| matches!(keyword, "chrootdirectory" | "forcecommand");
+    let taken = |(keyword, plain): &(&'static str, &'static str)| {
+        let value = login.effective.one(keyword)?;
+        // Keys may lie anywhere; only that they lie nowhere takes the method away.
+        let is_plain = value == *plain || *keyword == "authorizedkeysfile" && value != "none";
+        // Without a mark of when it read them nothing is known to have changed: what always was so would stand against every edit.
+        let new = if server.stale.is_empty() { !of_shells(keyword) } else { server.may_be_new(keyword) };
+        (!is_plain && new).then_some((*keyword, *plain))
+    };
+    let taken: Vec<(&str, &str)> = TAKEN_AWAY.iter().filter_map(taken).collect();
+    if taken.is_empty() {
+        return None;
+    }
+    let effective = taken.into_iter().fold(login.effective.clone(), |effective, (keyword, value)| effective.with(keyword, value));
+    let client = client(&login.user, (login.address, login.local, port), account);
+    let ways = ways(host, &effective, &client, account, needs);
+    Some(Box::new(LoginWay { effective, ways, ..login.clone() }))
 }
 
 impl WayIn {
@@ -466,6 +510,11 @@ impl LoginWay {
     /// Whether sshd has read no other files since: who came in before that proves nothing of these.
     pub(crate) fn is_of_now(&self, entrance: &Entrance) -> bool {
         self.read_at.is_none_or(|read| entrance.at >= read)
+    }
+
+    /// Whether somebody is in so, whether or not it is known how.
+    pub(crate) fn is_in(&self) -> bool {
+        !self.entered.is_empty() || self.others
     }
 
     /// Whether nobody comes in so, for certain.
@@ -670,6 +719,7 @@ fn login(
         read_at: None,
         may_differ: false,
         forwards_alone: None,
+        opened: None,
     };
     let because = |reason: Reason, why: String| {
         let objections = vec![Objection::unknown(Stage::SshdAccess, reason, why)];
@@ -701,14 +751,7 @@ fn login(
         }
         Part::Unreadable(why) => return LoginWay { effective, ..not_read(format!("sshd: {why}")) },
     };
-    let client = Client {
-        user: user.to_owned(),
-        groups: Some(user_account.groups.clone()),
-        host: if address.is_unspecified() { UNKNOWN.to_owned() } else { address.to_string() },
-        address,
-        local_address: local.or(Some(address).filter(IpAddr::is_unspecified)),
-        local_port: port,
-    };
+    let client = client(user, (address, local, port), user_account);
     let mut objections = access::objections(server, &effective, &client, user_account.uid == 0, client.local_address.is_some());
     let no_logins = risk::no_logins(&effective);
     objections.extend(no_logins.map(|(keyword, why)| Objection::refuse(Stage::SshdAccess, Reason::NoRoom(keyword), why)));
@@ -716,6 +759,18 @@ fn login(
     objections.extend(values::objections(host, &effective, needs));
     let ways = ways(host, &effective, &client, user_account, needs);
     LoginWay { forwards_alone: forwarding::alone(&effective, user_account), effective, objections, ways, ..empty }
+}
+
+/// Who comes from this address to that one and that port.
+fn client(user: &str, (address, local, port): (IpAddr, Option<IpAddr>, u16), account: &Account) -> Client {
+    Client {
+        user: user.to_owned(),
+        groups: Some(account.groups.clone()),
+        host: if address.is_unspecified() { UNKNOWN.to_owned() } else { address.to_string() },
+        address,
+        local_address: local.or(Some(address).filter(IpAddr::is_unspecified)),
+        local_port: port,
+    }
 }
 
 #[cfg(test)]
@@ -735,6 +790,7 @@ impl WayIn {
             read_at,
             may_differ: false,
             forwards_alone: None,
+            opened: None,
         };
         Self { logins: vec![login], ..Self::default() }
     }

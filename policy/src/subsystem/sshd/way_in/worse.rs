@@ -29,8 +29,9 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
     let nothing = LoginWay::unknown(is);
     let (way, kept) = (was, was.kept);
     let was = way.login(is).unwrap_or(&nothing);
-    // Of a keep entry nothing more is known than what files say that may not be those that run.
-    let says_little = kept && was.may_differ && !was.objections.iter().any(Objection::is_certain);
+    // Nothing more is known of it than what files say that may not be those that run.
+    let nothing_proven = kept || was.is_in() && !was.is_proven();
+    let says_little = nothing_proven && was.may_differ && !was.objections.iter().any(Objection::is_certain);
     if was.is_closed() && !was.is_proven() && !says_little {
         return None;
     }
@@ -39,11 +40,16 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
         return Some((new.verdict, told(way, new, Some(&is.user))));
     }
     let unknown = |why| (Verdict::Unknown, why);
-    let elsewhere = no_session(was, is).or_else(|| asks_pam(was, is)).or_else(|| no_way_through(was, is));
+    let advised = |why: String| format!("{why}; {}", Disproof::Changed.advice(&is.user));
+    // By what sshd may have read in the place of its files.
+    let opened = |lost: fn(&LoginWay, &LoginWay) -> Option<String>| {
+        lost(was, is).or_else(|| was.opened.as_deref().and_then(|opened| lost(opened, is)).map(advised))
+    };
+    let elsewhere = opened(no_session).or_else(|| asks_pam(was, is)).or_else(|| no_way_through(was, is));
     elsewhere.map(unknown).or_else(|| no_way(was, is, says_little)).or_else(|| {
         let by_entrances = was.knows_entrances() && was.entered.iter().any(|entrance| counts_now(entrance, was));
-        let of_sessions = if by_entrances { lost_entrance(was, is) } else { lost_way(was, is) };
-        let keys = || if by_entrances && !kept { None } else { lost_keys(was, is) };
+        let of_sessions = if by_entrances { lost_entrance(was, is) } else { opened(lost_way) };
+        let keys = || if by_entrances && !kept { None } else { opened(lost_keys) };
         of_sessions.or_else(keys).map(unknown)
     })
 }
