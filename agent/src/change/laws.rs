@@ -306,6 +306,7 @@ fn sshd_edit(host: &mut HostState) -> Step {
         activation: sshd::Activation::Reload(unit),
         why: Vec::new(),
         effect: Vec::new(),
+        listened: Vec::new(),
         undoing: false,
     };
     let server = sshd::Server {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sshfix_policy::host::{Done, Restored, StepError};
 use sshfix_policy::proof::unread::Others;
@@ -18,7 +18,7 @@ use super::{SSHD, SshdError, files as sshd_files, lookup, serves, test, unit};
 use crate::sys::child::ChildError;
 use crate::sys::dbus;
 use crate::sys::files::{self, FileError, Old};
-use crate::sys::jobs::{self, Job, Transient};
+use crate::sys::jobs::{self, Job, JobError, Transient};
 use crate::write::{self, Order};
 
 /// The longest file of a configuration, in bytes.
@@ -31,6 +31,10 @@ const JOB: Duration = Duration::from_secs(40);
 const RELOAD: Duration = Duration::from_secs(15);
 /// For a restart that can be had without it.
 const RESTART: Duration = Duration::from_secs(5);
+/// Until systemd has forgotten a service without a file that was stopped,
+const GONE: Duration = Duration::from_secs(3);
+/// and the time between two looks.
+const TICK: Duration = Duration::from_millis(100);
 /// The service that stands in for one that does not start any more.
 const STAND_IN: &str = "sshfix-sshd.service";
 
@@ -440,21 +444,18 @@ fn start_again(step: &Step, sshd: &Now, mut notes: Vec<String>) -> Result<Restor
     }
     // Of a unit that names something else by now, no sshd would come.
     let program = if invocation.program.ends_with("/sshd") { &invocation.program } else { SSHD };
-    let words: Vec<String> =
-        [program.to_owned(), "-D".to_owned()].into_iter().chain(invocation.options.iter().cloned()).collect();
-    let stand_in = Transient {
-        name: STAND_IN,
-        description: "sshd in the place of a unit that does not start, run by sshfix",
-        program,
-        words: &words,
-        runtime_directory: "sshd",
-    };
     let by_hand =
         format!("see `journalctl -u {unit} -n 30`, put it right, then `systemctl stop {STAND_IN}; systemctl start {unit}`");
-    match jobs::run_transient(&stand_in, JOB).map_err(|error| error.to_string()).and_then(|()| before.serves_again(invocation)) {
-        Ok(()) => {
-            tracing::warn!("{unit} does not start any more ({failed}); sshd runs as {STAND_IN}: {by_hand}");
-            notes.push(format!("{unit} does not start any more ({failed}), so sshd runs as {STAND_IN} until you {by_hand}"));
+    let stood_in = match stand_in(program, invocation, &before) {
+        Ok(()) => Ok(String::new()),
+        // Where its files name no address of this host, or another's port: somebody gets in where it listened before.
+        Err(why) if !step.listened.is_empty() => where_it_listened(step, program, invocation, &why),
+        Err(why) => Err(why),
+    };
+    match stood_in {
+        Ok(how) => {
+            tracing::warn!("{unit} does not start any more ({failed}); sshd runs as {STAND_IN}{how}: {by_hand}");
+            notes.push(format!("{unit} does not start any more ({failed}), so sshd runs as {STAND_IN}{how} until you {by_hand}"));
             Ok(restored(true, &notes))
         }
         Err(why) => Err(StepError::Failed(format!(
@@ -464,14 +465,58 @@ fn start_again(step: &Step, sshd: &Now, mut notes: Vec<String>) -> Result<Restor
     }
 }
 
+/// Runs sshd as a service of sshfix's own, and waits until it listens.
+fn stand_in(program: &str, invocation: &Invocation, before: &serves::Before) -> Result<(), String> {
+    let words: Vec<String> =
+        [program.to_owned(), "-D".to_owned()].into_iter().chain(invocation.options.iter().cloned()).collect();
+    let stand_in = Transient {
+        name: STAND_IN,
+        description: "sshd in the place of a unit that does not start, run by sshfix",
+        program,
+        words: &words,
+        runtime_directory: "sshd",
+    };
+    let until = Instant::now() + GONE;
+    loop {
+        match jobs::run_transient(&stand_in, JOB) {
+            // systemd has not forgotten the one yet that was stopped a moment ago.
+            Err(JobError::Bus(_)) if Instant::now() < until => std::thread::sleep(TICK),
+            Err(error) => return Err(error.to_string()),
+            Ok(()) => return before.serves_again(invocation),
+        }
+    }
+}
+
+/// The same for an sshd that does not run with its files: it listens where it did when the change was planned. What the files name stays
+/// besides (servconf.c: each `ListenAddress` adds one). How it runs then.
+fn where_it_listened(step: &Step, program: &str, invocation: &Invocation, why: &str) -> Result<String, String> {
+    let mut invocation = invocation.clone();
+    // Of an address of another family than the files allow sshd makes an error.
+    let options = step.listened.iter().map(|at| format!("ListenAddress={at}"));
+    for option in std::iter::once("AddressFamily=any".to_owned()).chain(options) {
+        invocation.options.extend(["-o".to_owned(), option]);
+    }
+    if let Err(error) = jobs::run(Job::Stop, STAND_IN, JOB) {
+        tracing::warn!("{STAND_IN}: {error}");
+    }
+    let sockets: Vec<String> = step.listened.iter().map(ToString::to_string).collect();
+    let sockets = sockets.join(" and ");
+    match stand_in(program, &invocation, &serves::Before::ended()) {
+        Ok(()) => Ok(format!(
+            ", listening on {sockets} as before and not as its files say, with which it does not run ({why}; see `journalctl -u {STAND_IN}`),"
+        )),
+        Err(also) => Err(format!("{why}; on {sockets}, where it listened before: {also}")),
+    }
+}
+
 /// Has the service follow.
 fn follow(job: Job, through: &Through, port: u16) -> Result<(), StepError> {
     let unit = match through {
         Through::Unit(unit) => unit,
         Through::Signal => return lookup::signal(port).map_err(StepError::Failed),
     };
-    let failed = |error: jobs::JobError| match error {
-        jobs::JobError::TimedOut { .. } => StepError::TimedOut(error.to_string()),
+    let failed = |error: JobError| match error {
+        JobError::TimedOut { .. } => StepError::TimedOut(error.to_string()),
         _ => StepError::Failed(format!("{error}: see `journalctl -u {unit} -n 30`")),
     };
     jobs::run(job, unit, if job == Job::Reload { RELOAD } else { JOB }).map_err(failed)
@@ -538,7 +583,15 @@ mod tests {
     #[test]
     fn a_rollback_waits_for_no_answer_of_sshd_that_does_not_come() {
         let activation = Activation::Reload(Through::Signal);
-        let step = Step { port: 22, files: Vec::new(), activation, why: Vec::new(), effect: Vec::new(), undoing: true };
+        let step = Step {
+            port: 22,
+            files: Vec::new(),
+            activation,
+            why: Vec::new(),
+            effect: Vec::new(),
+            listened: Vec::new(),
+            undoing: true,
+        };
         let with = |answer| {
             let mut notes = Vec::new();
             let told = takes(&step, answer, true, &mut notes);

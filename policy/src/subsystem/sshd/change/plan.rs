@@ -10,6 +10,7 @@ use crate::subsystem::sshd::config::{self, Changed, Edit, EditError, Tree};
 use crate::subsystem::sshd::facts::ask::{Candidate, answer, resolved};
 use crate::subsystem::sshd::facts::state::{Manager, Server};
 use crate::subsystem::sshd::judge::admission;
+use crate::subsystem::sshd::way_in::serves;
 
 /// One keyword, for everybody or inside one Match block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +112,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     changes.extend(edits.iter().map(|edit| (edit.path.clone(), edit.after.clone())));
     let Some(answer) = answer(host, &Candidate { port, changes }, needs) else { return Ok(Planned::default()) };
     accepted(&server, &answer.test, "sshd does not take it")?;
+    bound(host, port, &server, &answer.effective)?;
     let effect = match (&server.effective, &answer.effective) {
         (Ok(before), Ok(after)) => difference(before, after),
         (Ok(_), Err(why)) => vec![format!("not known: {why}")],
@@ -132,6 +134,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
         activation: following(host, &server)?,
         why: edits.iter().map(|edit| edit.why.clone()).collect(),
         effect,
+        listened: serves::listens_now(host, port).unwrap_or_default(),
         undoing: false,
     };
     Ok(Planned { steps: vec![step], notes: stale(&server) })
@@ -144,6 +147,7 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
         return Ok(nothing);
     }
     accepted(&server, &server.test, "sshd would not take its files")?;
+    bound(host, port, &server, &server.effective)?;
     match following(host, &server)? {
         Activation::Nothing => match &server.manager {
             Manager::Connections(socket) => Ok(Planned::note(format!(
@@ -151,8 +155,13 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
             ))),
             _ => Err(format!("no sshd runs on port {port}: `sshfix ctl sshd restart` starts it")),
         },
-        activation => Ok(Planned { notes: stale(&server), ..alone(port, activation) }),
+        activation => Ok(Planned { notes: stale(&server), ..alone(host, port, activation) }),
     }
+}
+
+/// Whether it can open its sockets as its files say. Of one that could not be asked, `sshd -t` said why.
+fn bound(host: &HostState, port: u16, server: &Server, after: &Result<Effective, String>) -> Result<(), String> {
+    after.as_ref().ok().and_then(|after| serves::not_bound(host, port, server, after)).map_or(Ok(()), Err)
 }
 
 /// What files come to that sshd did not take before: every value that is not the default, beside that. Where sshd cannot be asked for both,
@@ -222,14 +231,15 @@ pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pl
         return Ok(nothing);
     }
     accepted(&server, &server.test, "sshd would not start again with its files")?;
+    bound(host, port, &server, &server.effective)?;
     match &server.manager {
-        Manager::Service { .. } => Ok(Planned { notes: stale(&server), ..alone(port, restart(host, &server)?) }),
+        Manager::Service { .. } => Ok(Planned { notes: stale(&server), ..alone(host, port, restart(host, &server)?) }),
         Manager::Connections(socket) => Ok(Planned::note(format!(
             "systemd listens ({socket}) and starts an sshd for each connection: there is none to restart"
         ))),
         Manager::Nobody => Ok(Planned {
             notes: vec!["no unit of systemd runs this sshd: SIGHUP makes it execute itself anew".to_owned()],
-            ..alone(port, Activation::Reload(Through::Signal))
+            ..alone(host, port, Activation::Reload(Through::Signal))
         }),
     }
 }
@@ -246,15 +256,16 @@ pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan
     }
     match &server.manager {
         Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket) => {
-            Ok(alone(port, Activation::Start(Through::Unit(socket.clone()))))
+            Ok(alone(host, port, Activation::Start(Through::Unit(socket.clone()))))
         }
-        Manager::Service { name, .. } => Ok(alone(port, Activation::Start(Through::Unit(name.clone())))),
+        Manager::Service { name, .. } => Ok(alone(host, port, Activation::Start(Through::Unit(name.clone())))),
         Manager::Nobody => Err("there is no unit of systemd that could be started".to_owned()),
     }
 }
 
-fn alone(port: u16, activation: Activation) -> Planned {
-    let step = Step { port, files: Vec::new(), activation, why: Vec::new(), effect: Vec::new(), undoing: false };
+fn alone(host: &HostState, port: u16, activation: Activation) -> Planned {
+    let listened = serves::listens_now(host, port).unwrap_or_default();
+    let step = Step { port, files: Vec::new(), activation, why: Vec::new(), effect: Vec::new(), listened, undoing: false };
     Planned { steps: vec![step], notes: Vec::new() }
 }
 

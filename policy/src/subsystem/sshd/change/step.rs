@@ -2,6 +2,7 @@
 //! activation, and its inverse brings back the bytes and the service. The agent writes and activates.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,9 @@ pub struct Step {
     pub why: Vec<String>,
     /// What changes for everybody, in the words of `sshd -T`.
     pub effect: Vec<String>,
+    /// Where it listened when this was planned: for an sshd that can listen nowhere that its files name when this is taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listened: Vec<SocketAddr>,
     /// Whether this takes such a step back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub undoing: bool,

@@ -152,8 +152,7 @@ pub fn server_for(host: &HostState, port: u16, files: &BTreeSet<&str>, path: &Ac
         return port;
     }
     let Some(Part::Present(edited)) = host.sshd.servers.get(&port) else { return port };
-    let listens = serves::addresses(edited).is_some_and(|all| all.iter().any(|at| at.port() == path.port));
-    if path.port == port || listens || files.is_empty() {
+    if path.port == port || serves::is_on(host, (port, edited), path.port) || files.is_empty() {
         return port;
     }
     match host.sshd.servers.get(&path.port) {
@@ -178,10 +177,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
         };
         return WayIn::only(Objection::unknown(Stage::SshdAdmission, Reason::NotRead(why.clone()), why));
     };
-    if path.port != port
-        && !path.has_no_address()
-        && !serves::addresses(&before).is_some_and(|all| all.iter().any(|at| at.port() == path.port))
-    {
+    if path.port != port && !path.has_no_address() && !serves::is_on(read, (port, &before), path.port) {
         return WayIn::default();
     }
     // Nobody comes in while it does not run. What runs was started or reloaded with files that it took.
@@ -193,7 +189,8 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     way.clients = Clients::of(&server);
     way.kept = path.origin == PathOrigin::Keep;
     if !path.has_no_address() {
-        way.objections.extend(serves::lost_sockets(read, &before, &server, path.port, path.source.first(), &sessions.locals));
+        let from = path.source.first();
+        way.objections.extend(serves::lost_sockets(read, (port, &before), &server, path.port, from, &sessions.locals));
     }
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };
@@ -285,6 +282,11 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     } else {
         came_in(read, server, path, &way, needs).then_some(Disproof::CameIn)
     };
+    // Where it listens is seen, and not what files say.
+    let of_sockets = |objection: &Objection| matches!(objection.reason, Reason::Socket(_));
+    let (sockets, others) = std::mem::take(&mut way.objections).into_iter().partition::<Vec<_>, _>(of_sockets);
+    way.objections = others;
+    way.disproved = sockets.into_iter().map(|objection| (objection, Disproof::Changed)).collect();
     if let Some(disproof) = disproof {
         let said_by_files = |objection: &Objection| match (may_differ(server), disproof) {
             (true, _) => objection.is_certain() && objection.reason != Reason::Down,
@@ -298,7 +300,7 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
             login.objections = others;
             disproved.extend(said);
         }
-        way.disproved = disproved.into_iter().map(|objection| (objection, disproof)).collect();
+        way.disproved.extend(disproved.into_iter().map(|objection| (objection, disproof)));
     }
     // That they are in is all that is known, and it is enough.
     if !server.stale.is_empty() && path.origin == PathOrigin::Session {
@@ -348,13 +350,7 @@ const TAKEN_AWAY: [(&str, &str); 5] = [
 ];
 
 /// The login by what the running sshd may have read in the place of its files. Only lines of files that changed, or may have, are taken for new.
-fn opened(
-    login: &LoginWay,
-    host: &HostState,
-    server: &Server,
-    port: u16,
-    needs: &mut Needs,
-) -> Option<Box<LoginWay>> {
+fn opened(login: &LoginWay, host: &HostState, server: &Server, port: u16, needs: &mut Needs) -> Option<Box<LoginWay>> {
     let account = host.sshd.accounts.get(&login.user).and_then(Part::present)?;
     if !login.may_differ || !server.edited.is_empty() || login.effective == Effective::default() {
         return None;
