@@ -264,6 +264,94 @@ fn files_that_sshd_has_not_read_lock_nobody_out(server: &Server) {
     lay_out(server, "");
 }
 
+/// Lines by hand that sshd has not read.
+fn by_hand(server: &Server, lines: &str) {
+    server.write("/etc/ssh/sshd_config.d/60-hand.conf", lines);
+    server.sh("sshd -t").expect_ok();
+}
+
+/// An edit of something else is refused, and changed nothing.
+#[track_caller]
+fn beside_it(server: &Server, by: &str, lines: &str, (status, code): (i32, &str), words: &[&str]) {
+    by_hand(server, lines);
+    let edit = server.ctl(&["sshd", "set", "Compression", "no", "--json"]);
+    assert_eq!(edit.status, status, "{}: {by}: {lines}: {edit:#?}", server.release());
+    edit.expect_error(status, code, &[words, &["nothing was changed"]].concat());
+}
+
+const BY_HAND: [&str; 4] = [
+    "PubkeyAuthentication no",
+    "AuthenticationMethods publickey,password",
+    "Match User alice,root\nAuthorizedKeysFile none",
+    "Match User alice,root\nForceCommand /bin/false",
+];
+
+/// Lines that take methods away and that sshd has not read: the edit of anything would make them count.
+fn methods_taken_away_by_hand_lock_nobody_out(server: &Server) {
+    let toml = server.read("/etc/sshfix/agent.toml");
+    server.write("/etc/sshfix/agent.toml", format!("[[keep]]\naddress = \"{OTHER_V4}\"\nuser = \"alice\"\n{toml}"));
+    server.sh("usermod -p \"$(openssl passwd right)\" alice; systemctl restart sshfix-agent").expect_ok();
+    lay_out(server, "");
+    let words = ["alice from 198.51.100.7 (a `keep` entry", "sshd may not have read them", "mend them first"];
+    for lines in BY_HAND {
+        beside_it(server, "a keep entry", lines, (4, "lockout"), &words);
+    }
+    server.ctl(&["sshd", "unset", "ForceCommand", "--match", "User alice,root", "--dry-run"]).expect_status(0);
+    by_hand(server, "PasswordAuthentication no\nX11Forwarding no");
+    server.ctl(&["sshd", "set", "Compression", "no", "--dry-run"]).expect_status(0);
+
+    // Nothing says how root came in, nor when sshd read its files.
+    server.write("/etc/sshfix/agent.toml", toml);
+    server.sh("rm /etc/ssh/sshd_config.d/60-hand.conf; systemctl restart sshfix-agent").expect_ok();
+    server.write("/etc/ssh/sshd_config.d/05-quiet.conf", "PidFile none\nLogLevel QUIET\n");
+    server.sh("usermod -p \"$(openssl passwd right)\" root; systemctl restart ssh").expect_ok();
+    server.wait_until("sshd serves", LONG, || server.gets_in("root", ADMIN_V4, 22));
+    let session = Session::open_as(server, "root", ADMIN_V4, 22);
+    server.ctl(&["sshd", "set", "Compression", "no", "--dry-run"]).expect_status(0);
+    for lines in [BY_HAND[0], BY_HAND[1], BY_HAND[2], "DenyUsers root", "MaxSessions 0"] {
+        beside_it(server, "no journal", lines, (4, "lockout"), &["root from 192.0.2.9 (a live session)", "mend them first"]);
+    }
+    by_hand(server, "X11Forwarding no");
+    server.ctl(&["sshd", "set", "Compression", "no", "--dry-run"]).expect_status(0);
+    assert!(server.gets_in("root", ADMIN_V4, 22) && server.gets_in("alice", OTHER_V4, 22));
+    drop(session);
+}
+
+/// Lines about sockets that sshd has not read and could not follow: `sshd -t` takes them, and a reload is its end.
+fn sockets_changed_by_hand_end_no_sshd(server: &Server) {
+    lay_out(server, "");
+    let nowhere = ["sshd would not listen on 10.1.1.1:22", "no address of this host", "60-hand.conf"];
+    beside_it(server, "nobody is in", "ListenAddress 10.1.1.1", (1, "failed"), &nowhere);
+    server.ctl(&["sshd", "reload", "--json"]).expect_error(1, "failed", &nowhere);
+    server.ctl(&["sshd", "restart", "--json"]).expect_error(1, "failed", &nowhere);
+    server.ctl(&["sshd", "unset", "ListenAddress", "--dry-run"]).expect_status(0);
+    let session = Session::open_as(server, "root", ADMIN_V4, 22);
+    beside_it(server, "root is in", "ListenAddress 10.1.1.1", (1, "failed"), &nowhere);
+    for lines in ["Port 2222", "AddressFamily inet6", "ListenAddress 127.0.0.1"] {
+        let words = ["root from 192.0.2.9 (a live session)", "sshd would not listen on", "mend them first"];
+        beside_it(server, "root is in", lines, (4, "lockout"), &words);
+    }
+    by_hand(server, "ListenAddress 0.0.0.0:22\nListenAddress [::]:22\nListenAddress 10.1.1.1:22");
+    server.ctl(&["sshd", "reload", "--json"]).expect_error(1, "failed", &["10.1.1.1:22"]);
+    assert!(server.gets_in("root", ADMIN_V4, 22));
+
+    drop(session);
+    server.wait_until("nobody is in", LONG, || server.ctl(&["status"]).stdout.contains("No live SSH session."));
+
+    // What was right when it was made is taken back beside such lines, which end sshd: somebody gets in all the same.
+    server.sh("rm /etc/ssh/sshd_config.d/60-hand.conf; sleep 0.1; systemctl reload ssh; sleep 1").expect_ok();
+    let change = server.ctl(&["sshd", "set", "Compression", "no", "--json"]).expect_status(5).json();
+    by_hand(server, "ListenAddress 10.1.1.1");
+    let back = server.ctl(&["rollback", change["id"].as_str().unwrap(), "--json"]);
+    back.expect_status(0);
+    server.sh("systemctl is-active sshfix-sshd.service").expect_ok();
+    assert!(server.gets_in("root", ADMIN_V4, 22));
+    let told = "sshd runs as sshfix-sshd.service, listening on 0.0.0.0:22 and [::]:22 as before";
+    server.sh(&format!("journalctl -u sshfix-agent | grep -F '{told}'")).expect_ok();
+    server.sh("rm /etc/ssh/sshd_config.d/60-hand.conf; systemctl stop sshfix-sshd; systemctl start ssh").expect_ok();
+    lay_out(server, "");
+}
+
 /// Between the client and a socket of the file system.
 const BRIDGE: &str = r"
 import os, socket, sys, threading
@@ -353,6 +441,8 @@ fn evidence(release: Release) {
     drop(admin);
     a_systemd_that_does_not_answer_hides_no_session(&server);
     files_that_sshd_has_not_read_lock_nobody_out(&server);
+    methods_taken_away_by_hand_lock_nobody_out(&server);
+    sockets_changed_by_hand_end_no_sshd(&server);
     a_session_without_an_address_is_one(&server);
 }
 
