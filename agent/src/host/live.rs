@@ -16,7 +16,7 @@ use sshfix_policy::subsystem::{
 use sshfix_policy::verdict::AccessPath;
 
 use crate::config::Config;
-use crate::host::observe::observed_with;
+use crate::host::observe::complete;
 use crate::patience;
 use crate::subsystem::{conntrack, fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
 use crate::sys::descriptors;
@@ -46,6 +46,18 @@ impl LiveHost {
     /// Beats with each thing that is read or done: a long change lives, one that hangs does not.
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()
+    }
+
+    /// Reads the host for one answer, where some of the facts that will be asked for are known: each round saved is one evaluation of the
+    /// ruleset less. The loop is [`crate::host::observe::observed`]'s.
+    pub(crate) fn answered<T>(
+        &mut self,
+        question: &Question,
+        first: Needs,
+        answer: impl Fn(&HostState, &mut Needs) -> T,
+    ) -> (HostState, T) {
+        let state = self.observe_with(question, &first);
+        complete(self, state, first, answer)
     }
 
     /// Observes, with facts that will be asked for: what takes programs is read beside the ruleset, whose dump takes as long.
@@ -306,7 +318,7 @@ impl LiveHost {
         let sources = kept.iter().map(|path| path.source).collect();
         let question = Question { sources, port: self.config.ssh_port, everybody: false };
         let first = [Need::Sshd(sshd_model::Need::Server(step.port))].into();
-        observed_with(self, &question, first, |state, needs| {
+        self.answered(&question, first, |state, needs| {
             let sessions = listener_model::sessions(state).unwrap_or_default();
             let paths: Vec<AccessPath> = sessions.into_iter().chain(kept.clone()).collect();
             unread::refused(state, step, &others, &paths, needs)

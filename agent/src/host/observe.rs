@@ -3,7 +3,6 @@
 
 use sshfix_policy::host::{Host, HostState, Needs, Question};
 
-use crate::host::live::LiveHost;
 use crate::patience;
 
 /// How often facts are fetched before a question is given up: each round answers at least one more lookup of the ruleset.
@@ -19,18 +18,8 @@ pub(crate) fn observed<H: Host, T>(
     complete(host, state, Needs::new(), answer)
 }
 
-/// The same, where some of the facts that will be asked for are known: each round saved is one evaluation of the ruleset less.
-pub(crate) fn observed_with<T>(
-    host: &mut LiveHost,
-    question: &Question,
-    first: Needs,
-    answer: impl Fn(&HostState, &mut Needs) -> T,
-) -> (HostState, T) {
-    let state = host.observe_with(question, &first);
-    complete(host, state, first, answer)
-}
-
-fn complete<H: Host, T>(
+/// The same from what was read already; `asked` is known of it.
+pub(crate) fn complete<H: Host, T>(
     host: &mut H,
     mut state: HostState,
     mut asked: Needs,

@@ -26,7 +26,7 @@ use crate::change::lease;
 use crate::change::requested::Requested;
 use crate::config;
 use crate::host::live::LiveHost;
-use crate::host::observe::{observed, observed_with};
+use crate::host::observe::observed;
 use crate::identity::IdentityError;
 use crate::patience::{self, Patience};
 use crate::request::decide;
@@ -326,7 +326,7 @@ fn query(agent: &Agent, request: &Request, asked: &Query, turn: Option<&Turn>) -
             }
             let first = diagnose::first_needs(&subject);
             let answer = |state: &HostState, needs: &mut Needs| diagnose::diagnose(state, &subject, *explain, needs);
-            Ok(Body::Diagnosis(observed_with(host, &question, first, answer).1))
+            Ok(Body::Diagnosis(host.answered(&question, first, answer).1))
         }
         Query::Banned { source } => {
             Ok(Body::Bans(observed(host, &question, |state, needs| report::bans(state, *source, port, needs)).1))
@@ -355,7 +355,7 @@ fn query(agent: &Agent, request: &Request, asked: &Query, turn: Option<&Turn>) -
         Query::Fail2banJails => Ok(Body::Jails(fail2ban::jails(&host.observe(&question)).map_err(|why| failed(&why))?)),
         Query::Status => {
             let answer = |state: &HostState, needs: &mut Needs| report::status(agent, state, needs);
-            Ok(Body::Status(observed_with(host, &question, status::first_needs(port), answer).1))
+            Ok(Body::Status(host.answered(&question, status::first_needs(port), answer).1))
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::subsystem::sshd::config::{self, Changed, Edit, EditError, Tree};
 use crate::subsystem::sshd::facts::ask::{Candidate, answer, resolved};
 use crate::subsystem::sshd::facts::state::{Manager, Server};
 use crate::subsystem::sshd::judge::admission;
-use crate::subsystem::sshd::way_in::serves;
+use crate::subsystem::sshd::judge::sockets;
 
 /// One keyword, for everybody or inside one Match block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
         activation: following(host, &server)?,
         why: edits.iter().map(|edit| edit.why.clone()).collect(),
         effect,
-        listened: serves::listens_now(host, port).unwrap_or_default(),
+        listened: sockets::listens_now(host, port).unwrap_or_default(),
         undoing: false,
     };
     Ok(Planned { steps: vec![step], notes: stale(&server) })
@@ -161,7 +161,7 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
 
 /// Whether it can open its sockets as its files say. Of one that could not be asked, `sshd -t` said why.
 fn bound(host: &HostState, port: u16, server: &Server, after: &Result<Effective, String>) -> Result<(), String> {
-    after.as_ref().ok().and_then(|after| serves::not_bound(host, port, server, after)).map_or(Ok(()), Err)
+    after.as_ref().ok().and_then(|after| sockets::not_bound(host, port, server, after)).map_or(Ok(()), Err)
 }
 
 /// What files come to that sshd did not take before: every value that is not the default, beside that. Where sshd cannot be asked for both,
@@ -264,7 +264,7 @@ pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan
 }
 
 fn alone(host: &HostState, port: u16, activation: Activation) -> Planned {
-    let listened = serves::listens_now(host, port).unwrap_or_default();
+    let listened = sockets::listens_now(host, port).unwrap_or_default();
     let step = Step { port, files: Vec::new(), activation, why: Vec::new(), effect: Vec::new(), listened, undoing: false };
     Planned { steps: vec![step], notes: Vec::new() }
 }

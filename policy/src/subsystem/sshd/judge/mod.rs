@@ -14,4 +14,5 @@ pub(crate) mod methods;
 pub(crate) mod objection;
 pub(crate) mod penalty;
 pub(crate) mod power;
+pub(crate) mod sockets;
 pub(crate) mod stages;

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::subsystem::sshd::Manager;
 use crate::subsystem::sshd::facts::state::{Boot, Server};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::subsystem::sshd::judge::sockets::addresses;
 use crate::subsystem::sshd::way_in::risk::{self, Risk};
-use crate::subsystem::sshd::way_in::serves::addresses;
 use crate::verdict::Stage;
 
 /// What may keep sshd from an address at a boot.

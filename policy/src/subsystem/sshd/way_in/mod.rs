@@ -29,6 +29,7 @@ use crate::subsystem::sshd::facts::journal::{Entrance, Said};
 use crate::subsystem::sshd::facts::state::{Account, Login, Need, Server};
 use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
+use crate::subsystem::sshd::judge::sockets;
 use crate::subsystem::sshd::judge::{access, account};
 use crate::subsystem::sshd::way_in::clients::Clients;
 use crate::subsystem::sshd::way_in::parts::Parts;
@@ -152,7 +153,7 @@ pub fn server_for(host: &HostState, port: u16, files: &BTreeSet<&str>, path: &Ac
         return port;
     }
     let Some(Part::Present(edited)) = host.sshd.servers.get(&port) else { return port };
-    if path.port == port || serves::is_on(host, (port, edited), path.port) || files.is_empty() {
+    if path.port == port || sockets::is_on(host, (port, edited), path.port) || files.is_empty() {
         return port;
     }
     match host.sshd.servers.get(&path.port) {
@@ -177,7 +178,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
         };
         return WayIn::only(Objection::unknown(Stage::SshdAdmission, Reason::NotRead(why.clone()), why));
     };
-    if path.port != port && !path.has_no_address() && !serves::is_on(read, (port, &before), path.port) {
+    if path.port != port && !path.has_no_address() && !sockets::is_on(read, (port, &before), path.port) {
         return WayIn::default();
     }
     // Nobody comes in while it does not run. What runs was started or reloaded with files that it took.
@@ -190,13 +191,13 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     way.kept = path.origin == PathOrigin::Keep;
     if !path.has_no_address() {
         let from = path.source.first();
-        way.objections.extend(serves::lost_sockets(read, (port, &before), &server, path.port, from, &sessions.locals));
+        way.objections.extend(sockets::lost_sockets(read, (port, &before), &server, path.port, from, &sessions.locals));
     }
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };
     way.risks = risks(effective);
     way.everybody = effective.clone();
-    let reached = serves::reached(read, path.source.first(), &sessions.locals);
+    let reached = sockets::reached(read, path.source.first(), &sessions.locals);
     for absent in boot::newly_absent(&before, &server, path.port, &reached) {
         way.objections.extend(absent.objection());
         way.risks.extend(absent.risk());
