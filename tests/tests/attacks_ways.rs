@@ -398,7 +398,7 @@ fn ranges(scenes: &mut Scenes) {
         ("DenyUsers alice@198.51.100.0/30 alice@198.51.100.7", denies),
         ("DenyUsers alice --match Address=*.7", "DenyUsers alice refuses"),
     ];
-    scenes.check("a pattern inside a range", &way, &edits, &["DenyUsers alice@198.52.*.7"]);
+    scenes.check("a pattern inside a range", &way, &edits, &["X11Forwarding no", "DenyUsers alice@198.52.*.7"]);
     keep(server, &[]);
 }
 
@@ -406,13 +406,14 @@ fn ranges(scenes: &mut Scenes) {
 fn many_addresses(scenes: &mut Scenes) {
     let server = scenes.server;
     server.sh("for n in $(seq 1 12); do ip addr add 10.$n.0.1/32 dev host0; done").expect_ok();
-    configure(server, "X11Forwarding yes\n");
+    configure(server, "X11Forwarding yes\nMatch LocalAddress 10.3.0.1\n    DenyUsers alice\n");
     keep(server, &[(FROM, "alice")]);
     let edits = [
         ("DenyUsers alice --match LocalAddress=203.0.113.1", "DenyUsers alice refuses"),
         ("PubkeyAuthentication no --match LocalAddress=203.0.113.0/24", "alice"),
     ];
-    scenes.check("many addresses", &Way::new("alice", &[]), &edits, &["DenyUsers alice --match LocalAddress=192.0.2.1"]);
+    let harmless = ["ClientAliveInterval 60", "DenyUsers alice --match LocalAddress=192.0.2.1"];
+    scenes.check("many addresses", &Way::new("alice", &[]), &edits, &harmless);
     keep(server, &[]);
 }
 

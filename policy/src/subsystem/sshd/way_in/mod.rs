@@ -25,7 +25,7 @@ use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::change::plan::difference;
 use crate::subsystem::sshd::config::{Client, Document, Line, keyword};
 use crate::subsystem::sshd::facts::ask;
-use crate::subsystem::sshd::facts::journal::{Entrance, Said};
+use crate::subsystem::sshd::facts::journal::{Entrance, Said, Told};
 use crate::subsystem::sshd::facts::state::{Account, Login, Need, Server};
 use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
@@ -222,7 +222,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     for (user, (address, locals)) in users.iter().flat_map(|user| ways.iter().map(move |way| (user, way))) {
         for (address, local) in locals.iter().map(|local| (*address, *local)) {
             let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
-            (login.entered, login.others) = sessions.entered(read, user, address, needs);
+            (login.entered, login.others) = sessions.entered(read, user, (address, local), &way.parts, needs);
             // An sshd that is started for each connection reads these.
             login.may_differ = may_differ(&server) && !path.has_no_address();
             login.read_at = server.read_at.filter(|_| !login.may_differ);
@@ -264,7 +264,6 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     if path.has_no_address() {
         return way;
     }
-    let proven = way.is_proven();
     if !way.identities.is_empty() {
         way.identities = serves::identities_now(server);
     }
@@ -276,33 +275,12 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     if !server.stale.is_empty() {
         way.clients = way.clients.or_by_default(&server.host_keys);
     }
-    let disproof = if proven {
-        Some(Disproof::IsIn)
-    } else if !server.stale.is_empty() || may_differ(server) && (way.kept || path.origin == PathOrigin::Session) {
-        Some(Disproof::Changed)
-    } else {
-        came_in(read, server, path, &way, needs).then_some(Disproof::CameIn)
-    };
     // Where it listens is seen, and not what files say.
     let of_sockets = |objection: &Objection| matches!(objection.reason, Reason::Socket(_));
     let (sockets, others) = std::mem::take(&mut way.objections).into_iter().partition::<Vec<_>, _>(of_sockets);
     way.objections = others;
     way.disproved = sockets.into_iter().map(|objection| (objection, Disproof::Changed)).collect();
-    if let Some(disproof) = disproof {
-        let said_by_files = |objection: &Objection| match (may_differ(server), disproof) {
-            (true, _) => objection.is_certain() && objection.reason != Reason::Down,
-            (false, _) => objection.is_certain() && objection.reason.is_of_files(),
-        };
-        let (said, others) = std::mem::take(&mut way.objections).into_iter().partition(said_by_files);
-        way.objections = others;
-        let mut disproved: Vec<Objection> = said;
-        for login in &mut way.logins {
-            let (said, others): (Vec<_>, _) = std::mem::take(&mut login.objections).into_iter().partition(said_by_files);
-            login.objections = others;
-            disproved.extend(said);
-        }
-        way.disproved.extend(disproved.into_iter().map(|objection| (objection, disproof)));
-    }
+    disprove(&mut way, read, server, path, needs);
     // That they are in is all that is known, and it is enough.
     if !server.stale.is_empty() && path.origin == PathOrigin::Session {
         way.objections.clear();
@@ -311,27 +289,76 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     way
 }
 
-/// Whether sshd's journal has somebody of a keep entry that its files refuse who came in since sshd read them. Asked only where they do.
-fn came_in(host: &HostState, server: &Server, path: &AccessPath, way: &WayIn, needs: &mut Needs) -> bool {
+/// Takes out what the files on disk say against somebody for certain where that is disproved. Where other files may run, nothing of it counts
+/// for anybody of the path; where the same are thought to run, it is disproved for those alone who came the same way.
+fn disprove(way: &mut WayIn, host: &HostState, server: &Server, path: &AccessPath, needs: &mut Needs) {
+    let everybodys = |disproof| (Some(disproof), vec![Some(disproof); way.logins.len()]);
+    let (of_all, of_logins) = if !may_differ(server) {
+        let came = came_in(host, server, path, way, needs);
+        let of = |login: &LoginWay, came: bool| match (login.is_proven(), came) {
+            (true, _) => Some(Disproof::IsIn),
+            (false, true) => Some(Disproof::CameIn),
+            (false, false) => None,
+        };
+        let of_logins: Vec<Option<Disproof>> = way.logins.iter().zip(came).map(|(login, came)| of(login, came)).collect();
+        // Whoever came in shows what is wrong about everybody.
+        (of_logins.iter().flatten().next().copied(), of_logins)
+    } else if way.is_proven() {
+        everybodys(Disproof::IsIn)
+    } else if !server.stale.is_empty() || way.kept || path.origin == PathOrigin::Session {
+        everybodys(Disproof::Changed)
+    } else {
+        return;
+    };
+    let said_by_files = |objection: &Objection| {
+        let of_files = if may_differ(server) { objection.reason != Reason::Down } else { objection.reason.is_of_files() };
+        objection.is_certain() && of_files
+    };
+    let mut disproved = Vec::new();
+    if let Some(disproof) = of_all {
+        let (said, others): (Vec<_>, _) = std::mem::take(&mut way.objections).into_iter().partition(said_by_files);
+        way.objections = others;
+        disproved.extend(said.into_iter().map(|objection| (objection, disproof)));
+    }
+    for (login, disproof) in way.logins.iter_mut().zip(of_logins) {
+        let Some(disproof) = disproof else { continue };
+        let (said, others): (Vec<_>, _) = std::mem::take(&mut login.objections).into_iter().partition(said_by_files);
+        login.objections = others;
+        disproved.extend(said.into_iter().map(|objection| (objection, disproof)));
+    }
+    way.disproved.extend(disproved);
+}
+
+/// Of each login whether sshd's journal has somebody who came in so since sshd read its files, though they refuse him: a keep entry's, from an
+/// address that they do not tell apart from that one, and to whichever address of the host. Asked only where they refuse somebody.
+fn came_in(host: &HostState, server: &Server, path: &AccessPath, way: &WayIn, needs: &mut Needs) -> Vec<bool> {
+    let nobody = vec![false; way.logins.len()];
     let refused = |login: &LoginWay| login.objections.iter().any(|one| one.is_certain() && one.reason.is_of_files());
     let all = way.objections.iter().any(|one| one.is_certain() && one.reason.is_of_files());
-    let Some(read_at) = server.read_at.filter(|_| way.kept && (all || way.logins.iter().any(refused))) else { return false };
+    let Some(read_at) = server.read_at.filter(|_| way.kept && (all || way.logins.iter().any(refused))) else { return nobody };
     let Some(journal) = &host.sshd.journal else {
         needs.insert(host::Need::Sshd(Need::Journal));
-        return false;
+        return nobody;
     };
-    let users: BTreeSet<&String> = way.logins.iter().map(|login| &login.user).collect();
-    journal.lines.iter().any(|line| {
-        let by_one = matches!(&line.what, Said::Accepted(user) if users.contains(user));
-        by_one && line.vouched && line.at >= read_at && line.from.is_some_and(|from| path.source.contains(from.into()))
-    })
+    let accepted = |login: &LoginWay| {
+        let by_user = |line: &Told| matches!(&line.what, Said::Accepted(user) if *user == login.user);
+        let there = |from: IpAddr| path.source.contains(from.into()) && way.parts.alike_clients(from, login.address);
+        journal.lines.iter().any(|line| by_user(line) && line.vouched && line.at >= read_at && line.from.is_some_and(there))
+    };
+    let same = |one: &LoginWay, other: &LoginWay| (&one.user, one.address) == (&other.user, other.address);
+    // The journal does not say to which address of the host.
+    let wherever = |login: &LoginWay| all || way.logins.iter().filter(|other| same(other, login)).all(refused);
+    way.logins.iter().map(|login| wherever(login) && accepted(login)).collect()
 }
 
 /// Whether sshd's journal has how somebody who is in by this path logged in.
 pub fn is_in(host: &HostState, path: &AccessPath, needs: &mut Needs) -> bool {
     let sessions = Sessions::of(host, path);
-    let mut of_user =
-        |user: &String| path.source.single().is_some_and(|address| !sessions.entered(host, user, address, needs).0.is_empty());
+    let mut of_user = |user: &String| {
+        path.source
+            .single()
+            .is_some_and(|from| !sessions.entered(host, user, (from, None), &Parts::default(), needs).0.is_empty())
+    };
     sessions.users(path).iter().any(&mut of_user)
 }
 
@@ -555,8 +582,8 @@ impl LoginWay {
 struct Sessions {
     /// The addresses of the host that they came to.
     locals: Vec<IpAddr>,
-    /// The clients' ends, and as whom.
-    peers: Vec<(SocketAddr, String)>,
+    /// The clients' ends, to which address of the host, and as whom.
+    peers: Vec<(SocketAddr, IpAddr, String)>,
 }
 
 impl Sessions {
@@ -569,7 +596,7 @@ impl Sessions {
         // Whoever is in by one address of the host: a keep entry comes to any of them.
         let to = of_path.iter().filter(|_| path.origin != PathOrigin::Keep);
         let locals: BTreeSet<IpAddr> = to.map(|session| session.local).collect();
-        let peers = of_path.iter().filter_map(|session| Some((session.peer, session.user.clone()?)));
+        let peers = of_path.iter().filter_map(|session| Some((session.peer, session.local, session.user.clone()?)));
         Self { locals: locals.into_iter().collect(), peers: peers.collect() }
     }
 
@@ -592,10 +619,19 @@ impl Sessions {
         }
     }
 
-    /// How those of them who came so logged in, as far as it is known; and whether it is not known of some.
-    fn entered(&self, host: &HostState, user: &str, address: IpAddr, needs: &mut Needs) -> (Vec<Entrance>, bool) {
-        let came = self.peers.iter().filter(|(peer, who)| peer.ip() == address && who == user);
-        let peers: Vec<SocketAddr> = came.map(|(peer, _)| *peer).collect();
+    /// How those of them who came so logged in, as far as it is known; and whether it is not known of some. To another address of the host the
+    /// same way leads where nothing tells the two apart.
+    fn entered(
+        &self,
+        host: &HostState,
+        user: &str,
+        (from, to): (IpAddr, Option<IpAddr>),
+        parts: &Parts,
+        needs: &mut Needs,
+    ) -> (Vec<Entrance>, bool) {
+        let there = |local: IpAddr| to.is_none_or(|to| to == local || parts.alike((from, Some(to)), (from, Some(local))));
+        let came = self.peers.iter().filter(|(peer, local, who)| peer.ip() == from && who == user && there(*local));
+        let peers: Vec<SocketAddr> = came.map(|(peer, ..)| *peer).collect();
         let Some(known) = &host.sshd.entrances else {
             if !peers.is_empty() {
                 needs.insert(host::Need::Sshd(Need::Entrances));
@@ -610,7 +646,7 @@ impl Sessions {
 
     /// As whom somebody comes this way: whoever became another user after the login still comes in as who logged in.
     fn users(&self, path: &AccessPath) -> BTreeSet<String> {
-        let came: BTreeSet<String> = self.peers.iter().map(|(_, user)| user.clone()).collect();
+        let came: BTreeSet<String> = self.peers.iter().map(|(_, _, user)| user.clone()).collect();
         match (&path.user, path.origin) {
             (Some(user), PathOrigin::Requester) if !came.is_empty() && !came.contains(user) => came,
             (Some(user), _) => [user.clone()].into(),

@@ -114,16 +114,22 @@ impl Parts {
 
     /// Whether nothing tells these two ways apart, from where and to where.
     pub fn alike(&self, one: (IpAddr, Option<IpAddr>), other: (IpAddr, Option<IpAddr>)) -> bool {
-        let kind = |at: IpAddr| (at.is_ipv4(), at.is_loopback());
-        let same = |lists, one: IpAddr, other: IpAddr| {
-            one == other || kind(one) == kind(other) && Self::said(lists, one) == Self::said(lists, other)
-        };
         let to = match (one.1, other.1) {
-            (Some(one), Some(other)) => same(&self.locals, one, other),
+            (Some(one), Some(other)) => Self::same(&self.locals, one, other),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        to && !self.unknown && same(&self.clients, one.0, other.0)
+        to && !self.unknown && self.alike_clients(one.0, other.0)
+    }
+
+    /// The same, wherever they lead.
+    pub fn alike_clients(&self, one: IpAddr, other: IpAddr) -> bool {
+        one == other || !self.unknown && Self::same(&self.clients, one, other)
+    }
+
+    fn same(lists: &BTreeSet<String>, one: IpAddr, other: IpAddr) -> bool {
+        let kind = |at: IpAddr| (at.is_ipv4(), at.is_loopback());
+        one == other || kind(one) == kind(other) && Self::said(lists, one) == Self::said(lists, other)
     }
 
     /// An address of each part of a range of clients; `None` where these are too many, or not known.
