@@ -384,7 +384,12 @@ pub enum SshdVerb {
     #[command(after_help = CHECK)]
     Check,
     /// Set a keyword where its value wins, and have sshd read its files again; waits for `confirm`
+    // `-hmac*` is a value and no cry for help.
+    #[command(disable_help_flag = true)]
     Set {
+        /// Print help
+        #[arg(long, action = clap::ArgAction::Help)]
+        help: Option<bool>,
         /// As sshd_config(5) has it
         keyword: String,
         /// Its value, or its values where it has several; behind `--` where one begins with a dash
@@ -505,7 +510,7 @@ impl Verb {
                 (Operation::Query(Query::SshdShow { keywords, user, address, port }), None)
             }
             Verb::Sshd(SshdVerb::Check) => (Operation::Query(Query::SshdCheck), None),
-            Verb::Sshd(SshdVerb::Set { keyword, values, criteria, change }) => {
+            Verb::Sshd(SshdVerb::Set { help: _, keyword, values, criteria, change }) => {
                 (Operation::Intent(Intent::SshdSet { keyword, values, criteria }), Some(change))
             }
             Verb::Sshd(SshdVerb::Unset { keyword, criteria, change }) => {

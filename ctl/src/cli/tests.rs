@@ -13,6 +13,14 @@ fn ask(line: &str) -> Result<Ask, clap::Error> {
 }
 
 #[test]
+fn a_value_that_begins_with_a_dash_is_no_cry_for_help() {
+    let kind = |line: &str| ask(line).unwrap_err().kind();
+    assert_eq!(kind("sshfix ctl sshd set MACs -hmac*"), clap::error::ErrorKind::UnknownArgument);
+    assert_eq!(kind("sshfix ctl sshd set --help"), clap::error::ErrorKind::DisplayHelp);
+    assert!(ask("sshfix ctl sshd set MACs -- -hmac*").is_ok());
+}
+
+#[test]
 fn the_command_line_is_well_formed() {
     Cli::command().debug_assert();
 }
