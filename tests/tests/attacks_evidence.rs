@@ -432,7 +432,8 @@ fn evidence(release: Release) {
     server.sh("useradd -m -s /bin/sh -p '*' alice").expect_ok();
     if release == Release::Trixie {
         server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
-        server.sh("systemctl reload ssh").expect_ok();
+        // A reload comes back before sshd listens again.
+        server.sh("systemctl restart ssh").expect_ok();
     }
     let admin = Session::open_as(&server, "root", ADMIN_V4, 22);
     protected(&server, "quiet", ADMIN_V4);
