@@ -99,9 +99,9 @@ fn a_systemd_that_does_not_answer_hides_no_session(server: &Server) {
     server.write("/etc/systemd/system/ssh.service.d/hard.conf", "[Service]\nPrivateTmp=yes\n");
     let own = "[Service]\nPrivateTmp=yes\nExecStart=/opt/own/sshd -D -p 2223 -o PidFile=none\n";
     server.write("/etc/systemd/system/own.service", own);
-    server.sh("systemctl daemon-reload; systemctl restart ssh").expect_ok();
+    server.sh("systemctl daemon-reload; systemctl reset-failed ssh; systemctl restart ssh").expect_ok();
     let other = Session::open_as(server, "root", OTHER_V4, 22);
-    server.sh("systemctl restart ssh").expect_ok();
+    server.sh("systemctl reset-failed ssh; systemctl restart ssh").expect_ok();
     let admin = Session::open_as(server, "root", ADMIN_V4, 22);
     protected(server, "its own mounts", ADMIN_V4);
     protected(server, "its own mounts, restarted", OTHER_V4);
@@ -182,7 +182,9 @@ const SWITCHES: [(&str, &str, &str, &str); 6] = [
 fn lay_out(server: &Server, script: &str) {
     let plain = "umount -q /etc/ssh/sshd_config.d || true; rm -rf /etc/ssh /etc/ssh.old /etc/ssh.new; cp -a /root/plain /etc/ssh";
     let read = "test \"$(cat /run/sshd.pid)\" = \"$(systemctl show -P MainPID ssh)\"";
-    server.sh(&format!("{plain}; {script}\nsleep 0.1; sshd -t && systemctl restart ssh")).expect_ok();
+    server
+        .sh(&format!("{plain}; {script}\nsleep 0.1; sshd -t && systemctl reset-failed ssh && systemctl restart ssh"))
+        .expect_ok();
     server.wait_until("sshd has written its pid file", LONG, || server.sh(read).ok());
     server.sh("sleep 0.1").expect_ok();
 }
@@ -304,7 +306,7 @@ fn methods_taken_away_by_hand_lock_nobody_out(server: &Server) {
     server.write("/etc/sshfix/agent.toml", toml);
     server.sh("rm /etc/ssh/sshd_config.d/60-hand.conf; systemctl restart sshfix-agent").expect_ok();
     server.write("/etc/ssh/sshd_config.d/05-quiet.conf", "PidFile none\nLogLevel QUIET\n");
-    server.sh("usermod -p \"$(openssl passwd right)\" root; systemctl restart ssh").expect_ok();
+    server.sh("usermod -p \"$(openssl passwd right)\" root; systemctl reset-failed ssh; systemctl restart ssh").expect_ok();
     server.wait_until("sshd serves", LONG, || server.gets_in("root", ADMIN_V4, 22));
     let session = Session::open_as(server, "root", ADMIN_V4, 22);
     server.ctl(&["sshd", "set", "Compression", "no", "--dry-run"]).expect_status(0);
@@ -433,7 +435,7 @@ fn evidence(release: Release) {
     if release == Release::Trixie {
         server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
         // A reload comes back before sshd listens again.
-        server.sh("systemctl restart ssh").expect_ok();
+        server.sh("systemctl reset-failed ssh; systemctl restart ssh").expect_ok();
     }
     let admin = Session::open_as(&server, "root", ADMIN_V4, 22);
     protected(&server, "quiet", ADMIN_V4);
