@@ -89,7 +89,7 @@ fn listens(server: &Server, port: u16) -> bool {
 fn nobody_takes_the_port(server: &Server) {
     server.sh("sed -i '/^#* *ssh_port/d' /etc/sshfix/agent.toml; sed -i '1i ssh_port = 2222' /etc/sshfix/agent.toml").expect_ok();
     server.write(DROP_IN, "X11Forwarding yes\nPort 2222\n");
-    server.sh("systemctl restart ssh; systemctl restart sshfix-agent").expect_ok();
+    server.sh("systemctl reset-failed ssh; systemctl restart ssh; systemctl restart sshfix-agent").expect_ok();
     server.wait_until("sshd listens", LONG, || listens(server, 2222));
     let before = server.read(START);
     let session = Session::open(server, 2222);
@@ -128,7 +128,7 @@ fn nobody_takes_the_port(server: &Server) {
     );
     server.sh("rm -f /tmp/grabbed; systemd-run -q --unit=grab --uid=alice python3 /usr/local/lib/wait.py 2222 bound").expect_ok();
     server.wait_until("she has it bound", LONG, || server.path("/tmp/bound").exists());
-    server.sh("systemctl start ssh; touch /tmp/go").expect_ok();
+    server.sh("systemctl reset-failed ssh; systemctl start ssh; touch /tmp/go").expect_ok();
     server.wait_until("sshd listens", LONG, || listens(server, 2222));
     let main = server.read(DROP_IN);
     let edit = server.ctl(&["sshd", "set", "X11Forwarding", "no", "--json", "--confirm-within", "10m"]);
@@ -141,7 +141,7 @@ fn nobody_takes_the_port(server: &Server) {
     release(server);
     drop(session);
     server.write(DROP_IN, "X11Forwarding yes\n");
-    server.sh("sed -i '/^ssh_port/d' /etc/sshfix/agent.toml; systemctl restart ssh; systemctl restart sshfix-agent").expect_ok();
+    server.sh("sed -i '/^ssh_port/d' /etc/sshfix/agent.toml; systemctl reset-failed ssh; systemctl restart ssh; systemctl restart sshfix-agent").expect_ok();
 }
 
 /// Root's address is known to be in use, or that is said not to be known: nothing that closes it is applied.
@@ -174,7 +174,7 @@ fn an_sshd_that_cannot_be_proven_hides_no_session(server: &Server) {
         server.sh("systemctl stop super").expect_ok();
         server.wait_until("it is gone", LONG, || !listens(server, 22));
     }
-    server.sh("rm /etc/systemd/system/super.service; systemctl daemon-reload; systemctl start ssh.service").expect_ok();
+    server.sh("rm /etc/systemd/system/super.service; systemctl daemon-reload; systemctl reset-failed ssh; systemctl start ssh.service").expect_ok();
     server.wait_until("sshd listens", LONG, || listens(server, 22));
 }
 
@@ -196,7 +196,9 @@ fn a_session_of_another_server_is_one(server: &Server) {
     server.wait_until("it is connected", LONG, || server.sh("ss -Htn state established sport = :22 | grep -q .").ok());
     not_closed(server, "dropbear", ADMIN_V4);
     drop(client);
-    server.sh("systemctl stop dropbear; rm /usr/sbin/dropbear; systemctl start ssh.service").expect_ok();
+    server
+        .sh("systemctl stop dropbear; rm /usr/sbin/dropbear; systemctl reset-failed ssh; systemctl start ssh.service")
+        .expect_ok();
     server.wait_until("sshd listens", LONG, || listens(server, 22));
 }
 
@@ -219,7 +221,7 @@ fn hosts_deny_leads_to_no_file_of_roots(server: &Server) {
 /// Files of host keys that changed since sshd read them come into effect with any reload.
 fn host_keys_that_changed_are_told(server: &Server) {
     server.write(DROP_IN, "X11Forwarding yes\n");
-    server.sh("cp -a /etc/ssh/ssh_host_* /root/; systemctl restart ssh").expect_ok();
+    server.sh("cp -a /etc/ssh/ssh_host_* /root/; systemctl reset-failed ssh; systemctl restart ssh").expect_ok();
     server.wait_until("sshd listens", LONG, || listens(server, 22));
     let session = Session::open(server, 22);
     let plan = || server.ctl(&["sshd", "set", "X11Forwarding", "no", "--dry-run", "--json"]);
@@ -247,7 +249,7 @@ fn the_public_half_of_a_host_key_leads_to_no_file_of_roots(server: &Server) {
     const PUBLIC: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
     server.write(DROP_IN, "X11Forwarding yes\n");
     server
-        .sh("systemctl restart ssh; mkdir /root/keys; cp -a /etc/ssh/ssh_host_* /root/keys/; install -d -o alice -m 755 /run/alice")
+        .sh("systemctl reset-failed ssh; systemctl restart ssh; mkdir /root/keys; cp -a /etc/ssh/ssh_host_* /root/keys/; install -d -o alice -m 755 /run/alice")
         .expect_ok();
     let passwd = server.read("/etc/passwd");
     let back = || server.sh("rm -f /etc/ssh/ssh_host_*; cp -a /root/keys/. /etc/ssh/").expect_ok();
@@ -272,7 +274,7 @@ fn the_public_half_of_a_host_key_leads_to_no_file_of_roots(server: &Server) {
     // A link of root's to where only root can make a file: nothing is written through it either.
     server.write(DROP_IN, "HostKey /etc/ssh/ssh_host_ed25519_key\n");
     server
-        .sh(&format!("rm /etc/ssh/ssh_host_ed25519_key; ln -sf /etc/nologin {PUBLIC}; systemctl restart ssh || true"))
+        .sh(&format!("rm /etc/ssh/ssh_host_ed25519_key; ln -sf /etc/nologin {PUBLIC}; systemctl reset-failed ssh; systemctl restart ssh || true"))
         .expect_ok();
     let fix = server.ctl(&["fix", "203.0.113.7", "--json"]);
     assert!(fix.status != 0 && fix.stdout.contains("a symbolic link"), "{fix:#?}");
