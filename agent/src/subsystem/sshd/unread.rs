@@ -6,13 +6,15 @@
 //! folder in which a name comes or goes, whose content is newer then, too. So a folder was not moved into its place where its own status is
 //! older, or the folder above it. A folder that is mounted leaves none of these: a mount point counts where systemd has it since before.
 
+use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use nix::libc;
 use nix::sys::stat::FileStat;
 use sshfix_policy::subsystem::sshd::config::{Tree, glob};
 
-use super::pid_file::Changed;
+use super::pid_file::{self, Changed};
 use crate::sys::roots::{self, Part};
 use crate::sys::{dbus, view};
 
@@ -65,17 +67,19 @@ impl Look {
         }
         self.at_path(folder);
         let listed = if folder.is_empty() { "/" } else { folder };
-        let Ok(status) = std::fs::metadata(listed) else { return };
-        let changed = (std::os::unix::fs::MetadataExt::ctime(&status), std::os::unix::fs::MetadataExt::ctime_nsec(&status));
-        if changed >= self.at {
-            return self.found.push(listed.to_owned());
+        match pid_file::changed(listed) {
+            Ok(changed) if changed < self.at => {}
+            // That it is not there is of the way to it.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return,
+            _ => return self.found.push(listed.to_owned()),
         }
         // What comes or goes in it is seen by it; what comes or goes below it is not.
         if rest.is_empty() {
             return;
         }
-        let names = std::fs::read_dir(listed).into_iter().flatten().filter_map(Result::ok);
-        for name in names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| glob::matches(part, name)) {
+        let names = std::fs::read_dir(listed).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+        let Ok::<Vec<OsString>, _>(names) = names else { return self.found.push(listed.to_owned()) };
+        for name in names.into_iter().filter_map(|name| name.into_string().ok()).filter(|name| glob::matches(part, name)) {
             self.at_pattern(&format!("{folder}/{name}"), rest);
         }
     }
