@@ -100,13 +100,15 @@ impl Session {
 
     fn refusal(&self, answer: &Answer, tried: &[String]) -> ErrorDocument {
         let Body::Error(error) = &answer.body else { return no_identity(&self.notes) };
-        let mut parts =
-            vec![format!("{}.", error.message.trim_end_matches('.')), format!("Identities tried: {}.", tried.join(", "))];
+        let mut parts = vec![
+            format!("{}.", error.message.as_str().trim_end_matches('.')),
+            format!("Identities tried: {}.", tried.join(", ")),
+        ];
         if self.found > IDENTITIES_MAX {
             parts.push(format!("{} more were not tried.", self.found - IDENTITIES_MAX));
         }
         parts.extend(self.notes.iter().map(|note| format!("Not tried: {note}.")));
-        ErrorDocument { message: parts.join(" "), ..error.clone() }
+        ErrorDocument { message: parts.join(" ").into(), ..error.clone() }
     }
 }
 

@@ -29,6 +29,7 @@ fn a_narrow_grant_stays_narrow_and_nobody_keeps_root_from_confirming() {
         server.wait_for_fail2ban();
         a_claim_lifts_no_ban(&alice);
         replies_are_about_the_grant(&alice);
+        names_of_others_stay_hidden(&alice);
         users_and_ports_are_those_of_the_grant(&alice);
         a_confirm_that_cannot_be_taken_leaves_sshd_alone(server);
         // OpenSSH 9.8 and later.
@@ -222,6 +223,50 @@ fn replies_are_about_the_grant(alice: &Alice<'_>) {
     let records = server.ctl(&["audit", "show", "--principal", "alice"]).expect_status(0).stdout;
     assert!(record["records"][0].get("from").is_some(), "{record:#}");
     assert!(records.contains(&format!("alice (claims to come from {SESSION})")), "{records}");
+}
+
+/// Whatever a line of sshd's or of hosts.deny looks like: who is named in it beside alice is root's to know.
+fn names_of_others_stay_hidden(alice: &Alice<'_>) {
+    let server = alice.server;
+    server.sh("useradd -m erin; groupadd -f erins; usermod -aG erins erin").expect_ok();
+    alice.may(&format!("{ACTIONS}{NETWORKS}users = [\"alice\"]\n"));
+    let config = server.read("/etc/ssh/sshd_config");
+    let deny = server.read("/etc/hosts.deny");
+    server.write("/etc/hosts.deny", format!("{deny}# sshfix says erin\nsshd: erin@{OWN}, {OTHER} : erin\nerin\n"));
+    let explained = ["diagnose", OWN, "--user", "alice", "--explain"];
+    let fix = ["fix", OWN, "--user", "alice", "--dry-run"];
+    let show = ["sshd", "show", "--all", "--user", "alice", "--address", OWN];
+    for (lines, is_shown) in [
+        // What sshd does not take,
+        ("AlowUsers root erin alice", "(a line)"),
+        ("AllowUsers root alice \"erin", "(a line)"),
+        ("Match Usr erin\n    PermitTTY no", "Match (another) (another)"),
+        ("Match Group erins\n    PermitTTY no\n    Erin yes", "(a line)"),
+        ("PermitRootLogin erin", "PermitRootLogin (another)"),
+        // what it does, and lets alice in,
+        ("AllowUsers root erin alice\nDenyGroups erins\nForceCommand /bin/erin # erin", "AllowUsers (another) (another) alice"),
+        ("Match Group erins\n    PermitTTY no\nMatch User erin,root\n    PermitTTY no", "(another)"),
+        // what sshfix does not ask about,
+        ("Banner /home/erin/banner", "sshd could not be asked: (not shown)"),
+        // and what refuses her.
+        ("AllowUsers root erin\n# erin", "AllowUsers (another) (another)"),
+    ] {
+        server.write("/etc/ssh/sshd_config", format!("{config}\n{lines}\n"));
+        let of_root = server.run(&["/usr/local/bin/sshfix", "ctl", "diagnose", OWN, "--user", "alice", "--explain", "--json"]);
+        assert!(of_root.stdout.contains("erin"), "root reads `{lines}`: {}", of_root.stdout);
+        let mut seen = String::new();
+        for arguments in [&explained[..], &fix, &show] {
+            let answer = alice.asks(arguments);
+            for text in [&answer.stdout, &answer.stderr] {
+                assert!(!text.contains("erin"), "`{lines}` is read by {arguments:?}: {text}");
+            }
+            seen.push_str(&answer.stdout);
+        }
+        assert!(seen.contains(is_shown), "`{lines}` leaves no trace: {seen}");
+    }
+    server.write("/etc/ssh/sshd_config", config);
+    server.write("/etc/hosts.deny", deny);
+    server.sh("userdel -r erin; groupdel erins").expect_ok();
 }
 
 fn users_and_ports_are_those_of_the_grant(alice: &Alice<'_>) {

@@ -48,7 +48,7 @@ fn asks(server: &Server, from: &str) -> (Verdict, Option<Cause>, String) {
     let connection = Connection { source: from.parse().unwrap(), port: 22, user: None };
     let report = listener::evaluate(&host, &connection);
     let block = listener::blocks(&host, &connection).pop();
-    let fix = block.as_ref().map_or(report.detail, |block| block.finding.fix.clone());
+    let fix = block.as_ref().map_or(report.detail, |block| block.finding.fix.clone()).as_str().to_owned();
     (report.verdict, block.map(|block| block.finding.cause), fix)
 }
 

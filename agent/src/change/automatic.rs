@@ -31,7 +31,7 @@ pub(crate) struct Own<'a> {
 pub(crate) fn make(agent: &Agent, host: &mut LiveHost, own: Own<'_>, what: &str) -> Result<(), String> {
     decide::in_the_way(agent, host).map_err(|refusal| match refusal {
         Refusal::Refused(why) => why,
-        Refusal::Error(document) => document.message,
+        Refusal::Error(document) => document.message.as_str().to_owned(),
     })?;
     let opening = AuditOpening::of_itself(what);
     let record = agent.auditor.open(&agent.store, &opening).map_err(|error| error.to_string())?;
@@ -57,6 +57,6 @@ pub(crate) fn change(host: &mut LiveHost, store: &Store, own: Own<'_>) -> Result
     let begun = make::begin(host, store, order, Moment::now).map_err(|why| unbegun(&why))?;
     match begun.finish(|_| true) {
         Ok(_) => Ok(id),
-        Err(failed) => Err((Some(id), failed.failure.message)),
+        Err(failed) => Err((Some(id), failed.failure.message.as_str().to_owned())),
     }
 }

@@ -12,6 +12,7 @@ use sshfix_policy::plan;
 use sshfix_policy::plan::lease::end;
 use sshfix_policy::reply::{LeaseDocument, LeasesSchema};
 use sshfix_policy::request::Intent;
+use sshfix_policy::text::quoted::Text;
 
 use crate::agent::Agent;
 use crate::audit::Outcome;
@@ -57,9 +58,9 @@ fn sources_of(items: &[Item]) -> Vec<Source> {
 }
 
 /// A `revoke` was done: its lease is over. If this cannot be written, the lease ends on time with nothing left to do.
-pub fn revoked(agent: &Agent, intent: &Intent, notes: &[String]) {
+pub fn revoked(agent: &Agent, intent: &Intent, notes: &[Text]) {
     if let Intent::Revoke { id } = intent
-        && let Err(error) = agent.store.lease_end(id, Timestamp::now(), &notes.join("; "))
+        && let Err(error) = agent.store.lease_end(id, Timestamp::now(), Text::joined(notes, "; ").as_str())
     {
         tracing::error!(lease = id, "the end of the lease could not be recorded: {error}");
     }

@@ -10,8 +10,11 @@ use sshfix_policy::host::{Done, Host, HostState, Question, StepError};
 use sshfix_policy::proof::lockout::SafePlan;
 use sshfix_policy::proof::verify::{self, Deviation};
 use sshfix_policy::reply::Failure;
+use sshfix_policy::text::quoted::Text;
+use sshfix_policy::verdict::subsystem::Subsystem;
 
 use super::{TakenBack, kept, undo};
+use crate::change::said;
 use crate::host::observe::observed;
 use crate::patience;
 use crate::store::{ChangeStage, NewChange, NewLease, StepEvent, Store, StoreError};
@@ -80,7 +83,7 @@ pub(super) struct Verified<'a, H> {
 #[derive(Debug, Default)]
 pub struct Seen {
     /// What is as predicted and still not what was asked for.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
     /// What still keeps the source out, where an address was to get in again.
     pub left: Option<Left>,
 }
@@ -100,7 +103,7 @@ pub struct Settled {
 #[derive(Debug)]
 pub struct Failed {
     /// What a person is told.
-    pub failure: Failure,
+    pub failure: Box<Failure>,
     /// Whether a step found the host changed by others since the plan was made.
     pub drifted: bool,
     /// What was seen before it was taken back, where it was read back at all.
@@ -203,11 +206,11 @@ impl<'a, H: Host> Applied<'a, H> {
             (deviations, Seen { notes: verify::notes(plan, state, port, needs), left })
         });
         let seen = Box::new(seen);
-        let deviations: Vec<String> = deviations.iter().filter(|one| counts(one)).map(ToString::to_string).collect();
+        let deviations: Vec<Text> = deviations.iter().filter(|one| counts(one)).map(Deviation::words).collect();
         if deviations.is_empty() {
             Ok(Verified { applied: self, seen })
         } else {
-            Err(Failed { seen, ..self.roll_back(deviations.join("; ")) })
+            Err(Failed { seen, ..self.roll_back(Text::joined(&deviations, "; ")) })
         }
     }
 
@@ -216,22 +219,27 @@ impl<'a, H: Host> Applied<'a, H> {
     }
 
     /// Takes it back because its verification failed.
-    fn roll_back(self, why: String) -> Failed {
+    fn roll_back(self, why: impl Into<Text>) -> Failed {
         self.fail(None, (0, "verify"), why)
     }
 
-    fn fail(self, half_done: Option<(usize, Step)>, (step, summary): (usize, &str), message: String) -> Failed {
+    fn fail(self, half_done: Option<(usize, Step)>, (step, summary): (usize, &str), message: impl Into<Text>) -> Failed {
+        let message = message.into();
         let Begun { host, store, order, deadline: _ } = self.begun;
         let changed = self.done.into_iter().enumerate().filter(|(_, (_, done))| *done == Done::Changed);
         let mut steps: Vec<(usize, Step)> = changed.map(|(index, (step, _))| (index, step)).collect();
         steps.extend(half_done);
-        let TakenBack { mut rolled_back, notes, stuck } = undo(host, store, &order.id, steps, &message, false);
+        let TakenBack { mut rolled_back, notes, stuck } = undo(host, store, &order.id, steps, message.as_str(), false);
         if stuck.is_empty() {
             kept::forget(order.plan.steps());
         }
         rolled_back.extend(notes);
+        let of_sshd = order.plan.steps().iter().any(|step| step.subsystem() == Subsystem::Sshd);
+        let words = |all: Vec<String>| all.into_iter().map(|words| said(of_sshd, words)).collect();
+        let message = if of_sshd { said(true, message.as_str().to_owned()) } else { message };
+        let (rolled_back, stuck) = (words(rolled_back), words(stuck));
         let failure = Failure { step, summary: summary.to_owned(), message, rolled_back, stuck };
-        Failed { failure, drifted: false, seen: Box::default() }
+        Failed { failure: Box::new(failure), drifted: false, seen: Box::default() }
     }
 }
 

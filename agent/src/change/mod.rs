@@ -3,6 +3,7 @@
 
 use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, Restored, StepError};
+use sshfix_policy::text::quoted::{Quote, Text};
 
 use crate::audit::Outcome;
 use crate::store::{ChangeRecord, ChangeStage, StepEvent, StepRecord, Store, StoreError};
@@ -24,6 +25,11 @@ pub struct TakenBack {
     pub notes: Vec<String>,
     /// What could not be taken back, and what to do about each.
     pub stuck: Vec<String>,
+}
+
+/// What was said while steps were made or taken back. Where some are sshd's, it may quote its files, and nobody knows where.
+pub(crate) fn said(of_sshd: bool, words: String) -> Text {
+    if of_sshd { Text::quote(Quote::Unknown, words) } else { words.into() }
 }
 
 /// Undoes steps newest first. One that cannot be undone does not keep the others from it, and neither does a journal that

@@ -14,6 +14,7 @@ use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, Err
 use sshfix_policy::request::authorize::AuthorizedRequest;
 use sshfix_policy::request::{Intent, Request};
 use sshfix_policy::subsystem::{hosts_access, listener};
+use sshfix_policy::text::quoted::Text;
 use sshfix_policy::verdict::{AccessPath, PathOrigin};
 
 use crate::agent::Agent;
@@ -24,7 +25,9 @@ use crate::host::observe::observed;
 use crate::patience::{self, Patience};
 use crate::random;
 use crate::request::decide;
-use crate::request::refusal::{NoSafePlan, Refusal, failed, late, not_stored, out_of_bounds, plan_changed, refused_plan};
+use crate::request::refusal::{
+    NoSafePlan, Refusal, failed, failed_because, late, not_stored, out_of_bounds, plan_changed, refused_plan,
+};
 use crate::store::NewLease;
 use crate::sys::clock::Moment;
 
@@ -156,13 +159,13 @@ impl Requested<'_> {
             Err(failed) if failed.clean() && failed.drifted => {
                 // The new dry run is shown, where there still is a plan.
                 let Ok((_, again)) = self.planned(host) else {
-                    return Err(self::failed(&failed.failure.message));
+                    return Err(failed_because(failed.failure.message));
                 };
-                let what = format!("{}; what had been done was taken back, so nothing was changed", failed.failure.message);
-                return Err(plan_changed(&again, &what).into());
+                let what = failed.failure.message + "; what had been done was taken back, so nothing was changed";
+                return Err(plan_changed(&again, what).into());
             }
-            Err(failed) if failed.clean() => (ChangeState::RolledBack, false, None, Some(failed.failure), failed.seen),
-            Err(failed) => (ChangeState::Stuck, true, None, Some(failed.failure), failed.seen),
+            Err(failed) if failed.clean() => (ChangeState::RolledBack, false, None, Some(*failed.failure), failed.seen),
+            Err(failed) => (ChangeState::Stuck, true, None, Some(*failed.failure), failed.seen),
         };
         if state == ChangeState::Confirmed {
             lease::revoked(self.agent, self.intent, &safe.plan().notes);
@@ -201,10 +204,8 @@ impl Requested<'_> {
         if blind && matches!(safe.plan().intent, Intent::Unban { .. } | Intent::Fix { .. }) {
             return Err(ErrorDocument::new(
                 ErrorCode::Failed,
-                format!(
-                    "found nothing to lift, but not everything could be read; nothing was changed: {}",
-                    safe.plan().notes.join("; ")
-                ),
+                Text::from("found nothing to lift, but not everything could be read; nothing was changed: ")
+                    + Text::joined(&safe.plan().notes, "; "),
                 "make the named part readable and try again",
             )
             .into());
@@ -220,7 +221,7 @@ impl Requested<'_> {
 }
 
 /// The document of a change that has nothing to do.
-fn changed_nothing(safe: &SafePlan, mut notes: Vec<String>, left: Option<Left>) -> Change {
+fn changed_nothing(safe: &SafePlan, mut notes: Vec<Text>, left: Option<Left>) -> Change {
     let (verdict, stages) = left.map_or((None, Vec::new()), |left| {
         notes.extend(left.notes);
         (Some(left.verdict), left.stages)

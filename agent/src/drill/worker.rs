@@ -65,7 +65,7 @@ pub fn work(agent_toml: &Path, dir: &Path, number: usize) -> Result<(), DrillErr
     let begun = make::begin(&mut host, &store, order, Moment::now).map_err(|why| failed(&why))?;
     // The source may still be kept out by a copied rule that was not meant; the steps must hold.
     let meant = |deviation: &Deviation| !matches!(deviation, Deviation::NotLetIn(_));
-    begun.finish(meant).map_err(|why| failed(&why.failure.message))?;
+    begun.finish(meant).map_err(|why| failed(&why.failure.message.as_str()))?;
     let taken = change::take_back(&mut host, &store, store.change(&id)?, "drilled", &Moment::now());
     if taken.stuck.is_empty() { Ok(()) } else { Err(failed(&taken.stuck.join("; "))) }
 }

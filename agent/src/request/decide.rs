@@ -5,6 +5,7 @@
 use sshfix_policy::access_proof::{self, AccessProof};
 use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState, ErrorCode, ErrorDocument, Guarded, Names};
 use sshfix_policy::request::authorize::AuthorizedRequest;
+use sshfix_policy::text::quoted::Text;
 
 use crate::agent::Agent;
 use crate::change;
@@ -123,7 +124,8 @@ pub(crate) fn waiting(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
     let mut document = if change.stage == ChangeStage::Stuck {
         let mut stuck = ErrorDocument::new(
             ErrorCode::Stuck,
-            format!("change {id} of {principal} is stuck, and nothing else is changed before it is dealt with: {detail}"),
+            Text::from(format!("change {id} of {principal} is stuck, and nothing else is changed before it is dealt with: "))
+                + detail.clone(),
             format!(
                 "do what is said there, then `sshfix ctl rollback {id}`; or `sshfix ctl rollback {id} --abandon` leaves it as it is"
             ),
@@ -198,6 +200,7 @@ fn not_rolled_back(change: &ChangeRecord, why: &str) -> ErrorDocument {
 }
 
 fn document(change: &ChangeRecord, state: ChangeState, changed: bool, notes: Vec<String>) -> Body {
+    let notes = notes.into_iter().map(|note| change::said(report::is_of_sshd(change), note)).collect();
     let plan = Box::new(report::plan_of(change));
     let id = change.id.clone();
     Body::Change(Change {

@@ -10,6 +10,7 @@ use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, Names, PlanDocumen
 use sshfix_policy::request::Intent;
 use sshfix_policy::request::recorded::TooManyWords;
 use sshfix_policy::subsystem::sshd;
+use sshfix_policy::text::quoted::Text;
 use sshfix_policy::verdict::{AccessPath, PathOrigin};
 
 use crate::audit;
@@ -66,17 +67,17 @@ pub(crate) fn refused_plan(intent: &Intent, error: NoSafePlan) -> Refusal {
         NoSafePlan::Lockout(why, plan) => lockout(&why, plan),
         NoSafePlan::TooWide(why) => ErrorDocument::new(
             ErrorCode::Refused,
-            why.to_string(),
+            why.words(),
             "ask somebody whose grant in policy.toml is about everybody (no `networks`) to run the same command",
         ),
         NoSafePlan::Plan(PlanError::ByHand { by_hand, .. }) => ErrorDocument::new(
             ErrorCode::Failed,
-            format!("sshfix does not change what blocks here, so nothing was changed: {}", by_hand.join("; ")),
+            Text::from("sshfix does not change what blocks here, so nothing was changed: ") + Text::joined(&by_hand, "; "),
             "do what is said for each, then run the command again for the rest",
         ),
         NoSafePlan::Plan(error) => ErrorDocument::new(
             ErrorCode::Failed,
-            format!("{error}; nothing was changed"),
+            error.words() + "; nothing was changed",
             match intent {
                 Intent::FirewallAccept { .. } | Intent::FirewallRemove { .. } => "`sshfix ctl firewall list` shows what there is",
                 Intent::HostsAllow { .. } | Intent::HostsDeny { .. } | Intent::HostsRemove { .. } => {
@@ -107,7 +108,7 @@ fn lockout(why: &lockout::Lockout, plan: Box<PlanDocument>) -> ErrorDocument {
              live sessions are known"
         }
     };
-    let mut document = ErrorDocument::new(ErrorCode::Lockout, why.to_string(), advice);
+    let mut document = ErrorDocument::new(ErrorCode::Lockout, why.words(), advice);
     document.plan = Some(plan);
     if let lockout::Lockout::Witness(witness) = why {
         let AccessPath { source, user, port: _, origin } = &witness.path;
@@ -134,21 +135,25 @@ pub(crate) fn not_shown(error: &sshd::ShowError) -> Refusal {
             ErrorDocument::new(ErrorCode::Usage, error.to_string(), advice).into()
         }
         sshd::ShowError::Sshd(why) => {
-            ErrorDocument::new(ErrorCode::Failed, why.as_str(), "`sshfix ctl sshd check` says what is wrong with its files")
-                .into()
+            ErrorDocument::new(ErrorCode::Failed, why.clone(), "`sshfix ctl sshd check` says what is wrong with its files").into()
         }
     }
 }
 
-pub(crate) fn plan_changed(safe: &SafePlan, what: &str) -> ErrorDocument {
+pub(crate) fn plan_changed(safe: &SafePlan, what: impl Into<Text>) -> ErrorDocument {
     let mut document = ErrorDocument::new(ErrorCode::PlanChanged, what, "look at the new plan, then apply it with its digest");
     document.plan = Some(Box::new(safe.document()));
     document
 }
 
 pub(crate) fn failed(why: &impl Display) -> Refusal {
-    ErrorDocument::new(ErrorCode::Failed, format!("{why}; nothing was changed"), "`sshfix ctl status` shows what was found")
-        .into()
+    failed_because(why.to_string().into())
+}
+
+/// The same of what may quote.
+pub(crate) fn failed_because(why: Text) -> Refusal {
+    let advice = "`sshfix ctl status` shows what was found";
+    ErrorDocument::new(ErrorCode::Failed, why + "; nothing was changed", advice).into()
 }
 
 /// The state database does not do it, or does not have it.

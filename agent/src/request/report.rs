@@ -12,6 +12,7 @@ use sshfix_policy::reply::{
     DrillDocument, ErrorCode, Firewall, FirewallSchema, PlanDocument, PlanSchema, Status, StatusSchema, StepDocument, Who,
 };
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
+use sshfix_policy::verdict::subsystem::Subsystem;
 
 use crate::agent::Agent;
 use crate::audit::{AuditClosing, Outcome};
@@ -143,12 +144,12 @@ fn change_document(change: &ChangeRecord, now: &Moment) -> ChangeDocument {
         deadline: change.deadline.map(|deadline| deadline.wall),
         seconds_left: brief.seconds_left,
         finished: change.finished_at,
-        detail: brief.detail,
+        detail: change.detail.clone(),
         steps: change
             .steps
             .iter()
             .map(|record| ChangeStep {
-                subsystem: record.step.subsystem().to_owned(),
+                subsystem: record.step.subsystem(),
                 summary: record.step.summary(),
                 undo: record.step.undo(),
                 event: record.event,
@@ -169,8 +170,13 @@ pub fn brief(change: &ChangeRecord, now: &Moment) -> ChangeBrief {
         state: change.stage,
         deadline: deadline.map(|deadline| deadline.wall),
         seconds_left: deadline.filter(|_| !change.boot.differs(&now.boot)).map(|deadline| deadline.left(now).as_secs()),
-        detail: change.detail.clone(),
+        detail: crate::change::said(is_of_sshd(change), change.detail.clone()),
     }
+}
+
+/// Whether some of its steps are sshd's.
+pub fn is_of_sshd(change: &ChangeRecord) -> bool {
+    change.steps.iter().any(|record| record.step.subsystem() == Subsystem::Sshd)
 }
 
 /// The host's own addresses, which are no secret to who may ask it. Where they cannot be read, they are hidden like any other.
@@ -194,10 +200,11 @@ pub fn plan_of(change: &ChangeRecord) -> PlanDocument {
             .steps
             .iter()
             .map(|record| StepDocument {
-                subsystem: record.step.subsystem().to_owned(),
+                subsystem: record.step.subsystem(),
                 summary: record.step.summary(),
                 diff: record.step.diff(),
                 undo: record.step.undo(),
+                kept: record.step.is_kept(),
             })
             .collect(),
         opens: Vec::new(),
@@ -246,7 +253,7 @@ pub fn closing(body: &Body) -> AuditClosing {
                 | ErrorCode::Stuck => Outcome::NotApplied,
                 ErrorCode::Failed | ErrorCode::Usage | ErrorCode::Unreachable => Outcome::Failed,
             };
-            closing(outcome, &error.message, error.plan.as_deref(), None)
+            closing(outcome, error.message.as_str(), error.plan.as_deref(), None)
         }
         Body::Verification(found) => {
             let detail = found.problems.first().map_or("intact", |problem| problem.problem.as_str());

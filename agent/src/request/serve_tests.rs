@@ -79,7 +79,7 @@ impl Answer for Mirror {
     }
 
     fn error(&self, _challenge: &Challenge, error: ErrorDocument) -> Vec<u8> {
-        framed(format!("{:?}: {}", error.code, error.message).as_bytes())
+        framed(format!("{:?}: {}", error.code, error.message.as_str()).as_bytes())
     }
 }
 

@@ -64,7 +64,7 @@ pub fn waiting(change: &ChangeBrief) -> String {
     let state = state(change.state, change.seconds_left);
     let what = format!("{} {} of {}", text::line(&state), text::line(&change.id), text::line(&change.principal));
     if change.state == ChangeStage::Stuck {
-        return format!("{} {what}: {}", "Change".red().bold(), text::line(&change.detail));
+        return format!("{} {what}: {}", "Change".red().bold(), text::line(change.detail.as_str()));
     }
     format!("{} {what}: `sshfix ctl confirm {}` keeps it", "Change".yellow().bold(), text::line(&change.id))
 }

@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::{Body, ErrorCode, ErrorDocument};
+use sshfix_policy::text::quoted::Text;
 use sshfix_policy::verdict::Verdict;
 
 use crate::text;
@@ -57,9 +58,9 @@ pub fn body(body: &Body, view: &View) -> String {
 /// What happened, what was left unchanged, what to do; the plan where the error carries one.
 pub fn error(error: &ErrorDocument) -> String {
     let mut out = Page::default();
-    out.line(&format!("{} {}", "error:".red().bold(), text::line(&error.message)));
+    out.line(&format!("{} {}", "error:".red().bold(), text::line(error.message.as_str())));
     if !error.advice.is_empty() {
-        out.line(&format!("{} {}", "what to do:".bold(), text::line(&error.advice)));
+        out.line(&format!("{} {}", "what to do:".bold(), text::line(error.advice.as_str())));
     }
     if let Some(plan) = &error.plan {
         out.gap();
@@ -88,6 +89,11 @@ impl Page {
         if !self.text.is_empty() && !self.text.ends_with("\n\n") {
             self.text.push('\n');
         }
+    }
+
+    fn said(&mut self, notes: &[Text]) {
+        let notes: Vec<String> = notes.iter().map(|note| note.as_str().to_owned()).collect();
+        self.notes(&notes);
     }
 
     fn notes(&mut self, notes: &[String]) {

@@ -53,7 +53,7 @@ fn draw_stage(out: &mut Page, report: &StageReport, findings: &[Finding], dotted
     let bar = format!("  {}   ", bar.dimmed());
     // Padded before it is coloured: escape sequences have no width.
     let name = format!("{:<15}", report.stage.to_string());
-    out.line(&format!("  {} {} {}", mark(report.verdict), name.bold(), text::line(&report.detail)));
+    out.line(&format!("  {} {} {}", mark(report.verdict), name.bold(), text::line(report.detail.as_str())));
 
     draw_trace(out, &bar, &report.trace);
     let here: Vec<&Finding> = findings.iter().filter(|finding| finding.blocking && finding.stage == report.stage).collect();
@@ -79,22 +79,22 @@ fn draw_trace(out: &mut Page, bar: &str, trace: &[TraceLine]) {
         }
         let indent = "  ".repeat(line.depth.min(16) + usize::from(line.at.is_some()));
         let may = if line.depends.is_empty() { "" } else { "perhaps " };
-        let effect = format!("{} {may}{}", "→".dimmed(), text::line(&line.effect));
+        let effect = format!("{} {may}{}", "→".dimmed(), text::line(line.effect.as_str()));
         let effect = if line.decides { effect.bold().to_string() } else { effect };
-        let mut lines = text::lines(&line.text);
+        let mut lines = text::lines(line.text.as_str());
         out.line(&format!("{bar}{indent}{}  {effect}", lines.next().unwrap_or_default()));
         for rest in lines {
             out.line(&format!("{bar}{indent}{rest}"));
         }
-        let mut about = vec![text::line(&line.source).cyan().to_string()];
+        let mut about = vec![text::line(line.source.as_str()).cyan().to_string()];
         about.extend(line.counter.map(|counter| format!("{} packets {} bytes", counter.packets, counter.bytes)));
         about.extend(line.owner.iter().map(|owner| format!("owner {}", text::line(&owner.to_string()))));
         out.line(&format!("{bar}{indent}  {}", about.join(", ")));
         for element in &line.elements {
-            out.line(&format!("{bar}{indent}  {}: {}", text::line(&element.source).cyan(), text::line(&element.text)));
+            out.line(&format!("{bar}{indent}  {}: {}", text::line(&element.source).cyan(), text::line(element.text.as_str())));
         }
         for depends in &line.depends {
-            out.line(&format!("{bar}{indent}  {} {}", "it depends on".yellow(), text::line(depends)));
+            out.line(&format!("{bar}{indent}  {} {}", "it depends on".yellow(), text::line(depends.as_str())));
         }
     }
 }
@@ -125,7 +125,7 @@ fn draw_finding(out: &mut Page, bar: &str, finding: &Finding, view: &View) {
 
 fn quote(out: &mut Page, bar: &str, evidence: &Evidence) {
     out.line(&format!("{bar}  {}", text::line(&evidence.source).cyan()));
-    for line in text::lines(&evidence.text) {
+    for line in text::lines(evidence.text.as_str()) {
         out.line(&format!("{bar}    {line}"));
     }
 }
@@ -137,10 +137,10 @@ fn fixes(out: &mut Page, findings: &[Finding]) {
     let (blocking, besides): (Vec<_>, Vec<_>) = findings.iter().partition(|finding| finding.blocking);
     for finding in blocking.into_iter().chain(besides).filter(|finding| !finding.fix.is_empty()) {
         let cause = finding.cause.to_string();
-        match fixes.iter_mut().find(|(fix, _)| *fix == finding.fix) {
+        match fixes.iter_mut().find(|(fix, _)| *fix == finding.fix.as_str()) {
             Some((_, causes)) if causes.contains(&cause) => {}
             Some((_, causes)) => causes.push(cause),
-            None => fixes.push((&finding.fix, vec![cause])),
+            None => fixes.push((finding.fix.as_str(), vec![cause])),
         }
     }
     if fixes.is_empty() {

@@ -3,6 +3,7 @@
 use owo_colors::OwoColorize;
 use sshfix_policy::address::Source;
 use sshfix_policy::reply::{Change, ChangeState, Confirm, Failure, PathDocument, PlanDocument, StepDocument};
+use sshfix_policy::text::quoted::Text;
 use sshfix_policy::verdict::{PathOrigin, Verdict};
 
 use super::{Page, View, verdict};
@@ -14,7 +15,7 @@ pub fn dry_run(document: &PlanDocument) -> String {
     let mut out = Page::default();
     if document.steps.is_empty() {
         nothing(&mut out, &command_line(&document.operation), document.verdict);
-        out.notes(&document.notes);
+        out.said(&document.notes);
         return out.text;
     }
     plan(&mut out, document);
@@ -65,8 +66,8 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
         let claim = if claimed { " (as you claim)" } else { "" };
         let who = format!("{}{user}{claim}", text::line(&path.source));
         out.line(&format!("{} {who}: {} now, {} afterwards", label("way in"), verdict(path.before), verdict(path.after)));
-        path.sshd.iter().for_each(|line| out.line(&format!("          {}", text::line(line))));
-        path.risks.iter().for_each(|line| out.line(&format!("          risk: {}", text::line(line))));
+        path.sshd.iter().for_each(|line| out.line(&format!("          {}", text::line(line.as_str()))));
+        path.risks.iter().for_each(|line| out.line(&format!("          risk: {}", text::line(line.as_str()))));
     }
     if plan.other_paths > 0 {
         out.line(&format!("{} {} more, which your grants are not about", label("way in"), plan.other_paths));
@@ -81,7 +82,7 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
         ));
     }
     out.line(&format!("{} {}", label("digest"), text::line(&plan.digest).dimmed()));
-    out.notes(&plan.notes);
+    out.said(&plan.notes);
 }
 
 fn label(name: &str) -> String {
@@ -97,7 +98,7 @@ fn sources(out: &mut Page, name: &str, sources: &[Source]) {
 
 fn draw_step(out: &mut Page, number: usize, step: &StepDocument) {
     out.line(&format!("{number}. {}: {}", step.subsystem.cyan(), text::line(&step.summary).bold()));
-    for line in text::lines(&step.diff) {
+    for line in text::lines(step.diff.as_str()) {
         let line = match line.chars().next() {
             Some('+') => line.green().to_string(),
             Some('-') => line.red().to_string(),
@@ -157,23 +158,24 @@ pub fn change(change: &Change, view: &View) -> String {
     if !change.id.is_empty() {
         out.line(&format!("{} {}", label("change"), text::line(&change.id).dimmed()));
     }
-    out.notes(&change.plan.notes);
+    out.said(&change.plan.notes);
     // A note of the plan is often repeated for the change.
-    let own: Vec<String> = change.notes.iter().filter(|note| !change.plan.notes.contains(note)).cloned().collect();
-    out.notes(&own);
+    let own: Vec<Text> = change.notes.iter().filter(|note| !change.plan.notes.contains(note)).cloned().collect();
+    out.said(&own);
     out.text
 }
 
 /// What a step's undo says that it leaves is said again.
 fn rolled_back(out: &mut Page, asked: &str, plan: &PlanDocument, what: &str) {
-    let left: Vec<&str> = plan.steps.iter().filter_map(|step| step.undo.strip_prefix("nothing: ")).collect();
+    let left: Vec<&StepDocument> = plan.steps.iter().filter(|step| step.kept).collect();
     if left.is_empty() {
         out.line(&format!("{what} {asked}. The host is as it was before."));
         return;
     }
     out.line(&format!("{what} {asked}, as far as that can be:"));
-    for undo in left {
-        out.line(&format!("  {} {}", "!".yellow().bold(), text::line(undo)));
+    for step in left {
+        let kept = step.undo.strip_prefix("nothing: ").unwrap_or(&step.undo);
+        out.line(&format!("  {} {}", "!".yellow().bold(), text::line(kept)));
     }
 }
 
@@ -190,11 +192,11 @@ fn draw_failure(out: &mut Page, failure: &Failure, steps: usize) {
         0 => "The check afterwards failed".to_owned(),
         step => format!("Step {step} of {steps} failed ({})", text::line(&failure.summary)),
     };
-    out.line(&format!("  {} {at}: {}", "✗".red().bold(), text::line(&failure.message)));
+    out.line(&format!("  {} {at}: {}", "✗".red().bold(), text::line(failure.message.as_str())));
     for step in &failure.rolled_back {
-        out.line(&format!("  {} taken back: {}", "↩".green(), text::line(step)));
+        out.line(&format!("  {} taken back: {}", "↩".green(), text::line(step.as_str())));
     }
     for step in &failure.stuck {
-        out.line(&format!("  {} {} {}", "!".red().bold(), "not taken back:".red().bold(), text::line(step)));
+        out.line(&format!("  {} {} {}", "!".red().bold(), "not taken back:".red().bold(), text::line(step.as_str())));
     }
 }

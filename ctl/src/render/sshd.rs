@@ -21,7 +21,7 @@ pub fn show(found: &SshdShow, view: &View) -> String {
     } else {
         format!("No sshd listens on port {}; what its files say", found.port)
     };
-    out.line(&text::line(&format!("{what}, {whom}: {}", found.command)).bold().to_string());
+    out.line(&text::line(&format!("{what}, {whom}: {}", found.command.as_str())).bold().to_string());
     out.gap();
     let shown: Vec<&ShownSetting> =
         found.settings.iter().filter(|setting| view.all || setting.origin != Origin::Default).collect();
@@ -36,7 +36,7 @@ pub fn show(found: &SshdShow, view: &View) -> String {
         out.gap();
         out.line(&format!("{hidden} more are sshd's defaults: `--all` shows them").dimmed().to_string());
     }
-    out.notes(&found.notes);
+    out.said(&found.notes);
     out.text
 }
 
@@ -107,7 +107,7 @@ fn problem(out: &mut Page, problem: &Problem) {
         Severity::Warning => "warning:".yellow().bold().to_string(),
         Severity::Note => "note:".bold().to_string(),
     };
-    out.line(&format!("{severity} {}", text::line(&problem.text)));
+    out.line(&format!("{severity} {}", text::line(problem.text.as_str())));
     if let Some(at) = problem.at.as_ref().filter(|at| at.line > 0) {
         out.line(&format!("  {} line {}", text::line(&at.file), at.line));
         out.line(&format!("    {}", text::line(&at.text)));

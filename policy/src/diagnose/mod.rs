@@ -11,6 +11,7 @@ use crate::host::{HostState, Need, Needs, Part};
 use crate::netfilter;
 use crate::reply::{Diagnosis, DiagnosisSchema, Subject};
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, route, sshd};
+use crate::text::quoted::Text;
 use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::TraceLine;
@@ -93,12 +94,12 @@ fn path_of(host: &HostState, connection: &Connection, explain: bool, needs: &mut
     if found.iter().flatten().any(power) {
         for down in findings.iter_mut().filter(|finding| finding.cause == Cause::SshdDown) {
             down.blocking = false;
-            "nothing: it is the host that goes down or is not up yet".clone_into(&mut down.fix);
+            down.fix = "nothing: it is the host that goes down or is not up yet".into();
         }
     }
     for mut found in found.into_iter().flatten() {
         if found.is_fixed(host, connection.port) {
-            found.finding.fix = format!("`{command}`; or by hand: {}", found.finding.fix);
+            found.finding.fix = Text::from(format!("`{command}`; or by hand: ")) + found.finding.fix;
         }
         findings.push(found.finding);
     }
@@ -140,7 +141,7 @@ fn trace(host: &HostState, stage: Stage, connection: &Connection, needs: &mut Ne
 ///
 /// `read` is the host as it was read, `now` the same with some steps predicted. The kernel shows what the tickets that were
 /// read really do; a ticket that a step would make refuses, because the model has no rule for it yet.
-pub fn admission(read: &HostState, now: &HostState, connection: &Connection, needs: &mut Needs) -> (Verdict, String) {
+pub fn admission(read: &HostState, now: &HostState, connection: &Connection, needs: &mut Needs) -> (Verdict, Text) {
     admission_by(netfilter::evaluate, read, now, connection, needs)
 }
 
@@ -155,7 +156,7 @@ pub fn admission_by(
     now: &HostState,
     connection: &Connection,
     needs: &mut Needs,
-) -> (Verdict, String) {
+) -> (Verdict, Text) {
     let found = admission_of(filters, read, now, connection, needs);
     #[cfg(test)]
     words::same(&found, |(verdict, _)| *verdict, || admission_of(filters, read, now, connection, &mut Needs::new()));
@@ -168,7 +169,7 @@ fn admission_of(
     now: &HostState,
     connection: &Connection,
     needs: &mut Needs,
-) -> (Verdict, String) {
+) -> (Verdict, Text) {
     // A new part of the host does not compile before it is said what becomes of it here.
     let HostState {
         at: _,
@@ -185,7 +186,7 @@ fn admission_of(
         sshd: _,
     } = now;
     if let Some(ban) = fail2ban::new_tickets(read, now).find(|ban| ban.source.overlaps(connection.source)) {
-        return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), Owner::jail(ban.jail)));
+        return (Verdict::Refuse, format!("the ban of {} in {}", ban.source.short(), Owner::jail(ban.jail)).into());
     }
     let [route, netfilter, hosts] = admission_stages(filters, now, connection, needs);
     let verdict = route.verdict.and(netfilter.verdict).and(hosts.verdict);
@@ -252,7 +253,7 @@ fn blocks_behind(
             if let Part::Unreadable(why) = fail2ban {
                 // fail2ban may still hold the ticket, so this cannot be called stale; it cannot be asked either.
                 kernel.finding.cause = Cause::Fail2banBan;
-                kernel.finding.fix = format!("{} (fail2ban could not be asked and may ban again: {why})", kernel.finding.fix);
+                kernel.finding.fix.push(format!(" (fail2ban could not be asked and may ban again: {why})"));
             }
         }
         // fail2ban's actions `ufw` and `firewallcmd-rich-rules` refuse the very address through that manager. A ticket that nothing

@@ -7,6 +7,7 @@ use crate::host::{HostState, Needs};
 use crate::netfilter;
 use crate::request::Intent;
 use crate::subsystem::hosts_access;
+use crate::text::quoted::Text;
 use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::{Connection, Stage, StageReport, Verdict};
 
@@ -18,7 +19,7 @@ pub struct Left {
     /// The stages that do not let it in, or of which that cannot be told.
     pub stages: Vec<StageReport>,
     /// The same for people, one note a stage: why, what stands there, and what to do.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
 }
 
 /// How the path stands on this host; `None` for operations that are about no path. Facts that are missing are added to `needs`.
@@ -34,22 +35,22 @@ pub fn left(intent: &Intent, host: &HostState, port: u16, needs: &mut Needs) -> 
     Some(Left { verdict, stages, notes })
 }
 
-fn note(host: &HostState, connection: &Connection, stage: &StageReport, findings: &[Finding], needs: &mut Needs) -> String {
+fn note(host: &HostState, connection: &Connection, stage: &StageReport, findings: &[Finding], needs: &mut Needs) -> Text {
     let says = if stage.verdict == Verdict::Refuse { "refuses it" } else { "may refuse it" };
-    let mut lines = vec![format!("{} {says}: {}", stage.stage, stage.detail)];
-    lines.extend(stage.evidence.iter().map(|one| format!("{}: {}", one.source, one.text)));
-    lines.extend(to_do(host, connection, stage, findings, needs).into_iter().map(|advice| format!("what to do: {advice}")));
-    lines.join("\n")
+    let mut lines = vec![Text::from(format!("{} {says}: ", stage.stage)) + stage.detail.clone()];
+    lines.extend(stage.evidence.iter().map(|one| Text::from(format!("{}: ", one.source)) + one.text.clone()));
+    lines.extend(to_do(host, connection, stage, findings, needs).into_iter().map(|advice| Text::from("what to do: ") + advice));
+    Text::joined(&lines, "\n")
 }
 
 /// What the findings of the stage say; where they leave it open, what would let it in past what cannot be judged.
-fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, findings: &[Finding], needs: &mut Needs) -> Vec<String> {
+fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, findings: &[Finding], needs: &mut Needs) -> Vec<Text> {
     let who = connection.source.short();
     let here = || findings.iter().filter(|finding| finding.stage == stage.stage);
     let past = |command: &str, planned: Result<bool, String>| match planned {
-        Ok(true) => Some(format!("`{command}` lets it in past that")),
+        Ok(true) => Some(Text::from(format!("`{command}` lets it in past that"))),
         Ok(false) => None,
-        Err(why) => Some(why),
+        Err(why) => Some(why.into()),
     };
     let mut advice = Vec::new();
     match (stage.verdict, stage.stage) {
@@ -57,7 +58,7 @@ fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, finding
             let accept = netfilter::plan_accept(host, connection.source, connection.port, None, needs);
             advice.extend(past(&format!("sshfix ctl firewall accept {who}"), accept.map(|steps| !steps.is_empty())));
             if here().any(|finding| finding.cause == Cause::IptablesRatelimit) {
-                advice.push("or wait and try once: a limit lets it in again when it was not tried for a while".to_owned());
+                advice.push("or wait and try once: a limit lets it in again when it was not tried for a while".into());
             }
         }
         (Verdict::Unknown, Stage::HostsAccess) => {
@@ -66,7 +67,7 @@ fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, finding
         }
         _ => {
             for finding in here().filter(|finding| !finding.fix.is_empty()) {
-                let told = format!("{} ({}): {}", finding.cause, finding.owner, finding.fix);
+                let told = finding.told();
                 if !advice.contains(&told) {
                     advice.push(told);
                 }
@@ -74,7 +75,7 @@ fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, finding
         }
     }
     if advice.is_empty() {
-        advice.push(format!("`sshfix ctl diagnose {who} --explain` shows what it depends on"));
+        advice.push(format!("`sshfix ctl diagnose {who} --explain` shows what it depends on").into());
     }
     advice
 }

@@ -20,7 +20,7 @@ pub struct Block {
 impl Block {
     /// A finding that sshfix does not lift: its `fix` says what a person must do.
     pub fn told(finding: Finding) -> Self {
-        let lift = Lift::ByHand(finding.fix.clone());
+        let lift = Lift::ByHand(finding.fix.as_str().to_owned());
         Self { finding, lift, managed: Vec::new(), alternatives: Vec::new() }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Source;
 use crate::host::step::Step;
+use crate::text::quoted::Text;
 
 /// One thing that a lease added, or that it counts on because another lease did.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -125,7 +126,7 @@ pub struct End {
     /// What could not be looked at; the end must be tried again for it.
     pub unread: Vec<String>,
     /// What the reload of sshd brings into effect besides: files that somebody edited and sshd has not read yet.
-    pub besides: Vec<String>,
+    pub besides: Vec<Text>,
 }
 
 impl End {
@@ -135,7 +136,7 @@ impl End {
     pub fn unattended(mut self) -> Self {
         if !self.besides.is_empty() {
             self.steps.retain(|step| !matches!(step, Step::Sshd(_)));
-            self.unread.append(&mut self.besides);
+            self.unread.extend(self.besides.drain(..).map(|text| text.as_str().to_owned()));
         }
         self
     }

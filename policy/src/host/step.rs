@@ -7,6 +7,8 @@ use thiserror::Error;
 use crate::address::Source;
 use crate::host::{HostState, Needs};
 use crate::subsystem::{fail2ban, hosts_access, ipset, nf_tables, recent, route, sshd, xtables};
+use crate::text::quoted::Text;
+use crate::verdict::subsystem::Subsystem;
 
 /// One reversible change of one subsystem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,16 +83,16 @@ impl Step {
         }
     }
 
-    /// The subsystem's name, as in the JSON documents.
-    pub fn subsystem(&self) -> &'static str {
+    /// Whose it is.
+    pub fn subsystem(&self) -> Subsystem {
         match self {
-            Step::Fail2ban(_) => "fail2ban",
-            Step::HostsAccess(_) => "hosts_access",
-            Step::NfTables(_) => "nf_tables",
-            Step::Xtables(_) | Step::Recent(_) => "xtables",
-            Step::Ipset(_) => "ipset",
-            Step::Route(_) => "route",
-            Step::Sshd(_) | Step::Repair(_) => "sshd",
+            Step::Fail2ban(_) => Subsystem::Fail2ban,
+            Step::HostsAccess(_) => Subsystem::HostsAccess,
+            Step::NfTables(_) => Subsystem::NfTables,
+            Step::Xtables(_) | Step::Recent(_) => Subsystem::Xtables,
+            Step::Ipset(_) => Subsystem::Ipset,
+            Step::Route(_) => Subsystem::Route,
+            Step::Sshd(_) | Step::Repair(_) => Subsystem::Sshd,
         }
     }
 
@@ -101,13 +103,38 @@ impl Step {
 
     /// What changes, to the byte, as a diff a person can read. Holds nothing that moves by itself (counters, time left),
     /// because the plan digest covers it.
-    pub fn diff(&self) -> String {
-        each!(self, step => step.diff())
+    pub fn diff(&self) -> Text {
+        match self {
+            Step::Fail2ban(step) => step.diff(),
+            Step::HostsAccess(step) => step.diff(),
+            Step::Sshd(step) => step.diff(),
+            Step::NfTables(step) => step.diff().into(),
+            Step::Xtables(step) => step.diff().into(),
+            Step::Ipset(step) => step.diff().into(),
+            Step::Route(step) => step.diff().into(),
+            Step::Recent(step) => step.diff().into(),
+            Step::Repair(step) => step.diff().into(),
+        }
     }
 
     /// What rollback would do, in one line.
     pub fn undo(&self) -> String {
         each!(self, step => step.undo())
+    }
+
+    /// Whether rollback does nothing about it.
+    pub fn is_kept(&self) -> bool {
+        match self {
+            Step::Sshd(step) => step.is_kept(),
+            Step::Fail2ban(_)
+            | Step::HostsAccess(_)
+            | Step::NfTables(_)
+            | Step::Xtables(_)
+            | Step::Ipset(_)
+            | Step::Route(_)
+            | Step::Recent(_)
+            | Step::Repair(_) => false,
+        }
     }
 
     /// The source addresses whose verdict this step can change; `None` means it could be anybody's.

@@ -74,7 +74,7 @@ pub fn blocks(host: &HostState, connection: &Connection, walked: Walk, needs: &m
     for refusal in rated {
         if let Culprit::Full(fill) = &refusal.culprit {
             let mut listed = block(&model, connection, refusal, Cause::CtEstablished, Lift::Steps(Vec::new()), needs);
-            (listed.finding.blocking, listed.finding.fix) = (false, fill.fix());
+            (listed.finding.blocking, listed.finding.fix) = (false, fill.fix().into());
             blocks.push(listed);
             continue;
         }
@@ -89,7 +89,8 @@ pub fn blocks(host: &HostState, connection: &Connection, walked: Walk, needs: &m
             "sshfix ctl firewall accept {}   # past the limit; or wait: it depends on {}",
             connection.source.short(),
             super::doubts(refusal)
-        );
+        )
+        .into();
         if !blocks.iter().any(|block| block.finding.evidence == listed.finding.evidence) {
             blocks.push(listed);
         }
@@ -114,7 +115,7 @@ pub fn plan_accept(
         let Some(refusal) = walked.decided().or(walked.refusals.first()).cloned() else { return Ok(steps) };
         let quoted = evidence(&model, &connection, &refusal, needs)
             .first()
-            .map_or_else(String::new, |one| format!("{}: {}", one.source, one.text));
+            .map_or_else(String::new, |one| format!("{}: {}", one.source, one.text.as_str()));
         let attempts = match &refusal.culprit {
             _ if matches!(refusal.pass, Pass::Discovery(_)) => discovery::attempts(&model, &connection, mark, needs),
             Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
@@ -573,8 +574,8 @@ fn block(host: &HostState, connection: &Connection, refusal: &Refusal, cause: Ca
         Culprit::Legacy(_) | Culprit::Unread(_) | Culprit::Full(_) => None,
     };
     let fix = match &lift {
-        Lift::Steps(_) => format!("sshfix ctl unban {}", connection.source.short()),
-        Lift::ByHand(advice) => advice.clone(),
+        Lift::Steps(_) => format!("sshfix ctl unban {}", connection.source.short()).into(),
+        Lift::ByHand(advice) => advice.into(),
     };
     let mut evidence = evidence(host, connection, refusal, needs);
     if evidence.is_empty() {

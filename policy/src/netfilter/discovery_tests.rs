@@ -97,7 +97,7 @@ fn verdict(host: &HostState) -> (Verdict, String) {
     let mut needs = Needs::new();
     let report = evaluate(host, &me(), &mut needs);
     assert!(needs.is_empty(), "{needs:?}");
-    (report.verdict, report.detail)
+    (report.verdict, report.detail.as_str().to_owned())
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_lease_by_a_gateway_ends_with_all_of_its_accepts() {
     let mut end = End::default();
     super::marked(&host, me().source, "a lease", &mut end);
     assert_eq!((end.steps.len(), &end.left), (2, &Vec::new()));
-    let gone: Vec<String> = end.steps.iter().map(Step::diff).collect();
+    let gone: Vec<String> = end.steps.iter().map(|step| step.diff().as_str().to_owned()).collect();
     assert!(gone[0].contains("fe80::/10 icmpv6 type nd-neighbor-solicit"), "{gone:?}");
     assert!(gone[1].contains("2001:db8::9 icmpv6 type nd-neighbor-advert"), "{gone:?}");
 }

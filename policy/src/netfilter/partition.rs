@@ -97,12 +97,12 @@ fn fate(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Fate 
     match all {
         Verdict::Accept => Fate::Reaches,
         Verdict::Refuse => match evidence.into_iter().next() {
-            Some(first) => Fate::Blocked(first.source, first.text),
-            None => Fate::Blocked(stage.to_string(), detail),
+            Some(first) => Fate::Blocked(first.source, first.text.as_str().to_owned()),
+            None => Fate::Blocked(stage.to_string(), detail.as_str().to_owned()),
         },
         Verdict::Unknown => match evidence.into_iter().next() {
-            Some(first) => Fate::Unknown(format!("{detail} ({}: {})", first.source, first.text)),
-            None => Fate::Unknown(detail),
+            Some(first) => Fate::Unknown(format!("{} ({}: {})", detail.as_str(), first.source, first.text.as_str())),
+            None => Fate::Unknown(detail.as_str().to_owned()),
         },
     }
 }

@@ -14,6 +14,7 @@ use crate::subsystem::nf_tables::{Chain, End, Rule, State, render};
 use crate::subsystem::xtables::evaluate as legacy;
 use crate::subsystem::xtables::extension::targets::{TargetEffect, effect};
 use crate::subsystem::xtables::{self, Action};
+use crate::text::quoted::Text;
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::{Counter, Handshake, Point, RulePlace, TraceLine};
 use crate::verdict::{Connection, Evidence};
@@ -54,7 +55,7 @@ pub fn limits(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
                     let Some(rule) = hit.frame.rule.and_then(|index| chain.rules.get(index)) else { continue };
                     let line = nft_rule(host, state, chain, rule);
                     let rated = hit.doubts.into_iter().filter(|doubt| doubt.on == On::Rate);
-                    limits.extend(rated.map(|doubt| (doubt, Evidence::new(line.source.clone(), line.text.clone()))));
+                    limits.extend(rated.map(|doubt| (doubt, Evidence::new(line.source.as_str(), line.text.clone()))));
                 }
             }
             What::Legacy(hits) => {
@@ -134,10 +135,10 @@ impl Drawing<'_> {
             };
             line.at = Some(at.clone());
             line.depth = hit.depth;
-            line.effect = hit.ends.iter().map(|end| effect_of(end, met.pass)).collect::<Vec<_>>().join(" or ");
-            line.depends = hit.doubts.iter().map(Doubt::to_string).collect();
+            line.effect = hit.ends.iter().map(|end| effect_of(end, met.pass)).collect::<Vec<_>>().join(" or ").into();
+            line.depends = hit.doubts.iter().map(|doubt| doubt.to_string().into()).collect();
             if hit.depth == 0 {
-                line.depends.extend(perhaps.map(str::to_owned));
+                line.depends.extend(perhaps.map(Text::from));
             }
             line.depends.dedup();
             line.elements = elements(state, &hit.frame);
@@ -176,7 +177,7 @@ impl Drawing<'_> {
             };
             line.at = Some(at.clone());
             line.depth = hit.depth;
-            line.depends.extend(hit.depends.as_ref().map(Doubt::to_string));
+            line.depends.extend(hit.depends.as_ref().map(|doubt| Text::from(doubt.to_string())));
             line.place = Some(RulePlace {
                 tool: xtables::program(place.v6).to_owned(),
                 family: xtables::family(place.v6).to_owned(),

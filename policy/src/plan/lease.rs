@@ -11,6 +11,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::plan::PlanError;
 use crate::subsystem::{fail2ban, hosts_access, route, sshd};
+use crate::text::quoted::Text;
 use crate::verdict::{Connection, Verdict};
 
 impl Leases {
@@ -65,7 +66,7 @@ pub fn allow(
     host: &HostState,
     source: Source,
     port: u16,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Text>,
     needs: &mut Needs,
 ) -> Result<(Vec<Step>, Vec<Item>), PlanError> {
     if source.net().prefix_len() == 0 {
@@ -99,13 +100,13 @@ pub fn allow(
             }
         }
         Part::Absent(_) => {}
-        Part::Unreadable(why) => notes.push(format!("fail2ban may ban it meanwhile, because it could not be told: {why}")),
+        Part::Unreadable(why) => notes.push(format!("fail2ban may ban it meanwhile, because it could not be told: {why}").into()),
     }
     let refused = route::evaluate(host, &connection, needs);
     if refused.verdict == Verdict::Refuse {
         return Err(PlanError::Impossible(format!(
             "{}: a lease only adds and cannot pass this; `sshfix ctl unban {}` lifts it",
-            refused.detail,
+            refused.detail.as_str(),
             source.short()
         )));
     }
@@ -127,7 +128,9 @@ pub fn allow(
             steps.extend(planned.steps.into_iter().map(Step::Sshd));
             notes.extend(planned.notes);
         }
-        Err(why) => notes.push(format!("what sshd may hold against {} is not passed: {why}", source.short())),
+        Err(why) => {
+            notes.push(Text::from(format!("what sshd may hold against {} is not passed: ", source.short())) + why);
+        }
     }
     Ok((steps, items))
 }
@@ -158,7 +161,7 @@ pub fn end(host: &HostState, lease: &Running, others: &[Running], needs: &mut Ne
                     end.steps.extend(planned.steps.into_iter().map(Step::Sshd));
                     end.besides.extend(planned.notes);
                 }
-                Err(why) => end.unread.push(format!("sshd's configuration: {why}")),
+                Err(why) => end.unread.push(format!("sshd's configuration: {}", why.as_str())),
             },
             Item::Ignore { jail, entry } => unignore(host, jail, entry, &mut end),
         }
@@ -181,7 +184,7 @@ fn unignore(host: &HostState, jail: &str, entry: &str, end: &mut End) {
 }
 
 /// Why the source still is kept out on a host, if it is.
-pub fn refused(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Option<String> {
+pub fn refused(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Option<Text> {
     let (verdict, why) = admission(host, host, &Connection { source, port, user: None }, needs);
     (verdict == Verdict::Refuse).then_some(why)
 }

@@ -22,9 +22,11 @@ use crate::plan::difference::{Difference, difference};
 use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Intent;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
+use crate::text::quoted::{Quote, Text};
 use crate::verdict::Connection;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
+#[cfg(test)]
 use crate::words;
 
 /// What is done to the host, not yet proven safe.
@@ -45,7 +47,7 @@ pub struct Plan {
     /// What would lift a block too, and is not done.
     pub alternatives: Vec<NotTaken>,
     /// What a person should know besides.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
 }
 
 /// The part of a plan that ends by itself.
@@ -65,17 +67,33 @@ pub enum PlanError {
     /// The intent makes no sense on this host (unknown jail, unknown reference, ...).
     #[error("{0}")]
     Impossible(String),
+    /// The same of sshd, with what it quotes.
+    #[error("{}", .0.as_str())]
+    Sshd(Text),
     /// Something blocks that sshfix must not or cannot change.
-    #[error("cannot lift every block of {source_text}: {}", .by_hand.join("; "))]
+    #[error("cannot lift every block of {source_text}: {}", Text::joined(.by_hand, "; ").as_str())]
     ByHand {
         /// Who stays blocked.
         source_text: String,
         /// What a person must do, one line a block.
-        by_hand: Vec<String>,
+        by_hand: Vec<Text>,
     },
     /// The steps do not lead where they should on the model.
     #[error("the planned steps do not fit what was read of the host: {0}")]
     Model(#[from] Mismatch),
+}
+
+impl PlanError {
+    /// The same as it is displayed, with what it quotes.
+    pub fn words(&self) -> Text {
+        match self {
+            PlanError::Sshd(why) => why.clone(),
+            PlanError::ByHand { source_text, by_hand } => {
+                Text::from(format!("cannot lift every block of {source_text}: ")) + Text::joined(by_hand, "; ")
+            }
+            PlanError::Impossible(_) | PlanError::Model(_) => self.to_string().into(),
+        }
+    }
 }
 
 /// Plans the intent where no lease runs.
@@ -153,11 +171,11 @@ fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs:
             let (steps, mut items) = lease::allow(leases, host, *source, port, &mut notes, needs)?;
             items.extend(leases.shared(*source, &leases.next));
             if items.is_empty() {
-                notes.push(format!("{} gets in already and nothing could ban it: there is nothing to add", source.short()));
+                notes
+                    .push(format!("{} gets in already and nothing could ban it: there is nothing to add", source.short()).into());
             } else {
                 if steps.is_empty() {
-                    notes
-                        .push("what lets it in was added by another lease, and now stays until the last of them ends".to_owned());
+                    notes.push("what lets it in was added by another lease, and now stays until the last of them ends".into());
                 }
                 lease = Some(Lease { id: leases.next.clone(), seconds: *seconds, items });
             }
@@ -171,24 +189,24 @@ fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs:
             })?;
             let end = lease::end(host, known, &leases.running, needs);
             if !end.unread.is_empty() {
-                return Err(PlanError::Impossible(end.unread.join("; ")));
+                return Err(PlanError::Sshd(Text::quote(Quote::Program, end.unread.join("; "))));
             }
-            notes.extend(end.left);
+            notes.extend(end.left.into_iter().map(Text::from));
             notes.extend(end.besides);
             end.steps
         }
     };
-    notes.extend(diagnose::notes(host));
+    notes.extend(diagnose::notes(host).into_iter().map(Text::from));
     let plan = of_steps(intent, steps, host, port, needs)?;
     notes.extend(plan.notes);
-    let notes = notes.into_iter().map(words::said).collect();
+    let notes = notes.into_iter().map(Text::said).collect();
     Ok(Plan { lease, alternatives, notes, ..plan })
 }
 
 /// The steps of a plan of sshd's, as steps of a host.
-fn of_sshd(planned: Result<sshd::Planned, String>, notes: &mut Vec<String>) -> Result<Vec<Step>, PlanError> {
-    let planned = planned.map_err(PlanError::Impossible)?;
-    notes.extend(planned.notes.into_iter().map(words::said));
+fn of_sshd(planned: Result<sshd::Planned, Text>, notes: &mut Vec<Text>) -> Result<Vec<Step>, PlanError> {
+    let planned = planned.map_err(PlanError::Sshd)?;
+    notes.extend(planned.notes.into_iter().map(Text::said));
     Ok(planned.steps.into_iter().map(Step::Sshd).collect())
 }
 
@@ -200,7 +218,7 @@ pub fn of_steps(intent: &Intent, steps: Vec<Step>, host: &HostState, port: u16, 
     let Difference { opens, closes, unshown, cut } = difference(host, &after, &steps, intent.source(), port, needs);
     let mut notes = Vec::new();
     if cut {
-        notes.push("opens or closes more ranges than can be listed: the lists are cut".to_owned());
+        notes.push("opens or closes more ranges than can be listed: the lists are cut".into());
     }
     let confirm = confirm(intent, &steps, &closes, &unshown);
     Ok(Plan { intent: intent.clone(), steps, opens, closes, confirm, lease: None, alternatives: Vec::new(), notes })
@@ -235,7 +253,7 @@ pub fn missing_of_lease(
 fn fix(
     host: &HostState,
     connection: &Connection,
-    (notes, alternatives): (&mut Vec<String>, &mut Vec<NotTaken>),
+    (notes, alternatives): (&mut Vec<Text>, &mut Vec<NotTaken>),
     needs: &mut Needs,
 ) -> Result<Vec<Step>, PlanError> {
     let (mut steps, mut by_hand) = lifts(host, connection, false, alternatives, needs);
@@ -243,7 +261,7 @@ fn fix(
     let listening = listener::blocks(host, &behind);
     let startable = listening.iter().any(|block| block.finding.cause == Cause::SshdDown) && !listener::masked(host);
     for block in listening.into_iter().filter(|block| block.finding.cause != Cause::SshdDown || !startable) {
-        by_hand.push(format!("{} ({}): {}", block.finding.cause, block.finding.owner, block.finding.fix));
+        by_hand.push(block.finding.told());
     }
     let sshd = sshd::lifts(host, &behind, startable, needs);
     steps.extend(sshd.steps);
@@ -252,7 +270,7 @@ fn fix(
     if steps.is_empty() && !by_hand.is_empty() {
         return Err(PlanError::ByHand { source_text: connection.source.short(), by_hand });
     }
-    notes.extend(by_hand.into_iter().map(|line| format!("not done by sshfix: {line}")));
+    notes.extend(by_hand.into_iter().map(|line| Text::from("not done by sshfix: ") + line));
     Ok(steps)
 }
 
@@ -261,7 +279,7 @@ fn unban(
     host: &HostState,
     connection: &Connection,
     range: bool,
-    (notes, alternatives): (&mut Vec<String>, &mut Vec<NotTaken>),
+    (notes, alternatives): (&mut Vec<Text>, &mut Vec<NotTaken>),
     needs: &mut Needs,
 ) -> Result<Vec<Step>, PlanError> {
     let (steps, by_hand) = lifts(host, connection, range, alternatives, needs);
@@ -269,7 +287,7 @@ fn unban(
         return Err(PlanError::ByHand { source_text: connection.source.short(), by_hand });
     }
     for block in listener::blocks(host, connection) {
-        notes.push(format!("not a ban, and not touched: {}: {}", block.finding.cause, block.finding.fix));
+        notes.push(Text::from(format!("not a ban, and not touched: {}: ", block.finding.cause)) + block.finding.fix);
     }
     Ok(steps)
 }
@@ -281,7 +299,7 @@ fn lifts(
     range: bool,
     alternatives: &mut Vec<NotTaken>,
     needs: &mut Needs,
-) -> (Vec<Step>, Vec<String>) {
+) -> (Vec<Step>, Vec<Text>) {
     let source = connection.source;
     let mut steps: Vec<Step> = Vec::new();
     let mut by_hand = Vec::new();
@@ -309,7 +327,9 @@ fn lifts(
                     }
                 }
             }
-            Lift::ByHand(advice) => by_hand.push(format!("{} ({}): {advice}", block.finding.cause, block.finding.owner)),
+            Lift::ByHand(advice) => {
+                by_hand.push(format!("{} ({}): {advice}", block.finding.cause, block.finding.owner).into());
+            }
         }
     }
     (steps, by_hand)
@@ -335,7 +355,10 @@ fn unban_in_jail(host: &HostState, source: Source, jail: &str, port: u16, needs:
         match block.lift {
             Lift::Steps(lift) => steps.extend(lift),
             Lift::ByHand(advice) => {
-                return Err(PlanError::ByHand { source_text: source.short(), by_hand: vec![format!("{owner}: {advice}")] });
+                return Err(PlanError::ByHand {
+                    source_text: source.short(),
+                    by_hand: vec![format!("{owner}: {advice}").into()],
+                });
             }
         }
     }
@@ -349,7 +372,7 @@ fn ignore(
     (source, jail): (Source, Option<&str>),
     seconds: Option<u64>,
     lease: &mut Option<Lease>,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Text>,
 ) -> Result<Vec<Step>, PlanError> {
     let Some(seconds) = seconds else { return Ok(Vec::new()) };
     leases.permit(seconds)?;
@@ -361,7 +384,7 @@ fn ignore(
         Item::Rules { .. } | Item::Line { .. } | Item::Exempt { .. } => false,
     }));
     if items.is_empty() {
-        notes.push(format!("{} is ignored already: --ignore-for adds nothing, and nothing ends", source.short()));
+        notes.push(format!("{} is ignored already: --ignore-for adds nothing, and nothing ends", source.short()).into());
     } else {
         *lease = Some(Lease { id: leases.next.clone(), seconds, items });
     }
@@ -413,7 +436,7 @@ impl Plan {
         field(&serde_json::to_string(&self.intent).unwrap_or_default());
         field(&self.lease.as_ref().map_or(0, |lease| lease.seconds).to_string());
         for step in &self.steps {
-            for text in [step.subsystem(), &step.summary(), &step.diff(), &step.undo()] {
+            for text in [step.subsystem().name(), &step.summary(), step.diff().as_str(), &step.undo()] {
                 field(text);
             }
         }
@@ -434,10 +457,11 @@ impl Plan {
                 .steps
                 .iter()
                 .map(|step| StepDocument {
-                    subsystem: step.subsystem().to_owned(),
+                    subsystem: step.subsystem(),
                     summary: step.summary(),
                     diff: step.diff(),
                     undo: step.undo(),
+                    kept: step.is_kept(),
                 })
                 .collect(),
             opens: self.opens.clone(),

@@ -15,6 +15,7 @@ use crate::reply::{Confirm, PathDocument, PlanDocument};
 use crate::request::Intent;
 use crate::subsystem::listener;
 use crate::subsystem::sshd::{self, Fault, WayIn};
+use crate::text::quoted::Text;
 use crate::verdict::{AccessPath, Connection, PathOrigin, Stage, StageReport, Verdict};
 #[cfg(test)]
 use crate::words;
@@ -52,17 +53,34 @@ pub struct Witness {
     /// What would become of them: refuse or unknown.
     pub verdict: Verdict,
     /// The rule, line or ticket.
-    pub why: String,
+    pub why: Text,
 }
 
-/// `after step 2 (...), alice from 198.51.100.7 (a live session) would be refused by inet filter input handle 9`
+impl Lockout {
+    /// The same as it is displayed, with what it quotes.
+    pub fn words(&self) -> Text {
+        match self {
+            Lockout::Witness(witness) => Text::from("would lock out: ") + witness.words() + "; nothing was changed",
+            Lockout::Unread(_) | Lockout::Model(_) => self.to_string().into(),
+        }
+    }
+}
+
 impl fmt::Display for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words().as_str())
+    }
+}
+
+impl Witness {
+    /// `after step 2 (...), alice from 198.51.100.7 (a live session) would be refused by inet filter input handle 9`
+    fn words(&self) -> Text {
         let Self { step, summary, path, verdict, why } = self;
         let user = path.user.as_ref().map_or_else(String::new, |user| format!("{user} from "));
         let verdict = if *verdict == Verdict::Refuse { "refused" } else { "not known to be let in" };
         let origin = origin(path.origin);
-        write!(f, "after step {step} ({summary}), {user}{} ({origin}) would be {verdict} by {why}", path.from())
+        let who = format!("after step {step} ({summary}), {user}{} ({origin}) would be {verdict} by ", path.from());
+        Text::from(who) + why.clone()
     }
 }
 
@@ -121,7 +139,7 @@ fn proof(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) 
     }
     let verdict = |state: &HostState, path: &AccessPath, needs: &mut Needs| {
         if path.has_no_address() {
-            return (Verdict::Accept, String::new());
+            return (Verdict::Accept, Text::default());
         }
         admission(host, state, &Connection { source: path.source, port: path.port, user: path.user.clone() }, needs)
     };
@@ -166,7 +184,7 @@ fn proof(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) 
                 && let Some(why) = netfilter::only_remembered(&state, &connection, needs)
                 && netfilter::only_remembered(host, &connection, needs).is_none()
             {
-                return witness(path, Verdict::Unknown, why);
+                return witness(path, Verdict::Unknown, why.into());
             }
         }
     }
@@ -214,12 +232,7 @@ fn doubted_as_before(read: &HostState, now: &HostState, path: &AccessPath, needs
 
 /// A stage that begins to refuse a path by which somebody is in, or a keep entry, though another stage says that it is closed already: that
 /// may be a fault of ours, or pass, as a ban does.
-fn newly_refusing(
-    read: &HostState,
-    now: &HostState,
-    (path, before): (&AccessPath, Verdict),
-    needs: &mut Needs,
-) -> Option<String> {
+fn newly_refusing(read: &HostState, now: &HostState, (path, before): (&AccessPath, Verdict), needs: &mut Needs) -> Option<Text> {
     if before != Verdict::Refuse || path.origin != PathOrigin::Keep && !sshd::is_in(read, path, needs) {
         return None;
     }
@@ -260,7 +273,7 @@ impl Logins {
         (read, now): (&HostState, &HostState),
         paths: &'a [AccessPath],
         needs: &mut Needs,
-    ) -> Option<(&'a AccessPath, Verdict, String)> {
+    ) -> Option<(&'a AccessPath, Verdict, Text)> {
         let mut found = None;
         for (((path, server), before), after) in paths.iter().zip(&self.servers).zip(&self.before).zip(&mut self.after) {
             *after = sshd::way_in(read, now, *server, path, needs);
@@ -272,7 +285,7 @@ impl Logins {
     }
 
     /// For the plan: before, after, what becomes different, and which limits get worse.
-    fn said(&self, index: usize) -> (Verdict, Verdict, Vec<String>, Vec<String>) {
+    fn said(&self, index: usize) -> (Verdict, Verdict, Vec<Text>, Vec<Text>) {
         match (self.before.get(index), self.after.get(index)) {
             (Some(before), Some(after)) => {
                 let (was, is) = before.shown(after);

@@ -7,11 +7,13 @@ use crate::host::HostState;
 use crate::plan::Plan;
 use crate::request::authorize::AuthorizedRequest;
 use crate::subsystem::sshd;
+use crate::text::quoted::Text;
 
 /// Why a permitted request has a plan that is not. The host is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "`{action}` about {about} would change sshd for others, which needs a grant about everybody: {what}; nothing was changed"
+    "`{action}` about {about} would change sshd for others, which needs a grant about everybody: {}; nothing was changed",
+    .what.as_str()
 )]
 pub struct TooWide {
     /// What was asked.
@@ -19,7 +21,16 @@ pub struct TooWide {
     /// About whom.
     pub about: String,
     /// The step, or the keyword with its file and line.
-    pub what: String,
+    pub what: Text,
+}
+
+impl TooWide {
+    /// The same as it is displayed, with what it quotes.
+    pub fn words(&self) -> Text {
+        let Self { action, about, what } = self;
+        let change = format!("`{action}` about {about} would change sshd for others, which needs a grant about everybody: ");
+        Text::from(change) + what.clone() + "; nothing was changed"
+    }
 }
 
 /// Permits a plan on this host. `AllowUsers` and `DenyUsers` may change outside of Match blocks where the patterns that come or go are

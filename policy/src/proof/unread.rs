@@ -53,7 +53,7 @@ pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPa
         let after = way_in(read, &with, step.port, path, needs);
         if let (None, Some(why)) = (&found, before.newly_closed(&after)) {
             let user = path.user.as_ref().map_or_else(String::new, |user| format!("{user} from "));
-            found = Some(format!("{user}{} ({why})", path.source.short()));
+            found = Some(format!("{user}{} ({})", path.source.short(), why.as_str()));
         }
     }
     found

@@ -1,7 +1,5 @@
 //! Verification: whether the host, read again, is as the plan said it would be. Never trusts what a tool printed.
 
-use std::fmt;
-
 use crate::diagnose::{admission, blocks};
 use crate::host::block::{Block, Lift};
 use crate::host::step::{Mismatch, Step};
@@ -10,7 +8,8 @@ use crate::plan;
 use crate::plan::lease;
 use crate::proof::lockout::SafePlan;
 use crate::request::Intent;
-use crate::verdict::{Connection, Verdict};
+use crate::text::quoted::Text;
+use crate::verdict::{Connection, Evidence, Verdict};
 #[cfg(test)]
 use crate::words;
 
@@ -20,16 +19,17 @@ pub enum Deviation {
     /// What a step touched is not as predicted.
     Step(Mismatch),
     /// Something that the plan could lift still refuses the source.
-    NotLifted(String),
+    NotLifted(Text),
     /// A lease was to let the source in, and something still refuses it.
-    NotLetIn(String),
+    NotLetIn(Text),
 }
 
-impl fmt::Display for Deviation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Deviation {
+    /// What deviates, in one line.
+    pub fn words(&self) -> Text {
         match self {
-            Deviation::Step(mismatch) => mismatch.fmt(f),
-            Deviation::NotLifted(text) | Deviation::NotLetIn(text) => f.write_str(text),
+            Deviation::Step(mismatch) => mismatch.0.as_str().into(),
+            Deviation::NotLifted(text) | Deviation::NotLetIn(text) => text.clone(),
         }
     }
 }
@@ -60,34 +60,39 @@ fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16,
         let still = blocks(observed, &connection, needs);
         deviations.extend(still.iter().filter(|block| liftable(block)).map(|block| {
             let evidence = block.finding.evidence.first();
-            let quoted = evidence.map_or(String::new(), |e| format!(": {}: {}", e.source, e.text));
-            Deviation::NotLifted(format!("{} still refused ({}){quoted}", source.short(), block.finding.cause))
+            let mut text = Text::from(format!("{} still refused ({})", source.short(), block.finding.cause));
+            if let Some(Evidence { source, text: quoted }) = evidence {
+                text.push(Text::from(format!(": {source}: ")) + quoted.clone());
+            }
+            Deviation::NotLifted(text)
         }));
     }
     if let Intent::Fix { address, .. } = &plan.plan().intent {
         let connection = Connection { source: (*address).into(), port, user: None };
         let still = blocks(observed, &connection, needs);
         let left = still.iter().filter(|block| liftable(block) && matches!(block.lift, Lift::Steps(_)));
-        deviations.extend(left.map(|block| Deviation::NotLifted(format!("{address} still refused ({})", block.finding.cause))));
+        deviations
+            .extend(left.map(|block| Deviation::NotLifted(format!("{address} still refused ({})", block.finding.cause).into())));
     }
     if let Intent::Allow { source, .. } = &plan.plan().intent {
         let why = lease::refused(observed, *source, port, needs);
-        deviations.extend(why.map(|why| Deviation::NotLetIn(format!("{} still is kept out: {why}", source.short()))));
+        deviations
+            .extend(why.map(|why| Deviation::NotLetIn(Text::from(format!("{} still is kept out: ", source.short())) + why)));
     }
     deviations
 }
 
 /// What is as predicted and still not what was asked for, one line each. A ban that lets the source in all the same is left to a
 /// person: whether the jail's action failed or is about another port cannot be told from here.
-pub fn notes(plan: &SafePlan, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<String> {
+pub fn notes(plan: &SafePlan, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<Text> {
     let Intent::Ban { source, jail } = &plan.plan().intent else { return Vec::new() };
     let connection = Connection { source: *source, port, user: None };
     match admission(observed, observed, &connection, needs).0 {
-        Verdict::Accept => vec![format!(
+        Verdict::Accept => vec![Text::from(format!(
             "fail2ban took the ban, but {} still gets in to port {port}: the action of jail {jail} failed, which fail2ban's log \
              tells (some cannot ban ranges), or is about other ports",
             source.short()
-        )],
+        ))],
         Verdict::Refuse | Verdict::Unknown => Vec::new(),
     }
 }

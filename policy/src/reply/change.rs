@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::{ChangeSchema, ChangeStage, ChangesSchema, PlanSchema, StepEvent, is_zero};
 use crate::address::Source;
 use crate::request::{Intent, Operation};
+use crate::text::quoted::Text;
+use crate::verdict::subsystem::Subsystem;
 use crate::verdict::{PathOrigin, Stage, StageReport, Verdict};
 
 /// A plan as it is shown.
@@ -43,7 +45,7 @@ pub struct PlanDocument {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageReport>,
     /// What could not be read and what a person should know besides.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
 }
 
 /// A way that a plan does not take.
@@ -71,13 +73,16 @@ pub enum Confirm {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepDocument {
     /// Which subsystem.
-    pub subsystem: String,
+    pub subsystem: Subsystem,
     /// One line.
     pub summary: String,
     /// To the byte.
-    pub diff: String,
+    pub diff: Text,
     /// What rollback would do.
     pub undo: String,
+    /// Whether rollback does nothing about it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
 }
 
 /// One access path before and after.
@@ -96,10 +101,10 @@ pub struct PathDocument {
     pub origin: Option<PathOrigin>,
     /// What a change of sshd makes different for this login: the methods that stay, and each value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sshd: Vec<String>,
+    pub sshd: Vec<Text>,
     /// Limits of sshd that a change makes tighter for this login: no part of the verdict.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub risks: Vec<String>,
+    pub risks: Vec<Text>,
 }
 
 /// What became of a change.
@@ -127,7 +132,7 @@ pub struct Change {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageReport>,
     /// What a person should know besides.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
 }
 
 impl Change {
@@ -172,11 +177,11 @@ pub struct Failure {
     /// The step's summary, or `verify`.
     pub summary: String,
     /// Why.
-    pub message: String,
+    pub message: Text,
     /// Steps taken back, newest first.
-    pub rolled_back: Vec<String>,
+    pub rolled_back: Vec<Text>,
     /// Steps that could not be taken back, and what to do about each.
-    pub stuck: Vec<String>,
+    pub stuck: Vec<Text>,
 }
 
 /// Changes, newest first.
@@ -223,7 +228,7 @@ pub struct ChangeDocument {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeStep {
     /// Which subsystem.
-    pub subsystem: String,
+    pub subsystem: Subsystem,
     /// One line.
     pub summary: String,
     /// What rollback does, or did.
@@ -262,5 +267,5 @@ pub struct ChangeBrief {
     /// Seconds until then.
     pub seconds_left: Option<u64>,
     /// What was said last; of a stuck change: what is left to do by hand.
-    pub detail: String,
+    pub detail: Text,
 }

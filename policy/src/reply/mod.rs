@@ -28,6 +28,7 @@ pub use self::stage::{ChangeStage, StepEvent};
 pub use self::who::{Decided, SourceRange, Unsettled, Who};
 use crate::address::Source;
 use crate::reply::sshd::{SshdCheck, SshdShow};
+use crate::text::quoted::Text;
 use crate::verdict::cause::Finding;
 use crate::verdict::{StageReport, Verdict};
 
@@ -155,9 +156,9 @@ pub struct ErrorDocument {
     /// For programs.
     pub code: ErrorCode,
     /// What happened and what was left unchanged.
-    pub message: String,
+    pub message: Text,
     /// What to do.
-    pub advice: String,
+    pub advice: Text,
     /// The new dry run, when the plan changed; the plan that was refused, without its paths, when it would lock out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Box<PlanDocument>>,
@@ -222,7 +223,7 @@ pub enum ErrorCode {
 
 impl ErrorDocument {
     /// Shorthand.
-    pub fn new(code: ErrorCode, message: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub fn new(code: ErrorCode, message: impl Into<Text>, advice: impl Into<Text>) -> Self {
         Self {
             schema: ErrorSchema::V1,
             code,

@@ -3,21 +3,24 @@
 //! one place, for every reply. Decides nothing about what is done.
 
 use super::mask::masked;
-use super::patterns::{OTHER, Reader};
+use super::patterns::{Reader, WORDS};
 use super::{
-    Ban, Bans, Body, Change, ChangeBrief, ChangeDocument, ChangeEvent, ChangeStep, Changes, Decided, Diagnosis, ErrorDocument,
-    Failure, Firewall, FirewallEntry, Guarded, Hosts, HostsRule, Jail, Jails, LeaseDocument, Leases, Names, NotTaken,
-    PathDocument, PlanDocument, SourceRange, Status, StepDocument, SubsystemStatus, Unsettled, Who,
+    Ban, Bans, Body, Change, ChangeBrief, ChangeDocument, ChangeStep, Changes, Decided, Diagnosis, ErrorDocument, Failure,
+    Firewall, FirewallEntry, Guarded, Hosts, HostsRule, Jail, Jails, LeaseDocument, Leases, Names, NotTaken, PathDocument,
+    PlanDocument, SourceRange, Status, StepDocument, SubsystemStatus, Unsettled, Who,
 };
 use crate::address::Source;
 use crate::reply::audit::{Audit, Record};
-use crate::reply::sshd::{SshdCheck, SshdShow};
+use crate::reply::sshd::{Problem, ProblemPlace, ShownLine, ShownMatch, ShownSetting, SshdCheck, SshdShow};
 use crate::request::grants::Scope;
 use crate::request::{Action, Operation};
-use crate::verdict::cause::{Cause, Finding};
+use crate::subsystem::sshd::config::keyword;
+use crate::text::quoted::{Part, Quote, Text};
+use crate::verdict::cause::Finding;
 use crate::verdict::owner::Owner;
+use crate::verdict::subsystem::Subsystem;
 use crate::verdict::trace::TraceLine;
-use crate::verdict::{Evidence, Stage, StageReport};
+use crate::verdict::{Evidence, StageReport};
 
 /// The reply as its signer sees it.
 #[must_use]
@@ -65,15 +68,6 @@ fn about_an_error(asked: Action) -> Vec<Action> {
         Action::Rollback => vec![asked, Action::RollbackAny],
         _ => vec![asked],
     }
-}
-
-/// What lines a text quotes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lines {
-    /// Those of hosts.allow and hosts.deny.
-    Hosts,
-    /// Those of `sshd_config`, or of no list of patterns.
-    Others,
 }
 
 /// What grants for these actions let a signer see.
@@ -128,13 +122,30 @@ impl<'a> View<'a> {
         read(&Reader { source: &source, user: &user })
     }
 
-    /// A text that quotes lines of files.
-    fn quoted(&self, text: &mut String, from: Lines) {
-        *text = self.reading(|reader| match from {
-            Lines::Hosts => reader.hosts_lines(text),
-            Lines::Others => reader.sshd_lines(text),
-        });
+    /// Each part is masked for itself, and then they are put together.
+    fn said(&self, text: &mut Text) {
+        let mut out = String::with_capacity(text.as_str().len());
+        for part in text.parts() {
+            let mut part = match part {
+                Part::Ours(words) => words.to_owned(),
+                Part::Quoted(what, words) => self.reading(|reader| reader.quote(what, words)),
+            };
+            self.text(&mut part);
+            out.push_str(&part);
+        }
+        *text = out.into();
+    }
+
+    /// A quote that stands by itself in its document.
+    fn quoted(&self, text: &mut String, what: Quote) {
+        *text = self.reading(|reader| reader.quote(what, text));
         self.text(text);
+    }
+
+    fn all_said(&self, texts: &mut [Text]) {
+        for text in texts.iter_mut() {
+            self.said(text);
+        }
     }
 
     fn texts(&self, texts: &mut [String]) {
@@ -150,21 +161,19 @@ impl<'a> View<'a> {
         let Diagnosis { schema: _, subject: _, verdict: _, stages, findings, notes } = found;
         self.stages(stages);
         for finding in findings {
-            let Finding { cause, blocking: _, stage: _, owner, since: _, until: _, evidence, fix } = finding;
+            let Finding { cause: _, blocking: _, stage: _, owner, since: _, until: _, evidence, fix } = finding;
             self.owner(owner);
-            let of_hosts = matches!(cause, Cause::HostsDeny | Cause::HostsAllowRestrict);
-            self.evidence(evidence, if of_hosts { Lines::Hosts } else { Lines::Others });
-            self.text(fix);
+            self.evidence(evidence);
+            self.said(fix);
         }
         self.texts(notes);
     }
 
     fn stages(&self, stages: &mut [StageReport]) {
         for report in stages {
-            let StageReport { stage, verdict: _, detail, evidence, trace } = report;
-            let lines = if *stage == Stage::HostsAccess { Lines::Hosts } else { Lines::Others };
-            self.text(detail);
-            self.evidence(evidence, lines);
+            let StageReport { stage: _, verdict: _, detail, evidence, trace } = report;
+            self.said(detail);
+            self.evidence(evidence);
             for line in trace {
                 // Where in the kernel it is met, and what was counted there, is nobody's.
                 let TraceLine {
@@ -180,17 +189,11 @@ impl<'a> View<'a> {
                     owner,
                     decides: _,
                 } = line;
-                self.text(source);
-                // A line of its own is quoted; not what is said of the program or of a file as a whole.
-                let is_quoted = lines == Lines::Others || source.contains(" line ");
-                if is_quoted {
-                    self.quoted(text, lines);
-                } else {
-                    self.text(text);
+                for text in [source, text, effect] {
+                    self.said(text);
                 }
-                self.text(effect);
-                self.texts(depends);
-                self.evidence(elements, Lines::Others);
+                self.all_said(depends);
+                self.evidence(elements);
                 for owner in owner.iter_mut() {
                     self.owner(owner);
                 }
@@ -198,10 +201,10 @@ impl<'a> View<'a> {
         }
     }
 
-    fn evidence(&self, evidence: &mut [Evidence], lines: Lines) {
+    fn evidence(&self, evidence: &mut [Evidence]) {
         for Evidence { source, text } in evidence {
             self.text(source);
-            if lines == Lines::Others || source.contains(" line ") { self.quoted(text, lines) } else { self.text(text) }
+            self.said(text);
         }
     }
 
@@ -226,17 +229,17 @@ impl<'a> View<'a> {
             stages,
             notes,
         } = plan;
-        for StepDocument { subsystem, summary, diff, undo } in steps {
+        for StepDocument { subsystem: _, summary, diff, undo, kept: _ } in steps {
             self.text(summary);
-            self.quoted(diff, if subsystem == "hosts_access" { Lines::Hosts } else { Lines::Others });
+            self.said(diff);
             self.text(undo);
         }
         *other_sources += keep(opens, |source| self.may_read_of(*source));
         *other_sources += keep(closes, |source| self.may_read_of(*source));
         *other_paths += keep(paths, |path| self.path(path));
         for PathDocument { source: _, user: _, before: _, after: _, origin: _, sshd, risks } in paths {
-            self.texts(sshd);
-            self.texts(risks);
+            self.all_said(sshd);
+            self.all_said(risks);
         }
         for NotTaken { summary, opens, why_not } in alternatives {
             self.text(summary);
@@ -244,7 +247,7 @@ impl<'a> View<'a> {
             self.text(why_not);
         }
         self.stages(stages);
-        self.texts(notes);
+        self.all_said(notes);
     }
 
     fn path(&self, path: &PathDocument) -> bool {
@@ -259,12 +262,12 @@ impl<'a> View<'a> {
         self.plan(plan);
         if let Some(Failure { step: _, summary, message, rolled_back, stuck }) = failure {
             self.text(summary);
-            self.text(message);
-            self.texts(rolled_back);
-            self.texts(stuck);
+            self.said(message);
+            self.all_said(rolled_back);
+            self.all_said(stuck);
         }
         self.stages(stages);
-        self.texts(notes);
+        self.all_said(notes);
     }
 
     fn bans(&self, bans: &mut Bans) {
@@ -290,7 +293,7 @@ impl<'a> View<'a> {
         }
         let Hosts { schema: _, enforced: _, rules, others, notes } = hosts;
         *others += keep(rules, |HostsRule { file: _, line: _, text, concerns_sshd: _ }| {
-            self.whole(text) && self.reading(|reader| reader.hosts_lines(text)) == *text
+            self.whole(text) && self.reading(|reader| reader.quote(Quote::HostsLines, text)) == *text
         });
         self.texts(notes);
     }
@@ -345,18 +348,20 @@ impl<'a> View<'a> {
             return;
         }
         let SshdShow { schema: _, port: _, running: _, login: _, command, file: _, settings, notes } = show;
-        self.text(command);
-        for setting in settings {
-            if ["AllowUsers", "DenyUsers"].iter().any(|name| setting.keyword.eq_ignore_ascii_case(name)) {
-                for value in &mut setting.values {
-                    *value = self.reading(|reader| reader.user_pattern(value)).unwrap_or_else(|| OTHER.to_owned());
+        self.said(command);
+        for ShownSetting { keyword, values, origin: _, lines, default } in settings {
+            let what = keyword::find(keyword).map_or(Quote::Program, |found| Quote::Values(found.name));
+            for value in values.iter_mut().chain(default.iter_mut().flatten()) {
+                self.quoted(value, what);
+            }
+            for ShownLine { file: _, line: _, text, under } in lines {
+                self.quoted(text, Quote::SshdLines);
+                for ShownMatch { file: _, line: _, text } in under {
+                    self.quoted(text, Quote::SshdLines);
                 }
             }
-            for text in setting.texts() {
-                self.quoted(text, Lines::Others);
-            }
         }
-        self.texts(notes);
+        self.all_said(notes);
     }
 
     fn sshd_check(&self, check: &mut SshdCheck) {
@@ -365,21 +370,23 @@ impl<'a> View<'a> {
         }
         let SshdCheck { schema: _, port: _, file: _, valid: _, running, would_start: _, problems } = check;
         self.text(&mut running.detail);
-        for problem in problems {
-            for text in problem.texts() {
-                self.quoted(text, Lines::Others);
+        for Problem { severity: _, text, at, advice } in problems {
+            self.said(text);
+            for ProblemPlace { file: _, line: _, text } in at.iter_mut() {
+                self.quoted(text, Quote::SshdLines);
             }
+            self.text(advice);
         }
     }
 
     fn change_document(&self, change: &mut ChangeDocument) {
-        if self.all() || self.own(&change.principal) {
+        if self.all() {
             return;
         }
         let ChangeDocument {
             id: _,
             state: _,
-            principal: _,
+            principal,
             operation,
             digest,
             started: _,
@@ -390,15 +397,21 @@ impl<'a> View<'a> {
             steps,
             events,
         } = change;
-        if operation.as_ref().and_then(Operation::source).is_some_and(|source| self.login(source, None)) {
-            self.text(detail);
-            for ChangeStep { subsystem: _, summary, undo, event: _, detail } in steps {
+        let is_own = self.own(principal);
+        if is_own || operation.as_ref().and_then(Operation::source).is_some_and(|source| self.login(source, None)) {
+            // What was said of its own files by sshd is not known from other words any more.
+            let of_sshd = steps.iter().any(|step| step.subsystem == Subsystem::Sshd);
+            let details = steps.iter_mut().map(|step| &mut step.detail).chain(events.iter_mut().map(|event| &mut event.detail));
+            for detail in details.chain([detail]).filter(|detail| !detail.is_empty()) {
+                match (of_sshd, is_own) {
+                    (true, _) => WORDS.clone_into(detail),
+                    (false, true) => {}
+                    (false, false) => self.text(detail),
+                }
+            }
+            for ChangeStep { subsystem: _, summary, undo, event: _, detail: _ } in steps.iter_mut().filter(|_| !is_own) {
                 self.text(summary);
                 self.text(undo);
-                self.text(detail);
-            }
-            for ChangeEvent { at: _, step: _, event: _, detail } in events {
-                self.text(detail);
             }
             return;
         }
@@ -411,9 +424,9 @@ impl<'a> View<'a> {
     fn brief(&self, change: &mut ChangeBrief) {
         let ChangeBrief { id: _, principal, state: _, deadline: _, seconds_left: _, detail } = change;
         if self.own(principal) {
-            self.text(detail);
+            self.said(detail);
         } else {
-            detail.clear();
+            *detail = Text::default();
         }
     }
 
@@ -525,11 +538,11 @@ impl<'a> View<'a> {
                 Names::ChangeOf(principal) => self.own(principal),
             };
             if !known {
-                (*message, *advice) = (instead, then);
+                (*message, *advice) = (instead.into(), then.into());
             }
         }
-        self.text(message);
-        self.text(advice);
+        self.said(message);
+        self.said(advice);
         for plan in plan.iter_mut() {
             self.plan(plan);
         }

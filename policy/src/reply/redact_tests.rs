@@ -39,10 +39,11 @@ fn plan() -> PlanDocument {
         digest: "sha256:00".to_owned(),
         operation,
         steps: vec![StepDocument {
-            subsystem: "hosts_access".to_owned(),
+            subsystem: Subsystem::HostsAccess,
             summary: "edit /etc/hosts.deny".to_owned(),
-            diff: " sshd: 198.51.100.7\n+sshd: 203.0.113.9".to_owned(),
+            diff: Text::quote(Quote::HostsDiff, "--- /a\n+++ /a\n@@ -1 +1 @@\n-sshd: 198.51.100.7\n+sshd: 203.0.113.9"),
             undo: String::new(),
+            kept: false,
         }],
         opens: vec![source("198.51.100.0/24")],
         closes: vec![source("203.0.113.9"), source("198.51.100.7")],
@@ -58,7 +59,7 @@ fn plan() -> PlanDocument {
         alternatives: Vec::new(),
         verdict: None,
         stages: Vec::new(),
-        notes: vec!["198.51.100.7 tried 3 times".to_owned()],
+        notes: vec!["198.51.100.7 tried 3 times".into()],
     }
 }
 
@@ -128,7 +129,7 @@ fn of_the_changes_of_others_there_is_the_id_the_state_and_the_deadline() {
         finished: None,
         detail: format!("about {about}"),
         steps: vec![ChangeStep {
-            subsystem: "hosts_access".to_owned(),
+            subsystem: Subsystem::HostsAccess,
             summary: format!("deny {about}"),
             undo: String::new(),
             event: StepEvent::Planned,
@@ -189,7 +190,7 @@ fn who_decides_about_the_changes_of_others_sees_them() {
             failure: None,
             verdict: None,
             stages: Vec::new(),
-            notes: vec!["198.51.100.7".to_owned()],
+            notes: vec!["198.51.100.7".into()],
         })
     };
     let any = scope("[[grant]]\nprincipal = \"alice\"\nactions = [\"confirm-any\"]", Action::Confirm);

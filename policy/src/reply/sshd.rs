@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::schema;
+use crate::text::quoted::Text;
 
 schema!(SshdShowSchema, "sshfix.sshd-show/1");
 
@@ -22,13 +23,13 @@ pub struct SshdShow {
     /// For whom; for everybody, Match blocks left out, when not given.
     pub login: Option<ShownLogin>,
     /// The program and those of its options that change its configuration.
-    pub command: String,
+    pub command: Text,
     /// The main file.
     pub file: String,
     /// Sorted by keyword; those asked for, or all that sshd prints and all that a line sets.
     pub settings: Vec<ShownSetting>,
     /// What a person should know besides.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
 }
 
 /// Whose configuration it is.
@@ -60,18 +61,6 @@ pub struct ShownSetting {
 
 fn is_running() -> bool {
     true
-}
-
-impl ShownSetting {
-    /// Every text in it that quotes a file, a program or its options.
-    pub(crate) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
-        let Self { keyword: _, values, origin: _, lines, default } = self;
-        let lines = lines.iter_mut().flat_map(|line| {
-            let ShownLine { file: _, line: _, text, under } = line;
-            std::iter::once(text).chain(under.iter_mut().map(|ShownMatch { file: _, line: _, text }| text))
-        });
-        values.iter_mut().chain(default.iter_mut().flatten()).chain(lines)
-    }
 }
 
 /// Where a value comes from.
@@ -178,22 +167,13 @@ pub struct Problem {
     /// How bad.
     pub severity: Severity,
     /// What.
-    pub text: String,
+    pub text: Text,
     /// The line or file it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<ProblemPlace>,
     /// What to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub advice: String,
-}
-
-impl Problem {
-    /// Every text in it that quotes a file or a program.
-    pub(crate) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
-        let Self { severity: _, text, at, advice } = self;
-        let quoted = at.iter_mut().map(|ProblemPlace { file: _, line: _, text }| text);
-        [text, advice].into_iter().chain(quoted)
-    }
 }
 
 /// Where.

@@ -5,3 +5,4 @@ pub mod merge;
 mod show;
 
 pub use show::show;
+pub mod quoted;

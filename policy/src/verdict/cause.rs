@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::owner::Owner;
 use super::{Evidence, Stage};
+use crate::text::quoted::Text;
 use crate::words;
 
 /// The catalogue of causes (docs/causes.md). The ids are stable; those not found by this version are not listed.
@@ -160,7 +161,14 @@ pub struct Finding {
     /// The exact rules, elements, lines and tickets.
     pub evidence: Vec<Evidence>,
     /// The command that lifts it, or what a person must do.
-    pub fix: String,
+    pub fix: Text,
+}
+
+impl Finding {
+    /// What a person must do about it, in one line: `sshd-down (ssh.service): ...`
+    pub fn told(&self) -> Text {
+        Text::from(format!("{} ({}): ", self.cause, self.owner)) + self.fix.clone()
+    }
 }
 
 /// A finding as it is read: an older agent does not name its stage.
@@ -173,7 +181,7 @@ struct FindingRead {
     since: Option<Timestamp>,
     until: Option<Timestamp>,
     evidence: Vec<Evidence>,
-    fix: String,
+    fix: Text,
 }
 
 impl From<FindingRead> for Finding {

@@ -2,6 +2,7 @@
 
 pub mod cause;
 pub mod owner;
+pub mod subsystem;
 pub mod trace;
 
 use std::fmt;
@@ -9,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Source, UNKNOWN};
+use crate::text::quoted::{Quote, Text};
 use crate::verdict::trace::TraceLine;
 use crate::words;
 
@@ -156,13 +158,18 @@ pub struct Evidence {
     /// The place: `nft inet f2b-table f2b-chain handle 4`, `/etc/hosts.deny line 3`, `fail2ban jail sshd`.
     pub source: String,
     /// The rule, element, line or ticket as its own tool prints it.
-    pub text: String,
+    pub text: Text,
 }
 
 impl Evidence {
     /// Shorthand.
-    pub fn new(source: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { source: words::said(source.into()), text: words::said(text.into()) }
+    pub fn new(source: impl Into<String>, text: impl Into<Text>) -> Self {
+        Self { source: words::said(source.into()), text: text.into().said() }
+    }
+
+    /// All of the text is one quote.
+    pub fn quote(source: impl Into<String>, what: Quote, text: impl Into<String>) -> Self {
+        Self::new(source, Text::quote(what, text))
     }
 }
 
@@ -174,7 +181,7 @@ pub struct StageReport {
     /// Its verdict alone.
     pub verdict: Verdict,
     /// One line for people: what decided, or why it is unknown.
-    pub detail: String,
+    pub detail: Text,
     /// What decided, quoted.
     pub evidence: Vec<Evidence>,
     /// Everything the connection met in this stage, in order; only where it was asked for (`--explain`).
@@ -184,12 +191,12 @@ pub struct StageReport {
 
 impl StageReport {
     /// Without a trace.
-    pub fn new(stage: Stage, verdict: Verdict, detail: impl Into<String>, evidence: Vec<Evidence>) -> Self {
-        Self { stage, verdict, detail: words::said(detail.into()), evidence, trace: Vec::new() }
+    pub fn new(stage: Stage, verdict: Verdict, detail: impl Into<Text>, evidence: Vec<Evidence>) -> Self {
+        Self { stage, verdict, detail: detail.into().said(), evidence, trace: Vec::new() }
     }
 
     /// What decided, in one line: the first evidence, else the detail.
-    pub fn why(&self) -> String {
-        self.evidence.first().map_or(self.detail.clone(), |e| format!("{}: {}", e.source, e.text))
+    pub fn why(&self) -> Text {
+        self.evidence.first().map_or_else(|| self.detail.clone(), |e| Text::from(format!("{}: ", e.source)) + e.text.clone())
     }
 }

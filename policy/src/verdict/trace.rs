@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::quoted::Text;
 use crate::verdict::Evidence;
 use crate::verdict::owner::Owner;
-use crate::words;
 
 /// A packet of the TCP handshake, or one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,17 +77,17 @@ pub struct TraceLine {
     /// How many jumps deep; 0 is the base chain.
     pub depth: usize,
     /// As evidence names it: `nft inet filter input handle 4`, `/etc/hosts.deny line 3`, `ip route get`.
-    pub source: String,
+    pub source: Text,
     /// The parts of that name, for programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<RulePlace>,
     /// The rule, route or line as its own tool prints it.
-    pub text: String,
+    pub text: Text,
     /// What it does to the connection: `accept`, `dropped`, `jump f2b-sshd`, `goes on`, `does not match`.
-    pub effect: String,
+    pub effect: Text,
     /// On what it depends whether it matches; empty when it certainly does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub depends: Vec<String>,
+    pub depends: Vec<Text>,
     /// The set elements that made it match, with the time they have left and their comments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub elements: Vec<Evidence>,
@@ -104,8 +104,8 @@ pub struct TraceLine {
 
 impl TraceLine {
     /// A line that stands by itself, certain and without parts.
-    pub fn new(source: impl Into<String>, text: impl Into<String>, effect: impl Into<String>) -> Self {
-        let [source, text, effect] = [source.into(), text.into(), effect.into()].map(words::said);
+    pub fn new(source: impl Into<Text>, text: impl Into<Text>, effect: impl Into<Text>) -> Self {
+        let [source, text, effect] = [source.into(), text.into(), effect.into()].map(Text::said);
         Self { source, text, effect, ..Self::default() }
     }
 }

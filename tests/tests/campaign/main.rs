@@ -69,8 +69,8 @@ fn connection(client: Client) -> Connection {
 fn said(live: &mut LiveHost, host: &mut HostState, client: Client) -> Said {
     let connection = connection(client);
     let report = asked(live, host, |host, needs| evaluate(host, &connection, needs));
-    let quoted: Vec<_> = report.evidence.iter().map(|one| format!("{}: {}", one.source, one.text)).collect();
-    Said { verdict: report.verdict, detail: report.detail, evidence: quoted.join("; ") }
+    let quoted: Vec<_> = report.evidence.iter().map(|one| format!("{}: {}", one.source, one.text.as_str())).collect();
+    Said { verdict: report.verdict, detail: report.detail.as_str().to_owned(), evidence: quoted.join("; ") }
 }
 
 fn live() -> LiveHost {

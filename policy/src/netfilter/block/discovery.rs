@@ -83,7 +83,7 @@ fn by_hand(
     let way = if message.comes_in() { "from" } else { "to" };
     if owner.is_manager() {
         let quoted = evidence(host, connection, refusal, needs);
-        let rule = quoted.first().map_or_else(String::new, |one| format!(", ahead of {}: {}", one.source, one.text));
+        let rule = quoted.first().map_or_else(String::new, |one| format!(", ahead of {}: {}", one.source, one.text.as_str()));
         return Some(format!("accept ICMPv6 type {kind} {way} {end} (neighbour discovery) through {owner}{rule}"));
     }
     let Culprit::Legacy(outcome) = &refusal.culprit else { return None };

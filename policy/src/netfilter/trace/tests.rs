@@ -6,6 +6,7 @@ use super::trace;
 use crate::subsystem::nf_tables::build::*;
 use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::nf_tables::{Family, State};
+use crate::text::quoted::Text;
 use crate::verdict::owner::Owner;
 use crate::verdict::trace::{Handshake, TraceLine};
 
@@ -96,7 +97,7 @@ fn what_may_match_says_on_what_it_depends_and_both_ways_are_followed() {
         .rule(&[dport(22), iifname("eth7"), accept()])
         .build();
     let lines = traced(&state);
-    let depends: Vec<&[String]> = lines.iter().map(|line| line.depends.as_slice()).collect();
+    let depends: Vec<Vec<&str>> = lines.iter().map(|line| line.depends.iter().map(Text::as_str).collect()).collect();
     assert_eq!(lines[0].effect, "accept");
     assert!(depends[0][0].starts_with("limit rate 10/"), "{lines:#?}");
     assert_eq!(depends[1], ["iifname"]);

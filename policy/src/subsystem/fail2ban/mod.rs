@@ -131,7 +131,7 @@ fn block(jail: &str, ticket: &Ticket, asked: Source) -> Block {
             since: ticket.since,
             until: ticket.until,
             evidence: vec![Evidence::new(Owner::jail(jail).to_string(), ticket.text.clone())],
-            fix,
+            fix: fix.into(),
         },
         lift: Lift::Steps(if within { vec![unban()] } else { Vec::new() }),
         managed: Vec::new(),

@@ -8,6 +8,7 @@ use super::{Jail, Ticket};
 use crate::address::Source;
 use crate::host::step::{Mismatch, Reach, Step as AnyStep};
 use crate::host::{HostState, Part};
+use crate::text::quoted::Text;
 
 /// One change of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,20 +104,20 @@ impl Step {
     }
 
     /// See [`crate::host::step::Step::diff`].
-    pub fn diff(&self) -> String {
+    pub fn diff(&self) -> Text {
         match self {
             Step::Ticket { jail, before, after, .. } => {
                 let line = |mark: char, ticket: &Option<Ticket>| {
                     ticket.as_ref().map_or_else(String::new, |ticket| format!("{mark} {}\n", ticket.text))
                 };
-                let mut diff = format!("fail2ban jail {jail}\n{}{}", line('-', before), line('+', after));
-                diff.extend(self.leftovers().iter().map(AnyStep::diff));
-                diff.extend(self.through().iter().map(|through| through.step.diff()));
+                let mut diff = Text::from(format!("fail2ban jail {jail}\n{}{}", line('-', before), line('+', after)));
+                self.leftovers().iter().map(AnyStep::diff).for_each(|step| diff.push(step));
+                self.through().iter().map(|through| through.step.diff()).for_each(|step| diff.push(step));
                 diff
             }
             Step::Ignore { jail, entry, after, .. } => {
                 let mark = if *after { '+' } else { '-' };
-                format!("fail2ban jail {jail} ignoreip (until fail2ban reloads its configuration)\n{mark} {entry}\n")
+                format!("fail2ban jail {jail} ignoreip (until fail2ban reloads its configuration)\n{mark} {entry}\n").into()
             }
         }
     }

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use super::document::Kind;
 use super::evaluate::{Place, Port, Request, daemons_match};
 use super::options::Outcome;
-use super::{Content, Libwrap, SSHD, State, Which};
+use super::{Content, Libwrap, SSHD, State, Which, quoted};
 use crate::host::{HostState, Needs};
 use crate::packet::Tri;
+use crate::text::quoted::Text;
 use crate::verdict::Connection;
 use crate::verdict::trace::TraceLine;
 
@@ -41,7 +42,7 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
         for (index, line) in tables.get(which).map(|document| document.lines.as_slice()).unwrap_or_default().iter().enumerate() {
             let place = Place { which, line: index };
             let hit = found.hits.iter().find(|hit| hit.place == Some(place));
-            let said = |effect: String| {
+            let said = |effect: Text| {
                 let quoted = state.evidence(&tables, place);
                 quoted.map(|quoted| TraceLine::new(quoted.source, quoted.text, effect))
             };
@@ -49,7 +50,7 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
                 (Kind::Skipped | Kind::NeverRead, _) => {}
                 (Kind::Unterminated | Kind::TooLong, None) => {
                     misses.flush(&mut lines);
-                    lines.extend(said("libwrap stops reading this file here".to_owned()));
+                    lines.extend(said("libwrap stops reading this file here".into()));
                     break;
                 }
                 (_, Some(hit)) => {
@@ -58,10 +59,9 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
                     if let Some(mut line) = said(effect(&hit.outcome)) {
                         line.decides = certain;
                         if !certain {
-                            line.depends = found.unclear.iter().cloned().collect();
+                            line.depends = found.unclear.iter().map(|what| quoted(what)).collect();
                             if line.depends.is_empty() {
-                                line.depends
-                                    .push("which address of the range it is, or a name that was not looked up".to_owned());
+                                line.depends.push("which address of the range it is, or a name that was not looked up".into());
                             }
                         }
                         lines.push(line);
@@ -78,7 +78,7 @@ pub fn trace(host: &HostState, connection: &Connection, needs: &mut Needs) -> Ve
                         format!("does not match: it is not about {SSHD}")
                     };
                     if misses.list(line.number) {
-                        lines.extend(said(why));
+                        lines.extend(said(why.into()));
                     }
                 }
             }
@@ -121,12 +121,12 @@ impl Misses<'_> {
     }
 }
 
-fn effect(outcome: &Outcome) -> String {
+fn effect(outcome: &Outcome) -> Text {
     match outcome {
-        Outcome::Grant => "lets it in".to_owned(),
-        Outcome::Deny => "refuses it".to_owned(),
-        Outcome::Mistake(mistake) => format!("refuses it, because its options have a mistake: {mistake}"),
-        Outcome::Twist => "runs another program instead of sshd".to_owned(),
-        Outcome::Untold(what) => format!("unknown: it depends on {what}"),
+        Outcome::Grant => "lets it in".into(),
+        Outcome::Deny => "refuses it".into(),
+        Outcome::Mistake(mistake) => Text::from("refuses it, because its options have a mistake: ") + quoted(mistake),
+        Outcome::Twist => "runs another program instead of sshd".into(),
+        Outcome::Untold(what) => Text::from("unknown: it depends on ") + quoted(what),
     }
 }

@@ -69,7 +69,7 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
                     since: None,
                     until: None,
                     evidence: state.evidence(&tables, refusal.place).into_iter().collect(),
-                    fix: fix.clone(),
+                    fix: fix.as_str().into(),
                 },
                 // The edits of all blocks together are one step a file; they come with the first.
                 lift: lifts.next().unwrap_or_else(|| again.clone()),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{HostState, Needs, Part};
 use crate::ranges::Classes;
+use crate::text::quoted::{Quote, Text};
 use crate::text::show;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
@@ -149,8 +150,9 @@ impl State {
     fn evidence(&self, tables: &Tables, place: Place) -> Option<Evidence> {
         let line = tables.line(place)?;
         let text = show(&line.raw);
-        Some(Evidence::new(
+        Some(Evidence::quote(
             format!("{} line {}", self.file(place.which).path, line.number),
+            Quote::HostsLines,
             text.strip_suffix('\n').unwrap_or(&text),
         ))
     }
@@ -158,14 +160,14 @@ impl State {
 
 /// What hosts.allow and hosts.deny do to this connection. Facts that are missing go to `needs` and make it unknown meanwhile.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
-    let report = |verdict, detail: String, evidence| StageReport::new(Stage::HostsAccess, verdict, detail, evidence);
+    let report = |verdict, detail: Text, evidence| StageReport::new(Stage::HostsAccess, verdict, detail, evidence);
     let state = match &host.hosts_access {
         Part::Present(state) => state,
-        Part::Absent(why) => return report(Verdict::Accept, why.clone(), Vec::new()),
-        Part::Unreadable(why) => return report(Verdict::Unknown, why.clone(), Vec::new()),
+        Part::Absent(why) => return report(Verdict::Accept, why.into(), Vec::new()),
+        Part::Unreadable(why) => return report(Verdict::Unknown, why.into(), Vec::new()),
     };
     if let Libwrap::NotLinked(how) = &state.libwrap {
-        return report(Verdict::Accept, format!("this sshd does not read hosts.allow and hosts.deny: {how}"), Vec::new());
+        return report(Verdict::Accept, format!("this sshd does not read hosts.allow and hosts.deny: {how}").into(), Vec::new());
     }
     let tables = state.tables();
     let request = Request::new(SSHD, Port::Is(connection.port), connection.source);
@@ -183,45 +185,52 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
     }
     if let (Verdict::Refuse, Libwrap::Unknown(why)) = (verdict, &state.libwrap) {
         let detail = format!("{at} refuses it, if this sshd is linked with libwrap, which cannot be told: {why}");
-        return report(Verdict::Unknown, detail, evidence);
+        return report(Verdict::Unknown, detail.into(), evidence);
     }
-    let detail = match (verdict, trace.decider()) {
-        (Verdict::Accept, Some(_)) => format!("{at} lets it in"),
+    let detail: Text = match (verdict, trace.decider()) {
+        (Verdict::Accept, Some(_)) => format!("{at} lets it in").into(),
         (_, Some(hit)) => match (&hit.outcome, hit.place.and_then(|place| tables.line(place)).map(|line| &line.kind)) {
             (_, Some(Kind::Unterminated)) => {
-                format!("{at} has no newline at its end: libwrap stops reading there and refuses everybody")
+                format!("{at} has no newline at its end: libwrap stops reading there and refuses everybody").into()
             }
             (_, Some(Kind::TooLong)) => {
-                format!("{at} is longer than 2047 bytes: libwrap stops reading there and refuses everybody")
+                format!("{at} is longer than 2047 bytes: libwrap stops reading there and refuses everybody").into()
             }
-            (Outcome::Mistake(mistake), _) => format!("{at} matches and has a mistake in its options, which refuses: {mistake}"),
-            (Outcome::Twist, _) => format!("{at} runs another program instead of sshd"),
-            _ => format!("{at} refuses it"),
+            (Outcome::Mistake(mistake), _) => {
+                Text::from(format!("{at} matches and has a mistake in its options, which refuses: ")) + quoted(mistake)
+            }
+            (Outcome::Twist, _) => format!("{at} runs another program instead of sshd").into(),
+            _ => format!("{at} refuses it").into(),
         },
-        (_, None) => "no rule of hosts.allow or hosts.deny matches".to_owned(),
+        (_, None) => "no rule of hosts.allow or hosts.deny matches".into(),
     };
     report(verdict, detail, evidence)
 }
 
-fn unknown_detail(state: &State, trace: &Trace, at: &str) -> String {
-    let mut reasons: Vec<String> = Vec::new();
+/// Why something is unclear or a mistake, which quotes words of the rule.
+fn quoted(why: &str) -> Text {
+    Text::quote(Quote::Program, why)
+}
+
+fn unknown_detail(state: &State, trace: &Trace, at: &str) -> Text {
+    let mut reasons: Vec<Text> = Vec::new();
     for which in [Which::Allow, Which::Deny] {
         let file = state.file(which);
         if let Content::Unreadable(why) = &file.content {
-            reasons.push(format!("{} could not be read: {why}", file.path));
+            reasons.push(format!("{} could not be read: {why}", file.path).into());
         }
     }
-    reasons.extend(trace.unclear.iter().cloned());
+    reasons.extend(trace.unclear.iter().map(|what| quoted(what)));
     for hit in &trace.hits {
         if let (Outcome::Untold(what), Some(_)) = (&hit.outcome, hit.place) {
-            reasons.push(format!("{at} depends on {what}"));
+            reasons.push(Text::from(format!("{at} depends on ")) + quoted(what));
         }
     }
     if reasons.is_empty() {
         // Single addresses of a range can differ.
-        return "the rules treat the addresses in it differently, or a fact is still missing".to_owned();
+        return "the rules treat the addresses in it differently, or a fact is still missing".into();
     }
-    reasons.join("; ")
+    Text::joined(&reasons, "; ")
 }
 
 /// Adds the sets of addresses that both files tell apart; where this sshd does not obey them, none.

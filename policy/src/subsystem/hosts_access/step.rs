@@ -7,6 +7,7 @@ use crate::address::Source;
 use crate::host::HostState;
 use crate::host::step::{Mismatch, Reach};
 use crate::text::diff;
+use crate::text::quoted::{Quote, Text};
 
 /// One edit of one file. `None` is: there is no such file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +44,8 @@ impl Step {
     }
 
     /// See [`crate::host::step::Step::diff`].
-    pub fn diff(&self) -> String {
-        diff::diff(&self.path, self.before.as_deref(), self.after.as_deref())
+    pub fn diff(&self) -> Text {
+        Text::quote(Quote::HostsDiff, diff::diff(&self.path, self.before.as_deref(), self.after.as_deref()))
     }
 
     /// See [`crate::host::step::Step::undo`].

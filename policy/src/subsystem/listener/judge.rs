@@ -78,7 +78,7 @@ pub fn blocks(host: &HostState, connection: &Connection) -> Vec<Block> {
         since: None,
         until: None,
         evidence: judgement.evidence,
-        fix: fix.clone(),
+        fix: fix.as_str().into(),
     };
     vec![Block { finding, lift: Lift::ByHand(fix), managed: Vec::new(), alternatives: Vec::new() }]
 }

@@ -47,8 +47,8 @@ fn asks(host: &HostState, source: &str) -> (Verdict, Option<Cause>, String) {
     match blocks(host, &connection).pop() {
         Some(block) => {
             let Lift::ByHand(text) = &block.lift else { panic!("no plan is made of this yet") };
-            assert_eq!(text, &block.finding.fix);
-            (verdict, Some(block.finding.cause), block.finding.fix)
+            assert_eq!(block.finding.fix, *text);
+            (verdict, Some(block.finding.cause), text.clone())
         }
         None => (verdict, None, String::new()),
     }

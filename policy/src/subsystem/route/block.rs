@@ -95,6 +95,6 @@ fn finding(evidence: Vec<Evidence>, fix: String) -> Finding {
         since: None,
         until: None,
         evidence,
-        fix,
+        fix: fix.into(),
     }
 }

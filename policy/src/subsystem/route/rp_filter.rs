@@ -135,7 +135,7 @@ pub fn block(connection: &Connection, reverse: &Reverse, fact: &Fact, links: Opt
         since: None,
         until: None,
         evidence: evidence(&filtered, fact),
-        fix: fix.clone(),
+        fix: fix.as_str().into(),
     };
     let lift = if blocking { Lift::ByHand(fix) } else { Lift::Steps(Vec::new()) };
     Some(Block { finding, lift, managed: Vec::new(), alternatives: Vec::new() })
@@ -147,11 +147,12 @@ pub fn trace(reverse: &Reverse) -> Vec<TraceLine> {
         let likely = one.likely(reverse.longest);
         let effect = format!("drops its packets if they come in by {}", one.device);
         let mut line = TraceLine::new(one.file(), one.value.to_string(), effect);
-        line.depends = vec![if likely {
+        let depends = if likely {
             format!("whether they come in by {}, as the route back over it would have it", one.device)
         } else {
             format!("whether they come in by {}, which no route suggests", one.device)
-        }];
+        };
+        line.depends = vec![depends.into()];
         line
     };
     reverse.filtered.iter().map(line).collect()

@@ -6,6 +6,7 @@ use std::cmp;
 use super::{Answer, Does, Fact, Kind, MOST_TRACED, Route, State, TABLES, evidence, fact, program, rp_filter, why};
 use crate::address::{Source, canonical};
 use crate::host::{HostState, Need, Needs, Part};
+use crate::text::quoted::Text;
 use crate::verdict::trace::TraceLine;
 use crate::verdict::{Connection, Evidence};
 
@@ -76,7 +77,7 @@ fn rules_met(state: &State, source: Source, fact: &Fact, by_a_route: bool, needs
                 line.decides = !decided && kind == answer;
                 decided |= line.decides;
             }
-            line.depends = depends;
+            line.depends = depends.into_iter().map(Text::from).collect();
             line
         })
         .collect()

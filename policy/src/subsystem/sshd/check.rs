@@ -14,9 +14,13 @@ use crate::subsystem::sshd::config::keyword::{self, Lines};
 use crate::subsystem::sshd::config::{Place, Tree, blocks, global_lines};
 use crate::subsystem::sshd::facts::ask::resolved;
 use crate::subsystem::sshd::facts::state::{Manager, Need, Server};
-use crate::subsystem::sshd::judge::admission::{only_misses_its_directory, place, quoted, waits_for_a_connection};
+use crate::subsystem::sshd::judge::admission::{
+    is_about_directory, only_misses_its_directory, place, quoted, waits_for_a_connection,
+};
 use crate::subsystem::sshd::judge::login::unit;
+use crate::subsystem::sshd::quoting::{self, said};
 use crate::subsystem::sshd::way_in::boot;
+use crate::text::quoted::Text;
 
 /// What is known of the running sshd and its files besides their text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,23 +77,23 @@ pub fn check(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Ss
     problems.extend(not_startable(host, &server, facts));
     let would_start = problems.is_empty();
     let absent = boot::all_absent(&server).into_iter();
-    problems.extend(absent.map(|it| Problem { severity: Severity::Warning, text: it.text, at: None, advice: it.advice }));
+    problems.extend(absent.map(|it| Problem { severity: Severity::Warning, text: it.text.into(), at: None, advice: it.advice }));
     let running = running(host, &server, facts);
     if running.state == RunningState::Changed {
         let advice = "`sshfix ctl sshd reload`".to_owned();
-        problems.push(Problem { severity: Severity::Warning, text: running.detail.clone(), at: None, advice });
+        problems.push(Problem { severity: Severity::Warning, text: (&running.detail).into(), at: None, advice });
     }
     match &server.tree {
         Ok(tree) => {
-            // Of a directory that systemd makes at the start it complains, too.
-            let directory = |problem: &Problem| server.test.is_err() && problem.text.contains("privilege separation directory");
-            problems.extend(warnings_of_sshd(tree, facts).into_iter().filter(|problem| valid && !directory(problem)));
+            if valid {
+                problems.extend(warnings_of_sshd(&server, tree, facts));
+            }
             problems.extend(shadowed(tree).unwrap_or_default());
             problems.extend(includes(tree, facts));
             problems.extend(owners(tree, facts));
         }
         Err(why) => {
-            problems.push(Problem { severity: Severity::Warning, text: why.clone(), at: None, advice: String::new() });
+            problems.push(Problem { severity: Severity::Warning, text: said(why), at: None, advice: String::new() });
         }
     }
     problems.sort_by_key(|problem| problem.severity);
@@ -104,21 +108,21 @@ fn at(tree: &Tree, place: &Place) -> ProblemPlace {
 
 /// What `sshd -t` refuses, line by line. While sshd is down its directory is away, and systemd makes it at the start.
 fn broken(server: &Server) -> Vec<Problem> {
-    let Err(said) = &server.test else { return Vec::new() };
-    if (!server.running || waits_for_a_connection(server)) && only_misses_its_directory(said, server) {
+    let Err(complaint) = &server.test else { return Vec::new() };
+    if (!server.running || waits_for_a_connection(server)) && only_misses_its_directory(complaint, server) {
         return Vec::new();
     }
-    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(": terminating, "));
+    let lines = complaint.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(": terminating, "));
     let tree = server.tree.as_ref().ok();
     let problem = |line: &str| {
         let found = place(line).zip(tree).map(|((file, line), tree)| at(tree, &Place { file, line }));
         let near = line.rsplit_once("Bad configuration option: ").map(|(_, word)| keyword::near(word)).unwrap_or_default();
         let advice = if near.is_empty() { String::new() } else { format!("did you mean {}?", near.join(" or ")) };
-        Problem { severity: Severity::Broken, text: line.to_owned(), at: found, advice }
+        Problem { severity: Severity::Broken, text: said(line), at: found, advice }
     };
     let found: Vec<Problem> = lines.map(problem).collect();
     if found.is_empty() {
-        let text = "sshd -t fails and says nothing".to_owned();
+        let text = "sshd -t fails and says nothing".into();
         return vec![Problem { severity: Severity::Broken, text, at: None, advice: String::new() }];
     }
     found
@@ -127,7 +131,8 @@ fn broken(server: &Server) -> Vec<Problem> {
 /// What else would keep sshd from starting: another program on its port, a masked unit.
 fn not_startable(host: &HostState, server: &Server, facts: &Running) -> Vec<Problem> {
     let mut found = Vec::new();
-    let mut broken = |text: String, advice: String| found.push(Problem { severity: Severity::Broken, text, at: None, advice });
+    let mut broken =
+        |text: String, advice: String| found.push(Problem { severity: Severity::Broken, text: text.into(), at: None, advice });
     // systemd's own socket is no obstacle: sshd is given it.
     let foreign = |listener: &Listener| {
         !listener.holders.is_empty() && !listener.holders.iter().any(|holder| speaks_ssh(holder) || holder.pid == 1)
@@ -217,15 +222,16 @@ fn running(host: &HostState, server: &Server, facts: &Running) -> RunningDocumen
     }
 }
 
-/// What `sshd -t` says although it takes the files: deprecated keywords, keys it cannot load.
-fn warnings_of_sshd(tree: &Tree, facts: &Running) -> Vec<Problem> {
+/// What `sshd -t` says although it takes the files: deprecated keywords, keys it cannot load. Of a directory that systemd makes at the
+/// start it complains, too.
+fn warnings_of_sshd(server: &Server, tree: &Tree, facts: &Running) -> Vec<Problem> {
     let problem = |line: &String| Problem {
         severity: Severity::Warning,
-        text: format!("sshd says: {line}"),
+        text: Text::from("sshd says: ") + said(line),
         at: place(line).map(|(file, line)| at(tree, &Place { file, line })),
         advice: String::new(),
     };
-    facts.said.iter().map(problem).collect()
+    facts.said.iter().filter(|line| server.test.is_ok() || !is_about_directory(line)).map(problem).collect()
 }
 
 /// Lines that never count because an earlier one does: of the global section, and within one Match block.
@@ -241,7 +247,8 @@ fn shadowed(tree: &Tree) -> Option<Vec<Problem>> {
             continue;
         }
         let severity = if winner.arguments == setting.arguments { Severity::Note } else { Severity::Warning };
-        let text = format!("this line never counts: {} comes first with `{}`", winner.at, winner.text);
+        let text =
+            Text::from(format!("this line never counts: {} comes first with `", winner.at)) + quoting::line(&winner.text) + "`";
         let advice = "take out the one that is not meant".to_owned();
         found.push(Problem { severity, text, at: Some(at(tree, &setting.at)), advice });
     }
@@ -250,7 +257,7 @@ fn shadowed(tree: &Tree) -> Option<Vec<Problem>> {
         for (line, name) in block.directives.iter().filter(|(_, name)| keyword::lines(name) == Lines::First) {
             let winner = *first.entry(name).or_insert(*line);
             if winner != *line {
-                let text = format!("this line never counts: line {winner} of the same Match block comes first");
+                let text = format!("this line never counts: line {winner} of the same Match block comes first").into();
                 let place = Place { file: block.at.file.clone(), line: *line };
                 let advice = "take out the one that is not meant".to_owned();
                 found.push(Problem { severity: Severity::Warning, text, at: Some(at(tree, &place)), advice });
@@ -272,13 +279,13 @@ fn includes(tree: &Tree, facts: &Running) -> Vec<Problem> {
                 let empty = argument.contains(['*', '?', '[']) && facts.files.contains_key(folder);
                 let severity = if empty { Severity::Note } else { Severity::Warning };
                 let place = at(tree, &Place { file: path.clone(), line: number });
-                let text = format!("{argument} names no file, and sshd says nothing about that");
+                let text = said(argument) + " names no file, and sshd says nothing about that";
                 found.push(Problem { severity, text, at: Some(place), advice: String::new() });
             }
         }
     }
     for path in &facts.unread {
-        let text = format!("{path} lies beside the included files and is not read: no Include names it");
+        let text = format!("{path} lies beside the included files and is not read: no Include names it").into();
         found.push(Problem { severity: Severity::Note, text, at: None, advice: String::new() });
     }
     found
@@ -293,7 +300,7 @@ fn owners(tree: &Tree, facts: &Running) -> Vec<Problem> {
             (0, _) => format!("others than root can write to it (mode {:04o})", file.mode & 0o7777),
             (uid, _) => format!("it belongs to uid {uid}, not to root"),
         };
-        let text = format!("{path}: {who}, and so set anything in sshd");
+        let text = format!("{path}: {who}, and so set anything in sshd").into();
         let at = tree.files.contains_key(path).then(|| ProblemPlace { file: path.clone(), line: 0, text: String::new() });
         let advice = format!("`chown root:root {path} && chmod go-w {path}`, and look at what it says");
         found.push(Problem { severity: Severity::Warning, text, at, advice });

@@ -13,6 +13,8 @@ use crate::subsystem::sshd::config::{Client, Place, Setting, Settings, evaluate,
 use crate::subsystem::sshd::facts::ask::{Candidate, answer, login_as, resolved};
 use crate::subsystem::sshd::facts::state::{Login, Need, Server};
 use crate::subsystem::sshd::judge::login;
+use crate::subsystem::sshd::quoting::said;
+use crate::text::quoted::Text;
 
 /// Why there is nothing to show.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -26,8 +28,8 @@ pub enum ShowError {
         near: Vec<String>,
     },
     /// sshd could not say.
-    #[error("{0}")]
-    Sshd(String),
+    #[error("{}", .0.as_str())]
+    Sshd(Text),
 }
 
 /// What is to be shown.
@@ -43,7 +45,7 @@ pub struct ShowQuestion<'a> {
 
 /// The answer, once everything it needs is known; `None` while facts are missing.
 pub fn show(host: &HostState, question: &ShowQuestion<'_>, needs: &mut Needs) -> Result<Option<SshdShow>, ShowError> {
-    let fail = |why: &str| ShowError::Sshd(why.to_owned());
+    let fail = |why: &str| ShowError::Sshd(said(why));
     if let Some(Part::Absent(why) | Part::Unreadable(why)) = host.sshd.servers.get(&question.port) {
         return Err(fail(why));
     }
@@ -62,7 +64,7 @@ pub fn show(host: &HostState, question: &ShowQuestion<'_>, needs: &mut Needs) ->
         Ok(tree) => evaluate(tree, &server.invocation.options, client.as_ref()).map_err(|error| error.to_string()),
         Err(why) => Err(why),
     };
-    let settings = settings.inspect_err(|why| notes.push(format!("no line can be named: {why}"))).ok();
+    let settings = settings.inspect_err(|why| notes.push(Text::from("no line can be named: ") + said(why))).ok();
     let alone = settings.as_ref().map(lines_alone);
     let of = |text: &str, needs: &mut Needs| {
         let changes = [(server.invocation.file().to_owned(), text.as_bytes().to_vec())].into();
@@ -77,7 +79,7 @@ pub fn show(host: &HostState, question: &ShowQuestion<'_>, needs: &mut Needs) ->
     };
     let default = default.effective.as_ref().ok();
     if settings.is_some() && proof.is_none() {
-        notes.push("no line is named: sshd does not take the lines that sshfix thinks count".to_owned());
+        notes.push("no line is named: sshd does not take the lines that sshfix thinks count".into());
     }
     let known = Known { effective, settings: settings.as_ref(), proof, default };
     let names = names(question.keywords, effective, settings.as_ref());
@@ -87,8 +89,10 @@ pub fn show(host: &HostState, question: &ShowQuestion<'_>, needs: &mut Needs) ->
         address,
         local_address: local_address.unwrap_or(address),
     });
-    let command =
-        std::iter::once(&server.invocation.program).chain(&server.invocation.options).cloned().collect::<Vec<_>>().join(" ");
+    let mut command = Text::from(&server.invocation.program);
+    for option in &server.invocation.options {
+        command.push(Text::from(" ") + said(option));
+    }
     let file = server.invocation.file().to_owned();
     Ok(Some(SshdShow {
         schema: SshdShowSchema::V1,
@@ -124,7 +128,7 @@ fn for_login<'a>(
 ) -> Result<Option<(&'a Effective, Client)>, ShowError> {
     let local = login::local_address(host, address);
     let Some(login) = Login::new(user, address, local.unwrap_or(address), port) else {
-        return Err(ShowError::Sshd(format!("`{user}` is no name sshfix asks about")));
+        return Err(ShowError::Sshd(format!("`{user}` is no name sshfix asks about").into()));
     };
     let account = host.sshd.accounts.get(user);
     if account.is_none() {
@@ -132,10 +136,10 @@ fn for_login<'a>(
     }
     let (Some(effective), Some(account)) = (login_as(host, server, &login, needs), account) else { return Ok(None) };
     if let Part::Unreadable(why) = account {
-        return Err(ShowError::Sshd(why.clone()));
+        return Err(ShowError::Sshd(why.into()));
     }
     let Some(client) = login::client(&login, account) else { return Ok(None) };
-    effective.as_ref().map(|effective| Some((effective, client))).map_err(|why| ShowError::Sshd(why.clone()))
+    effective.as_ref().map(|effective| Some((effective, client))).map_err(|why| ShowError::Sshd(said(why)))
 }
 
 /// The lines that count and nothing else, as one file. Options of the program are given to sshd anyway.

@@ -6,6 +6,8 @@ use crate::host::{HostState, Needs, Part};
 use crate::subsystem::sshd::change::plan::{Keyword, Planned, plan_edits, plan_set, server};
 use crate::subsystem::sshd::config::{Directive, Document, Edit, Line, evaluate};
 use crate::subsystem::sshd::judge::stages::stages;
+use crate::subsystem::sshd::quoting::{said, tree};
+use crate::text::quoted::Text;
 use crate::verdict::Connection;
 use crate::verdict::cause::Cause;
 
@@ -19,7 +21,7 @@ fn entries(list: &str) -> impl Iterator<Item = &str> {
 
 /// Adds the source where sshd turned it away for a penalty that may last. The reload that this takes makes sshd forget all penalties,
 /// and the entry keeps the source from earning new ones. Nothing is to be done on a host without sshd, or without penalties.
-pub fn plan_exempt(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Planned, String> {
+pub fn plan_exempt(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
     if matches!(host.sshd.servers.get(&port), Some(Part::Absent(_))) {
         return Ok(Planned::default());
     }
@@ -29,8 +31,8 @@ pub fn plan_exempt(host: &HostState, source: Source, port: u16, needs: &mut Need
     if !held.iter().flat_map(|(_, blocks)| blocks).any(|block| block.finding.cause == Cause::SshdPenalty) {
         return Ok(Planned::default());
     }
-    let tree = server.tree.as_ref().map_err(Clone::clone)?;
-    let settings = evaluate(tree, &server.invocation.options, None).map_err(|error| error.to_string())?;
+    let tree = tree(&server)?;
+    let settings = evaluate(tree, &server.invocation.options, None).map_err(|error| said(&error.to_string()))?;
     let first = settings.get(KEYWORD).and_then(|settings| settings.first()).filter(|setting| setting.at.line > 0);
     let list = first.and_then(|setting| setting.arguments.first()).filter(|list| *list != "none");
     let mut planned = match (first, list) {
@@ -46,18 +48,18 @@ pub fn plan_exempt(host: &HostState, source: Source, port: u16, needs: &mut Need
         _ => plan_set(host, port, Keyword { name: NAME, criteria: None }, &[source.short()], needs)?,
     };
     if !planned.steps.is_empty() {
-        planned.notes.push("the reload makes sshd forget the penalties of all addresses".to_owned());
+        planned.notes.push("the reload makes sshd forget the penalties of all addresses".into());
     }
     Ok(planned)
 }
 
 /// Takes the entry out of every line that holds it, and a line that holds nothing else away. Nothing is to be done where it is gone.
-pub fn plan_unexempt(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Planned, String> {
+pub fn plan_unexempt(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
     if matches!(host.sshd.servers.get(&port), Some(Part::Absent(_))) {
         return Ok(Planned::default());
     }
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
-    let tree = server.tree.as_ref().map_err(Clone::clone)?;
+    let tree = tree(&server)?;
     let entry = source.short();
     let mut edits = Vec::new();
     for (path, document) in &tree.files {
@@ -70,7 +72,7 @@ pub fn plan_unexempt(host: &HostState, source: Source, port: u16, needs: &mut Ne
             match without(line, list, &entry) {
                 Some(shorter) if !shorter.is_empty() => after.replace(number, &shorter),
                 Some(_) => after.remove(number),
-                None => return Err(format!("{path} line {number} is not written so that {entry} could be taken out")),
+                None => return Err(format!("{path} line {number} is not written so that {entry} could be taken out").into()),
             }
             touched.push(number.to_string());
         }
@@ -82,7 +84,7 @@ pub fn plan_unexempt(host: &HostState, source: Source, port: u16, needs: &mut Ne
 }
 
 fn edit(path: &str, before: &Document, after: &Document, why: String) -> Edit {
-    Edit { path: path.to_owned(), before: before.bytes(), after: after.bytes(), why, besides: Vec::new() }
+    Edit { path: path.to_owned(), before: before.bytes(), after: after.bytes(), why: why.into(), besides: Vec::new() }
 }
 
 /// The directive of a line that is such a list.

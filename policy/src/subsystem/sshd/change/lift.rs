@@ -14,7 +14,9 @@ use crate::subsystem::sshd::judge::admission::place;
 use crate::subsystem::sshd::judge::broken::{self, Broken};
 use crate::subsystem::sshd::judge::judgement::{Found, Remedy};
 use crate::subsystem::sshd::judge::stages::stages;
+use crate::subsystem::sshd::quoting::{said, tree as read_tree};
 use crate::subsystem::sshd::{Activation, resolved};
+use crate::text::quoted::Text;
 use crate::verdict::Connection;
 use crate::verdict::cause::{Cause, Finding};
 
@@ -27,12 +29,7 @@ const LINES_MAX: usize = 20;
 
 impl Remedy {
     /// The steps for this login. What can stand in a Match block stands in one for it, wherever the line is that counts now.
-    pub(crate) fn plan(
-        &self,
-        host: &HostState,
-        login: &Connection,
-        needs: &mut Needs,
-    ) -> Result<(Vec<Step>, Vec<String>), String> {
+    pub(crate) fn plan(&self, host: &HostState, login: &Connection, needs: &mut Needs) -> Result<(Vec<Step>, Vec<Text>), Text> {
         let port = login.port;
         let planned = match self {
             Remedy::Set { keyword, criteria, values } => {
@@ -81,9 +78,9 @@ pub struct Lifts {
     /// In this order.
     pub steps: Vec<Step>,
     /// What a person must do, one line a cause.
-    pub told: Vec<String>,
+    pub told: Vec<Text>,
     /// For the plan.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
 }
 
 /// Lifts what blocks, and what would keep sshd from starting again; what is merely proposed is advice. `start`: nothing listens, and no
@@ -103,7 +100,7 @@ pub fn lifts(host: &HostState, connection: &Connection, start: bool, needs: &mut
         waits |= found.iter().any(|one| one.finding.blocking && one.finding.cause == Cause::HostShutdown);
         let Some(Found { finding, remedies }) = next else { break };
         tried.push(finding.clone());
-        let told = format!("{} ({}): {}", finding.cause, finding.owner, finding.fix);
+        let told = finding.told();
         if remedies.is_empty() || waits && remedies.contains(&Remedy::Start) {
             if finding.blocking {
                 lifts.told.push(told);
@@ -113,19 +110,19 @@ pub fn lifts(host: &HostState, connection: &Connection, start: bool, needs: &mut
         match steps_of(remedies, &state, connection, needs) {
             // Another line may win, or more than this one may refuse for the same reason.
             Ok((_, _, after)) if found_again(&after, connection, finding, needs) => {
-                lifts.told.push(format!("{told} (not done by sshfix: no edit for this login alone lifts it)"));
+                lifts.told.push(told + " (not done by sshfix: no edit for this login alone lifts it)");
             }
             Ok((steps, notes, after)) => {
                 (lifts.steps, lifts.notes) = ([lifts.steps, steps].concat(), [lifts.notes, notes].concat());
                 state = after;
             }
-            Err(why) => lifts.told.push(format!("{told} (not done by sshfix: {why})")),
+            Err(why) => lifts.told.push(told + " (not done by sshfix: " + why + ")"),
         }
     }
     if start && !waits && !running(&state, connection.port) {
         match steps_of(&[Remedy::Start], &state, connection, needs) {
             Ok((steps, notes, _)) => (lifts.steps, lifts.notes) = ([lifts.steps, steps].concat(), [lifts.notes, notes].concat()),
-            Err(why) => lifts.told.push(format!("{}: {why}", Cause::SshdDown)),
+            Err(why) => lifts.told.push(Text::from(format!("{}: ", Cause::SshdDown)) + why),
         }
     }
     lifts
@@ -145,8 +142,8 @@ fn matters(one: &Found) -> bool {
     one.finding.blocking || matters_later(one.finding.cause)
 }
 
-fn advice(finding: &Finding) -> String {
-    format!("advice only, because it blocks nothing now: {} ({}): {}", finding.cause, finding.owner, finding.fix)
+fn advice(finding: &Finding) -> Text {
+    Text::from("advice only, because it blocks nothing now: ") + finding.told()
 }
 
 /// The same cause for the same reason.
@@ -163,15 +160,15 @@ fn running(host: &HostState, port: u16) -> bool {
     matches!(host.sshd.servers.get(&port), Some(Part::Present(server)) if server.running)
 }
 
-type Steps = (Vec<Step>, Vec<String>, HostState);
+type Steps = (Vec<Step>, Vec<Text>, HostState);
 
 /// The steps of remedies, each planned on what the ones before it leave.
-fn steps_of(remedies: &[Remedy], host: &HostState, login: &Connection, needs: &mut Needs) -> Result<Steps, String> {
+fn steps_of(remedies: &[Remedy], host: &HostState, login: &Connection, needs: &mut Needs) -> Result<Steps, Text> {
     let (mut steps, mut notes, mut state) = (Vec::new(), Vec::new(), host.clone());
     for remedy in remedies {
         let (more, said) = remedy.plan(&state, login, needs)?;
         for step in more {
-            step.predict(&mut state).map_err(|mismatch| mismatch.0)?;
+            step.predict(&mut state).map_err(|mismatch| Text::from(mismatch.0))?;
             if let Step::Sshd(step) = &step {
                 begins_anew(&mut state, login.port, &step.activation);
             }
@@ -202,16 +199,16 @@ fn begins_anew(state: &mut HostState, port: u16, activation: &Activation) {
 }
 
 /// Comments the line out, asks sshd, and goes on with the line it complains of next. Where one of them must stay, nothing is edited.
-fn comment_out(host: &HostState, port: u16, file: &str, line: usize, needs: &mut Needs) -> Result<Planned, String> {
+fn comment_out(host: &HostState, port: u16, file: &str, line: usize, needs: &mut Needs) -> Result<Planned, Text> {
     let Some(server) = resolved(host, port, needs) else { return Ok(Planned::default()) };
-    let mut tree = server.tree.clone()?;
+    let mut tree = read_tree(&server)?.clone();
     let mut edits: Vec<Edit> = Vec::new();
     let (mut file, mut line) = (file.to_owned(), line);
     let mut ports = None;
     for _ in 0..LINES_MAX {
         let (lines, names_port) = match broken::judge(&tree, &file, line)? {
             Broken::Comment { lines, port } => (lines, port),
-            Broken::ByHand { what, why } => return Err(format!("{what}. It is not turned into a comment: {why}")),
+            Broken::ByHand { what, why } => return Err(what + ". It is not turned into a comment: " + why),
         };
         if names_port {
             ports = Some((file.clone(), line));
@@ -225,7 +222,9 @@ fn comment_out(host: &HostState, port: u16, file: &str, line: usize, needs: &mut
         };
         match edits.iter_mut().find(|edit| edit.path == file) {
             Some(edit) => edit.after = document.bytes(),
-            None => edits.push(Edit { path: file.clone(), before, after: document.bytes(), why, besides: Vec::new() }),
+            None => {
+                edits.push(Edit { path: file.clone(), before, after: document.bytes(), why: why.into(), besides: Vec::new() });
+            }
         }
         tree.files.insert(file.clone(), document);
         let Candidate { port, mut changes } = server.candidate(port);
@@ -252,13 +251,13 @@ fn commented(document: &mut Document, lines: &[usize]) {
 
 /// A line that may have named the port is left to a person where sshd would listen elsewhere without it. By the files: while it is down, sshd
 /// prints nothing.
-fn listens_as_before(tree: &Tree, options: &[String], port: u16, (file, line): (&str, usize)) -> Result<(), String> {
-    let settings = evaluate(tree, options, None).map_err(|error| error.to_string())?;
+fn listens_as_before(tree: &Tree, options: &[String], port: u16, (file, line): (&str, usize)) -> Result<(), Text> {
+    let settings = evaluate(tree, options, None).map_err(|error| said(&error.to_string()))?;
     let ports: Vec<&str> =
         settings.get("port").into_iter().flatten().flat_map(|line| &line.arguments).map(String::as_str).collect();
     let ports = if ports.is_empty() { vec![DEFAULT_PORT] } else { ports };
     if ports == [port.to_string()] {
         return Ok(());
     }
-    Err(format!("without line {line} of {file} sshd would listen on port {}, and not on {port} alone", ports.join(", ")))
+    Err(format!("without line {line} of {file} sshd would listen on port {}, and not on {port} alone", ports.join(", ")).into())
 }

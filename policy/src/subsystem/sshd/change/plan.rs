@@ -11,6 +11,8 @@ use crate::subsystem::sshd::facts::ask::{Candidate, answer, resolved};
 use crate::subsystem::sshd::facts::state::{Manager, Server};
 use crate::subsystem::sshd::judge::admission;
 use crate::subsystem::sshd::judge::sockets;
+use crate::subsystem::sshd::quoting::{of_keyword, of_values, said, tree};
+use crate::text::quoted::Text;
 
 /// One keyword, for everybody or inside one Match block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +29,12 @@ pub struct Planned {
     /// At most one.
     pub steps: Vec<Step>,
     /// For the plan.
-    pub notes: Vec<String>,
+    pub notes: Vec<Text>,
 }
 
 impl Planned {
-    fn note(note: String) -> Self {
-        Self { steps: Vec::new(), notes: vec![note] }
+    fn note(note: impl Into<Text>) -> Self {
+        Self { steps: Vec::new(), notes: vec![note.into()] }
     }
 }
 
@@ -46,11 +48,11 @@ pub fn plan_set(
     keyword: Keyword<'_>,
     values: &[String],
     needs: &mut Needs,
-) -> Result<Planned, String> {
+) -> Result<Planned, Text> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     sockets_are_its_own(&server, keyword)?;
-    let edits = edits(&server, keyword, Some(values))?.map_err(|error| error.to_string())?;
-    let besides: Vec<String> = edits.iter().flat_map(|edit| edit.besides.clone()).collect();
+    let edits = edits(&server, keyword, Some(values))?.map_err(Text::from)?;
+    let besides: Vec<Text> = edits.iter().flat_map(|edit| edit.besides.clone()).collect();
     let advice = || config::keyword::check(keyword.name, values).map_or_else(|wrong| format!("; {wrong}"), |()| String::new());
     let mut planned = plan_edits(host, port, edits, needs).map_err(|said| said + &advice())?;
     // sshd prints what counts: where that stays as it is, the value counts already, wherever it comes from.
@@ -66,39 +68,38 @@ pub fn plan_set(
 }
 
 /// Takes a keyword out, so that the default counts. Nothing is to be done where no file sets it.
-pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut Needs) -> Result<Planned, String> {
+pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut Needs) -> Result<Planned, Text> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     sockets_are_its_own(&server, keyword)?;
     match edits(&server, keyword, None)? {
         Ok(edits) => {
-            let besides: Vec<String> = edits.iter().flat_map(|edit| edit.besides.clone()).collect();
+            let besides: Vec<Text> = edits.iter().flat_map(|edit| edit.besides.clone()).collect();
             let mut planned = plan_edits(host, port, edits, needs)?;
             planned.notes.extend(besides);
             Ok(planned)
         }
         Err(error @ EditError::NotSet(..)) => Ok(Planned::note(error.to_string())),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// The edits of one keyword of a server's files, which must have been read.
-fn edits(server: &Server, keyword: Keyword<'_>, values: Option<&[String]>) -> Result<Result<Vec<Edit>, EditError>, String> {
-    let tree = server.tree.as_ref().map_err(Clone::clone)?;
+fn edits(server: &Server, keyword: Keyword<'_>, values: Option<&[String]>) -> Result<Result<Vec<Edit>, EditError>, Text> {
+    let tree = tree(server)?;
     let printed = server.effective.as_ref().map(|effective| effective.iter().map(|(keyword, _)| keyword).collect());
     let known: Vec<&str> = printed.unwrap_or_default();
     Ok(config::edit(tree, &server.invocation.options, &known, keyword.criteria, keyword.name, values))
 }
 
 /// Gives single lines of a keyword other values.
-pub fn plan_lines(host: &HostState, port: u16, keyword: &str, lines: &[Changed], needs: &mut Needs) -> Result<Planned, String> {
+pub fn plan_lines(host: &HostState, port: u16, keyword: &str, lines: &[Changed], needs: &mut Needs) -> Result<Planned, Text> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
-    let tree = server.tree.as_ref().map_err(Clone::clone)?;
-    let edits = config::edit_lines(tree, keyword, lines).map_err(|error| error.to_string())?;
+    let edits = config::edit_lines(tree(&server)?, keyword, lines)?;
     plan_edits(host, port, edits, needs)
 }
 
 /// The step that makes these edits and has sshd follow them.
-pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Needs) -> Result<Planned, String> {
+pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Needs) -> Result<Planned, Text> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     let edits: Vec<Edit> = edits.into_iter().filter(|edit| edit.before != edit.after).collect();
     if edits.is_empty() {
@@ -106,7 +107,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     }
     let why_not = |edit: &Edit| server.tree.as_ref().ok()?.not_replaceable.get(&edit.path);
     if let Some(why) = edits.iter().find_map(why_not) {
-        return Err(format!("it would have to be written where sshfix writes nothing: {why}"));
+        return Err(format!("it would have to be written where sshfix writes nothing: {why}").into());
     }
     let Candidate { port, mut changes } = server.candidate(port);
     changes.extend(edits.iter().map(|edit| (edit.path.clone(), edit.after.clone())));
@@ -115,9 +116,9 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     bound(host, port, &server, &answer.effective)?;
     let effect = match (&server.effective, &answer.effective) {
         (Ok(before), Ok(after)) => difference(before, after),
-        (Ok(_), Err(why)) => vec![format!("not known: {why}")],
+        (Ok(_), Err(why)) => vec![Text::from("not known: ") + said(why)],
         (Err(_), after) => {
-            let tree = config::edited(server.tree.as_ref().map_err(Clone::clone)?, &edits);
+            let tree = config::edited(tree(&server)?, &edits);
             let Some(effect) = comes_to(host, &server, (&tree, after.as_ref().ok()), port, needs) else {
                 return Ok(Planned::default());
             };
@@ -141,7 +142,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
 }
 
 /// Has the running sshd read its files again.
-pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
+pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     if let Some(nothing) = nothing_runs(&server) {
         return Ok(nothing);
@@ -153,7 +154,7 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
             Manager::Connections(socket) => Ok(Planned::note(format!(
                 "systemd listens ({socket}) and starts an sshd for each connection, which reads the files then"
             ))),
-            _ => Err(format!("no sshd runs on port {port}: `sshfix ctl sshd restart` starts it")),
+            _ => Err(format!("no sshd runs on port {port}: `sshfix ctl sshd restart` starts it").into()),
         },
         activation => Ok(Planned { notes: stale(&server), ..alone(host, port, activation) }),
     }
@@ -173,8 +174,8 @@ fn comes_to(
     (tree, printed): (&Tree, Option<&Effective>),
     port: u16,
     needs: &mut Needs,
-) -> Option<Vec<String>> {
-    let mut lines = vec![match server.running {
+) -> Option<Vec<Text>> {
+    let first = match server.running {
         true if server.stale.is_empty() => {
             "what the running sshd goes by is not known: it read other files than these".to_owned()
         }
@@ -183,13 +184,15 @@ fn comes_to(
             server.stale.join(", ")
         ),
         false => "no sshd runs".to_owned(),
-    }];
+    };
+    let mut lines = vec![Text::from(first)];
     if let Some(after) = printed.filter(|_| server.running) {
         let empty = Candidate { port, changes: [(tree.main.clone(), Vec::new())].into() };
         if let Ok(defaults) = &answer(host, &empty, needs)?.effective {
             let differing = differing(defaults, after);
             lines.extend(
-                differing.map(|(keyword, default, value)| format!("{keyword} becomes {value}; the default is {default}")),
+                differing
+                    .map(|(keyword, default, value)| of_keyword(keyword) + " becomes " + value + "; the default is " + default),
             );
             return Some(lines);
         }
@@ -197,20 +200,24 @@ fn comes_to(
     match config::evaluate(tree, &server.invocation.options, None) {
         Ok(settings) => {
             for (keyword, set) in &settings {
-                lines.extend(set.iter().map(|one| format!("{keyword} becomes {} ({})", one.arguments.join(" "), one.at)));
+                lines.extend(
+                    set.iter().map(|one| {
+                        of_keyword(keyword) + " becomes " + values(keyword, &one.arguments) + format!(" ({})", one.at)
+                    }),
+                );
             }
-            lines.push("everything else becomes the default".to_owned());
+            lines.push("everything else becomes the default".into());
         }
-        Err(why) => lines.push(format!("what the files set is not known: {why}")),
+        Err(why) => lines.push(Text::from("what the files set is not known: ") + said(&why.to_string())),
     }
     Some(lines)
 }
 
 /// What comes into effect besides.
-fn stale(server: &Server) -> Vec<String> {
+fn stale(server: &Server) -> Vec<Text> {
     let text =
         |files: &[String]| format!("changed since sshd last read its files, and comes into effect too: {}", files.join(", "));
-    if server.running && !server.stale.is_empty() { vec![text(&server.stale)] } else { Vec::new() }
+    if server.running && !server.stale.is_empty() { vec![text(&server.stale).into()] } else { Vec::new() }
 }
 
 /// What the files say and the running sshd does not go by yet.
@@ -222,7 +229,7 @@ fn not_read(server: &Server) -> Option<String> {
 }
 
 /// A new sshd in the place of the running one; where none runs, it is started.
-pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
+pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     if !server.running {
         return plan_start(host, port, needs);
@@ -238,28 +245,28 @@ pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pl
             "systemd listens ({socket}) and starts an sshd for each connection: there is none to restart"
         ))),
         Manager::Nobody => Ok(Planned {
-            notes: vec!["no unit of systemd runs this sshd: SIGHUP makes it execute itself anew".to_owned()],
+            notes: vec!["no unit of systemd runs this sshd: SIGHUP makes it execute itself anew".into()],
             ..alone(host, port, Activation::Reload(Through::Signal))
         }),
     }
 }
 
 /// Starts the service that is down.
-pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, String> {
+pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     if server.running {
-        return Ok(Planned::note("sshd runs".to_owned()));
+        return Ok(Planned::note("sshd runs"));
     }
     accepted(&server, &server.test, "sshd would not start with its files")?;
     if let Some(unit) = listener::masked_unit(host) {
-        return Err(format!("{unit} is masked, so systemd does not start it: `systemctl unmask {unit}`, then again"));
+        return Err(format!("{unit} is masked, so systemd does not start it: `systemctl unmask {unit}`, then again").into());
     }
     match &server.manager {
         Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket) => {
             Ok(alone(host, port, Activation::Start(Through::Unit(socket.clone()))))
         }
         Manager::Service { name, .. } => Ok(alone(host, port, Activation::Start(Through::Unit(name.clone())))),
-        Manager::Nobody => Err("there is no unit of systemd that could be started".to_owned()),
+        Manager::Nobody => Err("there is no unit of systemd that could be started".into()),
     }
 }
 
@@ -270,18 +277,19 @@ fn alone(host: &HostState, port: u16, activation: Activation) -> Planned {
 }
 
 /// The server with what sshd says of its files as they are predicted. `None` while that is asked for.
-pub(crate) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Server>, String> {
+pub(crate) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Server>, Text> {
     if let Some(Part::Absent(why) | Part::Unreadable(why)) = host.sshd.servers.get(&port) {
-        return Err(why.clone());
+        return Err(said(why));
     }
     Ok(resolved(host, port, needs))
 }
 
 /// Whether sshd takes its files. While it is down, systemd has taken /run/sshd away with it, and brings it back at the start.
-fn accepted(server: &Server, test: &Result<(), String>, but: &str) -> Result<(), String> {
-    let Err(said) = test else { return Ok(()) };
-    if !admission::only_misses_its_directory(said, server) {
-        return Err(format!("{but}: {said}"));
+fn accepted(server: &Server, test: &Result<(), String>, but: &str) -> Result<(), Text> {
+    let Err(complaint) = test else { return Ok(()) };
+    let refused = || Text::from(format!("{but}: ")) + said(complaint);
+    if !admission::only_misses_its_directory(complaint, server) {
+        return Err(refused());
     }
     if !server.running {
         return Ok(());
@@ -291,8 +299,9 @@ fn accepted(server: &Server, test: &Result<(), String>, but: &str) -> Result<(),
         Manager::Service { name, .. } if admission::waits_for_a_connection(server) => Err(format!(
             "sshd cannot be asked about its files before it runs: {PRIVSEP} is missing, which systemd makes when it starts {name}; \
              `systemctl start {name}` starts it as a connection would, then ask again"
-        )),
-        _ => Err(format!("{but}: {said}")),
+        )
+        .into()),
+        _ => Err(refused()),
     }
 }
 
@@ -309,7 +318,7 @@ fn nothing_runs(server: &Server) -> Option<Planned> {
 /// What makes a server follow its files. SIGHUP, which is what a reload is, has sshd execute itself anew with the same options: it
 /// closes its sockets and opens those that the files name, so that no keyword needs a restart (sshd(8), SIGHUP). One that got its
 /// socket from systemd finds the port in use then and dies (measured on 9.2 and 10.0): that one is restarted.
-fn following(host: &HostState, server: &Server) -> Result<Activation, String> {
+fn following(host: &HostState, server: &Server) -> Result<Activation, Text> {
     Ok(match &server.manager {
         Manager::Connections(_) => Activation::Nothing,
         _ if !server.running => Activation::Nothing,
@@ -320,18 +329,20 @@ fn following(host: &HostState, server: &Server) -> Result<Activation, String> {
 }
 
 /// A restart of the service, where that ends no session.
-fn restart(host: &HostState, server: &Server) -> Result<Activation, String> {
+fn restart(host: &HostState, server: &Server) -> Result<Activation, Text> {
     let Manager::Service { name, kill_mode, .. } = &server.manager else { return Ok(Activation::Nothing) };
     // systemd.kill(5): only the main process is ended by these; all others end the sessions that are still in its cgroup.
     let sessions = host.listener.present().is_some_and(|state| !state.sessions.is_empty() || state.sessions_unknown.is_some());
     if sessions && !matches!(kill_mode.as_str(), "process" | "none") {
-        return Err(format!("{name} has KillMode={kill_mode}, so its restart could end live sessions: set it to `process`"));
+        return Err(
+            format!("{name} has KillMode={kill_mode}, so its restart could end live sessions: set it to `process`").into()
+        );
     }
     Ok(Activation::Restart(Through::Unit(name.clone())))
 }
 
 /// sshd takes its sockets from systemd where that listens, and passes over what its files say.
-fn sockets_are_its_own(server: &Server, keyword: Keyword<'_>) -> Result<(), String> {
+fn sockets_are_its_own(server: &Server, keyword: Keyword<'_>) -> Result<(), Text> {
     let name = keyword.name.to_ascii_lowercase();
     let (Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket)) = &server.manager else { return Ok(()) };
     if !SOCKETS.contains(&name.as_str()) {
@@ -340,22 +351,24 @@ fn sockets_are_its_own(server: &Server, keyword: Keyword<'_>) -> Result<(), Stri
     Err(format!(
         "systemd listens for sshd ({socket}), so {} in sshd_config changes nothing: `systemctl edit {socket}` and its ListenStream do",
         keyword.name
-    ))
+    )
+    .into())
 }
 
 /// `permitrootlogin was prohibit-password, becomes no`: every keyword that sshd prints differently.
-pub fn difference(before: &Effective, after: &Effective) -> Vec<String> {
+pub fn difference(before: &Effective, after: &Effective) -> Vec<Text> {
     let differing = differing(before, after);
-    differing.map(|(keyword, was, becomes)| format!("{keyword} was {was}, becomes {becomes}")).collect()
+    differing.map(|(keyword, was, becomes)| of_keyword(keyword) + " was " + was + ", becomes " + becomes).collect()
 }
 
 /// Every keyword that sshd prints differently, with both values.
-fn differing<'a>(before: &'a Effective, after: &'a Effective) -> impl Iterator<Item = (&'a str, String, String)> {
+fn differing<'a>(before: &'a Effective, after: &'a Effective) -> impl Iterator<Item = (&'a str, Text, Text)> {
     let keywords: std::collections::BTreeSet<&str> = before.iter().chain(after.iter()).map(|(keyword, _)| keyword).collect();
     let changed = keywords.into_iter().filter(|keyword| before.all(keyword) != after.all(keyword));
-    changed.map(|keyword| (keyword, shown(before.all(keyword)), shown(after.all(keyword))))
+    changed.map(|keyword| (keyword, values(keyword, before.all(keyword)), values(keyword, after.all(keyword))))
 }
 
-fn shown(values: &[String]) -> String {
-    if values.is_empty() { "not set".to_owned() } else { values.join(" ") }
+/// The values of a keyword; `not set` where there are none.
+fn values(keyword: &str, values: &[String]) -> Text {
+    if values.is_empty() { "not set".into() } else { of_values(keyword, values.join(" ")) }
 }

@@ -7,12 +7,14 @@ use crate::subsystem::sshd::change::repair::Repair;
 use crate::subsystem::sshd::change::step::{Activation, Step};
 use crate::subsystem::sshd::config::{Criteria, Place, Tree, keyword};
 use crate::subsystem::sshd::facts::state::Server;
+use crate::subsystem::sshd::quoting::{line, said, tree};
+use crate::text::quoted::Text;
 
 /// Deeper than sshd goes (servconf.c, `SERVCONF_MAX_DEPTH`): such files are not judged.
 const MAX_DEPTH: usize = 16;
 
 /// The first thing in these steps that concerns others than the source; `None` where nothing does.
-pub fn beyond(host: &HostState, steps: &[step::Step], source: Source) -> Option<String> {
+pub fn beyond(host: &HostState, steps: &[step::Step], source: Source) -> Option<Text> {
     let mut state = host.clone();
     for step in steps {
         match step {
@@ -21,10 +23,10 @@ pub fn beyond(host: &HostState, steps: &[step::Step], source: Source) -> Option<
                     return Some(found);
                 }
                 if let Err(mismatch) = step.predict(&mut state) {
-                    return Some(mismatch.0);
+                    return Some(mismatch.0.into());
                 }
             }
-            step::Step::Repair(repair) => return Some(of_repair(repair)),
+            step::Step::Repair(repair) => return Some(of_repair(repair).into()),
             step::Step::Fail2ban(_)
             | step::Step::HostsAccess(_)
             | step::Step::NfTables(_)
@@ -41,18 +43,18 @@ fn of_repair(repair: &Repair) -> String {
     format!("`{}` counts for everybody", repair.summary())
 }
 
-fn of_step(state: &HostState, step: &Step, source: Source) -> Option<String> {
+fn of_step(state: &HostState, step: &Step, source: Source) -> Option<Text> {
     let Some(Part::Present(server)) = state.sshd.servers.get(&step.port) else {
-        return Some(format!("the sshd on port {} was not read", step.port));
+        return Some(format!("the sshd on port {} was not read", step.port).into());
     };
     if step.files.is_empty() || matches!(step.activation, Activation::Start(_)) {
-        return Some(format!("`{}` counts for everybody", step.activation));
+        return Some(format!("`{}` counts for everybody", step.activation).into());
     }
     let mut after = state.clone();
     if let Err(mismatch) = step.predict(&mut after) {
-        return Some(mismatch.0);
+        return Some(mismatch.0.into());
     }
-    let Some(Part::Present(after)) = after.sshd.servers.get(&step.port) else { return Some("sshd was not read".to_owned()) };
+    let Some(Part::Present(after)) = after.sshd.servers.get(&step.port) else { return Some("sshd was not read".into()) };
     let found = match (for_others(server, source), for_others(after, source)) {
         (Ok(before), Ok(after)) => changed(&before, &after),
         (Err(why), _) | (_, Err(why)) => Some(why),
@@ -64,7 +66,7 @@ fn of_step(state: &HostState, step: &Step, source: Source) -> Option<String> {
     let known = server.effective.as_ref().is_ok_and(|effective| effective.one("pidfile").is_some_and(|path| path != "none"));
     if server.running && (!server.stale.is_empty() || !known) {
         let files = if known { server.stale.join(", ") } else { "its files".to_owned() };
-        return Some(format!("`{}` makes sshd read what else was changed in {files}, for everybody", step.activation));
+        return Some(format!("`{}` makes sshd read what else was changed in {files}, for everybody", step.activation).into());
     }
     None
 }
@@ -77,23 +79,26 @@ struct Counting {
 }
 
 /// The first line that is not on both sides.
-fn changed(before: &[Counting], after: &[Counting]) -> Option<String> {
+fn changed(before: &[Counting], after: &[Counting]) -> Option<Text> {
     let same = before.iter().zip(after).take_while(|(before, after)| before.what == after.what).count();
     let added = after.len() >= before.len();
-    let line = if added { after.get(same) } else { before.get(same) }?;
-    let (under, keyword, _) = &line.what;
+    let counting = if added { after.get(same) } else { before.get(same) }?;
+    let (under, keyword, _) = &counting.what;
     let name = keyword::spelling(keyword);
-    let within = under.last().map_or_else(String::new, |text| format!(" inside `{text}`"));
+    // Of a line that sshd does not take, the whole of it stands for a keyword.
+    let name = if keyword::find(keyword).is_some() { name.into() } else { line(&name) };
+    let within = |text: &String| Text::from(" inside `") + line(text) + "`";
+    let within = under.last().map(within).unwrap_or_default();
     let scope = match keyword::find(keyword) {
         Some(found) if found.in_match => "changed outside of a Match block for it",
         _ => "cannot stand in a Match block for one address",
     };
-    Some(format!("{name} at {}{within} counts for others too: it {scope}", line.at))
+    Some(name + format!(" at {}", counting.at) + within + format!(" counts for others too: it {scope}"))
 }
 
 /// Every line of all files that counts for others than the source, in the order in which sshd reads them.
-fn for_others(server: &Server, source: Source) -> Result<Vec<Counting>, String> {
-    let tree = server.tree.as_ref().map_err(Clone::clone)?;
+fn for_others(server: &Server, source: Source) -> Result<Vec<Counting>, Text> {
+    let tree = tree(server)?;
     let mut found = Vec::new();
     collect(tree, &tree.main, source, &mut Vec::new(), 0, &mut found)?;
     Ok(found)
@@ -106,12 +111,12 @@ fn collect(
     under: &mut Vec<(String, bool)>,
     depth: usize,
     found: &mut Vec<Counting>,
-) -> Result<(), String> {
+) -> Result<(), Text> {
     if depth >= MAX_DEPTH {
-        return Err(format!("{path}: too many nested Includes"));
+        return Err(format!("{path}: too many nested Includes").into());
     }
     let outer = under.len();
-    for (number, line) in tree.file(path).map_err(|error| error.to_string())?.lines() {
+    for (number, line) in tree.file(path).map_err(|error| said(&error.to_string()))?.lines() {
         let at = Place { file: path.to_owned(), line: number };
         let directive = match line.directive() {
             Ok(None) => continue,
@@ -134,7 +139,7 @@ fn collect(
         }
         if name == "include" {
             for pattern in &directive.arguments {
-                for file in tree.included(pattern).map_err(|error| error.to_string())? {
+                for file in tree.included(pattern).map_err(|error| said(&error.to_string()))? {
                     collect(tree, file, source, under, depth + 1, found)?;
                 }
             }
@@ -197,7 +202,7 @@ mod tests {
             collect(&tree, "/m", source, &mut Vec::new(), 0, &mut found).unwrap();
             found
         };
-        changed(&lines(before), &lines(after))
+        changed(&lines(before), &lines(after)).map(|text| text.as_str().to_owned())
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! A step on sshd: files of its configuration before and after, as data, and what makes sshd follow them. One step includes its
 //! activation, and its inverse brings back the bytes and the service. The agent writes and activates.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use crate::host::{self, HostState, Needs, Part};
 use crate::subsystem::sshd::config::Document;
 use crate::subsystem::sshd::facts::state::{Need, Server};
 use crate::text::diff;
+use crate::text::quoted::{Quote, Text};
 
 /// An edit of the configuration with its activation, or the activation alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,9 +23,9 @@ pub struct Step {
     /// What makes sshd follow.
     pub activation: Activation,
     /// Where it is written, and why there.
-    pub why: Vec<String>,
+    pub why: Vec<Text>,
     /// What changes for everybody, in the words of `sshd -T`.
-    pub effect: Vec<String>,
+    pub effect: Vec<Text>,
     /// Where it listened when this was planned: for an sshd that can listen nowhere that its files name when this is taken back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listened: Vec<SocketAddr>,
@@ -113,14 +113,19 @@ impl Step {
     }
 
     /// See [`crate::host::step::Step::diff`].
-    pub fn diff(&self) -> String {
-        let mut text: String =
-            self.files.iter().map(|file| diff::diff(&file.path, Some(&file.before), Some(&file.after))).collect();
-        // Writing to a string cannot fail.
-        self.why.iter().for_each(|line| _ = writeln!(text, "# {line}"));
+    pub fn diff(&self) -> Text {
+        let mut text = Text::default();
+        for file in &self.files {
+            text.push(Text::quote(Quote::SshdDiff, diff::diff(&file.path, Some(&file.before), Some(&file.after))));
+        }
+        for line in &self.why {
+            text.push(Text::from("# ") + line.clone() + "\n");
+        }
         if !self.effect.is_empty() {
-            text.push_str("# sshd -T, for everybody:\n");
-            self.effect.iter().for_each(|line| _ = writeln!(text, "#   {line}"));
+            text.push("# sshd -T, for everybody:\n");
+        }
+        for line in &self.effect {
+            text.push(Text::from("#   ") + line.clone() + "\n");
         }
         text
     }
@@ -139,6 +144,11 @@ impl Step {
             }
             (activation, false) => format!("put the old content of {files} back, to the byte, and {activation}"),
         }
+    }
+
+    /// See [`crate::host::step::Step::is_kept`].
+    pub fn is_kept(&self) -> bool {
+        self.files.is_empty() && self.activation != Activation::Nothing
     }
 
     /// See [`crate::host::step::Step::touches`]. Whom it concerns is told by the proof, which asks sshd about every access path.

@@ -10,6 +10,7 @@ use super::evaluate::{Setting, Settings, evaluate, global_lines};
 use super::keyword::{self, Lines, canonical, spelling};
 use super::line::{Line, unwritable, written};
 use super::tree::{ConfigError, Place, Tree};
+use crate::text::quoted::{Quote, Text};
 
 /// One file before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +22,9 @@ pub struct Edit {
     /// Its bytes then; the same where there is nothing to do.
     pub after: Vec<u8>,
     /// Why there: `/etc/ssh/sshd_config.d/50-x.conf line 3 is the first to set PermitRootLogin, and the first wins`.
-    pub why: String,
+    pub why: Text,
     /// Who gets another value all the same, and lines that never count: one sentence each.
-    pub besides: Vec<String>,
+    pub besides: Vec<Text>,
 }
 
 /// Why there is no such edit. Nothing is changed.
@@ -71,6 +72,23 @@ pub enum EditError {
         /// What wins instead.
         by: String,
     },
+}
+
+impl From<EditError> for Text {
+    fn from(error: EditError) -> Self {
+        let words = error.to_string();
+        match error {
+            // These quote options and files.
+            EditError::Config(_) | EditError::CommandLine(_) => Text::quote(Quote::Program, words),
+            EditError::Text(_)
+            | EditError::Keyword { .. }
+            | EditError::Criteria(_)
+            | EditError::NotInMatch(_)
+            | EditError::SeveralFiles { .. }
+            | EditError::NotSet(..)
+            | EditError::WouldNotWin { .. } => words.into(),
+        }
+    }
 }
 
 /// `; did you mean A or B?`
@@ -270,14 +288,16 @@ impl Change<'_> {
                     others.iter().rev().for_each(|line| document.remove(*line));
                 }
                 self.replace(&mut document, *first, wanted);
-                let why = format!("{} line {first} sets {} inside `{}` at {}", block.at.file, self.spelled, block.text, block.at);
+                let why = Text::from(format!("{} line {first} sets {} inside `", block.at.file, self.spelled))
+                    + quoted_line(&block.text)
+                    + format!("` at {}", block.at);
                 tries.push(self.finish(&block.at.file, &document, why)?);
             }
         } else if let Some((block, last)) = same.iter().find_map(|block| Some((block, block.directives.last()?.0))) {
             let mut document = self.tree.file(&block.at.file)?.clone();
             let indentation = document.line(last).map(|line| String::from_utf8_lossy(line.indentation()).into_owned());
             self.insert(&mut document, last + 1, &indentation.unwrap_or_default(), wanted);
-            let why = format!("it goes to the end of `{}` at {}", block.text, block.at);
+            let why = Text::from("it goes to the end of `") + quoted_line(&block.text) + format!("` at {}", block.at);
             tries.push(self.finish(&block.at.file, &document, why)?);
         }
         let main = &self.tree.main;
@@ -295,7 +315,8 @@ impl Change<'_> {
         let settings = evaluate(self.tree, self.options, Some(&client))?;
         let winners = self.ours(&settings, Some(wanted));
         if let Some((at, text)) = winners.first().and_then(|winner| winner.under.first()) {
-            let why = format!("a new block goes before `{text}` at {at}, which would win otherwise");
+            let why =
+                Text::from("a new block goes before `") + quoted_line(text) + format!("` at {at}, which would win otherwise");
             let edit = self.new_block(&at.file, at.line, criteria, wanted, why)?;
             match self.require_winner(std::slice::from_ref(&edit), Some(&client), Some(wanted)) {
                 Ok(()) => return self.with_overlaps(edit, criteria, wanted),
@@ -328,13 +349,18 @@ impl Change<'_> {
                 document.remove(block.at.line);
             }
         }
-        let why = format!("`{}` at {} sets {}", first.text, first.at, self.spelled);
+        let why = Text::from("`") + quoted_line(&first.text) + format!("` at {} sets {}", first.at, self.spelled);
         let edit = self.finish(&first.at.file, &document, why)?;
         // No line under these criteria is left; what counts for such a client now is said.
         let client = client(criteria, &evaluate(self.tree, self.options, None)?)?;
         let settings = evaluate(&self.edited(std::slice::from_ref(&edit)), self.options, Some(&client))?;
         let besides = match self.ours(&settings, None).first() {
-            Some(next) => vec![format!("for those that `{criteria}` matches {} counts then: {}", next.at, next.text)],
+            Some(next) => {
+                vec![
+                    Text::from(format!("for those that `{criteria}` matches {} counts then: ", next.at))
+                        + quoted_line(&next.text),
+                ]
+            }
             None => Vec::new(),
         };
         Ok(Edit { besides, ..edit })
@@ -363,7 +389,14 @@ impl Change<'_> {
     }
 
     /// A block of its own before a line.
-    fn new_block(&self, path: &str, line: usize, criteria: &Criteria, wanted: &Wanted, why: String) -> Result<Edit, EditError> {
+    fn new_block(
+        &self,
+        path: &str,
+        line: usize,
+        criteria: &Criteria,
+        wanted: &Wanted,
+        why: impl Into<Text>,
+    ) -> Result<Edit, EditError> {
         let mut document = self.tree.file(path)?.clone();
         document.insert(line, &format!("Match {criteria}"));
         self.insert(&mut document, line + 1, "    ", wanted);
@@ -400,9 +433,9 @@ impl Change<'_> {
         document.lines().take_while(|(number, _)| *number < end).filter(|(_, line)| shows(line)).last().map(|(number, _)| number)
     }
 
-    fn finish(&self, path: &str, document: &Document, why: String) -> Result<Edit, EditError> {
+    fn finish(&self, path: &str, document: &Document, why: impl Into<Text>) -> Result<Edit, EditError> {
         let before = self.tree.file(path)?.bytes();
-        Ok(Edit { path: path.to_owned(), before, after: document.bytes(), why, besides: Vec::new() })
+        Ok(Edit { path: path.to_owned(), before, after: document.bytes(), why: why.into(), besides: Vec::new() })
     }
 
     /// The files with the edits in them.
@@ -427,17 +460,18 @@ impl Change<'_> {
     }
 
     /// Match blocks that set another value, and lines of the global section that no longer count.
-    fn besides(&self, edited: &Tree, wanted: &Wanted) -> Result<Vec<String>, EditError> {
+    fn besides(&self, edited: &Tree, wanted: &Wanted) -> Result<Vec<Text>, EditError> {
         let mut besides = Vec::new();
         for block in blocks(edited)? {
             if block.directives.iter().any(|(_, name)| *name == self.keyword) {
-                besides.push(format!("`{}` at {} sets {} for those it matches", block.text, block.at, self.spelled));
+                let where_and_what = format!("` at {} sets {} for those it matches", block.at, self.spelled);
+                besides.push(Text::from("`") + quoted_line(&block.text) + where_and_what);
             }
         }
         if self.lines == Lines::First && !wanted.is_empty() {
             let lines = global_lines(edited)?.into_iter().filter(|(name, _)| *name == self.keyword);
             for (_, later) in lines.skip(1).filter(|(_, line)| line.under.is_empty()) {
-                besides.push(format!("{} sets {} too and never counts", later.at, self.spelled));
+                besides.push(format!("{} sets {} too and never counts", later.at, self.spelled).into());
             }
         }
         Ok(besides)
@@ -453,7 +487,8 @@ impl Change<'_> {
         let others = before.filter(|block| block.criteria.as_ref() != Some(criteria));
         let what = if adds { "adds its own" } else { "comes first" };
         let besides = others.map(|block| {
-            format!("`{}` at {} sets {} too and {what} for those that both match", block.text, block.at, self.spelled)
+            let where_and_what = format!("` at {} sets {} too and {what} for those that both match", block.at, self.spelled);
+            Text::from("`") + quoted_line(&block.text) + where_and_what
         });
         Ok(Edit { besides: besides.collect(), ..edit })
     }
@@ -471,8 +506,13 @@ fn places(lines: &[&Setting]) -> String {
     lines.iter().map(|line| line.at.to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// A line of the files, quoted.
+fn quoted_line(text: &str) -> Text {
+    Text::quote(Quote::SshdLines, text)
+}
+
 /// What is said once for all of them.
-fn with_besides(mut edits: Vec<Edit>, besides: Vec<String>) -> Vec<Edit> {
+fn with_besides(mut edits: Vec<Edit>, besides: Vec<Text>) -> Vec<Edit> {
     if let Some(first) = edits.first_mut() {
         first.besides = besides;
     }

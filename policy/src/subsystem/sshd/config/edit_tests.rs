@@ -112,7 +112,7 @@ fn a_list_over_several_files_becomes_exactly_what_was_asked_for() {
     let tree = tree(&files, &[("/a", &["/a"]), ("/b", &["/b"])]);
     let edited = |values: Option<&[String]>| {
         let edits = edit(&tree, &[], &[], None, "AllowUsers", values).unwrap();
-        edits.into_iter().map(|edit| (edit.path.clone(), after(&edit), edit.why)).collect::<Vec<_>>()
+        edits.into_iter().map(|edit| (edit.path.clone(), after(&edit), edit.why.as_str().to_owned())).collect::<Vec<_>>()
     };
     let owned = |path: &str, after: &str, why: &str| (path.to_owned(), after.to_owned(), why.to_owned());
     let main = owned(MAIN, "Include /a\nPort 22\nInclude /b\n", "/etc/ssh/sshd_config line 2 would add to AllowUsers");

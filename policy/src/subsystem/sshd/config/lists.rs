@@ -35,7 +35,7 @@ pub fn edit_lines(tree: &Tree, keyword: &str, lines: &[Changed]) -> Result<Vec<E
             places.join(" and ")
         );
         let (before, after) = (now.bytes(), document.bytes());
-        edits.push(Edit { path: path.to_owned(), before, after, why, besides: Vec::new() });
+        edits.push(Edit { path: path.to_owned(), before, after, why: why.into(), besides: Vec::new() });
     }
     Ok(edits)
 }

@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::address::canonical;
+use crate::text::quoted::Quote;
+use crate::verdict::Evidence;
 
 /// A line of the journal about sshd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,13 @@ pub struct Told {
     pub text: String,
     /// Whether root's sshd, systemd or the kernel wrote it. A line that any user can write or cause decides nothing.
     pub vouched: bool,
+}
+
+impl Told {
+    /// As it is quoted.
+    pub fn evidence(&self) -> Evidence {
+        Evidence::quote(format!("journal of {}", self.by), Quote::Program, self.text.clone())
+    }
 }
 
 /// The lines of lately, and how far they can be relied on.
@@ -107,7 +116,7 @@ pub fn journal(answers: &Answers<'_>) -> Journal {
     let mut lines = read(by_root);
     let began = lines.iter().rposition(|told| told.what == Said::Listening).and_then(|at| lines.get(at)).map(|told| told.at);
     let mut hints = read(answers.hints);
-    hints.retain(|told| !told.vouched && (told.what == Said::Crashed || began.is_none_or(|began| told.at >= began)));
+    hints.retain(|told| !told.vouched && (matches!(told.what, Said::Crashed(_)) || began.is_none_or(|began| told.at >= began)));
     lines.extend(hints);
     lines.sort_by_key(|told| told.at);
     Journal { lines, whole: whole(answers) }
@@ -170,8 +179,17 @@ pub enum Said {
     NoMoreSessions,
     /// sshd began to listen, or began anew after a reload.
     Listening,
-    /// A process of sshd was killed by a signal, or by the kernel for want of memory.
-    Crashed,
+    /// A process of sshd was killed.
+    Crashed(Crash),
+}
+
+/// By what a process was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// A signal.
+    Signal,
+    /// The kernel, for want of memory.
+    NoMemory,
 }
 
 /// How a connection without a login ended.
@@ -289,7 +307,7 @@ pub fn read(json: &str) -> Vec<Told> {
             "sshd" | "sshd-session" | "sshd-auth" => {
                 let vouched = entry.of_sshd();
                 if vouched && text.starts_with("Server listening on ") {
-                    found.retain(|told| matches!(told.what, Said::Crashed));
+                    found.retain(|told| matches!(told.what, Said::Crashed(_)));
                 }
                 // Of a session's own process, which runs as its user, only what every user may say of himself is taken.
                 let said = of_sshd(text);
@@ -363,10 +381,10 @@ fn of_sshd(text: &str) -> Option<Line> {
     if let Some(rest) = bare.to_ascii_lowercase().strip_prefix("session process ") {
         let crash = rest.contains("unpriv child crash") || rest.contains(" killed by signal ");
         let from = rest.split_once("connection from ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
-        return crash.then_some((from, None, Said::Crashed));
+        return crash.then_some((from, None, Said::Crashed(Crash::Signal)));
     }
     if bare.contains("preauth child terminated by signal ") || bare.contains("preauth child terminated abnormally") {
-        return Some((None, None, Said::Crashed));
+        return Some((None, None, Said::Crashed(Crash::Signal)));
     }
     if let Some(rest) = bare.strip_prefix("Failed ") {
         let (_, who) = rest.strip_suffix(" ssh2")?.rsplit_once(" from ")?;
@@ -416,29 +434,38 @@ fn user_before(text: &str) -> Option<String> {
 
 /// arch/x86/mm/fault.c `show_signal_msg`, kernel/traps, `mm/oom_kill.c`, kernel/seccomp audit records: each names the program.
 fn of_kernel(text: &str) -> Option<Said> {
-    let named = ["sshd", "sshd-session", "sshd-auth"].iter().any(|name| {
+    let found = ["sshd", "sshd-session", "sshd-auth"].iter().find_map(|name| {
         let (process, killed, comm) = (format!("{name}["), format!("({name})"), format!("comm=\"{name}\""));
-        text.starts_with(&process) && text.contains(": segfault at ")
+        if text.contains("Killed process ") && text.contains(&killed) {
+            return Some(Crash::NoMemory);
+        }
+        let signal = text.starts_with(&process) && text.contains(": segfault at ")
             || text.starts_with(&format!("traps: {process}"))
-            || text.contains("Killed process ") && text.contains(&killed)
-            || text.contains("type=1326") && text.contains(&comm)
+            || text.contains("type=1326") && text.contains(&comm);
+        signal.then_some(Crash::Signal)
     });
-    named.then_some(Said::Crashed)
+    found.map(Said::Crashed)
 }
 
-/// systemd.exec(5): how the main process of a unit ended.
+/// systemd.exec(5): how the main process of a unit ended; core/unit.c, `unit_log_process_exit` and `manager_dispatch_oom`.
 fn of_systemd(text: &str) -> Option<Said> {
     let of_unit = text.starts_with("ssh.service: ") || text.starts_with("sshd.service: ");
     let killed = ["code=killed, status=11/SEGV", "code=dumped", "status=31/SYS", "status=6/ABRT", "status=7/BUS", "status=4/ILL"];
     let died = of_unit && (text.contains("Main process exited") || text.contains("Control process exited"));
-    let starved = of_unit && text.contains("killed by the OOM killer");
-    (died && killed.iter().any(|how| text.contains(how)) || starved).then_some(Said::Crashed)
+    let crash = if of_unit && text.contains("killed by the OOM killer") {
+        Crash::NoMemory
+    } else if died && killed.iter().any(|how| text.contains(how)) {
+        Crash::Signal
+    } else {
+        return None;
+    };
+    Some(Said::Crashed(crash))
 }
 
 /// systemd-coredump(8)
 fn of_coredump(text: &str) -> Option<Said> {
     let ours = ["(sshd)", "(sshd-session)", "(sshd-auth)"].iter().any(|name| text.contains(name));
-    (ours && text.contains("dumped core")).then_some(Said::Crashed)
+    (ours && text.contains("dumped core")).then_some(Said::Crashed(Crash::Signal))
 }
 
 #[cfg(test)]
@@ -519,7 +546,7 @@ mod tests {
         assert_eq!(of(nonsense), (seven(), Said::Ended(Ended::Unasked)));
         assert_eq!(said("sshd-session", "Disconnected from user root 203.0.113.7 port 1"), None);
         let crash = "Session process 213 unpriv child crash for connection from 203.0.113.7 to 203.0.113.1";
-        assert_eq!(said("sshd", crash), Some((seven(), Said::Crashed)));
+        assert_eq!(said("sshd", crash), Some((seven(), Said::Crashed(Crash::Signal))));
     }
 
     #[test]
@@ -547,22 +574,28 @@ mod tests {
 
     #[test]
     fn crashes_are_found_in_the_words_of_the_kernel_and_of_systemd() {
-        for text in [
-            "sshd[1234]: segfault at 0 ip 00007f1 sp 00007ffd error 4 in sshd[55d+a0]",
-            "traps: sshd-session[12] general protection fault ip:7f sp:7f error:0 in libc.so.6[7f+1]",
-            "Out of memory: Killed process 99 (sshd) total-vm:15000kB",
-            "audit: type=1326 audit(1.2:3): auid=1 uid=105 comm=\"sshd-auth\" exe=\"/usr/lib/openssh/sshd-auth\" sig=31",
+        for (text, by) in [
+            ("sshd[1234]: segfault at 0 ip 00007f1 sp 00007ffd error 4 in sshd[55d+a0]", Crash::Signal),
+            ("traps: sshd-session[12] general protection fault ip:7f sp:7f error:0 in libc.so.6[7f+1]", Crash::Signal),
+            ("Out of memory: Killed process 99 (sshd) total-vm:15000kB", Crash::NoMemory),
+            (
+                "audit: type=1326 audit(1.2:3): auid=1 uid=105 comm=\"sshd-auth\" exe=\"/usr/lib/openssh/sshd-auth\" sig=31",
+                Crash::Signal,
+            ),
         ] {
-            assert_eq!(said("kernel", text), Some((None, Said::Crashed)), "{text}");
+            assert_eq!(said("kernel", text), Some((None, Said::Crashed(by))), "{text}");
         }
         assert_eq!(said("kernel", "Out of memory: Killed process 99 (nginx)"), None);
-        for text in [
-            "ssh.service: Main process exited, code=killed, status=11/SEGV",
-            "ssh.service: A process of this unit has been killed by the OOM killer.",
+        for (text, by) in [
+            ("ssh.service: Main process exited, code=killed, status=11/SEGV", Crash::Signal),
+            ("ssh.service: A process of this unit has been killed by the OOM killer.", Crash::NoMemory),
         ] {
-            assert_eq!(said("systemd", text), Some((None, Said::Crashed)), "{text}");
+            assert_eq!(said("systemd", text), Some((None, Said::Crashed(by))), "{text}");
         }
-        assert_eq!(said("systemd-coredump", "Process 41 (sshd) of user 0 dumped core."), Some((None, Said::Crashed)));
+        assert_eq!(
+            said("systemd-coredump", "Process 41 (sshd) of user 0 dumped core."),
+            Some((None, Said::Crashed(Crash::Signal)))
+        );
         assert_eq!(said("systemd", "ssh.service: Main process exited, code=exited, status=255/EXCEPTION"), None);
     }
 
@@ -577,7 +610,7 @@ mod tests {
             "nonsense\n".to_owned(),
         ];
         let found = read(&journal.concat());
-        let kinds: Vec<bool> = found.iter().map(|told| matches!(told.what, Said::Crashed | Said::Listening)).collect();
+        let kinds: Vec<bool> = found.iter().map(|told| matches!(told.what, Said::Crashed(_) | Said::Listening)).collect();
         assert_eq!(kinds, [true, true, false], "{found:?}");
         let last = found.last().unwrap();
         assert_eq!(

@@ -11,6 +11,8 @@ use crate::subsystem::sshd::facts::state::{Account, Server};
 use crate::subsystem::sshd::judge::judgement::{Judgement, Remedy, found};
 use crate::subsystem::sshd::judge::login::unit;
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::subsystem::sshd::quoting::{line, of_keyword, of_values, said};
+use crate::text::quoted::Text;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
 use crate::verdict::{Evidence, Stage, Verdict};
@@ -40,7 +42,10 @@ pub fn judge(
     };
     // The host name was not looked up, and other addresses of the host may be meant.
     let judgement = match undecided(effective, server) {
-        Some(why) => Judgement { verdict: Verdict::Unknown, detail: format!("{why}; else: {}", judgement.detail), ..judgement },
+        Some(why) => {
+            let detail = Text::from(format!("{why}; else: ")) + judgement.detail;
+            Judgement { verdict: Verdict::Unknown, detail, ..judgement }
+        }
         None => judgement,
     };
     let remedies = remedies(effective, client, &settings);
@@ -110,12 +115,12 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
     let user = &client.user;
     let mut found = Vec::new();
     let looked_up = effective.one("usedns") == Some("yes");
-    let list = |keyword: &'static str, detail: String, verdict: Verdict| Objection {
-        verdict,
-        ..Objection::refuse(Stage::SshdAccess, Reason::List(keyword, effective.all(keyword).to_vec()), format!("sshd: {detail}"))
+    let list = |keyword: &'static str, detail: Text, verdict: Verdict| {
+        let reason = Reason::List(keyword, effective.all(keyword).to_vec());
+        Objection { verdict, ..Objection::refuse(Stage::SshdAccess, reason, Text::from("sshd: ") + detail) }
     };
     if effective.one("refuseconnection") == Some("yes") {
-        let detail = "RefuseConnection yes turns this connection away".to_owned();
+        let detail = "RefuseConnection yes turns this connection away".into();
         found.push(list("refuseconnection", detail, Verdict::Refuse));
     }
     for (keyword, name) in [("denyusers", "DenyUsers"), ("allowusers", "AllowUsers")] {
@@ -131,17 +136,21 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
         }
         let from = client.from();
         let may = not_known.first().cloned();
-        let unknown = |detail: String| {
-            Objection::unknown(Stage::SshdAccess, Reason::Patterns(keyword, not_known.clone()), format!("sshd: {detail}"))
+        let unknown = |detail: Text| {
+            let why = Text::from("sshd: ") + detail;
+            Objection::unknown(Stage::SshdAccess, Reason::Patterns(keyword, not_known.clone()), why)
         };
-        let named = |pattern: &str| format!("whether {name} {pattern} names {user} from {from} is not known here");
+        let named = |pattern: &str| {
+            Text::from("whether ") + denies(name, pattern) + format!(" names {user} from {from} is not known here")
+        };
         match (keyword, matches, may) {
             ("denyusers", Some(pattern), _) => {
-                found.push(list("denyusers", format!("{name} {pattern} refuses {user} from {from}"), Verdict::Refuse));
+                let detail = denies(name, pattern) + format!(" refuses {user} from {from}");
+                found.push(list("denyusers", detail, Verdict::Refuse));
             }
             (_, None, Some(pattern)) => found.push(unknown(named(&pattern))),
             ("allowusers", None, None) if !patterns.is_empty() => {
-                found.push(list("allowusers", format!("{name} does not name {user} from {from}"), Verdict::Refuse));
+                found.push(list("allowusers", format!("{name} does not name {user} from {from}").into(), Verdict::Refuse));
             }
             _ => {}
         }
@@ -151,15 +160,15 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
         effective.all(keyword).iter().find(|one| groups.iter().any(|group| wildcard(one, group))).map(String::as_str)
     };
     if let Some(pattern) = in_list("denygroups") {
-        let detail = format!("DenyGroups {pattern} refuses {user}, who is in {}", groups.join(", "));
+        let detail = denies("DenyGroups", pattern) + format!(" refuses {user}, who is in ") + named(groups);
         found.push(list("denygroups", detail, Verdict::Refuse));
     }
     if !effective.all("allowgroups").is_empty() && in_list("allowgroups").is_none() {
-        let detail = format!("AllowGroups names no group of {user}, who is in {}", groups.join(", "));
+        let detail = Text::from(format!("AllowGroups names no group of {user}, who is in ")) + named(groups);
         found.push(list("allowgroups", detail, Verdict::Refuse));
     }
     if is_root && effective.one("permitrootlogin") == Some("no") {
-        found.push(list("permitrootlogin", format!("PermitRootLogin no refuses {user}"), Verdict::Refuse));
+        found.push(list("permitrootlogin", format!("PermitRootLogin no refuses {user}").into(), Verdict::Refuse));
     }
     // What sshd printed is for a client without a name.
     if looked_up && criterion(server, "host") {
@@ -210,48 +219,60 @@ pub fn is_name(item: &str) -> bool {
 }
 
 struct Refusal {
-    detail: String,
+    detail: Text,
     /// What to quote.
     keywords: Vec<&'static str>,
 }
 
 /// auth.c, `allowed_user` and `auth_root_allowed`, in their order.
-fn refusal(effective: &Effective, client: &Client) -> Result<Option<Refusal>, String> {
+fn refusal(effective: &Effective, client: &Client) -> Result<Option<Refusal>, Text> {
     let user = &client.user;
-    let refused = |detail: String, keywords: &[&'static str]| Ok(Some(Refusal { detail, keywords: keywords.to_vec() }));
+    let refused = |detail: Text, keywords: &[&'static str]| Ok(Some(Refusal { detail, keywords: keywords.to_vec() }));
     if effective.one("refuseconnection") == Some("yes") {
-        return refused("RefuseConnection yes turns this connection away".to_owned(), &["refuseconnection"]);
+        return refused("RefuseConnection yes turns this connection away".into(), &["refuseconnection"]);
     }
     if let Some(pattern) = first_match(effective.all("denyusers"), client)? {
-        return refused(format!("DenyUsers {pattern} refuses {user} from {}", client.from()), &["denyusers"]);
+        let detail = denies("DenyUsers", pattern) + format!(" refuses {user} from {}", client.from());
+        return refused(detail, &["denyusers"]);
     }
     if !effective.all("allowusers").is_empty() && first_match(effective.all("allowusers"), client)?.is_none() {
-        return refused(format!("AllowUsers does not name {user} from {}", client.from()), &["allowusers"]);
+        return refused(format!("AllowUsers does not name {user} from {}", client.from()).into(), &["allowusers"]);
     }
     let groups = client.groups.as_deref().unwrap_or_default();
     let in_list = |patterns: &[String]| patterns.iter().find(|one| groups.iter().any(|group| wildcard(one, group))).cloned();
     if let Some(pattern) = in_list(effective.all("denygroups")) {
-        return refused(format!("DenyGroups {pattern} refuses {user}, who is in {}", groups.join(", ")), &["denygroups"]);
+        return refused(denies("DenyGroups", &pattern) + format!(" refuses {user}, who is in ") + named(groups), &["denygroups"]);
     }
     if !effective.all("allowgroups").is_empty() && in_list(effective.all("allowgroups")).is_none() {
-        return refused(format!("AllowGroups names no group of {user}, who is in {}", groups.join(", ")), &["allowgroups"]);
+        let detail = Text::from(format!("AllowGroups names no group of {user}, who is in ")) + named(groups);
+        return refused(detail, &["allowgroups"]);
     }
     if user == "root" && effective.one("permitrootlogin") == Some("no") {
-        return refused("PermitRootLogin no refuses root".to_owned(), &["permitrootlogin"]);
+        return refused("PermitRootLogin no refuses root".into(), &["permitrootlogin"]);
     }
     Ok(None)
 }
 
 /// The first pattern of `AllowUsers` or `DenyUsers` that matches.
-fn first_match<'a>(patterns: &'a [String], client: &Client) -> Result<Option<&'a str>, String> {
+fn first_match<'a>(patterns: &'a [String], client: &Client) -> Result<Option<&'a str>, Text> {
     for pattern in patterns {
         match user_pattern(client, pattern) {
             Matching::Yes => return Ok(Some(pattern)),
             Matching::No => {}
-            Matching::Unknown(why) => return Err(why),
+            Matching::Unknown(why) => return Err(said(&why)),
         }
     }
     Ok(None)
+}
+
+/// A keyword and one of its patterns.
+fn denies(keyword: &str, pattern: &str) -> Text {
+    Text::from(format!("{keyword} ")) + of_values(keyword, pattern)
+}
+
+/// Groups.
+fn named(groups: &[String]) -> Text {
+    of_values("AllowGroups", groups.join(", "))
 }
 
 /// The methods that are switched on, by the names `AuthenticationMethods` has for them (auth2.c, `authmethods`).
@@ -313,7 +334,7 @@ fn methods(
             "permitrootlogin",
         ];
         let evidence = keywords.iter().flat_map(|keyword| origin(effective, settings, keyword)).collect();
-        let detail = format!("no authentication method is left for {user}");
+        let detail = format!("no authentication method is left for {user}").into();
         return Judgement { verdict: Verdict::Refuse, detail, evidence, blocks: Vec::new() };
     }
     let shown: Vec<String> = ways.iter().map(|way| way.join(" and ")).collect();
@@ -343,16 +364,24 @@ fn origin(effective: &Effective, settings: &Settings, keyword: &str) -> Vec<Evid
         None => effective
             .all(keyword)
             .iter()
-            .map(|value| Evidence::new("sshd -T (the default, or not found in a file)", format!("{keyword} {value}")))
+            .map(|value| {
+                let text = of_keyword(keyword) + " " + of_values(keyword, value.as_str());
+                Evidence::new("sshd -T (the default, or not found in a file)", text)
+            })
             .collect(),
     }
 }
 
 /// `/etc/ssh/sshd_config.d/50-x.conf line 3`, inside its Match lines.
 pub fn quote(setting: &Setting) -> Evidence {
-    let under = setting.under.iter().map(|(at, text)| format!("{text}   # {at}\n")).collect::<Vec<_>>().concat();
-    let indent = if under.is_empty() { "" } else { "    " };
-    Evidence::new(setting.at.to_string(), format!("{under}{indent}{}", setting.text))
+    let mut text = Text::default();
+    for (at, outer) in &setting.under {
+        text.push(line(outer) + format!("   # {at}\n"));
+    }
+    if !setting.under.is_empty() {
+        text.push("    ");
+    }
+    Evidence::new(setting.at.to_string(), text + line(&setting.text))
 }
 
 /// Why the answer for this address could be another one.

@@ -12,6 +12,7 @@ use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
 use crate::subsystem::sshd::judge::methods::{Doubt, Methods, Way, ways};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
 use crate::subsystem::sshd::{Effective, Reading};
+use crate::text::quoted::Text;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
 use crate::verdict::{Evidence, Stage, Verdict};
@@ -38,7 +39,7 @@ pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: 
             for block in &mut refused.blocks {
                 block.finding.cause = Cause::HostShutdown;
                 let wait = "`shutdown -c` calls a planned one off; else wait until the host is up again. root may log in";
-                wait.clone_into(&mut block.finding.fix);
+                block.finding.fix = wait.into();
             }
         }
         return refused;
@@ -160,14 +161,20 @@ fn last(times: &[jiff::Timestamp]) -> String {
 }
 
 fn refuse(detail: String, evidence: Vec<Evidence>, fix: String) -> Judgement {
-    Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::AccountLocked, true, Owner::Nobody, evidence, fix) }
+    Judgement {
+        verdict: Verdict::Refuse,
+        detail: detail.into(),
+        ..found(Cause::AccountLocked, true, Owner::Nobody, evidence, fix)
+    }
 }
 
 /// What keeps the account out whatever it offers, or may, for the proof: how it was seen now. It may pass by itself, or be seen wrongly.
 pub fn objection(effective: &Effective, user: &str, account: &Account) -> Option<Objection> {
     if let Some(Judgement { detail, evidence, .. }) = shut_out(effective, user, account) {
-        let quoted = evidence.first().map_or(String::new(), |evidence| format!(" ({}: {})", evidence.source, evidence.text));
-        return Some(Objection::refuse(Stage::Account, Reason::Account(detail.clone()), format!("sshd: {detail}{quoted}")));
+        let quoted =
+            evidence.first().map_or(String::new(), |evidence| format!(" ({}: {})", evidence.source, evidence.text.as_str()));
+        let reason = Reason::Account(detail.as_str().to_owned());
+        return Some(Objection::refuse(Stage::Account, reason, Text::from("sshd: ") + detail + quoted));
     }
     let why = undecided(effective, account)?;
     Some(Objection::unknown(Stage::Account, Reason::Account(why.clone()), format!("the account of {user}: {why}")))
@@ -253,7 +260,7 @@ fn keys(
     let others = others.filter(|way| way.verdict() != Verdict::Refuse).collect::<Vec<_>>();
     let sure = others.iter().any(|way| way.verdict() == Verdict::Accept);
     if let Some(first) = unknown.first() {
-        let why = format!("whether sshd reads authorized keys of {user} is not known: {}: {}", first.source, first.text);
+        let why = format!("whether sshd reads authorized keys of {user} is not known: {}: {}", first.source, first.text.as_str());
         let verdict = if sure { Verdict::Accept } else { Verdict::Unknown };
         return Judgement { verdict, evidence: unknown, ..Judgement::unknown(why) };
     }
@@ -270,7 +277,7 @@ fn keys(
     let mut judgement = refuse(detail, evidence, fix);
     if others.is_empty() {
         if let Some(shadow) = no_password(user, account).filter(|_| methods.ways.iter().any(|way| !way.by_key())) {
-            judgement.detail.push_str(", and no password that can be typed");
+            judgement.detail.push(", and no password that can be typed");
             judgement.evidence.push(shadow.clone());
             judgement.blocks.iter_mut().for_each(|block| block.finding.evidence.push(shadow.clone()));
         }
@@ -278,7 +285,7 @@ fn keys(
     }
     // Another method is left, so this only explains why the key is not taken.
     judgement.verdict = Verdict::Accept;
-    judgement.detail.push_str(if sure { "; other methods are left" } else { "; another method may be left" });
+    judgement.detail.push(if sure { "; other methods are left" } else { "; another method may be left" });
     judgement.blocks.iter_mut().for_each(|block| block.finding.blocking = false);
     judgement
 }

@@ -12,6 +12,8 @@ use crate::subsystem::sshd::facts::state::{Folder, HostKey, KeyProblem, Manager,
 use crate::subsystem::sshd::judge::broken::{self, Broken};
 use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
 use crate::subsystem::sshd::judge::penalty::{self, Terms, block};
+use crate::subsystem::sshd::quoting::said;
+use crate::text::quoted::{Quote, Text};
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
 use crate::verdict::{Connection, Evidence, Verdict};
@@ -31,7 +33,7 @@ pub fn judge(host: &HostState, server: &Server, connection: &Connection, told: &
     }
     // What sshd takes and did not say when it was asked is no default. Where it does not take its files, the running one has read others.
     if let (Ok(()), Err(why)) = (&server.test, &server.effective) {
-        judgement.add(Judgement::unknown(format!("what limits and penalties sshd has is not known: {why}")));
+        judgement.add(Judgement::unknown(Text::from("what limits and penalties sshd has is not known: ") + said(why)));
     }
     let startups = max_startups(server);
     let full = !startups.blocks.is_empty();
@@ -60,10 +62,11 @@ fn host_keys(host: &HostState, server: &Server) -> Judgement {
     let fix = format!("{}; then `sshd -t && systemctl restart {unit}`", fixes.join("; "));
     let mut judgement = found(Cause::SshdHostkeys, false, Owner::Named(unit), evidence, fix);
     let unread = bad.iter().filter(|(_, problem)| matches!(problem, KeyProblem::Unread(_))).count();
-    judgement.detail = match unread {
+    let detail = match unread {
         0 => format!("sshd serves with its other host keys, and passes over {}", bad.len()),
         _ => format!("sshd passes over {} of its host keys, and whether over {unread} others is not known", bad.len() - unread),
     };
+    judgement.detail = detail.into();
     let mends: Vec<Remedy> = bad.iter().filter_map(|(key, _)| mendable(key)).collect();
     // A running sshd has read its keys when it started.
     let reload = (server.running && !mends.is_empty()).then_some(Remedy::Reload);
@@ -91,7 +94,7 @@ fn was_full(server: &Server, connection: &Connection, told: &[Told]) -> Judgemen
     };
     let drops: Vec<&Told> = told.iter().filter(mine).collect();
     let Some(last) = drops.last() else { return Judgement::accept("") };
-    let mut evidence = vec![Evidence::new(format!("journal of {}", last.by), last.text.clone())];
+    let mut evidence = vec![last.evidence()];
     evidence.extend(setting(server, "maxstartups"));
     let fix = "try again; where it comes often, `sshfix ctl sshd set MaxStartups 100:30:200`".to_owned();
     found(Cause::SshdMaxstartups, false, Owner::Sshd, evidence, fix)
@@ -101,8 +104,8 @@ fn was_full(server: &Server, connection: &Connection, told: &[Told]) -> Judgemen
 fn health(host: &HostState, server: &Server) -> Judgement {
     let unit = crate::subsystem::sshd::judge::login::unit(host);
     let split = server.version.map(|version| version >= SPLIT);
-    let Err(said) = &server.test else { return Judgement::accept("sshd takes new connections") };
-    let cause = complaint(said, &server.privsep);
+    let Err(complaint) = &server.test else { return Judgement::accept("sshd takes new connections") };
+    let cause = cause_of(complaint, &server.privsep);
     // systemd makes the directory at each start and takes it away with the service (RuntimeDirectory); sshd looks for it last.
     if (!server.running || waits_for_a_connection(server)) && cause == Cause::SshdPrivsepDir && server.privsep == Folder::Missing
     {
@@ -117,17 +120,19 @@ fn health(host: &HostState, server: &Server) -> Judgement {
     };
     let (evidence, fix) = match cause {
         Cause::SshdPrivsepDir => (
-            vec![Evidence::new("sshd -t", first_lines(said))],
-            format!("`install -d -m 0755 -o root -g root /run/sshd`; RuntimeDirectory=sshd in {unit} makes it at each start"),
+            vec![test_said(complaint)],
+            format!("`install -d -m 0755 -o root -g root /run/sshd`; RuntimeDirectory=sshd in {unit} makes it at each start")
+                .into(),
         ),
         Cause::SshdHostkeys => (
-            vec![Evidence::new("sshd -t", first_lines(said))],
+            vec![test_said(complaint)],
             format!(
                 "`ssh-keygen -A` makes the keys that are missing; `chmod 600 /etc/ssh/ssh_host_*_key` where the mode is wrong; \
                  then `mkdir -p /run/sshd && sshd -t && systemctl restart {unit}`"
-            ),
+            )
+            .into(),
         ),
-        _ => bad_line(server, said, &unit),
+        _ => bad_line(server, complaint, &unit),
     };
     let state = match blocks {
         Some(true) if !server.running => "sshd cannot start",
@@ -135,7 +140,7 @@ fn health(host: &HostState, server: &Server) -> Judgement {
         Some(false) => "sshd serves, but would not start again",
         None => "sshd may close every new connection",
     };
-    let detail = format!("{state}: {}", summary(said));
+    let detail = Text::from(format!("{state}: ")) + said(&summary(complaint));
     let verdict = match blocks {
         Some(true) => Verdict::Refuse,
         Some(false) => Verdict::Accept,
@@ -144,7 +149,12 @@ fn health(host: &HostState, server: &Server) -> Judgement {
     let remedies = match cause {
         Cause::SshdPrivsepDir => folder(server).into_iter().collect(),
         Cause::SshdHostkeys => server.host_key_files.iter().filter_map(mendable).collect(),
-        _ => said.lines().find_map(place).map(|(file, line)| Remedy::CommentOut { file, line }).into_iter().collect::<Vec<_>>(),
+        _ => complaint
+            .lines()
+            .find_map(place)
+            .map(|(file, line)| Remedy::CommentOut { file, line })
+            .into_iter()
+            .collect::<Vec<_>>(),
     };
     let judgement = Judgement { verdict, detail, ..found(cause, blocks != Some(false), Owner::Named(unit), evidence, fix) };
     judgement.with(remedies)
@@ -178,12 +188,17 @@ fn mendable(key: &HostKey) -> Option<Remedy> {
 
 /// Whether it complains of nothing but its directory or its host keys.
 pub fn complains_of_these(said: &str, privsep: &Folder) -> bool {
-    matches!(complaint(said, privsep), Cause::SshdPrivsepDir | Cause::SshdHostkeys)
+    matches!(cause_of(said, privsep), Cause::SshdPrivsepDir | Cause::SshdHostkeys)
+}
+
+/// Whether `sshd -t` complains of its directory: `Missing privilege separation directory: /run/sshd` (sshd.c).
+pub(crate) fn is_about_directory(said: &str) -> bool {
+    said.contains("privilege separation directory")
 }
 
 /// What kind of complaint it is. The words are those of sshd.c.
-fn complaint(said: &str, privsep: &Folder) -> Cause {
-    if *privsep != Folder::Good && (said.contains("privilege separation directory") || said.contains("must be owned by root")) {
+fn cause_of(said: &str, privsep: &Folder) -> Cause {
+    if *privsep != Folder::Good && (is_about_directory(said) || said.contains("must be owned by root")) {
         Cause::SshdPrivsepDir
     } else if said.contains("no hostkeys available") {
         Cause::SshdHostkeys
@@ -196,29 +211,29 @@ fn complaint(said: &str, privsep: &Folder) -> Cause {
 pub fn only_misses_its_directory(said: &str, server: &Server) -> bool {
     // Amid attempts to start it, a directory that was there when it was looked at is gone when sshd is asked.
     let missing = server.privsep == Folder::Missing || !server.running && server.privsep == Folder::Good;
-    missing && complaint(said, &Folder::Missing) == Cause::SshdPrivsepDir
+    missing && cause_of(said, &Folder::Missing) == Cause::SshdPrivsepDir
 }
 
 /// The line that `sshd -t` names, quoted, and what to do about it.
-fn bad_line(server: &Server, said: &str, unit: &str) -> (Vec<Evidence>, String) {
+fn bad_line(server: &Server, complaint: &str, unit: &str) -> (Vec<Evidence>, Text) {
     // While the service is down its directory is away, and `sshd -t` would only complain about that.
     let again = format!("then `mkdir -p /run/sshd && sshd -t && systemctl reload-or-restart {unit}`");
-    let Some((file, line)) = said.lines().find_map(place) else {
-        return (vec![Evidence::new("sshd -t", first_lines(said))], format!("correct what `sshd -t` names, {again}"));
+    let Some((file, line)) = complaint.lines().find_map(place) else {
+        return (vec![test_said(complaint)], format!("correct what `sshd -t` names, {again}").into());
     };
     let text = server.tree.as_ref().ok().and_then(|tree| quoted(tree, &file, line));
-    let mut evidence = vec![Evidence::new(format!("{file} line {line}"), text.unwrap_or_default())];
-    evidence.push(Evidence::new("sshd -t", first_lines(said)));
+    let mut evidence = vec![Evidence::quote(format!("{file} line {line}"), Quote::SshdLines, text.unwrap_or_default())];
+    evidence.push(test_said(complaint));
     let judged = server.tree.as_ref().ok().and_then(|tree| broken::judge(tree, &file, line).ok());
-    let what = match judged {
+    let what: Text = match judged {
         Some(Broken::Comment { lines, .. }) => match lines.as_slice() {
-            [_, .., last] => format!("correct {file} line {line}, or comment out lines {line} to {last}, its whole block"),
-            _ => format!("correct or comment out {file} line {line}"),
+            [_, .., last] => format!("correct {file} line {line}, or comment out lines {line} to {last}, its whole block").into(),
+            _ => format!("correct or comment out {file} line {line}").into(),
         },
         Some(Broken::ByHand { what, .. }) => what,
-        None => format!("correct {file} line {line}"),
+        None => format!("correct {file} line {line}").into(),
     };
-    (evidence, format!("{what}, {again}"))
+    (evidence, what + format!(", {again}"))
 }
 
 /// `/etc/ssh/sshd_config: line 3: Bad configuration option: X`, `/etc/ssh/sshd_config line 3: no argument after keyword "Port"`.
@@ -239,6 +254,10 @@ fn summary(said: &str) -> String {
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('@'));
     let told = lines().find(|line| line.contains("too open")).or_else(|| lines().next());
     told.unwrap_or("it does not say why").chars().take(200).collect()
+}
+
+fn test_said(complaint: &str) -> Evidence {
+    Evidence::quote("sshd -t", Quote::Program, first_lines(complaint))
 }
 
 fn first_lines(said: &str) -> String {
@@ -272,7 +291,8 @@ fn max_startups(server: &Server) -> Judgement {
         rate.unwrap_or(100)
     );
     let verdict = if percent == 100 { Verdict::Refuse } else { Verdict::Unknown };
-    let judgement = Judgement { verdict, detail, ..found(Cause::SshdMaxstartups, percent == 100, Owner::Sshd, evidence, fix) };
+    let judgement =
+        Judgement { verdict, detail: detail.into(), ..found(Cause::SshdMaxstartups, percent == 100, Owner::Sshd, evidence, fix) };
     judgement.with(set("MaxStartups", raised))
 }
 
@@ -321,8 +341,11 @@ fn per_source(server: &Server, connection: &Connection) -> Judgement {
     evidence.extend(setting(server, "persourcemaxstartups"));
     let fix = "end those connections, or raise PerSourceMaxStartups in sshd_config and reload".to_owned();
     let raised = same.len().saturating_add(limit.max(10)).to_string();
-    let judgement =
-        Judgement { verdict: Verdict::Refuse, detail, ..found(Cause::SshdMaxstartups, true, Owner::Sshd, evidence, fix) };
+    let judgement = Judgement {
+        verdict: Verdict::Refuse,
+        detail: detail.into(),
+        ..found(Cause::SshdMaxstartups, true, Owner::Sshd, evidence, fix)
+    };
     judgement.with(set("PerSourceMaxStartups", raised))
 }
 
@@ -345,7 +368,8 @@ fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &
             Judgement::unknown(format!("cannot tell whether sshd turns {net} away for a penalty: {why}"))
         });
     };
-    let mut evidence: Vec<Evidence> = ledger.lines.iter().map(|(by, text)| Evidence::new(by.clone(), text.clone())).collect();
+    let mut evidence: Vec<Evidence> =
+        ledger.lines.iter().map(|(by, text)| Evidence::quote(by.clone(), Quote::Program, text.clone())).collect();
     if !ledger.earned.is_empty() {
         evidence.push(Evidence::new("the last quarter of an hour", ledger.earned.join("\n")));
     }
@@ -381,7 +405,7 @@ fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &
     }
     let listed = effective.one("persourcepenaltyexemptlist").filter(|list| *list != "none");
     let list = listed.map_or_else(|| address.to_string(), |list| format!("{list},{address}"));
-    Judgement { verdict, detail, ..judgement }.with(set("PerSourcePenaltyExemptList", list))
+    Judgement { verdict, detail: detail.into(), ..judgement }.with(set("PerSourcePenaltyExemptList", list))
 }
 
 /// Why sshd could turn somebody away for a penalty without a line that was read.
@@ -406,7 +430,7 @@ fn setting(server: &Server, keyword: &str) -> Option<Evidence> {
     let tree = server.tree.as_ref().ok()?;
     let settings = evaluate(tree, &server.invocation.options, None).ok()?;
     let setting = settings.get(keyword)?.first()?;
-    Some(Evidence::new(setting.at.to_string(), setting.text.clone()))
+    Some(Evidence::quote(setting.at.to_string(), Quote::SshdLines, setting.text.clone()))
 }
 
 #[cfg(test)]

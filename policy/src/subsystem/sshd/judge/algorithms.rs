@@ -7,6 +7,8 @@ use crate::subsystem::sshd::facts::journal::{Said, Told};
 use crate::subsystem::sshd::facts::state::{HostKey, KeyProblem, Server};
 use crate::subsystem::sshd::judge::access::quote;
 use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
+use crate::subsystem::sshd::quoting::of_values;
+use crate::text::quoted::Text;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
 use crate::verdict::{Evidence, Verdict};
@@ -182,15 +184,15 @@ pub fn judge(server: &Server, told: &[&Told], settings: &Settings) -> Judgement 
     }
     let enabled =
         effective.one(KINDS.iter().find(|one| one.name == kind.as_str()).map_or("", |one| one.keyword)).unwrap_or_default();
-    let mut evidence = vec![Evidence::new(format!("journal of {}", told.by), told.text.clone())];
-    evidence.push(Evidence::new("sshd -T", format!("{} {enabled}", option.to_ascii_lowercase())));
+    let mut evidence = vec![told.evidence()];
+    evidence.push(Evidence::new("sshd -T", Text::from(format!("{} ", option.to_ascii_lowercase())) + of_values(option, enabled)));
     let setting = settings.get(&option.to_ascii_lowercase()).and_then(|lines| lines.first());
     evidence.extend(setting.map(quote));
     let detail = format!("the client offered no {kind} that sshd takes: {}", offer.join(", "));
     let fix = if ways.is_empty() { "the client needs a newer SSH".to_owned() } else { ways.join("; ") };
     let mut judgement = found(Cause::SshdAlgorithms, true, Owner::Sshd, evidence, fix);
     judgement.verdict = Verdict::Unknown;
-    judgement.detail = detail;
+    judgement.detail = detail.into();
     judgement.with(remedies(server, &remedy, setting))
 }
 

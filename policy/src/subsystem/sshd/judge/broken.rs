@@ -2,7 +2,10 @@
 //! nobody out, and a `Match` line with its whole block, where the block only opens. Everything else is reported with the likely keyword.
 //! Must not guess what a person meant and write it.
 
-use crate::subsystem::sshd::config::{CRITERIA, Document, Line, Tree, keyword};
+use crate::subsystem::sshd::config::keyword::{self, WrongValue};
+use crate::subsystem::sshd::config::{CRITERIA, Document, Line, Tree};
+use crate::subsystem::sshd::quoting::line as quoted;
+use crate::text::quoted::Text;
 
 /// Keywords that neither let in nor keep out, whatever their value (`sshd_config(5)`): names, texts, numbers for display. `ClientAlive*`,
 /// `LogLevel` and the like are not among them: without such a line a session ends later, or a log is shorter; nor is `AcceptEnv`, which takes the
@@ -62,9 +65,9 @@ pub enum Broken {
     /// A person corrects it.
     ByHand {
         /// What is wrong, and what is likely meant.
-        what: String,
+        what: Text,
         /// Why sshfix leaves it.
-        why: String,
+        why: Text,
     },
 }
 
@@ -113,8 +116,8 @@ pub fn judge(tree: &Tree, file: &str, number: usize) -> Result<Broken, String> {
     let word = Word::of(line);
     // sshd reads C strings, and sees less of such a line than stands there.
     if line.bytes().contains(&0) {
-        let what = format!("line {number} of {file} has a NUL byte: correct it");
-        return Ok(Broken::ByHand { what, why: "what sshd reads of it is not known".to_owned() });
+        let what = format!("line {number} of {file} has a NUL byte: correct it").into();
+        return Ok(Broken::ByHand { what, why: "what sshd reads of it is not known".into() });
     }
     if word.is("match") && word.harmless_but(&["match"]) {
         return Ok(block(document, file, number, line, &word));
@@ -122,7 +125,7 @@ pub fn judge(tree: &Tree, file: &str, number: usize) -> Result<Broken, String> {
     if word.harmless_but(&["port"]) {
         return Ok(Broken::Comment { lines: vec![number], port: word.is("port") });
     }
-    let why = "without this line sshd could let more in than is meant".to_owned();
+    let why = "without this line sshd could let more in than is meant".into();
     Ok(Broken::ByHand { what: meant(line, &word, file, number), why })
 }
 
@@ -132,7 +135,9 @@ fn block(document: &Document, file: &str, number: usize, first: &Line, word: &Wo
     let saying = document.lines().skip(number).filter(|(_, line)| says(line));
     for (at, line) in saying.take_while(|(_, line)| !Word::of(line).is("match")) {
         if !only_opens(line) {
-            let why = format!("its block holds `{line}` (line {at}), without which sshd could let more in than is meant");
+            let why = Text::from("its block holds `")
+                + quoted(&line.to_string())
+                + format!("` (line {at}), without which sshd could let more in than is meant");
             return Broken::ByHand { what: meant(first, word, file, number), why };
         }
         lines.push(at);
@@ -161,31 +166,46 @@ fn only_opens(line: &Line) -> bool {
 }
 
 /// `AlowUsers` is no keyword of sshd, and probably means `AllowUsers`: make line 3 of FILE `AllowUsers bob`
-fn meant(line: &Line, word: &Word, file: &str, number: usize) -> String {
+fn meant(line: &Line, word: &Word, file: &str, number: usize) -> Text {
     let Word { written, keywords, known } = word;
     let text = line.to_string();
-    let edit = |to: &str| format!("make line {number} of {file} `{to}`");
+    let edit = |to: String| Text::from(format!("make line {number} of {file} `")) + quoted(&to) + "`";
+    let as_it_is = || Text::from("`") + quoted(&text);
     if word.is("match") {
         let first = if *known { written.as_str() } else { "Match" };
         return match criteria(&text, written, first) {
-            Some(corrected) => format!("`{text}` is no Match line, and probably means `{corrected}`: {}", edit(&corrected)),
-            None => format!(
-                "`{text}` is no Match line that sshd takes; after Match stand {} or all: correct line {number} of {file}",
-                CRITERIA.join(", ")
-            ),
+            Some(corrected) => {
+                let probably = as_it_is() + "` is no Match line, and probably means `" + quoted(&corrected) + "`: ";
+                probably + edit(corrected)
+            }
+            None => {
+                as_it_is()
+                    + format!(
+                        "` is no Match line that sshd takes; after Match stand {} or all: correct line {number} of {file}",
+                        CRITERIA.join(", ")
+                    )
+            }
         };
     }
     match keywords.as_slice() {
-        [] => format!("`{written}` is no keyword of this sshd, and none is like it: correct line {number} of {file}"),
+        [] => {
+            let none = format!("` is no keyword of this sshd, and none is like it: correct line {number} of {file}");
+            Text::from("`") + quoted(written) + none
+        }
         [name, ..] if !known => {
             let corrected = text.replacen(written.as_str(), name, 1);
-            format!("`{written}` is no keyword of sshd, and probably means {name}: {}", edit(&corrected))
+            Text::from("`") + quoted(written) + format!("` is no keyword of sshd, and probably means {name}: ") + edit(corrected)
         }
         [name, ..] => {
             let values = line.directive().ok().flatten().map(|directive| directive.arguments).unwrap_or_default();
-            let takes =
-                keyword::check(name, &values).map_or_else(|wrong| wrong.to_string(), |()| format!("sshd does not take `{text}`"));
-            format!("{takes}: correct line {number} of {file}")
+            let takes = match keyword::check(name, &values) {
+                Err(wrong) => {
+                    let WrongValue { keyword, value, takes } = wrong;
+                    Text::from("`") + quoted(&value) + format!("` is no value of {keyword}, which takes {takes}")
+                }
+                Ok(()) => Text::from("sshd does not take `") + quoted(&text) + "`",
+            };
+            takes + format!(": correct line {number} of {file}")
         }
     }
 }

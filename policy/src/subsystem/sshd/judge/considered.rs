@@ -9,7 +9,9 @@ use crate::subsystem::sshd::config::{Block, Client, Line, Matching, Settings, bl
 use crate::subsystem::sshd::facts::state::{Account, Need, Server};
 use crate::subsystem::sshd::judge::access::{alternatives, quote};
 use crate::subsystem::sshd::judge::login::{known_login, settings};
+use crate::subsystem::sshd::quoting::{self, line, of_values, said};
 use crate::subsystem::sshd::{Effective, Reading};
+use crate::text::quoted::Text;
 use crate::verdict::trace::TraceLine;
 use crate::verdict::{Connection, Stage};
 
@@ -39,7 +41,9 @@ pub fn trace(host: &HostState, stage: Stage, connection: &Connection, needs: &mu
 fn admission(server: &Server) -> Vec<TraceLine> {
     let test = match &server.test {
         Ok(()) => TraceLine::new("sshd -t", server.invocation.file(), "sshd takes its files"),
-        Err(said) => TraceLine::new("sshd -t", said.lines().next().unwrap_or_default(), "sshd does not take its files"),
+        Err(complaint) => {
+            TraceLine::new("sshd -t", said(complaint.lines().next().unwrap_or_default()), "sshd does not take its files")
+        }
     };
     let mut lines = vec![test];
     let Ok(effective) = &server.effective else { return lines };
@@ -48,9 +52,9 @@ fn admission(server: &Server) -> Vec<TraceLine> {
         let effect = match (keyword, server.startups) {
             ("maxstartups", Some(startups)) => {
                 let crate::subsystem::sshd::Startups { now, begin, full } = startups;
-                format!("{now} connections without login now; drops some from {begin} on and all from {full} on")
+                format!("{now} connections without login now; drops some from {begin} on and all from {full} on").into()
             }
-            _ => String::from("goes on"),
+            _ => Text::from("goes on"),
         };
         lines.extend(of_keyword(effective, &settings, keyword, |_| (effect.clone(), false)));
     }
@@ -62,7 +66,7 @@ fn of_keyword(
     effective: &Effective,
     settings: &Settings,
     keyword: &str,
-    effect: impl Fn(&[String]) -> (String, bool),
+    effect: impl Fn(&[String]) -> (Text, bool),
 ) -> Vec<TraceLine> {
     let values = effective.all(keyword);
     if values.is_empty() {
@@ -70,14 +74,18 @@ fn of_keyword(
     }
     let Some(lines) = settings.get(keyword) else {
         let (effect, decides) = effect(values);
-        let line = TraceLine::new("sshd -T (the default)", format!("{keyword} {}", values.join(" ")), effect);
+        let text = quoting::of_keyword(keyword) + " " + of_values(keyword, values.join(" "));
+        let line = TraceLine::new("sshd -T (the default)", text, effect);
         return vec![TraceLine { decides, ..line }];
     };
     let of = |setting: &crate::subsystem::sshd::config::Setting| {
         let (effect, decides) = effect(&setting.arguments);
-        let under = setting.under.iter().map(|(at, text)| format!(", inside {text} at {at}")).collect::<Vec<_>>().concat();
-        let line = TraceLine::new(format!("{}{under}", quote(setting).source), setting.text.clone(), effect);
-        TraceLine { depth: usize::from(!setting.under.is_empty()), decides, ..line }
+        let mut source = Text::from(quote(setting).source);
+        for (at, outer) in &setting.under {
+            source.push(Text::from(", inside ") + line(outer) + format!(" at {at}"));
+        }
+        let traced = TraceLine::new(source, line(&setting.text), effect);
+        TraceLine { depth: usize::from(!setting.under.is_empty()), decides, ..traced }
     };
     lines.iter().map(of).collect()
 }
@@ -93,13 +101,13 @@ fn match_lines(server: &Server, client: &Client) -> Vec<TraceLine> {
         let matching = of_block(block, client, &holds);
         let depth = usize::from(block.outer.is_some());
         let effect = match &matching {
-            Matching::Yes => "matches: its lines count before those of the global section".to_owned(),
-            Matching::No => "does not match".to_owned(),
-            Matching::Unknown(why) => format!("unknown: {why}"),
+            Matching::Yes => "matches: its lines count before those of the global section".into(),
+            Matching::No => "does not match".into(),
+            Matching::Unknown(why) => Text::from("unknown: ") + said(why),
         };
         misses += usize::from(matching == Matching::No);
         if matching != Matching::No || misses <= MOST_MISSES {
-            found.push(TraceLine { depth, ..TraceLine::new(block.at.to_string(), block.text.clone(), effect) });
+            found.push(TraceLine { depth, ..TraceLine::new(block.at.to_string(), line(&block.text), effect) });
         }
         holds.push(matching);
     }
@@ -125,44 +133,42 @@ fn of_block(block: &Block, client: &Client, before: &[Matching]) -> Matching {
 /// auth.c, `allowed_user`, in its order; then root's own keyword and the methods.
 fn access(effective: &Effective, settings: &Settings, client: &Client) -> Vec<TraceLine> {
     let user = &client.user;
-    let by_user = |patterns: &[String]| -> Result<Option<String>, String> {
+    let by_user = |patterns: &[String]| -> Result<Option<Text>, Text> {
         for pattern in patterns {
             match user_pattern(client, pattern) {
-                Matching::Yes => return Ok(Some(pattern.clone())),
+                Matching::Yes => return Ok(Some(of_values("AllowUsers", pattern.as_str()))),
                 Matching::No => {}
-                Matching::Unknown(why) => return Err(why),
+                Matching::Unknown(why) => return Err(said(&why)),
             }
         }
         Ok(None)
     };
     let groups = client.groups.clone().unwrap_or_default();
-    let by_group = |patterns: &[String]| -> Result<Option<String>, String> {
-        Ok(patterns.iter().find(|pattern| groups.iter().any(|group| wildcard(pattern, group))).cloned())
+    let by_group = |patterns: &[String]| -> Result<Option<Text>, Text> {
+        let found = patterns.iter().find(|pattern| groups.iter().any(|group| wildcard(pattern, group)));
+        Ok(found.map(|pattern| of_values("AllowGroups", pattern.as_str())))
     };
     let whole = |keyword: &str| effective.all(keyword);
-    let deny = |found: Result<Option<String>, String>| match found {
-        Ok(Some(pattern)) => (format!("`{pattern}` matches: refuses {user}"), true),
-        Ok(None) => ("no match".to_owned(), false),
-        Err(why) => (format!("unknown: {why}"), false),
+    let matches = |pattern: Text| Text::from("`") + pattern + "` matches: ";
+    let deny = |found: Result<Option<Text>, Text>| match found {
+        Ok(Some(pattern)) => (matches(pattern) + format!("refuses {user}"), true),
+        Ok(None) => ("no match".into(), false),
+        Err(why) => (Text::from("unknown: ") + why, false),
     };
     // Where no line of the list names the user, all of them together refuse.
-    let allow = |found: Result<Option<String>, String>, any: bool| match found {
-        Ok(Some(pattern)) => (format!("`{pattern}` matches: lets {user} go on"), false),
-        Ok(None) if any => ("no match".to_owned(), false),
-        Ok(None) => (format!("no match: refuses {user}"), true),
-        Err(why) => (format!("unknown: {why}"), false),
+    let allow = |found: Result<Option<Text>, Text>, any: bool| match found {
+        Ok(Some(pattern)) => (matches(pattern) + format!("lets {user} go on"), false),
+        Ok(None) if any => ("no match".into(), false),
+        Ok(None) => (format!("no match: refuses {user}").into(), true),
+        Err(why) => (Text::from("unknown: ") + why, false),
     };
     let mut lines = Vec::new();
-    let mut list = |keyword: &str, effect: &dyn Fn(&[String]) -> (String, bool)| {
+    let mut list = |keyword: &str, effect: &dyn Fn(&[String]) -> (Text, bool)| {
         lines.extend(of_keyword(effective, settings, keyword, effect));
     };
     if settings.contains_key("refuseconnection") {
         list("refuseconnection", &|values| {
-            if values.first().is_some_and(|value| value == "yes") {
-                ("refuses".to_owned(), true)
-            } else {
-                ("goes on".to_owned(), false)
-            }
+            if values.first().is_some_and(|value| value == "yes") { ("refuses".into(), true) } else { ("goes on".into(), false) }
         });
     }
     list("denyusers", &|values| deny(by_user(values)));
@@ -173,22 +179,22 @@ fn access(effective: &Effective, settings: &Settings, client: &Client) -> Vec<Tr
     list("allowgroups", &|values| allow(by_group(values), any));
     if user == "root" {
         list("permitrootlogin", &|values| match values.first().map(String::as_str) {
-            Some("no") => ("refuses root".to_owned(), true),
-            Some("yes") => ("lets root go on".to_owned(), false),
-            Some("forced-commands-only") => ("lets root go on with a key that has a forced command".to_owned(), false),
-            _ => ("lets root go on without a password".to_owned(), false),
+            Some("no") => ("refuses root".into(), true),
+            Some("yes") => ("lets root go on".into(), false),
+            Some("forced-commands-only") => ("lets root go on with a key that has a forced command".into(), false),
+            _ => ("lets root go on without a password".into(), false),
         });
     }
     let none_left = alternatives(effective, user).is_empty();
     for keyword in ["pubkeyauthentication", "passwordauthentication", "kbdinteractiveauthentication"] {
         list(keyword, &|values| {
             let off = values.first().is_some_and(|value| value == "no");
-            ((if off { "that method is off" } else { "that method is on" }).to_owned(), off && none_left)
+            ((if off { "that method is off" } else { "that method is on" }).into(), off && none_left)
         });
     }
     list("authenticationmethods", &|_| {
         let effect = if none_left { "none of them is left" } else { "at least one of them is left" };
-        (effect.to_owned(), none_left)
+        (effect.into(), none_left)
     });
     lines
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::subsystem::sshd::config::{Changed, Setting};
+use crate::text::quoted::Text;
 use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::{Evidence, Stage, StageReport, Verdict};
@@ -13,7 +14,7 @@ pub struct Judgement {
     /// Its verdict.
     pub verdict: Verdict,
     /// One line for people.
-    pub detail: String,
+    pub detail: Text,
     /// What decided.
     pub evidence: Vec<Evidence>,
     /// What was found, blocking or not, and how it is lifted.
@@ -21,21 +22,27 @@ pub struct Judgement {
 }
 
 /// A finding that does not decide by itself, and that a person must lift.
-pub fn found(cause: Cause, blocking: bool, owner: Owner, evidence: Vec<Evidence>, fix: String) -> Judgement {
+pub fn found(cause: Cause, blocking: bool, owner: Owner, evidence: Vec<Evidence>, fix: impl Into<Text>) -> Judgement {
     let stage = cause.stage();
-    let finding = Finding { cause, blocking, stage, owner, since: None, until: None, evidence: evidence.clone(), fix };
-    Judgement { verdict: Verdict::Accept, detail: String::new(), evidence, blocks: vec![Found { finding, remedies: Vec::new() }] }
+    let finding =
+        Finding { cause, blocking, stage, owner, since: None, until: None, evidence: evidence.clone(), fix: fix.into() };
+    Judgement {
+        verdict: Verdict::Accept,
+        detail: Text::default(),
+        evidence,
+        blocks: vec![Found { finding, remedies: Vec::new() }],
+    }
 }
 
 impl Judgement {
     /// Nothing found.
     pub fn accept(detail: &str) -> Self {
-        Self { verdict: Verdict::Accept, detail: detail.to_owned(), evidence: Vec::new(), blocks: Vec::new() }
+        Self { verdict: Verdict::Accept, detail: detail.into(), evidence: Vec::new(), blocks: Vec::new() }
     }
 
     /// It cannot be told.
-    pub fn unknown(detail: String) -> Self {
-        Self { verdict: Verdict::Unknown, detail, evidence: Vec::new(), blocks: Vec::new() }
+    pub fn unknown(detail: impl Into<Text>) -> Self {
+        Self { verdict: Verdict::Unknown, detail: detail.into(), evidence: Vec::new(), blocks: Vec::new() }
     }
 
     /// The same, lifted by these, in this order.

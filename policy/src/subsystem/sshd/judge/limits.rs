@@ -46,7 +46,7 @@ impl About<'_> {
     }
 
     fn evidence(&self, told: &Told, keywords: &[&str]) -> Vec<Evidence> {
-        let mut evidence = vec![Evidence::new(format!("journal of {}", told.by), told.text.clone())];
+        let mut evidence = vec![told.evidence()];
         evidence.extend(keywords.iter().filter_map(|keyword| self.line(keyword)));
         evidence
     }
@@ -93,14 +93,16 @@ fn tries(about: &About<'_>) -> Option<Judgement> {
         // Nothing happened: said where somebody chose so few that it will.
         let line = about.line("maxauthtries").filter(|_| limit < FEW_TRIES && about.user.is_some())?;
         let mut judgement = found(Cause::SshdLimits, false, Owner::Sshd, vec![line], fix(6));
-        judgement.detail = format!("MaxAuthTries {limit}: a client with more keys than that is cut off before the right one");
+        judgement.detail =
+            format!("MaxAuthTries {limit}: a client with more keys than that is cut off before the right one").into();
         return Some(judgement.with(about.set("MaxAuthTries", 6)));
     };
     let evidence = about.evidence(told, &["maxauthtries"]);
     let mut judgement = found(Cause::SshdLimits, !got_in, Owner::Sshd, evidence, fix(limit.saturating_mul(2).max(6)));
     judgement.detail = format!(
         "the client offered {limit} keys or passwords that were not taken, and sshd allows no more (MaxAuthTries {limit})"
-    );
+    )
+    .into();
     judgement.verdict = if got_in { Verdict::Accept } else { Verdict::Unknown };
     Some(judgement.with(about.set("MaxAuthTries", limit.saturating_mul(2).max(6))))
 }
@@ -120,7 +122,7 @@ fn grace(about: &About<'_>) -> Option<Judgement> {
         return None;
     }
     let mut judgement = found(Cause::SshdLimits, blocking, Owner::Sshd, evidence, fix);
-    judgement.detail = format!("the client {what} {seconds} s to log in (LoginGraceTime)");
+    judgement.detail = format!("the client {what} {seconds} s to log in (LoginGraceTime)").into();
     judgement.verdict = if blocking { Verdict::Unknown } else { Verdict::Accept };
     Some(judgement.with(about.set("LoginGraceTime", 120).filter(|_| short)))
 }
@@ -136,7 +138,7 @@ fn sessions(about: &About<'_>) -> Option<Judgement> {
     );
     let mut judgement = found(Cause::SshdLimits, false, Owner::Sshd, evidence, fix);
     judgement.detail =
-        format!("more than MaxSessions {limit} sessions were asked for on one connection; the line does not say whose");
+        format!("more than MaxSessions {limit} sessions were asked for on one connection; the line does not say whose").into();
     Some(judgement)
 }
 
@@ -158,7 +160,7 @@ fn keepalive(about: &About<'_>) -> Option<Judgement> {
                `ServerAliveInterval 60` under `Host *` in ~/.ssh/config, so that no middlebox forgets an idle connection"
         .to_owned();
     let mut judgement = found(Cause::SshdKeepalive, false, Owner::Sshd, evidence, fix);
-    judgement.detail = detail;
+    judgement.detail = detail.into();
     // Where the session ran as its user, so did what wrote the line: any user can write it, and the setting is everybody's.
     let remedies = [about.set("ClientAliveInterval", 60), about.set("ClientAliveCountMax", 3)].into_iter().flatten();
     Some(judgement.with(remedies.filter(|_| told.vouched)))

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use crate::text::quoted::Text;
 use crate::verdict::{Stage, Verdict};
 
 /// What keeps a login out, or may.
@@ -16,7 +17,7 @@ pub struct Objection {
     /// Refuse or unknown.
     pub verdict: Verdict,
     /// The same for people: `sshd: PermitRootLogin no refuses root`.
-    pub why: String,
+    pub why: Text,
 }
 
 /// Why, as far as two of them are the same.
@@ -60,12 +61,12 @@ pub enum Reason {
 
 impl Objection {
     /// Keeps it out.
-    pub fn refuse(stage: Stage, reason: Reason, why: impl Into<String>) -> Self {
+    pub fn refuse(stage: Stage, reason: Reason, why: impl Into<Text>) -> Self {
         Self { stage, reason, verdict: Verdict::Refuse, why: why.into() }
     }
 
     /// May keep it out.
-    pub fn unknown(stage: Stage, reason: Reason, why: impl Into<String>) -> Self {
+    pub fn unknown(stage: Stage, reason: Reason, why: impl Into<Text>) -> Self {
         Self { stage, reason, verdict: Verdict::Unknown, why: why.into() }
     }
 
@@ -150,7 +151,7 @@ pub fn first_new<'a>(before: &[Objection], after: &'a [Objection]) -> Option<&'a
 }
 
 /// All of them together, and the words of the one that decides.
-pub fn verdict<'a>(objections: impl Iterator<Item = &'a Objection> + Clone) -> (Verdict, String) {
+pub fn verdict<'a>(objections: impl Iterator<Item = &'a Objection> + Clone) -> (Verdict, Text) {
     let verdict = objections.clone().fold(Verdict::Accept, |all, objection| all.and(objection.verdict));
     let why = objections.into_iter().find(|objection| objection.verdict == verdict).map(|objection| objection.why.clone());
     (verdict, why.unwrap_or_default())

@@ -133,7 +133,7 @@ fn reckon(mine: &[&Told], terms: &Terms) -> Account {
         let cost = match &told.what {
             Said::Ended(ended) => terms.cost(ended),
             Said::NoMatch { .. } => terms.cost(&Ended::Unasked),
-            Said::Crashed => terms.one("crash"),
+            Said::Crashed(_) => terms.one("crash"),
             Said::Penalty { seconds, .. } => {
                 events.push((told.at, *seconds, true));
                 continue;
@@ -169,7 +169,7 @@ fn earned(mine: &[&Told]) -> Vec<String> {
             Said::Ended(Ended::Unasked) => 0,
             Said::Ended(Ended::Grace) => 1,
             Said::Ended(Ended::Failed | Ended::TooMany(_)) => 2,
-            Said::Crashed => 3,
+            Said::Crashed(_) => 3,
             _ => continue,
         };
         let known = kinds.entry((told.from, told.port)).or_default();

@@ -31,7 +31,7 @@ pub fn judge(host: &HostState, refused: bool, needs: &mut Needs) -> Judgement {
     };
     let mut judgement = found(Cause::HostShutdown, verdict != Verdict::Accept, Owner::Systemd, evidence, fix);
     judgement.verdict = verdict;
-    judgement.detail = detail;
+    judgement.detail = detail.into();
     judgement
 }
 

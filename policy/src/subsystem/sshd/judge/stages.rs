@@ -9,6 +9,8 @@ use crate::subsystem::sshd::judge::judgement::{Found, Judgement};
 use crate::subsystem::sshd::judge::limits::{self, About};
 use crate::subsystem::sshd::judge::login::{client, local_address, settings};
 use crate::subsystem::sshd::judge::{access, account, admission, algorithms, crash, penalty, power};
+use crate::subsystem::sshd::quoting::said;
+use crate::text::quoted::Text;
 use crate::verdict::cause::Cause;
 use crate::verdict::{Connection, Stage, StageReport};
 
@@ -21,7 +23,7 @@ pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> V
         }
         Some(Part::Absent(_)) => return Vec::new(),
         Some(Part::Unreadable(why)) => {
-            return vec![Judgement::unknown(format!("sshd could not be asked: {why}")).report(Stage::SshdAdmission)];
+            return vec![Judgement::unknown(Text::from("sshd could not be asked: ") + said(why)).report(Stage::SshdAdmission)];
         }
         Some(Part::Present(_)) => match crate::subsystem::sshd::resolved(host, connection.port, needs) {
             Some(server) => server,
@@ -92,12 +94,12 @@ fn login(
     needs: &mut Needs,
 ) -> Vec<(StageReport, Vec<Found>)> {
     let Some(address) = connection.source.single() else {
-        return vec![Judgement::unknown("a login is judged for single addresses only".to_owned()).report(Stage::SshdAccess)];
+        return vec![Judgement::unknown("a login is judged for single addresses only").report(Stage::SshdAccess)];
     };
     let local = local_address(host, address);
     let login = Login::new(user, address, local.unwrap_or(address), connection.port);
     let Some(login) = login.filter(|_| is_user_name(user)) else {
-        return vec![Judgement::unknown("that is no name sshfix asks about".to_owned()).report(Stage::SshdAccess)];
+        return vec![Judgement::unknown("that is no name sshfix asks about").report(Stage::SshdAccess)];
     };
     let (known, effective) = (host.sshd.accounts.get(user), crate::subsystem::sshd::login_as(host, server, &login, needs));
     if known.is_none() {
@@ -106,7 +108,7 @@ fn login(
     let (Some(known), Some(effective)) = (known, effective) else { return Vec::new() };
     let effective = match effective {
         Ok(effective) => effective,
-        Err(why) => return vec![Judgement::unknown(format!("sshd -T: {why}")).report(Stage::SshdAccess)],
+        Err(why) => return vec![Judgement::unknown(Text::from("sshd -T: ") + said(why)).report(Stage::SshdAccess)],
     };
     if let Part::Unreadable(why) = known {
         return vec![Judgement::unknown(why.clone()).report(Stage::Account)];

@@ -7,6 +7,8 @@ use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::state::Account;
 use crate::subsystem::sshd::judge::account::ends_at_once;
+use crate::subsystem::sshd::quoting::of_values;
+use crate::text::quoted::Text;
 
 /// The keywords that permit forwarding, and what ends where they permit less.
 const SWITCHES: [(&str, &str); 7] = [
@@ -20,22 +22,26 @@ const SWITCHES: [(&str, &str); 7] = [
 ];
 
 /// What a change ends, for people, each keyword once.
-pub fn ends(was: &Effective, is: &Effective) -> Vec<String> {
+pub fn ends(was: &Effective, is: &Effective) -> Vec<Text> {
     let ended =
         SWITCHES.iter().filter(|(keyword, _)| counts(keyword, was) && is_narrower(keyword, was.all(keyword), is.all(keyword)));
     let line = |(keyword, what): &(&str, &str)| {
         let value: String = is.all(keyword).join(" ").chars().take(100).collect();
-        format!("{} {value}: ends {what} through this host", keyword::spelling(keyword))
+        let name = Text::from(format!("{} ", keyword::spelling(keyword)));
+        name + of_values(keyword, value) + format!(": ends {what} through this host")
     };
     ended.map(line).collect()
 }
 
 /// Why a login is good for forwarding alone: sshd runs no shell that stays, or a command in its place.
-pub fn alone(effective: &Effective, account: &Account) -> Option<String> {
+pub fn alone(effective: &Effective, account: &Account) -> Option<Text> {
     let command = effective.one("forcecommand").filter(|command| *command != "none" && !command.starts_with("internal-sftp"));
     match command {
-        Some(command) => Some(format!("ForceCommand {}", command.chars().take(100).collect::<String>())),
-        None => ends_at_once(account).then(|| format!("the shell {}", account.shell)),
+        Some(command) => {
+            let command: String = command.chars().take(100).collect();
+            Some(Text::from("ForceCommand ") + of_values("forcecommand", command))
+        }
+        None => ends_at_once(account).then(|| format!("the shell {}", account.shell).into()),
     }
 }
 

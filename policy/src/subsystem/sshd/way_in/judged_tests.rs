@@ -218,7 +218,7 @@ fn beside_a_hand_edit(user: &str, by_hand: &str, edit: &str, mark: &str, stale: 
     let mut needs = Needs::default();
     let (was, is) = (way_in_now(&read, 22, &path, &mut needs), way_in(&read, &now, 22, &path, &mut needs));
     assert!(needs.is_empty(), "{needs:?}");
-    was.worse(&is).map(|(_, why)| why)
+    was.worse(&is).map(|(_, why)| why.to_string())
 }
 
 #[test]

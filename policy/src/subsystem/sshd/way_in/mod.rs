@@ -31,10 +31,12 @@ use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
 use crate::subsystem::sshd::judge::sockets;
 use crate::subsystem::sshd::judge::{access, account};
+use crate::subsystem::sshd::quoting::said;
 use crate::subsystem::sshd::way_in::clients::Clients;
 use crate::subsystem::sshd::way_in::parts::Parts;
 use crate::subsystem::sshd::way_in::risk::{Risk, risks};
 use crate::subsystem::sshd::way_in::worse::{gone, only_opens};
+use crate::text::quoted::Text;
 use crate::verdict::{AccessPath, PathOrigin, Stage, Verdict};
 
 /// What sshd makes of one access path.
@@ -106,7 +108,7 @@ pub struct LoginWay {
     /// Whether the running sshd may have read other files than these.
     pub(crate) may_differ: bool,
     /// Why it is good for forwarding alone, where it is.
-    forwards_alone: Option<String>,
+    forwards_alone: Option<Text>,
     /// The same by what that sshd may have read: the methods that these files take away may work. None where they take none away.
     pub(crate) opened: Option<Box<LoginWay>>,
 }
@@ -173,10 +175,10 @@ pub fn server_for(host: &HostState, port: u16, files: &BTreeSet<&str>, path: &Ac
 pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, needs: &mut Needs) -> WayIn {
     let (Some(before), Some(server)) = (ask::resolved(read, port, needs), ask::resolved(now, port, needs)) else {
         let why = match now.sshd.servers.get(&port) {
-            Some(Part::Absent(why) | Part::Unreadable(why)) => why.clone(),
-            _ => "sshd, which was not asked yet".to_owned(),
+            Some(Part::Absent(why) | Part::Unreadable(why)) => said(why),
+            _ => "sshd, which was not asked yet".into(),
         };
-        return WayIn::only(Objection::unknown(Stage::SshdAdmission, Reason::NotRead(why.clone()), why));
+        return WayIn::only(Objection::unknown(Stage::SshdAdmission, Reason::NotRead(why.as_str().to_owned()), why));
     };
     if path.port != port && !path.has_no_address() && !sockets::is_on(read, (port, &before), path.port) {
         return WayIn::default();
@@ -213,9 +215,9 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     }
     let parts = Parts::of(&before, &users).and(Parts::of(&server, &users)).with_keys(now, &users);
     let Some(ways) = parted(&parts, read, path, &sessions).filter(|ways| ways.len() * users.len() <= MAX_LOGINS) else {
-        let why = "sshd: the configuration parts this range, or this host's addresses, into too many";
-        way.objections.push(Objection::unknown(Stage::SshdAccess, Reason::TooManyParts, why));
-        way.objections.extend(deciding(&before, &server, now, needs).map(|keyword| unnamed(why, keyword)));
+        let why = || Text::from("sshd: the configuration parts this range, or this host's addresses, into too many");
+        way.objections.push(Objection::unknown(Stage::SshdAccess, Reason::TooManyParts, why()));
+        way.objections.extend(deciding(&before, &server, now, needs).map(|keyword| unnamed(why(), keyword)));
         return way;
     };
     way.parts = parts;
@@ -408,7 +410,7 @@ impl WayIn {
     }
 
     /// Whether it lets it in, and what decided.
-    pub fn verdict(&self) -> (Verdict, String) {
+    pub fn verdict(&self) -> (Verdict, Text) {
         let of_logins = self.logins.iter().flat_map(LoginWay::all);
         let all = self.objections.iter().cloned().chain(of_logins);
         // Values that nobody knows matter where they come, not where they always were.
@@ -422,7 +424,7 @@ impl WayIn {
     }
 
     /// Why sshd refuses for certain by now what it did not refuse for certain so.
-    pub fn newly_closed(&self, now: &WayIn) -> Option<String> {
+    pub fn newly_closed(&self, now: &WayIn) -> Option<Text> {
         let certain =
             |all: &[Objection]| all.iter().find(|objection| objection.is_certain()).map(|objection| objection.why.clone());
         if let (None, Some(why)) = (certain(&self.objections), certain(&now.objections)) {
@@ -430,7 +432,7 @@ impl WayIn {
         }
         let was_not = |is: &&LoginWay| self.login(is).is_some_and(|was| !was.is_closed());
         let closed = now.logins.iter().filter(|is| is.is_closed()).find(was_not)?;
-        Some(certain(&closed.objections).unwrap_or_else(|| closed.no_way()))
+        Some(certain(&closed.objections).unwrap_or_else(|| closed.no_way().into()))
     }
 
     /// What can work, where it is let in: `publickey`.
@@ -445,7 +447,7 @@ impl WayIn {
     }
 
     /// What makes a path that was so worse off so.
-    pub fn worse(&self, now: &WayIn) -> Option<(Verdict, String)> {
+    pub fn worse(&self, now: &WayIn) -> Option<(Verdict, Text)> {
         worse::worse(self, now)
     }
 
@@ -469,7 +471,7 @@ impl WayIn {
     }
 
     /// What becomes different for this path: `publickey stays`, then each value.
-    pub fn changes(&self, now: &WayIn) -> Vec<String> {
+    pub fn changes(&self, now: &WayIn) -> Vec<Text> {
         let (before, after) = (self.methods(), now.methods());
         let stays = |method: &&String| after.contains(method);
         let listed = |what: &str, methods: Vec<&String>| {
@@ -480,12 +482,12 @@ impl WayIn {
         let new = after.iter().filter(|method| !before.contains(method)).collect();
         let words: Vec<String> =
             [listed("stays", kept), listed("goes", lost), listed("comes", new)].into_iter().flatten().collect();
-        let mut lines: Vec<String> = if words.is_empty() { Vec::new() } else { vec![words.join(", ")] };
+        let mut lines: Vec<Text> = if words.is_empty() { Vec::new() } else { vec![words.join(", ").into()] };
         lines.extend(worse::closed_already(self, now));
         for (was, is) in now.logins.iter().filter_map(|is| Some((self.login(is)?, is))) {
             let lost = gone(was, is);
             let count = was.ways.keys.len();
-            let keys = (!lost.is_empty()).then(|| format!("{} of {count} keys goes: {}", lost.len(), lost.join(", ")));
+            let keys = (!lost.is_empty()).then(|| format!("{} of {count} keys goes: {}", lost.len(), lost.join(", ")).into());
             for line in keys.into_iter().chain(difference(&was.effective, &is.effective)) {
                 if !lines.contains(&line) {
                     lines.push(line);
@@ -496,15 +498,15 @@ impl WayIn {
     }
 
     /// The limits that get worse.
-    pub fn new_risks(&self, now: &WayIn) -> Vec<String> {
-        let mut lines: Vec<String> = risk::worse(&self.risks, &now.risks).map(|risk| risk.text.clone()).collect();
+    pub fn new_risks(&self, now: &WayIn) -> Vec<Text> {
+        let mut lines: Vec<Text> = risk::worse(&self.risks, &now.risks).map(|risk| Text::from(&risk.text)).collect();
         let lost = self.identities.difference(&now.identities).filter(|_| !now.identities.is_empty());
         lines.extend(lost.map(|identity| {
-            format!(
+            Text::from(format!(
                 "clients that know this host only by {identity} will see REMOTE HOST IDENTIFICATION HAS CHANGED, or ask again"
-            )
+            ))
         }));
-        lines.extend(self.clients.gone(&now.clients));
+        lines.extend(self.clients.gone(&now.clients).into_iter().map(Text::from));
         let of_logins = now.logins.iter().filter_map(|is| Some((&self.login(is)?.effective, &is.effective)));
         for (was, is) in std::iter::once((&self.everybody, &now.everybody)).chain(of_logins) {
             lines.extend(forwarding::ends(was, is));
@@ -659,12 +661,12 @@ impl Sessions {
 /// could be the end of this way, whatever else stays as it was.
 fn not_judged(login: &LoginWay, (before, now): (&Server, &Server), host: &HostState, needs: &mut Needs) -> Option<Objection> {
     let unread = |objection: &&Objection| matches!(objection.reason, Reason::NotRead(_) | Reason::LocalAddress(_));
-    let of_login = login.objections.iter().find(unread).map(|objection| objection.why.as_str());
-    let names = "sshd: UseDNS is on and Match lines go by host names, which are not looked up here";
+    let of_login = login.objections.iter().find(unread).map(|objection| objection.why.clone());
+    let names = || Text::from("sshd: UseDNS is on and Match lines go by host names, which are not looked up here");
     let by_names = access::matches_names(before) || access::matches_names(now);
-    let why = of_login.or(by_names.then_some(names))?;
+    let why = of_login.or_else(|| by_names.then(names))?;
     let keyword = looks_up(before, now).filter(|_| by_names).or_else(|| deciding(before, now, host, needs))?;
-    Some(unnamed(&format!("{why} ({})", login.user), keyword))
+    Some(unnamed(why + format!(" ({})", login.user), keyword))
 }
 
 /// `UseDNS`, where it changes.
@@ -674,9 +676,9 @@ fn looks_up(before: &Server, now: &Server) -> Option<String> {
 }
 
 /// What decides about somebody changes, and about whom it decides is not known.
-fn unnamed(why: &str, keyword: String) -> Objection {
+fn unnamed(why: Text, keyword: String) -> Objection {
     let name = keyword::spelling(&keyword);
-    let why = format!("{why}; whether {name} keeps somebody out then is not known");
+    let why = why + format!("; whether {name} keeps somebody out then is not known");
     Objection::unknown(Stage::SshdAccess, Reason::Unnamed(keyword), why)
 }
 
@@ -754,11 +756,11 @@ fn login(
         forwards_alone: None,
         opened: None,
     };
-    let because = |reason: Reason, why: String| {
+    let because = |reason: Reason, why: Text| {
         let objections = vec![Objection::unknown(Stage::SshdAccess, reason, why)];
         LoginWay { objections, ..empty.clone() }
     };
-    let not_read = |why: String| because(Reason::NotRead(why.clone()), why);
+    let not_read = |why: String| because(Reason::NotRead(why.clone()), why.into());
     let asked = alike::representative(host, server, address);
     let Some(login) = Login::new(user, asked, local.unwrap_or(asked), port) else {
         return not_read("sshd: that is no name sshfix asks about".to_owned());
@@ -774,7 +776,7 @@ fn login(
     };
     let effective = match effective {
         Ok(effective) => effective.clone(),
-        Err(why) => return because(Reason::Unasked(why.clone()), format!("sshd -T: {why}")),
+        Err(why) => return because(Reason::Unasked(why.clone()), Text::from("sshd -T: ") + said(why)),
     };
     let user_account = match known {
         Part::Present(account) => account,

@@ -7,7 +7,9 @@ use crate::access_proof::Method;
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::facts::state::Server;
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::subsystem::sshd::quoting::said;
 use crate::subsystem::sshd::way_in::risk::no_connections;
+use crate::text::quoted::Text;
 use crate::verdict::{Stage, Verdict};
 
 /// What OpenSSH's client offers by default (`ssh_config(5)`, `Ciphers`, `MACs`, `HostKeyAlgorithms`), without what it only offered once.
@@ -35,27 +37,27 @@ pub(crate) const MACS: [&str; 10] = [
 ];
 
 /// The keyword, the verdict and why.
-type Problem = (&'static str, Verdict, String);
+type Problem = (&'static str, Verdict, Text);
 
-fn refuse(keyword: &'static str, why: impl Into<String>) -> Problem {
+fn refuse(keyword: &'static str, why: impl Into<Text>) -> Problem {
     (keyword, Verdict::Refuse, why.into())
 }
 
-fn unknown(keyword: &'static str, why: impl Into<String>) -> Problem {
+fn unknown(keyword: &'static str, why: impl Into<Text>) -> Problem {
     (keyword, Verdict::Unknown, why.into())
 }
 
 /// What keeps everybody out.
 pub fn objections(server: &Server) -> Vec<Objection> {
     let stage = Stage::SshdAdmission;
-    if let Err(said) = &server.test {
-        let why = format!("sshd, which does not take its files: {said}");
-        return vec![Objection::refuse(stage, Reason::Files(said.clone()), why)];
+    if let Err(complaint) = &server.test {
+        let why = Text::from("sshd, which does not take its files: ") + said(complaint);
+        return vec![Objection::refuse(stage, Reason::Files(complaint.clone()), why)];
     }
     let effective = match &server.effective {
         Ok(effective) => effective,
         Err(why) => {
-            let text = format!("sshd, whose effective configuration is not known: {why}");
+            let text = Text::from("sshd, whose effective configuration is not known: ") + said(why);
             return vec![Objection::unknown(stage, Reason::Unasked(why.clone()), text)];
         }
     };

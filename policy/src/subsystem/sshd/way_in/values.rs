@@ -9,6 +9,8 @@ use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::state::{Need, Pid, ValueFile};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::subsystem::sshd::quoting::of_values;
+use crate::text::quoted::Text;
 use crate::verdict::Stage;
 
 /// What a keyword does to a login.
@@ -309,7 +311,7 @@ fn is_structure(keyword: &str) -> bool {
 fn objection(keyword: &str, value: &str, why: &str) -> Objection {
     let name = keyword::spelling(keyword);
     let shown: String = value.chars().take(100).collect();
-    let why = format!("sshd: {name} {shown}: {why}");
+    let why = Text::from(format!("sshd: {name} ")) + of_values(keyword, shown) + format!(": {why}");
     Objection::unknown(Stage::SshdAccess, Reason::Value(keyword.to_owned(), value.to_owned()), why)
 }
 

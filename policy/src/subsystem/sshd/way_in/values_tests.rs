@@ -16,7 +16,7 @@ const PLAIN: ValueFile = ValueFile::Regular { size: 100, for_all: true, program:
 fn said(host: &HostState, line: &str) -> (Vec<String>, usize) {
     let mut needs = Needs::default();
     let found = objections(host, &Effective::parse(line), &mut needs);
-    (found.into_iter().map(|objection| objection.why).collect(), needs.len())
+    (found.into_iter().map(|objection| objection.why.as_str().to_owned()).collect(), needs.len())
 }
 
 #[test]

@@ -6,26 +6,29 @@ use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::journal::Entrance;
 use crate::subsystem::sshd::judge::methods::{Can, KEY_SOURCES, Way, bare, is_same};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
+use crate::subsystem::sshd::quoting::of_values;
 use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, forwarding, risk, serves, values};
+use crate::text::quoted::Text;
 use crate::verdict::{Stage, Verdict};
 
 /// What makes a path worse off than it was: that it is refused, or that it is not known any more, and why.
-pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, String)> {
+pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, Text)> {
     let closed = was.objections.iter().any(Objection::is_certain) && !was.is_proven();
     if closed {
         return None;
     }
     let found = objection::first_new(&was.objections, &is.objections).map(|new| (new.verdict, told(was, new, None)));
     let open = was.logins.is_empty() || was.logins.iter().any(|login| !login.is_closed() || login.is_proven());
-    let found = found.or_else(|| was.clients.lost(&is.clients).filter(|_| open).map(|why| (Verdict::Unknown, why)));
+    let found = found.or_else(|| was.clients.lost(&is.clients).filter(|_| open).map(|why| (Verdict::Unknown, Text::from(why))));
     let of_logins = || is.logins.iter().find_map(|login| of_login(was, login));
-    let grave = || risk::worse(&was.risks, &is.risks).find(|risk| risk.grave).map(|risk| (Verdict::Unknown, risk.text.clone()));
-    let no_key = || serves::no_key_stays(&was.identities, &is.identities).map(|why| (Verdict::Unknown, why));
+    let grave =
+        || risk::worse(&was.risks, &is.risks).find(|risk| risk.grave).map(|risk| (Verdict::Unknown, Text::from(&risk.text)));
+    let no_key = || serves::no_key_stays(&was.identities, &is.identities).map(|why| (Verdict::Unknown, Text::from(why)));
     found.or_else(of_logins).or_else(grave).or_else(no_key)
 }
 
 /// The same of one login. Where the new files part addresses that the old ones did not, the old ones said the same of all of them.
-fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
+fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, Text)> {
     let nothing = LoginWay::unknown(is);
     let (way, kept) = (was, was.kept);
     let was = way.login(is).unwrap_or(&nothing);
@@ -40,9 +43,9 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
         return Some((new.verdict, told(way, new, Some(&is.user))));
     }
     let unknown = |why| (Verdict::Unknown, why);
-    let advised = |why: String| format!("{why}; {}", Disproof::Changed.advice(&is.user));
+    let advised = |why: Text| why + format!("; {}", Disproof::Changed.advice(&is.user));
     // By what sshd may have read in the place of its files.
-    let opened = |lost: fn(&LoginWay, &LoginWay) -> Option<String>| {
+    let opened = |lost: fn(&LoginWay, &LoginWay) -> Option<Text>| {
         lost(was, is).or_else(|| was.opened.as_deref().and_then(|opened| lost(opened, is)).map(advised))
     };
     let elsewhere = opened(no_session).or_else(|| asks_pam(was, is)).or_else(|| no_way_through(was, is));
@@ -55,11 +58,11 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, String)> {
 }
 
 /// Its words; where the files said so before already, and are not what runs, with what to do.
-fn told(was: &WayIn, new: &Objection, user: Option<&str>) -> String {
+fn told(was: &WayIn, new: &Objection, user: Option<&str>) -> Text {
     let disproof = was.disproved.iter().find(|(objection, _)| objection.reason == new.reason);
     let Some((_, disproof)) = disproof else { return new.why.clone() };
     let user = user.or_else(|| was.logins.first().map(|login| login.user.as_str())).unwrap_or("somebody");
-    format!("{}; {}", new.why, disproof.advice(user))
+    new.why.clone() + format!("; {}", disproof.advice(user))
 }
 
 /// Whether who came so could do it again before the change: proven where sshd has read no other files since, else as far as they say.
@@ -78,65 +81,69 @@ fn counts_now(entrance: &Entrance, was: &LoginWay) -> bool {
 }
 
 /// Whose way in sshd's files had closed before the change, though somebody is in by it; the change makes that no worse, and it is told.
-pub fn closed_already(was: &WayIn, is: &WayIn) -> Vec<String> {
+pub fn closed_already(was: &WayIn, is: &WayIn) -> Vec<Text> {
     let closed = |way: &WayIn, login: &LoginWay| {
         let first = |objections: &[Objection]| objections.iter().find(|one| one.is_certain()).map(|one| one.why.clone());
-        first(&way.objections).or_else(|| first(&login.objections)).or_else(|| login.is_closed().then(|| login.no_way()))
+        first(&way.objections).or_else(|| first(&login.objections)).or_else(|| login.is_closed().then(|| login.no_way().into()))
     };
     let told = |before: &LoginWay| {
         let after = is.logins.iter().find(|after| after.user == before.user)?;
         let why = closed(was, before).filter(|_| before.knows_entrances() && !was.is_proven() && closed(is, after).is_some())?;
-        Some(format!("{} is in, and could not come in again before this change either: {why}", before.user))
+        Some(Text::from(format!("{} is in, and could not come in again before this change either: ", before.user)) + why)
     };
     was.logins.iter().filter_map(told).collect()
 }
 
 /// Whoever gets in is to get a shell as before: what another command or another root directory gives is not known.
-fn no_session(was: &LoginWay, is: &LoginWay) -> Option<String> {
+fn no_session(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     ["ForceCommand", "ChrootDirectory"].into_iter().find_map(|name| {
         let keyword = name.to_ascii_lowercase();
         let value = is.effective.one(&keyword).filter(|value| *value != "none" && was.effective.one(&keyword) != Some(value))?;
-        Some(format!("{name} {value}: whether that gives {} a shell is not known", is.user))
+        let value = of_values(name, value);
+        Some(Text::from(format!("{name} ")) + value + format!(": whether that gives {} a shell is not known", is.user))
     })
 }
 
 /// Who has no shell here comes to go on.
-fn no_way_through(was: &LoginWay, is: &LoginWay) -> Option<String> {
+fn no_way_through(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     let alone = was.forwards_alone.as_ref()?;
     let ended = forwarding::ends(&was.effective, &is.effective).into_iter().next()?;
-    Some(format!("{ended}, and {} has nothing else here ({alone})", is.user))
+    Some(ended + format!(", and {} has nothing else here (", is.user) + alone.clone() + ")")
 }
 
 /// PAM is asked where it was not: its account and session rules may refuse whoever came without them.
-fn asks_pam(was: &LoginWay, is: &LoginWay) -> Option<String> {
+fn asks_pam(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     let asked = |way: &LoginWay| way.effective.one("usepam") == Some("yes");
     let newly = asked(is) && !asked(was) && was.effective != Effective::default();
-    newly.then(|| format!("UsePAM yes: what PAM says of {} is not known", is.user))
+    newly.then(|| format!("UsePAM yes: what PAM says of {} is not known", is.user).into())
 }
 
 /// No method is left that can work, though one could.
-fn no_way(was: &LoginWay, is: &LoginWay, says_little: bool) -> Option<(Verdict, String)> {
+fn no_way(was: &LoginWay, is: &LoginWay, says_little: bool) -> Option<(Verdict, Text)> {
     let (before, after) = (was.ways.best().0, is.ways.best().0);
     if after != Verdict::Refuse {
         return None;
     }
     match before {
-        Verdict::Accept | Verdict::Unknown => Some((after, is.no_way())),
-        Verdict::Refuse => says_little.then(|| (after, format!("{}; {}", is.no_way(), Disproof::Changed.advice(&is.user)))),
+        Verdict::Accept | Verdict::Unknown => Some((after, is.no_way().into())),
+        Verdict::Refuse => {
+            says_little.then(|| (after, format!("{}; {}", is.no_way(), Disproof::Changed.advice(&is.user)).into()))
+        }
     }
 }
 
 /// The ways that must stay: those that work and those that perhaps do. Whoever comes this way is known to be able to do none of them in
 /// particular.
-fn lost_way(was: &LoginWay, is: &LoginWay) -> Option<String> {
+fn lost_way(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     let mut must_stay = was.ways.ways.iter().filter(|way| way.verdict() != Verdict::Refuse);
     let lost = must_stay.find(|way| !way_stays(way, was, is))?;
     let (user, left) = (&is.user, is.ways.best().1.join(" or "));
-    Some(format!(
+    let why = format!(
         "sshd: {user} may come in by {}, which would count no more, and whether {user} can come in by {left} is not known: let {user} log \
          in by that first",
         lost.name()
-    ))
+    );
+    Some(why.into())
 }
 
 fn way_stays(way: &Way, was: &LoginWay, is: &LoginWay) -> bool {
@@ -145,28 +152,29 @@ fn way_stays(way: &Way, was: &LoginWay, is: &LoginWay) -> bool {
 }
 
 /// A key may be the only one that somebody has, and so may one of which it is not known whether it counts, or where it comes from.
-fn lost_keys(was: &LoginWay, is: &LoginWay) -> Option<String> {
+fn lost_keys(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     if !was.ways.ways.iter().any(|way| way.by_key() && way.verdict() != Verdict::Refuse) {
         return None;
     }
     let user = &is.user;
     let gone = gone(was, is);
     if !gone.is_empty() {
-        return Some(format!(
-            "sshd: {} of the {} keys of {user} would count no more ({}), and which one comes is not known",
-            gone.len(),
-            was.ways.keys.len(),
-            gone.join(", ")
-        ));
+        let (count, gone) = (gone.len(), gone.join(", "));
+        let all = was.ways.keys.len();
+        return Some(
+            format!("sshd: {count} of the {all} keys of {user} would count no more ({gone}), and which one comes is not known")
+                .into(),
+        );
     }
     if let Some(lost) = was.ways.lost(&is.ways).first() {
-        return Some(format!("sshd: whether the keys of {user} would count as they did is not known: {lost}"));
+        return Some(format!("sshd: whether the keys of {user} would count as they did is not known: {lost}").into());
     }
     let others = KEY_SOURCES.into_iter().filter(|keyword| !PLACES_OF_KEYS.contains(keyword));
     let keyword = if was.ways.sources.is_empty() { None } else { changed(others, was, is) };
     keyword.map(|keyword| {
         let name = keyword::spelling(keyword);
         format!("sshd: {user} may have keys that sshfix does not know, and {name} changes what counts: whether they do then is not known")
+            .into()
     })
 }
 
@@ -203,7 +211,7 @@ fn changed(keywords: impl IntoIterator<Item = &'static str>, was: &LoginWay, is:
 
 /// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password. Two sessions
 /// of one user from one address may be two people.
-fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<String> {
+fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     let mut counting = was.entered.iter().filter(|entrance| counts_now(entrance, was));
     let entrance = counting.find(|entrance| !stays(entrance, was, is))?;
     let Entrance { user, method, key, .. } = entrance;
@@ -213,12 +221,13 @@ fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<String> {
         possible.any(|way| ends_so(way, entrance, login.ways.one_password))
     };
     if !counts(was) && !counts(is) {
-        return Some(format!("sshd: {user} is in by {by}, which would not count; {}", Disproof::IsIn.advice(user)));
+        return Some(format!("sshd: {user} is in by {by}, which would not count; {}", Disproof::IsIn.advice(user)).into());
     }
-    Some(format!(
+    let why = format!(
         "sshd: {user} is in by {by}, which would count no more; whether {user} can come in by {} is not known: log in by that first",
         is.ways.best().1.join(" or ")
-    ))
+    );
+    Some(why.into())
 }
 
 /// auth.c, `auth_log`, names the last method of several.
@@ -305,10 +314,12 @@ pub fn faults(way: &WayIn) -> Vec<(Stage, String)> {
         return found;
     }
     let of_stages = |objection: &&Objection| !objection.is_of_value();
-    found.extend(way.disproved.iter().map(|(objection, _)| (objection.stage, objection.why.clone())));
-    found.extend(way.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
+    found.extend(way.disproved.iter().map(|(objection, _)| (objection.stage, objection.why.as_str().to_owned())));
+    found.extend(way.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.as_str().to_owned())));
     for login in way.logins.iter().filter(|login| login.is_proven()) {
-        found.extend(login.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.clone())));
+        found.extend(
+            login.objections.iter().filter(of_stages).map(|objection| (objection.stage, objection.why.as_str().to_owned())),
+        );
         let came = |entrance: &Entrance| {
             let mut by =
                 login.ways.ways.iter().flat_map(|way| &way.methods).filter(|(method, _)| is_same(method, &entrance.method, true));
