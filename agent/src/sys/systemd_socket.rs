@@ -15,6 +15,8 @@ const PATH: &str = "/run/systemd/private";
 /// The part of a message that says how long the rest is (D-Bus specification, "Message Format"): byte order, type, flags and version, the
 /// length of the body, the serial number, and the length of the header's fields.
 const START: usize = 16;
+/// No line of the handshake comes near it.
+const LONGEST_LINE: usize = 4096;
 /// The field SENDER (7), a string (`s`) of 24 bytes, in either byte order.
 const SENDER: [&[u8]; 2] =
     [b"\x07\x01s\0\x18\0\0\0org.freedesktop.systemd1\0", b"\x07\x01s\0\0\0\0\x18org.freedesktop.systemd1\0"];
@@ -71,18 +73,21 @@ impl ReadHalf for Reader {
     }
 }
 
-/// A whole message with a sender that zbus takes; or a piece of the handshake, in which nothing begins with `l` or `B` (`OK`, a number in
-/// lower hexadecimal digits, `AGREE_UNIX_FD`) and after which the first message is an answer; nothing at the end.
+/// A whole message with a sender that zbus takes; or a line of the handshake, none of which begins with `l` or `B`; nothing at the end.
+/// Never more than the line: zbus says all of its part at once, so that a signal may follow the answers right away.
 async fn message(socket: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; START];
-    let length = socket.read(&mut bytes).await?;
-    bytes.truncate(length);
+    let mut bytes = vec![0];
+    if socket.read(&mut bytes).await? == 0 {
+        return Ok(Vec::new());
+    }
     if !matches!(bytes.first(), Some(b'l' | b'B')) {
+        while bytes.last() != Some(&b'\n') && bytes.len() < LONGEST_LINE {
+            bytes.push(socket.read_u8().await?);
+        }
         return Ok(bytes);
     }
-    let mut more = vec![0; START - length];
-    socket.read_exact(&mut more).await?;
-    bytes.append(&mut more);
+    bytes.resize(START, 0);
+    socket.read_exact(bytes.get_mut(1..).unwrap_or_default()).await?;
     let (fields, length) =
         lengths(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "too long a message of systemd"))?;
     let mut rest = vec![0; length.saturating_sub(START)];

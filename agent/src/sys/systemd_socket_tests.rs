@@ -42,3 +42,35 @@ fn a_length_is_read_in_both_orders_and_bounded() {
     assert_eq!(lengths(b"l\x02\x01\x01\xff\xff\xff\xff\x01\0\0\0\x09\0\0\0"), None);
     assert_eq!(lengths(b"l\x02\x01"), None);
 }
+
+#[test]
+fn a_signal_right_behind_the_handshake_is_named_too() {
+    let handshake = b"OK 0123456789abcdef0123456789abcdef\r\nAGREE_UNIX_FD\r\n";
+    for (order, sender) in [(b'l', SENDER[0]), (b'B', SENDER[1])] {
+        let of_the_signal = fields(sender);
+        let length = u32::try_from(of_the_signal.len()).unwrap();
+        let length = if order == b'l' { length.to_le_bytes() } else { length.to_be_bytes() };
+        let signal = [&[order, 4, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0][..], &length, &of_the_signal].concat();
+        let signal = [&signal[..], &vec![0; signal.len().next_multiple_of(8) - signal.len()]].concat();
+        let mut expected = signal.clone();
+        name_uniquely(&mut expected[START..]);
+        assert_ne!(expected, signal);
+        let sent = [&handshake[..], &signal, &signal].concat();
+        let read = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap().block_on(async {
+            let (here, mut systemd) = UnixStream::pair().unwrap();
+            systemd.write_all(&sent).await.unwrap();
+            drop(systemd);
+            let (mut reader, _) = SystemdSocket(here).split().take();
+            let mut read = Vec::new();
+            let mut buffer = [0; 64];
+            loop {
+                let (length, _) = reader.recvmsg(&mut buffer).await.unwrap();
+                if length == 0 {
+                    break read;
+                }
+                read.extend_from_slice(&buffer[..length]);
+            }
+        });
+        assert_eq!(read, [&handshake[..], &expected, &expected].concat());
+    }
+}
