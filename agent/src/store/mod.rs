@@ -194,7 +194,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let lock = open::directory(path)?;
         let identity = open::file(path)?;
-        let mut connection = open::connection(path)?;
+        let mut connection = space::Space::beside(path).open(|| open::connection(path))?;
         open::migrate(&mut connection, path)?;
         let mut store = Store::of(connection, path, Some(lock));
         store.health = health::Health::of(identity);
