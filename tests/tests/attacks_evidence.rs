@@ -60,8 +60,7 @@ fn sockets_of_others_hide_no_session(server: &Server) {
     let other = Session::open_as(server, "root", OTHER_V4, 2222);
     protected(server, "quiet", OTHER_V4);
     start(server, "many", MANY_SOCKETS);
-    let count = || server.sh("ss -Hltn | wc -l").stdout.trim().parse::<u32>().unwrap_or(0);
-    server.wait_until("she has them", LONG, || count() > 112_000);
+    server.wait_until("she has them", LONG, || server.tcp_sockets() > 112_000);
     protected(server, "112,000 sockets", ADMIN_V4);
     protected(server, "112,000 sockets", OTHER_V4);
     let status = server.ctl(&["status"]);

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use sshfix_tests::lab::{ADMIN_V4, BUSY_SYSTEMD, MANY_SOCKETS, Release, Server, on_both};
+use sshfix_tests::lab::{ADMIN_V4, BUSY_SYSTEMD, MANY_SOCKETS, Release, Server, on_both_at_once};
 
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
 /// Waiting for what comes by itself, on a loaded machine.
@@ -119,7 +119,7 @@ fn is_rolled_back_soon(server: &Server, id: &str) {
 
 #[test]
 fn nobody_keeps_a_change_of_sshd_from_being_taken_back() {
-    on_both(|server| {
+    on_both_at_once(|server| {
         prepare(server);
         more_sockets_than_are_read_do_not(server);
         connections_that_say_nothing_do_not(server);
@@ -129,13 +129,18 @@ fn nobody_keeps_a_change_of_sshd_from_being_taken_back() {
 }
 
 fn more_sockets_than_are_read_do_not(server: &Server) {
-    let id = pending(server, "30s", &["DenyUsers", "alice"]);
-    assert!(!server.gets_in("alice", ADMIN_V4, 22), "denied, until somebody confirms it or its time is over");
-    let attack = Attack::begin(server, MANY_SOCKETS);
-    server
-        .wait_until("she has them", LONG, || server.sh("wc -l < /proc/net/tcp").stdout.trim().parse::<u32>().unwrap() > 102_000);
-    is_taken_back(server, &id);
-    drop(attack);
+    // A machine so slow that the time of the change is over before she has them all has another try, with more time.
+    let in_time = ["15s", "45s", "90s"].into_iter().any(|within| {
+        let id = pending(server, within, &["DenyUsers", "alice"]);
+        assert!(!server.gets_in("alice", ADMIN_V4, 22), "denied, until somebody confirms it or its time is over");
+        let attack = Attack::begin(server, MANY_SOCKETS);
+        server.wait_until("she has them", LONG, || server.tcp_sockets() > 102_000);
+        let in_time = state(server, &id) == "pending";
+        is_taken_back(server, &id);
+        drop(attack);
+        in_time
+    });
+    assert!(in_time, "the machine is too slow to tell");
 }
 
 fn connections_that_say_nothing_do_not(server: &Server) {
@@ -164,7 +169,7 @@ fn a_systemd_that_does_not_answer_does_not(server: &Server) {
     server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
     println!("{}: the agent was started anew in {:?}", server.release(), begun.elapsed());
 
-    let id = pending(server, "15s", &["DenyUsers", "alice"]);
+    let id = pending(server, "10s", &["DenyUsers", "alice"]);
     server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
     is_taken_back(server, &id);
     drop(attack);
@@ -208,10 +213,10 @@ fn a_full_file_system_does_not(server: &Server) {
     assert_eq!(files(), before);
     empty(attack);
 
-    // An agent that was killed meanwhile, too.
+    // An agent that was killed meanwhile, too; and whose next one alice was ahead of, when SQLite makes the index of its log anew.
     let id = pending(server, "10s", &["DenyUsers", "alice"]);
     let attack = fill();
-    server.sh("systemctl kill -s KILL sshfix-agent.service sshfix-write.service").expect_ok();
+    server.sh("systemctl kill -s KILL sshfix-agent.service sshfix-write.service; rm /var/lib/sshfix/state.db-shm").expect_ok();
     is_taken_back(server, &id);
     assert_eq!(files(), before);
     empty(attack);

@@ -76,10 +76,33 @@ pub fn on_both(test: impl Fn(&mut Server)) {
         return;
     }
     for release in Release::ALL {
-        let mut server = Server::boot(release);
-        server.install_sshfix();
-        test(&mut server);
+        on_one(release, &test);
     }
+}
+
+/// The same on both at the same time, for a test binary that has only this one test.
+#[track_caller]
+pub fn on_both_at_once(test: impl Fn(&mut Server) + Sync) {
+    if !root_or_skip() {
+        return;
+    }
+    std::thread::scope(|scope| {
+        let both = Release::ALL.map(|release| {
+            scope.spawn({
+                let test = &test;
+                move || on_one(release, test)
+            })
+        });
+        for one in both {
+            one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+}
+
+fn on_one(release: Release, test: &impl Fn(&mut Server)) {
+    let mut server = Server::boot(release);
+    server.install_sshfix();
+    test(&mut server);
 }
 
 impl Server {
@@ -93,6 +116,15 @@ impl Server {
         let fields: Vec<&str> = stat.rsplit_once(')').expect("the name ends").1.split_whitespace().collect();
         let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
         ticks(11) + ticks(12)
+    }
+
+    /// The TCP sockets in its network, of IPv4: the kernel counts them itself, however many they are (`/proc/net/sockstat`).
+    ///
+    /// # Panics
+    /// When it does not say.
+    pub fn tcp_sockets(&self) -> u32 {
+        let counted = self.sh("grep '^TCP: inuse ' /proc/net/sockstat").expect_ok();
+        counted.split(' ').nth(2).and_then(|count| count.parse().ok()).expect("a count")
     }
 
     /// Installs the agent and the client, makes the configuration and starts the unit. `ctl` works when this returns.

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 pub use clients::{BUSY_SYSTEMD, HeldConnections, MANY_SOCKETS, Session};
 pub use command::{Output, feed, run, run_with_input};
 pub use inside::{answer_inside, ask_inside};
-pub use install::{CtlResult, on_both, packaged_units};
+pub use install::{CtlResult, on_both, on_both_at_once, packaged_units};
 pub use netns::{Netns, in_namespace};
 pub use server::{Server, SshResult};
 pub use wire::{CLIENTS as WIRE_CLIENTS, Client, Fate, LISTENING, SERVERS as WIRE_SERVERS, Wire};
