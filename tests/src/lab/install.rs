@@ -133,12 +133,14 @@ impl Server {
         self.copy_sshfix();
         self.run(&["systemd-sysusers"]).expect_ok();
         self.run(&["sshfix-agent", "init"]).expect_ok();
-        self.run(&["systemctl", "daemon-reload"]).expect_ok();
-        self.run(&["systemctl", "enable", "sshfix-recover.service"]).expect_ok();
-        let sockets = ["sshfix-write.socket", "sshfix-look.socket", "sshfix-agent.socket"];
-        let started = self.run(&[&["systemctl", "enable", "--now"], &sockets[..], &["sshfix-agent.service"]].concat());
-        let journal = self.run(&["journalctl", "--no-pager", "-n", "30", "-u", "sshfix-agent"]).stdout;
-        assert!(started.ok(), "sshfix-agent does not start: {}\n{journal}", started.stderr);
+        let units = ["sshfix-write.socket", "sshfix-look.socket", "sshfix-agent.socket", "sshfix-agent.service"];
+        // It has systemd read the units anew itself, once for all of them.
+        self.run(&[&["systemctl", "enable", "sshfix-recover.service"], &units[..]].concat()).expect_ok();
+        let started = self.run(&[&["systemctl", "start"], &units[..]].concat());
+        if !started.ok() {
+            let journal = self.run(&["journalctl", "--no-pager", "-n", "30", "-u", "sshfix-agent"]).stdout;
+            panic!("sshfix-agent does not start: {}\n{journal}", started.stderr);
+        }
     }
 
     /// Only the files: programs in /usr/local, units, users. Starts nothing.
