@@ -3,6 +3,7 @@
 // Doc comments are the help texts here, and backticks would be printed.
 #![allow(clippy::doc_markdown)]
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use sshfix_policy::request::{Decision, Intent, Mode, Operation, Query, Records};
 
 mod audit;
 mod command_line;
+mod dashes;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -62,6 +64,19 @@ pub struct Cli {
     /// What to run.
     #[command(subcommand)]
     pub program: Program,
+}
+
+impl Cli {
+    /// Reads a command line.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or the help that it asks for.
+    pub fn read(args: &[OsString]) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(dashes::put_values_last(args))?;
+        dashes::check(&cli)?;
+        Ok(cli)
+    }
 }
 
 /// The programs in this binary.
@@ -392,7 +407,7 @@ pub enum SshdVerb {
         help: Option<bool>,
         /// As sshd_config(5) has it
         keyword: String,
-        /// Its value, or its values where it has several; behind `--` where one begins with a dash
+        /// Its value, or its values where it has several
         #[arg(required = true)]
         values: Vec<String>,
         /// Inside the Match block with these criteria, such as "Address 10.0.0.0/8" [default: for everybody]

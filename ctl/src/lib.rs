@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::io::Write;
 
-use clap::Parser;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sshfix_policy::reply::{Body, ChangeState, ErrorCode, ErrorDocument};
@@ -35,7 +34,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     if let Some(status) = complete::answer(&args) {
         return status;
     }
-    let Cli { program: Program::Ctl(Ctl { globals, verb }) } = match Cli::try_parse_from(&args) {
+    let Cli { program: Program::Ctl(Ctl { globals, verb }) } = match Cli::read(&args) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, args.iter().any(|arg| arg == "--json")),
     };

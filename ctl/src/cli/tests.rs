@@ -5,7 +5,8 @@ use clap::CommandFactory;
 use super::*;
 
 fn ask(line: &str) -> Result<Ask, clap::Error> {
-    let Program::Ctl(ctl) = Cli::try_parse_from(line.split(' '))?.program;
+    let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+    let Program::Ctl(ctl) = Cli::read(&args)?.program;
     match ctl.verb.wish() {
         Wish::Ask(ask) => Ok(ask),
         Wish::Confirm { .. } => panic!("a confirm is no question before its challenge"),
@@ -13,11 +14,24 @@ fn ask(line: &str) -> Result<Ask, clap::Error> {
 }
 
 #[test]
-fn a_value_that_begins_with_a_dash_is_no_cry_for_help() {
+fn a_value_may_begin_with_a_dash_and_an_option_is_never_a_value() {
     let kind = |line: &str| ask(line).unwrap_err().kind();
-    assert_eq!(kind("sshfix ctl sshd set MACs -hmac*"), clap::error::ErrorKind::UnknownArgument);
+    let set = |line: &str| match ask(line).unwrap() {
+        Ask { operation: Operation::Intent(Intent::SshdSet { values, .. }), mode, .. } => (values.join(" "), mode),
+        other => panic!("{other:?}"),
+    };
     assert_eq!(kind("sshfix ctl sshd set --help"), clap::error::ErrorKind::DisplayHelp);
-    assert!(ask("sshfix ctl sshd set MACs -- -hmac*").is_ok());
+    for line in ["MACs -hmac*,-umac-64@openssh.com --dry-run", "--dry-run MACs -- -hmac*,-umac-64@openssh.com"] {
+        let (values, mode) = set(&format!("sshfix ctl sshd set {line}"));
+        assert_eq!((values.as_str(), mode), ("-hmac*,-umac-64@openssh.com", Mode::DryRun), "{line}");
+    }
+    let (values, mode) = set("sshfix ctl sshd set Subsystem sftp internal-sftp -l INFO -u 0027 --confirm-within 5m");
+    assert_eq!(values, "sftp internal-sftp -l INFO -u 0027");
+    assert_eq!(mode, Mode::Apply { plan: None, confirm_within: Some(300) });
+    assert_eq!(set("sshfix ctl sshd set ForceCommand -- menu --all").0, "menu --all");
+    for wrong in ["AllowUsers bob --dry-rnu", "AllowUsers --dry-rnu bob", "Ciphers -- -3des-cbc --dry-run", "Ciphers -- -a --plan=x"] {
+        assert_eq!(kind(&format!("sshfix ctl sshd set {wrong}")), clap::error::ErrorKind::UnknownArgument, "{wrong}");
+    }
 }
 
 #[test]
