@@ -55,9 +55,9 @@ reported. The end of an sshd entry waits until sshd has read what others edited.
 In the first five minutes after a reboot, missing parts are added again.";
 
 const CHECK: &str = "\
-Exit status: 0 where sshd takes its files and would start again, with or without warnings; 1 where it would not.";
+Exit status: 0 if sshd accepts its files and would start again, with or without warnings; 1 if not.";
 
-/// Which layer refuses this address, and how to let it in again without locking anybody out.
+/// Find the layer that blocks an SSH client, and repair it without locking anybody out.
 #[derive(Debug, Parser)]
 #[command(name = "sshfix", version, max_term_width = 100)]
 pub struct Cli {
@@ -109,13 +109,13 @@ pub struct Globals {
     /// Print one JSON document, also for errors
     #[arg(long, global = true)]
     pub json: bool,
-    /// Colours; NO_COLOR is obeyed too
+    /// When to use colours; NO_COLOR is respected
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
     /// How long to wait for the agent's answer (30s, 2m)
     #[arg(long, global = true, value_parser = parse_duration, default_value = "60s", value_name = "DURATION")]
     pub timeout: Duration,
-    /// Say more: the identity used, evidence of what does not block
+    /// Show more: the identity used, evidence of stages that do not block
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }
@@ -140,7 +140,7 @@ pub struct ChangeArgs {
     /// Apply only if the plan is still the one with this digest
     #[arg(long, value_name = "DIGEST", conflicts_with = "dry_run", value_parser = parse_digest)]
     pub plan: Option<String>,
-    /// How long a change that must be confirmed waits for it before it is taken back (30s, 5m) [default: 2m]
+    /// Time to confirm the change before it is rolled back (30s, 5m) [default: 2m]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub confirm_within: Option<Duration>,
     /// Kept in the audit record
@@ -153,16 +153,16 @@ pub struct ChangeArgs {
 pub enum Verb {
     /// Show the path of a new connection stage by stage, what blocks it, and the command that lifts it
     Diagnose {
-        /// Where the connection comes from
+        /// Address of the client
         #[arg(value_parser = parse_address)]
         address: IpAddr,
-        /// As which user
+        /// Log in as this user
         #[arg(long)]
         user: Option<String>,
-        /// To which port [default: the SSH port]
+        /// Port to connect to [default: the SSH port]
         #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
-        /// Everything it meets on its way: each rule that matches with its counter and owner, each line considered
+        /// Show the whole path: each matching rule with its counter and owner, each line considered
         #[arg(long)]
         explain: bool,
     },
@@ -174,7 +174,7 @@ pub enum Verb {
         /// Only in this jail of fail2ban, nothing else
         #[arg(long)]
         jail: Option<String>,
-        /// The jails ignore it afterwards for this long (10m, 2h, 1d)
+        /// Then let the jails ignore it for this long (10m, 2h, 1d)
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         ignore_for: Option<Duration>,
         /// Lift the whole range that an element, rule, ban or route names, not only this part of it
@@ -184,15 +184,15 @@ pub enum Verb {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Lift everything that `diagnose` finds for an address, in every subsystem and in sshd itself, as one plan
+    /// Repair everything that `diagnose` reports for an address, as one plan
     Fix {
-        /// Where the connection comes from
+        /// Address of the client
         #[arg(value_parser = parse_address)]
         address: IpAddr,
-        /// As which user: also what sshd and the account hold against them
+        /// Log in as this user: also repairs what sshd and the account refuse
         #[arg(long)]
         user: Option<String>,
-        /// To which port [default: the SSH port]
+        /// Port to connect to [default: the SSH port]
         #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
         /// Flags of a change.
@@ -229,7 +229,7 @@ pub enum Verb {
     /// sshd_config and the service that reads it
     #[command(subcommand)]
     Sshd(SshdVerb),
-    /// Let an address in for a while, whatever blocks it; ends by itself, also across restarts and reboots
+    /// Let an address in for a limited time, whatever blocks it; survives restarts and reboots
     #[command(after_help = ALLOW)]
     Allow {
         /// An address or range
@@ -242,9 +242,9 @@ pub enum Verb {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// List what was let in for a while, by whom and until when
+    /// List the leases that `allow` made: for which address, by whom, until when
     Leases,
-    /// End a lease now; refused where that would cut your own way in or a live session
+    /// End a lease now; refused if that would block you or a live session
     Revoke {
         /// As `leases` shows it
         id: String,
@@ -252,15 +252,15 @@ pub enum Verb {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Who asked what and what became of it; whether any record of it was tampered with
+    /// Audit records: who asked what, with which result; verify that none was altered
     #[command(subcommand)]
     Audit(AuditVerb),
-    /// Show changes and their state, newest first; one with its steps and journal
+    /// List changes and their state, newest first; with ID: its steps and journal
     Changes {
         /// Only this one
         id: Option<String>,
     },
-    /// Keep a pending change; makes a new connection to the SSH port and proves with it that it still answers
+    /// Keep a pending change; makes a new connection to prove that the SSH port answers
     Confirm {
         /// The change, as shown when it was applied
         id: String,
@@ -268,11 +268,11 @@ pub enum Verb {
         #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
         reason: Option<String>,
     },
-    /// Take a pending or stuck change back at once
+    /// Roll back a pending or stuck change now
     Rollback {
         /// The change, as shown when it was applied
         id: String,
-        /// Leave a stuck change as it is, so that others can be made again
+        /// Leave a stuck change as it is; other changes become possible again
         #[arg(long)]
         abandon: bool,
         /// Kept in the audit record
@@ -302,11 +302,11 @@ pub struct HostsArgs {
 pub enum HostsVerb {
     /// Show the rules of both files
     List,
-    /// Let an address in by hosts.allow
+    /// Accept an address in hosts.allow
     Allow(HostsArgs),
-    /// Keep an address out by hosts.deny
+    /// Refuse an address in hosts.deny
     Deny(HostsArgs),
-    /// Take the lines that name exactly this address out of both files
+    /// Remove the lines that name exactly this address from both files
     Remove(HostsArgs),
 }
 
@@ -324,7 +324,7 @@ pub enum FirewallVerb {
         #[arg(long)]
         all: bool,
     },
-    /// Accept an address to the SSH port, before whatever refuses it
+    /// Accept an address on the SSH port, before the rules that refuse it
     Accept {
         /// An address or range
         #[arg(value_name = "ADDRESS-or-CIDR")]
@@ -360,7 +360,7 @@ pub enum Fail2banVerb {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Ban this address again when it earns it
+    /// Stop ignoring this address: it can be banned again
     Unignore {
         /// An address or range
         #[arg(value_name = "ADDRESS-or-CIDR")]
@@ -395,10 +395,10 @@ pub enum SshdVerb {
         #[arg(long)]
         all: bool,
     },
-    /// Whether the files are valid, whether sshd runs what they say, and whether it would start again
+    /// Check sshd's files: are they valid, does sshd run them, would it start again
     #[command(after_help = CHECK)]
     Check,
-    /// Set a keyword where its value wins, and have sshd read its files again; waits for `confirm`
+    /// Set a keyword in the place where it takes effect and reload sshd; waits for `confirm`
     // `-hmac*` is a value and no cry for help.
     #[command(disable_help_flag = true)]
     Set {
@@ -417,7 +417,7 @@ pub enum SshdVerb {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Take a keyword out, so that the default counts, and have sshd read its files again; waits for `confirm`
+    /// Remove a keyword, so that its default applies, and reload sshd; waits for `confirm`
     Unset {
         /// As sshd_config(5) has it
         keyword: String,
@@ -428,13 +428,13 @@ pub enum SshdVerb {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Have sshd read its files again; sessions stay
+    /// Reload sshd's configuration; sessions stay
     Reload {
         /// Flags of a change.
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Restart sshd, or start it where it is down; sessions stay
+    /// Restart sshd, or start it if it is down; sessions stay
     Restart {
         /// Flags of a change.
         #[command(flatten)]

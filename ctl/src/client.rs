@@ -124,12 +124,12 @@ impl ClientError {
             ClientError::Wire(_) => unchanged(ErrorCode::Unreachable, "Client and agent should be of the same version."),
             ClientError::OtherKey { .. } => unchanged(
                 ErrorCode::Refused,
-                "If the agent's key was made anew, copy its new agent_ed25519.pub; otherwise somebody else listens there.",
+                "If the agent got a new key, copy its new agent_ed25519.pub; otherwise another program answers there.",
             ),
             ClientError::Forged(_) => ErrorDocument::new(
                 ErrorCode::Refused,
-                format!("{message}. What became of the request is not known."),
-                "Find out who listens at the socket before going on: `sudo ss -xlp | grep sshfix`.",
+                format!("{message}. It is unknown whether the request was carried out."),
+                "Find out which program listens at the socket before you go on: `sudo ss -xlp | grep sshfix`.",
             ),
             ClientError::Reply(_) => ErrorDocument::new(
                 ErrorCode::Failed,

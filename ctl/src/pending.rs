@@ -35,8 +35,12 @@ pub fn offer(session: &mut Session, change: &Change) -> Option<Answer> {
     let until = Instant::now() + left;
     let lines = typed();
     let mut err = anstream::stderr();
-    let _ = writeln!(err, "\n{} A new login, from where you are, is what counts.", "Does everything still work?".bold());
-    let _ = writeln!(err, "  {} keep it   {} take it back now", "y".green().bold(), "r".red().bold());
+    let _ = writeln!(
+        err,
+        "\n{} Try a new login from where you are: that is the proof that counts.",
+        "Does everything still work?".bold()
+    );
+    let _ = writeln!(err, "  {} keep it   {} roll it back now", "y".green().bold(), "r".red().bold());
     let _ = writeln!(err);
     let _ = write!(err, "> ");
     loop {
@@ -56,7 +60,7 @@ pub fn offer(session: &mut Session, change: &Change) -> Option<Answer> {
                     .inspect_err(|error| {
                         let _ = write!(
                             err,
-                            "The time is over, and what became of the change could not be asked.\n{}",
+                            "The time is over, and the agent could not be asked about the change.\n{}",
                             render::error(error)
                         );
                     })
@@ -90,7 +94,7 @@ pub fn offer(session: &mut Session, change: &Change) -> Option<Answer> {
 /// The line above the one that is typed on; the cursor goes there and back (ECMA-48 CPL; DECSC and DECRC).
 fn draw(err: &mut impl Write, left: Duration) {
     let seconds = left.as_secs();
-    let text = format!("taken back by itself in {}:{:02}", seconds / 60, seconds % 60);
+    let text = format!("rolled back automatically in {}:{:02}", seconds / 60, seconds % 60);
     let _ = write!(err, "\u{1b}7\u{1b}[1F{}\u{1b}[K\u{1b}8", text.yellow());
     let _ = err.flush();
 }

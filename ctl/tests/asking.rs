@@ -336,7 +336,7 @@ fn a_lying_agent_is_refused_with_status_3_and_nothing_of_it_is_shown() {
         (Mood::OldChallenge, "not from the agent, or not to this request"),
         (Mood::OtherRequest, "not from the agent, or not to this request"),
         (Mood::OtherNamespace, "not from the agent"),
-        (Mood::GarbageReply, "What became of the request is not known"),
+        (Mood::GarbageReply, "It is unknown whether the request was carried out"),
     ] {
         let agent = Agent::start(mood, diagnosis("accept"));
         let output = agent.run(&["diagnose", "203.0.113.7"]);

@@ -284,7 +284,7 @@ fn a_rollback_says_which_step_failed_and_what_was_taken_back() {
         "
 Rolled back: sshfix ctl unban 203.0.113.7. The host is as it was before.
   ✗ Step 2 of 2 failed (remove line 3 of /etc/hosts.deny): read-only file system
-  ↩ taken back: unban 203.0.113.7 in jail sshd
+  ↩ rolled back: unban 203.0.113.7 in jail sshd
 change  c7
 ",
     );
@@ -295,7 +295,7 @@ change  c7
         "
 STUCK: sshfix ctl unban 203.0.113.7. The host is neither as before nor as planned.
   ✗ The check afterwards failed: still refused
-  ! not taken back: unban 203.0.113.7 in jail sshd: fail2ban is gone; start it and ban by hand
+  ! not rolled back: unban 203.0.113.7 in jail sshd: fail2ban is gone; start it and ban by hand
 change  c7
 ",
     );
@@ -317,7 +317,7 @@ SOURCE           BY                      SINCE                                 U
         &draw(json!({"schema": "sshfix.bans/1", "bans": [], "notes": ["fail2ban does not answer"]})),
         "
 No ban or rule names such an address.
-What refuses everybody is not listed here: `sshfix ctl diagnose ADDRESS` judges one address.
+Rules that refuse everybody are not listed: `sshfix ctl diagnose ADDRESS` judges one address.
 
 note: fail2ban does not answer
 ",

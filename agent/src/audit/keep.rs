@@ -77,11 +77,11 @@ impl Auditor {
                 self.wrote(head);
                 export_closing(head, seq, opening, &closing);
                 if let Err(error) = self.checkpoint_if_due(store, identity) {
-                    tracing::error!("the audit records could not be signed; it is tried again: {error}");
+                    tracing::error!("cannot sign the audit records; retrying: {error}");
                 }
             }
             Err(error) => {
-                tracing::error!(seq, "the audit record could not be closed; it is tried again: {error}");
+                tracing::error!(seq, "cannot close the audit record; retrying: {error}");
                 self.lock().unclosed.push((seq, closing));
             }
         }
@@ -123,7 +123,7 @@ impl Auditor {
             self.note(store, identity, summary, Outcome::Unchanged);
         }
         if let Err(error) = self.checkpoint_if_due(store, identity) {
-            tracing::error!("the audit records could not be signed; it is tried again: {error}");
+            tracing::error!("cannot sign the audit records; retrying: {error}");
         }
     }
 
@@ -144,11 +144,11 @@ impl Auditor {
             Ok(Some(summed)) => {
                 self.lock().looked_at = summed.looked_at;
                 if summed.requests > 0 {
-                    let what = format!("{} requests that only asked, older than {age:#}, were summed up", summed.requests);
+                    let what = format!("{} records of questions older than {age:#} were summed up", summed.requests);
                     self.note(store, identity, what, Outcome::Unchanged);
                 }
             }
-            Err(error) => tracing::error!("old audit records could not be summed up; it is tried again: {error}"),
+            Err(error) => tracing::error!("cannot sum up old audit records; retrying: {error}"),
         }
     }
 

@@ -257,8 +257,7 @@ impl Store {
         }
         if !found.more {
             let summed = summed_up(&db)?;
-            let old =
-                format!("{summed} older requests that only asked were summed up: they are counted, and not shown one by one");
+            let old = format!("{summed} older records of questions were summed up: they are counted, not listed");
             found.notes.extend((summed > 0).then_some(old));
         }
         if unread > 0 {

@@ -180,7 +180,7 @@ fn sums(db: &Connection, key: Option<&PublicKey>, found: &mut Findings) -> Resul
     }
     if requests > 0 {
         let vouched = if key.is_some() { "signed by the host" } else { "not looked at without the host's key" };
-        found.notes.push(format!("{requests} requests that only asked were summed up ({} sums, {vouched})", sums.len()));
+        found.notes.push(format!("{requests} records of questions were summed up ({} sums, {vouched})", sums.len()));
     }
     Ok(sums)
 }

@@ -53,7 +53,7 @@ fn run(agent: &Agent, stopped: &Receiver<()>) {
     loop {
         // Whatever goes wrong in one look, the next one comes.
         if catch_unwind(AssertUnwindSafe(|| look(agent, &mut watch))).is_err() {
-            tracing::error!("looking at the deadline failed inside the agent; it is tried again");
+            tracing::error!("cannot read the deadline: a fault inside the agent; retrying");
         }
         if stopped.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout) {
             return;
@@ -196,7 +196,7 @@ pub fn stop(agent: &Agent, start: &Start) {
                 }
                 return Ok(Vec::new());
             }
-            Err(why) => tracing::info!("{why}; what waits for its confirm is taken back now"),
+            Err(why) => tracing::info!("{why}; the change that waits for its confirm is rolled back now"),
         }
         let take = |change: ChangeRecord| {
             let id = change.id.clone();
@@ -217,6 +217,6 @@ fn record(agent: &Agent, recovered: Result<Vec<Recovered>, StoreError>) {
                 agent.auditor.note(&agent.store, &agent.identity, one.to_string(), one.outcome());
             }
         }
-        Err(error) => tracing::error!("what was left unfinished could not be looked at; it is tried again: {error}"),
+        Err(error) => tracing::error!("cannot read unfinished changes; retrying: {error}"),
     }
 }

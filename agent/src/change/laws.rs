@@ -371,7 +371,7 @@ struct Trial<'a> {
     plan: &'a SafePlan,
     number: usize,
     now: u64,
-    /// Whether it came to its end without being taken back.
+    /// Whether it is over without being taken back.
     settled: bool,
 }
 

@@ -187,13 +187,13 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     }
     // Parts that could not be looked at are ended when they can be.
     if !end.unread.is_empty() {
-        return Err(format!("it could not be ended everywhere: {}", end.unread.join("; ")));
+        return Err(format!("could not remove everything it added: {}", end.unread.join("; ")));
     }
     let left = end.left.join("; ");
     agent.store.lease_end(&lease.id, Timestamp::now(), &left).map_err(|error| error.to_string())?;
     tracing::info!(lease = lease.id, "lease ended: {}{}{left}", lease.summary, if left.is_empty() { "" } else { "; " });
     if nothing_to_do || !left.is_empty() {
-        let left = if left.is_empty() { "nothing of it was left".to_owned() } else { left };
+        let left = if left.is_empty() { "nothing of it was there any more".to_owned() } else { left };
         agent.auditor.note(&agent.store, &agent.identity, format!("{what}; {left}"), Outcome::Unchanged);
     }
     Ok(())

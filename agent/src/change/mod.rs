@@ -145,7 +145,7 @@ impl std::fmt::Display for Recovered {
         match (stuck.is_empty(), rolled_back.is_empty()) {
             (false, _) => write!(f, "it is stuck: {}", stuck.join("; "))?,
             (true, true) => write!(f, "nothing was left of it")?,
-            (true, false) => write!(f, "taken back: {}", rolled_back.join("; "))?,
+            (true, false) => write!(f, "rolled back: {}", rolled_back.join("; "))?,
         }
         if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join("; ")) }
     }

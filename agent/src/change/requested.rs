@@ -135,7 +135,7 @@ impl Requested<'_> {
         for fault in faults.take() {
             let user = fault.path.user.as_deref().unwrap_or("somebody");
             tracing::warn!(
-                "{user} from {} is logged in, and yet the stage {} says: {}; it was changed since, or this is a fault of sshfix",
+                "{user} from {} is logged in, but the stage {} says: {}. Either it changed since the login, or this is a fault of sshfix",
                 fault.path.from(),
                 fault.stage,
                 fault.why
@@ -161,7 +161,7 @@ impl Requested<'_> {
                 let Ok((_, again)) = self.planned(host) else {
                     return Err(failed_because(failed.failure.message));
                 };
-                let what = failed.failure.message + "; what had been done was taken back, so nothing was changed";
+                let what = failed.failure.message + "; the steps made so far were rolled back, so nothing was changed";
                 return Err(plan_changed(&again, what).into());
             }
             Err(failed) if failed.clean() => (ChangeState::RolledBack, false, None, Some(*failed.failure), failed.seen),

@@ -23,7 +23,7 @@ pub enum Stays {
     #[error("the agent is not being restarted ({})", .0.as_deref().map_or("systemd has no job for it".to_owned(), |job| format!("systemd's job is `{job}`")))]
     Job(Option<String>),
     /// systemd cannot be asked, or there is none.
-    #[error("whether the agent is being restarted cannot be told: {0}")]
+    #[error("it is unknown whether the agent is being restarted: {0}")]
     Systemd(#[from] DbusError),
     /// It does not run.
     #[error("what would be started cannot be checked: {0}")]

@@ -69,7 +69,7 @@ impl Keeper {
             for earned in earned(&mut host, &agent.store, agent.config.ssh_port, policy, &change) {
                 let (what, port) = (earned.text(), agent.config.ssh_port);
                 if let Err(why) = earned.lifted(&mut host, port, |host, own| automatic::make(agent, host, own, &what)) {
-                    tracing::warn!(change = change.id, "could not {what}; it is tried again: {why}");
+                    tracing::warn!(change = change.id, "could not {what}; retrying: {why}");
                 }
             }
         }
@@ -165,7 +165,7 @@ const MEANT: usize = 32;
 impl Earned<'_> {
     fn text(&self) -> String {
         let Self { change, jail, source } = self;
-        format!("unban {} in jail {jail}: banned while change {} stood, which was taken back", source.short(), change.id)
+        format!("unban {} in jail {jail}: banned while change {} stood, which was rolled back", source.short(), change.id)
     }
 
     /// Unbans in this jail, by the same plan as `unban --jail`. What `make` gives; nothing where the ban is gone already.

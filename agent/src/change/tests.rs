@@ -342,8 +342,8 @@ fn taken_back_by_hand_it_is_as_before_and_the_reason_is_kept() {
     let (trial, (_directory, store)) = (Trial::new(), store());
     let mut host = trial.pending(&store);
     let change = store.change("c").unwrap();
-    let taken = take_back(&mut host, &store, change, "taken back by root", &at(3, 1));
+    let taken = take_back(&mut host, &store, change, "rolled back by root", &at(3, 1));
     assert!(taken.stuck.is_empty() && taken.rolled_back.len() >= 4, "{taken:?}");
     assert_eq!(host.state, trial.before);
-    assert_eq!(store.change("c").unwrap().detail, "taken back by root");
+    assert_eq!(store.change("c").unwrap().detail, "rolled back by root");
 }

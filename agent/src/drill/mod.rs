@@ -164,7 +164,7 @@ impl Place {
         Ok(place)
     }
 
-    /// Runs the worker and kills it at this point; false when it came to its end before.
+    /// Runs the worker and kills it at this point; false when it is over before.
     fn kill_at(&self, agent_toml: &Path, point: usize) -> Result<bool, DrillError> {
         let failed = setup("run its worker");
         let mut worker = Command::new("/proc/self/exe")
@@ -188,7 +188,7 @@ impl Place {
         let status = worker.wait().map_err(|e| failed(&e))?;
         met.map_err(|e| failed(&e))?;
         if !killed && !status.success() {
-            return Err(failed(&format!("it ended with {status}")));
+            return Err(failed(&format!("it exited with {status}")));
         }
         Ok(killed)
     }

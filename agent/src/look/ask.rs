@@ -56,7 +56,7 @@ fn read(mut stream: &UnixStream, until: Instant) -> Result<Vec<u8>, String> {
             Err(_) => return Ok(answer),
         }
         if patience::is_over() {
-            return Err("nobody waits for the answer any more".to_owned());
+            return Err("the client has gone".to_owned());
         }
         if Instant::now() >= until {
             return Err("sshfix-look.service did not answer in time; see `systemctl status sshfix-look.service`".to_owned());

@@ -48,7 +48,7 @@ pub(super) fn look(owner: Option<u32>, question: &Ask, until: Instant) -> Result
             Err(format!("the look at it gave no answer: {how}"))
         }
         Err(ChildError::TimedOut { after, .. }) => {
-            // Ended earlier, nobody waits for the answer any more: that says nothing of the user.
+            // Ended earlier, the client has gone: that says nothing of the user.
             if Instant::now() >= until {
                 let mut trouble = TROUBLE.lock().unwrap_or_else(PoisonError::into_inner);
                 trouble.entry(owner).or_default().until = Some(Instant::now() + PAUSE);

@@ -81,7 +81,7 @@ pub(crate) fn roll_back(
             Ok(document(&change, ChangeState::Abandoned, true, notes))
         }
         (ChangeStage::Stuck | ChangeStage::Pending, false) => {
-            let why = format!("taken back by {principal}");
+            let why = format!("rolled back by {principal}");
             let taken = change::take_back(host, &agent.store, change.clone(), &why, &now);
             let state = if taken.stuck.is_empty() { ChangeState::RolledBack } else { ChangeState::Stuck };
             let notes = taken.notes.into_iter().chain(taken.stuck).collect();
@@ -95,7 +95,7 @@ pub(crate) fn roll_back(
         }
         (_, true) => Err(not_rolled_back(&change, "only a stuck change can be abandoned").into()),
         (ChangeStage::Confirmed | ChangeStage::RolledBack | ChangeStage::Abandoned, false) => {
-            Err(not_rolled_back(&change, "it came to its end").into())
+            Err(not_rolled_back(&change, "it is over").into())
         }
     }
 }
@@ -127,7 +127,7 @@ pub(crate) fn waiting(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
             Text::from(format!("change {id} of {principal} is stuck, and nothing else is changed before it is dealt with: "))
                 + detail.clone(),
             format!(
-                "do what is said there, then `sshfix ctl rollback {id}`; or `sshfix ctl rollback {id} --abandon` leaves it as it is"
+                "follow the advice there, then `sshfix ctl rollback {id}`; or `sshfix ctl rollback {id} --abandon` leaves it as it is"
             ),
         );
         stuck.guarded = Some(Box::new(Guarded {
@@ -141,7 +141,7 @@ pub(crate) fn waiting(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
         ErrorDocument::new(
             ErrorCode::Busy,
             format!("change {id} of {principal} is {}{left}; nothing was changed", change.stage),
-            format!("`sshfix ctl confirm {id}` keeps it, `sshfix ctl rollback {id}` takes it back; then try again"),
+            format!("`sshfix ctl confirm {id}` keeps it, `sshfix ctl rollback {id}` rolls it back; then retry"),
         )
     };
     document.change = Some(Box::new(brief));
@@ -171,7 +171,7 @@ fn mine(change: &ChangeRecord, authorized: &AuthorizedRequest) -> Result<(), Str
 fn not_confirmed(change: &ChangeRecord, now: &Moment, why: &str) -> ErrorDocument {
     let brief = report::brief(change, now);
     let left = brief.seconds_left.filter(|_| change.stage == ChangeStage::Pending);
-    let still = left.map_or(String::new(), |left| format!(" It waits {left} s more, then it is taken back."));
+    let still = left.map_or(String::new(), |left| format!(" It waits {left} s more, then it is rolled back."));
     let mut document = ErrorDocument::new(
         ErrorCode::NotConfirmed,
         format!("change {} was not confirmed: {why}.{still}", change.id),
@@ -194,7 +194,7 @@ fn proof_needed(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
 fn not_rolled_back(change: &ChangeRecord, why: &str) -> ErrorDocument {
     ErrorDocument::new(
         ErrorCode::Failed,
-        format!("change {} is {} and was not taken back: {why}; nothing was changed", change.id, change.stage),
+        format!("change {} is {} and was not rolled back: {why}; nothing was changed", change.id, change.stage),
         "`sshfix ctl changes` shows what became of each",
     )
 }

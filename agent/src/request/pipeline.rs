@@ -283,7 +283,7 @@ fn held<'a>(agent: &'a Agent, turn: Option<&Turn>) -> Option<MutexGuard<'a, Live
 }
 
 fn no_turn() -> Refusal {
-    failed(&"the request had no turn at the host")
+    failed(&"the request waited too long for its turn")
 }
 
 /// Plans a change, and shows or makes it.

@@ -37,7 +37,7 @@ pub(crate) fn refused() -> ErrorDocument {
     ErrorDocument::new(
         ErrorCode::Refused,
         "the request was refused; nothing was changed",
-        "who has no key in /etc/sshfix/allowed_signers or no grant in policy.toml asks whoever administers the host for it; root sees the \
+        "ask the administrator of this host for a key in /etc/sshfix/allowed_signers and a grant in policy.toml; root sees the \
          reason with `journalctl -u sshfix-agent`, `sshfix ctl audit show` and `sshfix-agent check`",
     )
 }

@@ -62,7 +62,7 @@ pub struct ChangeRecord {
     pub deadline: Option<Deadline>,
     /// When it became pending, by `CLOCK_BOOTTIME`.
     pub pending_since_boot: Option<Duration>,
-    /// When it came to its end.
+    /// When it is over.
     pub finished_at: Option<Timestamp>,
     /// What was said with the last transition.
     pub detail: String,

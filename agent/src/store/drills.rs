@@ -8,7 +8,7 @@ use super::{Doing, Store, StoreError, time};
 /// One drill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drill {
-    /// When it came to its end.
+    /// When it is over.
     pub at: Timestamp,
     /// Whether everything was as before at every point.
     pub passed: bool,

@@ -73,7 +73,7 @@ impl Writer {
             stream.write_all(&bytes)
         });
         if let Err(error) = sent {
-            tracing::warn!("the answer could not be sent: {error}");
+            tracing::warn!("cannot send the answer: {error}");
         }
     }
 

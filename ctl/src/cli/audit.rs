@@ -23,10 +23,10 @@ use super::parse::parse_duration;
 pub enum AuditVerb {
     /// Show who asked what, from where, and what became of it; newest first
     Show(FilterArgs),
-    /// Follow the whole chain of records: finds any that was altered, removed, put elsewhere or cut off; exit status 1 then
+    /// Check the chain of all records: finds those that were altered, removed, moved or cut off (exit status 1)
     Verify {
-        /// A signed head that was kept elsewhere: what `audit checkpoint` printed, also with --json. Only this finds what
-        /// somebody with root on the host forged, key and all
+        /// A signed head that was kept on another machine: the output of `audit checkpoint`, also with --json. Only this finds
+        /// what an attacker with root on this host forged with its key
         #[arg(long, value_name = "FILE", value_parser = read_checkpoint)]
         checkpoint: Option<String>,
     },
@@ -37,28 +37,28 @@ pub enum AuditVerb {
 /// Which records.
 #[derive(Debug, Args)]
 pub struct FilterArgs {
-    /// From then on: a time (2026-11-21T06:30:00Z, 2026-11-21 06:30, 2026-11-21) or how long ago (2h, 7d)
+    /// Since a time (2026-11-21T06:30:00Z, 2026-11-21 06:30, 2026-11-21), or how long ago (2h, 7d)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Timestamp>,
-    /// Up to then
+    /// Until this time
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<Timestamp>,
     /// Signed by this principal
     #[arg(long)]
     principal: Option<String>,
-    /// Which asked for this, in the word a grant names: unban, hosts-allow
+    /// With this action, in the words of a grant: unban, hosts-allow
     #[arg(long, alias = "operation", value_parser = parse_action)]
     action: Option<Action>,
-    /// Which made this change
+    /// About this change
     #[arg(long, value_name = "ID")]
     change: Option<String>,
-    /// Which came to this
+    /// With this outcome
     #[arg(long, value_parser = outcome_parser())]
     outcome: Option<Outcome>,
-    /// Which are about this address or range, or came from it
+    /// About this address or range, or sent from it
     #[arg(long, value_name = "ADDRESS-or-CIDR")]
     address: Option<Source>,
-    /// At most so many
+    /// Maximum number of records
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)), default_value_t = 50)]
     limit: u32,
 }

@@ -29,7 +29,9 @@ fn a_value_may_begin_with_a_dash_and_an_option_is_never_a_value() {
     assert_eq!(values, "sftp internal-sftp -l INFO -u 0027");
     assert_eq!(mode, Mode::Apply { plan: None, confirm_within: Some(300) });
     assert_eq!(set("sshfix ctl sshd set ForceCommand -- menu --all").0, "menu --all");
-    for wrong in ["AllowUsers bob --dry-rnu", "AllowUsers --dry-rnu bob", "Ciphers -- -3des-cbc --dry-run", "Ciphers -- -a --plan=x"] {
+    for wrong in
+        ["AllowUsers bob --dry-rnu", "AllowUsers --dry-rnu bob", "Ciphers -- -3des-cbc --dry-run", "Ciphers -- -a --plan=x"]
+    {
         assert_eq!(kind(&format!("sshfix ctl sshd set {wrong}")), clap::error::ErrorKind::UnknownArgument, "{wrong}");
     }
 }

@@ -42,7 +42,7 @@ pub fn bans(bans: &Bans, view: &View) -> String {
     let mut out = Page::default();
     if bans.bans.is_empty() {
         out.line("No ban or rule names such an address.");
-        out.line("What refuses everybody is not listed here: `sshfix ctl diagnose ADDRESS` judges one address.");
+        out.line("Rules that refuse everybody are not listed: `sshfix ctl diagnose ADDRESS` judges one address.");
     } else {
         table(&mut out, ["SOURCE", "BY", "SINCE", "UNTIL"], ban_rows(&bans.bans, view));
     }
@@ -131,7 +131,7 @@ pub fn leases(leases: &Leases, view: &View) -> String {
         }
         for lease in leases.leases.iter().filter(|_| view.verbose) {
             out.gap();
-            out.line(&format!("What the end of lease {} takes back:", text::line(&lease.id)));
+            out.line(&format!("What the end of lease {} removes:", text::line(&lease.id)));
             for part in &lease.parts {
                 out.line(&format!("  {}", text::line(part)));
             }
@@ -156,7 +156,7 @@ pub fn status(status: &Status, view: &View) -> String {
     table(&mut out, ["SUBSYSTEM", "STATE", "VERSION", "DETAIL"], rows);
     out.gap();
     if let Some(why) = &status.sessions_unknown {
-        let refused = "while that is so, no change that could close something is made";
+        let refused = "until then, no change that could close anything is made";
         out.line(&format!("{}: {}; {refused}", "The live SSH sessions are not known".bold(), text::line(why)));
     } else if status.paths.is_empty() {
         out.line("No live SSH session.");

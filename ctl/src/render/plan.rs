@@ -77,7 +77,7 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
     }
     if plan.confirm == Confirm::Required {
         out.line(&format!(
-            "{} needed: it is taken back by itself unless somebody who still gets in confirms it",
+            "{} needed: rolled back automatically unless somebody who can still log in confirms it",
             label("confirm")
         ));
     }
@@ -122,7 +122,8 @@ pub fn change(change: &Change, view: &View) -> String {
         ChangeState::Confirmed if !change.changed => nothing(&mut out, &asked, change.verdict),
         ChangeState::Confirmed if change.verdict.is_some_and(|verdict| verdict != Verdict::Accept) => {
             let refused = change.verdict == Some(Verdict::Refuse);
-            let but = if refused { "something is still in the way" } else { "it cannot be told whether it gets in now" };
+            let but =
+                if refused { "something still blocks the address" } else { "it is unknown whether the address gets in now" };
             out.line(&format!("{} {asked}, and {but}:", "Done:".yellow().bold()));
             done(&mut out, &change.plan);
         }
@@ -134,13 +135,13 @@ pub fn change(change: &Change, view: &View) -> String {
             out.line(&format!("{} {asked}", "Applied, waiting for confirm:".yellow().bold()));
             done(&mut out, &change.plan);
             if let Some(deadline) = change.deadline {
-                out.line(&format!("Taken back by itself at {} unless confirmed:", view.time(deadline)));
+                out.line(&format!("Rolled back automatically at {} unless confirmed:", view.time(deadline)));
                 let confirm = format!("sshfix ctl confirm {}", text::line(&change.id));
                 out.line(&format!("  {}", confirm.green().bold()));
             }
         }
         ChangeState::RolledBack if change.failure.is_none() => {
-            rolled_back(&mut out, &asked, &change.plan, &"Taken back:".green().bold().to_string());
+            rolled_back(&mut out, &asked, &change.plan, &"Rolled back:".green().bold().to_string());
         }
         ChangeState::Abandoned => {
             out.line(&format!("{} {asked}. The rest is yours.", "Abandoned:".yellow().bold()));
@@ -194,9 +195,9 @@ fn draw_failure(out: &mut Page, failure: &Failure, steps: usize) {
     };
     out.line(&format!("  {} {at}: {}", "✗".red().bold(), text::line(failure.message.as_str())));
     for step in &failure.rolled_back {
-        out.line(&format!("  {} taken back: {}", "↩".green(), text::line(step.as_str())));
+        out.line(&format!("  {} rolled back: {}", "↩".green(), text::line(step.as_str())));
     }
     for step in &failure.stuck {
-        out.line(&format!("  {} {} {}", "!".red().bold(), "not taken back:".red().bold(), text::line(step.as_str())));
+        out.line(&format!("  {} {} {}", "!".red().bold(), "not rolled back:".red().bold(), text::line(step.as_str())));
     }
 }

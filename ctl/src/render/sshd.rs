@@ -80,7 +80,7 @@ pub fn check(found: &SshdCheck, view: &View) -> String {
     let mut out = Page::default();
     let good = |yes: bool| if yes { "✓".green().bold().to_string() } else { "✗".red().bold().to_string() };
     let file = text::line(&found.file);
-    let valid = if found.valid { "sshd takes them" } else { "sshd does not take them" };
+    let valid = if found.valid { "sshd accepts them" } else { "sshd does not accept them" };
     out.line(&format!("  {} files    {file} and what it includes: {valid}", good(found.valid)));
     let mark = match found.running.state {
         RunningState::Current => good(true),

@@ -75,7 +75,7 @@ fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, finding
         }
     }
     if advice.is_empty() {
-        advice.push(format!("`sshfix ctl diagnose {who} --explain` shows what it depends on").into());
+        advice.push(format!("`sshfix ctl diagnose {who} --explain` shows what decides it").into());
     }
     advice
 }

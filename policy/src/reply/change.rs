@@ -213,7 +213,7 @@ pub struct ChangeDocument {
     pub deadline: Option<Timestamp>,
     /// Seconds until then, while it is pending.
     pub seconds_left: Option<u64>,
-    /// When it came to its end.
+    /// When it is over.
     pub finished: Option<Timestamp>,
     /// What was said last: why it was rolled back, what is left to do by hand.
     pub detail: String,

@@ -74,10 +74,10 @@ pub struct Filter {
     /// Which asked for this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
-    /// Which made this change.
+    /// About this change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<String>,
-    /// Which came to this.
+    /// With this outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Which are about an address in this source, or came from one.

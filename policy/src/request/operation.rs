@@ -218,7 +218,7 @@ pub enum Decision {
         #[serde(default = "withheld", skip_serializing_if = "is_withheld")]
         proof: Option<Box<AccessProof>>,
     },
-    /// Take a pending or stuck change back at once.
+    /// Roll back a pending or stuck change now.
     Rollback {
         /// The change id.
         id: String,

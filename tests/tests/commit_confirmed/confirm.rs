@@ -210,20 +210,20 @@ fn at_a_terminal_ctl_offers_the_confirm_itself() {
                  script --quiet --return --flush --command 'sshfix ctl hosts deny 203.0.113.70 --confirm-within {within}' /dev/null \\
                      </run/keyboard >/run/screen & ctl=$!
                  exec 3>/run/keyboard
-                 while kill -0 $ctl && ! grep -q 'taken back by itself in' /run/screen; do sleep 0.1; done
+                 while kill -0 $ctl && ! grep -q 'rolled back automatically in' /run/screen; do sleep 0.1; done
                  printf '{key}' >&3; status=0; wait $ctl || status=$?; cat /run/screen; exit $status"
             ))
         };
         let kept = asked("100s", "y\\n");
         assert_eq!(kept.status, 0, "{kept:#?}");
-        for text in ["Does everything still work?", "taken back by itself in 1:", "Done:"] {
+        for text in ["Does everything still work?", "rolled back automatically in 1:", "Done:"] {
             assert!(kept.stdout.contains(text), "`{text}` is not in: {}", kept.stdout);
         }
         assert!(server.read("/etc/hosts.deny").contains("203.0.113.70"));
         server.ctl(&["hosts", "remove", "203.0.113.70"]).expect_status(0);
         let back = asked("100s", "r\\n");
         assert_eq!(back.status, 6, "{back:#?}");
-        assert!(back.stdout.contains("Taken back:") && !server.read("/etc/hosts.deny").contains("203.0.113.70"), "{back:#?}");
+        assert!(back.stdout.contains("Rolled back:") && !server.read("/etc/hosts.deny").contains("203.0.113.70"), "{back:#?}");
         // Nobody answers.
         let late = asked("3s", "");
         assert_eq!(late.status, 6, "{late:#?}");
@@ -253,7 +253,7 @@ fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
         let back = server.ctl(&["rollback", &id, "--json"]).expect_status(0).json();
         assert_eq!((&back["state"], &back["changed"]), (&"rolled-back".into(), &false.into()), "{back:#}");
         assert!(server.ssh("203.0.113.70").ok);
-        server.ctl(&["rollback", &id, "--json"]).expect_error(1, "failed", &["it came to its end"]);
+        server.ctl(&["rollback", &id, "--json"]).expect_error(1, "failed", &["it is over"]);
         server.ctl(&["rollback", &id, "--abandon", "--json"]).expect_error(1, "failed", &["only a stuck change"]);
 
         for within in ["2s", "2h"] {

@@ -68,7 +68,7 @@ fn a_plan_whose_host_was_changed_is_not_applied_and_the_new_one_is_shown() {
                 other => panic!("{other}"),
             };
             let answer = server.ctl_meanwhile(index + 1, script, &unban);
-            answer.expect_error(1, "plan-changed", &["taken back"]);
+            answer.expect_error(1, "plan-changed", &["rolled back"]);
             assert!(!server.ssh("203.0.113.7").ok, "{step:#}");
             server.sh("nft delete table inet hand; iptables-legacy -F INPUT; ipset destroy").expect_ok();
             blocked(server);

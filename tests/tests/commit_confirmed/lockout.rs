@@ -210,7 +210,7 @@ fn who_was_banned_for_trying_while_a_change_stood_gets_in_when_it_is_taken_back(
             let now = banned(server);
             assert!(now.contains("203.0.113.66") && now.contains("203.0.113.67") && !now.contains(from), "{verb:?}: {now}");
             let said = server.ctl(&["audit", "show"]).stdout;
-            let line = format!("unban {from} in jail sshd: banned while change {id} stood, which was taken back");
+            let line = format!("unban {from} in jail sshd: banned while change {id} stood, which was rolled back");
             assert!(said.contains(&line), "{verb:?}: {said}");
             drop(session);
         }

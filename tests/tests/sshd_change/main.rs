@@ -1,5 +1,5 @@
 //! Changes of sshd on real servers of both releases: set, confirmed or taken back to the byte; refused where they would lock somebody
-//! out or where sshd does not take them; and a service that does not come back, comes back. Live sessions stay through all of it.
+//! out or where sshd does not accept them; and a service that does not come back, comes back. Live sessions stay through all of it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod failing;

@@ -13,7 +13,7 @@ use crate::subsystem::xtables::extension::render;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Mispaired {
     /// A line that iptables-save does not print, for instance because a comment holds a line break.
-    #[error("iptables-legacy-save printed a line that cannot be taken back: {0:?}")]
+    #[error("iptables-legacy-save printed a line that cannot be deleted by its number: {0:?}")]
     Strange(String),
     /// Another number of rules.
     #[error("iptables-legacy-save prints {printed} rules in chain {chain} of table {table}, the kernel has {held}")]
