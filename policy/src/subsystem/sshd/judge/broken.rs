@@ -119,6 +119,11 @@ pub fn judge(tree: &Tree, file: &str, number: usize) -> Result<Broken, String> {
         let what = format!("line {number} of {file} has a NUL byte: correct it").into();
         return Ok(Broken::ByHand { what, why: "what sshd reads of it is not known".into() });
     }
+    if let Some(unseen) = line.to_string().chars().find(|c| is_unseen(*c)) {
+        let code = u32::from(unseen);
+        let what = format!("line {number} of {file} has a character that cannot be seen (U+{code:04X}): type the line again");
+        return Ok(Broken::ByHand { what: what.into(), why: "what is meant without that character is not known".into() });
+    }
     if word.is("match") && word.harmless_but(&["match"]) {
         return Ok(block(document, file, number, line, &word));
     }
@@ -126,7 +131,24 @@ pub fn judge(tree: &Tree, file: &str, number: usize) -> Result<Broken, String> {
         return Ok(Broken::Comment { lines: vec![number], port: word.is("port") });
     }
     let why = "without this line sshd could let more in than is meant".into();
-    Ok(Broken::ByHand { what: meant(line, &word, file, number), why })
+    let what = misplaced(document, number, line, &word).unwrap_or_else(|| meant(line, &word, file, number));
+    Ok(Broken::ByHand { what, why })
+}
+
+/// Blanks that are none for sshd, and marks of no width.
+fn is_unseen(c: char) -> bool {
+    !c.is_ascii() && (c.is_whitespace() || c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'))
+}
+
+/// A line that sshd takes outside of Match blocks and that stands in one.
+fn misplaced(document: &Document, number: usize, line: &Line, word: &Word) -> Option<Text> {
+    let ([name], true) = (word.keywords.as_slice(), word.known) else { return None };
+    let directive = line.directive().ok().flatten()?;
+    let fits = !keyword::in_match(name) && keyword::check(name, &directive.arguments).is_ok();
+    let before = document.lines().take_while(|(at, _)| *at < number);
+    let (at, block) = before.filter(|(_, line)| says(line) && Word::of(line).is("match")).last().filter(|_| fits)?;
+    let inside = Text::from(format!("{name} may not stand in a Match block. Line {number} is inside `"));
+    Some(inside + quoted(block.to_string().trim()) + format!("`: move it above line {at}"))
 }
 
 /// A `Match` line with everything up to the next one, or to the end of its file, where its block ends, too.
@@ -295,6 +317,17 @@ mod tests {
         ] {
             by_hand(line, 1, words);
         }
+    }
+
+    #[test]
+    fn a_line_in_the_wrong_place_and_a_character_nobody_sees_are_named() {
+        by_hand("Match User git\nMaxStartups 10\n", 2, &["may not stand in a Match block", "`Match User git`", "above line 1"]);
+        by_hand("Match User git\nUsePAM maybe\n", 2, &["is no value of UsePAM"]);
+        by_hand("Match User git\nPermitRootLogin nah\n", 2, &["is no value of PermitRootLogin"]);
+        for (text, code) in [("PasswordAuthentication\u{a0}no", "U+00A0"), ("\u{feff}UsePAM yes", "U+FEFF")] {
+            by_hand(text, 1, &[code, "type the line again"]);
+        }
+        by_hand("DenyUsers m\u{fc}ller \"", 1, &["correct line 1"]);
     }
 
     /// Lines that people write, in the words of the manual.
