@@ -14,7 +14,7 @@ use sshfix_policy::plan::{self, Plan};
 use sshfix_policy::proof::lockout;
 use sshfix_policy::proof::verify::Deviation;
 use sshfix_policy::request::Intent;
-use sshfix_policy::subsystem::nf_tables::lift::{Side, accept};
+use sshfix_policy::subsystem::nf_tables::lift::{Onto, Side, accept};
 use sshfix_policy::subsystem::{hosts_access, xtables};
 use sshfix_policy::verdict::Admits;
 
@@ -91,7 +91,8 @@ fn planned(operation: &Intent, source: Source, state: &HostState, port: u16, nee
     let mut steps = Vec::new();
     if let Some(rules) = nf_tables.present() {
         let own = rules.chains.iter().find(|chain| chain.table == "sshfix_drill");
-        let step = own.and_then(|chain| accept(rules, chain, Some(1), source, Admits::Tcp(port), Side::Source, Some(&mark)));
+        let ends = (Side::Source, Onto::All);
+        let step = own.and_then(|chain| accept(rules, chain, Some(1), source, Admits::Tcp(port), ends, Some(&mark)));
         steps.extend(step.map(Step::NfTables));
     }
     if let Some(tables) = xtables.present() {

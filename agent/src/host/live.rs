@@ -92,7 +92,7 @@ impl LiveHost {
                 ipset: ipset_model::State::new(),
                 listener,
                 // Asked for one by one: `Need::Route`.
-                route: Part::Present(route_model::State::default()),
+                route: Part::Present(route_model::State { port: Some(question.port), ..route_model::State::default() }),
                 ufw: None,
                 // The rest is asked for one by one: `Need::Sshd`.
                 sshd,

@@ -66,6 +66,27 @@ fn localnet(name: &str) -> io::Result<bool> {
     switch(&value).ok_or_else(|| io::Error::other(format!("route_localnet of {name} is `{:.20}`", value.trim())))
 }
 
+/// Whether any interface of this thread's network namespace forwards packets of a family (`net.ipv4.conf.*.forwarding`); `None` where a
+/// setting cannot be read. A host without IPv6 forwards none of it.
+pub fn forwards(v6: bool) -> Option<bool> {
+    let folder = if v6 { "/proc/sys/net/ipv6/conf" } else { "/proc/sys/net/ipv4/conf" };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(false),
+        Err(_) => return None,
+    };
+    let mut found = false;
+    for entry in entries {
+        match std::fs::read_to_string(entry.ok()?.path().join("forwarding")) {
+            Ok(value) => found |= switch(&value)?,
+            // It was taken away since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => return None,
+        }
+    }
+    Some(found)
+}
+
 /// Any number but 0 is on (`IN_DEV_ORCONF`).
 fn switch(value: &str) -> Option<bool> {
     value.trim().parse::<i64>().ok().map(|value| value != 0)

@@ -3,6 +3,9 @@
 
 mod discovery;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use jiff::SignedDuration;
 
 use super::alternative::alternatives;
@@ -15,7 +18,10 @@ use crate::host::{HostState, Needs, Part};
 use crate::packet::{Doubt, On};
 use crate::subsystem::nf_tables::evaluate::Event;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
-use crate::subsystem::nf_tables::lift::{Side, accept, address_in_key, delete_element, delete_rule, found_sources, rule_source};
+use crate::subsystem::nf_tables::forwarded::{Forwarded, forwarded};
+use crate::subsystem::nf_tables::lift::{
+    Onto, Side, accept, address_in_key, delete_element, delete_rule, found_sources, rule_source,
+};
 use crate::subsystem::nf_tables::owner;
 use crate::subsystem::nf_tables::split::split;
 use crate::subsystem::nf_tables::{self, Chain, Found, State, render};
@@ -24,6 +30,8 @@ use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::{Admits, Connection, Evidence, Stage};
 
+/// Own addresses that accepts are written for, one each, where the routing table cannot be asked.
+const MOST_ADDRESSES: usize = 16;
 /// Blocks listed for one connection; more are found once these are lifted.
 const MOST_BLOCKS: usize = 64;
 
@@ -127,7 +135,15 @@ pub fn plan_accept(
             return Err(format!("{quoted}: this is not changed behind the back of its owner; run: {advice}"));
         }
         let Some((attempt, after, again)) = first_that_works(&model, &connection, &refusal, attempts, needs) else {
-            return Err(format!("an accept before {quoted} would not open the path; change it by hand"));
+            let shared = match &refusal.culprit {
+                Culprit::NfTables(event) => model.nf_tables.present().is_some_and(|state| {
+                    let chain = event.frames.last().and_then(|frame| state.chains.get(frame.chain));
+                    chain.is_some_and(|chain| forwarded(state, chain) != Forwarded::No)
+                }),
+                Culprit::Legacy(_) | Culprit::Unread(_) | Culprit::Full(_) => false,
+            };
+            let why = if shared { "would not open this host without those behind it" } else { "would not open the path" };
+            return Err(format!("an accept before {quoted} {why}; change it by hand"));
         };
         steps.extend(attempt.steps);
         (model, walked) = (after, again);
@@ -377,12 +393,30 @@ fn nft_accept(host: &HostState, connection: &Connection, refusal: &Refusal, even
         Owner::Fail2ban(_) | Owner::Sshguard | Owner::Nobody => None,
         owner => managed::let_in(host, connection, refusal, &owner),
     };
-    let step = |(chain, index): (usize, Option<usize>)| {
+    let (source, admits, side) = (connection.source, Admits::Tcp(connection.port), side(refusal.pass));
+    let steps = |(chain, index): (usize, Option<usize>)| {
         let chain = state.chains.get(chain)?;
-        accept(state, chain, index, connection.source, Admits::Tcp(connection.port), side(refusal.pass), mark)
+        let onto = onto(host, state, chain, source).into_iter();
+        let steps = onto.map(|onto| Some(Step::NfTables(accept(state, chain, index, source, admits, (side, onto), mark)?)));
+        steps.collect::<Option<Vec<_>>>().filter(|steps| !steps.is_empty())
     };
-    let steps = decider.into_iter().chain(head).filter_map(step);
-    steps.map(|step| Attempt { steps: vec![Step::NfTables(step)], by_hand: by_hand.clone(), gone: Gone::Decider }).collect()
+    let attempts = decider.into_iter().chain(head).filter_map(steps);
+    attempts.map(|steps| Attempt { steps, by_hand: by_hand.clone(), gone: Gone::Decider }).collect()
+}
+
+/// What accepts in this chain have to name so that they open this host and none behind it: one accept for each. None where that
+/// cannot be said.
+fn onto(host: &HostState, state: &State, chain: &Chain, source: Source) -> Vec<Onto> {
+    match forwarded(state, chain) {
+        Forwarded::No => vec![Onto::All],
+        Forwarded::Routed => vec![Onto::Local],
+        Forwarded::Below => {
+            let links = host.route.present().and_then(|state| state.links.as_ref());
+            let own = links.iter().flat_map(|links| links.addresses()).filter(|(link, _)| !link.is_loopback());
+            let own: BTreeSet<IpAddr> = own.map(|(_, net)| net.addr()).filter(|own| own.is_ipv4() == source.is_ipv4()).collect();
+            if own.len() > MOST_ADDRESSES { Vec::new() } else { own.into_iter().map(Onto::Address).collect() }
+        }
+    }
 }
 
 /// The accepts that would lift a refusal, each as its steps; those that a person must make are left out.
@@ -486,14 +520,22 @@ fn legacy_by_hand(host: &HostState, connection: &Connection, refusal: &Refusal, 
         host.xtables.present().and_then(|state| state.table(place.v6, &place.table)).and_then(|table| table.readonly.clone());
     refusal_owner(host, connection, refusal).by_hand(connection.source, connection.port).or_else(|| {
         let command = format!(
-            "{} -I {} -s {} -p tcp --dport {} -j ACCEPT",
+            "{} -I {} -s {} -p tcp --dport {}{} -j ACCEPT",
             xtables::program(place.v6),
             place.chain,
             connection.source,
-            connection.port
+            connection.port,
+            of_this_host(host, place, "dst")
         );
         readonly.map(|why| format!("{command} (sshfix cannot: {why})"))
     })
+}
+
+/// What an accept in a chain that forwarded packets come to asks besides: that one end is this host.
+fn of_this_host(host: &HostState, place: &xtables::Place, end: &str) -> String {
+    let table = host.xtables.present().and_then(|state| state.table(place.v6, &place.table));
+    let shared = table.is_some_and(|table| table.forwarded(&place.chain));
+    if shared { format!(" -m addrtype --{end}-type LOCAL") } else { String::new() }
 }
 
 fn legacy_accept(
@@ -507,12 +549,13 @@ fn legacy_accept(
     if refusal.pass == Pass::Answer {
         // What goes out is opened by a person: sshfix builds accepts for what comes in only.
         let command = format!(
-            "{} -I {} {} -d {} -p tcp --sport {} -j ACCEPT",
+            "{} -I {} {} -d {} -p tcp --sport {}{} -j ACCEPT",
             xtables::program(place.v6),
             place.chain,
             place.position,
             connection.source,
-            connection.port
+            connection.port,
+            of_this_host(host, place, "src")
         );
         return Some(Attempt { steps: Vec::new(), by_hand: Some(command), gone: Gone::Rule });
     }

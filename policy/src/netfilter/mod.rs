@@ -1,6 +1,7 @@
 //! The netfilter stage: `nf_tables` and iptables-legacy together, base chains of both in the kernel's order.
 
 mod alternative;
+mod arp;
 mod arrival;
 #[cfg(test)]
 mod arrival_tests;
@@ -10,6 +11,7 @@ mod conntrack;
 mod discovery_tests;
 #[cfg(test)]
 mod effort_tests;
+mod forwarded;
 mod ipset;
 mod list;
 mod managed;
@@ -31,6 +33,7 @@ use crate::subsystem::nf_tables::{State, render};
 use crate::subsystem::xtables;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 pub use block::{blocks, plan_accept};
+pub use forwarded::{opens_others, sets_marks};
 pub use ipset::asked as sets_asked;
 pub use list::{bans, firewall_list, plan_remove};
 pub(crate) use marked::{marked, unmark};
@@ -62,7 +65,13 @@ pub fn only_remembered(host: &HostState, connection: &Connection, needs: &mut Ne
 /// As [`evaluate`], with the way it goes.
 pub fn judge(host: &HostState, connection: &Connection, needs: &mut Needs) -> (StageReport, Walk) {
     let walked = walk(host, connection, needs);
-    (report(host, connection, &walked, needs), walked)
+    let judged = report(host, connection, &walked, needs);
+    if judged.verdict == Verdict::Accept
+        && let Some((detail, evidence)) = arp::may_lose(host, connection, needs)
+    {
+        return (StageReport::new(Stage::Netfilter, Verdict::Unknown, detail, evidence), walked);
+    }
+    (judged, walked)
 }
 
 fn report(host: &HostState, connection: &Connection, walked: &Walk, needs: &mut Needs) -> StageReport {

@@ -588,3 +588,73 @@ proptest! {
         }
     }
 }
+
+/// On a router: what is accepted for this host does not open those behind it.
+#[test]
+fn an_accept_where_forwarded_packets_come_names_this_host() {
+    let accepts = |state: &State| lift(state, ME).0;
+    let inet = |hook| Ruleset::new().base(Family::Inet, "f", "pre", hook, -150, true);
+    let drop_all = |rules: Ruleset| rules.rule(&[nfproto(false), saddr("203.0.113.0/24"), drop()]).build();
+    let said = |place: &str, local: &str| {
+        vec![format!("insert a rule in {place}: ip saddr {ME} tcp dport 22{local} accept comment \"sshfix accept\"")]
+    };
+    assert_eq!(accepts(&drop_all(inet(0))), said("inet f pre", " fib daddr type local"), "prerouting");
+    assert_eq!(accepts(&drop_all(inet(1))), said("inet f pre", ""), "input is for this host alone");
+    let common = |also: u32| {
+        Ruleset::new()
+            .base(Family::Inet, "f", "input", 1, 0, true)
+            .rule(&[vec![Expression::Verdict(V::Jump("common".to_owned()))]])
+            .base(Family::Inet, "f", "other", also, 0, true)
+            .rule(&[vec![Expression::Verdict(V::Jump("common".to_owned()))]])
+            .chain("common")
+            .rule(&[nfproto(false), saddr("203.0.113.0/24"), drop()])
+            .build()
+    };
+    assert_eq!(accepts(&common(2)), said("inet f common", " fib daddr type local"), "forward");
+    assert_eq!(accepts(&common(3)), said("inet f common", ""), "output");
+    // iptables-nft
+    let compat = Ruleset::new().base(Family::Ip, "raw", "PREROUTING", 0, -300, true);
+    let compat = accepts(&compat.rule(&[saddr("203.0.113.0/24"), drop()]).build());
+    let text = "-A PREROUTING -s 203.0.113.7/32 -p tcp -m tcp --dport 22 -m addrtype --dst-type LOCAL -j ACCEPT";
+    assert_eq!(compat, [format!("insert a rule in ip raw PREROUTING: {text}")]);
+    // Where no routing table is asked and the host's addresses are not known, nothing is written.
+    let below = drop_all(Ruleset::new().base(Family::Inet, "f", "pre", 5, -150, true));
+    let planned = asked(&below, |host, needs| plan_accept(host, ME.parse().unwrap(), 22, None, needs)).0;
+    assert!(planned.clone().is_err_and(|why| why.contains("without those behind it")), "{planned:?}");
+}
+
+/// What is taken away where forwarded packets come to opens the hosts behind, too, and is said.
+#[test]
+fn a_removal_where_forwarded_packets_come_is_said_and_needs_a_grant_about_everybody() {
+    let routes = |forwards: Option<bool>| crate::subsystem::route::State {
+        forwards: forwards.into_iter().flat_map(|one| [(false, one), (true, one)]).collect(),
+        ..Default::default()
+    };
+    for (hook, forwards, opens) in
+        [(0, Some(true), true), (2, Some(true), false), (0, Some(false), false), (0, None, true), (1, Some(true), false)]
+    {
+        let state =
+            Ruleset::new().base(Family::Inet, "f", "one", hook, -150, true).rule(&[nfproto(false), saddr(ME), drop()]).build();
+        let (blocks, mut host) = found(&state, ME);
+        host.route = Part::Present(routes(forwards));
+        let steps: Vec<Step> =
+            blocks.into_iter().flat_map(|block| if let Lift::Steps(steps) = block.lift { steps } else { Vec::new() }).collect();
+        let told = super::opens_others(&host, &steps);
+        assert_eq!(told.is_some(), opens, "hook {hook} forwards {forwards:?}: {told:?}");
+    }
+}
+
+/// ARP: what may drop it is no accept, and what cannot is none of it.
+#[test]
+fn a_chain_that_may_drop_arp_makes_ipv4_unknown() {
+    let arp = |policy: bool| Ruleset::new().base(Family::Arp, "a", "in", 0, 0, policy);
+    for (state, v4, v6) in [
+        (arp(true).build(), Verdict::Accept, Verdict::Accept),
+        (arp(false).build(), Verdict::Unknown, Verdict::Accept),
+        (arp(true).rule(&[drop()]).build(), Verdict::Unknown, Verdict::Accept),
+        (arp(true).rule(&[accept()]).build(), Verdict::Accept, Verdict::Accept),
+        (Ruleset::new().base(Family::Arp, "a", "fw", 2, 0, false).build(), Verdict::Accept, Verdict::Accept),
+    ] {
+        assert_eq!((verdict(&state, ME), verdict(&state, "2001:db8::7")), (v4, v6), "{state:?}");
+    }
+}

@@ -217,6 +217,9 @@ pub fn of_steps(intent: &Intent, steps: Vec<Step>, host: &HostState, port: u16, 
     let after = predict(host, &steps)?;
     let Difference { opens, closes, unshown, cut } = difference(host, &after, &steps, intent.source(), port, needs);
     let mut notes = Vec::new();
+    notes.extend(
+        netfilter::opens_others(host, &steps).map(|what| Text::from(format!("opens hosts behind this one, too: {what}"))),
+    );
     if cut {
         notes.push("opens or closes more ranges than can be listed: the lists are cut".into());
     }

@@ -1,9 +1,11 @@
-//! Whether a plan stays within the grants that permit its request: a grant about networks permits no change of sshd that counts for others.
+//! Whether a plan stays within the grants that permit its request: a grant about networks permits no change of sshd that counts for
+//! others, and nothing that opens the hosts behind this one.
 //! Judges the plan's steps, which only exist once the host was read; the request itself is judged before.
 
 use thiserror::Error;
 
 use crate::host::HostState;
+use crate::netfilter;
 use crate::plan::Plan;
 use crate::request::authorize::AuthorizedRequest;
 use crate::subsystem::sshd;
@@ -11,11 +13,10 @@ use crate::text::quoted::Text;
 
 /// Why a permitted request has a plan that is not. The host is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "`{action}` about {about} would change sshd for others, which needs a grant about everybody: {}; nothing was changed",
-    .what.as_str()
-)]
+#[error("{}", self.words().as_str())]
 pub struct TooWide {
+    /// Of what it is too much.
+    pub beyond: Beyond,
     /// What was asked.
     pub action: String,
     /// About whom.
@@ -24,11 +25,24 @@ pub struct TooWide {
     pub what: Text,
 }
 
+/// What a grant about networks does not permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// A change of sshd that counts for others.
+    Sshd,
+    /// The hosts that this one forwards packets to.
+    Forwarded,
+}
+
 impl TooWide {
     /// The same as it is displayed, with what it quotes.
     pub fn words(&self) -> Text {
-        let Self { action, about, what } = self;
-        let change = format!("`{action}` about {about} would change sshd for others, which needs a grant about everybody: ");
+        let Self { beyond, action, about, what } = self;
+        let does = match beyond {
+            Beyond::Sshd => "change sshd for others",
+            Beyond::Forwarded => "open hosts behind this one, too",
+        };
+        let change = format!("`{action}` about {about} would {does}, which needs a grant about everybody: ");
         Text::from(change) + what.clone() + "; nothing was changed"
     }
 }
@@ -42,8 +56,12 @@ pub fn permitted(authorized: &AuthorizedRequest, plan: &Plan, host: &HostState) 
     }
     // What is about nobody in particular was permitted by a grant about everybody.
     let Some(source) = operation.widest() else { return Ok(()) };
-    match sshd::beyond(host, &plan.steps, source) {
+    let found = match sshd::beyond(host, &plan.steps, source) {
+        Some(what) => Some((Beyond::Sshd, what)),
+        None => netfilter::opens_others(host, &plan.steps).map(|what| (Beyond::Forwarded, what.into())),
+    };
+    match found {
         None => Ok(()),
-        Some(what) => Err(TooWide { action: operation.action().to_string(), about: source.short(), what }),
+        Some((beyond, what)) => Err(TooWide { beyond, action: operation.action().to_string(), about: source.short(), what }),
     }
 }

@@ -105,6 +105,8 @@ fn expression_attrs(expression: &Expression) -> Option<Attrs> {
             let data = none().be32(1, *dreg).be32(2, *key);
             ("ct", direction.map_or_else(|| data.clone(), |direction| data.clone().put(3, &[direction])))
         }
+        // NFTA_FIB_DREG, _RESULT, _FLAGS
+        Expression::Fib { dreg, result, flags } => ("fib", none().be32(1, *dreg).be32(2, *result).be32(3, *flags)),
         // NFTA_CMP_SREG, _OP, _DATA
         Expression::Cmp { sreg, op, data } => {
             let op = match op {

@@ -1,8 +1,10 @@
 //! Routes on the real host, by rtnetlink(7): one lookup for each of the host's own addresses that an answer may come from, and the
 //! routes behind a refusal. Deletes or makes one route and reads it back. Lists no table while nothing refuses.
 
+mod perhaps;
 mod policy_rule;
 pub(crate) mod rp_filter;
+mod xfrm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,7 +19,7 @@ use sshfix_policy::address::{Source, canonical};
 use sshfix_policy::host::{Done, StepError};
 use sshfix_policy::subsystem::route::{Answer, Fact, Kind, Neighbour, Route, State, Step, Tables, Way};
 
-use self::policy_rule::policy_rules;
+use self::policy_rule::{Asks, policy_rules};
 use crate::subsystem::link;
 use crate::sys::rtnetlink::{ask, open};
 
@@ -39,10 +41,15 @@ pub fn lookup(state: &mut State, sources: &BTreeSet<Source>) -> io::Result<()> {
     let links = link::observe()?;
     let own: BTreeSet<IpAddr> = links.addresses().map(|(_, net)| canonical(net.addr())).collect();
     state.links = Some(Arc::new(links));
+    for v6 in [false, true] {
+        if let Some(forwards) = link::forwards(v6) {
+            state.forwards.insert(v6, forwards);
+        }
+    }
     let socket = open(false)?;
     let mut answers = BTreeMap::new();
     for source in sources {
-        answers.insert(*source, answer(&socket, source.first(), &own)?);
+        answers.insert(*source, answer(&socket, source.first(), &own, state.port)?);
     }
     let refused = |source: &Source, answer: &Answer| match answer {
         Answer::Refused(_) | Answer::NoRoute => Some(vec![0]),
@@ -68,7 +75,21 @@ pub fn lookup(state: &mut State, sources: &BTreeSet<Source>) -> io::Result<()> {
         }
         state.facts.insert(source, fact);
     }
-    Ok(())
+    state.ipsec = Some(xfrm::policies().map_err(|error| error.to_string()));
+    by_hand(&socket, state, sources);
+    perhaps::look_up(&socket, state, sources, &own)
+}
+
+/// The neighbour entries of those that answers are handed to.
+fn by_hand(socket: &Socket, state: &mut State, sources: &BTreeSet<Source>) {
+    for source in sources {
+        let (Some(single), Some(fact)) = (source.single(), state.facts.get(source)) else { continue };
+        let hops: BTreeSet<(u32, IpAddr)> = fact.ways.iter().map(|way| (way.device, way.via.unwrap_or(single))).collect();
+        for (device, hop) in hops {
+            let entry = neighbour(socket, device, hop).map_err(|error| error.to_string());
+            state.neighbours.entry(device).or_default().insert(hop, entry);
+        }
+    }
 }
 
 /// Lists all routes of IPv4 (`false`) and IPv6 (`true`), and what policy rules say about destinations.
@@ -153,9 +174,8 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     }
 }
 
-/// What becomes of an answer to this address. Policy rules may tell by the source, so every own address is tried; rules by port or
-/// mark are not seen.
-fn answer(socket: &Socket, to: IpAddr, own: &BTreeSet<IpAddr>) -> io::Result<(Answer, Vec<Way>)> {
+/// The own addresses that an answer to this one may come from; one that is not known where there is none.
+fn own_ends(to: IpAddr, own: &BTreeSet<IpAddr>) -> Vec<Option<IpAddr>> {
     let usable = |from: &&IpAddr| match from {
         IpAddr::V4(from) => to.is_ipv4() && !from.is_loopback() && !from.is_link_local(),
         IpAddr::V6(from) => to.is_ipv6() && !from.is_loopback() && !from.is_unicast_link_local(),
@@ -164,10 +184,17 @@ fn answer(socket: &Socket, to: IpAddr, own: &BTreeSet<IpAddr>) -> io::Result<(An
     if from.is_empty() {
         from.push(None);
     }
+    from
+}
+
+/// What becomes of an answer to this address from sshd's port. Policy rules may tell by the source, so every own address is tried; those
+/// by what a lookup does not say are `perhaps`.
+fn answer(socket: &Socket, to: IpAddr, own: &BTreeSet<IpAddr>, port: Option<u16>) -> io::Result<(Answer, Vec<Way>)> {
+    let from = own_ends(to, own);
     let mut first: Option<(Option<IpAddr>, Answer)> = None;
     let mut ways = Vec::new();
     for from in from {
-        let (next, way) = lookup_one(socket, to, from)?;
+        let (next, way) = lookup_one(socket, to, from, &Asks::default(), port)?;
         ways.extend(way);
         match &first {
             None => first = Some((from, next)),
@@ -188,7 +215,18 @@ fn answer(socket: &Socket, to: IpAddr, own: &BTreeSet<IpAddr>) -> io::Result<(An
     Ok((first.map_or_else(|| Answer::Unknown("no route lookup was made".to_owned()), |(_, answer)| answer), ways))
 }
 
-fn lookup_one(socket: &Socket, to: IpAddr, from: Option<IpAddr>) -> io::Result<(Answer, Option<Way>)> {
+/// `RTA_IP_PROTO`, `RTA_SPORT`, `RTA_DPORT` (Linux 4.17)
+const IP_PROTOCOL: u16 = 27;
+const SOURCE_PORT: u16 = 28;
+const DESTINATION_PORT: u16 = 29;
+
+fn lookup_one(
+    socket: &Socket,
+    to: IpAddr,
+    from: Option<IpAddr>,
+    asks: &Asks,
+    port: Option<u16>,
+) -> io::Result<(Answer, Option<Way>)> {
     let (to_bytes, bits) = octets(to);
     let mut attributes = vec![DefaultNla::new(libc::RTA_DST, to_bytes)];
     let mut from_bits = 0;
@@ -197,7 +235,11 @@ fn lookup_one(socket: &Socket, to: IpAddr, from: Option<IpAddr>) -> io::Result<(
         attributes.push(DefaultNla::new(libc::RTA_SRC, bytes));
         from_bits = bits;
     }
-    let request = message([family(to.is_ipv4()), bits, from_bits, 0, 0, 0, 0, 0, 0, 0, 0, 0], &attributes);
+    attributes.push(DefaultNla::new(IP_PROTOCOL, vec![6]));
+    attributes.extend(port.map(|port| DefaultNla::new(SOURCE_PORT, port.to_be_bytes().to_vec())));
+    attributes.extend(asks.port.map(|port| DefaultNla::new(DESTINATION_PORT, port.to_be_bytes().to_vec())));
+    attributes.extend(asks.mark.map(|mark| DefaultNla::new(libc::RTA_MARK, mark.to_ne_bytes().to_vec())));
+    let request = message([family(to.is_ipv4()), bits, from_bits, asks.tos, 0, 0, 0, 0, 0, 0, 0, 0], &attributes);
     let (mut text, mut way) = (None, None);
     let asked = ask(socket, libc::RTM_GETROUTE, 0, &request, |bytes| {
         let (route, device) = parse(bytes)?;

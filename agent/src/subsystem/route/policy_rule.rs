@@ -15,8 +15,26 @@ use crate::sys::rtnetlink::{ask, open};
 /// `FIB_RULE_INVERT`
 const INVERT: u8 = 2;
 
-/// All of a family, in their order. `struct fib_rule_hdr` is as long as `struct rtmsg` and begins alike.
+/// What a rule asks of a packet that a plain lookup does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Asks {
+    /// The mark.
+    pub(super) mark: Option<u32>,
+    /// The type of service.
+    pub(super) tos: u8,
+    /// The lowest port of the client.
+    pub(super) port: Option<u16>,
+    /// What a lookup cannot say at all.
+    pub(super) more: bool,
+}
+
+/// All of a family, in their order.
 pub(super) fn policy_rules(v4: bool) -> io::Result<Vec<PolicyRule>> {
+    Ok(with_asks(v4)?.into_iter().map(|(rule, _)| rule).collect())
+}
+
+/// The same, with what they ask. `struct fib_rule_hdr` is as long as `struct rtmsg` and begins alike.
+pub(super) fn with_asks(v4: bool) -> io::Result<Vec<(PolicyRule, Asks)>> {
     let socket = open(false)?;
     let mut found = Vec::new();
     let request = message([family(v4), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
@@ -27,13 +45,13 @@ pub(super) fn policy_rules(v4: bool) -> io::Result<Vec<PolicyRule>> {
     Ok(found)
 }
 
-fn policy_rule(bytes: &[u8]) -> io::Result<PolicyRule> {
+fn policy_rule(bytes: &[u8]) -> io::Result<(PolicyRule, Asks)> {
     let (header, rest) = bytes.split_first_chunk::<HEADER>().ok_or_else(|| io::Error::other("a rule that is cut short"))?;
     let [_, to_length, from_length, tos, table, _, _, action, flags, ..] = *header;
     // The flags are a number of 4 bytes in the machine's order.
     let flags = if cfg!(target_endian = "big") { header.last().copied().unwrap_or(0) } else { flags };
     let (mut table, mut goto, mut mark, mut bits) = (u32::from(table), 0, None, u32::MAX);
-    let mut more = String::new();
+    let (mut more, mut asks) = (String::new(), Asks { tos, ..Asks::default() });
     let mut rule = PolicyRule {
         priority: 0,
         inverted: flags & INVERT != 0,
@@ -72,12 +90,26 @@ fn policy_rule(bytes: &[u8]) -> io::Result<PolicyRule> {
             20 => rule.others.push(format!("uidrange {}", ends(value, 4))),
             22 => rule.protocol = Some(byte()),
             23 => rule.others.push(format!("sport {}", ends(value, 2))),
-            24 => rule.others.push(format!("dport {}", ends(value, 2))),
+            24 => {
+                asks.port = value.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes));
+                rule.others.push(format!("dport {}", ends(value, 2)));
+            }
+            25 => {
+                asks.tos = byte() << 2;
+                rule.others.push(format!("dscp {}", byte()));
+            }
+            // Masks of ports and of a DSCP, which newer kernels tell with each: all bits.
+            28 | 29 if value == [0xff; 2] => {}
+            30 if byte() == 0x3f => {}
             // FRA_FLOW, TUN_ID, PROTOCOL and FRA_PAD do not decide which packets it is about, but for a tunnel's number.
             0 | 5 | 7..=9 | 11 | 13 | 14 | 18 | 19 | 21 => {}
-            other => rule.others.push(format!("attribute {other}")),
+            other => {
+                asks.more = true;
+                rule.others.push(format!("attribute {other}"));
+            }
         }
     }
+    asks.mark = mark;
     rule.others.extend(
         mark.map(|mark| if bits == u32::MAX { format!("fwmark {mark:#x}") } else { format!("fwmark {mark:#x}/{bits:#x}") }),
     );
@@ -91,7 +123,7 @@ fn policy_rule(bytes: &[u8]) -> io::Result<PolicyRule> {
         8 => Does::Refuse(Kind::Prohibit),
         other => Does::Other(other),
     };
-    Ok(rule)
+    Ok((rule, asks))
 }
 
 /// `struct fib_rule_uid_range`, `struct fib_rule_port_range`: two numbers of so many bytes in the machine's order.

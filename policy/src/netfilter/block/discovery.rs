@@ -5,7 +5,7 @@ use super::{Attempt, Gone, evidence, refusal_owner, side};
 use crate::host::step::Step;
 use crate::host::{HostState, Needs};
 use crate::netfilter::walk::{Culprit, Hop, Message, Pass, Refusal, lost};
-use crate::subsystem::nf_tables::lift::accept;
+use crate::subsystem::nf_tables::lift::{Onto, accept};
 use crate::subsystem::xtables;
 use crate::verdict::{Admits, Connection};
 
@@ -56,7 +56,7 @@ fn candidates(host: &HostState, hop: &Hop, message: Message, refusal: &Refusal, 
             let decider = event.frames.last().map(|frame| (frame.chain, frame.rule));
             let head = event.frames.first().map(|frame| (frame.chain, Some(0)));
             let step = |(chain, index): (usize, Option<usize>)| {
-                accept(state, state.chains.get(chain)?, index, end, admits, side(refusal.pass), mark)
+                accept(state, state.chains.get(chain)?, index, end, admits, (side(refusal.pass), Onto::All), mark)
             };
             decider.into_iter().chain(head).filter_map(step).map(Step::NfTables).collect()
         }

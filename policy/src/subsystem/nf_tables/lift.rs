@@ -23,6 +23,27 @@ pub enum Side {
     Destination,
 }
 
+impl Side {
+    /// This host's.
+    fn other(self) -> Side {
+        match self {
+            Side::Source => Side::Destination,
+            Side::Destination => Side::Source,
+        }
+    }
+}
+
+/// Which packets an accept is about, besides their source and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Onto {
+    /// Any that come to the chain.
+    All,
+    /// Those whose other end is this host: `fib daddr type local`.
+    Local,
+    /// Those whose other end is this address.
+    Address(IpAddr),
+}
+
 /// Where the client's address stands in the header: offset and length.
 fn address_field(v6: bool, side: Side) -> (u32, u32) {
     match (v6, side) {
@@ -192,14 +213,14 @@ pub fn accept(
     index: Option<usize>,
     source: Source,
     admits: Admits,
-    side: Side,
+    (side, onto): (Side, Onto),
     mark: Option<&str>,
 ) -> Option<Step> {
     let v6 = !source.is_ipv4();
     if matches!((chain.family, v6), (Family::Ip, true) | (Family::Ip6, false) | (Family::Arp, _)) {
         return None;
     }
-    let rule = accept_rule(chain.family, source, admits, side, compat(state, chain), mark);
+    let rule = accept_rule(chain.family, source, admits, (side, onto), compat(state, chain), mark);
     let next = match index {
         Some(index) => Some(chain.rules.get(index)?.handle),
         None => None,
@@ -227,10 +248,17 @@ const COMMENT: &str = "sshfix accept";
 
 /// `ip saddr SOURCE tcp dport PORT accept comment "sshfix accept"`; for the answer `ip daddr SOURCE tcp sport PORT accept ...`.
 /// `ip6 saddr SOURCE icmpv6 type nd-neighbor-solicit accept ...`; in tables of iptables-nft with `-m icmp6 --icmpv6-type 135`, since
-/// iptables-nft reads no other form of it.
+/// iptables-nft reads no other form of it. Where forwarded packets come to the chain, it is about this host alone ([`Onto`]).
 /// In tables of iptables-nft `-s SOURCE -p tcp -m tcp --dport PORT -j ACCEPT`, with a counter and without a comment that is not asked
 /// for; one that is it prints as `-m comment --comment MARK` (nft.c, `get_comment`).
-fn accept_rule(family: Family, source: Source, admits: Admits, side: Side, compat: bool, marked: Option<&str>) -> Rule {
+fn accept_rule(
+    family: Family,
+    source: Source,
+    admits: Admits,
+    (side, onto): (Side, Onto),
+    compat: bool,
+    marked: Option<&str>,
+) -> Rule {
     let v6 = !source.is_ipv4();
     let equal = |data: Vec<u8>| Expression::Cmp { sreg: 1, op: CmpOp::Eq, data };
     let mut expressions = match family {
@@ -255,6 +283,11 @@ fn accept_rule(family: Family, source: Source, admits: Admits, side: Side, compa
         }
         expressions.push(equal(bytes(net.network())));
     }
+    if let Onto::Address(own) = onto {
+        let (offset, len) = address_field(v6, side.other());
+        expressions.push(Expression::Payload { dreg: 1, base: PayloadBase::Network, offset, len });
+        expressions.push(equal(bytes(own)));
+    }
     let field = |offset, len| Expression::Payload { dreg: 1, base: PayloadBase::Transport, offset, len };
     expressions.push(Expression::Meta { key: META_L4PROTO, dreg: 1 });
     match admits {
@@ -269,6 +302,9 @@ fn accept_rule(family: Family, source: Source, admits: Admits, side: Side, compa
         }
         Admits::Icmpv6(kind) => expressions.extend([equal(vec![58]), field(0, 1), equal(vec![kind])]),
     }
+    if onto == Onto::Local {
+        expressions.extend(local(side.other(), compat));
+    }
     if compat {
         expressions.push(Expression::Counter { packets: 0, bytes: 0 });
     }
@@ -276,6 +312,24 @@ fn accept_rule(family: Family, source: Source, admits: Admits, side: Side, compa
     let comment = marked.or((!compat).then_some(COMMENT));
     let userdata = comment.map_or_else(Vec::new, comment_data);
     Rule { handle: 0, expressions, comment: comment.map(str::to_owned), raw_expressions: Vec::new(), userdata, compat: None }
+}
+
+/// `fib daddr type local`, or `fib saddr type local` of an answer; iptables-nft reads `-m addrtype --dst-type LOCAL` alone.
+fn local(side: Side, compat: bool) -> Vec<Expression> {
+    // RTN_LOCAL; NFT_FIB_RESULT_ADDRTYPE
+    const LOCAL: u32 = 2;
+    const ADDRESS_TYPE: u32 = 3;
+    if compat {
+        // struct xt_addrtype_info_v1: source, destination, flags
+        let types: u16 = 1 << LOCAL;
+        let (source, destination) = if side == Side::Source { (types, 0) } else { (0, types) };
+        let info = [source.to_ne_bytes(), destination.to_ne_bytes(), [0; 2], [0; 2]].concat();
+        return vec![Expression::Match { name: "addrtype".to_owned(), revision: 1, info }];
+    }
+    // NFTA_FIB_F_SADDR, NFTA_FIB_F_DADDR
+    let flags = if side == Side::Source { 1 } else { 2 };
+    let equal = Expression::Cmp { sreg: 1, op: CmpOp::Eq, data: LOCAL.to_ne_bytes().to_vec() };
+    vec![Expression::Fib { dreg: 1, result: ADDRESS_TYPE, flags }, equal]
 }
 
 /// A comment as nft keeps it: type 0, length with the NUL, bytes (`NFTNL_UDATA_RULE_COMMENT`).

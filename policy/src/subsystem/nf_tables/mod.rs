@@ -8,6 +8,7 @@ pub mod depends;
 mod early;
 pub mod evaluate;
 pub mod expression;
+pub mod forwarded;
 pub mod lift;
 mod load;
 mod lookup;

@@ -2,6 +2,7 @@
 //! that refuse it (blackhole, unreachable, prohibit, throw). Knows nothing of packet filters; must not guess a gateway.
 
 mod block;
+mod ipsec;
 mod policy_rule;
 pub mod rp_filter;
 mod step;
@@ -23,6 +24,7 @@ use crate::subsystem::route::rp_filter::Reverse;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
 pub use block::blocks;
+pub use ipsec::{IpsecDoes, IpsecPolicy};
 pub use policy_rule::{Does, PolicyRule};
 pub use step::Step;
 pub use trace::trace;
@@ -55,6 +57,29 @@ pub struct State {
     /// The policy rules of IPv4 (`false`) and IPv6 (`true`), in their order; the text says why they could not be listed.
     #[serde(default)]
     pub rules: BTreeMap<bool, Result<Vec<PolicyRule>, String>>,
+    /// Whether this host forwards packets of IPv4 (`false`) and IPv6 (`true`) to others, where that was read.
+    #[serde(default)]
+    pub forwards: BTreeMap<bool, bool>,
+    /// The port that is asked about: what policy rules by port are about.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// By the address asked about, the policy rules that may send a login's packets otherwise than the kernel answered.
+    #[serde(default)]
+    pub perhaps: BTreeMap<Source, Vec<Perhaps>>,
+    /// The policies of `IPsec`; the text says why they could not be listed.
+    #[serde(default)]
+    pub ipsec: Option<Result<Vec<IpsecPolicy>, String>>,
+}
+
+/// A policy rule that asks for what a lookup cannot say of a login, and by which its packets would not arrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Perhaps {
+    /// As `ip rule` prints it.
+    pub rule: String,
+    /// What becomes of them.
+    pub then: String,
+    /// Whether it is about packets with a mark alone.
+    pub marked: bool,
 }
 
 /// The state of a neighbour entry (`NUD_*`, `linux/neighbour.h`); 0 where there is none.
@@ -62,6 +87,8 @@ pub struct State {
 pub struct Neighbour(pub u16);
 
 impl Neighbour {
+    /// `NUD_PERMANENT`: somebody wrote it, and nothing asks whether it is right.
+    pub const PERMANENT: Neighbour = Neighbour(0x80);
     /// No entry (`NUD_NONE`).
     pub const NONE: Self = Self(0);
     /// `NUD_VALID`: REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT.
@@ -400,6 +427,11 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
             None => report(Verdict::Unknown, "the route to it was not read".to_owned(), Vec::new()),
             Some(fact) => {
                 let (verdict, detail, evidence) = fact.verdict(connection.source);
+                if verdict == Verdict::Accept
+                    && let Some((verdict, detail, evidence)) = not_asked(host, state, connection, fact)
+                {
+                    return report(verdict, detail, evidence);
+                }
                 match (verdict, state.reverse.get(&connection.source)) {
                     (Verdict::Accept, Some(Err(why))) => report(
                         Verdict::Unknown,
@@ -414,6 +446,56 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
                 }
             }
         },
+    }
+}
+
+/// What the kernel's answer to a lookup leaves out: routes that end on this host, rules by what only a login has, neighbours that were
+/// written by hand, and `IPsec`.
+fn not_asked(host: &HostState, state: &State, connection: &Connection, fact: &Fact) -> Option<(Verdict, String, Vec<Evidence>)> {
+    let source = connection.source;
+    let links = state.links.as_ref()?;
+    if source.single().is_some_and(|source| source.is_loopback() || links.own(source)) {
+        return None;
+    }
+    let unknown = |detail: String, evidence: Evidence| Some((Verdict::Unknown, detail, vec![evidence]));
+    let swallows = |way: &&Way| links.get(way.device).is_some_and(|link| link.is_loopback() || link.driver == "dummy");
+    if let Some(way) = fact.ways.iter().find(swallows) {
+        let name = links.get(way.device).map_or_else(String::new, |link| link.name.clone());
+        let Answer::Goes(route) = &fact.answer else { return None };
+        let evidence = vec![Evidence::new("ip route get", route.clone())];
+        return if fact.ways.iter().all(|way| swallows(&way)) {
+            Some((Verdict::Refuse, format!("answers are not sent: their route ends on this host ({name})"), evidence))
+        } else {
+            Some((Verdict::Unknown, format!("some answers are not sent: their route ends on this host ({name})"), evidence))
+        };
+    }
+    let marks = crate::netfilter::sets_marks(host);
+    let perhaps = state.perhaps.get(&source).into_iter().flatten();
+    if let Some(one) = perhaps.into_iter().find(|one| marks || !one.marked) {
+        let detail = format!("{}, if a policy rule is about packets of its login", one.then);
+        return unknown(detail, Evidence::new("ip rule", one.rule.clone()));
+    }
+    for way in fact.ways.iter().filter(|_| source.single().is_some()) {
+        let (Some(link), Some(hop)) = (links.get(way.device), way.via.or(source.single())) else { continue };
+        let entry = state.neighbours.get(&way.device).and_then(|entries| entries.get(&hop));
+        if link.resolves && entry == Some(&Ok(Neighbour::PERMANENT)) {
+            let detail = format!("answers go by {hop}, whose link address was written by hand: whether it is right is not known");
+            return unknown(
+                detail,
+                Evidence::new(format!("ip neigh show {hop} dev {}", link.name), Neighbour::PERMANENT.to_string()),
+            );
+        }
+    }
+    match &state.ipsec {
+        None => None,
+        Some(Err(why)) => {
+            Some((Verdict::Unknown, format!("whether IPsec policies drop its packets could not be read: {why}"), Vec::new()))
+        }
+        Some(Ok(policies)) => {
+            let own = links.addresses().map(|(_, net)| net.addr()).collect();
+            let (detail, evidence) = ipsec::drops(policies, source, &own, connection.port)?;
+            unknown(detail, evidence)
+        }
     }
 }
 

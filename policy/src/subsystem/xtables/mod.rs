@@ -10,6 +10,7 @@ pub mod step;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -188,6 +189,26 @@ impl Table {
         self.chains.iter().find(|chain| chain.hook == Some(hook))
     }
 
+    /// Whether packets that this host forwards to others come to a chain.
+    pub fn forwarded(&self, name: &str) -> bool {
+        let hooks = [Hook::Prerouting, Hook::Forward, Hook::Postrouting];
+        let mut todo: Vec<&Chain> = hooks.into_iter().filter_map(|hook| self.at(hook).map(AsRef::as_ref)).collect();
+        let mut seen = BTreeSet::new();
+        while let Some(chain) = todo.pop() {
+            if chain.name == name {
+                return true;
+            }
+            if seen.insert(&chain.name) {
+                let targets = chain.rules.iter().filter_map(|rule| match &rule.action {
+                    Action::Jump(to) | Action::Goto(to) => self.chain(to).map(AsRef::as_ref),
+                    Action::Count | Action::Target(_) => None,
+                });
+                todo.extend(targets);
+            }
+        }
+        false
+    }
+
     /// `ip` or `ip6`, as references and places name the family.
     pub fn family(&self) -> &'static str {
         family(self.v6)
@@ -279,7 +300,19 @@ impl Rule {
         rule.save = Some(rule.draw(v6, &SetNames::new()));
         rule
     }
+
+    /// The same for packets to this host alone: `-m addrtype --dst-type LOCAL` behind what it asks of the port.
+    #[must_use]
+    pub fn to_this_host(mut self, v6: bool) -> Rule {
+        let local = Match::Addrtype { source: 0, destination: 1 << RTN_LOCAL, flags: 0 };
+        self.matches.insert(1.min(self.matches.len()), local);
+        self.save = Some(self.draw(v6, &SetNames::new()));
+        self
+    }
 }
+
+/// The type of an address of this host (`linux/rtnetlink.h`).
+const RTN_LOCAL: u16 = 2;
 
 impl Entry {
     /// No condition.

@@ -64,14 +64,18 @@ impl Step {
     }
 
     /// Puts an accept (see [`Rule::accept`]) in so that it stands at a place; one past the last rule is just
-    /// before the policy. `None` when there is no such place, or the texts around it are not known.
+    /// before the policy. Where forwarded packets come to the chain, it is about this host alone. `None` when there is no such place, or the texts around it are not known.
     pub fn accept(state: &State, place: &Place, source: Source, admits: Admits, mark: Option<&str>) -> Option<Self> {
         if place.v6 == source.is_ipv4() {
             return None;
         }
-        let chain = state.table(place.v6, &place.table)?.chain(&place.chain)?;
+        let table = state.table(place.v6, &place.table)?;
+        let chain = table.chain(&place.chain)?;
         let index = place.position.checked_sub(1)?;
-        let rule = Rule::accept(source, admits, mark);
+        let rule = match admits {
+            Admits::Tcp(_) if table.forwarded(&place.chain) => Rule::accept(source, admits, mark).to_this_host(place.v6),
+            Admits::Tcp(_) | Admits::Icmpv6(_) => Rule::accept(source, admits, mark),
+        };
         let text = |index: usize| chain.rules.get(index).map(|rule| rule.save.clone());
         let above = match index.checked_sub(1) {
             Some(above) => Some(text(above)??),
