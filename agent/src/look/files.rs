@@ -23,10 +23,15 @@ const KEYS: usize = 2000;
 pub(super) fn keys(ids: &Ids, home: &str, paths: &[String]) -> Result<Vec<Seen>, String> {
     let view = confined(ids)?;
     let home_view = view.require_same(Path::new(home));
+    // One that is not mounted for the moment looks the same, and the files in it are not gone.
+    let away = fs::metadata(home).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let in_it = |path: &String| away && Path::new(path).starts_with(home);
+    let not_there = format!("the home folder {home} is not there; it may come back");
     let home = fs::canonicalize(home).unwrap_or_else(|_| PathBuf::from(home));
     let look = |path: &String| {
         let opened = open(Path::new(path), &home);
         match view.require_same(Path::new(path)).and(home_view.clone()) {
+            Ok(()) if in_it(path) && matches!(opened, Err(Seen::Missing)) => Err(Seen::Unknown(not_there.clone())),
             Ok(()) => opened,
             Err(why) => Err(Seen::Unknown(why)),
         }

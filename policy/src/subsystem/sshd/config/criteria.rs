@@ -64,6 +64,19 @@ pub(super) fn words(directive: &Directive) -> Vec<&str> {
         .collect()
 }
 
+/// The criteria that a `Match` line names, in lower case.
+pub(crate) fn criteria(directive: &Directive) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut words = words(directive).into_iter().map(str::to_ascii_lowercase);
+    while let Some(criterion) = words.next() {
+        if !matches!(criterion.as_str(), "all" | "invalid-user") {
+            words.next();
+        }
+        found.push(criterion);
+    }
+    found
+}
+
 /// Whether a `Match` line's conditions hold; with no client, as in the pass that reads the global section, only `Match all` does.
 pub fn match_line(directive: &Directive, client: Option<&Client>) -> Matching {
     let unknown = |why: &str| Matching::Unknown(why.to_owned());
@@ -109,6 +122,7 @@ fn criterion_holds(criterion: &str, pattern: &str, client: &Client) -> Matching 
             }
             None => Matching::No,
         },
+        "host" if is_scoped(client.address) => address_matches(client.address, pattern),
         "host" => pattern_list(&client.host.to_ascii_lowercase(), &pattern.to_ascii_lowercase()).is_match().into(),
         "address" => address_matches(client.address, pattern),
         "localaddress" => match client.local_address {
@@ -123,8 +137,53 @@ fn criterion_holds(criterion: &str, pattern: &str, client: &Client) -> Matching 
 fn address_matches(address: IpAddr, list: &str) -> Matching {
     match address_list(address, list) {
         Some(listed) => listed.is_match().into(),
+        None if is_scoped(address) => Matching::Unknown(format!("by which interface {address} comes is not known here")),
         None => Matching::Unknown(format!("`{list}` is no list of addresses")),
     }
+}
+
+/// Whether sshd knows a client at this address by the interface, too: `fe80::1%eth0` is its text, and it is in no network without one.
+pub fn is_scoped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// `fe80::1%eth0`, `fe80::%eth0/64`, without the interface.
+fn scoped_net(item: &str) -> Option<ipnet::IpNet> {
+    let (address, interface) = item.split_once('%')?;
+    let length = interface.split_once('/').map_or(Some(128), |(_, length)| length.parse().ok())?;
+    ipnet::IpNet::new(address.parse().ok()?, length).ok()
+}
+
+/// The same of an address whose interface is not known: what any interface decides is not.
+fn scoped_list(address: IpAddr, list: &str) -> Option<Listed> {
+    let text = format!("{address}%");
+    let mut found = Listed::No;
+    for item in list.split(',') {
+        let (negated, item) = item.strip_prefix('!').map_or((false, item), |item| (true, item));
+        let hit = match cidr(item) {
+            Cidr::Net(net, length) if in_net(address, net, length) => return None,
+            Cidr::Net(..) => false,
+            Cidr::Wrong => return None,
+            Cidr::Not if !item.is_empty() && item.chars().all(|c| c == '*') => true,
+            Cidr::Not if scoped_net(item).is_some_and(|net| !net.contains(&address)) => false,
+            Cidr::Not => {
+                // All before the first wildcard is as it stands there.
+                let plain = item.split(['*', '?']).next().unwrap_or_default().to_ascii_lowercase();
+                let whole = plain.len() == item.len();
+                let may_be = plain.starts_with(&text) || !whole && text.starts_with(&plain) || scoped_net(item).is_some();
+                if may_be || item.is_empty() {
+                    return None;
+                }
+                false
+            }
+        };
+        match (hit, negated) {
+            (true, true) => return Some(Listed::Excluded),
+            (true, false) => found = Listed::Yes,
+            (false, _) => {}
+        }
+    }
+    Some(found)
 }
 
 /// What a list of patterns says of a name.
@@ -167,6 +226,9 @@ pub fn address_list(address: IpAddr, list: &str) -> Option<Listed> {
     // What is no address is in no list, not even in that of all: sshd asks for nothing else then.
     if address.is_unspecified() {
         return Some(Listed::No);
+    }
+    if is_scoped(address) {
+        return scoped_list(address, list);
     }
     let mut found = Listed::No;
     for item in list.split(',') {
@@ -250,8 +312,14 @@ pub fn user_pattern(client: &Client, pattern: &str) -> Matching {
     }
     // match.c, `match_host_and_ip`.
     let Some(by_address) = address_list(client.address, host) else {
-        return Matching::Unknown(format!("`{host}` is no list of addresses or hosts"));
+        return Matching::Unknown(match is_scoped(client.address) {
+            true => format!("by which interface {} comes is not known here", client.address),
+            false => format!("`{host}` is no list of addresses or hosts"),
+        });
     };
+    if is_scoped(client.address) {
+        return by_address.is_match().into();
+    }
     let by_name = pattern_list(&client.host.to_ascii_lowercase(), &host.to_ascii_lowercase());
     by_address.with(by_name).is_match().into()
 }
@@ -284,6 +352,41 @@ mod tests {
         }
         assert_eq!(address_list(none.address, "*"), Some(Listed::No));
         assert_eq!(address_list(none.address, "::/0"), Some(Listed::No));
+    }
+
+    #[test]
+    fn the_interface_of_a_link_local_client_is_part_of_its_address() {
+        let local = Client { host: "fe80::1".to_owned(), address: "fe80::1".parse().unwrap(), ..client() };
+        for (pattern, want) in [
+            ("alice@*", Some(true)),
+            ("alice", Some(true)),
+            ("alice@fe80::/10", None),
+            ("alice@fe80::1", None),
+            ("alice@fe80::1%eth0", None),
+            ("alice@*%eth0", None),
+            ("alice@fe80::*", None),
+            ("alice@FE80::1%*", None),
+            ("alice@fe80::2%eth0", Some(false)),
+            ("alice@fe80::%eth0/64", None),
+            ("alice@fe80:1::%eth0/64", Some(false)),
+            ("alice@203.0.113.*", Some(false)),
+            ("alice@203.0.113.0/24,2001:db8::/32", Some(false)),
+            ("bob@fe80::/10", Some(false)),
+            ("alice@!fe80::1,*", None),
+            ("alice@*,!203.0.113.1", Some(true)),
+        ] {
+            let of = |matching| match matching {
+                Matching::Yes => Some(true),
+                Matching::No => Some(false),
+                Matching::Unknown(_) => None,
+            };
+            assert_eq!(of(user_pattern(&local, pattern)), want, "{pattern}");
+            if let Some((_, hosts)) = pattern.split_once('@').filter(|(user, _)| *user == "alice") {
+                for criterion in ["address", "host"] {
+                    assert_eq!(of(criterion_holds(criterion, hosts, &local)), want, "{criterion} {hosts}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::subsystem::sshd::facts::state::{Account, Server};
 use crate::subsystem::sshd::judge::judgement::{Judgement, Remedy, found};
 use crate::subsystem::sshd::judge::login::unit;
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::subsystem::sshd::judge::untold;
 use crate::subsystem::sshd::quoting::{line, of_keyword, of_values, said};
 use crate::text::quoted::Text;
 use crate::verdict::cause::Cause;
@@ -41,9 +42,9 @@ pub fn judge(
         Err(why) => Judgement::unknown(why),
     };
     // The host name was not looked up, and other addresses of the host may be meant.
-    let judgement = match undecided(effective, server) {
+    let judgement = match undecided(effective, server).map(Text::from).or_else(|| untold::of(server, client)) {
         Some(why) => {
-            let detail = Text::from(format!("{why}; else: ")) + judgement.detail;
+            let detail = why + "; else: " + judgement.detail;
             Judgement { verdict: Verdict::Unknown, detail, ..judgement }
         }
         None => judgement,
@@ -177,6 +178,12 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
         }
         let why = "sshd: UseDNS is on and the configuration goes by host names, which are not looked up here";
         found.push(Objection::unknown(Stage::SshdAccess, Reason::HostNames(conditional(server)), why));
+    }
+    if let Some(why) = untold::of(server, client) {
+        for objection in &mut found {
+            objection.verdict = Verdict::Unknown;
+        }
+        found.push(Objection::unknown(Stage::SshdAccess, Reason::Criteria(conditional(server)), Text::from("sshd: ") + why));
     }
     if !local && criterion(server, "localaddress") {
         let why = "sshd: the configuration goes by LocalAddress, and which address the client uses is not known";
@@ -477,6 +484,16 @@ mod tests {
         assert_eq!(first_new(&few, &denied(&["*@*.example.net", "bob@*.example.org"])), None);
         assert!(first_new(&few, &denied(&["*@*.example.net", "*@*.example.org"])).is_some());
         assert_eq!(first_new(&few, &denied(&[])), None);
+    }
+
+    #[test]
+    fn an_edit_beside_a_match_line_that_sshd_cannot_be_asked_about_is_news() {
+        let block = "Match RDomain *\n  PermitRootLogin no\n";
+        let found = of_alice(block, "denyusers alice\n");
+        assert!(found.iter().all(|one| one.verdict == Verdict::Unknown), "{found:?}");
+        assert!(found.iter().any(|one| one.why.as_str().contains("RDomain *: PermitRootLogin no")), "{found:?}");
+        assert!(first_new(&of_alice("", ""), &found).is_some());
+        assert!(first_new(&found, &of_alice(&format!("{block}  DenyUsers alice\n"), "denyusers alice\n")).is_some());
     }
 
     #[test]

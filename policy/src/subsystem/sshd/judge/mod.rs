@@ -16,3 +16,4 @@ pub(crate) mod penalty;
 pub(crate) mod power;
 pub(crate) mod sockets;
 pub(crate) mod stages;
+pub(crate) mod untold;

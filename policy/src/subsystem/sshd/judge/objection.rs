@@ -55,6 +55,8 @@ pub enum Reason {
     HostNames(Vec<String>),
     /// The host's address that the client comes to is not known, and these `Match` lines go by it.
     LocalAddress(Vec<String>),
+    /// `Match` lines go by what sshd cannot be asked about: these, with all that stands under them and beside them.
+    Criteria(Vec<String>),
     /// The account, as it was looked at.
     Account(String),
 }
@@ -89,7 +91,8 @@ impl Objection {
             | Reason::List(..)
             | Reason::Patterns(..)
             | Reason::HostNames(_)
-            | Reason::LocalAddress(_) => self.verdict == Verdict::Refuse,
+            | Reason::LocalAddress(_)
+            | Reason::Criteria(_) => self.verdict == Verdict::Refuse,
         }
     }
 
@@ -104,17 +107,24 @@ impl Objection {
             return false;
         }
         let same = |other: &Objection| other.stage == self.stage && self.reason.is_no_news_after(&other.reason);
-        others.iter().any(|other| same(other) && (other.verdict == self.verdict || other.verdict == Verdict::Refuse))
+        let said = |other: &Objection| same(other) && (other.verdict == self.verdict || other.verdict == Verdict::Refuse);
+        // A list that refused the user for certain may refuse by other words.
+        let refused = |other: &Objection| other.is_certain() && self.reason.is_of_same_list(&other.reason);
+        others.iter().any(|other| said(other) || refused(other))
+    }
+
+    /// Whether nothing was found out about the login.
+    pub fn is_unread(&self) -> bool {
+        matches!(self.reason, Reason::NotRead(_) | Reason::Unasked(_))
     }
 }
 
 impl Reason {
     /// Whether sshd's files alone say it, of everybody who logs in: not what else decides (users who are gone), nor what keeps only some
-    /// clients out (algorithms, `MaxSessions 0` without a shell).
+    /// clients out (algorithms).
     pub fn is_of_files(&self) -> bool {
         match self {
-            Reason::List(..) => true,
-            Reason::NoRoom(keyword) => *keyword != "maxsessions",
+            Reason::List(..) | Reason::NoRoom(_) => true,
             Reason::NotRead(_)
             | Reason::Unasked(_)
             | Reason::Down
@@ -129,8 +139,18 @@ impl Reason {
             | Reason::Patterns(..)
             | Reason::HostNames(_)
             | Reason::LocalAddress(_)
+            | Reason::Criteria(_)
             | Reason::Account(_) => false,
         }
+    }
+
+    /// Whether both are about the same list of users or groups.
+    fn is_of_same_list(&self, other: &Reason) -> bool {
+        let list = |reason: &Reason| match reason {
+            Reason::List(keyword, _) | Reason::Patterns(keyword, _) => Some(*keyword),
+            _ => None,
+        };
+        list(self).is_some() && list(self) == list(other)
     }
 
     /// Whether it says no more than another one did before. A list that takes users in is no worse for more patterns that may do so, one
@@ -148,6 +168,11 @@ impl Reason {
 pub fn first_new<'a>(before: &[Objection], after: &'a [Objection]) -> Option<&'a Objection> {
     let new = || after.iter().filter(|objection| !objection.is_among(before));
     new().find(|objection| objection.verdict == Verdict::Refuse).or_else(|| new().next())
+}
+
+/// The first that keeps out for certain and did not before: where another one keeps out already. What was not found out is none the less.
+pub fn first_certain<'a>(before: &[Objection], after: &'a [Objection]) -> Option<&'a Objection> {
+    after.iter().filter(|one| one.is_certain() || one.is_unread()).find(|objection| !objection.is_among(before))
 }
 
 /// All of them together, and the words of the one that decides.

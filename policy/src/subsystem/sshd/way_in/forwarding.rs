@@ -33,10 +33,18 @@ pub fn ends(was: &Effective, is: &Effective) -> Vec<Text> {
     ended.map(line).collect()
 }
 
-/// Why a login is good for forwarding alone: sshd runs no shell that stays, or a command in its place.
+/// The command that sshd runs in the place of a shell.
+pub fn command(effective: &Effective) -> Option<&str> {
+    effective.one("forcecommand").filter(|command| *command != "none")
+}
+
+/// Why a login is good for forwarding alone: sshd runs no shell that stays, or a command in its place. Who has sftp has that.
 pub fn alone(effective: &Effective, account: &Account) -> Option<Text> {
-    let command = effective.one("forcecommand").filter(|command| *command != "none" && !command.starts_with("internal-sftp"));
-    match command {
+    if effective.one("maxsessions") == Some("0") {
+        return Some("MaxSessions 0".into());
+    }
+    match command(effective) {
+        Some(command) if command.starts_with("internal-sftp") => None,
         Some(command) => {
             let command: String = command.chars().take(100).collect();
             Some(Text::from("ForceCommand ") + of_values("forcecommand", command))

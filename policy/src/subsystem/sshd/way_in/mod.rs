@@ -4,6 +4,7 @@
 pub(crate) mod alike;
 pub(crate) mod boot;
 pub(crate) mod clients;
+mod closed;
 mod forwarding;
 #[cfg(test)]
 mod judged_tests;
@@ -109,6 +110,8 @@ pub struct LoginWay {
     pub(crate) may_differ: bool,
     /// Why it is good for forwarding alone, where it is.
     forwards_alone: Option<Text>,
+    /// Whether the login shell ends at once.
+    no_shell: bool,
     /// The same by what that sshd may have read: the methods that these files take away may work. None where they take none away.
     pub(crate) opened: Option<Box<LoginWay>>,
 }
@@ -183,15 +186,17 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     if path.port != port && !path.has_no_address() && !sockets::is_on(read, (port, &before), path.port) {
         return WayIn::default();
     }
-    // Nobody comes in while it does not run. What runs was started or reloaded with files that it took.
-    if !server.running && !path.has_no_address() {
-        return WayIn::only(Objection::refuse(Stage::Listener, Reason::Down, "nobody: sshd does not run"));
-    }
     let sessions = Sessions::of(read, path);
-    let mut way = WayIn { objections: serves::objections(&server), identities: serves::identities(&server), ..WayIn::default() };
+    let mut way = WayIn { identities: serves::identities(&server), ..WayIn::default() };
+    // Nobody comes in while it does not run; its files decide about whoever is in when it is started.
+    let down = !server.running && !path.has_no_address();
+    if down {
+        way.objections.push(Objection::refuse(Stage::Listener, Reason::Down, "nobody: sshd does not run"));
+    }
+    way.objections.extend(serves::objections(&server));
     way.clients = Clients::of(&server);
     way.kept = path.origin == PathOrigin::Keep;
-    if !path.has_no_address() {
+    if !path.has_no_address() && !down {
         let from = path.source.first();
         way.objections.extend(sockets::lost_sockets(read, (port, &before), &server, path.port, from, &sessions.locals));
     }
@@ -200,7 +205,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     way.risks = risks(effective);
     way.everybody = effective.clone();
     let reached = sockets::reached(read, path.source.first(), &sessions.locals);
-    for absent in boot::newly_absent(&before, &server, path.port, &reached) {
+    for absent in boot::newly_absent(&before, &server, path.port, &reached).into_iter().filter(|_| !down) {
         way.objections.extend(absent.objection());
         way.risks.extend(absent.risk());
     }
@@ -226,7 +231,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
             let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
             (login.entered, login.others) = sessions.entered(read, user, (address, local), &way.parts, needs);
             // An sshd that is started for each connection reads these.
-            login.may_differ = may_differ(&server) && !path.has_no_address();
+            login.may_differ = may_differ(&server) && !path.has_no_address() && !down;
             login.read_at = server.read_at.filter(|_| !login.may_differ);
             login.objections.extend(not_judged(&login, (&before, &server), now, needs));
             login.opened = opened(&login, now, &server, path.port, needs);
@@ -262,8 +267,8 @@ fn names_answered(host: &HostState, path: &AccessPath, needs: &mut Needs) -> boo
 pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Needs) -> WayIn {
     let mut way = way_in(read, read, port, path, needs);
     let Some(Part::Present(server)) = read.sshd.servers.get(&port) else { return way };
-    // An sshd that is started for each connection reads the files anew: they are what counts.
-    if path.has_no_address() {
+    // An sshd that is started for each connection, or is started yet, reads the files anew: they are what counts.
+    if path.has_no_address() || way.is_down() {
         return way;
     }
     if !way.identities.is_empty() {
@@ -371,11 +376,12 @@ fn may_differ(server: &Server) -> bool {
 }
 
 /// Values that take methods, or the shell, away from somebody, and those that do not.
-const TAKEN_AWAY: [(&str, &str); 5] = [
+const TAKEN_AWAY: [(&str, &str); 6] = [
     ("authenticationmethods", "any"),
     ("authorizedkeysfile", ".ssh/authorized_keys .ssh/authorized_keys2"),
     ("chrootdirectory", "none"),
     ("forcecommand", "none"),
+    ("maxsessions", "10"),
     ("pubkeyauthentication", "yes"),
 ];
 
@@ -385,11 +391,15 @@ fn opened(login: &LoginWay, host: &HostState, server: &Server, port: u16, needs:
     if !login.may_differ || !server.edited.is_empty() || login.effective == Effective::default() {
         return None;
     }
-    let of_shells = |keyword: &str| matches!(keyword, "chrootdirectory" | "forcecommand");
+    let of_shells = |keyword: &str| matches!(keyword, "chrootdirectory" | "forcecommand" | "maxsessions");
     let taken = |(keyword, plain): &(&'static str, &'static str)| {
         let value = login.effective.one(keyword)?;
-        // Keys may lie anywhere; only that they lie nowhere takes the method away.
-        let is_plain = value == *plain || *keyword == "authorizedkeysfile" && value != "none";
+        let is_plain = match *keyword {
+            // Keys may lie anywhere; only that they lie nowhere takes the method away.
+            "authorizedkeysfile" => value != "none",
+            "maxsessions" => value != "0",
+            _ => value == *plain,
+        };
         // Without a mark of when it read them nothing is known to have changed: what always was so would stand against every edit.
         let new = if server.stale.is_empty() { !of_shells(keyword) } else { server.may_be_new(keyword) };
         (!is_plain && new).then_some((*keyword, *plain))
@@ -401,7 +411,8 @@ fn opened(login: &LoginWay, host: &HostState, server: &Server, port: u16, needs:
     let effective = taken.into_iter().fold(login.effective.clone(), |effective, (keyword, value)| effective.with(keyword, value));
     let client = client(&login.user, (login.address, login.local, port), account);
     let ways = ways(host, &effective, &client, account, needs);
-    Some(Box::new(LoginWay { effective, ways, ..login.clone() }))
+    let forwards_alone = forwarding::alone(&effective, account);
+    Some(Box::new(LoginWay { effective, ways, forwards_alone, ..login.clone() }))
 }
 
 impl WayIn {
@@ -416,6 +427,11 @@ impl WayIn {
         // Values that nobody knows matter where they come, not where they always were.
         let all: Vec<Objection> = all.filter(|objection| !objection.is_of_value()).collect();
         objection::verdict(all.iter())
+    }
+
+    /// Whether sshd does not run.
+    pub(crate) fn is_down(&self) -> bool {
+        self.objections.iter().any(|objection| objection.reason == Reason::Down)
     }
 
     /// Whether somebody is in this way whose login sshd's journal has.
@@ -549,8 +565,16 @@ impl LoginWay {
     }
 
     /// Whether its methods were looked at.
-    fn knows_its_ways(&self) -> bool {
-        !self.objections.iter().any(|objection| matches!(objection.reason, Reason::NotRead(_) | Reason::Unasked(_)))
+    pub(crate) fn knows_its_ways(&self) -> bool {
+        !self.objections.iter().any(Objection::is_unread)
+    }
+
+    /// Whether sshd gives it a session that stays: a shell, a command in its place, or sftp.
+    pub(crate) fn has_sessions(&self) -> bool {
+        let known = self.effective != Effective::default();
+        known
+            && self.effective.one("maxsessions") != Some("0")
+            && (!self.no_shell || forwarding::command(&self.effective).is_some())
     }
 
     /// Why no method is left.
@@ -660,7 +684,7 @@ impl Sessions {
 /// A login that was not judged: who could not be looked up, or which `Match` lines count for the client is not known. An edit of what decides
 /// could be the end of this way, whatever else stays as it was.
 fn not_judged(login: &LoginWay, (before, now): (&Server, &Server), host: &HostState, needs: &mut Needs) -> Option<Objection> {
-    let unread = |objection: &&Objection| matches!(objection.reason, Reason::NotRead(_) | Reason::LocalAddress(_));
+    let unread = |one: &&Objection| matches!(one.reason, Reason::NotRead(_) | Reason::LocalAddress(_) | Reason::Criteria(_));
     let of_login = login.objections.iter().find(unread).map(|objection| objection.why.clone());
     let names = || Text::from("sshd: UseDNS is on and Match lines go by host names, which are not looked up here");
     let by_names = access::matches_names(before) || access::matches_names(now);
@@ -754,6 +778,7 @@ fn login(
         read_at: None,
         may_differ: false,
         forwards_alone: None,
+        no_shell: false,
         opened: None,
     };
     let because = |reason: Reason, why: Text| {
@@ -793,7 +818,8 @@ fn login(
     objections.extend(account::objection(&effective, user, user_account));
     objections.extend(values::objections(host, &effective, needs));
     let ways = ways(host, &effective, &client, user_account, needs);
-    LoginWay { forwards_alone: forwarding::alone(&effective, user_account), effective, objections, ways, ..empty }
+    let forwards_alone = forwarding::alone(&effective, user_account);
+    LoginWay { forwards_alone, no_shell: account::ends_at_once(user_account), effective, objections, ways, ..empty }
 }
 
 /// Who comes from this address to that one and that port.
@@ -825,6 +851,7 @@ impl WayIn {
             read_at,
             may_differ: false,
             forwards_alone: None,
+            no_shell: false,
             opened: None,
         };
         Self { logins: vec![login], ..Self::default() }

@@ -184,9 +184,8 @@ pub fn no_connections(effective: &Effective) -> Option<(&'static str, &'static s
 
 /// The limit that lets nobody log in at all, with the keyword.
 pub fn no_logins(effective: &Effective) -> Option<(&'static str, &'static str)> {
-    [("maxsessions", "MaxSessions 0, which gives nobody a session"), ("maxauthtries", "MaxAuthTries 0, which lets nobody try")]
-        .into_iter()
-        .find(|(keyword, _)| effective.one(keyword) == Some("0"))
+    let none = effective.one("maxauthtries") == Some("0");
+    none.then_some(("maxauthtries", "MaxAuthTries 0, which lets nobody try"))
 }
 
 /// Those that are new, or worse than before.
@@ -255,7 +254,8 @@ mod tests {
             no_connections(&effective).or_else(|| no_logins(&effective)).map(|(keyword, _)| keyword)
         };
         assert_eq!(nobody("maxstartups 0:100:10\n"), Some("maxstartups"));
-        assert_eq!(nobody("maxstartups 10:30:100\nmaxsessions 0\n"), Some("maxsessions"));
+        assert_eq!(nobody("maxstartups 10:30:100\nmaxauthtries 0\n"), Some("maxauthtries"));
+        assert_eq!(nobody("maxstartups 10:30:100\nmaxsessions 0\n"), None, "that permits forwarding");
         assert_eq!(nobody("maxstartups 10:30:100\nmaxsessions 1\nmaxauthtries 1\nlogingracetime 1\n"), None);
     }
 }

@@ -319,6 +319,11 @@ fn does_not_know(keyword: &str) -> String {
     format!("sshfix does not know what {} does to a login; edit the file by hand", keyword::spelling(keyword))
 }
 
+/// Whether no value of a keyword keeps anybody out.
+pub(crate) fn never_keeps_out(keyword: &str) -> bool {
+    matches!(effect(keyword), Some(Effect::Harmless))
+}
+
 /// Whether the values of a line keep nobody out, whoever comes.
 pub fn is_harmless(host: &HostState, keyword: &str, values: &[String], needs: &mut Needs) -> bool {
     match effect(keyword) {

@@ -7,20 +7,23 @@ use crate::subsystem::sshd::facts::journal::Entrance;
 use crate::subsystem::sshd::judge::methods::{Can, KEY_SOURCES, Way, bare, is_same};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
 use crate::subsystem::sshd::quoting::of_values;
-use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, forwarding, risk, serves, values};
+use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, closed, forwarding, risk, serves, values};
 use crate::text::quoted::Text;
 use crate::verdict::{Stage, Verdict};
 
-/// What makes a path worse off than it was: that it is refused, or that it is not known any more, and why.
+/// What makes a path worse off than it was: that it is refused, or that it is not known any more, and why. Somebody who is in, or a keep
+/// entry, is to lose nothing even where the way is called closed: that may be a fault of ours, or pass.
 pub fn worse(was: &WayIn, is: &WayIn) -> Option<(Verdict, Text)> {
-    let closed = was.objections.iter().any(Objection::is_certain) && !was.is_proven();
-    if closed {
-        return None;
+    let of_logins = || is.logins.iter().find_map(|login| of_login(was, login));
+    if was.objections.iter().any(Objection::is_certain) && !was.is_proven() {
+        let protected = was.kept || was.logins.iter().any(LoginWay::is_in);
+        let new = objection::first_certain(&was.objections, &is.objections).map(|new| (new.verdict, told(was, new, None)));
+        return new.or_else(of_logins).filter(|_| protected);
     }
     let found = objection::first_new(&was.objections, &is.objections).map(|new| (new.verdict, told(was, new, None)));
-    let open = was.logins.is_empty() || was.logins.iter().any(|login| !login.is_closed() || login.is_proven());
+    let open = |login: &LoginWay| !login.is_closed() || was.kept || login.is_in();
+    let open = was.logins.is_empty() || was.logins.iter().any(open);
     let found = found.or_else(|| was.clients.lost(&is.clients).filter(|_| open).map(|why| (Verdict::Unknown, Text::from(why))));
-    let of_logins = || is.logins.iter().find_map(|login| of_login(was, login));
     let grave =
         || risk::worse(&was.risks, &is.risks).find(|risk| risk.grave).map(|risk| (Verdict::Unknown, Text::from(&risk.text)));
     let no_key = || serves::no_key_stays(&was.identities, &is.identities).map(|why| (Verdict::Unknown, Text::from(why)));
@@ -35,11 +38,17 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, Text)> {
     // Nothing more is known of it than what files say that may not be those that run.
     let nothing_proven = kept || was.is_in() && !was.is_proven();
     let says_little = nothing_proven && was.may_differ && !was.objections.iter().any(Objection::is_certain);
-    if was.is_closed() && !was.is_proven() && !says_little {
+    // Nothing was known of it before, and nobody came in.
+    if way.is_down() && way.login(is).is_none() {
         return None;
     }
-    let not_known = values::not_known(&was.effective, &is.effective);
-    if let Some(new) = objection::first_new(&was.objections, &is.objections).or(not_known.as_ref()) {
+    let closed = was.is_closed() && !was.is_proven() && !says_little;
+    if closed && !kept && !was.is_in() {
+        return None;
+    }
+    let not_known = values::not_known(&was.effective, &is.effective).filter(|_| !closed);
+    let new = if closed { objection::first_certain } else { objection::first_new }(&was.objections, &is.objections);
+    if let Some(new) = new.or(not_known.as_ref()) {
         return Some((new.verdict, told(way, new, Some(&is.user))));
     }
     let unknown = |why| (Verdict::Unknown, why);
@@ -48,8 +57,12 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, Text)> {
     let opened = |lost: fn(&LoginWay, &LoginWay) -> Option<Text>| {
         lost(was, is).or_else(|| was.opened.as_deref().and_then(|opened| lost(opened, is)).map(advised))
     };
-    let elsewhere = opened(no_session).or_else(|| asks_pam(was, is)).or_else(|| no_way_through(was, is));
-    elsewhere.map(unknown).or_else(|| no_way(was, is, says_little)).or_else(|| {
+    let asks_pam = || asks_pam(was, is).filter(|_| !closed);
+    let elsewhere = opened(no_session).or_else(asks_pam).or_else(|| no_way_through(was, is));
+    let refused =
+        opened(no_sessions).map(|why| (Verdict::Refuse, why)).or_else(|| closed::takes_away(was, is, kept).filter(|_| closed));
+    let refused = refused.or_else(|| elsewhere.map(unknown));
+    refused.or_else(|| no_way(was, is, says_little)).or_else(|| {
         let by_entrances = was.knows_entrances() && was.entered.iter().any(|entrance| counts_now(entrance, was));
         let of_sessions = if by_entrances { lost_entrance(was, is) } else { opened(lost_way) };
         let keys = || if by_entrances && !kept { None } else { opened(lost_keys) };
@@ -102,6 +115,12 @@ fn no_session(was: &LoginWay, is: &LoginWay) -> Option<Text> {
         let value = of_values(name, value);
         Some(Text::from(format!("{name} ")) + value + format!(": whether that gives {} a shell is not known", is.user))
     })
+}
+
+/// `MaxSessions 0` permits forwarding alone.
+fn no_sessions(was: &LoginWay, is: &LoginWay) -> Option<Text> {
+    let none = is.effective.one("maxsessions") == Some("0");
+    (none && was.has_sessions()).then(|| format!("MaxSessions 0, which gives {} no session any more", is.user).into())
 }
 
 /// Who has no shell here comes to go on.
@@ -184,7 +203,7 @@ pub fn gone<'a>(was: &'a LoginWay, is: &LoginWay) -> Vec<&'a str> {
 }
 
 /// Those of [`KEY_SOURCES`] that say where keys are: that is compared by itself, place for place.
-const PLACES_OF_KEYS: [&str; 3] = ["authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"];
+pub(crate) const PLACES_OF_KEYS: [&str; 3] = ["authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"];
 
 /// Which methods there are.
 const OF_METHODS: [&str; 10] = [
@@ -201,7 +220,7 @@ const OF_METHODS: [&str; 10] = [
 ];
 
 /// The first of these keywords whose value changes and may take fewer keys.
-fn changed(keywords: impl IntoIterator<Item = &'static str>, was: &LoginWay, is: &LoginWay) -> Option<&'static str> {
+pub(crate) fn changed(keywords: impl IntoIterator<Item = &'static str>, was: &LoginWay, is: &LoginWay) -> Option<&'static str> {
     let fewer = |keyword: &&str| {
         let (old, new) = (was.effective.all(keyword), is.effective.all(keyword));
         old != new && !only_more(keyword, old, new)

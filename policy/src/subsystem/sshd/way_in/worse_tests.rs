@@ -41,12 +41,13 @@ fn way(effective: &str, ways: Methods, entered: &[Entrance]) -> WayIn {
 fn a_session_from_before_the_files_of_now_loses_nothing_that_they_had_closed() {
     let none = || methods(&[("publickey", Can::Not)], false);
     let (old, new) = (entrance("publickey", 99), entrance("publickey", 100));
-    let edit = |entered: &[Entrance]| {
+    let to = |entered: &[Entrance], files: &str| {
         let was = way("authorizedkeysfile /a\n", none(), entered);
-        let is = way("authorizedkeysfile /b\n", none(), entered);
+        let is = way(&format!("authorizedkeysfile {files}\n"), none(), entered);
         (worse(&was, &is), was.changes(&is))
     };
-    let (lost, told) = edit(std::slice::from_ref(&old));
+    let edit = |entered: &[Entrance]| to(entered, "/b");
+    let (lost, told) = to(std::slice::from_ref(&old), "/a /b");
     assert_eq!(lost, None);
     let words = "alice is in, and could not come in again before this change either: sshd: alice has no authorized keys";
     assert!(told.iter().any(|line| line.starts_with(words)), "{told:?}");
@@ -98,4 +99,73 @@ fn a_keep_entry_keeps_each_of_its_keys_whoever_is_in() {
     was.kept = true;
     assert!(worse(&was, &without).unwrap().1.contains("1 of the 1 keys of alice would count no more"));
     assert_eq!(worse(&was, &way("", works(true), &new)), None);
+}
+
+/// The way, kept, with something against it.
+fn refused(effective: &str, ways: Methods, reasons: &[(&'static str, &str)]) -> WayIn {
+    let mut way = WayIn { kept: true, ..way(effective, ways, &[]) };
+    let list = |(keyword, names): &(&'static str, &str)| {
+        let names = names.split(' ').map(str::to_owned).collect();
+        Objection::refuse(Stage::SshdAccess, Reason::List(keyword, names), *keyword)
+    };
+    way.logins.iter_mut().for_each(|login| login.objections = reasons.iter().map(list).collect());
+    way
+}
+
+#[test]
+fn a_way_that_is_called_closed_loses_nothing_more_and_can_be_opened() {
+    let works = || methods(&[("publickey", Can::Work)], true);
+    let nothing = || methods(&[("publickey", Can::Not)], false);
+    let (deny, allow) = (("denyusers", "alice"), ("allowusers", "bob"));
+    let by = |reasons: &[(&'static str, &str)]| refused("", works(), reasons);
+    let opens = by(&[]);
+    for (was, is, lost) in [
+        (by(&[deny]), by(&[deny]), false),
+        (by(&[deny]), opens.clone(), false),
+        (by(&[("denyusers", "alice mallory")]), by(&[deny]), false),
+        (by(&[allow]), by(&[("allowusers", "carol")]), false),
+        (by(&[deny]), by(&[deny, allow]), true),
+        (by(&[deny]), by(&[allow]), true),
+        (by(&[deny]), refused("", nothing(), &[deny]), true),
+        (by(&[deny]), refused("forcecommand /bin/false\n", works(), &[deny]), true),
+        // No method is seen to work.
+        (refused("", nothing(), &[]), refused("", nothing(), &[]), false),
+        (refused("", nothing(), &[]), refused("", nothing(), &[deny]), true),
+        (refused("", nothing(), &[]), refused("", Methods::default(), &[]), true),
+        (refused("", nothing(), &[]), opens.clone(), false),
+        (refused("", Methods::default(), &[]), opens, false),
+        (refused("authorizedkeysfile /a\n", nothing(), &[]), refused("authorizedkeysfile /b\n", nothing(), &[]), true),
+        (refused("authorizedkeysfile /a\n", nothing(), &[]), refused("authorizedkeysfile /a /b\n", nothing(), &[]), false),
+        (refused("authorizedkeysfile /a\n", nothing(), &[]), refused("authorizedkeysfile /b\n", works(), &[]), false),
+        (refused("strictmodes no\n", nothing(), &[]), refused("strictmodes yes\n", nothing(), &[]), false),
+    ] {
+        let found = worse(&was, &is);
+        assert_eq!(found.is_some(), lost, "{found:?}\n{:?}\n{:?}", was.logins, is.logins);
+        // Nobody's way in.
+        let free = |way: &WayIn| WayIn { kept: false, ..way.clone() };
+        assert_eq!(worse(&free(&was), &free(&is)), None);
+    }
+}
+
+#[test]
+fn a_password_that_cannot_be_typed_makes_room_for_keys_and_keys_for_nothing() {
+    let of = |ways: &[(&str, Can)]| refused("", methods(ways, ways.iter().any(|way| *way == ("publickey", Can::Work))), &[]);
+    let lost = |was: &[(&str, Can)], is: &[(&str, Can)]| worse(&of(was), &of(is)).is_some();
+    assert!(!lost(&[("password", Can::Not)], &[("publickey", Can::Work)]));
+    assert!(lost(&[("publickey", Can::Not)], &[("password", Can::Work)]));
+    assert!(!lost(&[("publickey", Can::Not)], &[("publickey", Can::Not), ("password", Can::Work)]));
+    assert!(lost(&[("password", Can::Not), ("publickey", Can::Not)], &[("publickey", Can::Not)]));
+}
+
+#[test]
+fn no_sessions_end_whoever_has_a_shell_and_nobody_who_has_none() {
+    let of = |limit: &str, no_shell: bool| {
+        let mut way = way(&format!("maxsessions {limit}\n"), methods(&[("publickey", Can::Work)], true), &[]);
+        way.logins.iter_mut().for_each(|login| login.no_shell = no_shell);
+        way
+    };
+    assert_eq!(worse(&of("10", false), &of("0", false)).map(|(verdict, _)| verdict), Some(Verdict::Refuse));
+    assert_eq!(worse(&of("0", false), &of("0", false)), None);
+    assert_eq!(worse(&of("10", true), &of("0", true)), None);
+    assert_eq!(worse(&of("0", false), &of("10", false)), None);
 }

@@ -1,0 +1,87 @@
+//! `Match` lines whose criteria sshd cannot be asked about: what `sshd -T -C` takes is a user, names and addresses (servconf.c,
+//! `parse_server_match_testspec`), and a criterion that it is not given does not match there. A real connection may match it. Judges by lines.
+
+use crate::subsystem::sshd::config::{Client, Directive, Document, Matching, criteria, is_scoped, match_line};
+use crate::subsystem::sshd::facts::state::Server;
+use crate::subsystem::sshd::quoting::line as quote;
+use crate::subsystem::sshd::way_in::values;
+use crate::text::quoted::Text;
+
+/// What sshd is told of a login, and what it knows itself.
+const TOLD: [&str; 9] = ["all", "user", "group", "host", "address", "localaddress", "localport", "invalid-user", "version"];
+/// Those that go by the address of the client.
+const BY_ADDRESS: [&str; 2] = ["host", "address"];
+/// Lines of a block that are quoted.
+const MAX_LINES: usize = 3;
+
+/// The block that may count for this client, and that sshd says nothing of. None where its other criteria leave the client out, or nothing
+/// in it keeps anybody out.
+pub fn of(server: &Server, client: &Client) -> Option<Text> {
+    let tree = server.tree.as_ref().ok()?;
+    tree.files.values().find_map(|file| of_file(file, client))
+}
+
+fn of_file(file: &Document, client: &Client) -> Option<Text> {
+    let untold = |criterion: &String| {
+        let criterion = criterion.as_str();
+        !TOLD.contains(&criterion) || is_scoped(client.address) && BY_ADDRESS.contains(&criterion)
+    };
+    let lines: Vec<Directive> = file.lines().filter_map(|(_, line)| line.directive().ok().flatten()).collect();
+    let mut blocks = lines.iter().enumerate().filter(|(_, line)| line.keyword == "match");
+    blocks.find_map(|(at, condition)| {
+        let may_count = criteria(condition).iter().any(untold) && match_line(condition, Some(client)) != Matching::No;
+        let block = lines.iter().skip(at + 1).take_while(|line| line.keyword != "match");
+        let decides: Vec<&Directive> = block.filter(|line| !values::never_keeps_out(&line.keyword)).collect();
+        (may_count && !decides.is_empty()).then(|| told(condition, &decides))
+    })
+}
+
+fn told(condition: &Directive, block: &[&Directive]) -> Text {
+    let words = |line: &Directive| quote(&line.arguments.join(" "));
+    let mut text = Text::from("sshd -T cannot be asked whether this block counts for a login: Match ") + words(condition) + ": ";
+    for (at, line) in block.iter().take(MAX_LINES).enumerate() {
+        text.push(if at == 0 { "" } else { ", " });
+        text.push(crate::subsystem::sshd::config::keyword::spelling(&line.keyword));
+        text = text + " " + words(line);
+    }
+    if block.len() > MAX_LINES { text + ", ..." } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::subsystem::sshd::Invocation;
+
+    #[test]
+    fn a_block_matters_where_it_may_count_for_the_client_and_decides_something() {
+        let client = |address: &str| Client {
+            user: "alice".to_owned(),
+            groups: Some(vec!["alice".to_owned()]),
+            host: address.to_owned(),
+            address: address.parse().unwrap(),
+            local_address: None,
+            local_port: 22,
+        };
+        for (text, address, matters) in [
+            ("Match RDomain *\n  PermitRootLogin no\n", "203.0.113.7", true),
+            ("Match rdomain=*\n  DenyUsers bob\n", "203.0.113.7", true),
+            ("Match SessionType shell User alice\n  ForceCommand x\n", "203.0.113.7", true),
+            ("Match RDomain *\n  X11Forwarding no\n", "203.0.113.7", false),
+            ("Match RDomain *\n  Include x\n", "203.0.113.7", true),
+            ("Match RDomain *\nMatch User alice\n  DenyUsers alice\n", "203.0.113.7", false),
+            ("Match User bob RDomain *\n  DenyUsers bob\n", "203.0.113.7", false),
+            ("Match Address 198.51.100.0/24 RDomain *\n  DenyUsers x\n", "203.0.113.7", false),
+            ("Match Version OpenSSH_9*\n  DenyUsers x\n", "203.0.113.7", false),
+            ("Match User rdomain\n  DenyUsers x\n", "203.0.113.7", false),
+            ("Match Address 203.0.113.0/24\n  DenyUsers x\n", "203.0.113.7", false),
+            ("Match Address fe80::/10\n  DenyUsers x\n", "fe80::1", true),
+            ("Match Host *%eth0\n  DenyUsers x\n", "fe80::1", true),
+            ("Match Address 203.0.113.0/24\n  DenyUsers x\n", "fe80::1", false),
+        ] {
+            let server = Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[("/etc/ssh/sshd_config", text)]);
+            assert_eq!(of(&server, &client(address)).is_some(), matters, "{text} {address}");
+        }
+    }
+}

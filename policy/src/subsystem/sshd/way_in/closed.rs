@@ -1,0 +1,54 @@
+//! What an edit takes away from somebody who is in, or from a keep entry, where no method is known to work: that nothing works may be a fault
+//! of ours, or pass (a home that is away), and what is switched off then is gone when it is over. An edit that opens the way is none of this.
+
+use crate::subsystem::sshd::config::keyword;
+use crate::subsystem::sshd::facts::journal::Entrance;
+use crate::subsystem::sshd::judge::methods::{KEY_SOURCES, Way, bare, is_same};
+use crate::subsystem::sshd::way_in::LoginWay;
+use crate::subsystem::sshd::way_in::worse::{PLACES_OF_KEYS, changed};
+use crate::text::quoted::Text;
+use crate::verdict::Verdict;
+
+/// A method that is on and cannot work, as far as is known, and that is switched off; or the places of keys of whom none is known.
+pub fn takes_away(was: &LoginWay, is: &LoginWay, kept: bool) -> Option<(Verdict, Text)> {
+    let known = was.ways.best().0 == Verdict::Refuse && was.knows_its_ways() && is.knows_its_ways();
+    if !known || was.may_differ || is.ways.best().0 == Verdict::Unknown {
+        return None;
+    }
+    let opens = is.ways.best().0 == Verdict::Accept;
+    // Where another method works by now, only keys may have been seen wrongly.
+    let counts = |way: &&Way| !opens || way.by_key();
+    let user = &is.user;
+    if let Some(lost) = was.ways.ways.iter().filter(counts).find(|way| !is.ways.ways.iter().any(|now| asks_no_more(now, way))) {
+        let why = format!(
+            "sshd: {} is on for {user}, and would be off; that it does not work now is only as far as sshfix sees: leave it on besides",
+            lost.name()
+        );
+        return Some((Verdict::Refuse, why.into()));
+    }
+    let by_key = |entrance: &Entrance| bare(&entrance.method) == "publickey";
+    let sources: &[&'static str] = if was.entered.iter().any(by_key) || was.is_in() && !was.knows_entrances() {
+        &KEY_SOURCES
+    } else if kept {
+        &PLACES_OF_KEYS
+    } else {
+        &[]
+    };
+    let asks_for_keys = !opens && was.ways.ways.iter().any(Way::by_key);
+    let keyword = changed(sources.iter().copied(), was, is).filter(|_| asks_for_keys)?;
+    let name = keyword::spelling(keyword);
+    let why = format!(
+        "sshd: sshfix sees no key of {user} that counts, and {name} changes what counts: whether {user} has one that would count no more is \
+         not known"
+    );
+    Some((Verdict::Unknown, why.into()))
+}
+
+/// Whether whoever could do the one can do the other, where each of its methods could be done.
+fn asks_no_more(now: &Way, was: &Way) -> bool {
+    let mut asked: Vec<&String> = was.methods.iter().map(|(method, _)| method).collect();
+    now.methods.iter().all(|(method, _)| {
+        let found = asked.iter().position(|other| is_same(method, other, false));
+        found.map(|at| asked.remove(at)).is_some()
+    })
+}
