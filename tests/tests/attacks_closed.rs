@@ -269,6 +269,60 @@ fn ways_that_are_closed(scenes: &mut Scenes) {
     configure(server, "X11Forwarding yes\n");
 }
 
+/// Whether an sftp server answers.
+fn has_sftp(server: &Server, user: &str) -> bool {
+    let words = [server.login_command(user, FROM, 22), vec!["-s".to_owned(), "sftp".to_owned()]].concat();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    // SSH_FXP_INIT of version 3.
+    tried(|| lab::run_with_input(&words, &[0, 0, 0, 5, 1, 0, 0, 0, 3]).stdout.len() > 4)
+}
+
+/// sftp, scp and Ansible go by the program of a subsystem, and who is locked into a folder finds none there.
+fn subsystems_and_roots(scenes: &mut Scenes) {
+    let server = scenes.server;
+    configure(server, "X11Forwarding yes\n");
+    let elsewhere = ["set Subsystem sftp /usr/libexec/openssh/sftp-server", "set Subsystem sftp /usr/lib/ssh/sftp-server"];
+    {
+        let _session = Session::open_as(server, "alice", FROM, 22);
+        scenes.check("sftp of alice", &|| has_sftp(server, "alice"), &elsewhere, &["set Subsystem sftp internal-sftp"]);
+    }
+    let sftp = || has_sftp(server, "carl");
+    let with_program = server.read("/etc/ssh/sshd_config");
+    server.write("/etc/ssh/sshd_config", with_program.replace("/usr/lib/openssh/sftp-server", "internal-sftp"));
+    server.sh("chown root: /home/carl").expect_ok();
+    configure(server, "Match User carl\n    ChrootDirectory %h\n");
+    keep(server, &["carl"]);
+    scenes.check(
+        "sftp of carl inside of a folder",
+        &sftp,
+        &["set Subsystem sftp /usr/lib/openssh/sftp-server"],
+        &["set X11Forwarding no"],
+    );
+    server.write("/etc/ssh/sshd_config", with_program);
+    configure(server, "Match User carl\n    ForceCommand internal-sftp\n");
+    let applied = ["set AllowTcpForwarding no in User carl", "set DisableForwarding yes", "set PermitTTY no in User carl"];
+    scenes.check("carl has sftp alone", &sftp, &["set ChrootDirectory /home in User carl", "set MaxSessions 0"], &applied);
+}
+
+/// `PermitTTY no` ends what asks for a terminal.
+fn terminals(scenes: &mut Scenes) {
+    let server = scenes.server;
+    configure(server, "Match User alice\n    ForceCommand test -t 0 && echo menu\n");
+    keep(server, &["alice"]);
+    let words = [with_options(server.login_command("alice", FROM, 22), &["-tt"]), vec!["x".to_owned()]].concat();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let menu = || tried(|| lab::run(&words).stdout.contains("menu"));
+    scenes.check("a menu", &menu, &["set PermitTTY no"], &["set PermitTTY no in User carl"]);
+    configure(server, "X11Forwarding yes\n");
+    let asked = scenes.ask("set PermitTTY no");
+    let said = asked.json()["plan"]["paths"].to_string();
+    if asked.status != 5 || !said.contains("PermitTTY no: no terminal") {
+        scenes.wrong.push(format!("{}: the risk of PermitTTY no: {} {said}", server.release(), asked.status));
+    }
+    scenes.roll_back(&asked);
+    keep(server, &[]);
+}
+
 fn scenes(release: Release) -> Vec<String> {
     let server = prepare(release);
     let mut scenes = Scenes { server: &server, wrong: Vec::new() };
@@ -277,6 +331,8 @@ fn scenes(release: Release) -> Vec<String> {
     link_local_clients(&mut scenes);
     homes_that_are_away(&mut scenes);
     ways_that_are_closed(&mut scenes);
+    subsystems_and_roots(&mut scenes);
+    terminals(&mut scenes);
     scenes.wrong
 }
 

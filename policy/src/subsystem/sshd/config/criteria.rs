@@ -312,9 +312,10 @@ pub fn user_pattern(client: &Client, pattern: &str) -> Matching {
     }
     // match.c, `match_host_and_ip`.
     let Some(by_address) = address_list(client.address, host) else {
-        return Matching::Unknown(match is_scoped(client.address) {
-            true => format!("by which interface {} comes is not known here", client.address),
-            false => format!("`{host}` is no list of addresses or hosts"),
+        return Matching::Unknown(if is_scoped(client.address) {
+            format!("by which interface {} comes is not known here", client.address)
+        } else {
+            format!("`{host}` is no list of addresses or hosts")
         });
     };
     if is_scoped(client.address) {

@@ -11,10 +11,11 @@ mod judged_tests;
 pub(crate) mod parts;
 pub(crate) mod risk;
 pub(crate) mod serves;
+mod sessions;
 pub mod values;
 pub(crate) mod worse;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
@@ -36,6 +37,7 @@ use crate::subsystem::sshd::quoting::said;
 use crate::subsystem::sshd::way_in::clients::Clients;
 use crate::subsystem::sshd::way_in::parts::Parts;
 use crate::subsystem::sshd::way_in::risk::{Risk, risks};
+use crate::subsystem::sshd::way_in::sessions::Shell;
 use crate::subsystem::sshd::way_in::worse::{gone, only_opens};
 use crate::text::quoted::Text;
 use crate::verdict::{AccessPath, PathOrigin, Stage, Verdict};
@@ -110,8 +112,10 @@ pub struct LoginWay {
     pub(crate) may_differ: bool,
     /// Why it is good for forwarding alone, where it is.
     forwards_alone: Option<Text>,
-    /// Whether the login shell ends at once.
-    no_shell: bool,
+    /// Its login shell.
+    shell: Shell,
+    /// The programs of subsystems that it could not run, with why.
+    programs: BTreeMap<String, String>,
     /// The same by what that sshd may have read: the methods that these files take away may work. None where they take none away.
     pub(crate) opened: Option<Box<LoginWay>>,
 }
@@ -569,14 +573,6 @@ impl LoginWay {
         !self.objections.iter().any(Objection::is_unread)
     }
 
-    /// Whether sshd gives it a session that stays: a shell, a command in its place, or sftp.
-    pub(crate) fn has_sessions(&self) -> bool {
-        let known = self.effective != Effective::default();
-        known
-            && self.effective.one("maxsessions") != Some("0")
-            && (!self.no_shell || forwarding::command(&self.effective).is_some())
-    }
-
     /// Why no method is left.
     pub(crate) fn no_way(&self) -> String {
         let user = &self.user;
@@ -778,7 +774,8 @@ fn login(
         read_at: None,
         may_differ: false,
         forwards_alone: None,
-        no_shell: false,
+        shell: Shell::Plain,
+        programs: BTreeMap::new(),
         opened: None,
     };
     let because = |reason: Reason, why: Text| {
@@ -819,7 +816,8 @@ fn login(
     objections.extend(values::objections(host, &effective, needs));
     let ways = ways(host, &effective, &client, user_account, needs);
     let forwards_alone = forwarding::alone(&effective, user_account);
-    LoginWay { forwards_alone, no_shell: account::ends_at_once(user_account), effective, objections, ways, ..empty }
+    let (shell, programs) = (Shell::of(user_account), sessions::programs(host, &effective, needs));
+    LoginWay { effective, objections, ways, forwards_alone, shell, programs, ..empty }
 }
 
 /// Who comes from this address to that one and that port.
@@ -851,7 +849,8 @@ impl WayIn {
             read_at,
             may_differ: false,
             forwards_alone: None,
-            no_shell: false,
+            shell: Shell::Plain,
+            programs: BTreeMap::new(),
             opened: None,
         };
         Self { logins: vec![login], ..Self::default() }

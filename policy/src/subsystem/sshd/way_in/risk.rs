@@ -46,6 +46,8 @@ pub enum Limit {
     Channels,
     /// `UnusedConnectionTimeout`.
     Unused,
+    /// `PermitTTY`.
+    Terminal,
     /// `ClientAliveInterval` and `ClientAliveCountMax`.
     Alive,
 }
@@ -99,6 +101,10 @@ pub fn risks(effective: &Effective) -> Vec<Risk> {
     if number("maxsessions") == Some(1) {
         let text = "MaxSessions 1: a second session on one connection is refused".to_owned();
         found.push(risk(Limit::Sessions, 1, text));
+    }
+    if effective.one("permittty") == Some("no") {
+        let text = "PermitTTY no: no terminal for anybody; sudo and su that ask for a password, and editors, need one".to_owned();
+        found.push(risk(Limit::Terminal, 1, text));
     }
     found.extend(names(effective));
     found.extend(silence(effective));

@@ -6,8 +6,7 @@ use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::journal::Entrance;
 use crate::subsystem::sshd::judge::methods::{Can, KEY_SOURCES, Way, bare, is_same};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
-use crate::subsystem::sshd::quoting::of_values;
-use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, closed, forwarding, risk, serves, values};
+use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, closed, forwarding, risk, serves, sessions, values};
 use crate::text::quoted::Text;
 use crate::verdict::{Stage, Verdict};
 
@@ -58,9 +57,12 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, Text)> {
         lost(was, is).or_else(|| was.opened.as_deref().and_then(|opened| lost(opened, is)).map(advised))
     };
     let asks_pam = || asks_pam(was, is).filter(|_| !closed);
-    let elsewhere = opened(no_session).or_else(asks_pam).or_else(|| no_way_through(was, is));
-    let refused =
-        opened(no_sessions).map(|why| (Verdict::Refuse, why)).or_else(|| closed::takes_away(was, is, kept).filter(|_| closed));
+    let elsewhere = opened(sessions::another).or_else(asks_pam).or_else(|| no_way_through(was, is));
+    let of_session = || sessions::no_subsystem(was, is).or_else(|| sessions::no_terminal(was, is));
+    let elsewhere = elsewhere.or_else(of_session);
+    let refused = opened(sessions::none_left)
+        .map(|why| (Verdict::Refuse, why))
+        .or_else(|| closed::takes_away(was, is, kept).filter(|_| closed));
     let refused = refused.or_else(|| elsewhere.map(unknown));
     refused.or_else(|| no_way(was, is, says_little)).or_else(|| {
         let by_entrances = was.knows_entrances() && was.entered.iter().any(|entrance| counts_now(entrance, was));
@@ -105,22 +107,6 @@ pub fn closed_already(was: &WayIn, is: &WayIn) -> Vec<Text> {
         Some(Text::from(format!("{} is in, and could not come in again before this change either: ", before.user)) + why)
     };
     was.logins.iter().filter_map(told).collect()
-}
-
-/// Whoever gets in is to get a shell as before: what another command or another root directory gives is not known.
-fn no_session(was: &LoginWay, is: &LoginWay) -> Option<Text> {
-    ["ForceCommand", "ChrootDirectory"].into_iter().find_map(|name| {
-        let keyword = name.to_ascii_lowercase();
-        let value = is.effective.one(&keyword).filter(|value| *value != "none" && was.effective.one(&keyword) != Some(value))?;
-        let value = of_values(name, value);
-        Some(Text::from(format!("{name} ")) + value + format!(": whether that gives {} a shell is not known", is.user))
-    })
-}
-
-/// `MaxSessions 0` permits forwarding alone.
-fn no_sessions(was: &LoginWay, is: &LoginWay) -> Option<Text> {
-    let none = is.effective.one("maxsessions") == Some("0");
-    (none && was.has_sessions()).then(|| format!("MaxSessions 0, which gives {} no session any more", is.user).into())
 }
 
 /// Who has no shell here comes to go on.

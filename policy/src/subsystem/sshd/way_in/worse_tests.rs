@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::subsystem::sshd::judge::methods::{Doubt, Key, Methods};
 use crate::subsystem::sshd::judge::objection::Reason;
+use crate::subsystem::sshd::way_in::sessions::Shell;
 
 const KEY: &str = "SHA256:hers";
 
@@ -149,7 +150,7 @@ fn a_way_that_is_called_closed_loses_nothing_more_and_can_be_opened() {
 
 #[test]
 fn a_password_that_cannot_be_typed_makes_room_for_keys_and_keys_for_nothing() {
-    let of = |ways: &[(&str, Can)]| refused("", methods(ways, ways.iter().any(|way| *way == ("publickey", Can::Work))), &[]);
+    let of = |ways: &[(&str, Can)]| refused("", methods(ways, ways.contains(&("publickey", Can::Work))), &[]);
     let lost = |was: &[(&str, Can)], is: &[(&str, Can)]| worse(&of(was), &of(is)).is_some();
     assert!(!lost(&[("password", Can::Not)], &[("publickey", Can::Work)]));
     assert!(lost(&[("publickey", Can::Not)], &[("password", Can::Work)]));
@@ -161,7 +162,7 @@ fn a_password_that_cannot_be_typed_makes_room_for_keys_and_keys_for_nothing() {
 fn no_sessions_end_whoever_has_a_shell_and_nobody_who_has_none() {
     let of = |limit: &str, no_shell: bool| {
         let mut way = way(&format!("maxsessions {limit}\n"), methods(&[("publickey", Can::Work)], true), &[]);
-        way.logins.iter_mut().for_each(|login| login.no_shell = no_shell);
+        way.logins.iter_mut().for_each(|login| login.shell = if no_shell { Shell::EndsAtOnce } else { Shell::Plain });
         way
     };
     assert_eq!(worse(&of("10", false), &of("0", false)).map(|(verdict, _)| verdict), Some(Verdict::Refuse));
