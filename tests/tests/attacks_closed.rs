@@ -271,10 +271,16 @@ fn ways_that_are_closed(scenes: &mut Scenes) {
 
 /// Whether an sftp server answers.
 fn has_sftp(server: &Server, user: &str) -> bool {
-    let words = [server.login_command(user, FROM, 22), vec!["-s".to_owned(), "sftp".to_owned()]].concat();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    // SSH_FXP_INIT of version 3.
-    tried(|| lab::run_with_input(&words, &[0, 0, 0, 5, 1, 0, 0, 0, 3]).stdout.len() > 4)
+    let mut command = server.login_command(user, FROM, 22);
+    let at = |command: &[String], word: &str| command.iter().position(|one| one == word).unwrap();
+    let bound = at(&command, "-b");
+    command.splice(bound..bound + 2, ["-o".to_owned(), format!("BindAddress={FROM}")]);
+    let port = at(&command, "-p");
+    command[port] = "-P".to_owned();
+    let ssh = at(&command, "ssh");
+    command.splice(ssh..=ssh, ["sftp", "-b", "-"].map(str::to_owned));
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    tried(|| lab::run_with_input(&words, b"pwd\n").ok())
 }
 
 /// sftp, scp and Ansible go by the program of a subsystem, and who is locked into a folder finds none there.
