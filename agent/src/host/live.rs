@@ -307,11 +307,11 @@ fn not_looked_at(step: &Step, why: &str) -> StepError {
 }
 
 impl LiveHost {
-    /// Of whom edits of others would close the way in that sshd has not read, once it is told of this rollback. The host is read for it
-    /// only where there are such edits, which only root can make.
+    /// Of whom edits of others would close the way in that sshd has not read, once it is told of this rollback, or the old files of one that
+    /// was down. The host is read for it only where there are such edits, which only root can make, or it was down.
     fn would_refuse(&mut self, step: &sshd_model::Step) -> Option<String> {
         let others = sshd::edited_since(step);
-        if others.is_empty() {
+        if others.is_empty() && !step.was_down() {
             return None;
         }
         let kept = self.config.kept_paths();

@@ -141,13 +141,13 @@ pub fn change(change: &Change, view: &View) -> String {
             }
         }
         ChangeState::RolledBack if change.failure.is_none() => {
-            rolled_back(&mut out, &asked, &change.plan, &"Rolled back:".green().bold().to_string());
+            rolled_back(&mut out, &asked, change, &"Rolled back:".green().bold().to_string());
         }
         ChangeState::Abandoned => {
             out.line(&format!("{} {asked}. The rest is yours.", "Abandoned:".yellow().bold()));
         }
         ChangeState::RolledBack => {
-            rolled_back(&mut out, &asked, &change.plan, &"Rolled back:".red().bold().to_string());
+            rolled_back(&mut out, &asked, change, &"Rolled back:".red().bold().to_string());
         }
         ChangeState::Stuck => {
             out.line(&format!("{} {asked}. The host is neither as before nor as planned.", "STUCK:".red().bold()));
@@ -166,9 +166,17 @@ pub fn change(change: &Change, view: &View) -> String {
     out.text
 }
 
+/// Of files that others wrote meanwhile, and that a rollback leaves.
+const BESIDES: &str = "not all of sshd's files are as before the change";
+
 /// What a step's undo says that it leaves is said again.
-fn rolled_back(out: &mut Page, asked: &str, plan: &PlanDocument, what: &str) {
-    let left: Vec<&StepDocument> = plan.steps.iter().filter(|step| step.kept).collect();
+fn rolled_back(out: &mut Page, asked: &str, change: &Change, what: &str) {
+    let left: Vec<&StepDocument> = change.plan.steps.iter().filter(|step| step.kept).collect();
+    let of_rollback = change.failure.iter().flat_map(|failure| &failure.rolled_back);
+    if left.is_empty() && change.notes.iter().chain(of_rollback).any(|note| note.as_str().contains(BESIDES)) {
+        out.line(&format!("{what} {asked}. Its steps are undone; what else is not as it was before is said below."));
+        return;
+    }
     if left.is_empty() {
         out.line(&format!("{what} {asked}. The host is as it was before."));
         return;

@@ -97,6 +97,12 @@ fn path_of(host: &HostState, connection: &Connection, explain: bool, needs: &mut
             down.fix = "nothing: it is the host that goes down or is not up yet".into();
         }
     }
+    let in_vain = |found: &sshd::Found| found.finding.blocking && found.finding.cause == Cause::SshdListen;
+    if found.iter().flatten().any(in_vain) {
+        for down in findings.iter_mut().filter(|finding| finding.cause == Cause::SshdDown) {
+            down.fix = "first give sshd an address to listen on (below): until then no start of it succeeds".into();
+        }
+    }
     for mut found in found.into_iter().flatten() {
         if found.is_fixed(host, connection.port) {
             found.finding.fix = Text::from(format!("`{command}`; or by hand: ")) + found.finding.fix;

@@ -1,11 +1,12 @@
-//! What a rollback of sshd's files would bring into effect besides: edits of others that sshd has not read. Says whose way in these would
-//! close. What the change itself had closed is no reason against its rollback; nothing that is not certain is.
+//! What a rollback of sshd's files would bring into effect besides: edits of others that sshd has not read, and all of the old files where
+//! sshd was down when they were edited. Says whose way in these would close. What the change itself had closed is no reason against its
+//! rollback; nothing that is not certain is.
 
 use std::collections::BTreeMap;
 
 use crate::host::{self, HostState, Needs, Part};
 use crate::subsystem::sshd::config::merge;
-use crate::subsystem::sshd::{Need, Step, way_in};
+use crate::subsystem::sshd::{Manager, Need, Step, resolved, way_in};
 use crate::verdict::AccessPath;
 
 /// Files that others edited since a change was made, as they were before it; empty where there was none.
@@ -23,7 +24,11 @@ pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPa
         }
     };
     let is_of_ours = |path: &String| step.files.iter().any(|file| file.path == *path) && !others.contains_key(path);
-    if !server.running || server.stale.iter().all(is_of_ours) {
+    // Each connection reads them, or the next start.
+    let nobody_told = !server.running || matches!(server.manager, Manager::Connections(_));
+    let is_back = step.files.iter().all(|file| server.bytes(&file.path).as_ref() == Some(&file.before));
+    let has_read = is_back && server.stale.is_empty() && server.read_at.is_some();
+    if nobody_told || has_read || !step.was_down() && server.stale.iter().all(is_of_ours) {
         return None;
     }
     let (mut with, mut without) = (server.clone(), server.clone());
@@ -31,9 +36,15 @@ pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPa
         let now = server.bytes(&file.path)?;
         let back = if now == file.before { now.clone() } else { merge::take_back(&file.before, &file.after, &now).ok()? };
         with.put(&file.path, &now, &back);
-        without.put(&file.path, &now, &back);
+        // What runs was started with the new ones, and goes by them, also where the old ones are back already.
+        let runs = match step.was_down() {
+            true if now == file.after => now.clone(),
+            true => merge::take_back(&file.after, &file.before, &now).unwrap_or_else(|_| now.clone()),
+            false => back,
+        };
+        without.put(&file.path, &now, &runs);
     }
-    for (path, old) in others {
+    for (path, old) in others.iter().filter(|_| !step.was_down()) {
         let now = without.bytes(path)?;
         without.put(path, &now, old);
     }
@@ -46,6 +57,10 @@ pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPa
         state
     };
     let (with, without) = (predicted(with), predicted(without));
+    // Files that sshd does not take it is not told to read either: that is said in its own words.
+    if step.was_down() && resolved(&with, step.port, needs).is_none_or(|server| server.test.is_err()) {
+        return None;
+    }
     let mut found = None;
     // Who comes by no address is served by an sshd of its own, which has read them.
     for path in paths.iter().filter(|path| !path.has_no_address()) {

@@ -278,7 +278,7 @@ pub fn unauthenticated(port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// The addresses of all interfaces, each once.
-fn addresses() -> io::Result<Vec<IpAddr>> {
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
     let mut addresses: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| {
             let address = interface.address?;

@@ -1,7 +1,8 @@
 //! Changes sshd: writes files of its configuration, has it follow them, and makes sure that it serves; and takes that back. Every
 //! way out of here leaves a configuration that sshd takes, or says what does not. Decides nothing about the change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,12 +10,12 @@ use std::time::{Duration, Instant};
 use sshfix_policy::host::{Done, Restored, StepError};
 use sshfix_policy::proof::unread::Others;
 use sshfix_policy::subsystem::sshd::config::merge;
-use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Invocation, Manager, Step, Through};
+use sshfix_policy::subsystem::sshd::{Activation, FileEdit, Folder, Invocation, Manager, Step, Through, complains_of_these};
 
 use super::lookup::Now;
 use super::ports::{self, Kept, NotKept};
 use super::told::{self, Running, Told};
-use super::{SSHD, SshdError, files as sshd_files, lookup, serves, test, unit};
+use super::{SSHD, SshdError, ends, files as sshd_files, lookup, serves, test, unit};
 use crate::sys::child::ChildError;
 use crate::sys::dbus;
 use crate::sys::files::{self, FileError, Old};
@@ -51,20 +52,72 @@ struct Made {
 /// By port.
 static MADE: Mutex<BTreeMap<u16, Made>> = Mutex::new(BTreeMap::new());
 
-/// Remembers what an edit of the files is about to change.
-fn remember(step: &Step, invocation: &Invocation) {
+/// All files of an sshd's configuration; `None` where they cannot be read whole.
+type Snapshot = Option<BTreeMap<String, Vec<u8>>>;
+
+fn snapshot(invocation: &Invocation) -> Snapshot {
+    let tree = sshd_files::trusted(invocation).ok()?.ok()?;
+    Some(tree.files.iter().map(|(path, document)| (path.clone(), document.bytes())).collect())
+}
+
+/// Remembers what a step is about to change.
+fn remember(step: &Step, invocation: &Invocation, files: &Snapshot) {
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    match sshd_files::trusted(invocation) {
-        Ok(Ok(tree)) if !step.files.is_empty() => {
-            let files = tree.files.iter().map(|(path, document)| (path.clone(), document.bytes())).collect();
-            made.insert(step.port, Made { step: step.clone(), invocation: invocation.clone(), files });
+    match files {
+        Some(files) => {
+            made.insert(step.port, Made { step: step.clone(), invocation: invocation.clone(), files: files.clone() });
         }
-        Ok(_) | Err(_) => _ = made.remove(&step.port),
+        None => _ = made.remove(&step.port),
     }
+}
+
+/// Nothing but what the step wrote may have changed while sshd followed: what its unit runs besides at a reload or a start may write its
+/// files, and nobody has proven those.
+fn as_predicted(step: &Step, invocation: &Invocation, before: Snapshot) -> Result<(), StepError> {
+    let Some(mut predicted) = before else { return Ok(()) };
+    predicted.extend(step.files.iter().map(|file| (file.path.clone(), file.after.clone())));
+    let Some(now) = snapshot(invocation) else {
+        return Err(StepError::Failed(format!("after its {}: sshd's files cannot be read whole any more", verb(step))));
+    };
+    let others = differing(&predicted, &now);
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(StepError::Failed(format!(
+        "while sshd followed, {} besides, which is no part of this change: what its unit runs at a {} (`systemctl cat`), or somebody, wrote \
+         it, and sshd may have read it",
+        others.join(" and "),
+        verb(step)
+    )))
+}
+
+/// What differs: `/etc/ssh/sshd_config.d/a.conf came`.
+fn differing(before: &BTreeMap<String, Vec<u8>>, now: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
+    let paths: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let said = |path: &String| match (before.get(path), now.get(path)) {
+        (None, Some(_)) => Some(format!("{path} came")),
+        (Some(_), None) => Some(format!("{path} went")),
+        (Some(was), Some(is)) if was != is => Some(format!("{path} changed")),
+        _ => None,
+    };
+    paths.into_iter().filter_map(said).collect()
+}
+
+/// What others made of the files since a step was done, but for those that it wrote.
+fn left_by_others(step: &Step) -> Vec<String> {
+    let made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(Made { files, invocation, .. }) = made.get(&step.port).filter(|made| made.step == *step) else { return Vec::new() };
+    let ours = |path: &str| step.files.iter().any(|file| file.path == path);
+    let others = |all: BTreeMap<String, Vec<u8>>| all.into_iter().filter(|(path, _)| !ours(path)).collect();
+    snapshot(invocation).map_or_else(Vec::new, |now| differing(&others(files.clone()), &others(now)))
 }
 
 /// The files that others edited or made since a step was done, as they were before it. None where that is not known.
 pub fn edited_since(step: &Step) -> Others {
+    // A reload or restart alone: its rollback tells sshd nothing.
+    if step.files.is_empty() {
+        return Others::new();
+    }
     let made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(Made { files, invocation, .. }) = made.get(&step.port).filter(|made| made.step == *step) else {
         return Others::new();
@@ -126,7 +179,8 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
             _ => return Err(drifted(file)),
         }
     }
-    remember(step, &sshd.invocation);
+    let was = snapshot(&sshd.invocation);
+    remember(step, &sshd.invocation, &was);
     let mut done = if step.files.is_empty() { Done::Changed } else { Done::Already };
     for file in &step.files {
         if read(file)? != file.after {
@@ -156,6 +210,9 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
         }
     }
     before.serves_again(&sshd.invocation).map_err(|why| StepError::Failed(format!("after its {}: {why}", verb(step))))?;
+    if step.activation != Activation::Nothing {
+        as_predicted(step, &sshd.invocation, was)?;
+    }
     // Another process may serve by now: it is held while it can be found without haste.
     let _held = told::running(step);
     Ok(done)
@@ -183,7 +240,18 @@ fn what_was(invocation: &Invocation, path: &str) -> Old {
 /// Takes a step back: our lines of each file, and the service as it was. What others wrote into the files stays. Where that would refuse
 /// somebody, the files are put back all the same and sshd is not told.
 pub fn restore(step: &Step, would_refuse: Option<&str>) -> Result<Restored, StepError> {
-    put_back(step, None, would_refuse)
+    let restored = put_back(step, None, would_refuse)?;
+    let others = left_by_others(step);
+    if others.is_empty() {
+        return Ok(restored);
+    }
+    let besides = format!(
+        "not all of sshd's files are as before the change: {} besides, not by sshfix, and stays so; look at it, and at what its unit runs at a \
+         reload (`systemctl cat`)",
+        others.join(" and ")
+    );
+    let notes: Vec<String> = restored.note.into_iter().chain([besides]).collect();
+    Ok(Restored { note: Some(notes.join("; ")), ..restored })
 }
 
 /// The same. Where this is a change of its own, made for this sshd, what goes is kept for its rollback.
@@ -209,6 +277,13 @@ fn put_back(step: &Step, change_of: Option<&Invocation>, would_refuse: Option<&s
         let old = change_of.filter(|_| now == file.after).map_or(Old::Gone, |invocation| what_was(invocation, &file.path));
         write(file, &now, &back, old)?;
         wrote = true;
+    }
+    if let Some(whom) = would_refuse.filter(|_| step.was_down()) {
+        return Err(StepError::Failed(format!(
+            "the files are as they were, but sshd was not told so and runs on with this change: it was down when the change was made and never \
+             read the old files, and they would refuse {whom}. Put those right, or have sshd read them (`systemctl reload ssh`); sshfix goes on \
+             trying"
+        )));
     }
     if let Some(whom) = would_refuse {
         return Err(StepError::Failed(format!(
@@ -260,8 +335,10 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
         }
         return Ok(Some(restored(wrote, notes)));
     }
+    not_ended(&sshd.invocation)?;
     let _kept = kept(&sshd.invocation, notes)?;
     let before = serves::closed(&sshd.invocation);
+    ends::begin(step.port, sshd.places());
     match sshd.tell(step.port).map_err(failed)? {
         Told::Ended => return Ok(None),
         Told::Unseen(why) => notes.push(format!(
@@ -282,8 +359,18 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
             }
         },
     }
+    ends::done(step.port);
     serves::exchange_afterwards(&sshd.invocation);
     Ok(Some(restored(wrote, notes)))
+}
+
+/// Whether sshd, told to read the files that are back, would listen somewhere. Where it would end it is left as it runs.
+fn not_ended(invocation: &Invocation) -> Result<(), StepError> {
+    let Some(why) = ends::why(invocation) else { return Ok(()) };
+    Err(StepError::Failed(format!(
+        "the files are as they were, but sshd was not told so and runs on with this change: {why}. Give this host that address back, or correct \
+         ListenAddress in sshd's files and `systemctl reload ssh`; sshfix goes on trying"
+    )))
 }
 
 /// Keeps the ports for the sshd that runs while it reads its old files. A rollback that is due is not put off because anybody might be
@@ -335,9 +422,11 @@ fn takes(step: &Step, answer: Result<(), SshdError>, wrote: bool, notes: &mut Ve
 
 /// The files are back, and nobody is held: the sshd on the port is looked for, told, and started where none is.
 fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restored, StepError> {
-    let nothing_ran = step.activation == Activation::Nothing;
+    // One that an earlier try of this told ran, whatever did before the change.
+    let nothing_ran = step.activation == Activation::Nothing && ends::left(step.port).is_none();
     let sshd = match lookup::now(step.port) {
         Ok(Now { manager: Ok(Manager::Connections(_)), .. }) if nothing_ran => return Ok(restored(wrote, &notes)),
+        Ok(sshd) if is_started_by_connections(&sshd) => return by_connections(step, &sshd.invocation, wrote, notes),
         Ok(sshd) if sshd.running => sshd,
         // None runs that could have read the files.
         Ok(_) | Err(SshdError::NotOpenSsh(_) | SshdError::Down(_)) if nothing_ran || !dbus::booted() => {
@@ -362,7 +451,13 @@ fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restor
     }
     let unread = |why: String| StepError::Failed(format!("the files are as they were, but sshd was not told so: {why}"));
     let before = serves::Before::look(&sshd.invocation, sshd.manager.as_ref().ok()).map_err(unread)?;
-    let ports = if before.is_held_by_systemd() { None } else { kept(&sshd.invocation, &mut notes)? };
+    let ports = if before.is_held_by_systemd() {
+        None
+    } else {
+        not_ended(&sshd.invocation)?;
+        ends::begin(step.port, sshd.listens.clone());
+        kept(&sshd.invocation, &mut notes)?
+    };
     let through = match &step.activation {
         Activation::Restart(through) => {
             follow(Job::Restart, through, step.port)?;
@@ -382,12 +477,43 @@ fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restor
         lookup::signal(step.port).map_err(|also| StepError::Failed(format!("the files are as they were, but {why}; {also}")))?;
         notes.push(format!("sshd was sent SIGHUP, because {why}"));
     }
-    let Err(why) = before.serves_again(&sshd.invocation) else { return Ok(restored(wrote, &notes)) };
+    let Err(why) = before.serves_again(&sshd.invocation) else {
+        ends::done(step.port);
+        return Ok(restored(wrote, &notes));
+    };
     drop(ports);
     match lookup::now(step.port) {
         Ok(Now { running: false, .. }) | Err(SshdError::NotOpenSsh(_) | SshdError::Down(_)) => start_again(step, &sshd, notes),
         // One that runs, or may run, is not started.
         Ok(_) | Err(_) => Err(StepError::Failed(format!("the files are as they were and sshd read them, but {why}"))),
+    }
+}
+
+/// systemd listens, and no sshd of its own runs that could be told anything: each connection starts one, or the next does.
+fn is_started_by_connections(sshd: &Now) -> bool {
+    let by_socket = matches!(sshd.manager, Ok(Manager::Connections(_) | Manager::Service { socket: Some(_), .. }));
+    by_socket && sshd.running && sshd.pid.is_none()
+}
+
+/// The files are back for them. Of the directory that systemd makes with the service, and takes away with it, `sshd -t` complains whatever
+/// they say; of host keys, too.
+fn by_connections(step: &Step, invocation: &Invocation, wrote: bool, mut notes: Vec<String>) -> Result<Restored, StepError> {
+    let answer = match test(invocation) {
+        Err(SshdError::Complains { said, .. }) if complains_of_these(&said, &Folder::Missing) => {
+            notes.push(format!(
+                "systemd listens for sshd, which reads its files with the next connection; `sshd -t` says now: {}",
+                said.trim()
+            ));
+            Ok(())
+        }
+        answer => answer,
+    };
+    match takes(step, answer, wrote, &mut notes)? {
+        None => Ok(restored(wrote, &notes)),
+        Some(why) => {
+            notes.push(why);
+            Ok(restored(false, &notes))
+        }
     }
 }
 
@@ -431,6 +557,7 @@ fn start_again(step: &Step, sshd: &Now, mut notes: Vec<String>) -> Result<Restor
     let failed = match follow(Job::Start, &Through::Unit(unit.clone()), step.port) {
         Ok(()) => match before.serves_again(invocation) {
             Ok(()) => {
+                ends::done(step.port);
                 notes.push(format!("{unit} had stopped and was started again"));
                 return Ok(restored(true, &notes));
             }
@@ -449,11 +576,12 @@ fn start_again(step: &Step, sshd: &Now, mut notes: Vec<String>) -> Result<Restor
     let stood_in = match stand_in(program, invocation, &before) {
         Ok(()) => Ok(String::new()),
         // Where its files name no address of this host, or another's port: somebody gets in where it listened before.
-        Err(why) if !step.listened.is_empty() => where_it_listened(step, program, invocation, &why),
+        Err(why) if !listened(step).is_empty() => where_it_listened(step, program, invocation, &why),
         Err(why) => Err(why),
     };
     match stood_in {
         Ok(how) => {
+            ends::done(step.port);
             tracing::warn!("{unit} does not start any more ({failed}); sshd runs as {STAND_IN}{how}: {by_hand}");
             notes.push(format!("{unit} does not start any more ({failed}), so sshd runs as {STAND_IN}{how} until you {by_hand}"));
             Ok(restored(true, &notes))
@@ -487,19 +615,27 @@ fn stand_in(program: &str, invocation: &Invocation, before: &serves::Before) -> 
     }
 }
 
+/// Where sshd listened when the change was planned, and just before its rollback told it.
+fn listened(step: &Step) -> Vec<SocketAddr> {
+    let just_now = ends::left(step.port).unwrap_or_default();
+    let all: BTreeSet<SocketAddr> = step.listened.iter().copied().chain(just_now).collect();
+    all.into_iter().collect()
+}
+
 /// The same for an sshd that does not run with its files: it listens where it did when the change was planned. What the files name stays
 /// besides (servconf.c: each `ListenAddress` adds one). How it runs then.
 fn where_it_listened(step: &Step, program: &str, invocation: &Invocation, why: &str) -> Result<String, String> {
     let mut invocation = invocation.clone();
     // Of an address of another family than the files allow sshd makes an error.
-    let options = step.listened.iter().map(|at| format!("ListenAddress={at}"));
+    let listened = listened(step);
+    let options = listened.iter().map(|at| format!("ListenAddress={at}"));
     for option in std::iter::once("AddressFamily=any".to_owned()).chain(options) {
         invocation.options.extend(["-o".to_owned(), option]);
     }
     if let Err(error) = jobs::run(Job::Stop, STAND_IN, JOB) {
         tracing::warn!("{STAND_IN}: {error}");
     }
-    let sockets: Vec<String> = step.listened.iter().map(ToString::to_string).collect();
+    let sockets: Vec<String> = listened.iter().map(ToString::to_string).collect();
     let sockets = sockets.join(" and ");
     match stand_in(program, &invocation, &serves::Before::ended()) {
         Ok(()) => Ok(format!(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
@@ -12,7 +13,7 @@ use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::sshd::{
     Account, Answer, Candidate, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys, Server,
-    Startups, host_key_paths, revoked_keys,
+    Startups, host_key_paths, listens as sockets_of, revoked_keys,
 };
 
 use super::shadow::Shadow;
@@ -147,6 +148,8 @@ pub(super) struct Now {
     pub(super) running: bool,
     /// Of the process that listens, where it is no systemd.
     pub(super) pid: Option<u32>,
+    /// Where it listens.
+    pub(super) listens: Vec<SocketAddr>,
     /// The error says why it is not known.
     pub(super) manager: Result<Manager, String>,
 }
@@ -156,7 +159,8 @@ pub(super) fn now(port: u16) -> Result<Now, SshdError> {
     let listening = observed(port).map_err(SshdError::Unread)?;
     let (listening, Found { invocation, running, process, .. }) = settled(&listening, port)?;
     let pid = process.map(|(pid, _)| pid);
-    Ok(Now { invocation, running, pid, manager: manager::manager(&listening, port) })
+    let listens = sockets_of(&listening, port).unwrap_or_default();
+    Ok(Now { invocation, running, pid, listens, manager: manager::manager(&listening, port) })
 }
 
 /// SIGHUP to the sshd that listens on a port.

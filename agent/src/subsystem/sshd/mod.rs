@@ -3,6 +3,7 @@
 
 mod account;
 mod apply;
+mod ends;
 mod faillock;
 mod files;
 mod host_keys;

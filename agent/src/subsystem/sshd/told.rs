@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -171,6 +172,13 @@ impl Running {
     /// Whether it listens: it reacts to signals once it does. Waits for one that is about to.
     pub(super) fn listens(&self) -> io::Result<bool> {
         Ok(self.ready()?.is_some_and(|seen| seen.takes_sighup && !seen.sockets.is_empty()))
+    }
+
+    /// Where it listens, as far as that can be read.
+    pub(super) fn places(&self) -> Vec<SocketAddr> {
+        let Ok(Some(Seen { sockets, .. })) = self.look() else { return Vec::new() };
+        let all = listener::listening().unwrap_or_default();
+        all.into_iter().filter(|(_, inode)| sockets.contains(inode)).map(|(at, _)| at).collect()
     }
 
     /// As it is once it takes SIGHUP, or after a while.

@@ -2,7 +2,7 @@
 //! says, and what it does not. Judges who gets in nowhere: that is `diagnose`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,13 +11,14 @@ use crate::host::{self, HostState, Needs, Part};
 use crate::reply::sshd::{Problem, ProblemPlace, RunningDocument, RunningState, Severity, SshdCheck, SshdCheckSchema};
 use crate::subsystem::listener::{Listener, speaks_ssh};
 use crate::subsystem::sshd::config::keyword::{self, Lines};
-use crate::subsystem::sshd::config::{Place, Tree, blocks, global_lines};
+use crate::subsystem::sshd::config::{Place, Setting, Tree, blocks, global_lines};
 use crate::subsystem::sshd::facts::ask::resolved;
 use crate::subsystem::sshd::facts::state::{Manager, Need, Server};
 use crate::subsystem::sshd::judge::admission::{
     is_about_directory, only_misses_its_directory, place, quoted, waits_for_a_connection,
 };
 use crate::subsystem::sshd::judge::login::unit;
+use crate::subsystem::sshd::judge::sockets;
 use crate::subsystem::sshd::quoting::{self, said};
 use crate::subsystem::sshd::way_in::boot;
 use crate::text::quoted::Text;
@@ -76,6 +77,7 @@ pub fn check(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Ss
     let valid = problems.is_empty();
     problems.extend(not_startable(host, &server, facts));
     let would_start = problems.is_empty();
+    problems.extend(some_not_here(host, &server));
     let absent = boot::all_absent(&server).into_iter();
     problems.extend(absent.map(|it| Problem { severity: Severity::Warning, text: it.text.into(), at: None, advice: it.advice }));
     let running = running(host, &server, facts);
@@ -131,12 +133,24 @@ fn broken(server: &Server) -> Vec<Problem> {
 /// What else would keep sshd from starting: another program on its port, a masked unit.
 fn not_startable(host: &HostState, server: &Server, facts: &Running) -> Vec<Problem> {
     let mut found = Vec::new();
-    let mut broken =
-        |text: String, advice: String| found.push(Problem { severity: Severity::Broken, text: text.into(), at: None, advice });
     // systemd's own socket is no obstacle: sshd is given it.
     let foreign = |listener: &Listener| {
         !listener.holders.is_empty() && !listener.holders.iter().any(|holder| speaks_ssh(holder) || holder.pid == 1)
     };
+    if let Some((why, _)) = sockets::has_no_address(host, server, server.effective.as_ref().ok()) {
+        let at = |line: Option<Setting>| server.tree.as_ref().ok().zip(line).map(|(tree, line)| at(tree, &line.at));
+        let (gone, _) = sockets::not_of_this_host(host, server);
+        let problem = |(_, line)| Problem {
+            severity: Severity::Broken,
+            text: why.as_str().into(),
+            at: at(line),
+            advice: sockets::ADVICE.to_owned(),
+        };
+        found.extend(gone.into_iter().map(problem));
+        found.dedup();
+    }
+    let mut broken =
+        |text: String, advice: String| found.push(Problem { severity: Severity::Broken, text: text.into(), at: None, advice });
     let wanted = server.effective.as_ref().map_or(&[][..], |effective| effective.all("listenaddress"));
     if let Some(why) = &facts.unseen {
         broken(format!("whether sshd could listen is not known: {why}"), "try again".to_owned());
@@ -157,6 +171,21 @@ fn not_startable(host: &HostState, server: &Server, facts: &Running) -> Vec<Prob
         }
     }
     found
+}
+
+/// Addresses of the files that this host has not, where it has others of them: sshd goes on without.
+fn some_not_here(host: &HostState, server: &Server) -> Vec<Problem> {
+    let (gone, goes_on) = sockets::not_of_this_host(host, server);
+    if !goes_on {
+        return Vec::new();
+    }
+    let problem = |(address, line): (IpAddr, Option<Setting>)| Problem {
+        severity: Severity::Warning,
+        text: format!("sshd would not listen on {address}: that is no address of this host; it goes on without").into(),
+        at: server.tree.as_ref().ok().zip(line).map(|(tree, line)| at(tree, &line.at)),
+        advice: "take that ListenAddress out, or give the host that address back".to_owned(),
+    };
+    gone.into_iter().map(problem).collect()
 }
 
 /// Whether both cannot be bound at once (tcp(7), ipv6(7)); sshd sets `IPV6_V6ONLY` on its own.

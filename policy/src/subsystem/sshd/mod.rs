@@ -28,9 +28,10 @@ pub use facts::state::{
     Absent, Account, Boot, DEFAULT_KEYS, Folder, HostKey, KeyProblem, Login, Manager, Need, Pid, Server, Startups, State,
     ValueFile, host_key_paths, is_user_name,
 };
-pub use judge::admission::drop_percent;
+pub use judge::admission::{complains_of_these, drop_percent};
 pub use judge::considered::trace;
 pub use judge::judgement::{Found, Mend, Remedy};
+pub use judge::sockets::{ends, listens};
 pub use judge::stages::stages;
 pub use show::{ShowError, ShowQuestion, show};
 pub use way_in::risk::{Limit, Risk};

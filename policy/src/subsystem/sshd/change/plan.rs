@@ -11,7 +11,8 @@ use crate::subsystem::sshd::facts::ask::{Candidate, answer, resolved};
 use crate::subsystem::sshd::facts::state::{Manager, Server};
 use crate::subsystem::sshd::judge::admission;
 use crate::subsystem::sshd::judge::sockets;
-use crate::subsystem::sshd::quoting::{of_keyword, of_values, said, tree};
+use crate::subsystem::sshd::quoting::{self, of_keyword, of_values, said, tree};
+use crate::subsystem::sshd::way_in::risk::too_many_startups;
 use crate::text::quoted::Text;
 
 /// One keyword, for everybody or inside one Match block.
@@ -129,6 +130,8 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
         let Edit { path, before, after, .. } = edit.clone();
         FileEdit { path, before, after }
     });
+    let mut notes = stale(&server);
+    notes.extend(stays_down(&server));
     let step = Step {
         port,
         files: files.collect(),
@@ -138,7 +141,7 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
         listened: sockets::listens_now(host, port).unwrap_or_default(),
         undoing: false,
     };
-    Ok(Planned { steps: vec![step], notes: stale(&server) })
+    Ok(Planned { steps: vec![step], notes })
 }
 
 /// Has the running sshd read its files again.
@@ -160,9 +163,33 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
     }
 }
 
-/// Whether it can open its sockets as its files say. Of one that could not be asked, `sshd -t` said why.
+/// Whether it goes on with these values: it can open its sockets as they say, still has the port by which it is looked after, and has the
+/// memory. Of one that could not be asked, `sshd -t` said why.
 fn bound(host: &HostState, port: u16, server: &Server, after: &Result<Effective, String>) -> Result<(), String> {
-    after.as_ref().ok().and_then(|after| sockets::not_bound(host, port, server, after)).map_or(Ok(()), Err)
+    let Ok(after) = after else { return Ok(()) };
+    // Whoever is in by that port loses it: that is the proof's to say.
+    let sessions = host.listener.present().into_iter().flat_map(|state| &state.sessions);
+    let is_in = || sessions.into_iter().any(|session| session.port == port);
+    let known = server.effective.as_ref().ok().filter(|_| server.stale.is_empty());
+    let too_many = || too_many_startups(after).filter(|_| known.is_none_or(|known| too_many_startups(known).is_none()));
+    let starts = |effective: &Effective| sockets::has_no_address(host, server, Some(effective)).map(|(why, _)| why);
+    let ended = || starts(after).filter(|_| !server.running && server.effective.as_ref().is_ok_and(|was| starts(was).is_none()));
+    let why = sockets::not_bound(host, port, server, after)
+        .or_else(ended)
+        .or_else(|| sockets::leaves_port(port, server, after).filter(|_| !is_in()))
+        .or_else(too_many);
+    why.map_or(Ok(()), Err)
+}
+
+/// What a person has to do who edits the files of an sshd that is down.
+fn stays_down(server: &Server) -> Option<Text> {
+    let Manager::Service { name, socket: None, .. } = &server.manager else { return None };
+    (!server.running).then(|| {
+        Text::from(format!(
+            "sshd is down, and this edit does not start it: `systemctl reset-failed {name}; systemctl start {name}`, log in, then confirm; \
+             without a confirm the old files come back at the deadline"
+        ))
+    })
 }
 
 /// What files come to that sshd did not take before: every value that is not the default, beside that. Where sshd cannot be asked for both,
@@ -258,6 +285,10 @@ pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan
         return Ok(Planned::note("sshd runs"));
     }
     accepted(&server, &server.test, "sshd would not start with its files")?;
+    if let Some((why, line)) = sockets::has_no_address(host, &server, server.effective.as_ref().ok()) {
+        let place = line.map(|line| Text::from(format!(" ({}: `", line.at)) + quoting::line(&line.text) + "`)");
+        return Err(Text::from(why) + place.unwrap_or_default() + "; " + sockets::ADVICE);
+    }
     if let Some(unit) = listener::masked_unit(host) {
         return Err(format!("{unit} is masked, so systemd does not start it: `systemctl unmask {unit}`, then again").into());
     }

@@ -135,7 +135,7 @@ impl Step {
         let files = self.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" and ");
         match (&self.activation, self.files.is_empty()) {
             (Activation::Nothing, _) => format!("put the old content of {files} back, to the byte"),
-            (Activation::Start(_), true) => "nothing: a running sshd is left running".to_owned(),
+            (Activation::Start(_), true) => "nothing: an sshd that runs is left running".to_owned(),
             (activation, true) => {
                 format!("nothing: {activation} cannot be rolled back, sshd keeps what it read from its files")
             }
@@ -149,6 +149,12 @@ impl Step {
     /// See [`crate::host::step::Step::is_kept`].
     pub fn is_kept(&self) -> bool {
         self.files.is_empty() && self.activation != Activation::Nothing
+    }
+
+    /// Whether it edits the files of an sshd that was down: whichever runs later never read the old ones.
+    pub fn was_down(&self) -> bool {
+        let down = matches!(self.activation, Activation::Nothing | Activation::Start(_));
+        down && !self.files.is_empty()
     }
 
     /// See [`crate::host::step::Step::touches`]. Whom it concerns is told by the proof, which asks sshd about every access path.

@@ -10,8 +10,9 @@ use crate::subsystem::sshd::config::{Tree, evaluate};
 use crate::subsystem::sshd::facts::journal::{Said, Told};
 use crate::subsystem::sshd::facts::state::{Folder, HostKey, KeyProblem, Manager, Server};
 use crate::subsystem::sshd::judge::broken::{self, Broken};
-use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
+use crate::subsystem::sshd::judge::judgement::{self, Judgement, Mend, Remedy, found};
 use crate::subsystem::sshd::judge::penalty::{self, Terms, block};
+use crate::subsystem::sshd::judge::sockets;
 use crate::subsystem::sshd::quoting::said;
 use crate::text::quoted::{Quote, Text};
 use crate::verdict::cause::Cause;
@@ -22,6 +23,9 @@ use crate::verdict::{Connection, Evidence, Verdict};
 /// sources can earn penalties.
 const SPLIT: (u16, u16) = (9, 8);
 
+/// Levels at which sshd logs whom it turns away.
+const SAY_IT: [&str; 6] = ["INFO", "VERBOSE", "DEBUG", "DEBUG1", "DEBUG2", "DEBUG3"];
+
 /// The whole stage.
 pub fn judge(host: &HostState, server: &Server, connection: &Connection, told: &[Told]) -> Judgement {
     let mut judgement = health(host, server);
@@ -29,6 +33,7 @@ pub fn judge(host: &HostState, server: &Server, connection: &Connection, told: &
         judgement.add(host_keys(host, server));
     }
     if !server.running {
+        judgement.add(no_address(host, server));
         return judgement;
     }
     // What sshd takes and did not say when it was asked is no default. Where it does not take its files, the running one has read others.
@@ -37,13 +42,26 @@ pub fn judge(host: &HostState, server: &Server, connection: &Connection, told: &
     }
     let startups = max_startups(server);
     let full = !startups.blocks.is_empty();
-    for part in [startups, per_source(server, connection), penalties(host, server, connection, told)] {
+    let turned_away = turned_away(server, connection, told);
+    for part in [startups, per_source(server, connection), penalties(host, server, connection, told), turned_away] {
         judgement.add(part);
     }
     if !full {
         judgement.add(was_full(server, connection, told));
     }
     judgement
+}
+
+/// It is down, and a start would be in vain.
+fn no_address(host: &HostState, server: &Server) -> Judgement {
+    let takes = server.test.as_ref().err().is_none_or(|complaint| only_misses_its_directory(complaint, server));
+    let found = sockets::has_no_address(host, server, server.effective.as_ref().ok()).filter(|_| takes);
+    let Some((why, line)) = found else { return Judgement::accept("") };
+    let unit = crate::subsystem::sshd::judge::login::unit(host);
+    let line = line.map(|line| Evidence::quote(line.at.to_string(), Quote::SshdLines, line.text));
+    let fix = format!("{}; then `systemctl reset-failed {unit}; systemctl start {unit}`", sockets::ADVICE);
+    let judgement = judgement::found(Cause::SshdListen, true, Owner::Named(unit), line.into_iter().collect(), fix);
+    Judgement { verdict: Verdict::Refuse, detail: why.into(), ..judgement }
 }
 
 /// Single host keys that sshd passes over. It says so of few of them, and serves with the others; a client that knows only the one that is
@@ -364,6 +382,9 @@ fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &
         if matches!(server.manager, Manager::Connections(_)) {
             return nothing;
         }
+        if let Some(overflown) = overflown(host, (server, effective), address, &terms, told) {
+            return overflown;
+        }
         return unseen(host, effective, &terms).map_or(nothing, |why| {
             Judgement::unknown(format!("cannot tell whether sshd turns {net} away for a penalty: {why}"))
         });
@@ -403,16 +424,69 @@ fn penalties(host: &HostState, server: &Server, connection: &Connection, told: &
     for block in &mut judgement.blocks {
         (block.finding.since, block.finding.until) = (Some(ledger.since), Some(ledger.at_most));
     }
-    let listed = effective.one("persourcepenaltyexemptlist").filter(|list| *list != "none");
-    let list = listed.map_or_else(|| address.to_string(), |list| format!("{list},{address}"));
+    let list = exempted(effective, address);
     Judgement { verdict, detail: detail.into(), ..judgement }.with(set("PerSourcePenaltyExemptList", list))
+}
+
+/// Whether others' penalties turn an address away that is not exempt.
+fn overflown(
+    host: &HostState,
+    (server, effective): (&Server, &Effective),
+    address: IpAddr,
+    terms: &Terms,
+    told: &[Told],
+) -> Option<Judgement> {
+    let told = since_read(server, told);
+    let (why, lines) = penalty::overflown(told, address.is_ipv4(), terms, effective, host.at)?;
+    let mut evidence: Vec<Evidence> = lines.iter().map(Told::evidence).collect();
+    evidence.extend(setting(server, "persourcepenalties"));
+    let unit = crate::subsystem::sshd::judge::login::unit(host);
+    let fix = format!(
+        "wait, or clear all penalties by `sshd -t && systemctl reload {unit}`; `overflow:permissive` in PerSourcePenalties turns nobody away \
+         for the penalties of others"
+    );
+    let detail = format!("whether sshd turns everybody away for penalties of others is not known: {why}");
+    let found = found(Cause::SshdPenalty, true, Owner::Sshd, evidence, fix);
+    let judgement = Judgement { verdict: Verdict::Unknown, detail: detail.into(), ..found };
+    Some(judgement.with(set("PerSourcePenaltyExemptList", exempted(effective, address))))
+}
+
+/// The list of those who earn no penalties with an address more.
+fn exempted(effective: &Effective, address: IpAddr) -> String {
+    let listed = effective.one("persourcepenaltyexemptlist").filter(|list| *list != "none");
+    listed.map_or_else(|| address.to_string(), |list| format!("{list},{address}"))
+}
+
+/// What sshd said since it read its files: with these it forgets all penalties (srclimit.c, `srclimit_init`).
+fn since_read<'a>(server: &Server, told: &'a [Told]) -> &'a [Told] {
+    let first = server.read_at.map_or(0, |read| told.partition_point(|told| told.at < read));
+    told.get(first..).unwrap_or_default()
+}
+
+/// sshd said that it turned this very address away, for a reason that no other part of this stage knows: how long that lasts is not known.
+fn turned_away(server: &Server, connection: &Connection, told: &[Told]) -> Judgement {
+    let Some(address) = connection.source.single() else { return Judgement::accept("") };
+    let explained = |reason: &str| {
+        let reason = reason.to_ascii_lowercase();
+        reason.starts_with("penalty") || reason.contains("maxstartups")
+    };
+    let of_this = |told: &&Told| {
+        told.vouched && told.from == Some(address) && matches!(&told.what, Said::Dropped(reason) if !explained(reason))
+    };
+    let Some(last) = since_read(server, told).iter().rev().find(of_this) else { return Judgement::accept("") };
+    let detail = format!("sshd turned {address} away lately, and whether it does so still is not known");
+    let fix =
+        "see the line of sshd's journal; try again, or have sshd begin anew with `sshd -t && systemctl reload ssh`".to_owned();
+    let found = found(Cause::SshdPenalty, true, Owner::Sshd, vec![last.evidence()], fix);
+    Judgement { verdict: Verdict::Unknown, detail: detail.into(), ..found }
 }
 
 /// Why sshd could turn somebody away for a penalty without a line that was read.
 fn unseen(host: &HostState, effective: &Effective, terms: &Terms) -> Option<String> {
-    // sshd.c, `drop_connection`: written at this level and those that say more.
+    // sshd.c, `drop_connection`: written at INFO and at those that say more. Others there are (`sshd -T` prints SILENT for QUIET, log.c), and
+    // may come to be.
     let level = effective.one("loglevel").unwrap_or("INFO");
-    if ["QUIET", "FATAL", "ERROR"].contains(&level.to_ascii_uppercase().as_str()) {
+    if !SAY_IT.contains(&level.to_ascii_uppercase().as_str()) {
         return Some(format!("with LogLevel {level} it does not say so"));
     }
     // Until it is read it is asked for.

@@ -10,10 +10,47 @@ use jiff::{SignedDuration, Timestamp};
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::facts::journal::{Ended, Said, Told};
 
-/// `crash:90 authfail:5 noauth:1 grace-exceeded:10 ... max:600 min:15`, in seconds; an sshd without penalties has none.
+/// `crash:90 authfail:5 noauth:1 grace-exceeded:10 ... max:600 min:15 max-sources4:65536 ... overflow6:permissive`, in seconds; an sshd without
+/// penalties has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     seconds: BTreeMap<String, i64>,
+    overflow: [Overflow; 2],
+}
+
+/// sshd's own default of `max-sources4` and `max-sources6`.
+pub const MAX_SOURCES: u32 = 65_536;
+
+/// What becomes of everybody when too many sources have a penalty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow {
+    /// Everybody is turned away; else the penalties that end first are forgotten.
+    pub deny_all: bool,
+    /// With how many sources.
+    pub max_sources: u32,
+}
+
+/// One of the values, in the order in which they are worse the higher they are; `min` the lower it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Term {
+    /// `crash`
+    Crash,
+    /// `authfail`
+    Failed,
+    /// `noauth`
+    Unasked,
+    /// `grace-exceeded`
+    Grace,
+    /// `refuseconnection`
+    Refused,
+    /// What other releases know besides.
+    Other,
+    /// `max`
+    Max,
+    /// `min`: no penalty counts before it is longer.
+    Min,
+    /// Values that are not understood.
+    Unknown,
 }
 
 impl Terms {
@@ -22,19 +59,66 @@ impl Terms {
         let Some(printed) = effective.one("persourcepenalties").filter(|printed| *printed != "no") else { return Ok(None) };
         let odd = |what: &str| format!("`PerSourcePenalties {what}` is not understood");
         let mut seconds = BTreeMap::new();
+        let (mut sources, mut deny) = ([MAX_SOURCES; 2], [None; 2]);
         for word in printed.split_ascii_whitespace() {
             let (name, value) = word.split_once(':').ok_or_else(|| odd(word))?;
-            // How sources are counted, and what becomes of them when there are too many, costs no time.
-            if !name.starts_with("max-sources") && !name.starts_with("overflow") {
-                seconds.insert(name.to_owned(), whole_seconds(value).ok_or_else(|| odd(word))?);
+            let family = usize::from(name.ends_with('6'));
+            match name {
+                "max-sources4" | "max-sources6" => {
+                    let max = value.parse().map_err(|_| odd(word))?;
+                    if let Some(slot) = sources.get_mut(family) {
+                        *slot = max;
+                    }
+                }
+                "overflow" | "overflow6" => {
+                    let denies = match value {
+                        "deny-all" => true,
+                        "permissive" => false,
+                        _ => return Err(odd(word)),
+                    };
+                    if let Some(slot) = deny.get_mut(family) {
+                        *slot = Some(denies);
+                    }
+                }
+                _ => _ = seconds.insert(name.to_owned(), whole_seconds(value).ok_or_else(|| odd(word))?),
             }
         }
-        if seconds.contains_key("max") { Ok(Some(Self { seconds })) } else { Err(odd(printed)) }
+        // servconf.c: IPv6 does as IPv4, unless it is said.
+        let ([v4, v6], [max4, max6]) = (deny, sources);
+        let overflow = [(v4, max4), (v6.or(v4), max6)];
+        let overflow = overflow.map(|(deny, max_sources)| Overflow { deny_all: deny.unwrap_or(false), max_sources });
+        if seconds.contains_key("max") { Ok(Some(Self { seconds, overflow })) } else { Err(odd(printed)) }
     }
 
     /// The longest a source is turned away after its last penalty.
     pub fn longest(&self) -> i64 {
         self.one("max")
+    }
+
+    /// Of IPv4, or of IPv6.
+    pub fn overflow(&self, v4: bool) -> Overflow {
+        let [of_v4, of_v6] = self.overflow;
+        if v4 { of_v4 } else { of_v6 }
+    }
+
+    /// Every value that costs time, the higher the worse.
+    pub fn each(&self) -> impl Iterator<Item = (Term, i64)> {
+        let mut all = BTreeMap::new();
+        for (name, seconds) in &self.seconds {
+            let (term, level) = match name.as_str() {
+                "crash" => (Term::Crash, *seconds),
+                "authfail" => (Term::Failed, *seconds),
+                "noauth" => (Term::Unasked, *seconds),
+                "grace-exceeded" => (Term::Grace, *seconds),
+                "refuseconnection" => (Term::Refused, *seconds),
+                "max" => (Term::Max, *seconds),
+                "min" => (Term::Min, seconds.saturating_neg()),
+                _ => (Term::Other, *seconds),
+            };
+            let sum: &mut i64 = all.entry(term).or_default();
+            *sum = sum.saturating_add(level);
+        }
+        all.into_iter()
     }
 
     fn one(&self, name: &str) -> i64 {
@@ -50,6 +134,65 @@ impl Terms {
         }
     }
 }
+
+impl std::fmt::Display for Terms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "PerSourcePenalties: a failed login costs its source {} s, a connection without one {} s; a source with more than {} s is turned \
+             away, for up to {} s",
+            self.one("authfail"),
+            self.one("noauth"),
+            self.one("min"),
+            self.one("max")
+        )
+    }
+}
+
+/// With `overflow:deny-all` everybody is turned away while as many sources as it takes have a penalty: why that may be so for those of one
+/// family, and what the journal has of it. Who is exempt is another question.
+pub fn overflown(told: &[Told], v4: bool, terms: &Terms, effective: &Effective, now: Timestamp) -> Option<(String, Vec<Told>)> {
+    let Overflow { deny_all: true, max_sources } = terms.overflow(v4) else { return None };
+    let since = now.checked_sub(SignedDuration::from_secs(terms.longest())).unwrap_or(Timestamp::MIN);
+    let lately = told.iter().filter(|told| told.vouched && told.at > since);
+    let mut sources = BTreeMap::<IpNet, &Told>::new();
+    let mut denied = Vec::new();
+    for told in lately {
+        let net = match (&told.what, told.from) {
+            (Said::Dropped(reason), Some(from)) if reason.starts_with(TOO_MANY) && from.is_ipv4() == v4 => {
+                denied.push(told.clone());
+                continue;
+            }
+            (Said::Penalty { net, .. }, _) => *net,
+            (Said::Dropped(reason), Some(from)) if reason.starts_with("penalty") => block(effective, from),
+            (Said::Ended(_) | Said::NoMatch { .. } | Said::Crashed(_), Some(from)) if !exempt(effective, from) => {
+                block(effective, from)
+            }
+            _ => continue,
+        };
+        if matches!(net, IpNet::V4(_)) == v4 {
+            sources.insert(net, told);
+        }
+    }
+    // The journal may not have all of them.
+    let enough = if max_sources < MAX_SOURCES { 1 } else { usize::try_from(max_sources / 2).unwrap_or(usize::MAX) };
+    if let Some(last) = denied.last().cloned() {
+        return Some((
+            format!("with overflow:deny-all it turned others away because {TOO_MANY} (max-sources is {max_sources})"),
+            vec![last],
+        ));
+    }
+    let lines: Vec<Told> = sources.values().map(|told| (*told).clone()).take(3).collect();
+    (sources.len() >= enough).then(|| {
+        (
+            format!("{} sources may have a penalty, and with overflow:deny-all {max_sources} turn everybody away", sources.len()),
+            lines,
+        )
+    })
+}
+
+/// srclimit.c, `srclimit_penalty_check_allow`.
+const TOO_MANY: &str = "too many penalised addresses";
 
 /// `5`, and `0.5` as later releases may print it: rounded up, so that no penalty ends before sshd ends it.
 fn whole_seconds(value: &str) -> Option<i64> {
@@ -213,8 +356,7 @@ mod tests {
 
     use super::*;
 
-    const TERMS: &str =
-        "persourcepenalties crash:90 authfail:5 noauth:1 grace-exceeded:10 refuseconnection:10 max:600 min:15 overflow:x";
+    const TERMS: &str = "persourcepenalties crash:90 authfail:5 noauth:1 grace-exceeded:10 refuseconnection:10 max:600 min:15 overflow:permissive";
 
     fn at(second: i64) -> Timestamp {
         Timestamp::new(1_795_251_600 + second, 0).unwrap()
@@ -293,6 +435,34 @@ mod tests {
         let fractions = Terms::of(&Effective::parse("persourcepenalties crash:90.000000 authfail:0.5 max:600.0\n"));
         let fractions = fractions.unwrap().unwrap();
         assert_eq!((fractions.one("crash"), fractions.one("authfail"), fractions.longest()), (90, 1, 600));
+    }
+
+    #[test]
+    fn others_penalties_turn_everybody_away_with_deny_all() {
+        let effective = |more: &str| Effective::parse(&format!("{TERMS} {more}\npersourcepenaltyexemptlist 192.0.2.9\n"));
+        let failed = |from| told(0, from, 1, Said::Ended(Ended::Failed));
+        let denied = |from| told(0, from, 1, Said::Dropped("too many penalised addresses".to_owned()));
+        let one = || vec![failed("203.0.113.7")];
+        let (few, six) = ("overflow:deny-all max-sources4:3", "overflow6:deny-all max-sources6:1");
+        for (more, lines, v4, second, turned_away) in [
+            ("max-sources4:1", one(), true, 1, false),
+            (few, Vec::new(), true, 1, false),
+            (few, one(), true, 1, true),
+            (few, one(), true, 601, false),
+            (few, one(), false, 1, false),
+            (few, vec![failed("192.0.2.9")], true, 1, false),
+            (few, vec![failed("2001:db8::7")], true, 1, false),
+            (six, vec![failed("2001:db8::7")], false, 1, true),
+            ("overflow:deny-all", one(), true, 1, false),
+            ("overflow:deny-all", vec![denied("203.0.113.7")], true, 1, true),
+            ("overflow:deny-all", vec![denied("2001:db8::7")], true, 1, false),
+            ("overflow:deny-all", vec![denied("2001:db8::7")], false, 1, true),
+        ] {
+            let effective = effective(more);
+            let terms = Terms::of(&effective).unwrap().unwrap();
+            let found = overflown(&lines, v4, &terms, &effective, at(second));
+            assert_eq!(found.is_some(), turned_away, "{more}, IPv4 {v4}, {second}: {found:?}");
+        }
     }
 
     #[test]

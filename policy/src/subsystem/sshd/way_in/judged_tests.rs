@@ -199,6 +199,101 @@ fn each_keyword_that_is_called_judged_changes_a_judgement() {
     }
 }
 
+/// What `sshd -T` prints of penalties where no line says otherwise.
+const PENALTIES: &str = "crash:90 authfail:5 noauth:1 grace-exceeded:10 refuseconnection:10 max:600 min:15 max-sources4:65536 \
+    max-sources6:65536 overflow:permissive overflow6:permissive";
+
+/// A keyword with several values in one, how it is printed before, each of its parts with another value, and what is made of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    Lockout,
+    Risk,
+    /// It keeps nobody out.
+    Nothing,
+}
+type Parts = (&'static str, &'static str, &'static [(&'static str, Made)]);
+const PARTS: &[Parts] = &[
+    (
+        "persourcepenalties",
+        PENALTIES,
+        &[
+            ("crash:91", Made::Risk),
+            ("authfail:600", Made::Risk),
+            ("noauth:600", Made::Risk),
+            ("grace-exceeded:11", Made::Risk),
+            ("refuseconnection:11", Made::Risk),
+            ("max:601", Made::Risk),
+            ("min:0", Made::Risk),
+            ("authfail:4", Made::Nothing),
+            ("min:20", Made::Nothing),
+            // What is forgotten early turns nobody away.
+            ("max-sources4:1", Made::Nothing),
+            ("max-sources6:1", Made::Nothing),
+            ("overflow:deny-all", Made::Risk),
+            ("overflow:deny-all max-sources4:1", Made::Lockout),
+            ("overflow:deny-all max-sources4:65535", Made::Lockout),
+            ("overflow:deny-all max-sources4:70000", Made::Risk),
+            // The client comes by IPv4.
+            ("overflow:deny-all overflow6:deny-all max-sources6:1", Made::Risk),
+            ("overflow6:deny-all max-sources6:1", Made::Risk),
+            ("newterm:5", Made::Risk),
+            ("overflow:new", Made::Lockout),
+        ],
+    ),
+    (
+        "maxstartups",
+        "10:30:100",
+        &[
+            ("2:30:100", Made::Risk),
+            ("10:100:100", Made::Risk),
+            ("10:30:10", Made::Risk),
+            ("0:100:10", Made::Lockout),
+            ("20:30:200", Made::Nothing),
+        ],
+    ),
+];
+
+/// Parts over others, by their names.
+fn parts_over(keyword: &str, before: &str, parts: &str) -> String {
+    if keyword != "persourcepenalties" {
+        return parts.to_owned();
+    }
+    let name = |word: &str| word.split(':').next().unwrap_or_default().to_owned();
+    let set: Vec<String> = parts.split(' ').map(name).collect();
+    let kept = before.split(' ').filter(|word| !set.contains(&name(word)));
+    kept.chain(parts.split(' ')).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn each_part_of_a_value_that_is_judged_reaches_a_judgement() {
+    for (keyword, before, parts) in PARTS {
+        let base = over(BASE, &format!("{keyword} {before}"));
+        for (part, made) in *parts {
+            let after = over(&base, &format!("{keyword} {}", parts_over(keyword, before, part)));
+            let (was, is) = judged_so("alice", &base, &after);
+            let found = match (was.worse(&is), was.new_risks(&is).is_empty()) {
+                (Some(_), _) => Made::Lockout,
+                (None, false) => Made::Risk,
+                (None, true) => Made::Nothing,
+            };
+            assert_eq!(found, *made, "{keyword} {part}: {:?}", was.new_risks(&is));
+            let (was, is) = judged_so("alice", &after, &over(&after, "x11forwarding yes"));
+            assert_eq!((was.worse(&is), was.new_risks(&is)), (None, Vec::new()), "{keyword} {part}: another edit");
+        }
+    }
+}
+
+#[test]
+fn who_is_exempt_is_not_turned_away_for_penalties_of_others() {
+    let deny = format!("persourcepenalties {}", parts_over("persourcepenalties", PENALTIES, "overflow:deny-all max-sources4:1"));
+    let exempt = "persourcepenaltyexemptlist 198.51.100.0/24";
+    let before = over(BASE, &format!("persourcepenalties {PENALTIES}\n{exempt}"));
+    let (was, is) = judged_so("alice", &before, &over(&before, &deny));
+    assert!(was.worse(&is).is_none() && !was.new_risks(&is).is_empty());
+    let (was, is) = judged_so("alice", &over(&before, &deny), &over(&over(&before, &deny), "persourcepenaltyexemptlist none"));
+    assert!(was.worse(&is).is_some(), "it is not any more");
+}
+
 /// What the edit of something else makes of files that sshd has not read, or may not have.
 fn beside_a_hand_edit(user: &str, by_hand: &str, edit: &str, mark: &str, stale: bool) -> Option<String> {
     let before = over(&over(BASE, mark), by_hand);

@@ -206,7 +206,15 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     }
     // Without an effective configuration nothing is known of a login.
     let Ok(effective) = &server.effective else { return way };
-    way.risks = risks(effective);
+    let client = Some(path.source).filter(|_| !path.has_no_address());
+    let risks_of = |effective: &Effective| {
+        let mut all = risks(effective);
+        for risk in &mut all {
+            risk.for_client(effective, client);
+        }
+        all
+    };
+    way.risks = risks_of(effective);
     way.everybody = effective.clone();
     let reached = sockets::reached(read, path.source.first(), &sessions.locals);
     for absent in boot::newly_absent(&before, &server, path.port, &reached).into_iter().filter(|_| !down) {
@@ -239,7 +247,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
             login.read_at = server.read_at.filter(|_| !login.may_differ);
             login.objections.extend(not_judged(&login, (&before, &server), now, needs));
             login.opened = opened(&login, now, &server, path.port, needs);
-            way.risks.extend(risks(&login.effective));
+            way.risks.extend(risks_of(&login.effective));
             way.logins.push(login);
         }
     }
@@ -531,7 +539,13 @@ impl WayIn {
         for (was, is) in std::iter::once((&self.everybody, &now.everybody)).chain(of_logins) {
             lines.extend(forwarding::ends(was, is));
         }
-        lines.dedup();
+        let mut seen: Vec<Text> = Vec::new();
+        lines.retain(|line| {
+            !seen.contains(line) && {
+                seen.push(line.clone());
+                true
+            }
+        });
         lines
     }
 }

@@ -2,9 +2,10 @@
 //! compared by them, and what gets worse is shown. Only a limit that leaves hardly anybody time to log in counts as a lockout, where a
 //! change brings it.
 
+use crate::address::Source;
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::judge::admission::drop_percent;
-use crate::subsystem::sshd::judge::penalty::Terms;
+use crate::subsystem::sshd::judge::penalty::{self, Overflow, Term, Terms};
 use crate::subsystem::sshd::way_in::values::seconds;
 
 /// sshd's own default; an ordinary agent offers some keys before the right one.
@@ -15,6 +16,10 @@ const SHORT_GRACE: u32 = 20;
 const HARDLY_ANY_GRACE: u32 = 5;
 /// Unauthenticated connections that a few clients at once make.
 const FEW: u32 = 3;
+/// Of fewer strangers at the door than these it is a risk that they drop everybody; sshd's own default is 100.
+const CROWD: u32 = 30;
+/// sshd takes memory for each of them at its start, and ends where it gets none.
+const STARTUPS_MAX: u32 = 100_000;
 /// resolv.conf(5): a name that no server answers takes three of them twice 5 s, and sshd asks for it both ways.
 const NAMES: u32 = 60;
 
@@ -36,8 +41,15 @@ pub enum Limit {
     PerSource,
     /// `MaxSessions`.
     Sessions,
-    /// `PerSourcePenalties`.
-    Penalties,
+    /// From how many strangers on `MaxStartups` drops everybody.
+    Crowd,
+    /// `PerSourcePenalties`: what one of its values costs.
+    Penalties(Term),
+    /// Its `overflow:deny-all`: other sources' penalties turn everybody away. Of IPv4, or of IPv6.
+    Overflow {
+        /// Of which.
+        v4: bool,
+    },
     /// `UseDNS`.
     Names,
     /// `ListenAddress` of an address that may not be there at a boot.
@@ -71,6 +83,14 @@ impl Risk {
         self.limit == Limit::Names && self.grave
     }
 
+    /// What other sources' penalties do to clients of the other family, and to those that earn none and are turned away for none, is no
+    /// lockout of theirs; nor of anybody who comes by no address.
+    pub fn for_client(&mut self, effective: &Effective, client: Option<Source>) {
+        let Limit::Overflow { v4 } = self.limit else { return };
+        let is_exempt = |client: Source| client.single().is_some_and(|address| penalty::exempt(effective, address));
+        self.grave &= client.is_some_and(|client| client.is_ipv4() == v4 && !is_exempt(client));
+    }
+
     /// They answer for this client, so that it waits for them no longer than for anything else: no lockout, and still a risk.
     pub fn names_answer(&mut self) {
         if self.limit == Limit::Names {
@@ -93,7 +113,7 @@ pub fn risks(effective: &Effective) -> Vec<Risk> {
         let text = format!("LoginGraceTime, which leaves {seconds} s to log in");
         found.push(Risk { grave: seconds < HARDLY_ANY_GRACE, ..risk(Limit::Grace, SHORT_GRACE - seconds, text) });
     }
-    found.extend(startups(effective));
+    found.extend(startups(effective).into_iter().chain(crowd(effective)));
     if let Some(most @ 1..FEW) = number("persourcemaxstartups") {
         let text = format!("PerSourceMaxStartups {most}: more connections at once from one source are dropped");
         found.push(risk(Limit::PerSource, FEW - most, text));
@@ -108,12 +128,36 @@ pub fn risks(effective: &Effective) -> Vec<Risk> {
     }
     found.extend(names(effective));
     found.extend(silence(effective));
-    // What is not understood of them is unknown in the verdict, and no limit that gets tighter.
-    if let Ok(Some(terms)) = Terms::of(effective) {
-        let text = format!("PerSourcePenalties: failed logins turn a source away for up to {} s", terms.longest());
-        found.push(Risk { limit: Limit::Penalties, level: terms.longest(), text, grave: false });
-    }
+    found.extend(penalties(effective));
     found
+}
+
+/// Each value of `PerSourcePenalties` by itself: any that gets dearer is a risk. The words are the same, so that they are said once.
+fn penalties(effective: &Effective) -> Vec<Risk> {
+    let terms = match Terms::of(effective) {
+        Ok(Some(terms)) => terms,
+        Ok(None) => return Vec::new(),
+        // What is not understood may turn anybody away.
+        Err(why) => {
+            let text = format!("{why}, so that sshd may turn sources away");
+            return vec![Risk { limit: Limit::Penalties(Term::Unknown), level: 1, text, grave: true }];
+        }
+    };
+    let text = terms.to_string();
+    let of_terms =
+        terms.each().map(|(term, level)| Risk { limit: Limit::Penalties(term), level, text: text.clone(), grave: false });
+    let overflow = |v4: bool| {
+        let Overflow { deny_all, max_sources } = terms.overflow(v4);
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let text = format!(
+            "PerSourcePenalties overflow:deny-all: once {max_sources} sources of {family} have a penalty, whoever they are, sshd turns everybody \
+             of {family} away; `overflow:permissive` does not"
+        );
+        let level = i64::MAX - i64::from(max_sources);
+        let grave = max_sources < penalty::MAX_SOURCES;
+        deny_all.then_some(Risk { limit: Limit::Overflow { v4 }, level, text, grave })
+    };
+    of_terms.chain([true, false].into_iter().filter_map(overflow)).collect()
 }
 
 /// After a boot it takes longer until sshd listens.
@@ -158,6 +202,23 @@ fn names(effective: &Effective) -> Option<Risk> {
     (effective.one("usedns") == Some("yes")).then_some(Risk { limit: Limit::Names, level, text, grave: short })
 }
 
+/// From how few strangers on who do not log in everybody is dropped.
+fn crowd(effective: &Effective) -> Option<Risk> {
+    let (begin, rate, full) = max_startups(effective)?;
+    let all = if rate >= 100 { begin.min(full) } else { full };
+    let text = format!("MaxStartups: {all} connections on which nobody logs in have sshd drop all others");
+    (1..CROWD).contains(&all).then(|| Risk { limit: Limit::Crowd, level: i64::from(CROWD - all), text, grave: false })
+}
+
+/// An sshd that would not have the memory for its `MaxStartups`.
+pub fn too_many_startups(effective: &Effective) -> Option<String> {
+    let (.., full) = max_startups(effective).filter(|(.., full)| *full > STARTUPS_MAX)?;
+    Some(format!(
+        "sshd takes memory for each of the {full} connections of MaxStartups when it starts, and ends where it gets none: {STARTUPS_MAX} is \
+         the most that sshfix sets"
+    ))
+}
+
 /// sshd.c, `should_drop_connection`: what is dropped while nobody else comes, else from how few on.
 fn startups(effective: &Effective) -> Option<Risk> {
     let (begin, rate, full) = max_startups(effective)?;
@@ -196,8 +257,11 @@ pub fn no_logins(effective: &Effective) -> Option<(&'static str, &'static str)> 
 
 /// Those that are new, or worse than before.
 pub fn worse<'a>(before: &'a [Risk], after: &'a [Risk]) -> impl Iterator<Item = &'a Risk> {
-    let level = |limit: Limit| before.iter().filter(|risk| risk.limit == limit).map(|risk| risk.level).max();
-    after.iter().filter(move |risk| level(risk.limit).is_none_or(|before| before < risk.level))
+    let known = |limit: Limit| before.iter().filter(move |risk| risk.limit == limit);
+    let level = move |limit: Limit| known(limit).map(|risk| risk.level).max();
+    // The same limit may come to be about this client.
+    let newly_grave = move |risk: &Risk| risk.grave && !known(risk.limit).any(|known| known.grave);
+    after.iter().filter(move |risk| newly_grave(risk) || level(risk.limit).is_none_or(|before| before < risk.level))
 }
 
 #[cfg(test)]
