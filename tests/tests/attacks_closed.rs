@@ -149,8 +149,8 @@ fn prepare(release: Release) -> Server {
 /// `MaxSessions 0` permits forwarding: a jump host's usual line.
 fn who_only_forwards(scenes: &mut Scenes) {
     let server = scenes.server;
-    const PLAIN: &str = "Match User jump\n    MaxSessions 0\n";
-    configure(server, PLAIN);
+    let plain = "Match User jump\n    MaxSessions 0\n";
+    configure(server, plain);
     let works = || through(server, "jump");
     let edits =
         ["set DenyUsers jump", "set AllowUsers root", "set AllowTcpForwarding no", "set PubkeyAuthentication no in User jump"];
@@ -158,7 +158,7 @@ fn who_only_forwards(scenes: &mut Scenes) {
     {
         let _session = held(server, "jump", &["-N"]);
         scenes.check("jump is in", &works, &edits, &harmless);
-        configure(server, PLAIN);
+        configure(server, plain);
         scenes.check("jump is in, and sshd read its files again", &works, &edits, &[]);
     }
     keep(server, &["jump", "alice"]);
@@ -199,8 +199,8 @@ fn link_local_clients(scenes: &mut Scenes) {
     command.drain(bound..bound + 2);
     *command.last_mut().unwrap() = format!("root@{address}%ve-{}", server.clients_netns());
     let login = [command.clone(), vec!["true".to_owned()]].concat();
-    let words: Vec<&str> = login.iter().map(String::as_str).collect();
-    let works = || tried(|| lab::run(&words).ok());
+    let login: Vec<&str> = login.iter().map(String::as_str).collect();
+    let works = || tried(|| lab::run(&login).ok());
     let _session = Session::begin(&command);
     let refused = ["set AllowUsers root@fe80::/10", "set DenyUsers root@*%host0"];
     scenes.check(
@@ -276,7 +276,7 @@ fn has_sftp(server: &Server, user: &str) -> bool {
     let bound = at(&command, "-b");
     command.splice(bound..bound + 2, ["-o".to_owned(), format!("BindAddress={FROM}")]);
     let port = at(&command, "-p");
-    command[port] = "-P".to_owned();
+    command.splice(port..=port, ["-P".to_owned()]);
     let ssh = at(&command, "ssh");
     command.splice(ssh..=ssh, ["sftp", "-b", "-"].map(str::to_owned));
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
