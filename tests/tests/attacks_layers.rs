@@ -185,11 +185,42 @@ fn what_drops_packets_elsewhere_is_not_open(server: &Server) {
     assert!(wrong.is_empty() && server.gets_in("root", FROM, 22), "{}", wrong.join("\n"));
 }
 
+/// What PAM and the shell do with an account: its real login judges what is said of it.
+fn an_account_that_pam_or_its_shell_refuses_is_not_open(server: &Server) {
+    let fresh = "chage -d 20000 -M 99999 -I -1 alice";
+    let pam = "sed -i 's/^# *\\(account *required *pam_access.so\\)/\\1/' /etc/pam.d/sshd; echo '-:ALL EXCEPT root:ALL' >>/etc/security/access.conf";
+    let no_pam =
+        "sed -i 's/^\\(account *required *pam_access.so\\)/# \\1/' /etc/pam.d/sshd; sed -i '$d' /etc/security/access.conf";
+    let reload = "systemctl reload ssh.service; sleep 0.2";
+    let off = format!("echo 'UsePAM no' >/etc/ssh/sshd_config.d/50-x.conf; {reload}");
+    let on = format!("rm /etc/ssh/sshd_config.d/50-x.conf; {reload}");
+    for (make, undo, gets_in, status, says) in [
+        ("true", "true", true, 0, ""),
+        ("chage -d 0 alice", fresh, false, 8, "chage -d"),
+        ("chage -d 2020-01-01 -M 30 alice", fresh, false, 8, "PAM wants a new password"),
+        ("chage -d 2020-01-01 -M 30 -I 10 alice", fresh, false, 8, "was not changed in time"),
+        ("chage -d 2020-01-01 -M 30 -I 9000 alice", fresh, false, 8, "PAM wants a new password"),
+        (&format!("chage -d 0 alice; {off}"), &format!("{fresh}; {on}"), true, 0, ""),
+        (pam, no_pam, false, 9, "/etc/pam.d/sshd line"),
+        ("chmod 0700 /bin/bash", "chmod 0755 /bin/bash", false, 8, "may not run /bin/bash"),
+    ] {
+        server.sh(make).expect_ok();
+        let login = [server.login_command("alice", FROM, 22), vec!["true".to_owned()]].concat();
+        let login = lab::run(&login.iter().map(String::as_str).collect::<Vec<_>>());
+        let said = server.ctl(&["diagnose", FROM, "--user", "alice", "--json"]);
+        server.sh(undo).expect_ok();
+        assert_eq!(login.ok(), gets_in, "{make}: {}", login.stderr);
+        assert!(said.status == status && said.stdout.contains(says), "{make}: {} {}", said.status, said.stdout);
+    }
+    assert!(server.gets_in("alice", FROM, 22));
+}
+
 fn all(release: Release) {
     if !lab::root_or_skip() {
         return;
     }
     let server = boot(release);
+    an_account_that_pam_or_its_shell_refuses_is_not_open(&server);
     what_drops_packets_elsewhere_is_not_open(&server);
     an_unban_opens_this_host_alone(&server);
 }

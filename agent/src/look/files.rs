@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, access};
 use sshfix_policy::subsystem::sshd::{AuthorizedKey, Chain, Owner, Seen, authorized_keys};
 
 use super::{TALLY_MAX, Tally};
@@ -116,7 +117,12 @@ pub(super) fn shell(ids: &Ids, shell: &str) -> Result<Option<String>, String> {
     view.require_same(Path::new(shell))?;
     match found {
         Ok(file) if !file.is_file() || file.permissions().mode() & 0o111 == 0 => Ok(Some(format!("{shell} is not executable"))),
-        Ok(_) => Ok(None),
+        // What sshd does not ask: whether this user may run it.
+        Ok(_) => match access(shell, AccessFlags::X_OK) {
+            Ok(()) => Ok(None),
+            Err(Errno::EACCES) => Ok(Some(format!("the user may not run {shell}"))),
+            Err(errno) => Err(format!("whether the shell {shell} can be run is not known: {}", words(&errno.into()))),
+        },
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG) => {
                 Ok(Some(format!("{shell}: {}", words(&error))))

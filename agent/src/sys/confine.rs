@@ -122,6 +122,8 @@ pub fn only_look() -> io::Result<()> {
         libc::SYS_openat2,
         libc::SYS_newfstatat,
         libc::SYS_statx,
+        libc::SYS_faccessat,
+        libc::SYS_faccessat2,
         libc::SYS_readlinkat,
         libc::SYS_getcwd,
         libc::SYS_seccomp,
@@ -130,6 +132,8 @@ pub fn only_look() -> io::Result<()> {
         libc::SYS_readlink,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_open,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_access,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_stat,
         #[cfg(target_arch = "x86_64")]

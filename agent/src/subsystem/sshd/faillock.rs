@@ -8,6 +8,7 @@ use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::sshd::Account;
 use sshfix_policy::subsystem::sshd::facts::faillock::{CONFIGURATION, PamLine, Rules, Tally as Kept, pam_line};
 use sshfix_policy::subsystem::sshd::facts::pam::{self, Passwords};
+use sshfix_policy::subsystem::sshd::facts::stack::{self, AccountStack, StackLine};
 
 use super::users::Users;
 use crate::look::{TALLY_MAX, Tally};
@@ -18,6 +19,8 @@ use crate::sys::roots;
 const PAM: &str = "/etc/pam.d";
 /// The stack of sshd (`PAMServiceName`).
 const SERVICE: &str = "sshd";
+/// Stacks that include each other, one below the other.
+const MAX_DEPTH: usize = 8;
 /// The longest stack, and the longest configuration.
 const FILE_MAX: u64 = 64 * 1024;
 
@@ -53,6 +56,15 @@ pub(super) fn tally(users: &mut Users, user: &str, account: Option<&Part<Account
     Part::Present(Kept { rules, file, bytes })
 }
 
+/// What the account part of sshd's stack asks.
+pub(super) fn account_stack() -> AccountStack {
+    let mut lines = Vec::new();
+    match account_lines(SERVICE, 0, &mut lines) {
+        Ok(()) => stack::account_stack(&lines),
+        Err(why) => AccountStack::Perhaps(why),
+    }
+}
+
 /// What the stack of sshd does with a password that is not in shadow(5).
 pub(super) fn passwords() -> Passwords {
     let mut lines = Vec::new();
@@ -73,6 +85,30 @@ fn auth_lines(service: &str, seen: &mut BTreeSet<String>, lines: &mut Vec<String
         match pam_line(line) {
             PamLine::Include(other) => auth_lines(&other, seen, lines)?,
             PamLine::Faillock | PamLine::Other => lines.push(line.to_owned()),
+        }
+    }
+    Ok(())
+}
+
+/// The lines of a stack about accounts, with those that it includes in their place; a `substack` stays a line, which is not decided here.
+fn account_lines(service: &str, depth: usize, lines: &mut Vec<StackLine>) -> Result<(), String> {
+    let path = format!("{PAM}/{service}");
+    if depth > MAX_DEPTH {
+        return Err(format!("{path} is included too deep"));
+    }
+    let bytes = roots::read(Path::new(&path), FILE_MAX).map_err(|error| error.to_string())?;
+    for (number, text) in (1..).zip(String::from_utf8_lossy(&bytes).lines()) {
+        let words: Vec<&str> = text.split('#').next().unwrap_or_default().split_ascii_whitespace().collect();
+        let plain = |name: &&&str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+        let included = match words.as_slice() {
+            ["@include", name] => Some(name).filter(plain),
+            [kind, "include", name] if kind.trim_start_matches('-') == "account" => Some(name).filter(plain),
+            _ => None,
+        };
+        match included {
+            Some(name) => account_lines(name, depth + 1, lines)?,
+            None if words.first() == Some(&"@include") => return Err(format!("{path} line {number} is not followed")),
+            None => lines.push(StackLine { place: format!("{path} line {number}"), text: text.to_owned() }),
         }
     }
     Ok(())

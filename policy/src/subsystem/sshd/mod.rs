@@ -25,7 +25,7 @@ pub use facts::key_file::{Chain, Groups, KeyFile, Members, Modes, Owner, Reading
 pub use facts::power::{Power, SCHEDULED};
 pub use facts::revoked_keys::{RevokedKeys, revoked_keys};
 pub use facts::state::{
-    Absent, Account, Boot, DEFAULT_KEYS, Folder, HostKey, KeyProblem, Login, Manager, Need, Pid, Server, Startups, State,
+    Absent, Account, Aging, Boot, DEFAULT_KEYS, Folder, HostKey, KeyProblem, Login, Manager, Need, Pid, Server, Startups, State,
     ValueFile, host_key_paths, is_user_name,
 };
 pub use judge::admission::{complains_of_these, drop_percent};

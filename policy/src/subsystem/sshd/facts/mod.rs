@@ -10,4 +10,5 @@ pub(crate) mod key_file;
 pub mod pam;
 pub(crate) mod power;
 pub(crate) mod revoked_keys;
+pub mod stack;
 pub(crate) mod state;

@@ -14,6 +14,7 @@ use crate::subsystem::sshd::facts::journal::{Entrance, Journal};
 use crate::subsystem::sshd::facts::pam::Passwords;
 use crate::subsystem::sshd::facts::power::Power;
 use crate::subsystem::sshd::facts::revoked_keys::RevokedKeys;
+use crate::subsystem::sshd::facts::stack::AccountStack;
 use crate::subsystem::sshd::{Answer, Candidate, Effective, Invocation, KeyFile, Running};
 
 /// A fact about sshd that is not known yet.
@@ -374,6 +375,12 @@ pub struct Account {
     pub groups: Vec<String>,
     /// The day the account expired (shadow(5), field 8), where that is past.
     pub expired: Result<Option<String>, String>,
+    /// What the age of the password does, where that is over (shadow(5), fields 3, 5 and 7).
+    #[serde(default = "of_no_age")]
+    pub aging: Result<Option<Aging>, String>,
+    /// The account part of sshd's PAM stack.
+    #[serde(default)]
+    pub stack: AccountStack,
     /// Whether the password is locked with `!` (passwd(1) `-l`).
     pub locked: Result<bool, String>,
     /// Whether there is a password that could be typed; not known of users whose line is not in shadow(5) or could not be read.
@@ -383,6 +390,20 @@ pub struct Account {
     pub passwords: Passwords,
     /// The file that keeps all users but root out (nologin(5)), and its first line.
     pub nologin: Result<Option<(String, String)>, String>,
+}
+
+/// What was read without an age, by an older sshfix.
+fn of_no_age() -> Result<Option<Aging>, String> {
+    Ok(None)
+}
+
+/// A password that is older than it may be (`pam_unix(8)`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Aging {
+    /// It must be changed before anything else: since when it stands, and how many days it may.
+    Change(String),
+    /// It was not changed in time, and the account is refused.
+    Over(String),
 }
 
 /// What a file says besides that sshd may write its pid over.

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use crate::host::{self, HostState, Needs, Part};
 use crate::subsystem::sshd::config::Client;
 use crate::subsystem::sshd::facts::faillock::Locked;
-use crate::subsystem::sshd::facts::state::{Account, Need};
+use crate::subsystem::sshd::facts::stack::AccountStack;
+use crate::subsystem::sshd::facts::state::{Account, Aging, Need};
 use crate::subsystem::sshd::judge::access::alternatives;
 use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
 use crate::subsystem::sshd::judge::methods::{Doubt, Methods, Way, ways};
@@ -53,6 +54,9 @@ pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: 
     if let Some(why) = undecided(effective, account) {
         judgement.add(Judgement::unknown(why));
     }
+    if let Some(line) = asked_of_pam(effective, account) {
+        judgement.add(Judgement::unknown(format!("UsePAM yes: what PAM says of {user} is not known: {line}")));
+    }
     judgement
 }
 
@@ -80,8 +84,47 @@ fn asks_for_shell(effective: &Effective) -> bool {
 fn undecided(effective: &Effective, account: &Account) -> Option<String> {
     let shell = account.shell_problem.as_ref().err().filter(|_| asks_for_shell(effective));
     let nologin = account.nologin.as_ref().err().filter(|_| account.uid != 0);
-    let locked = account.locked.as_ref().err().filter(|_| effective.one("usepam") != Some("yes"));
-    shell.or(nologin).or(account.expired.as_ref().err()).or(locked).cloned()
+    let pam = effective.one("usepam") == Some("yes");
+    let locked = account.locked.as_ref().err().filter(|_| !pam);
+    let aging = account.aging.as_ref().err().filter(|_| pam && ages(account));
+    shell.or(nologin).or(account.expired.as_ref().err()).or(locked).or(aging).cloned()
+}
+
+/// Modules of PAM that decide about the account, which sshfix does not read: where they stand.
+fn asked_of_pam<'a>(effective: &Effective, account: &'a Account) -> Option<&'a str> {
+    match &account.stack {
+        AccountStack::Perhaps(line) if effective.one("usepam") == Some("yes") => Some(line),
+        AccountStack::Perhaps(_) | AccountStack::Plain { .. } => None,
+    }
+}
+
+/// Whether PAM asks for the age of the password.
+fn ages(account: &Account) -> bool {
+    match account.stack {
+        AccountStack::Plain { ages } => ages,
+        // Another module may permit first.
+        AccountStack::Perhaps(_) => false,
+    }
+}
+
+/// A password that is too old keeps every command out, by key, too (session.c, "Password change required but no TTY available").
+fn aged(user: &str, account: &Account) -> Option<Judgement> {
+    let (over, since) = match account.aging.as_ref().ok()?.as_ref()? {
+        Aging::Over(since) => (true, since),
+        Aging::Change(since) => (false, since),
+    };
+    let evidence = vec![Evidence::new("/etc/shadow", format!("{user}: {since}"))];
+    let fix = format!("`chage -d $(date +%F) {user}`; `chage -M -1 -I -1 {user}` ends the aging of this password");
+    let detail = if over {
+        format!("the password of {user} was not changed in time, so PAM refuses the account: {since}")
+    } else if account.password == Some(false) {
+        format!("PAM wants a new password of {user}, who has none to change: {since}")
+    } else {
+        format!(
+            "PAM wants a new password of {user} first: only a shell on a terminal asks for it, commands and sftp are refused: {since}"
+        )
+    };
+    Some(refuse(detail, evidence, fix))
 }
 
 /// `pam_faillock(8)` refuses passwords alone: a login by key never runs the `auth` part of the PAM stack (auth2-pubkey.c).
@@ -170,13 +213,21 @@ fn refuse(detail: String, evidence: Vec<Evidence>, fix: String) -> Judgement {
 
 /// What keeps the account out whatever it offers, or may, for the proof: how it was seen now. It may pass by itself, or be seen wrongly.
 pub fn objection(effective: &Effective, user: &str, account: &Account) -> Option<Objection> {
-    if let Some(Judgement { detail, evidence, .. }) = shut_out(effective, user, account) {
+    // Who can change the password on a terminal gets in by that: this closes nothing for certain.
+    let changes = matches!(account.aging, Ok(Some(Aging::Change(_)))) && account.password != Some(false);
+    let young = Account { aging: Ok(None), ..account.clone() };
+    if let Some(Judgement { detail, evidence, .. }) = shut_out(effective, user, if changes { &young } else { account }) {
         let quoted =
             evidence.first().map_or(String::new(), |evidence| format!(" ({}: {})", evidence.source, evidence.text.as_str()));
         let reason = Reason::Account(detail.as_str().to_owned());
         return Some(Objection::refuse(Stage::Account, reason, Text::from("sshd: ") + detail + quoted));
     }
-    let why = undecided(effective, account)?;
+    let aged = || shut_out(effective, user, account).map(|refused| refused.detail.as_str().to_owned());
+    if let Some(line) = asked_of_pam(effective, account) {
+        let why = format!("UsePAM yes: what PAM says of {user} is not known: {line}");
+        return Some(Objection::unknown(Stage::Account, Reason::Account(why.clone()), why));
+    }
+    let why = undecided(effective, account).or_else(aged)?;
     Some(Objection::unknown(Stage::Account, Reason::Account(why.clone()), format!("the account of {user}: {why}")))
 }
 
@@ -202,6 +253,12 @@ fn shut_out(effective: &Effective, user: &str, account: &Account) -> Option<Judg
     if let Ok(Some(day)) = &account.expired {
         let evidence = vec![Evidence::new("/etc/shadow", format!("{user}: expired on {day}"))];
         return Some(refuse(format!("the account of {user} expired on {day}"), evidence, format!("`chage -E -1 {user}`")));
+    }
+    if pam
+        && ages(account)
+        && let Some(refused) = aged(user, account)
+    {
+        return Some(refused);
     }
     if account.locked == Ok(true) && !pam {
         let evidence = vec![Evidence::new("/etc/shadow", format!("{user}:!..."))];

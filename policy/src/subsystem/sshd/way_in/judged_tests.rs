@@ -11,6 +11,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::subsystem::listener;
 use crate::subsystem::sshd::config::{Document, Tree, keyword};
 use crate::subsystem::sshd::facts::pam::Passwords;
+use crate::subsystem::sshd::facts::stack::AccountStack;
 use crate::subsystem::sshd::facts::state::{Account, Login, Server};
 use crate::subsystem::sshd::{
     Answer, AuthorizedKey, Effective, Folder, Invocation, KeyFile, Manager, Modes, Pid, RevokedKeys, ValueFile,
@@ -105,6 +106,8 @@ fn account(uid: u32, password: Option<bool>) -> Part<Account> {
         shell_problem: Ok(None),
         groups: vec!["alice".to_owned()],
         expired: Ok(None),
+        aging: Ok(None),
+        stack: AccountStack::default(),
         locked: Ok(false),
         password,
         passwords: Passwords::Shadow,
