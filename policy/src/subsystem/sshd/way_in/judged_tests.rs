@@ -18,19 +18,20 @@ use crate::subsystem::sshd::{
 };
 use crate::verdict::{AccessPath, PathOrigin};
 
-const MAIN: &str = "/etc/ssh/sshd_config";
+pub(super) const MAIN: &str = "/etc/ssh/sshd_config";
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 
 /// What `sshd -T` prints where no line says otherwise, as far as the stages look at it.
-const BASE: &str = "addressfamily any\nauthenticationmethods any\nauthorizedkeyscommand none\nauthorizedkeysfile .ssh/authorized_keys\n\
+pub(super) const BASE: &str = "addressfamily any\nauthenticationmethods any\nauthorizedkeyscommand none\nauthorizedkeysfile .ssh/authorized_keys\n\
     casignaturealgorithms ssh-ed25519,rsa-sha2-512\nchrootdirectory none\nciphers chacha20-poly1305@openssh.com,aes128-ctr,aes256-ctr\n\
     forcecommand none\ngssapiauthentication no\nhostbasedauthentication no\nhostkeyalgorithms ssh-ed25519,ecdsa-sha2-nistp256,rsa-sha2-512\n\
     kbdinteractiveauthentication no\nkerberosauthentication no\nkexalgorithms curve25519-sha256,ecdh-sha2-nistp256\n\
     listenaddress 0.0.0.0:22\nlogingracetime 120\nmacs hmac-sha2-256,hmac-sha2-512\nmaxauthtries 6\nmaxsessions 10\nmaxstartups 10:30:100\n\
     passwordauthentication yes\npermitemptypasswords no\npermitrootlogin yes\npersourcemaxstartups none\npidfile /run/sshd.pid\nport 22\n\
     pubkeyacceptedalgorithms ssh-ed25519,rsa-sha2-512,rsa-sha2-256,sk-ssh-ed25519@openssh.com\npubkeyauthentication yes\n\
-    pubkeyauthoptions none\nrequiredrsasize 1024\nrevokedkeys none\nstrictmodes yes\ntrustedusercakeys none\nusedns no\nusepam yes\n";
+    pubkeyauthoptions none\nrequiredrsasize 1024\nrevokedkeys none\nstrictmodes yes\n\
+    subsystem sftp /usr/lib/openssh/sftp-server\ntrustedusercakeys none\nusedns no\nusepam yes\n";
 
 /// A keyword, who comes, what is so before, and what is so after it.
 type Row = (&'static str, &'static str, &'static str, &'static str);
@@ -83,7 +84,7 @@ const TABLE: &[Row] = &[
 ];
 
 /// The lines of a text over those before it; `-keyword` takes one away.
-fn over(base: &str, lines: &str) -> String {
+pub(super) fn over(base: &str, lines: &str) -> String {
     let keyword = |line: &str| line.split(' ').next().unwrap_or_default().trim_start_matches('-').to_owned();
     let set: Vec<String> = lines.lines().map(keyword).collect();
     let kept = base.lines().filter(|line| !set.contains(&keyword(line)));
@@ -116,7 +117,7 @@ fn account(uid: u32, password: Option<bool>) -> Part<Account> {
 }
 
 /// A host before an edit and after it, with all that sshd would say.
-fn hosts(user: &str, before: &str, after: &str) -> (HostState, HostState) {
+pub(super) fn hosts(user: &str, before: &str, after: &str) -> (HostState, HostState) {
     let (was, is) = (Effective::parse(before), Effective::parse(after));
     let mut tree = Tree::new(MAIN);
     tree.files.insert(MAIN.to_owned(), Document::parse(before.as_bytes()));
@@ -142,6 +143,10 @@ fn hosts(user: &str, before: &str, after: &str) -> (HostState, HostState) {
     let plain = ValueFile::Regular { size: 10, for_all: true, program: false, pid: Pid::None };
     host.sshd.value_files.insert("/etc/ssh/ca.pub".to_owned(), plain);
     host.sshd.value_files.insert("/run/sshd.pid".to_owned(), ValueFile::Missing);
+    for path in ["/usr/lib/openssh/sftp-server", "/usr/bin/netconf", "/bin/false", "/x"] {
+        let program = ValueFile::Regular { size: 10, for_all: true, program: true, pid: Pid::None };
+        host.sshd.value_files.insert(path.to_owned(), program);
+    }
     host.sshd.revoked_keys.insert("/etc/ssh/revoked".to_owned(), RevokedKeys::Missing("no such file".to_owned()));
     for (name, uid, password) in [("alice", 1000, Some(true)), ("dave", 1001, None), ("root", 0, Some(true))] {
         host.sshd.accounts.insert(name.to_owned(), account(uid, password));
@@ -298,7 +303,7 @@ fn who_is_exempt_is_not_turned_away_for_penalties_of_others() {
 }
 
 /// What the edit of something else makes of files that sshd has not read, or may not have.
-fn beside_a_hand_edit(user: &str, by_hand: &str, edit: &str, mark: &str, stale: bool) -> Option<String> {
+pub(super) fn beside_a_hand_edit(user: &str, by_hand: &str, edit: &str, mark: &str, stale: bool) -> Option<String> {
     let before = over(&over(BASE, mark), by_hand);
     let (mut read, mut now) = hosts(user, &before, &over(&before, edit));
     for host in [&mut read, &mut now] {

@@ -12,6 +12,7 @@ pub(crate) mod parts;
 pub(crate) mod risk;
 pub(crate) mod serves;
 mod sessions;
+mod stale;
 pub mod values;
 pub(crate) mod worse;
 
@@ -223,11 +224,13 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     }
     let edited: BTreeSet<String> =
         server.edited.values().flat_map(|(was, is)| edited_lines(was, is)).map(|line| line.0).collect();
+    let edited = edited.into_iter().chain(stale::keywords(&server)).collect();
     way.objections.extend(before.effective.as_ref().ok().and_then(|was| values::not_printed(&edited, was, effective)));
     let users = sessions.users(path);
     if users.is_empty() {
         way.objections.extend(values::objections(now, effective, needs));
         way.objections.extend(nobody_named(&before, &server, now, needs));
+        way.objections.extend(stale::nobody_named(&server, now, needs));
         return way;
     }
     let parts = Parts::of(&before, &users).and(Parts::of(&server, &users)).with_keys(now, &users);
@@ -300,6 +303,9 @@ pub fn way_in_now(read: &HostState, port: u16, path: &AccessPath, needs: &mut Ne
     way.objections = others;
     way.disproved = sockets.into_iter().map(|objection| (objection, Disproof::Changed)).collect();
     disprove(&mut way, read, server, path, needs);
+    if !server.stale.is_empty() {
+        stale::forget(&mut way, read);
+    }
     // That they are in is all that is known, and it is enough.
     if !server.stale.is_empty() && path.origin == PathOrigin::Session {
         way.objections.clear();
@@ -416,11 +422,13 @@ fn opened(login: &LoginWay, host: &HostState, server: &Server, port: u16, needs:
         let new = if server.stale.is_empty() { !of_shells(keyword) } else { server.may_be_new(keyword) };
         (!is_plain && new).then_some((*keyword, *plain))
     };
-    let taken: Vec<(&str, &str)> = TAKEN_AWAY.iter().filter_map(taken).collect();
+    let taken = TAKEN_AWAY.iter().filter_map(taken).map(|(keyword, plain)| (keyword.to_owned(), plain.to_owned()));
+    let taken: Vec<(String, String)> = taken.chain(stale::taken(login, host, server, account)).collect();
     if taken.is_empty() {
         return None;
     }
-    let effective = taken.into_iter().fold(login.effective.clone(), |effective, (keyword, value)| effective.with(keyword, value));
+    let with = |effective: Effective, (keyword, value): (String, String)| effective.with(&keyword, &value);
+    let effective = taken.into_iter().fold(login.effective.clone(), with);
     let client = client(&login.user, (login.address, login.local, port), account);
     let ways = ways(host, &effective, &client, account, needs);
     let forwards_alone = forwarding::alone(&effective, account);

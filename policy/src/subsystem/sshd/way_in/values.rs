@@ -296,6 +296,62 @@ pub fn not_known(was: &Effective, is: &Effective) -> Option<Objection> {
     unknown.next().map(|keyword| objection(keyword, &is.all(keyword).join(" "), &does_not_know(keyword)))
 }
 
+/// Keywords that [`not_known`] looks at, with another value each where theirs may have come since sshd read its files: one that keeps nobody
+/// out. sftp that is there no more went with a line that cannot be seen.
+pub fn or_before(effective: &Effective, may_be_new: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+    let is_set = |keyword: &str, off: &str| effective.one(keyword).is_some_and(|value| value != off);
+    let other = |(keyword, values): (&str, &[String])| match effect(keyword) {
+        None => Some("not known"),
+        Some(Effect::Without(other, off)) => is_set(other, off).then(|| off_by_default(keyword)).flatten(),
+        Some(Effect::Change(harmless)) if keyword != "subsystem" => {
+            let plain = off_by_default(keyword)?;
+            (!harmless(&[plain.to_owned()], values)).then_some(plain)
+        }
+        Some(Effect::Change(_) | Effect::Judged | Effect::Harmless | Effect::Where(_) | Effect::File(_)) => None,
+    };
+    let new = |(keyword, values): (&str, &[String])| {
+        let plain = other((keyword, values)).filter(|plain| values != [*plain] && may_be_new(keyword))?;
+        Some((keyword.to_owned(), plain.to_owned()))
+    };
+    let mut found: Vec<(String, String)> = effective.iter().filter_map(new).collect();
+    let subsystems = effective.all("subsystem");
+    let has_sftp = subsystems.iter().any(|value| before(value, ' ') == "sftp");
+    if !subsystems_stay(&[SFTP.to_owned()], subsystems) && (!has_sftp || may_be_new("subsystem")) {
+        found.push(("subsystem".to_owned(), SFTP.to_owned()));
+    }
+    found
+}
+
+/// The sftp that every sshd has in itself.
+const SFTP: &str = "sftp internal-sftp";
+
+/// What sshd goes by where no line sets it, for keywords of [`Effect::Without`] and [`Effect::Change`]; none where it is no plain word, or keeps
+/// nobody out.
+fn off_by_default(keyword: &str) -> Option<&'static str> {
+    Some(match keyword {
+        "authorizedkeyscommanduser"
+        | "authorizedprincipalscommand"
+        | "authorizedprincipalscommanduser"
+        | "authorizedprincipalsfile"
+        | "persourcepenaltyexemptlist" => "none",
+        "gssapienablek5users" | "hostbasedusesnamefrompacketonly" | "ignoreuserknownhosts" | "permituserenvironment" => "no",
+        "gssapistrictacceptorcheck" | "ignorerhosts" | "kerberosorlocalpasswd" | "permituserrc" => "yes",
+        _ => return None,
+    })
+}
+
+/// Whether a line may take something away from whoever comes, of those that no stage judges.
+pub fn takes_away(host: &HostState, keyword: &str, arguments: &[String], needs: &mut Needs) -> bool {
+    let value = arguments.join(" ");
+    match effect(keyword) {
+        None => !is_structure(keyword),
+        Some(Effect::Change(_)) if keyword == "subsystem" => !subsystems_stay(&[SFTP.to_owned()], &[SFTP.to_owned(), value]),
+        Some(Effect::Change(harmless)) => off_by_default(keyword).is_some_and(|plain| !harmless(&[plain.to_owned()], &[value])),
+        Some(Effect::Without(..) | Effect::Judged | Effect::Harmless) => false,
+        Some(Effect::Where(_) | Effect::File(_)) => !is_harmless(host, keyword, arguments, needs),
+    }
+}
+
 /// A keyword of an edited line that no table of sshfix has, and that sshd does not print: whether its value changes is not known either.
 pub fn not_printed(edited: &BTreeSet<String>, was: &Effective, is: &Effective) -> Option<Objection> {
     let silent = |keyword: &&String| was.all(keyword).is_empty() && is.all(keyword).is_empty();

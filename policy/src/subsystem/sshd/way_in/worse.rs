@@ -52,12 +52,16 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, Text)> {
     }
     let unknown = |why| (Verdict::Unknown, why);
     let advised = |why: Text| why + format!("; {}", Disproof::Changed.advice(&is.user));
+    let may_be_new = was.opened.as_deref().and_then(|opened| values::not_known(&opened.effective, &is.effective));
+    if let Some(new) = may_be_new {
+        return Some(unknown(advised(new.why)));
+    }
     // By what sshd may have read in the place of its files.
     let opened = |lost: fn(&LoginWay, &LoginWay) -> Option<Text>| {
         lost(was, is).or_else(|| was.opened.as_deref().and_then(|opened| lost(opened, is)).map(advised))
     };
     let asks_pam = || asks_pam(was, is).filter(|_| !closed);
-    let elsewhere = opened(sessions::another).or_else(asks_pam).or_else(|| no_way_through(was, is));
+    let elsewhere = opened(sessions::another).or_else(asks_pam).or_else(|| opened(no_way_through));
     let of_session = || sessions::no_subsystem(was, is).or_else(|| sessions::no_terminal(was, is));
     let elsewhere = elsewhere.or_else(of_session);
     let refused = opened(sessions::none_left)
