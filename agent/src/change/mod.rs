@@ -104,7 +104,9 @@ fn restore(host: &mut impl Host, step: &Step, rebooted: bool) -> Result<Restored
 pub fn take_back(host: &mut impl Host, store: &Store, change: ChangeRecord, why: &str, now: &Moment) -> TakenBack {
     let rebooted = change.boot.differs(&now.boot);
     let all: Vec<Step> = change.steps.iter().map(|record| record.step.clone()).collect();
+    host.taking_back(change.plan.as_ref().map_or(&[], |plan| plan.paths.as_slice()));
     let taken = undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted);
+    host.taking_back(&[]);
     if taken.stuck.is_empty() {
         kept::forget(&all);
     }

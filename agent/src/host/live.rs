@@ -4,11 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, HostState, Need, Needs, Part, Question, Restored, StepError};
 use sshfix_policy::proof::unread;
+use sshfix_policy::reply::PathDocument;
+use sshfix_policy::subsystem::sshd::way_in::gone;
 use sshfix_policy::subsystem::{
     fail2ban as fail2ban_model, ipset as ipset_model, listener as listener_model, nf_tables as nf_tables_model,
     route as route_model, sshd as sshd_model,
@@ -17,7 +20,7 @@ use sshfix_policy::verdict::AccessPath;
 
 use crate::config::Config;
 use crate::host::observe::complete;
-use crate::patience;
+use crate::patience::{self, Patience};
 use crate::subsystem::{conntrack, fail2ban, hosts_access, ipset, listener, nf_tables, recent, route, sshd, ufw, xtables};
 use crate::sys::descriptors;
 use crate::sys::files::Old;
@@ -32,7 +35,12 @@ pub struct LiveHost {
     sshd_versions: sshd::Versions,
     users: sshd::Users,
     pulse: Pulse,
+    /// The ways in of the plan that is being taken back.
+    proven: Vec<PathDocument>,
 }
+
+/// How long a rollback looks for what its old files name and is gone: it waits for nothing that others can put off.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl LiveHost {
     /// Opens nothing yet: what is missing shows when it is first read.
@@ -40,7 +48,7 @@ impl LiveHost {
         let fail2ban = fail2ban::Fail2ban::new(&config.paths.fail2ban_socket);
         let (ruleset, texts, sshd_versions) = (nf_tables::Ruleset::new(), xtables::Texts::default(), sshd::Versions::default());
         let (users, pulse) = (sshd::Users::default(), Pulse::default());
-        Self { config, fail2ban, ruleset, texts, sshd_versions, users, pulse }
+        Self { config, fail2ban, ruleset, texts, sshd_versions, users, pulse, proven: Vec::new() }
     }
 
     /// Beats with each thing that is read or done: a long change lives, one that hangs does not.
@@ -63,7 +71,7 @@ impl LiveHost {
     /// Observes, with facts that will be asked for: what takes programs is read beside the ruleset, whose dump takes as long.
     pub fn observe_with(&mut self, question: &Question, first: &Needs) -> HostState {
         self.users.begin();
-        let Self { config, fail2ban, ruleset, texts, sshd_versions, users: _, pulse } = self;
+        let Self { config, fail2ban, ruleset, texts, sshd_versions, users: _, pulse, proven: _ } = self;
         pulse.beat();
         let patience = patience::current();
         let patiently = || patience.clone();
@@ -270,6 +278,10 @@ impl Host for LiveHost {
         }
     }
 
+    fn taking_back(&mut self, proven: &[PathDocument]) {
+        self.proven = proven.to_vec();
+    }
+
     fn restore(&mut self, step: &Step) -> Result<Restored, StepError> {
         self.pulse.beat();
         // Whoever uses up all others cannot keep a change from being taken back.
@@ -307,13 +319,47 @@ fn not_looked_at(step: &Step, why: &str) -> StepError {
 }
 
 impl LiveHost {
-    /// Of whom edits of others would close the way in that sshd has not read, once it is told of this rollback, or the old files of one that
-    /// was down. The host is read for it only where there are such edits, which only root can make, or it was down.
+    /// Why sshd is not to be told of this rollback: it would refuse somebody by edits of others that it has not read, by old files that it
+    /// never read because it was down, or because of what they name and is gone. The host is read for it only where that may be so, and only
+    /// root can make it so.
     fn would_refuse(&mut self, step: &sshd_model::Step) -> Option<String> {
         let others = sshd::edited_since(step);
-        if others.is_empty() && !step.was_down() {
+        let by_others = if others.is_empty() && !step.was_down() {
+            None
+        } else {
+            self.at_rollback(step, |state, paths, needs| unread::refused(state, step, &others, paths, needs))
+        };
+        if let Some(whom) = by_others.as_ref().filter(|_| step.was_down()) {
+            return Some(format!(
+                "it was down when the change was made and never read the old files, and they would refuse {whom}. Put those right, or have sshd \
+                 read them (`systemctl reload ssh`)"
+            ));
+        }
+        if let Some(whom) = by_others {
+            return Some(format!(
+                "its files hold edits of others that it has not read and that would refuse {whom}. Put those right, or have sshd read them \
+                 (`systemctl reload ssh`)"
+            ));
+        }
+        let proven = self.proven.clone();
+        if proven.is_empty() || !gone::may_name(step) {
             return None;
         }
+        let patience = Patience::new(LOOK);
+        let whom = patience::with(Some(patience), || {
+            self.at_rollback(step, |state, paths, needs| gone::refused(state, step, paths, &proven, needs))
+        })?;
+        Some(format!(
+            "by these files it would refuse {whom}. Put that there again, or edit the files and have sshd read them (`systemctl reload ssh`)"
+        ))
+    }
+
+    /// What the live sessions and the keep entries make of it.
+    fn at_rollback(
+        &mut self,
+        step: &sshd_model::Step,
+        answer: impl Fn(&HostState, &[AccessPath], &mut Needs) -> Option<String>,
+    ) -> Option<String> {
         let kept = self.config.kept_paths();
         let sources = kept.iter().map(|path| path.source).collect();
         let question = Question { sources, port: self.config.ssh_port, everybody: false };
@@ -321,7 +367,7 @@ impl LiveHost {
         self.answered(&question, first, |state, needs| {
             let sessions = listener_model::sessions(state).unwrap_or_default();
             let paths: Vec<AccessPath> = sessions.into_iter().chain(kept.clone()).collect();
-            unread::refused(state, step, &others, &paths, needs)
+            answer(state, &paths, needs)
         })
         .1
     }

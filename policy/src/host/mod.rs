@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::address::Source;
 use crate::host::step::Step;
+use crate::reply::PathDocument;
 use crate::subsystem::ipset::SetNames;
 use crate::subsystem::{fail2ban, hosts_access, ipset, listener, nf_tables, route, sshd, ufw, xtables};
 
@@ -219,6 +220,9 @@ pub trait Host {
         self.lookup(&mut state, &step.needs());
         Ok(step.holds(&state).is_ok())
     }
+
+    /// A change is taken back whose plan was proven for these ways in, as they were before it; none when that is done.
+    fn taking_back(&mut self, _proven: &[PathDocument]) {}
 
     /// Takes one step back: `after` becomes `before`. Where others changed the same part meanwhile, only ours is taken back.
     fn restore(&mut self, step: &Step) -> Result<Restored, StepError> {

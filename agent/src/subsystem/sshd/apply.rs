@@ -278,17 +278,9 @@ fn put_back(step: &Step, change_of: Option<&Invocation>, would_refuse: Option<&s
         write(file, &now, &back, old)?;
         wrote = true;
     }
-    if let Some(whom) = would_refuse.filter(|_| step.was_down()) {
+    if let Some(why) = would_refuse {
         return Err(StepError::Failed(format!(
-            "the files are as they were, but sshd was not told so and runs on with this change: it was down when the change was made and never \
-             read the old files, and they would refuse {whom}. Put those right, or have sshd read them (`systemctl reload ssh`); sshfix goes on \
-             trying"
-        )));
-    }
-    if let Some(whom) = would_refuse {
-        return Err(StepError::Failed(format!(
-            "the files are as they were, but sshd was not told so and runs on with this change: its files hold edits of others that it has \
-             not read and that would refuse {whom}. Put those right, or have sshd read them (`systemctl reload ssh`); sshfix goes on trying"
+            "the files are as they were, but sshd was not told so and runs on with this change: {why}; sshfix goes on trying"
         )));
     }
     let refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(step);

@@ -6,6 +6,7 @@ pub(crate) mod boot;
 pub(crate) mod clients;
 mod closed;
 mod forwarding;
+pub mod gone;
 #[cfg(test)]
 mod judged_tests;
 pub(crate) mod parts;

@@ -1,0 +1,206 @@
+//! What sshd has not read yet and comes into effect: lines by hand, with a reload or with an edit of something else; and old lines, with a
+//! rollback, that name what is gone by then. Root, who is in, a `[[keep]]` entry of alice's, and sftp are the judge, with real logins.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+use std::time::Duration;
+
+use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server, Session};
+
+const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
+const ALICE_FROM: &str = "198.51.100.7";
+const LONG: Duration = Duration::from_mins(3);
+/// SSH_FXP_INIT of sftp.
+const SFTP: &[u8] = &[0, 0, 0, 5, 1, 0, 0, 0, 3];
+
+fn prepare(server: &Server) {
+    server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
+    server
+        .sh("useradd -m -s /bin/bash -p '*' alice; cp -r /root/.ssh /home/alice/; chown -R alice: /home/alice; chmod 755 /home/alice
+             cp /etc/ssh/sshd_config /etc/ssh/plain; cp /etc/sshfix/agent.toml /etc/sshfix/agent.toml.plain
+             mkdir /etc/ssh/kk; cp /root/.ssh/authorized_keys /etc/ssh/kk/root; cp /root/.ssh/authorized_keys /etc/ssh/kk/alice")
+        .expect_ok();
+    if server.release() == Release::Trixie {
+        server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
+    }
+    keep(server, "user = \"alice\"\n");
+}
+
+fn keep(server: &Server, user: &str) {
+    let config = server.read("/etc/sshfix/agent.toml.plain");
+    server.write("/etc/sshfix/agent.toml", format!("[[keep]]\naddress = \"{ALICE_FROM}\"\n{user}{config}"));
+    server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
+}
+
+/// A configuration, and an sshd that has read it.
+fn configured(server: &Server, text: &str) {
+    server.sh("cp /etc/ssh/plain /etc/ssh/sshd_config").expect_ok();
+    server.write(DROP_IN, text);
+    server.sh("sshd -t && rm -f /run/sshd.pid && systemctl reload ssh.service").expect_ok();
+    server.wait_until("sshd has read it", LONG, || server.path("/run/sshd.pid").exists());
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+fn has_sftp(server: &Server) -> bool {
+    let mut command = server.login_command("root", ADMIN_V4, 22);
+    command.extend(["-s".to_owned(), "sftp".to_owned()]);
+    lab::run_with_input(&command.iter().map(String::as_str).collect::<Vec<_>>(), SFTP).ok()
+}
+
+/// Who gets in.
+fn works(server: &Server) -> [bool; 3] {
+    [server.gets_in("root", ADMIN_V4, 22), server.gets_in("alice", ALICE_FROM, 22), has_sftp(server)]
+}
+
+fn roll_back(server: &Server, asked: &CtlResult) {
+    if let Some(id) = asked.json()["id"].as_str() {
+        server.ctl(&["rollback", id]);
+    }
+}
+
+fn comes_into_effect(release: Release) -> Vec<String> {
+    let server = &Server::boot(release);
+    server.install_sshfix();
+    prepare(server);
+    let _root = Session::open_as(server, "root", ADMIN_V4, 22);
+    let mut wrong = lines_by_hand(server);
+    wrong.extend(a_keep_entry_without_a_user(server));
+    wrong.extend(a_rollback_to_what_is_gone(server));
+    wrong.extend(a_rollback_that_a_user_would_prevent(server));
+    wrong.into_iter().map(|what| format!("{release}: {what}\n")).collect()
+}
+
+#[test]
+fn nothing_comes_into_effect_unproven() {
+    if !lab::root_or_skip() {
+        return;
+    }
+    let wrong: Vec<String> = std::thread::scope(|scope| {
+        let tried = Release::ALL.map(|release| scope.spawn(move || comes_into_effect(release)));
+        tried.into_iter().flat_map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    assert!(wrong.is_empty(), "{}", wrong.concat());
+}
+
+/// What sshd has read, what is done and written by hand then, and whether a reload brings it.
+const BY_HAND: [(&str, &str, &str, bool); 18] = [
+    ("", "", "UseDNS yes\nDenyUsers alice@seven.example.org\n", false),
+    ("", "", "UseDNS yes\nAllowUsers root alice@other.example.org\n", false),
+    ("", "usermod -p '!' alice", "UsePAM no\n", false),
+    ("StrictModes no\n", "chmod 666 /home/alice/.ssh/authorized_keys", "StrictModes yes\n", false),
+    ("StrictModes no\n", "chmod 666 /home/alice/.ssh/authorized_keys", "", false),
+    ("", "sed -i 's#^Subsystem.*#Subsystem sftp /bin/false#' /etc/ssh/sshd_config", "", false),
+    ("", "sed -i '/^Subsystem/d' /etc/ssh/sshd_config", "", false),
+    ("", "", "LoginGraceTime 1\n", false),
+    ("", "", "PermitUserEnvironment yes\n", false),
+    ("", "", "Match User alice\n    RevokedKeys /root/.ssh/authorized_keys\n", false),
+    ("", "", "Match User alice\n    PubkeyAcceptedAlgorithms rsa-sha2-512\n", false),
+    ("", "", "Match User alice\n    MaxAuthTries 0\n", false),
+    // Nothing of these keeps anybody out.
+    ("", "", "X11Forwarding no\n", true),
+    ("X11Forwarding yes\n", "", "", true),
+    ("", "", "PasswordAuthentication no\nMaxAuthTries 3\n", true),
+    ("", "", "UseDNS yes\nDenyUsers bob@seven.example.org\n", true),
+    ("", "", "Subsystem netconf /usr/bin/netconf\n", true),
+    ("", "", "Match User bob\n    DenyUsers bob\n    PubkeyAuthentication no\n", true),
+];
+
+fn lines_by_hand(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (read, change, by_hand, comes) in BY_HAND {
+        configured(server, read);
+        server.sh(if change.is_empty() { "true" } else { change }).expect_ok();
+        server.write(DROP_IN, by_hand);
+        server.sh("sshd -t").expect_ok();
+        let edit: &[&str] = &["sshd", "set", "PrintLastLog", "no"];
+        let more = usize::from(by_hand.starts_with("UseDNS") && !comes);
+        for words in [&["sshd", "reload"][..], edit].into_iter().take(1 + more) {
+            let asked = server.ctl(&[words, &["--json", "--confirm-within", "10m"]].concat());
+            if asked.status != if comes { 5 } else { 4 } || comes && works(server) != [true; 3] {
+                let said = &asked.json()["message"];
+                wrong.push(format!("{change} {by_hand:?} {words:?}: {} {said} {:?}", asked.status, works(server)));
+            }
+            roll_back(server, &asked);
+        }
+        server.sh("usermod -p '*' alice; chmod 600 /home/alice/.ssh/authorized_keys").expect_ok();
+    }
+    configured(server, "");
+    wrong
+}
+
+fn a_keep_entry_without_a_user(server: &Server) -> Vec<String> {
+    keep(server, "");
+    let mut wrong = Vec::new();
+    for (by_hand, status) in [("AllowUsers root\n", 4), ("PasswordAuthentication no\n", 5)] {
+        configured(server, "");
+        server.write(DROP_IN, by_hand);
+        let asked = server.ctl(&["sshd", "reload", "--json", "--confirm-within", "10m"]);
+        if asked.status != status || works(server) != [true; 3] {
+            wrong.push(format!("no user, {by_hand:?}: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
+        }
+        roll_back(server, &asked);
+    }
+    configured(server, "");
+    keep(server, "user = \"alice\"\n");
+    wrong
+}
+
+/// People remove what they have just switched off, and miss the confirm.
+fn a_rollback_to_what_is_gone(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let table = [
+        ("RevokedKeys /etc/ssh/revoked\n", "touch /etc/ssh/revoked", "RevokedKeys none", "rm /etc/ssh/revoked"),
+        (
+            "AuthorizedKeysFile /etc/ssh/kk/%u\n",
+            "true",
+            "AuthorizedKeysFile .ssh/authorized_keys",
+            "mv /etc/ssh/kk /etc/ssh/gone",
+        ),
+    ];
+    let again = ["touch /etc/ssh/revoked", "mv /etc/ssh/gone /etc/ssh/kk"];
+    for ((old, before, edit, remove), again) in table.into_iter().zip(again) {
+        server.sh(before).expect_ok();
+        configured(server, old);
+        let words: Vec<&str> = edit.split(' ').collect();
+        let asked = server.ctl(&[&["sshd", "set"][..], &words, &["--json", "--confirm-within", "10m"]].concat());
+        let id = asked.expect_status(5).json()["id"].as_str().unwrap().to_owned();
+        server.sh(remove).expect_ok();
+        let back = server.ctl(&["rollback", &id, "--json"]).json();
+        let told = back["notes"].to_string();
+        if back["state"] != "stuck" || !told.contains("not there any more") || works(server) != [true; 3] {
+            wrong.push(format!("{edit}, {remove}: {back} {:?}", works(server)));
+        }
+        if server.read(DROP_IN) != old {
+            wrong.push(format!("{edit}: the files are not back: {}", server.read(DROP_IN)));
+        }
+        server.sh(again).expect_ok();
+        // By itself, or by whoever is faster.
+        server.ctl(&["rollback", &id]);
+        let state = || server.ctl(&["changes", &id, "--json"]).json()["changes"][0]["state"].clone();
+        server.wait_until("it is taken back", LONG, || state() == "rolled-back");
+        if works(server) != [true; 3] {
+            wrong.push(format!("{edit}, {again}: {:?}", works(server)));
+        }
+    }
+    configured(server, "");
+    wrong
+}
+
+/// alice takes her own keys away from where the old files look for them, and goes on by what the change has opened.
+fn a_rollback_that_a_user_would_prevent(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let alice = Session::open_as(server, "alice", ALICE_FROM, 22);
+    for edit in ["AuthorizedKeysFile .ssh/authorized_keys .ssh/second", "X11Forwarding no"] {
+        let words: Vec<&str> = edit.split(' ').collect();
+        let asked = server.ctl(&[&["sshd", "set"][..], &words, &["--json", "--confirm-within", "10m"]].concat());
+        let id = asked.expect_status(5).json()["id"].as_str().unwrap().to_owned();
+        server.sh("cd /home/alice/.ssh; mv authorized_keys second").expect_ok();
+        let back = server.ctl(&["rollback", &id, "--json"]).json();
+        if back["state"] != "rolled-back" {
+            wrong.push(format!("{edit}: {back}"));
+        }
+        server.sh("cd /home/alice/.ssh; mv second authorized_keys").expect_ok();
+    }
+    drop(alice);
+    wrong
+}
