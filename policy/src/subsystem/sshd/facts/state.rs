@@ -393,6 +393,7 @@ pub struct Account {
 }
 
 /// What was read without an age, by an older sshfix.
+#[allow(clippy::unnecessary_wraps, reason = "serde asks for the type of the field")]
 fn of_no_age() -> Result<Option<Aging>, String> {
     Ok(None)
 }
