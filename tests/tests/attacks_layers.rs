@@ -1,4 +1,4 @@
-//! Layers around sshd that let in or keep out what sshfix does not mean: hosts behind a router, policy rules by port, ARP, IPsec, the age of
+//! Layers around sshd that let in or keep out what sshfix does not mean: hosts behind a router, policy rules by port, ARP, `IPsec`, the age of
 //! passwords, modules of PAM, folders of a chroot, shells that may not be run. Real packets and real logins judge. One server a release.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 

@@ -10,7 +10,7 @@ use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server, Session};
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
 const ALICE_FROM: &str = "198.51.100.7";
 const LONG: Duration = Duration::from_mins(3);
-/// SSH_FXP_INIT of sftp.
+/// `SSH_FXP_INIT` of sftp.
 const SFTP: &[u8] = &[0, 0, 0, 5, 1, 0, 0, 0, 3];
 
 fn prepare(server: &Server) {

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, access};
-use sshfix_policy::subsystem::sshd::{AuthorizedKey, Chain, Owner, Seen, authorized_keys};
+use sshfix_policy::subsystem::sshd::{AuthorizedKey, Chain, Owner, Seen, authorized_keys, is_pattern};
 
-use super::{TALLY_MAX, Tally};
+use super::{TALLY_MAX, Tally, matches};
 use crate::sys::confine::{Ids, become_user, only_look, only_read};
 use crate::sys::view::View;
 
@@ -20,8 +20,8 @@ const KEYS_MAX: u64 = 4 << 20;
 /// The most keys of one file that are told.
 const KEYS: usize = 2000;
 
-/// Each file of authorized keys as that user sees it.
-pub(super) fn keys(ids: &Ids, home: &str, paths: &[String]) -> Result<Vec<Seen>, String> {
+/// Each file of authorized keys as that user sees it; of a pattern, where it counts as one, those that match.
+pub(super) fn keys(ids: &Ids, home: &str, paths: &[String], patterns: bool) -> Result<Vec<Seen>, String> {
     let view = confined(ids)?;
     let home_view = view.require_same(Path::new(home));
     // One that is not mounted for the moment looks the same, and the files in it are not gone.
@@ -37,13 +37,34 @@ pub(super) fn keys(ids: &Ids, home: &str, paths: &[String]) -> Result<Vec<Seen>,
             Err(why) => Err(Seen::Unknown(why)),
         }
     };
-    let looked: Vec<Result<Opened, Seen>> = paths.iter().map(look).collect();
+    let each = |path: &String| {
+        if !patterns || !is_pattern(path) {
+            return Looked::File(look(path));
+        }
+        if in_it(path) {
+            return Looked::File(Err(Seen::Unknown(not_there.clone())));
+        }
+        match matches::of(path, &view) {
+            Ok(paths) => Looked::Matches(paths.into_iter().map(|path| (path.clone(), look(&path))).collect()),
+            Err(why) => Looked::File(Err(Seen::Unknown(why))),
+        }
+    };
+    let looked: Vec<Looked> = paths.iter().map(each).collect();
     only_read().map_err(|error| error.to_string())?;
     let seen = |looked: Result<Opened, Seen>| match looked {
         Ok(Opened { file, length, chain }) => Seen::File { chain, keys: keys_in(file, length) },
         Err(seen) => seen,
     };
-    Ok(looked.into_iter().map(seen).collect())
+    let all = |looked: Looked| match looked {
+        Looked::File(file) => seen(file),
+        Looked::Matches(files) => Seen::Matches(files.into_iter().map(|(path, file)| (path, seen(file))).collect()),
+    };
+    Ok(looked.into_iter().map(all).collect())
+}
+
+enum Looked {
+    File(Result<Opened, Seen>),
+    Matches(Vec<(String, Result<Opened, Seen>)>),
 }
 
 struct Opened {

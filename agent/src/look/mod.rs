@@ -5,6 +5,7 @@
 
 mod ask;
 mod files;
+mod matches;
 mod names;
 mod serve;
 mod start;
@@ -57,6 +58,8 @@ pub enum Ask {
         home: String,
         /// Files of authorized keys.
         keys: Vec<String>,
+        /// Whether patterns among them name what matches (OpenSSH 10.0).
+        patterns: bool,
     },
     /// What `pam_faillock` remembers of a user.
     Tally {
@@ -131,7 +134,7 @@ fn answer(question: &Ask) -> Result<Told, String> {
     match question {
         Ask::User(name) => names::user(name).map(Told::User),
         Ask::Groups { groups, users } => names::groups(groups, users).map(Told::Groups),
-        Ask::Files { ids, home, keys } => files::keys(ids, home, keys).map(Told::Files),
+        Ask::Files { ids, home, keys, patterns } => files::keys(ids, home, keys, *patterns).map(Told::Files),
         Ask::Tally { ids, path } => files::tally(ids, path).map(Told::Tally),
     }
 }

@@ -112,7 +112,7 @@ fn only_read_anything() -> io::Result<()> {
     Err(io::Error::last_os_error())
 }
 
-/// From here on it can open files to read them, look at files, read, write to what is open, and end. Anything else kills it: a refusal
+/// From here on it can open files to read them, list folders, look at files, read, write to what is open, and end. Anything else kills it: a refusal
 /// could be taken for a fact.
 pub fn only_look() -> io::Result<()> {
     prctl::set_no_new_privs()?;
@@ -125,6 +125,7 @@ pub fn only_look() -> io::Result<()> {
         libc::SYS_faccessat,
         libc::SYS_faccessat2,
         libc::SYS_readlinkat,
+        libc::SYS_getdents64,
         libc::SYS_getcwd,
         libc::SYS_seccomp,
         libc::SYS_prctl,
@@ -156,7 +157,7 @@ fn landlock() -> io::Result<()> {
     let rules = rules.handle_access(AccessFs::from_all(abi)).and_then(|rules| rules.handle_access(AccessNet::from_all(abi)));
     let rules = rules.and_then(|rules| rules.scope(Scope::from_all(abi))).and_then(Ruleset::create).map_err(text)?;
     let root = PathFd::new("/").map_err(|error| io::Error::other(error.to_string()))?;
-    let rules = rules.add_rule(PathBeneath::new(root, AccessFs::ReadFile)).map_err(text)?;
+    let rules = rules.add_rule(PathBeneath::new(root, AccessFs::ReadFile | AccessFs::ReadDir)).map_err(text)?;
     rules.restrict_self().map_err(text)?;
     Ok(())
 }

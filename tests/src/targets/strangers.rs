@@ -39,12 +39,12 @@ pub fn journal(bytes: &[u8]) {
     }
 }
 
-/// A user's file of keys. Each key once.
+/// A user's file of keys: its lines in their order.
 pub fn authorized_keys(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let found = keys(text);
     assert!(found.len() <= text.lines().count());
-    assert!(found.is_sorted() && found.iter().all(|key| key.fingerprint.starts_with("SHA256:")));
+    assert!(found.is_sorted_by_key(|key| key.line) && found.iter().all(|key| key.fingerprint.starts_with("SHA256:")));
 }
 
 /// What sshd, PAM's files, unit files and logind print or hold.

@@ -17,6 +17,7 @@ use sshfix_policy::subsystem::sshd::{
 };
 
 use super::shadow::Shadow;
+use super::users::Program;
 use super::version::Sound;
 use super::{
     Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager,
@@ -109,6 +110,9 @@ fn known_account(state: &mut HostState, user: &str, users: &mut Users) {
     }
 }
 
+/// Since this version `AuthorizedKeysFile` takes patterns of glob(3).
+const PATTERNS: (u16, u16) = (10, 0);
+
 /// Puts files of authorized keys into the state: those of one user by one look, those of several users side by side.
 pub fn key_files(state: &mut HostState, asked: &BTreeSet<(String, String)>, versions: &mut Versions, users: &mut Users) {
     let programs: Vec<String> =
@@ -116,6 +120,8 @@ pub fn key_files(state: &mut HostState, asked: &BTreeSet<(String, String)>, vers
     let debians = programs.iter().map(|program| versions.is_debians(Path::new(program)));
     // Where there are several, all of them.
     let patched = debians.reduce(|one, other| if one == other { one } else { None }).flatten();
+    let takes = programs.iter().map(|program| versions.of(Path::new(program)).map(|version| version >= PATTERNS));
+    let patterns = takes.reduce(|one, other| if one == other { one } else { None }).flatten();
     let mut by_user: BTreeMap<&String, Vec<String>> = BTreeMap::new();
     for (user, _) in asked {
         known_account(state, user, users);
@@ -136,7 +142,7 @@ pub fn key_files(state: &mut HostState, asked: &BTreeSet<(String, String)>, vers
         }
     }
     let questions: Vec<(&Account, Vec<String>)> = looks.iter().map(|(_, account, paths)| (*account, paths.clone())).collect();
-    for ((user, _, paths), files) in looks.iter().zip(users.key_files(&questions, patched)) {
+    for ((user, _, paths), files) in looks.iter().zip(users.key_files(&questions, Program { patched, patterns })) {
         found.extend(paths.iter().zip(files).map(|(path, file)| (((*user).clone(), path.clone()), file)));
     }
     state.sshd.key_files.extend(found);

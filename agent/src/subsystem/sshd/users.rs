@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sshfix_policy::host::Part;
-use sshfix_policy::subsystem::sshd::{Account, AuthorizedKey, Groups, KeyFile, Owner, Seen, key_file, shown, writing_groups};
+use sshfix_policy::subsystem::sshd::{
+    Account, AuthorizedKey, Groups, KeyFile, MAX_MATCHES, Owner, Seen, is_pattern, key_file, shown, writing_groups,
+};
 
 use crate::look::{self, Ask, Tally, Told, User};
 use crate::sys::confine::Ids;
@@ -53,16 +55,14 @@ impl Users {
         }
     }
 
-    /// Files of authorized keys of several users, all at a time. `patched`: see [`key_file`].
-    pub(super) fn key_files(&mut self, asked: &[(&Account, Vec<String>)], patched: Option<bool>) -> Vec<Vec<KeyFile>> {
+    /// Files of authorized keys of several users, all at a time.
+    pub(super) fn key_files(&mut self, asked: &[(&Account, Vec<String>)], of: Program) -> Vec<Vec<KeyFile>> {
         let mut found = Vec::new();
         for some in asked.chunks(MAX_LOOKS) {
             found.extend(self.timed(|until| {
                 thread::scope(|scope| {
-                    let looks: Vec<_> = some
-                        .iter()
-                        .map(|(account, paths)| scope.spawn(move || key_files(account, paths, patched, until)))
-                        .collect();
+                    let looks: Vec<_> =
+                        some.iter().map(|(account, paths)| scope.spawn(move || key_files(account, paths, of, until))).collect();
                     let none = |paths: &[String]| vec![KeyFile::Unknown("looking failed inside sshfix".to_owned()); paths.len()];
                     looks
                         .into_iter()
@@ -101,17 +101,31 @@ fn ids(account: &Account) -> Ids {
     Ids { uid: account.uid, gid: account.gid, groups: account.gids.clone() }
 }
 
-fn key_files(account: &Account, paths: &[String], patched: Option<bool>, until: Instant) -> Vec<KeyFile> {
-    let question = Ask::Files { ids: ids(account), home: account.home.clone(), keys: paths.to_vec() };
-    let seen = match ask(Some(account.uid), &question, until) {
+/// What decides how an sshd reads files of keys; nothing where that is not known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program {
+    /// See [`key_file`].
+    pub(super) patched: Option<bool>,
+    /// Whether it takes patterns (since OpenSSH 10.0).
+    pub(super) patterns: Option<bool>,
+}
+
+fn key_files(account: &Account, paths: &[String], of: Program, until: Instant) -> Vec<KeyFile> {
+    let patterns = of.patterns == Some(true);
+    let question = Ask::Files { ids: ids(account), home: account.home.clone(), keys: paths.to_vec(), patterns };
+    let seen: Vec<Seen> = match ask(Some(account.uid), &question, until) {
         Ok(Told::Files(seen)) if seen.len() == paths.len() => seen.into_iter().map(checked).collect(),
         Ok(_) => vec![Seen::Unknown(STRANGE.to_owned()); paths.len()],
         Err(why) => vec![Seen::Unknown(why); paths.len()],
     };
+    let not_known = |path: &String| of.patterns.is_none() && is_pattern(path);
+    let unknown = || Seen::Unknown("whether this sshd takes the path for a pattern is not known".to_owned());
+    let seen: Vec<Seen> =
+        seen.into_iter().zip(paths).map(|(seen, path)| if not_known(path) { unknown() } else { seen }).collect();
     let asked: BTreeSet<(u32, u32)> =
         seen.iter().flat_map(writing_groups).filter(|(_, owner)| [0, account.uid].contains(owner)).collect();
     let groups = if asked.is_empty() { Ok(Groups::default()) } else { groups(&asked, until) };
-    seen.into_iter().map(|seen| key_file(seen, account.uid, &groups, patched)).collect()
+    seen.into_iter().map(|seen| key_file(seen, account.uid, &groups, of.patched)).collect()
 }
 
 fn groups(asked: &BTreeSet<(u32, u32)>, until: Instant) -> Result<Groups, String> {
@@ -129,6 +143,15 @@ fn checked(seen: Seen) -> Seen {
         Seen::Missing => Seen::Missing,
         Seen::Refused(why) => Seen::Refused(shown(&why)),
         Seen::Unknown(why) => Seen::Unknown(shown(&why)),
+        Seen::Matches(files) => {
+            let plain = |path: &str| path.starts_with('/') && path == shown(path);
+            let single = |seen: &Seen| !matches!(seen, Seen::Matches(_));
+            let good = files.len() <= MAX_MATCHES && files.iter().all(|(path, seen)| plain(path) && single(seen));
+            if !good {
+                return strange();
+            }
+            Seen::Matches(files.into_iter().map(|(path, seen)| (path, checked(seen))).collect())
+        }
         Seen::File { chain, keys } => {
             let chain = chain.map_err(|why| shown(&why));
             let keys = keys.map_err(|why| shown(&why));
@@ -176,6 +199,8 @@ mod tests {
             fingerprint: fingerprint.to_owned(),
             rsa_bits: None,
             options: String::new(),
+            line: 1,
+            fault: None,
         };
         let print = format!("SHA256:{}", "a".repeat(43));
         let good = file("/a/b", vec![owner; 3], vec![key("ssh-ed25519", &print)]);
@@ -187,6 +212,10 @@ mod tests {
             file("/a/b", vec![Owner { mode: 0o100_644, ..owner }], Vec::new()),
             file("/a/b", vec![owner], vec![key("root:x:0:0", &print)]),
             file("/a/b", vec![owner], vec![key("ssh-ed25519", "$6$salt$hash")]),
+            Seen::Matches(vec![("a".to_owned(), Seen::Missing)]),
+            Seen::Matches(vec![("/a\n".to_owned(), Seen::Missing)]),
+            Seen::Matches(vec![("/a".to_owned(), Seen::Matches(Vec::new()))]),
+            Seen::Matches(vec![("/a".to_owned(), Seen::Missing); MAX_MATCHES + 1]),
         ] {
             assert_eq!(checked(bad.clone()), Seen::Unknown(STRANGE.to_owned()), "{bad:?}");
         }

@@ -1,15 +1,18 @@
 //! The keys in a file of authorized keys (sshd(8), `AUTHORIZED_KEYS` FILE FORMAT): which type, how strong, and which key, so that a
-//! change can be told by which of them count no more. Whose they are, and whether sshd would read the file, is not known here.
+//! change can be told by which of them count no more; and which lines sshd passes over, and why. Whose they are, and whether sshd would read
+//! the file, is not known here.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::ssh::blob::Reader;
+use crate::ssh::blob::{BlobError, Reader};
 use crate::ssh::public_key::fingerprint;
 use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::facts::key_options;
 
 const KINDS: [&str; 7] = [
     "ssh-ed25519",
@@ -21,9 +24,9 @@ const KINDS: [&str; 7] = [
     "sk-ecdsa-sha2-nistp256@openssh.com",
 ];
 /// `SSH_RSA_MINIMUM_MODULUS_SIZE` (sshkey.h), which is what counts where `RequiredRSASize` is not known yet (before 9.1).
-const RSA_BITS_MIN: u32 = 1024;
+pub(super) const RSA_BITS_MIN: u32 = 1024;
 
-/// One key that may log in.
+/// One line of a file of authorized keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AuthorizedKey {
     /// Its type: `ssh-ed25519`, ...
@@ -35,57 +38,213 @@ pub struct AuthorizedKey {
     /// What stands before it, to the letter: `from="10.0.0.0/8",no-pty`; empty for most.
     #[serde(default)]
     pub options: String,
+    /// Which line of the file it is.
+    #[serde(default)]
+    pub line: u32,
+    /// Why sshd passes over the line, where it does for certain.
+    #[serde(default)]
+    pub fault: Option<LineFault>,
+}
+
+/// Why sshd passes over a line that is no comment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LineFault {
+    /// No type of key stands where one must.
+    NoType,
+    /// What stands behind the type is no whole key.
+    NotWhole,
+    /// The key is of another type than the line says.
+    OtherType,
+    /// Quotes that are opened and not closed.
+    Quotes,
+    /// sshd knows no such option.
+    UnknownOption,
+    /// An option whose value is without quotes.
+    NoQuotes,
+    /// An option whose value sshd does not take.
+    OptionValue,
+    /// An option that may stand there once.
+    Twice,
+    /// `principals=` of a key that is no authority.
+    Principals,
+}
+
+impl fmt::Display for LineFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LineFault::NoType => {
+                "no type of key stands where one must: it may be the rest of the line before, or not be a public key"
+            }
+            LineFault::NotWhole => "the key is cut, or broken into several lines",
+            LineFault::OtherType => "the key is of another type than the line says",
+            LineFault::Quotes => "quotes are opened and not closed",
+            LineFault::UnknownOption => "before the key stands an option that sshd does not know",
+            LineFault::NoQuotes => "the value of an option before the key is not in double quotes",
+            LineFault::OptionValue => "an option before the key has a value that sshd does not take",
+            LineFault::Twice => "an option that may be given once is there twice",
+            LineFault::Principals => "principals= stands before a key that is no cert-authority",
+        })
+    }
 }
 
 /// The `kind` of a line that is no comment and gives no key that sshfix knows: an authority, of which it is not known which keys it signed,
-/// a type of key that is new or old, or what is no key at all. Its fingerprint is that of the line.
+/// a type of key that is new or old, or what is no key at all (`fault`). Its fingerprint is that of the line.
 const UNKNOWN: &str = "unknown";
+/// Of a file these many lines that sshd passes over are named: they decide nothing.
+const MAX_FAULTS: usize = 20;
 
-/// Each key of a file once, and each other line that is no comment.
+/// The lines of a file that are no comments, in their order, which counts: each once, since its first decides.
 pub fn authorized_keys(text: &str) -> Vec<AuthorizedKey> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let unknown = |line: &str| AuthorizedKey {
-        kind: UNKNOWN.to_owned(),
-        fingerprint: fingerprint(line.as_bytes()),
-        rsa_bits: None,
-        options: String::new(),
-    };
-    let mut keys: Vec<AuthorizedKey> = lines.map(|line| key(line).unwrap_or_else(|| unknown(line))).collect();
-    keys.sort();
-    keys.dedup();
-    keys
-}
-
-fn key(line: &str) -> Option<AuthorizedKey> {
-    let (mut quoted, mut escaped) = (false, false);
-    // Options may hold blanks inside quotes.
-    let words = line.split(|c: char| {
-        let blank = !quoted && matches!(c, ' ' | '\t');
-        quoted ^= c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        blank
-    });
-    // Options, kind and key; what stands behind them is a comment.
-    let words: Vec<&str> = words.filter(|word| !word.is_empty()).take(3).collect();
-    let (options, kind, base64) = match words[..] {
-        [kind, base64, ..] if KINDS.contains(&kind) => ("", kind, base64),
-        [options, kind, base64] if KINDS.contains(&kind) => (options, kind, base64),
-        _ => return None,
-    };
-    if options.split(',').any(|option| option.eq_ignore_ascii_case("cert-authority")) {
-        return None;
+    let (mut found, mut seen, mut faults) = (Vec::new(), BTreeSet::new(), 0);
+    for (number, text) in (1..).zip(text.lines()) {
+        let Some(text) = content(text) else { continue };
+        let unknown = |fault| AuthorizedKey {
+            kind: UNKNOWN.to_owned(),
+            fingerprint: fingerprint(text.as_bytes()),
+            rsa_bits: None,
+            options: String::new(),
+            line: number,
+            fault,
+        };
+        let line = match key(text) {
+            Ok(key) => AuthorizedKey { line: number, ..key },
+            Err(NoKey::NotKnown) => unknown(None),
+            Err(NoKey::Fault(fault)) => unknown(Some(fault)),
+        };
+        faults += usize::from(line.fault.is_some());
+        if line.fault.is_some() && faults > MAX_FAULTS {
+            continue;
+        }
+        if seen.insert((line.kind.clone(), line.fingerprint.clone(), line.options.clone())) {
+            found.push(line);
+        }
     }
-    let blob = STANDARD.decode(base64).ok()?;
-    let rsa_bits = if kind == "ssh-rsa" { Some(rsa_bits(&blob)?) } else { None };
-    Some(AuthorizedKey { kind: kind.to_owned(), fingerprint: fingerprint(&blob), rsa_bits, options: options.to_owned() })
+    found
 }
 
-/// RFC 4253 section 6.6: the type, the exponent and the modulus.
-fn rsa_bits(blob: &[u8]) -> Option<u32> {
+/// What sshd reads of a line; nothing of comments and empty ones. It ends a text at its first NUL.
+fn content(line: &str) -> Option<&str> {
+    let line = line.split('\0').next().unwrap_or_default().trim_start_matches(BLANKS);
+    (!line.trim_end().is_empty() && !line.starts_with('#')).then_some(line)
+}
+
+/// What parts words for sshd.
+const BLANKS: [char; 2] = [' ', '\t'];
+
+/// Why a text gives no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoKey {
+    /// sshd reads none there for certain.
+    Fault(LineFault),
+    /// Not known: another version of sshd, or an option, may make one of it.
+    NotKnown,
+}
+
+/// A public key at the front of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PublicKey {
+    pub(super) kind: &'static str,
+    pub(super) fingerprint: String,
+    pub(super) rsa_bits: Option<u32>,
+}
+
+/// sshkey.c, `sshkey_read`: `TYPE BASE64`, whatever follows.
+pub(super) fn public_key(text: &str) -> Result<PublicKey, NoKey> {
+    let mut words = text.split(BLANKS).filter(|word| !word.is_empty());
+    let word = words.next().unwrap_or_default();
+    let Some(kind) = KINDS.into_iter().find(|kind| *kind == word) else {
+        let may_be_one = ["ssh-", "sk-", "ecdsa-", "rsa-", "webauthn-"].iter().any(|start| word.starts_with(start));
+        return Err(if may_be_one { NoKey::NotKnown } else { NoKey::Fault(LineFault::NoType) });
+    };
+    let base64: String = words.next().unwrap_or_default().split(|c: char| c.is_ascii_whitespace() || c == '\x0b').collect();
+    let blob = STANDARD.decode(base64).map_err(|_| NoKey::Fault(LineFault::NotWhole))?;
+    let rsa_bits = whole(kind, &blob).map_err(NoKey::Fault)?;
+    Ok(PublicKey { kind, fingerprint: fingerprint(&blob), rsa_bits })
+}
+
+/// sshkey.c, `sshkey_from_blob`: the type of the blob is the line's, and its parts fill it. Of RSA keys the length.
+fn whole(kind: &str, blob: &[u8]) -> Result<Option<u32>, LineFault> {
     let mut reader = Reader::new(blob);
-    reader.string("the type").ok()?;
+    let own = reader.string("the type").map_err(|_| LineFault::NotWhole)?;
+    if own != kind.as_bytes() {
+        return Err(if KINDS.iter().any(|kind| kind.as_bytes() == own) { LineFault::OtherType } else { LineFault::NotWhole });
+    }
+    if kind == "ssh-rsa" {
+        return rsa_bits(reader).map(Some).ok_or(LineFault::NotWhole);
+    }
+    let mut parts = || -> Result<bool, BlobError> {
+        let good = match kind.strip_prefix("ecdsa-sha2-").or(kind.strip_prefix("sk-ecdsa-sha2-")) {
+            Some(curve) => {
+                let curve = curve.trim_end_matches("@openssh.com");
+                let length = match curve {
+                    "nistp256" => 65,
+                    "nistp384" => 97,
+                    _ => 133,
+                };
+                let named = reader.string("the curve")? == curve.as_bytes();
+                let point = reader.string("the point")?;
+                named && point.len() == length && point.first() == Some(&4)
+            }
+            None => reader.string("the key")?.len() == 32,
+        };
+        if kind.starts_with("sk-") {
+            reader.string("the application")?;
+        }
+        Ok(good && reader.rest().is_empty())
+    };
+    if parts().unwrap_or(false) { Ok(None) } else { Err(LineFault::NotWhole) }
+}
+
+/// auth2-pubkeyfile.c, `auth_check_authkey_line`: a key, or options and a key.
+fn key(line: &str) -> Result<AuthorizedKey, NoKey> {
+    let without = public_key(line);
+    let (options, found) = match without {
+        Ok(found) => ("", found),
+        Err(first) => {
+            let (options, rest) = past_options(line).map_err(NoKey::Fault)?;
+            let found = public_key(rest).map_err(|second| match (first, second) {
+                (NoKey::NotKnown, _) | (_, NoKey::NotKnown) => NoKey::NotKnown,
+                (first, NoKey::Fault(LineFault::NoType)) => first,
+                (_, second) => second,
+            })?;
+            (options, found)
+        }
+    };
+    let authority = key_options::judge(options)?;
+    if authority {
+        return Err(NoKey::NotKnown);
+    }
+    let PublicKey { kind, fingerprint, rsa_bits } = found;
+    let options = options.to_owned();
+    Ok(AuthorizedKey { kind: kind.to_owned(), fingerprint, rsa_bits, options, line: 0, fault: None })
+}
+
+/// authfile.c, `sshkey_advance_past_options`: they end at the first blank outside of quotes.
+fn past_options(line: &str) -> Result<(&str, &str), LineFault> {
+    let (mut quoted, mut skipped) = (false, false);
+    for (at, letter) in line.char_indices() {
+        let escapes = letter == '\\' && line.get(at + 1..).is_some_and(|rest| rest.starts_with('"'));
+        match letter {
+            _ if skipped => skipped = false,
+            '\\' if escapes => skipped = true,
+            '"' => quoted = !quoted,
+            ' ' | '\t' if !quoted => {
+                let (options, rest) = line.split_at(at);
+                return Ok((options, rest.trim_start_matches(BLANKS)));
+            }
+            _ => {}
+        }
+    }
+    if quoted { Err(LineFault::Quotes) } else { Ok((line, "")) }
+}
+
+/// RFC 4253 section 6.6: the exponent and the modulus, behind the type.
+fn rsa_bits(mut reader: Reader<'_>) -> Option<u32> {
     reader.string("the exponent").ok()?;
     let modulus = reader.string("the modulus").ok()?;
+    if !reader.rest().is_empty() || modulus.first()? & 0x80 != 0 {
+        return None;
+    }
     let zeros: u32 = modulus.iter().take_while(|byte| **byte == 0).map(|_| 8).sum();
     let first = modulus.iter().find(|byte| **byte != 0)?;
     u32::try_from(modulus.len()).ok()?.checked_mul(8)?.checked_sub(zeros + first.leading_zeros())
@@ -136,41 +295,5 @@ impl AuthorizedKey {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
-    use super::*;
-
-    #[test]
-    fn the_types_of_authorized_keys_are_read_behind_their_options() {
-        let text = "# ssh-dss x\nssh-ed25519 AAAA a\n\n  command=\"echo \\\"ssh-rsa a\\\" b\",no-pty ecdsa-sha2-nistp256 AAAA\n\
-                    cert-authority ssh-ed25519 BBBB ca\nssh-ed25519\nnonsense x y\nssh-ed25519 AAAA again\nssh-ed25519 ?\nssh-rsa AAAA\n";
-        let keys = authorized_keys(text);
-        assert_eq!(keys[0].option("Command").as_deref(), Some("echo \"ssh-rsa a\" b"));
-        assert_eq!((keys[0].option("no-pty").as_deref(), keys[0].option("from")), (Some(""), None));
-        let kinds: Vec<&str> = keys.iter().filter(|key| key.is_key()).map(|key| key.kind.as_str()).collect();
-        assert_eq!(kinds, ["ecdsa-sha2-nistp256", "ssh-ed25519"]);
-        // An authority, two without a key, one without a type and one whose key ends in its middle.
-        assert_eq!(keys.iter().filter(|key| !key.is_key() && key.is_well_formed()).count(), 5);
-        assert_eq!(authorized_keys(""), []);
-    }
-
-    #[test]
-    fn an_rsa_key_is_taken_where_it_is_long_enough() {
-        // Type, exponent 65537, and a modulus of 2,048 bits with the zero that keeps it positive.
-        let mut blob = b"\0\0\0\x07ssh-rsa\0\0\0\x03\x01\0\x01\0\0\x01\x01\0\x80".to_vec();
-        blob.extend([0; 255]);
-        let text = format!("ssh-rsa {} me\n", STANDARD.encode(blob));
-        let keys = authorized_keys(&text);
-        let key = keys.first().unwrap();
-        assert_eq!(key.rsa_bits, Some(2048));
-        let signs = |size: &str, algorithms: &str| -> Vec<&str> {
-            let effective = Effective::parse(&format!("requiredrsasize {size}\npubkeyacceptedalgorithms {algorithms}\n"));
-            key.signs_by(&effective).into_iter().collect()
-        };
-        assert_eq!(signs("2048", "ssh-ed25519,rsa-sha2-256"), ["rsa-sha2-256"]);
-        assert_eq!(signs("1024", "rsa-sha2-512,ssh-rsa"), ["rsa-sha2-512", "ssh-rsa"]);
-        assert_eq!(signs("2049", "rsa-sha2-256"), [""; 0]);
-        assert_eq!(signs("1024", "ssh-ed25519"), [""; 0]);
-    }
-}
+#[path = "authorized_keys_tests.rs"]
+mod tests;

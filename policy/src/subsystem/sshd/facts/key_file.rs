@@ -11,6 +11,9 @@ use crate::subsystem::sshd::AuthorizedKey;
 /// Characters of a path that a message shows: users can make paths as long as the kernel takes them.
 const SHOWN: usize = 200;
 
+/// The most files that a pattern may name: more are not read.
+pub const MAX_MATCHES: usize = 64;
+
 /// What a user sees of a file of authorized keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seen {
@@ -26,6 +29,8 @@ pub enum Seen {
         /// The keys in it, each once; the text says why they are not known.
         keys: Result<Vec<AuthorizedKey>, String>,
     },
+    /// The path is a pattern, and these files match it, in the order in which sshd reads them.
+    Matches(Vec<(String, Seen)>),
     /// It could not be looked at: why. What sshd sees is not known.
     Unknown(String),
 }
@@ -82,6 +87,8 @@ pub enum KeyFile {
     },
     /// sshd cannot read it, whatever `StrictModes` is: why.
     Refused(String),
+    /// The path is a pattern, and these files match it, in their order; none where nothing does.
+    Matches(Vec<(String, KeyFile)>),
     /// It could not be looked at: why.
     Unknown(String),
 }
@@ -110,11 +117,26 @@ pub enum Reading<'a> {
     Unknown(&'a str),
 }
 
+/// Whether a path is a pattern for an sshd that takes patterns (auth2-pubkey.c of OpenSSH 10.0, glob(3)).
+pub fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '[', '\\'])
+}
+
 impl KeyFile {
+    /// The files that sshd reads, with their paths: what matches, where the path is a pattern.
+    pub fn each<'a>(&'a self, path: &'a str) -> Vec<(&'a str, &'a KeyFile)> {
+        match self {
+            KeyFile::Matches(files) if files.is_empty() => vec![(path, &KeyFile::Missing)],
+            KeyFile::Matches(files) => files.iter().map(|(path, file)| (path.as_str(), file)).collect(),
+            KeyFile::Missing | KeyFile::File { .. } | KeyFile::Refused(_) | KeyFile::Unknown(_) => vec![(path, self)],
+        }
+    }
+
     /// What an sshd with this `StrictModes` gets out of it.
     pub fn read(&self, strict: bool) -> Reading<'_> {
         match self {
             KeyFile::Missing => Reading::Missing,
+            KeyFile::Matches(_) => Reading::Unknown("several files"),
             KeyFile::Refused(why) => Reading::PassedOver(why),
             KeyFile::File { modes: Modes::Bad(why), .. } if strict => Reading::PassedOver(why),
             KeyFile::File { modes: Modes::Unknown(why), .. } if strict => Reading::Unknown(why),
@@ -126,7 +148,11 @@ impl KeyFile {
 
 /// The groups to ask about before [`key_file`] can tell, with the owners of what they may write to.
 pub fn writing_groups(seen: &Seen) -> BTreeSet<(u32, u32)> {
-    let Seen::File { chain: Ok(chain), .. } = seen else { return BTreeSet::new() };
+    let chain = match seen {
+        Seen::Matches(files) => return files.iter().flat_map(|(_, seen)| writing_groups(seen)).collect(),
+        Seen::File { chain: Ok(chain), .. } => chain,
+        Seen::File { .. } | Seen::Missing | Seen::Refused(_) | Seen::Unknown(_) => return BTreeSet::new(),
+    };
     let writable = chain.owners.iter().filter(|owner| owner.mode & 0o020 != 0);
     writable.map(|owner| (owner.gid, owner.uid)).collect()
 }
@@ -138,6 +164,9 @@ pub fn key_file(seen: Seen, uid: u32, groups: &Result<Groups, String>, patched: 
         Seen::Missing => KeyFile::Missing,
         Seen::Refused(why) => KeyFile::Refused(why),
         Seen::Unknown(why) => KeyFile::Unknown(why),
+        Seen::Matches(files) => {
+            KeyFile::Matches(files.into_iter().map(|(path, seen)| (path, key_file(seen, uid, groups, patched))).collect())
+        }
         Seen::File { chain: Err(why), keys } => KeyFile::File { modes: Modes::Bad(why), keys },
         Seen::File { chain: Ok(chain), keys } => KeyFile::File { modes: safe_path(&chain, uid, groups, patched), keys },
     }

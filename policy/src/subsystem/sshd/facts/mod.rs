@@ -7,6 +7,7 @@ pub mod faillock;
 pub(crate) mod invocation;
 pub mod journal;
 pub(crate) mod key_file;
+pub(crate) mod key_options;
 pub mod pam;
 pub(crate) mod power;
 pub(crate) mod revoked_keys;

@@ -1,13 +1,13 @@
 //! `RevokedKeys`: which keys a file takes back (auth.c `auth_key_is_revoked`, krl.c, authfile.c `sshkey_in_file`). A file that is missing
-//! or that sshd cannot read takes back every key; an empty one takes back none. What a KRL holds is not read here.
+//! or that sshd cannot read takes back every key, and so does one line that is no public key; an empty file takes back none. What a KRL
+//! holds is not read here.
 
 use std::collections::BTreeSet;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::ssh::public_key::fingerprint;
+use crate::subsystem::sshd::facts::authorized_keys::{NoKey, RSA_BITS_MIN, public_key};
 
 /// krl.h, `KRL_MAGIC`.
 const KRL: &[u8] = b"SSHKRL\n\0";
@@ -17,6 +17,8 @@ const KRL: &[u8] = b"SSHKRL\n\0";
 pub enum RevokedKeys {
     /// It is not there: sshd refuses every key. The text says why.
     Missing(String),
+    /// A line of it is no public key: sshd refuses every key. The text says which line.
+    Broken(String),
     /// It could not be read here, so that it is not known what sshd makes of it. The text says why.
     Unread(String),
     /// Public keys line by line: their fingerprints.
@@ -30,23 +32,26 @@ pub fn revoked_keys(bytes: &[u8]) -> RevokedKeys {
     if bytes.starts_with(KRL) {
         return RevokedKeys::Krl(fingerprint(bytes));
     }
-    // A line that is no key is passed over.
-    let words = |line: &str| line.split_ascii_whitespace().filter_map(|word| STANDARD.decode(word).ok()).collect::<Vec<_>>();
-    let keys = String::from_utf8_lossy(bytes).lines().flat_map(words).map(|blob| fingerprint(&blob)).collect();
+    let mut keys = BTreeSet::new();
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        let line = String::from_utf8_lossy(line);
+        let line = line.split('\0').next().unwrap_or_default().trim_start_matches([' ', '\t']);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match public_key(line) {
+            // authfile.c: the only error that is passed over, SSH_ERR_KEY_LENGTH.
+            Ok(key) if key.rsa_bits.is_some_and(|bits| bits < RSA_BITS_MIN) => {}
+            Ok(key) => _ = keys.insert(key.fingerprint),
+            Err(NoKey::Fault(_)) => return RevokedKeys::Broken(format!("line {number} is no public key")),
+            Err(NoKey::NotKnown) => {
+                return RevokedKeys::Unread(format!("line {number} is of a type of key that sshfix does not know"));
+            }
+        }
+    }
     RevokedKeys::Keys(keys)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_empty_file_takes_no_key_back_and_a_list_of_keys_takes_those() {
-        assert_eq!(revoked_keys(b""), RevokedKeys::Keys(BTreeSet::new()));
-        let RevokedKeys::Keys(keys) = revoked_keys(b"# old\nssh-ed25519 AAAA me\n\nfrom=\"x\" ssh-ed25519 BBBB\n") else {
-            panic!("these are lines of keys");
-        };
-        assert!(keys.contains(&fingerprint(b"\0\0\0")) && keys.contains(&fingerprint(&[4, 16, 65])), "{keys:?}");
-        assert!(matches!(revoked_keys(b"SSHKRL\n\0\0\0\0\x01"), RevokedKeys::Krl(_)));
-    }
-}
+#[path = "revoked_keys_tests.rs"]
+mod tests;

@@ -365,7 +365,7 @@ fn methods(
 }
 
 /// The lines that set a keyword for this login, or what `sshd -T` prints of it where no line does.
-fn origin(effective: &Effective, settings: &Settings, keyword: &str) -> Vec<Evidence> {
+pub(super) fn origin(effective: &Effective, settings: &Settings, keyword: &str) -> Vec<Evidence> {
     match settings.get(keyword) {
         Some(lines) => lines.iter().map(quote).collect(),
         None => effective

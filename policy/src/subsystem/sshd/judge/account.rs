@@ -4,14 +4,16 @@
 use std::collections::BTreeSet;
 
 use crate::host::{self, HostState, Needs, Part};
-use crate::subsystem::sshd::config::Client;
+use crate::subsystem::sshd::config::{Client, Settings};
 use crate::subsystem::sshd::facts::faillock::Locked;
 use crate::subsystem::sshd::facts::stack::AccountStack;
 use crate::subsystem::sshd::facts::state::{Account, Aging, Need};
-use crate::subsystem::sshd::judge::access::alternatives;
+use crate::subsystem::sshd::judge::access::{alternatives, origin};
 use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
+use crate::subsystem::sshd::judge::keys::has_strange_token;
 use crate::subsystem::sshd::judge::methods::{Doubt, Methods, Way, ways};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::subsystem::sshd::judge::why_not;
 use crate::subsystem::sshd::{Effective, Reading};
 use crate::text::quoted::Text;
 use crate::verdict::cause::Cause;
@@ -22,7 +24,14 @@ use crate::verdict::{Evidence, Stage, Verdict};
 const NO_SHELLS: [&str; 3] = ["nologin", "false", "true"];
 
 /// The whole stage.
-pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: &Part<Account>, needs: &mut Needs) -> Judgement {
+pub fn judge(
+    host: &HostState,
+    effective: &Effective,
+    settings: &Settings,
+    client: &Client,
+    account: &Part<Account>,
+    needs: &mut Needs,
+) -> Judgement {
     let user = &client.user;
     let account = match account {
         Part::Present(account) => Some(account),
@@ -48,7 +57,7 @@ pub fn judge(host: &HostState, effective: &Effective, client: &Client, account: 
     let methods = ways(host, effective, client, account, needs);
     let mut judgement = keys(host, effective, client, account, &methods, needs);
     if judgement.verdict == Verdict::Accept {
-        judgement.add(no_method(effective, user, account, &methods));
+        judgement.add(no_method(effective, settings, user, account, &methods));
     }
     judgement.add(faillock(host, effective, user, account, needs));
     if let Some(why) = undecided(effective, account) {
@@ -170,7 +179,7 @@ fn faillock(host: &HostState, effective: &Effective, user: &str, account: &Accou
 }
 
 /// Where sshd takes no key of this user and the user has no password, nothing that is on lets the user in.
-fn no_method(effective: &Effective, user: &str, account: &Account, methods: &Methods) -> Judgement {
+fn no_method(effective: &Effective, settings: &Settings, user: &str, account: &Account, methods: &Methods) -> Judgement {
     let on: Vec<String> = methods.ways.iter().map(Way::name).collect();
     match methods.best() {
         // Which methods are on is asked in the stage before.
@@ -184,13 +193,33 @@ fn no_method(effective: &Effective, user: &str, account: &Account, methods: &Met
         (Verdict::Refuse, _) => {
             let mut evidence = vec![Evidence::new("sshd -T", format!("methods that are on: {}", on.join(", or ")))];
             evidence.extend(no_password(user, account));
-            let files = key_paths(effective, user, account);
-            evidence.extend(files.first().map(|path| Evidence::new(path.clone(), "no key that sshd takes")));
-            let place = files.first().map_or("a file of AuthorizedKeysFile", String::as_str);
-            let fix = format!("put a public key of {user} into {place}, or give {user} a password: `passwd {user}`");
+            let (reasons, fix) = mend(effective, settings, user, account, methods);
+            evidence.extend(reasons);
             refuse(format!("none of the methods that are on can work for {user}: {}", on.join(", or ")), evidence, fix)
         }
     }
+}
+
+/// Why, key by key, and what would change that.
+fn mend(effective: &Effective, settings: &Settings, user: &str, account: &Account, methods: &Methods) -> (Vec<Evidence>, String) {
+    if !methods.keys.is_empty() {
+        let fix = format!("correct AuthenticationMethods: it asks for what {user} cannot do, beside a key that counts");
+        return (origin(effective, settings, "authenticationmethods"), fix);
+    }
+    let files = key_paths(effective, user, account);
+    let place = files.first().map_or("a file of AuthorizedKeysFile", String::as_str);
+    let or_password = if methods.ways.iter().all(Way::by_key) {
+        String::new()
+    } else {
+        format!(", or give {user} a password: `passwd {user}`")
+    };
+    let (evidence, fix) = if let Some(first) = methods.uncounted.first() {
+        (why_not::evidence(&methods.uncounted, effective, settings), why_not::mend(first, user, place))
+    } else {
+        let evidence = files.first().map(|path| Evidence::new(path.clone(), "no key that sshd takes"));
+        (evidence.into_iter().collect(), format!("put a public key of {user} into {place}"))
+    };
+    (evidence, fix + &or_password)
 }
 
 /// The field of shadow(5), as far as it says that no password can be typed.
@@ -286,10 +315,11 @@ fn keys(
     let elsewhere = ["authorizedkeyscommand", "trustedusercakeys"]
         .iter()
         .any(|keyword| effective.one(keyword).is_some_and(|value| value != "none"));
-    if !methods.ways.iter().any(Way::by_key) || elsewhere {
+    let places = key_places(effective, user, account);
+    if !methods.ways.iter().any(Way::by_key) || elsewhere || places.token.is_some() {
         return Judgement::accept(&format!("{user} is a user with the shell {}", account.shell));
     }
-    let paths = key_paths(effective, user, account);
+    let paths = places.paths;
     let file = |path: &String| host.sshd.key_files.get(&(user.clone(), path.clone()));
     let unread: Vec<&String> = paths.iter().filter(|path| file(path).is_none()).collect();
     if !unread.is_empty() {
@@ -297,13 +327,12 @@ fn keys(
         return Judgement::unknown("the files of authorized keys are not read yet".to_owned());
     }
     let (mut missing, mut bad, mut unknown, mut good) = (Vec::new(), Vec::new(), Vec::new(), false);
-    for path in &paths {
-        let Some(file) = file(path) else { continue };
+    for (path, file) in paths.iter().filter_map(|path| Some(file(path)?.each(path))).flatten() {
         match file.read(is_strict(effective)) {
             Reading::Keys(_) => good = true,
-            Reading::PassedOver(why) => bad.push(Evidence::new(path.clone(), why)),
-            Reading::Missing => missing.push(Evidence::new(path.clone(), "not there")),
-            Reading::Unknown(why) => unknown.push(Evidence::new(path.clone(), why)),
+            Reading::PassedOver(why) => bad.push(Evidence::new(path, why)),
+            Reading::Missing => missing.push(Evidence::new(path, "not there")),
+            Reading::Unknown(why) => unknown.push(Evidence::new(path, why)),
         }
     }
     if good {
@@ -348,13 +377,35 @@ fn keys(
 }
 
 /// Where sshd looks for the keys of a user.
-pub fn key_paths(effective: &Effective, user: &str, account: &Account) -> Vec<String> {
-    let files = effective.one("authorizedkeysfile").unwrap_or_default();
-    files.split_ascii_whitespace().filter(|file| *file != "none").map(|file| expand(file, user, account)).collect()
+#[derive(Debug, Default)]
+pub struct KeyPlaces {
+    /// The files, or patterns of files, in its order.
+    pub paths: Vec<String>,
+    /// The value behind them with a token that ends sshd's process (misc.c, `percent_expand`): it gets to none behind that.
+    pub token: Option<String>,
 }
 
-/// `sshd_config(5)`, `AuthorizedKeysFile`: `%h`, `%u`, `%U`, `%%`; what is not absolute is below the home directory.
-pub(crate) fn expand(pattern: &str, user: &str, account: &Account) -> String {
+/// Where sshd looks for the keys of a user.
+pub fn key_places(effective: &Effective, user: &str, account: &Account) -> KeyPlaces {
+    let mut places = KeyPlaces::default();
+    let files = effective.one("authorizedkeysfile").unwrap_or_default();
+    for file in files.split_ascii_whitespace().filter(|file| !file.eq_ignore_ascii_case("none")) {
+        if has_strange_token(file, "huU") {
+            places.token = Some(file.to_owned());
+            break;
+        }
+        places.paths.push(expand(file, user, account));
+    }
+    places
+}
+
+/// The same without what ends it.
+pub fn key_paths(effective: &Effective, user: &str, account: &Account) -> Vec<String> {
+    key_places(effective, user, account).paths
+}
+
+/// `sshd_config(5)`, `AuthorizedKeysFile`: `%h`, `%u`, `%U`, `%%`, and no others; what is not absolute is below the home directory.
+pub fn expand(pattern: &str, user: &str, account: &Account) -> String {
     let mut path = String::new();
     let mut letters = pattern.chars();
     while let Some(letter) = letters.next() {
@@ -366,8 +417,7 @@ pub(crate) fn expand(pattern: &str, user: &str, account: &Account) -> String {
             Some('h') => path.push_str(&account.home),
             Some('u') => path.push_str(user),
             Some('U') => path.push_str(&account.uid.to_string()),
-            Some('%') | None => path.push('%'),
-            Some(other) => path.extend(['%', other]),
+            other => path.extend(other),
         }
     }
     if path.starts_with('/') { path } else { format!("{}/{path}", account.home.trim_end_matches('/')) }

@@ -238,16 +238,18 @@ fn of_account(
             lines.push(TraceLine::new(path, "AuthorizedKeysFile", "not read yet"));
             continue;
         };
-        let effect = match file.read(strict) {
-            Reading::Keys(keys) => {
-                let types: BTreeSet<&str> = keys.iter().map(|key| key.kind.as_str()).collect();
-                format!("sshd reads it: {}", types.into_iter().collect::<Vec<_>>().join(", "))
-            }
-            Reading::Missing => "not there".to_owned(),
-            Reading::PassedOver(why) => format!("sshd passes over it: {why}"),
-            Reading::Unknown(why) => unknown(why),
-        };
-        lines.push(TraceLine::new(path, "AuthorizedKeysFile", effect));
+        for (path, file) in file.each(&path) {
+            let effect = match file.read(strict) {
+                Reading::Keys(keys) => {
+                    let types: BTreeSet<&str> = keys.iter().map(|key| key.kind.as_str()).collect();
+                    format!("sshd reads it: {}", types.into_iter().collect::<Vec<_>>().join(", "))
+                }
+                Reading::Missing => "not there".to_owned(),
+                Reading::PassedOver(why) => format!("sshd passes over it: {why}"),
+                Reading::Unknown(why) => unknown(why),
+            };
+            lines.push(TraceLine::new(path, "AuthorizedKeysFile", effect));
+        }
     }
     lines
 }

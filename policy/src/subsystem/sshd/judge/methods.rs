@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::host::{self, HostState, Needs, Part};
-use crate::subsystem::sshd::config::{Client, Listed, address_list, keyword};
-use crate::subsystem::sshd::facts::authorized_keys::AuthorizedKey;
+use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::config::{Client, keyword};
 use crate::subsystem::sshd::facts::pam::Passwords;
-use crate::subsystem::sshd::facts::revoked_keys::RevokedKeys;
 use crate::subsystem::sshd::facts::state::{Account, Need};
-use crate::subsystem::sshd::judge::access::{alternatives, is_name};
-use crate::subsystem::sshd::judge::account::{is_strict, key_paths};
-use crate::subsystem::sshd::{Effective, Reading};
+use crate::subsystem::sshd::judge::access::alternatives;
+use crate::subsystem::sshd::judge::keys::{FoundKeys, keys};
+pub use crate::subsystem::sshd::judge::keys::{Key, Uncounted};
 use crate::verdict::Verdict;
 
 /// What decides where `sshd` looks for keys and which it takes.
@@ -79,19 +78,8 @@ pub enum Doubt {
     Pam(String),
     /// Tickets and other hosts' keys, which are not looked at.
     NotLookedAt(String),
-}
-
-/// A key that may log in.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// `ssh-ed25519 SHA256:...`
-    pub name: String,
-    /// `SHA256:...`
-    pub fingerprint: String,
-    /// What stands before it in the file.
-    pub options: String,
-    /// By what it may sign for this sshd: which of them its client does is not known.
-    pub algorithms: BTreeSet<&'static str>,
+    /// A token in a value of this keyword ends the connection of whoever offers a key that is not found before it.
+    Token(&'static str),
 }
 
 /// One alternative: methods that must all succeed.
@@ -114,6 +102,8 @@ pub struct Methods {
     pub sources: BTreeSet<Doubt>,
     /// The files whose keys are known.
     pub files: BTreeSet<String>,
+    /// Lines and files that give no key, and why.
+    pub uncounted: Vec<Uncounted>,
     /// Whether sshd finds no file of keys at all.
     pub no_key_files: bool,
     /// Whether a password of shadow(5) is all that password and keyboard-interactive can ask for, so that they are one way.
@@ -137,6 +127,11 @@ impl fmt::Display for Doubt {
             Doubt::Tally(why) => f.write_str(why),
             Doubt::Pam(_) => f.write_str("a module of PAM may ask for something else than the password of /etc/shadow"),
             Doubt::NotLookedAt(method) => write!(f, "{method} is not looked at"),
+            Doubt::Token(keyword) => write!(
+                f,
+                "{} has a % token that sshd does not know, which ends the connection of whoever offers another key first",
+                keyword::spelling(keyword)
+            ),
         }
     }
 }
@@ -163,7 +158,12 @@ impl Doubt {
             | Doubt::Password { .. }
             | Doubt::Pam(_)
             | Doubt::NotLookedAt(_) => true,
-            Doubt::OldSignature | Doubt::Krl(_) | Doubt::SecurityKey(_) | Doubt::KeyOptions(..) | Doubt::Tally(_) => false,
+            Doubt::OldSignature
+            | Doubt::Krl(_)
+            | Doubt::SecurityKey(_)
+            | Doubt::KeyOptions(..)
+            | Doubt::Tally(_)
+            | Doubt::Token(_) => false,
         }
     }
 
@@ -252,6 +252,16 @@ impl Methods {
         !self.perhaps.is_empty() || !self.sources.is_empty()
     }
 
+    /// Why the key with this fingerprint does not count, or may not, where that is known.
+    pub fn why_not(&self, fingerprint: &str) -> Option<String> {
+        let is_it = |one: &&Uncounted| one.key.as_ref().is_some_and(|name| name.ends_with(fingerprint));
+        let of_file = |one: &&Uncounted| one.line.is_none();
+        let known = self.uncounted.iter().find(is_it).or_else(|| self.uncounted.iter().find(of_file));
+        let told = |one: &Uncounted| format!("{}: {}", one.place(), one.why);
+        let perhaps = || self.perhaps.iter().find(|(key, _)| key.fingerprint == fingerprint)?.1.first().map(Doubt::to_string);
+        perhaps().or_else(|| known.map(told)).or_else(|| self.sources.first().map(Doubt::to_string))
+    }
+
     /// The keys and sources of keys that would count no more as they did, or of which that is not known.
     pub fn lost(&self, now: &Methods) -> Vec<String> {
         let keys = self.keys.iter().filter(|key| !now.has(key));
@@ -282,17 +292,14 @@ impl Methods {
     }
 }
 
-impl Key {
-    fn is_no_less_than(&self, key: &Key) -> bool {
-        self.fingerprint == key.fingerprint
-            && (self.options == key.options || self.options.is_empty())
-            && self.algorithms.is_superset(&key.algorithms)
-    }
-}
-
 /// Without its device: `keyboard-interactive:pam`.
 pub fn bare(method: &str) -> &str {
     method.split(':').next().unwrap_or(method)
+}
+
+/// Whether a method answers to what stands behind its colon (auth2-chall.c, `devices`): that of PAM, which is none without it.
+fn may_answer(method: &str) -> bool {
+    method.split_once(':').is_none_or(|(name, device)| name == "keyboard-interactive" && device == "pam")
 }
 
 /// Whether whoever can do one of them can do the other. auth2-none.c: an empty password is tried before any method is asked for.
@@ -313,18 +320,20 @@ pub fn ways(host: &HostState, effective: &Effective, client: &Client, account: &
         // auth2-pubkey.c: each time another key is asked for.
         let keys_asked = methods.iter().filter(|method| bare(method) == "publickey").count();
         let mut can = |method: &String| match bare(method) {
+            // auth2.c, `list_starts_with`: no method answers to another one.
+            _ if !may_answer(method) => Can::Not,
             "publickey" if keys_asked > 1 && found.keys.len() < keys_asked => found.can_with(keys_asked),
             "publickey" => found.can(),
             "password" => password(host, effective, client, account, needs),
-            "keyboard-interactive" => interactive(host, effective, client, account, method, needs),
+            "keyboard-interactive" => interactive(host, effective, client, account, needs),
             _ => Can::Perhaps([Doubt::NotLookedAt(method.clone())].into()),
         };
         Way { methods: methods.iter().map(|method| (method.clone(), can(method))).collect() }
     };
     let ways = alternatives.iter().map(way).collect();
-    let FoundKeys { keys, perhaps, sources, files, no_files: no_key_files } = found;
+    let FoundKeys { keys, perhaps, sources, files, uncounted, no_files: no_key_files, .. } = found;
     let one_password = other_stack(effective, account).is_none();
-    Methods { ways, keys, perhaps, sources, files, no_key_files, one_password }
+    Methods { ways, keys, perhaps, sources, files, uncounted, no_key_files, one_password }
 }
 
 /// The PAM service that is asked and that may ask for something else than the password of shadow(5).
@@ -354,15 +363,8 @@ fn password(host: &HostState, effective: &Effective, client: &Client, account: &
 }
 
 /// With PAM that is what its modules ask for, most often the password; without, nothing asks (auth2-chall.c).
-fn interactive(
-    host: &HostState,
-    effective: &Effective,
-    client: &Client,
-    account: &Account,
-    method: &str,
-    needs: &mut Needs,
-) -> Can {
-    if effective.one("usepam") != Some("yes") || method.ends_with(":bsdauth") {
+fn interactive(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> Can {
+    if effective.one("usepam") != Some("yes") {
         return Can::Not;
     }
     password(host, effective, client, account, needs)
@@ -379,139 +381,4 @@ fn tally(host: &HostState, client: &Client, account: &Account, needs: &mut Needs
         Some(Part::Unreadable(why)) => Some(why.clone()),
         Some(Part::Present(tally)) => tally.locked(account.uid, host.at).map(|_| format!("{} is full", tally.file)),
     }
-}
-
-/// The keys of a user.
-#[derive(Default)]
-struct FoundKeys {
-    keys: BTreeSet<Key>,
-    perhaps: BTreeMap<Key, BTreeSet<Doubt>>,
-    sources: BTreeSet<Doubt>,
-    files: BTreeSet<String>,
-    no_files: bool,
-}
-
-impl FoundKeys {
-    fn can(&self) -> Can {
-        match (self.keys.is_empty(), self.perhaps.is_empty() && self.sources.is_empty()) {
-            (false, _) => Can::Work,
-            (true, false) => Can::Perhaps(self.doubts()),
-            (true, true) => Can::Not,
-        }
-    }
-
-    /// The same where so many different keys are asked for, more than are known to let in.
-    fn can_with(&self, keys_asked: usize) -> Can {
-        let too_few = self.sources.is_empty() && self.keys.len() + self.perhaps.len() < keys_asked;
-        if too_few { Can::Not } else { Can::Perhaps(self.doubts()) }
-    }
-
-    fn doubts(&self) -> BTreeSet<Doubt> {
-        self.perhaps.values().flatten().chain(&self.sources).cloned().collect()
-    }
-}
-
-/// Those in files that sshd reads, of a type that it takes, not taken back, whose options let them in from there; and what is not known.
-fn keys(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> FoundKeys {
-    let set = |keyword: &str| effective.one(keyword).filter(|value| *value != "none");
-    let mut found = FoundKeys::default();
-    let revoked = match set("revokedkeys").map(|path| (path, host.sshd.revoked_keys.get(path))) {
-        None => None,
-        Some((path, None)) => {
-            needs.insert(host::Need::Sshd(Need::RevokedKeys(path.to_owned())));
-            found.sources.insert(Doubt::NotRead(path.to_owned()));
-            return found;
-        }
-        // auth.c, `auth_key_is_revoked`: an error counts as revoked, of keys from anywhere.
-        Some((_, Some(RevokedKeys::Missing(_)))) => return found,
-        Some((path, Some(RevokedKeys::Unread(_)))) => {
-            found.sources.insert(Doubt::NotRead(path.to_owned()));
-            return found;
-        }
-        Some((_, Some(revoked))) => Some(revoked),
-    };
-    let elsewhere = ["authorizedkeyscommand", "trustedusercakeys"].into_iter();
-    found.sources.extend(elsewhere.filter_map(|keyword| Some(Doubt::Elsewhere(keyword, set(keyword)?.to_owned()))));
-    found.no_files = found.sources.is_empty();
-    for path in key_paths(effective, &client.user, account) {
-        let Some(file) = host.sshd.key_files.get(&(client.user.clone(), path.clone())) else {
-            needs.insert(host::Need::Sshd(Need::KeyFile { user: client.user.clone(), path: path.clone() }));
-            found.sources.insert(Doubt::NotRead(path));
-            found.no_files = false;
-            continue;
-        };
-        match file.read(is_strict(effective)) {
-            Reading::Missing => continue,
-            Reading::Unknown(_) if !is_strict(effective) => _ = found.sources.insert(Doubt::Lenient(path)),
-            Reading::PassedOver(_) | Reading::Unknown(_) => _ = found.sources.insert(Doubt::PassedOver(path)),
-            Reading::Keys(keys) => {
-                for key in keys {
-                    if !key.is_key() {
-                        found.sources.insert(Doubt::Line(path.clone()));
-                        continue;
-                    }
-                    let algorithms = key.signs_by(effective);
-                    let named = Key { algorithms, ..named(key) };
-                    match usable(key, &named.algorithms, effective, client, account, revoked) {
-                        Can::Work => _ = found.keys.insert(named),
-                        Can::Perhaps(doubts) => _ = found.perhaps.insert(named, doubts),
-                        Can::Not => {}
-                    }
-                }
-                found.files.insert(path);
-            }
-        }
-        found.no_files = false;
-    }
-    found
-}
-
-fn named(key: &AuthorizedKey) -> Key {
-    let AuthorizedKey { kind, fingerprint, options, .. } = key;
-    let name = format!("{kind} {fingerprint}");
-    Key { name, fingerprint: fingerprint.clone(), options: options.clone(), algorithms: BTreeSet::new() }
-}
-
-/// Whether one key lets this client in (auth2-pubkeyfile.c `auth_authorise_keyopts`, auth2-pubkey.c) that may sign so.
-fn usable(
-    key: &AuthorizedKey,
-    algorithms: &BTreeSet<&str>,
-    effective: &Effective,
-    client: &Client,
-    account: &Account,
-    revoked: Option<&RevokedKeys>,
-) -> Can {
-    let mut doubts = BTreeSet::new();
-    if algorithms.is_empty() {
-        return Can::Not;
-    }
-    if algorithms.iter().all(|algorithm| *algorithm == "ssh-rsa") {
-        doubts.insert(Doubt::OldSignature);
-    }
-    match revoked {
-        Some(RevokedKeys::Missing(_)) => return Can::Not,
-        Some(RevokedKeys::Keys(keys)) if keys.contains(&key.fingerprint) => return Can::Not,
-        Some(RevokedKeys::Unread(why)) => _ = doubts.insert(Doubt::NotRead(why.clone())),
-        Some(RevokedKeys::Krl(which)) => _ = doubts.insert(Doubt::Krl(which.clone())),
-        Some(RevokedKeys::Keys(_)) | None => {}
-    }
-    let forced = effective.one("permitrootlogin") == Some("forced-commands-only");
-    if account.uid == 0 && forced && key.option("command").is_none() {
-        return Can::Not;
-    }
-    if let Some(options) = effective.one("pubkeyauthoptions").filter(|value| *value != "none" && key.kind.starts_with("sk-")) {
-        doubts.insert(Doubt::SecurityKey(options.to_owned()));
-    }
-    if let Some(from) = key.option("from") {
-        let by_name = effective.one("usedns") == Some("yes") && from.split(',').any(is_name);
-        match address_list(client.address, &from) {
-            Some(Listed::Yes) if !by_name => {}
-            Some(Listed::Excluded) => return Can::Not,
-            _ => _ = doubts.insert(Doubt::KeyOptions(key.options.clone(), by_name)),
-        }
-    }
-    if key.option("expiry-time").is_some() {
-        doubts.insert(Doubt::KeyOptions(key.options.clone(), false));
-    }
-    if doubts.is_empty() { Can::Work } else { Can::Perhaps(doubts) }
 }

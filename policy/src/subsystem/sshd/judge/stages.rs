@@ -117,7 +117,8 @@ fn login(
     let mut access = access::judge(host, server, effective, &client, known, needs);
     let told = host.sshd.journal.as_ref().map_or(&[][..], |journal| &journal.lines);
     let about_it = about_it(server, connection, told);
-    access.add(happened(server, effective, &about_it, Some(user), &settings(server, Some(&client))));
-    let account = account::judge(host, effective, &client, known, needs);
+    let settings = settings(server, Some(&client));
+    access.add(happened(server, effective, &about_it, Some(user), &settings));
+    let account = account::judge(host, effective, &settings, &client, known, needs);
     vec![access.report(Stage::SshdAccess), account.report(Stage::Account)]
 }

@@ -10,6 +10,7 @@ use crate::reply::PathDocument;
 use crate::subsystem::sshd::config::{keyword, merge};
 use crate::subsystem::sshd::facts::state::{Account, ValueFile};
 use crate::subsystem::sshd::judge::account::{expand, key_paths};
+use crate::subsystem::sshd::judge::keys::has_strange_token;
 use crate::subsystem::sshd::judge::methods::{Can, Doubt, Way, bare};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
 use crate::subsystem::sshd::quoting::of_values;
@@ -168,7 +169,7 @@ fn no_keys(host: &HostState, login: &LoginWay, account: &Account, needs: &mut Ne
 /// Whether nothing is where a value points to, and only root can have taken it away.
 fn is_gone(host: &HostState, value: &str, login: &LoginWay, account: &Account, needs: &mut Needs) -> bool {
     let first = value.split(' ').next().unwrap_or_default();
-    if !first.starts_with(['/', '%']) {
+    if !first.starts_with(['/', '%']) || has_strange_token(first, "huU") {
         return false;
     }
     let path = expand(first, &login.user, account);

@@ -156,6 +156,8 @@ pub(super) fn hosts(user: &str, before: &str, after: &str) -> (HostState, HostSt
             fingerprint: format!("SHA256:{kind}"),
             rsa_bits: bits,
             options: options.to_owned(),
+            line: 1,
+            fault: None,
         };
         let keys = [key("ssh-ed25519", None, ""), key("ssh-rsa", Some(2048), ""), key("sk-ssh-ed25519@openssh.com", None, "")];
         let file = |modes, keys: &[AuthorizedKey]| KeyFile::File { modes, keys: Ok(keys.to_vec()) };

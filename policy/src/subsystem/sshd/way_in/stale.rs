@@ -93,7 +93,8 @@ fn is_strict_about_a_file(login: &LoginWay, host: &HostState, server: &Server, a
 /// Whether a key counts from a host of some name.
 fn may_go_by_name(doubt: &Doubt) -> bool {
     let Doubt::KeyOptions(options, _) = doubt else { return false };
-    let key = AuthorizedKey { kind: String::new(), fingerprint: String::new(), rsa_bits: None, options: options.clone() };
+    let options = options.clone();
+    let key = AuthorizedKey { kind: String::new(), fingerprint: String::new(), rsa_bits: None, options, line: 0, fault: None };
     key.option("from").is_some_and(|from| from.split(',').any(is_name))
 }
 

@@ -4,7 +4,7 @@
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::journal::Entrance;
-use crate::subsystem::sshd::judge::methods::{Can, KEY_SOURCES, Way, bare, is_same};
+use crate::subsystem::sshd::judge::methods::{Can, Doubt, KEY_SOURCES, Way, bare, is_same};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
 use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, closed, forwarding, risk, serves, sessions, values};
 use crate::text::quoted::Text;
@@ -146,13 +146,12 @@ fn no_way(was: &LoginWay, is: &LoginWay, says_little: bool) -> Option<(Verdict, 
 fn lost_way(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     let mut must_stay = was.ways.ways.iter().filter(|way| way.verdict() != Verdict::Refuse);
     let lost = must_stay.find(|way| !way_stays(way, was, is))?;
-    let (user, left) = (&is.user, is.ways.best().1.join(" or "));
-    let why = format!(
-        "sshd: {user} may come in by {}, which would count no more, and whether {user} can come in by {left} is not known: let {user} log \
-         in by that first",
-        lost.name()
-    );
-    Some(why.into())
+    let (user, lost) = (&is.user, lost.name());
+    let left: Vec<String> = is.ways.best().1.into_iter().filter(|left| *left != lost).collect();
+    let why = format!("sshd: {user} may come in by {lost}, which would count no more");
+    let unknown =
+        format!(", and whether {user} can come in by {} is not known: let {user} log in by that first", left.join(" or "));
+    Some(if left.is_empty() { why } else { why + &unknown }.into())
 }
 
 fn way_stays(way: &Way, was: &LoginWay, is: &LoginWay) -> bool {
@@ -232,11 +231,13 @@ fn lost_entrance(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     if !counts(was) && !counts(is) {
         return Some(format!("sshd: {user} is in by {by}, which would not count; {}", Disproof::IsIn.advice(user)).into());
     }
-    let why = format!(
-        "sshd: {user} is in by {by}, which would count no more; whether {user} can come in by {} is not known: log in by that first",
-        is.ways.best().1.join(" or ")
-    );
-    Some(why.into())
+    // What is left besides the way of now, which a login proves no more than this one does.
+    let others = is.ways.ways.iter().filter(|way| !ends_so(way, entrance, is.ways.one_password)).map(Way::name);
+    let others: Vec<String> = others.filter(|name| is.ways.best().1.contains(name)).collect();
+    let why = key.as_ref().and_then(|key| is.ways.why_not(key)).map_or_else(String::new, |why| format!(": {why}"));
+    let why = format!("sshd: {user} is in by {by}, which would count no more{why}");
+    let unknown = format!("; whether {user} can come in by {} is not known: log in by that first", others.join(" or "));
+    Some(if others.is_empty() { why } else { why + &unknown }.into())
 }
 
 /// auth.c, `auth_log`, names the last method of several.
@@ -274,7 +275,8 @@ fn stays(entrance: &Entrance, was: &LoginWay, is: &LoginWay) -> bool {
 /// Whether the very key still counts. One that is in no file that was read (a certificate's, or one from elsewhere) does while all that
 /// decides about keys stays as it is.
 fn key_stays(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
-    let Some(key) = key else { return lost_keys(was, is).is_none() && changed(KEY_SOURCES, was, is).is_none() };
+    let changes = || changed(KEY_SOURCES, was, is).is_some() || taken_over(key, was, is);
+    let Some(key) = key else { return lost_keys(was, is).is_none() && !changes() };
     let (known, now) = (&was.ways, &is.ways);
     let mut sure = known.keys.iter().filter(|one| one.fingerprint == key).peekable();
     let mut perhaps = known.perhaps.iter().filter(|(one, _)| one.fingerprint == key).peekable();
@@ -283,9 +285,17 @@ fn key_stays(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
         if was.may_differ && is.ways.sources.is_empty() {
             return counts();
         }
-        return changed(KEY_SOURCES, was, is).is_none();
+        return !changes();
     }
     sure.all(|one| now.has(one)) && perhaps.all(|(one, doubts)| now.has_perhaps(one, doubts))
+}
+
+/// Whether a key that was in no file is in one now, with options, or may be: sshd looks into files first.
+fn taken_over(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
+    let mut listed = is.ways.keys.iter().chain(is.ways.perhaps.keys());
+    let mut sources = is.ways.sources.iter().filter(|source| !matches!(source, Doubt::Elsewhere(..)));
+    listed.any(|one| Some(one.fingerprint.as_str()) == key && !one.options.is_empty())
+        || sources.any(|source| !source.is_among(&was.ways.sources))
 }
 
 /// Whether a value takes every key that the other one took.
@@ -300,8 +310,10 @@ fn only_more(keyword: &str, old: &[String], new: &[String]) -> bool {
         "authorizedkeysfile" => {
             let words =
                 |values: &[String]| values.iter().flat_map(|value| value.split(' ')).map(str::to_owned).collect::<Vec<_>>();
+            // In the same order, which counts.
             let new = words(new);
-            words(old).iter().all(|file| new.contains(file))
+            let mut new = new.iter();
+            words(old).iter().all(|file| new.any(|other| other == file))
         }
         "authorizedkeyscommand" | "trustedusercakeys" => old.first().is_none_or(|value| value == "none"),
         "requiredrsasize" => {

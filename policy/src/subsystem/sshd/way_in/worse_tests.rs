@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::*;
-use crate::subsystem::sshd::judge::methods::{Doubt, Key, Methods};
+use crate::subsystem::sshd::judge::keys::{Before, Key};
+use crate::subsystem::sshd::judge::methods::{Doubt, Methods};
 use crate::subsystem::sshd::judge::objection::Reason;
 use crate::subsystem::sshd::way_in::sessions::Shell;
 
@@ -28,6 +29,7 @@ fn methods(methods: &[(&str, Can)], key: bool) -> Methods {
         fingerprint: KEY.to_owned(),
         options: String::new(),
         algorithms: BTreeSet::new(),
+        before: Before::default(),
     };
     let keys = if key { BTreeSet::from([named]) } else { BTreeSet::new() };
     Methods { ways: methods.iter().map(way).collect(), keys, no_key_files: !key, one_password: true, ..Methods::default() }
