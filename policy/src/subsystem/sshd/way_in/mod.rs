@@ -410,7 +410,7 @@ fn opened(login: &LoginWay, host: &HostState, server: &Server, port: u16, needs:
     if !login.may_differ || !server.edited.is_empty() || login.effective == Effective::default() {
         return None;
     }
-    let of_shells = |keyword: &str| matches!(keyword, "chrootdirectory" | "forcecommand" | "maxsessions");
+    let of_shells = |keyword: &str| matches!(keyword, "chrootdirectory" | "forcecommand");
     let taken = |(keyword, plain): &(&'static str, &'static str)| {
         let value = login.effective.one(keyword)?;
         let is_plain = match *keyword {
