@@ -187,11 +187,12 @@ fn what_drops_packets_elsewhere_is_not_open(server: &Server) {
 
 /// What PAM and the shell do with an account: its real login judges what is said of it.
 fn an_account_that_pam_or_its_shell_refuses_is_not_open(server: &Server) {
+    server.wait_until("sshd serves", std::time::Duration::from_secs(30), || server.gets_in("alice", FROM, 22));
     let fresh = "chage -d 20000 -M 99999 -I -1 alice";
     let pam = "sed -i 's/^# *\\(account *required *pam_access.so\\)/\\1/' /etc/pam.d/sshd; echo '-:ALL EXCEPT root:ALL' >>/etc/security/access.conf";
     let no_pam =
         "sed -i 's/^\\(account *required *pam_access.so\\)/# \\1/' /etc/pam.d/sshd; sed -i '$d' /etc/security/access.conf";
-    let reload = "systemctl reload ssh.service; sleep 0.2";
+    let reload = "systemctl reload ssh.service; sleep 0.5";
     let off = format!("echo 'UsePAM no' >/etc/ssh/sshd_config.d/50-x.conf; {reload}");
     let on = format!("rm /etc/ssh/sshd_config.d/50-x.conf; {reload}");
     for (make, undo, gets_in, status, says) in [
