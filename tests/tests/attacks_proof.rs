@@ -115,7 +115,7 @@ fn what_a_stage_believes_of_an_account_hides_nothing(server: &Server) {
     locks_out(server, "DenyUsers alice", "alice from 198.51.100.7 (a live session) would be refused by sshd: DenyUsers alice");
     harmless(server, "X11Forwarding no");
     let log = server.run(&["journalctl", "--no-pager", "-o", "cat", "-u", "sshfix-agent"]).stdout;
-    assert!(log.contains("alice from 198.51.100.7 is logged in, and yet the stage account says: sshd: /"), "{log}");
+    assert!(log.contains("alice from 198.51.100.7 is logged in, but the stage account says: sshd: /"), "{log}");
     drop(session);
     keep(server, &[(ALICE_FROM, "alice")]);
     locks_out(server, "DenyUsers alice", "alice from 198.51.100.7 (a `keep` entry");
