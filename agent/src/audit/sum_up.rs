@@ -258,7 +258,7 @@ mod tests {
         let found = store.audit_search(&Filter { limit: Some(1000), ..Filter::default() }).unwrap();
         let left: Vec<i64> = found.records.iter().rev().map(|record| record.record).collect();
         assert_eq!(left, kept);
-        assert!(found.notes.iter().any(|note| note.starts_with("48 older requests")), "{:?}", found.notes);
+        assert!(found.notes.iter().any(|note| note.starts_with("48 older records of questions")), "{:?}", found.notes);
         let look = |key| verify(store.path(), key, Given::default()).unwrap();
         let whole = look(Some(&key));
         assert!(whole.intact && whole.notes.iter().any(|note| note.contains("summed up")), "{whole:?}");
