@@ -3,13 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
-use std::time::Duration;
-
 use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server, Session};
 
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
 const FROM: &str = "198.51.100.7";
-const LONG: Duration = Duration::from_mins(3);
 
 fn prepared(release: Release) -> Server {
     let server = Server::boot(release);
@@ -33,10 +30,7 @@ fn prepared(release: Release) -> Server {
 
 /// A configuration, and an sshd that has read it.
 fn configured(server: &Server, text: &str) {
-    server.write(DROP_IN, text);
-    server.sh("sshd -t && rm -f /run/sshd.pid && systemctl reload ssh.service").expect_ok();
-    server.wait_until("sshd has read it", LONG, || server.path("/run/sshd.pid").exists());
-    std::thread::sleep(Duration::from_millis(50));
+    server.sshd_follows(DROP_IN, text);
 }
 
 fn alice_gets_in(server: &Server) -> bool {

@@ -67,10 +67,7 @@ fn prepared(release: Release) -> Server {
 
 /// A configuration, and an sshd that has read it.
 fn configured(server: &Server, text: &str) {
-    server.write(DROP_IN, text);
-    server.sh("sshd -t && rm -f /run/sshd.pid && systemctl reload ssh.service").expect_ok();
-    server.wait_until("sshd has read it", LONG, || server.path("/run/sshd.pid").exists());
-    std::thread::sleep(Duration::from_millis(50));
+    server.sshd_follows(DROP_IN, text);
 }
 
 #[test]

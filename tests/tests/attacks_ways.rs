@@ -92,10 +92,7 @@ impl Way {
 
 /// Writes the drop-in by hand and has sshd follow.
 fn configure(server: &Server, text: &str) {
-    server.write(DROP_IN, text);
-    server.sh("sshd -t && rm -f /run/sshd.pid && systemctl reload ssh.service").expect_ok();
-    server.wait_until("sshd has read it", LONG, || server.path("/run/sshd.pid").exists());
-    std::thread::sleep(Duration::from_millis(50));
+    server.sshd_follows(DROP_IN, text);
 }
 
 /// Entries of agent.toml in the place of those that were there.

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::host::{self, HostState, Needs, Part};
+use crate::host::{HostState, Needs};
 use crate::subsystem::sshd::config::merge;
-use crate::subsystem::sshd::{Manager, Need, Step, resolved, way_in};
+use crate::subsystem::sshd::facts::ask;
+use crate::subsystem::sshd::{Manager, Step, resolved, way_in};
 use crate::verdict::AccessPath;
 
 /// Files that others edited since a change was made, as they were before it; empty where there was none.
@@ -15,14 +16,7 @@ pub type Others = BTreeMap<String, Vec<u8>>;
 /// The first of these ways in that sshd would refuse for certain once it read its files with the step undone, and would not without the
 /// edits of others, and why. None also where sshd has read those already, or does not run.
 pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPath], needs: &mut Needs) -> Option<String> {
-    let server = match read.sshd.servers.get(&step.port) {
-        Some(Part::Present(server)) => server,
-        Some(Part::Absent(_) | Part::Unreadable(_)) => return None,
-        None => {
-            needs.insert(host::Need::Sshd(Need::Server(step.port)));
-            return None;
-        }
-    };
+    let server = ask::server(read, step.port, needs)?;
     let is_of_ours = |path: &String| step.files.iter().any(|file| file.path == *path) && !others.contains_key(path);
     // Each connection reads them, or the next start.
     let nobody_told = !server.running || matches!(server.manager, Manager::Connections(_));
@@ -51,11 +45,7 @@ pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPa
     if with.edited == without.edited {
         return None;
     }
-    let predicted = |server| {
-        let mut state = read.clone();
-        state.sshd.servers.insert(step.port, Part::Present(server));
-        state
-    };
+    let predicted = |server| ask::with_server(read, step.port, server);
     let (with, without) = (predicted(with), predicted(without));
     // Files that sshd does not take it is not told to read either: that is said in its own words.
     if step.was_down() && resolved(&with, step.port, needs).is_none_or(|server| server.test.is_err()) {

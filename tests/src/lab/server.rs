@@ -347,6 +347,14 @@ impl Server {
         command
     }
 
+    /// Writes a file of sshd's by hand and has sshd read it.
+    pub fn sshd_follows(&self, path: &str, text: &str) {
+        self.write(path, text);
+        self.sh("sshd -t && rm -f /run/sshd.pid && systemctl reload ssh.service").expect_ok();
+        self.wait_until("sshd has read it", Duration::from_mins(3), || self.path("/run/sshd.pid").exists());
+        sleep(Duration::from_millis(50));
+    }
+
     /// Whether a new login works; sshd may be opening its sockets anew.
     pub fn gets_in(&self, user: &str, from: &str, port: u16) -> bool {
         let command = [self.login_command(user, from, port), vec!["true".to_owned()]].concat();

@@ -18,12 +18,13 @@ pub use change::scope::beyond;
 pub use change::step::{Activation, FileEdit, Step, Through};
 pub use check::{FileFacts, ReadAt, Running, check};
 pub use facts::ask::{Answer, Candidate, Changes, login_as, resolved};
-pub use facts::authorized_keys::{AuthorizedKey, LineFault, authorized_keys};
+pub use facts::authorized_keys::{AuthorizedKey, authorized_keys};
 pub use facts::effective::Effective;
 pub use facts::invocation::{Invocation, environment_file};
 pub use facts::key_file::{
     Chain, Groups, KeyFile, MAX_MATCHES, Members, Modes, Owner, Reading, Seen, is_pattern, key_file, shown, writing_groups,
 };
+pub use facts::key_options::LineFault;
 pub use facts::power::{Power, SCHEDULED};
 pub use facts::revoked_keys::{RevokedKeys, revoked_keys};
 pub use facts::state::{

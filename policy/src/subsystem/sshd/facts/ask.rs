@@ -40,16 +40,28 @@ impl Server {
     }
 }
 
-/// The server with what sshd says of the files that were predicted for it. `None` while that is asked for, or where there is none.
-pub fn resolved(host: &HostState, port: u16, needs: &mut Needs) -> Option<Server> {
-    let server = match host.sshd.servers.get(&port) {
-        Some(Part::Present(server)) => server,
-        Some(Part::Absent(_) | Part::Unreadable(_)) => return None,
+/// The server as it was read. `None` while that is asked for, or where there is none.
+pub fn server<'a>(host: &'a HostState, port: u16, needs: &mut Needs) -> Option<&'a Server> {
+    match host.sshd.servers.get(&port) {
+        Some(Part::Present(server)) => Some(server),
+        Some(Part::Absent(_) | Part::Unreadable(_)) => None,
         None => {
             needs.insert(host::Need::Sshd(Need::Server(port)));
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// The host with another server in the place of the one that was read.
+pub fn with_server(host: &HostState, port: u16, server: Server) -> HostState {
+    let mut state = host.clone();
+    state.sshd.servers.insert(port, Part::Present(server));
+    state
+}
+
+/// The server with what sshd says of the files that were predicted for it. `None` while that is asked for, or where there is none.
+pub fn resolved(host: &HostState, port: u16, needs: &mut Needs) -> Option<Server> {
+    let server = server(host, port, needs)?;
     if server.edited.is_empty() {
         return Some(server.clone());
     }

@@ -3,7 +3,6 @@
 //! the file, is not known here.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::ssh::blob::{BlobError, Reader};
 use crate::ssh::public_key::fingerprint;
 use crate::subsystem::sshd::Effective;
-use crate::subsystem::sshd::facts::key_options;
+use crate::subsystem::sshd::facts::key_options::{self, LineFault, NoKey};
 
 const KINDS: [&str; 7] = [
     "ssh-ed25519",
@@ -44,47 +43,6 @@ pub struct AuthorizedKey {
     /// Why sshd passes over the line, where it does for certain.
     #[serde(default)]
     pub fault: Option<LineFault>,
-}
-
-/// Why sshd passes over a line that is no comment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum LineFault {
-    /// No type of key stands where one must.
-    NoType,
-    /// What stands behind the type is no whole key.
-    NotWhole,
-    /// The key is of another type than the line says.
-    OtherType,
-    /// Quotes that are opened and not closed.
-    Quotes,
-    /// sshd knows no such option.
-    UnknownOption,
-    /// An option whose value is without quotes.
-    NoQuotes,
-    /// An option whose value sshd does not take.
-    OptionValue,
-    /// An option that may stand there once.
-    Twice,
-    /// `principals=` of a key that is no authority.
-    Principals,
-}
-
-impl fmt::Display for LineFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            LineFault::NoType => {
-                "no type of key stands where one must: it may be the rest of the line before, or not be a public key"
-            }
-            LineFault::NotWhole => "the key is cut, or broken into several lines",
-            LineFault::OtherType => "the key is of another type than the line says",
-            LineFault::Quotes => "quotes are opened and not closed",
-            LineFault::UnknownOption => "before the key stands an option that sshd does not know",
-            LineFault::NoQuotes => "the value of an option before the key is not in double quotes",
-            LineFault::OptionValue => "an option before the key has a value that sshd does not take",
-            LineFault::Twice => "an option that may be given once is there twice",
-            LineFault::Principals => "principals= stands before a key that is no cert-authority",
-        })
-    }
 }
 
 /// The `kind` of a line that is no comment and gives no key that sshfix knows: an authority, of which it is not known which keys it signed,
@@ -130,15 +88,6 @@ fn content(line: &str) -> Option<&str> {
 
 /// What parts words for sshd.
 const BLANKS: [char; 2] = [' ', '\t'];
-
-/// Why a text gives no key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoKey {
-    /// sshd reads none there for certain.
-    Fault(LineFault),
-    /// Not known: another version of sshd, or an option, may make one of it.
-    NotKnown,
-}
 
 /// A public key at the front of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]

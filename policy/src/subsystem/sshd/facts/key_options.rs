@@ -1,7 +1,59 @@
 //! Whether sshd takes the options before a key (auth-options.c, `sshauthopt_parse`; auth2-pubkeyfile.c, `auth_authorise_keyopts`): one that it
 //! does not take makes it pass over the line. Whether they let a client in is not judged here.
 
-use super::authorized_keys::{LineFault, NoKey};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why sshd passes over a line that is no comment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LineFault {
+    /// No type of key stands where one must.
+    NoType,
+    /// What stands behind the type is no whole key.
+    NotWhole,
+    /// The key is of another type than the line says.
+    OtherType,
+    /// Quotes that are opened and not closed.
+    Quotes,
+    /// sshd knows no such option.
+    UnknownOption,
+    /// An option whose value is without quotes.
+    NoQuotes,
+    /// An option whose value sshd does not take.
+    OptionValue,
+    /// An option that may stand there once.
+    Twice,
+    /// `principals=` of a key that is no authority.
+    Principals,
+}
+
+impl fmt::Display for LineFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LineFault::NoType => {
+                "no type of key stands where one must: it may be the rest of the line before, or not be a public key"
+            }
+            LineFault::NotWhole => "the key is cut, or broken into several lines",
+            LineFault::OtherType => "the key is of another type than the line says",
+            LineFault::Quotes => "quotes are opened and not closed",
+            LineFault::UnknownOption => "before the key stands an option that sshd does not know",
+            LineFault::NoQuotes => "the value of an option before the key is not in double quotes",
+            LineFault::OptionValue => "an option before the key has a value that sshd does not take",
+            LineFault::Twice => "an option that may be given once is there twice",
+            LineFault::Principals => "principals= stands before a key that is no cert-authority",
+        })
+    }
+}
+
+/// Why a text gives no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoKey {
+    /// sshd reads none there for certain.
+    Fault(LineFault),
+    /// Not known: another version of sshd, or an option, may make one of it.
+    NotKnown,
+}
 
 /// Switches, and whether `no-` may stand before them.
 const SWITCHES: [(&str, bool); 9] = [

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::ssh::public_key::fingerprint;
-use crate::subsystem::sshd::facts::authorized_keys::{NoKey, RSA_BITS_MIN, public_key};
+use crate::subsystem::sshd::facts::authorized_keys::{RSA_BITS_MIN, public_key};
+use crate::subsystem::sshd::facts::key_options::NoKey;
 
 /// krl.h, `KRL_MAGIC`.
 const KRL: &[u8] = b"SSHKRL\n\0";

@@ -6,7 +6,8 @@ use std::fmt;
 
 use crate::host::{self, HostState, Needs};
 use crate::subsystem::sshd::config::{Client, Listed, address_list};
-use crate::subsystem::sshd::facts::authorized_keys::{AuthorizedKey, LineFault};
+use crate::subsystem::sshd::facts::authorized_keys::AuthorizedKey;
+use crate::subsystem::sshd::facts::key_options::LineFault;
 use crate::subsystem::sshd::facts::revoked_keys::RevokedKeys;
 use crate::subsystem::sshd::facts::state::{Account, Need};
 use crate::subsystem::sshd::judge::access::is_name;

@@ -144,6 +144,30 @@ impl Reason {
         }
     }
 
+    /// Whether the lines of sshd's files say it, or leave it open.
+    pub fn may_be_of_lines(&self) -> bool {
+        match self {
+            Reason::NoRoom(_)
+            | Reason::Unnamed(_)
+            | Reason::TooManyParts
+            | Reason::List(..)
+            | Reason::Patterns(..)
+            | Reason::HostNames(_)
+            | Reason::LocalAddress(_)
+            | Reason::Criteria(_) => true,
+            Reason::NotRead(_)
+            | Reason::Unasked(_)
+            | Reason::Down
+            | Reason::Files(_)
+            | Reason::Algorithms(_)
+            | Reason::Socket(_)
+            | Reason::Boot(_)
+            | Reason::Value(..)
+            | Reason::NoUser
+            | Reason::Account(_) => false,
+        }
+    }
+
     /// Whether both are about the same list of users or groups.
     fn is_of_same_list(&self, other: &Reason) -> bool {
         let list = |reason: &Reason| match reason {

@@ -4,8 +4,7 @@
 use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::journal::Entrance;
 use crate::subsystem::sshd::judge::methods::{KEY_SOURCES, Way, bare, is_same};
-use crate::subsystem::sshd::way_in::LoginWay;
-use crate::subsystem::sshd::way_in::worse::{PLACES_OF_KEYS, changed};
+use crate::subsystem::sshd::way_in::{LoginWay, values};
 use crate::text::quoted::Text;
 use crate::verdict::Verdict;
 
@@ -30,12 +29,12 @@ pub fn takes_away(was: &LoginWay, is: &LoginWay, kept: bool) -> Option<(Verdict,
     let sources: &[&'static str] = if was.entered.iter().any(by_key) || was.is_in() && !was.knows_entrances() {
         &KEY_SOURCES
     } else if kept {
-        &PLACES_OF_KEYS
+        &values::PLACES_OF_KEYS
     } else {
         &[]
     };
     let asks_for_keys = !opens && was.ways.ways.iter().any(Way::by_key);
-    let keyword = changed(sources.iter().copied(), was, is).filter(|_| asks_for_keys)?;
+    let keyword = values::takes_fewer(sources.iter().copied(), &was.effective, &is.effective).filter(|_| asks_for_keys)?;
     let name = keyword::spelling(keyword);
     let why = format!(
         "sshd: sshfix sees no key of {user} that counts, and {name} changes what counts: whether {user} has one that would count no more is \

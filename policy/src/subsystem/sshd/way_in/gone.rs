@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use crate::host::{self, HostState, Needs, Part};
 use crate::reply::PathDocument;
 use crate::subsystem::sshd::config::{keyword, merge};
+use crate::subsystem::sshd::facts::ask;
 use crate::subsystem::sshd::facts::state::{Account, ValueFile};
 use crate::subsystem::sshd::judge::account::{expand, key_paths};
 use crate::subsystem::sshd::judge::keys::has_strange_token;
@@ -49,14 +50,7 @@ pub fn refused(
     proven: &[PathDocument],
     needs: &mut Needs,
 ) -> Option<String> {
-    let server = match read.sshd.servers.get(&step.port) {
-        Some(Part::Present(server)) => server,
-        Some(Part::Absent(_) | Part::Unreadable(_)) => return None,
-        None => {
-            needs.insert(host::Need::Sshd(Need::Server(step.port)));
-            return None;
-        }
-    };
+    let server = ask::server(read, step.port, needs)?;
     // One that is started for each connection has the files already.
     if !server.running || matches!(server.manager, Manager::Connections(_)) {
         return None;
@@ -98,9 +92,7 @@ fn predicted(read: &HostState, step: &Step, server: &Server, made: bool) -> Opti
         };
         server.put(&file.path, &now, &text);
     }
-    let mut state = read.clone();
-    state.sshd.servers.insert(step.port, Part::Present(server));
-    Some(state)
+    Some(ask::with_server(read, step.port, server))
 }
 
 /// What is gone, of what the old lines name, and has sshd refuse this login.

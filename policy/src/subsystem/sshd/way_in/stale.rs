@@ -111,7 +111,7 @@ pub fn forget(way: &mut WayIn, host: &HostState) {
         *all = last;
         disproved.extend(said.into_iter().map(|objection| (objection, Disproof::Changed)));
     };
-    take_out(&mut way.objections, &|reason| !is_of_lines(reason));
+    take_out(&mut way.objections, &|reason| !reason.may_be_of_lines());
     for login in &mut way.logins {
         let (user, effective) = (login.user.clone(), most(&login.effective));
         // A shell, a locked password: what is seen of an account counts by what the files say of it.
@@ -119,7 +119,7 @@ pub fn forget(way: &mut WayIn, host: &HostState) {
         let whatever = account.and_then(|account| account::objection(&effective, &user, account));
         let lasts = |reason: &Reason| match reason {
             Reason::Account(_) => whatever.as_ref().is_some_and(|objection| objection.reason == *reason),
-            other => !is_of_lines(other),
+            other => !other.may_be_of_lines(),
         };
         take_out(&mut login.objections, &lasts);
     }
@@ -129,30 +129,6 @@ pub fn forget(way: &mut WayIn, host: &HostState) {
 /// With the values by which most accounts get in.
 fn most(effective: &Effective) -> Effective {
     effective.clone().with("usepam", "yes").with("chrootdirectory", "/").with("forcecommand", "internal-sftp")
-}
-
-/// Whether the lines of sshd's files say it, or leave it open.
-fn is_of_lines(reason: &Reason) -> bool {
-    match reason {
-        Reason::NoRoom(_)
-        | Reason::Unnamed(_)
-        | Reason::TooManyParts
-        | Reason::List(..)
-        | Reason::Patterns(..)
-        | Reason::HostNames(_)
-        | Reason::LocalAddress(_)
-        | Reason::Criteria(_) => true,
-        Reason::NotRead(_)
-        | Reason::Unasked(_)
-        | Reason::Down
-        | Reason::Files(_)
-        | Reason::Algorithms(_)
-        | Reason::Socket(_)
-        | Reason::Boot(_)
-        | Reason::Value(..)
-        | Reason::NoUser
-        | Reason::Account(_) => false,
-    }
 }
 
 /// The keywords of lines that sshd may not have read, with their arguments.

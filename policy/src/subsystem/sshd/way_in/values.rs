@@ -276,6 +276,52 @@ pub fn objections(host: &HostState, effective: &Effective, needs: &mut Needs) ->
 }
 
 /// Whether a keyword is called judged.
+/// Those of the keywords about keys that say where keys are: that is compared by itself, place for place.
+pub(crate) const PLACES_OF_KEYS: [&str; 3] = ["authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"];
+
+/// The first of these keywords whose value changes and may take fewer keys.
+pub(crate) fn takes_fewer(
+    keywords: impl IntoIterator<Item = &'static str>,
+    was: &Effective,
+    is: &Effective,
+) -> Option<&'static str> {
+    let fewer = |keyword: &&str| {
+        let (old, new) = (was.all(keyword), is.all(keyword));
+        old != new && !only_more(keyword, old, new)
+    };
+    keywords.into_iter().find(fewer)
+}
+
+/// Whether a value takes every key that the other one took.
+fn only_more(keyword: &str, old: &[String], new: &[String]) -> bool {
+    let list =
+        |values: &[String]| -> Vec<String> { values.iter().flat_map(|value| value.split(',')).map(str::to_owned).collect() };
+    match keyword {
+        "pubkeyacceptedalgorithms" | "casignaturealgorithms" => {
+            let new = list(new);
+            list(old).iter().all(|one| new.contains(one))
+        }
+        "authorizedkeysfile" => {
+            let words =
+                |values: &[String]| values.iter().flat_map(|value| value.split(' ')).map(str::to_owned).collect::<Vec<_>>();
+            // In the same order, which counts.
+            let new = words(new);
+            let mut new = new.iter();
+            words(old).iter().all(|file| new.any(|other| other == file))
+        }
+        "authorizedkeyscommand" | "trustedusercakeys" => old.first().is_none_or(|value| value == "none"),
+        "requiredrsasize" => {
+            let number = |values: &[String]| values.first().and_then(|value| value.parse::<u32>().ok());
+            number(old).zip(number(new)).is_some_and(|(old, new)| new <= old)
+        }
+        "strictmodes" => new.first().is_some_and(|value| value == "no"),
+        // Whether root may come at all is another question.
+        "permitrootlogin" => new.first().is_some_and(|value| value != "forced-commands-only"),
+        "revokedkeys" => new.first().is_none_or(|value| value == "none"),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 pub(crate) fn judged(keyword: &str) -> bool {
     matches!(effect(keyword), Some(Effect::Judged))

@@ -177,8 +177,8 @@ fn lost_keys(was: &LoginWay, is: &LoginWay) -> Option<Text> {
     if let Some(lost) = was.ways.lost(&is.ways).first() {
         return Some(format!("sshd: whether the keys of {user} would count as they did is not known: {lost}").into());
     }
-    let others = KEY_SOURCES.into_iter().filter(|keyword| !PLACES_OF_KEYS.contains(keyword));
-    let keyword = if was.ways.sources.is_empty() { None } else { changed(others, was, is) };
+    let others = KEY_SOURCES.into_iter().filter(|keyword| !values::PLACES_OF_KEYS.contains(keyword));
+    let keyword = if was.ways.sources.is_empty() { None } else { values::takes_fewer(others, &was.effective, &is.effective) };
     keyword.map(|keyword| {
         let name = keyword::spelling(keyword);
         format!("sshd: {user} may have keys that sshfix does not know, and {name} changes what counts: whether they do then is not known")
@@ -190,9 +190,6 @@ fn lost_keys(was: &LoginWay, is: &LoginWay) -> Option<Text> {
 pub fn gone<'a>(was: &'a LoginWay, is: &LoginWay) -> Vec<&'a str> {
     was.ways.keys.iter().filter(|key| !is.ways.has(key)).map(|key| key.name.as_str()).collect()
 }
-
-/// Those of [`KEY_SOURCES`] that say where keys are: that is compared by itself, place for place.
-pub(crate) const PLACES_OF_KEYS: [&str; 3] = ["authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"];
 
 /// Which methods there are.
 const OF_METHODS: [&str; 10] = [
@@ -207,15 +204,6 @@ const OF_METHODS: [&str; 10] = [
     "usedns",
     "usepam",
 ];
-
-/// The first of these keywords whose value changes and may take fewer keys.
-pub(crate) fn changed(keywords: impl IntoIterator<Item = &'static str>, was: &LoginWay, is: &LoginWay) -> Option<&'static str> {
-    let fewer = |keyword: &&str| {
-        let (old, new) = (was.effective.all(keyword), is.effective.all(keyword));
-        old != new && !only_more(keyword, old, new)
-    };
-    keywords.into_iter().find(fewer)
-}
 
 /// Whoever is in shall be able to come again as he came: of no other way is it known that he has the key, or the password. Two sessions
 /// of one user from one address may be two people.
@@ -275,7 +263,7 @@ fn stays(entrance: &Entrance, was: &LoginWay, is: &LoginWay) -> bool {
 /// Whether the very key still counts. One that is in no file that was read (a certificate's, or one from elsewhere) does while all that
 /// decides about keys stays as it is.
 fn key_stays(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
-    let changes = || changed(KEY_SOURCES, was, is).is_some() || taken_over(key, was, is);
+    let changes = || values::takes_fewer(KEY_SOURCES, &was.effective, &is.effective).is_some() || taken_over(key, was, is);
     let Some(key) = key else { return lost_keys(was, is).is_none() && !changes() };
     let (known, now) = (&was.ways, &is.ways);
     let mut sure = known.keys.iter().filter(|one| one.fingerprint == key).peekable();
@@ -296,36 +284,6 @@ fn taken_over(key: Option<&str>, was: &LoginWay, is: &LoginWay) -> bool {
     let mut sources = is.ways.sources.iter().filter(|source| !matches!(source, Doubt::Elsewhere(..)));
     listed.any(|one| Some(one.fingerprint.as_str()) == key && !one.options.is_empty())
         || sources.any(|source| !source.is_among(&was.ways.sources))
-}
-
-/// Whether a value takes every key that the other one took.
-fn only_more(keyword: &str, old: &[String], new: &[String]) -> bool {
-    let list =
-        |values: &[String]| -> Vec<String> { values.iter().flat_map(|value| value.split(',')).map(str::to_owned).collect() };
-    match keyword {
-        "pubkeyacceptedalgorithms" | "casignaturealgorithms" => {
-            let new = list(new);
-            list(old).iter().all(|one| new.contains(one))
-        }
-        "authorizedkeysfile" => {
-            let words =
-                |values: &[String]| values.iter().flat_map(|value| value.split(' ')).map(str::to_owned).collect::<Vec<_>>();
-            // In the same order, which counts.
-            let new = words(new);
-            let mut new = new.iter();
-            words(old).iter().all(|file| new.any(|other| other == file))
-        }
-        "authorizedkeyscommand" | "trustedusercakeys" => old.first().is_none_or(|value| value == "none"),
-        "requiredrsasize" => {
-            let number = |values: &[String]| values.first().and_then(|value| value.parse::<u32>().ok());
-            number(old).zip(number(new)).is_some_and(|(old, new)| new <= old)
-        }
-        "strictmodes" => new.first().is_some_and(|value| value == "no"),
-        // Whether root may come at all is another question.
-        "permitrootlogin" => new.first().is_some_and(|value| value != "forced-commands-only"),
-        "revokedkeys" => new.first().is_none_or(|value| value == "none"),
-        _ => false,
-    }
 }
 
 /// Where the stages say that a way is closed, or do not know, by which a live session came in: each stage with its words.
