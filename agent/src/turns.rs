@@ -181,6 +181,12 @@ impl Line {
         Some(format!("{:?} has had its turn for {:?}", holding.asker, holding.since.elapsed()))
     }
 
+    /// How many wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.places().waiting.len()
+    }
+
     fn join(self: &Arc<Self>, claim: Claim) -> Result<(Place<'_>, oneshot::Receiver<Turn>), LineFull> {
         let (sender, ready) = oneshot::channel();
         let mut places = self.places();

@@ -205,9 +205,12 @@ fn cut_at_random_instants(release: Release) {
         let change = newest(&server)
             .filter(|change| Some(change) != earlier.as_ref() && earlier.as_ref().is_none_or(|e| e["id"] != change["id"]));
         let state = change.as_ref().map_or("not begun", |change| change["state"].as_str().unwrap()).to_owned();
+        // A change that was made and not confirmed keeps what it would put back.
+        let unconfirmed = &planned[name.trim_end_matches(", confirmed")].1;
         let expected = match state.as_str() {
             "not begun" | "rolled-back" => &before,
-            "confirmed" | "pending" => after,
+            "pending" => unconfirmed,
+            "confirmed" => after,
             other => panic!("{said}: {other}: {change:#?}"),
         };
         // fail2ban answers before it has banned again whom it has in its database.

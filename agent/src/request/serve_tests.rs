@@ -127,11 +127,26 @@ fn start_with(limits: Limits, width: Width) -> Server {
     Server { path, service, stop: Some(stop), serving, _dir: dir }
 }
 
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
 impl Server {
     /// Connects and takes the hello.
     async fn connect(&self) -> UnixStream {
         let mut stream = UnixStream::connect(&self.path).await.unwrap();
         assert_eq!(read_frame(&mut stream).await.unwrap().len(), 44, "32 bytes in base64");
+        stream
+    }
+
+    async fn send(&self, body: &[u8]) -> UnixStream {
+        let mut stream = self.connect().await;
+        stream.write_all(&framed(body)).await.unwrap();
         stream
     }
 
@@ -354,27 +369,26 @@ async fn only_so_many_requests_are_worked_on_at_once_and_the_rest_wait_or_are_to
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_behind_a_greedy_principal_is_next_and_who_needs_no_turn_does_not_wait() {
     let server = start_with(limits(), Width { at_once: 1, of_one: 1, waiting: 100 });
-    let mut greedy = Vec::new();
-    for _ in 0..6 {
-        let mut stream = server.connect().await;
-        stream.write_all(&framed(b"slow")).await.unwrap();
-        greedy.push(stream);
+    let mut greedy = vec![server.send(b"slow").await];
+    until("the first one is worked on", || server.service.at_once.load(Ordering::SeqCst) == 1).await;
+    for _ in 0..5 {
+        greedy.push(server.send(b"slow").await);
     }
+    until("the others wait", || server.service.line.waiting() == 5).await;
     assert_eq!(timeout(LONG, server.ask(b"at once")).await.unwrap(), b"ecno ta");
-    let mut honest = server.connect().await;
-    honest.write_all(&framed(b"honest")).await.unwrap();
-    sleep(Duration::from_millis(300)).await;
+    let mut honest = server.send(b"honest").await;
+    until("the honest one waits", || server.service.line.waiting() == 6).await;
     // One of the greedy ones leaves while it is worked on, which ends it; then it is the honest one's turn, and the others wait.
     drop(greedy.remove(0));
     assert_eq!(timeout(LONG, read_frame(&mut honest)).await.unwrap().unwrap(), b"tsenoh");
     assert_eq!(server.service.given_up.load(Ordering::SeqCst), 1);
     // Those that leave while they wait are never begun.
     let begun = server.service.answered.load(Ordering::SeqCst);
-    greedy.truncate(1);
-    sleep(Duration::from_millis(300)).await;
+    let mut last = greedy.remove(0);
+    drop(greedy);
+    until("the others have left", || server.service.line.waiting() <= 1).await;
     server.service.let_go.store(true, Ordering::SeqCst);
-    assert_eq!(timeout(LONG, read_frame(&mut greedy[0])).await.unwrap().unwrap(), b"wols");
-    sleep(Duration::from_millis(100)).await;
+    assert_eq!(timeout(LONG, read_frame(&mut last)).await.unwrap().unwrap(), b"wols");
     // The one that was worked on may have been one of those.
     let more = server.service.answered.load(Ordering::SeqCst) - begun;
     assert!((1..=2).contains(&more), "{more}");
