@@ -186,7 +186,7 @@ impl ConfirmTimes {
         if (self.min_seconds..=self.max_seconds).contains(&seconds) {
             return Ok(Duration::from_secs(seconds));
         }
-        Err(format!("a change waits {} to {} seconds for its confirm, not {seconds}", self.min_seconds, self.max_seconds))
+        Err(format!("a change can wait {} to {} seconds for its confirm, not {seconds}", self.min_seconds, self.max_seconds))
     }
 }
 

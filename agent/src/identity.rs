@@ -30,7 +30,7 @@ pub enum IdentityError {
     File(#[from] FileError),
     /// Others can read it.
     #[error(
-        "{path} can be read by others (mode {mode:04o}): who has read it can answer as this host; chmod 600, or make a new one"
+        "{path} can be read by others (mode {mode:04o}): anyone who has read it can answer as this host; `chmod 600 {path}`, or make a new one"
     )]
     Exposed {
         /// Which.

@@ -22,7 +22,7 @@ use sshfix_agent::start::run;
 use sshfix_agent::write;
 use sshfix_policy::ssh::public_key::PublicKey;
 
-/// The privileged agent of sshfix: finds and lifts what keeps SSH clients out of this host, and takes back what went wrong.
+/// The privileged agent of sshfix: finds and lifts what blocks SSH clients on this host, and rolls back what went wrong.
 #[derive(Parser)]
 #[command(name = "sshfix-agent", version)]
 struct Arguments {
@@ -38,7 +38,7 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
-    /// Take back what was left unfinished, once, without serving; run early at boot, before sshd
+    /// Roll back unfinished changes once, without serving; run early at boot, before sshd
     Recover {
         /// The configuration; where it cannot be read, the defaults are used
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
@@ -46,12 +46,12 @@ enum Command {
     },
     /// Make configuration, host identity and root's own key where they are missing; never changes what is there
     Init {
-        /// Where; elsewhere than in /etc/sshfix, socket and state are kept in there too
+        /// The folder to make; outside of /etc/sshfix it holds socket and state, too
         #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_DIRECTORY)]
         directory: PathBuf,
     },
-    /// Prove on a private copy of this host's rules and files that a change undoes itself wherever it is killed; exit status 1 when
-    /// it does not. The host is not touched; `sshfix ctl status` shows the last one
+    /// Prove on a private copy of this host's rules and files that a change is rolled back wherever it is killed; exit status 1 when
+    /// it does not. The host is left unchanged; `sshfix ctl status` shows the last drill
     Drill {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
@@ -94,7 +94,7 @@ enum Command {
         config: PathBuf,
     },
     /// Follow the chain of audit records without an agent, also on a copy of state.db on another machine; exit status 1 when a
-    /// record was altered, removed, put elsewhere or cut off
+    /// record was altered, removed, moved or cut off
     AuditVerify {
         /// The configuration, for the places of the database and the key
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG, conflicts_with_all = ["state", "key"])]

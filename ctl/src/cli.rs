@@ -28,13 +28,13 @@ Exit status:
   0   done, nothing to do, or the path is open
   1   failed, host unchanged; audit verify: a record was tampered with
   2   usage
-  3   refused (signature, freshness or policy)
+  3   refused (signature, freshness or grant)
   4   would lock somebody out
   5   applied, waiting for confirm
   6   rolled back
   7   stuck
-  8   diagnose: blocked
-  9   diagnose: unknown
+  8   blocked (diagnose, unban, fix)
+  9   unknown (diagnose, fix)
   10  cannot reach the agent";
 
 const ALLOW: &str = "\
@@ -143,7 +143,7 @@ pub struct ChangeArgs {
     /// Time to confirm the change before it is rolled back (30s, 5m) [default: 2m]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub confirm_within: Option<Duration>,
-    /// Kept in the audit record
+    /// Why you do this; kept in the audit record
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     pub reason: Option<String>,
 }
@@ -156,13 +156,13 @@ pub enum Verb {
         /// Address of the client
         #[arg(value_parser = parse_address)]
         address: IpAddr,
-        /// Log in as this user
+        /// Also judge the login of this user: sshd's files and the account
         #[arg(long)]
         user: Option<String>,
-        /// Port to connect to [default: the SSH port]
+        /// Port that the client connects to [default: the SSH port]
         #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
-        /// Show the whole path: each matching rule with its counter and owner, each line considered
+        /// Show the whole path: each matching rule with its counter and owner, each line of hosts.allow, hosts.deny and sshd_config considered
         #[arg(long)]
         explain: bool,
     },
@@ -171,10 +171,10 @@ pub enum Verb {
         /// An address, or a range such as 203.0.113.0/24
         #[arg(value_name = "ADDRESS-or-CIDR")]
         source: Source,
-        /// Only in this jail of fail2ban, nothing else
+        /// Lift only the ban in this jail of fail2ban, nothing else
         #[arg(long)]
         jail: Option<String>,
-        /// Then let the jails ignore it for this long (10m, 2h, 1d)
+        /// Afterwards the jails ignore the address for this long (10m, 2h, 1d)
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         ignore_for: Option<Duration>,
         /// Lift the whole range that an element, rule, ban or route names, not only this part of it
@@ -189,10 +189,10 @@ pub enum Verb {
         /// Address of the client
         #[arg(value_parser = parse_address)]
         address: IpAddr,
-        /// Log in as this user: also repairs what sshd and the account refuse
+        /// Also repair what sshd and the account refuse to this user's login
         #[arg(long)]
         user: Option<String>,
-        /// Port to connect to [default: the SSH port]
+        /// Port that the client connects to [default: the SSH port]
         #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
         /// Flags of a change.
@@ -204,7 +204,7 @@ pub enum Verb {
         /// An address or range
         #[arg(value_name = "ADDRESS")]
         source: Source,
-        /// In this jail
+        /// The jail that bans it
         #[arg(long)]
         jail: String,
         /// Flags of a change.
@@ -213,23 +213,23 @@ pub enum Verb {
     },
     /// List who is blocked, by whom, since and until when
     Banned {
-        /// Only what concerns this address or range
+        /// List only what concerns this address or range
         #[arg(value_name = "ADDRESS")]
         source: Option<Source>,
     },
-    /// hosts.allow and hosts.deny
+    /// Show and change the rules of hosts.allow and hosts.deny
     #[command(subcommand)]
     Hosts(HostsVerb),
-    /// Rules and sets that concern the SSH port
+    /// Show and change rules and sets that concern the SSH port
     #[command(subcommand)]
     Firewall(FirewallVerb),
-    /// Jails of fail2ban and the addresses they ignore
+    /// Show the jails of fail2ban; change the addresses that they ignore
     #[command(subcommand, name = "fail2ban")]
     Fail2ban(Fail2banVerb),
-    /// sshd_config and the service that reads it
+    /// Show, check and change sshd_config; reload or restart sshd
     #[command(subcommand)]
     Sshd(SshdVerb),
-    /// Let an address in for a limited time, whatever blocks it; survives restarts and reboots
+    /// Open the SSH port to an address for a limited time, past packet filters, hosts.deny and bans; survives reboots
     #[command(after_help = ALLOW)]
     Allow {
         /// An address or range
@@ -246,25 +246,25 @@ pub enum Verb {
     Leases,
     /// End a lease now; refused if that would block you or a live session
     Revoke {
-        /// As `leases` shows it
+        /// The id of the lease, as `leases` shows it
         id: String,
         /// Flags of a change.
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Audit records: who asked what, with which result; verify that none was altered
+    /// Show audit records (who asked what, with which result); verify that none was altered
     #[command(subcommand)]
     Audit(AuditVerb),
     /// List changes and their state, newest first; with ID: its steps and journal
     Changes {
-        /// Only this one
+        /// Show only the change with this id
         id: Option<String>,
     },
     /// Keep a pending change; makes a new connection to prove that the SSH port answers
     Confirm {
         /// The change, as shown when it was applied
         id: String,
-        /// Kept in the audit record
+        /// Why you do this; kept in the audit record
         #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
         reason: Option<String>,
     },
@@ -275,11 +275,11 @@ pub enum Verb {
         /// Leave a stuck change as it is; other changes become possible again
         #[arg(long)]
         abandon: bool,
-        /// Kept in the audit record
+        /// Why you do this; kept in the audit record
         #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
         reason: Option<String>,
     },
-    /// Agent version, host, subsystems found, live sessions
+    /// Show the agent's version, the host, subsystems found, live sessions, the pending change
     Status,
 }
 
@@ -289,7 +289,7 @@ pub struct HostsArgs {
     /// An address or range
     #[arg(value_name = "ADDRESS-or-CIDR")]
     pub source: Source,
-    /// Which daemon [default: sshd]
+    /// The daemon that the line names [default: sshd]
     #[arg(long)]
     pub daemon: Option<String>,
     /// Flags of a change.
@@ -320,7 +320,7 @@ pub enum FirewallVerb {
         /// Which port [default: the SSH port]
         #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
-        /// Show all of them, however many
+        /// Show all ranges and rules, however many
         #[arg(long)]
         all: bool,
     },
@@ -335,7 +335,7 @@ pub enum FirewallVerb {
     },
     /// Remove one rule or element by its reference
     Remove {
-        /// As `firewall list` shows it
+        /// The reference of the rule or element, as `firewall list` shows it
         reference: String,
         /// Flags of a change.
         #[command(flatten)]
@@ -379,7 +379,7 @@ pub enum Fail2banVerb {
 pub enum SshdVerb {
     /// Show the effective configuration, with the file and line that sets each value
     Show {
-        /// Only these [default: what is not the default]
+        /// Show only these keywords [default: those that differ from sshd's default]
         #[arg(value_name = "KEYWORD")]
         keywords: Vec<String>,
         /// For this user, Match blocks included [default with --address: you]
@@ -388,10 +388,10 @@ pub enum SshdVerb {
         /// For a login from this address, Match blocks included [default with --user: where you come from]
         #[arg(long, value_parser = parse_address)]
         address: Option<IpAddr>,
-        /// Of the sshd on this port [default: the SSH port]
+        /// Show the sshd on this port [default: the SSH port]
         #[arg(long, value_parser = value_parser!(u16).range(1..))]
         port: Option<u16>,
-        /// Everything sshd prints, defaults too
+        /// Show every keyword that sshd prints, also those at their default
         #[arg(long)]
         all: bool,
     },
@@ -405,9 +405,9 @@ pub enum SshdVerb {
         /// Print help
         #[arg(long, action = clap::ArgAction::Help)]
         help: Option<bool>,
-        /// As sshd_config(5) has it
+        /// A keyword of sshd_config(5)
         keyword: String,
-        /// Its value, or its values where it has several
+        /// The value, or all values of a keyword that takes several
         #[arg(required = true)]
         values: Vec<String>,
         /// Inside the Match block with these criteria, such as "Address 10.0.0.0/8" [default: for everybody]
@@ -419,7 +419,7 @@ pub enum SshdVerb {
     },
     /// Remove a keyword, so that its default applies, and reload sshd; waits for `confirm`
     Unset {
-        /// As sshd_config(5) has it
+        /// A keyword of sshd_config(5)
         keyword: String,
         /// Inside the Match block with these criteria [default: for everybody]
         #[arg(long = "match", value_name = "CRITERIA")]

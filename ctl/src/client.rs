@@ -137,12 +137,12 @@ impl ClientError {
                 "The agent may be newer than this client: update it, then `sshfix ctl status`.",
             ),
             ClientError::Request(_) => unchanged(ErrorCode::Failed, "This is a bug in sshfix."),
-            ClientError::Random(_) => unchanged(ErrorCode::Failed, "Try again when the system is up."),
+            ClientError::Random(_) => unchanged(ErrorCode::Failed, "Retry when the system is up."),
             ClientError::Access { id, .. } => ErrorDocument::new(
                 ErrorCode::NotConfirmed,
                 format!("{message}. The change was not confirmed; it is rolled back at its deadline."),
                 format!(
-                    "`sshfix ctl rollback {id}` rolls it back now; or look whether sshd runs, then `sshfix ctl confirm {id}`."
+                    "`sshfix ctl rollback {id}` rolls it back now; or check whether sshd runs (`systemctl status ssh`), then `sshfix ctl confirm {id}`."
                 ),
             ),
             ClientError::Sign(_) => {

@@ -86,7 +86,7 @@ pub fn prove_somehow(port: u16, cookie: &[u8; COOKIE]) -> Result<Proven, NoWay> 
     if why.len() > SHOWN {
         let more = why.len() - SHOWN;
         why.truncate(SHOWN);
-        why.push(format!("and {more} more ways failed"));
+        why.push(format!("and {more} more attempts failed"));
     }
     if why.is_empty() {
         why.push("there is no address to try".to_owned());

@@ -60,7 +60,7 @@ pub fn offer(session: &mut Session, change: &Change) -> Option<Answer> {
                     .inspect_err(|error| {
                         let _ = write!(
                             err,
-                            "The time is over, and the agent could not be asked about the change.\n{}",
+                            "The deadline is over, and the agent could not be asked about the change.\n{}",
                             render::error(error)
                         );
                     })

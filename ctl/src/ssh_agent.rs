@@ -30,7 +30,7 @@ pub enum SshAgentError {
     #[error("ssh-agent: {0}")]
     Io(#[from] std::io::Error),
     /// Not the protocol.
-    #[error("ssh-agent answered nonsense: {0}")]
+    #[error("ssh-agent sent an invalid answer: {0}")]
     Malformed(#[from] BlobError),
     /// A message that does not belong here.
     #[error("ssh-agent answered with message {0}")]

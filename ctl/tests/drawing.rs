@@ -338,7 +338,7 @@ SOURCE       SINCE                                 UNTIL
         &draw(json!({"schema": "sshfix.hosts/1", "enforced": "yes: sshd is linked with libwrap", "rules": [
             {"file": "/etc/hosts.deny", "line": 3, "text": "sshd: 203.0.113.7", "concerns_sshd": true}], "notes": []})),
         "
-sshd obeys these files: yes: sshd is linked with libwrap
+does sshd obey these files? yes: sshd is linked with libwrap
 
 FILE             LINE  FOR   RULE
 /etc/hosts.deny  3     sshd  sshd: 203.0.113.7

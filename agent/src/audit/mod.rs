@@ -263,7 +263,7 @@ impl Store {
         if unread > 0 {
             found
                 .notes
-                .push(format!("{unread} records could not be read: `sshfix ctl audit verify` tells whether they were altered"));
+                .push(format!("{unread} records could not be read: `sshfix ctl audit verify` reports whether they were altered"));
         }
         Ok(found)
     }

@@ -102,7 +102,7 @@ fn anchors(
         anchors.entry(seq).or_default().push(Anchor { hash, who: "the running agent wrote it and says so".to_owned() });
     }
     let Some(key) = key else {
-        found.notes.push("without the host's key the stored checkpoints were not looked at".to_owned());
+        found.notes.push("the stored checkpoints were not checked: that needs the host's key".to_owned());
         return Ok((anchors, 0));
     };
     let mut select = db.prepare("SELECT seq, at, hash, signature FROM audit_checkpoints ORDER BY seq").doing(DOING)?;
@@ -116,7 +116,7 @@ fn anchors(
         })();
         let signature = row.get::<_, String>(3).ok().and_then(|text| STANDARD.decode(text).ok());
         let Some((checkpoint, signature)) = stored.zip(signature) else {
-            found.problem(seq, "has a checkpoint that was altered: it is not one any more");
+            found.problem(seq, "has a checkpoint that was altered and is not valid any more");
             continue;
         };
         match checkpoint.check(&signature, key) {
@@ -164,14 +164,14 @@ fn sums(db: &Connection, key: Option<&PublicKey>, found: &mut Findings) -> Resul
             Some((Summary { host, first, last, before, hash, body }, STANDARD.decode(row.get::<_, String>(5).ok()?).ok()?))
         })();
         let Some((summary, signature)) = read else {
-            found.problem(first, "was summed up, and what says so was altered: it is no such thing any more");
+            found.problem(first, "was summed up, and the summary was altered: it cannot be read any more");
             continue;
         };
         if let Some(Err(error)) = key.map(|key| summary.check(&signature, key)) {
             let Summary { last, .. } = summary;
             found.problem(
                 first,
-                &format!("and those up to {last} are gone; what says that they were summed up does not hold: {error}"),
+                &format!("and those up to {last} are gone; the summary that replaces them does not verify: {error}"),
             );
         }
         requests += serde_json::from_str::<Counted>(&summary.body).map_or(0, |counted| counted.requests);
@@ -179,7 +179,7 @@ fn sums(db: &Connection, key: Option<&PublicKey>, found: &mut Findings) -> Resul
         sums.insert(first, Summed { last, before: summary.before });
     }
     if requests > 0 {
-        let vouched = if key.is_some() { "signed by the host" } else { "not looked at without the host's key" };
+        let vouched = if key.is_some() { "signed by the host" } else { "not checked: that needs the host's key" };
         found.notes.push(format!("{requests} records of questions were summed up ({} sums, {vouched})", sums.len()));
     }
     Ok(sums)
@@ -200,7 +200,7 @@ fn pass_over(
         }
         for (anchored, of_seq) in anchors.range(first..=summed.last.seq) {
             for anchor in of_seq.iter().filter(|anchor| *anchored != summed.last.seq || anchor.hash != summed.last.hash) {
-                found.problem(*anchored, &format!("was summed up, so it cannot be held against its checkpoint: {}", anchor.who));
+                found.problem(*anchored, &format!("was summed up, so it cannot be compared with its checkpoint: {}", anchor.who));
             }
         }
         *last = summed.last;
@@ -224,13 +224,13 @@ fn follow(
             Ok(Some(row)) => row,
             Ok(None) => break,
             Err(error) => {
-                found.problem(last.seq + 1, &format!("cannot be read, nor can those behind it: {error}"));
+                found.problem(last.seq + 1, &format!("cannot be read, and neither can the records after it: {error}"));
                 break;
             }
         };
         let seq: i64 = row.get(0).doing(DOING)?;
         if seq < 1 {
-            found.problem(seq, "was put in: numbers begin at 1");
+            found.problem(seq, "was inserted: record numbers begin at 1");
             continue;
         }
         pass_over(&mut last, seq, sums, anchors, found);
@@ -243,7 +243,7 @@ fn follow(
         count += 1;
         let read = link(row);
         let Some(link) = read else {
-            found.problem(seq, "was altered: a column holds something else than it should");
+            found.problem(seq, "was altered: a column cannot be read as what it should be");
             last = AuditHead { seq, hash: row.get(5).unwrap_or_default() };
             continue;
         };

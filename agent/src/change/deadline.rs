@@ -138,7 +138,7 @@ fn try_again(agent: &Agent, said: &mut Once) -> bool {
         let left = sshd::tell_again();
         drop(host);
         for what in &left {
-            tracing::warn!("a rollback is not seen to be in effect: {what}");
+            tracing::warn!("cannot see that a rollback is in effect: {what}");
         }
         return stuck(agent, said) || !left.is_empty();
     }

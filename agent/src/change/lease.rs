@@ -135,7 +135,7 @@ impl Keeper {
                 Err(why) => {
                     let retry = self.retries.entry(lease.id.clone());
                     let retry = retry.or_insert(Retry { next: Instant::now(), wait: FIRST_RETRY });
-                    tracing::warn!(lease = lease.id, "tried again in {:?}: {why}", retry.wait);
+                    tracing::warn!(lease = lease.id, "retrying in {:?}: {why}", retry.wait);
                     retry.next = Instant::now() + retry.wait;
                     retry.wait = (retry.wait * 2).min(LAST_RETRY);
                 }
@@ -187,13 +187,13 @@ fn end_now(agent: &Agent, lease: &LeaseRecord) -> Result<(), String> {
     }
     // Parts that could not be looked at are ended when they can be.
     if !end.unread.is_empty() {
-        return Err(format!("could not remove everything it added: {}", end.unread.join("; ")));
+        return Err(format!("could not remove everything that the lease added: {}", end.unread.join("; ")));
     }
     let left = end.left.join("; ");
     agent.store.lease_end(&lease.id, Timestamp::now(), &left).map_err(|error| error.to_string())?;
     tracing::info!(lease = lease.id, "lease ended: {}{}{left}", lease.summary, if left.is_empty() { "" } else { "; " });
     if nothing_to_do || !left.is_empty() {
-        let left = if left.is_empty() { "nothing of it was there any more".to_owned() } else { left };
+        let left = if left.is_empty() { "nothing of the lease was left to remove".to_owned() } else { left };
         agent.auditor.note(&agent.store, &agent.identity, format!("{what}; {left}"), Outcome::Unchanged);
     }
     Ok(())

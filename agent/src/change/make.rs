@@ -271,5 +271,5 @@ impl<H: Host> Verified<'_, H> {
 }
 
 fn unjournalled(why: &StoreError) -> String {
-    format!("the journal could not be written, so the change was not carried on: {why}")
+    format!("the journal could not be written, so the change was stopped: {why}")
 }

@@ -116,7 +116,7 @@ pub fn take_back(host: &mut impl Host, store: &Store, change: ChangeRecord, why:
 /// Tries once more to take back what is stuck. Returns what is stuck still.
 pub fn retry_stuck(host: &mut impl Host, store: &Store, now: &Moment) -> Result<Vec<ChangeRecord>, StoreError> {
     for change in store.stuck_changes()? {
-        take_back(host, store, change, "tried again", now);
+        take_back(host, store, change, "retried", now);
     }
     store.stuck_changes()
 }

@@ -135,7 +135,7 @@ impl Requested<'_> {
         for fault in faults.take() {
             let user = fault.path.user.as_deref().unwrap_or("somebody");
             tracing::warn!(
-                "{user} from {} is logged in, but the stage {} says: {}. Either it changed since the login, or this is a fault of sshfix",
+                "{user} from {} is logged in, but the stage {} says: {}. Either this changed since the login, or it is a bug in sshfix",
                 fault.path.from(),
                 fault.stage,
                 fault.why
@@ -206,7 +206,7 @@ impl Requested<'_> {
                 ErrorCode::Failed,
                 Text::from("found nothing to lift, but not everything could be read; nothing was changed: ")
                     + Text::joined(&safe.plan().notes, "; "),
-                "make the named part readable and try again",
+                "make the named part readable, then retry",
             )
             .into());
         }

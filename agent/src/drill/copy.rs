@@ -90,7 +90,7 @@ fn tool(program: &str, args: &[&str], input: Option<&[u8]>) -> Result<Vec<u8>, S
 pub fn read() -> Rules {
     let mut rules = Rules::default();
     let mut part = |what: String, loader: Loader, text: Result<Vec<u8>, String>| match text
-        .and_then(|text| String::from_utf8(text).map_err(|_| "it is no UTF-8".to_owned()))
+        .and_then(|text| String::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned()))
     {
         Ok(text) => rules.loads.push(Load { what, loader, text }),
         Err(why) => rules.missing.push(format!("{what}: {why}")),

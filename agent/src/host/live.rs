@@ -337,7 +337,7 @@ impl LiveHost {
         }
         if let Some(whom) = by_others {
             return Some(format!(
-                "its files hold edits of others that it has not read and that would refuse {whom}. Put those right, or have sshd read them \
+                "its files hold edits of others that it has not read and that would refuse {whom}. Correct those edits, or have sshd read them \
                  (`systemctl reload ssh`)"
             ));
         }

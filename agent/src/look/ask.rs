@@ -62,7 +62,7 @@ fn read(mut stream: &UnixStream, until: Instant) -> Result<Vec<u8>, String> {
             return Err("sshfix-look.service did not answer in time; see `systemctl status sshfix-look.service`".to_owned());
         }
     }
-    Err("sshfix-look.service answered more than anything there can be".to_owned())
+    Err("the answer of sshfix-look.service is longer than any valid answer".to_owned())
 }
 
 #[cfg(test)]

@@ -166,12 +166,12 @@ pub(super) fn tally(ids: &Ids, path: &str) -> Result<Tally, String> {
         Err(error) => return Ok(Tally::Unknown(words(&error))),
     };
     if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Ok(Tally::Unknown("it is no regular file".to_owned()));
+        return Ok(Tally::Unknown("it is not a regular file".to_owned()));
     }
     let mut bytes = Vec::new();
     match file.take(TALLY_MAX + 1).read_to_end(&mut bytes) {
         Ok(read) if u64::try_from(read).is_ok_and(|read| read <= TALLY_MAX) => Ok(Tally::Bytes(bytes)),
-        Ok(_) => Ok(Tally::Unknown("it is longer than any tally".to_owned())),
+        Ok(_) => Ok(Tally::Unknown("it is longer than a tally can be".to_owned())),
         Err(error) => Ok(Tally::Unknown(words(&error))),
     }
 }

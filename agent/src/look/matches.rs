@@ -57,7 +57,7 @@ fn listed(folder: &str, part: &str, names: &mut usize) -> Result<Vec<String>, St
             return Err(format!("more than {MAX_NAMES} names would have to be compared with the pattern"));
         }
         let name = entry.map_err(failed)?.file_name();
-        let name = name.to_str().ok_or_else(|| format!("a name in {folder} is no UTF-8, which sshfix does not follow"))?;
+        let name = name.to_str().ok_or_else(|| format!("a name in {folder} is not UTF-8, which sshfix does not support"))?;
         if glob::matches(part, name) {
             found.push(name.to_owned());
         }

@@ -31,7 +31,9 @@ pub(super) fn user(name: &str) -> Result<Option<super::User>, String> {
         groups.extend(Group::from_gid(*gid).map_err(|error| failed(&of, &error))?.map(|group| group.name));
     }
     let path = |path: &std::path::Path, what: &str| {
-        path.to_str().map(str::to_owned).ok_or_else(|| format!("the {what} of {name} is no UTF-8, which sshfix does not follow"))
+        path.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| format!("the {what} of {name} is not UTF-8, which sshfix does not support"))
     };
     let (home, shell) = (path(&user.dir, "home directory")?, path(&user.shell, "shell")?);
     let shell = if shell.is_empty() { SHELL.to_owned() } else { shell };

@@ -43,7 +43,7 @@ fn answer_each(listener: &UnixListener) {
             Ok((stream, _)) => answer(&stream),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                tracing::warn!("a question could not be taken: {error}");
+                tracing::warn!("cannot accept a question: {error}");
                 thread::sleep(PAUSE);
             }
         }
@@ -58,13 +58,15 @@ fn answer(stream: &UnixStream) {
         stream.write_all(&bytes)
     });
     if let Err(error) = sent {
-        tracing::debug!("nobody took the answer: {error}");
+        tracing::debug!("cannot send the answer: {error}");
     }
 }
 
 fn look(stream: &UnixStream) -> Result<Told, String> {
-    let question = Hurried::new(stream, PATIENCE).whole(QUESTION_MAX).map_err(|error| format!("no question came: {error}"))?;
-    let asked: Asked<'_> = serde_json::from_slice(&question).map_err(|error| format!("what came is no question: {error}"))?;
+    let question =
+        Hurried::new(stream, PATIENCE).whole(QUESTION_MAX).map_err(|error| format!("received no question: {error}"))?;
+    let asked: Asked<'_> =
+        serde_json::from_slice(&question).map_err(|error| format!("the message received is not a question: {error}"))?;
     let limit = Duration::from_millis(asked.milliseconds).min(MAX_LOOK);
     start::look(asked.owner, &asked.question, Instant::now() + limit)
 }

@@ -41,7 +41,7 @@ pub(super) fn look(owner: Option<u32>, question: &Ask, until: Instant) -> Result
         Ok(output) if output.success() => match serde_json::from_slice(&output.stdout) {
             Ok(Told::Failed(why)) => Err(shown(&why)),
             Ok(told) => Ok(told),
-            Err(_) => Err("it gave no answer that can be read".to_owned()),
+            Err(_) => Err("its answer cannot be read".to_owned()),
         },
         Ok(output) => {
             let how = output.signal.map_or_else(|| "it failed".to_owned(), |signal| format!("signal {signal} ended it"));
@@ -54,11 +54,11 @@ pub(super) fn look(owner: Option<u32>, question: &Ask, until: Instant) -> Result
                 trouble.entry(owner).or_default().until = Some(Instant::now() + PAUSE);
             }
             Err(format!(
-                "no answer within {:.1} s: its file system or directory hangs, or the user holds the look up",
+                "no answer within {:.1} s: its file system or directory hangs, or the user delays the look",
                 after.as_secs_f32()
             ))
         }
-        Err(ChildError::TooMuchOutput { .. }) => Err("the look at it answered more than anything there can be".to_owned()),
+        Err(ChildError::TooMuchOutput { .. }) => Err("the look at it gave an answer longer than any valid one".to_owned()),
         Err(error @ (ChildError::NotStarted { .. } | ChildError::Lost { .. })) => Err(error.to_string()),
     }
 }
@@ -72,7 +72,7 @@ fn may_look(owner: Option<u32>) -> Result<(), String> {
     }
     match trouble.get(&owner) {
         Some(Trouble { stuck: 1.., .. }) => Err("an earlier look still hangs in its file system".to_owned()),
-        Some(_) => Err(format!("an earlier look hung; it is looked at again after {} s", PAUSE.as_secs())),
+        Some(_) => Err(format!("an earlier look hung; retrying after {} s", PAUSE.as_secs())),
         None => Ok(()),
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn roll_back(
             let detail = format!("left to {principal}: {}", change.detail);
             agent.store.change_state(id, ChangeStage::Abandoned, &detail).map_err(|error| not_stored(&error))?;
             kept::forget(change.steps.iter().map(|record| &record.step));
-            let notes = vec![format!("sshfix does nothing more about it. What is left to do: {}", change.detail)];
+            let notes = vec![format!("sshfix does nothing more about it. To do by hand: {}", change.detail)];
             Ok(document(&change, ChangeState::Abandoned, true, notes))
         }
         (ChangeStage::Stuck | ChangeStage::Pending, false) => {
@@ -95,7 +95,7 @@ pub(crate) fn roll_back(
         }
         (_, true) => Err(not_rolled_back(&change, "only a stuck change can be abandoned").into()),
         (ChangeStage::Confirmed | ChangeStage::RolledBack | ChangeStage::Abandoned, false) => {
-            Err(not_rolled_back(&change, "it is over").into())
+            Err(not_rolled_back(&change, "it has ended already").into())
         }
     }
 }
@@ -124,15 +124,18 @@ pub(crate) fn waiting(change: &ChangeRecord, now: &Moment) -> ErrorDocument {
     let mut document = if change.stage == ChangeStage::Stuck {
         let mut stuck = ErrorDocument::new(
             ErrorCode::Stuck,
-            Text::from(format!("change {id} of {principal} is stuck, and nothing else is changed before it is dealt with: "))
-                + detail.clone(),
+            Text::from(format!(
+                "change {id} of {principal} is stuck, and no other change is made until it is rolled back or abandoned: "
+            )) + detail.clone(),
             format!(
-                "follow the advice there, then `sshfix ctl rollback {id}`; or `sshfix ctl rollback {id} --abandon` leaves it as it is"
+                "follow its advice, then `sshfix ctl rollback {id}`; or `sshfix ctl rollback {id} --abandon` leaves it as it is"
             ),
         );
         stuck.guarded = Some(Box::new(Guarded {
             names: Names::ChangeOf(principal.clone()),
-            message: format!("change {id} of {principal} is stuck, and nothing else is changed before it is dealt with"),
+            message: format!(
+                "change {id} of {principal} is stuck, and no other change is made until it is rolled back or abandoned"
+            ),
             advice: format!("ask {principal}, or root of this host"),
         }));
         stuck
@@ -165,7 +168,7 @@ fn mine(change: &ChangeRecord, authorized: &AuthorizedRequest) -> Result<(), Str
     if change.principal == principal || authorized.others() {
         return Ok(());
     }
-    Err(format!("it is {}'s, and no grant in policy.toml lets {principal} decide about it", change.principal))
+    Err(format!("it belongs to {}, and no grant in policy.toml permits {principal} to decide about it", change.principal))
 }
 
 fn not_confirmed(change: &ChangeRecord, now: &Moment, why: &str) -> ErrorDocument {
@@ -175,7 +178,7 @@ fn not_confirmed(change: &ChangeRecord, now: &Moment, why: &str) -> ErrorDocumen
     let mut document = ErrorDocument::new(
         ErrorCode::NotConfirmed,
         format!("change {} was not confirmed: {why}.{still}", change.id),
-        format!("who made it confirms it with `sshfix ctl confirm {}`, which makes the new connections itself", change.id),
+        format!("its requester confirms it with `sshfix ctl confirm {}`, which makes the new connections itself", change.id),
     );
     document.change = Some(Box::new(brief));
     document

@@ -179,7 +179,7 @@ fn counted(agent: &Agent, peer: &Peer, opening: &AuditOpening, work: &dyn Fn() -
     if matches!(&body, Body::Change(_)) {
         match agent.auditor.open(&agent.store, opening) {
             Ok(sequence) => agent.auditor.close(&agent.store, &agent.identity, opening, sequence, closing),
-            Err(error) => tracing::error!("a decision about a change could not be recorded; it counts all the same: {error}"),
+            Err(error) => tracing::error!("a decision about a change was carried out, but could not be recorded: {error}"),
         }
     }
     body
@@ -283,7 +283,7 @@ fn held<'a>(agent: &'a Agent, turn: Option<&Turn>) -> Option<MutexGuard<'a, Live
 }
 
 fn no_turn() -> Refusal {
-    failed(&"the request waited too long for its turn")
+    failed(&"the request waited too long while the agent was busy")
 }
 
 /// Plans a change, and shows or makes it.

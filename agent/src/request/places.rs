@@ -99,7 +99,7 @@ pub(crate) fn place(agent: &Agent, peer: &Peer, authorized: &AuthorizedRequest) 
 /// A host of which nothing was read, because others have it read.
 pub(crate) fn unread_host(port: u16) -> HostState {
     fn busy<T>() -> Part<T> {
-        Part::Unreadable("the agent reads the host for others now; ask again in a moment".to_owned())
+        Part::Unreadable("the agent is busy reading the host for other requests; retry in a moment".to_owned())
     }
     HostState {
         at: jiff::Timestamp::now(),

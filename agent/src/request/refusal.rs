@@ -68,12 +68,12 @@ pub(crate) fn refused_plan(intent: &Intent, error: NoSafePlan) -> Refusal {
         NoSafePlan::TooWide(why) => ErrorDocument::new(
             ErrorCode::Refused,
             why.words(),
-            "ask somebody whose grant in policy.toml is about everybody (no `networks`) to run the same command",
+            "ask a principal whose grant in policy.toml has no `networks` to run the same command",
         ),
         NoSafePlan::Plan(PlanError::ByHand { by_hand, .. }) => ErrorDocument::new(
             ErrorCode::Failed,
             Text::from("sshfix does not change what blocks here, so nothing was changed: ") + Text::joined(&by_hand, "; "),
-            "do what is said for each, then run the command again for the rest",
+            "follow the advice for each block, then run the command again for the rest",
         ),
         NoSafePlan::Plan(error) => ErrorDocument::new(
             ErrorCode::Failed,
@@ -87,7 +87,7 @@ pub(crate) fn refused_plan(intent: &Intent, error: NoSafePlan) -> Refusal {
                     "`sshfix ctl fail2ban jails` shows what there is; where fail2ban does not run: `systemctl start fail2ban`"
                 }
                 Intent::SshdSet { .. } | Intent::SshdUnset { .. } | Intent::SshdReload | Intent::SshdRestart => {
-                    "put right what is named, then try again; an sshd that runs goes on with what it had read"
+                    "correct what is named, then retry; a running sshd keeps the configuration that it has read"
                 }
                 Intent::Revoke { .. } => "`sshfix ctl leases` lists them",
                 Intent::Unban { .. } | Intent::Fix { .. } | Intent::Allow { .. } => "`sshfix ctl status` shows what was found",
@@ -104,7 +104,7 @@ fn lockout(why: &lockout::Lockout, plan: Box<PlanDocument>) -> ErrorDocument {
             "keep the way in that is named, or change it on the host itself"
         }
         lockout::Lockout::Unread(_) => {
-            "put right what could not be read, or wait until it passes, then run the command again; `sshfix ctl status` shows whether the \
+            "correct what could not be read, or wait, then run the command again; `sshfix ctl status` shows whether the \
              live sessions are known"
         }
     };
@@ -114,12 +114,12 @@ fn lockout(why: &lockout::Lockout, plan: Box<PlanDocument>) -> ErrorDocument {
         let AccessPath { source, user, port: _, origin } = &witness.path;
         let way = match origin {
             PathOrigin::Requester => "your own way in, as claimed",
-            PathOrigin::Session | PathOrigin::Keep => "1 other way in, which your grants are not about",
+            PathOrigin::Session | PathOrigin::Keep => "1 other way in, outside your grants",
         };
         document.guarded = Some(Box::new(Guarded {
             names: Names::Login { source: *source, user: user.clone() },
             message: format!("would lock out {way}; nothing was changed"),
-            advice: "change less, or ask somebody whose grants are about everybody".to_owned(),
+            advice: "make a smaller change, or ask a principal whose grants are about everybody".to_owned(),
         }));
     }
     document
@@ -167,18 +167,18 @@ pub(crate) fn too_many() -> Refusal {
     ErrorDocument::new(
         ErrorCode::Busy,
         format!(
-            "more was asked with this key than is recorded ({} requests, and one more each {every} s); nothing was changed",
+            "too many requests with this key: {} are recorded at once, and one more each {every} s; nothing was changed",
             audit::BURST
         ),
-        "wait a little; `sshfix ctl status`, `confirm` and `rollback` are answered meanwhile",
+        "retry in a moment; `sshfix ctl status`, `confirm` and `rollback` are answered meanwhile",
     )
     .into()
 }
 
 /// More words than a record holds.
 pub(crate) fn too_many_words(why: TooManyWords) -> Refusal {
-    let message = format!("the request was not looked at: {why}; nothing was changed");
-    ErrorDocument::new(ErrorCode::Usage, message, "say it in fewer words").into()
+    let message = format!("the request was refused: {why}; nothing was changed");
+    ErrorDocument::new(ErrorCode::Usage, message, "shorten --reason, or give fewer names and keywords").into()
 }
 
 /// Reading the host took too long, or nobody waits for the answer.

@@ -155,7 +155,7 @@ pub async fn serve(listener: UnixListener, service: Arc<impl Answer>, limits: Li
     let ended = timeout(STOP_TIME, async { while connections.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::error!(
-            "a request was still being worked on after {STOP_TIME:?}; an unfinished change is recovered at the next start"
+            "a request was still in progress after {STOP_TIME:?}; an unfinished change is recovered at the next start"
         );
     }
 }
@@ -173,11 +173,11 @@ async fn connection(
         Err(error) => return tracing::warn!("a peer without credentials was turned away: {error}"),
     };
     let Some((entry, evicted)) = room.enter(peer.uid) else {
-        return tracing::debug!(uid = peer.uid, pid = peer.pid, "all connections of this user are worked on; closed a new one");
+        return tracing::debug!(uid = peer.uid, pid = peer.pid, "all connections of this user are in use; closed a new one");
     };
     tokio::select! {
         biased;
-        _ = evicted => tracing::debug!(uid = peer.uid, pid = peer.pid, "a connection made room for a new one"),
+        _ = evicted => tracing::debug!(uid = peer.uid, pid = peer.pid, "closed a connection to make room for a new one"),
         () = converse(stream, peer, service, &entry, &limits) => {}
     }
 }
@@ -303,7 +303,7 @@ async fn failed(
 fn no_request(peer: &Peer, why: &NoRequest) -> ErrorDocument {
     let (message, advice) = match why {
         NoRequest::Silent | NoRequest::Late => {
-            ("the request did not come whole in time".to_owned(), "connect again and send it at once")
+            ("the request did not arrive complete in time".to_owned(), "connect again and send it at once")
         }
         NoRequest::Short => ("the request ended before its announced length".to_owned(), "send the whole frame"),
         NoRequest::TooLong(error) => (format!("this is not a request of sshfix: {error}"), "use `sshfix ctl`"),
@@ -315,8 +315,8 @@ fn no_request(peer: &Peer, why: &NoRequest) -> ErrorDocument {
 fn busy() -> ErrorDocument {
     ErrorDocument::new(
         ErrorCode::Busy,
-        "the agent has more requests of yours waiting than it takes; nothing was changed",
-        "try again in a moment; `sshfix ctl status`, `confirm` and `rollback` do not wait for the others",
+        "too many of your requests are waiting; nothing was changed",
+        "retry in a moment; `sshfix ctl status`, `confirm` and `rollback` do not wait for the others",
     )
 }
 

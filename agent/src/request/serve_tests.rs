@@ -242,7 +242,7 @@ async fn a_slow_writer_is_cut_off_however_busy_it_looks() {
     });
     let mut reply = Vec::new();
     let _ = reader.read_to_end(&mut reply).await;
-    assert!(String::from_utf8_lossy(&reply).contains("did not come whole in time"), "{}", String::from_utf8_lossy(&reply));
+    assert!(String::from_utf8_lossy(&reply).contains("did not arrive complete in time"), "{}", String::from_utf8_lossy(&reply));
     writing.abort();
     assert_eq!(server.service.answered.load(Ordering::SeqCst), 0);
     server.goes_on().await;

@@ -78,7 +78,7 @@ fn policy(path: &Path, report: &mut Report) {
         Err(error) => {
             report
                 .wrong
-                .push(format!("{}: {error}; every request is refused until this is right", place(path, &error.to_string())));
+                .push(format!("{}: {error}; every request is refused until this is corrected", place(path, &error.to_string())));
         }
     }
 }
@@ -119,7 +119,7 @@ fn identity(config: &Config, report: &mut Report) {
 /// Root's own key may be missing: root can be let in by another.
 fn root_key(path: &Path, allowed_signers: &Path, report: &mut Report) {
     if fs::symlink_metadata(path).is_err() {
-        return report.fine.push(format!("{}: none; `sshfix ctl` as root needs another identity", path.display()));
+        return report.fine.push(format!("{}: does not exist; `sshfix ctl` as root needs another identity", path.display()));
     }
     let key = match identity::load(path) {
         Ok(key) => key,
@@ -163,7 +163,7 @@ fn state(config: &Config, report: &mut Report) {
         Ok(stuck) => report.wrong.extend(
             stuck
                 .iter()
-                .map(|change| format!("change {} could not be rolled back whole. Left to do: {}", change.id, change.detail)),
+                .map(|change| format!("change {} could not be rolled back whole. To do by hand: {}", change.id, change.detail)),
         ),
         Err(error) => report.wrong.push(format!("{shown}: {error}")),
     }

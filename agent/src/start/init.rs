@@ -82,7 +82,7 @@ pub fn init(directory: &Path, tell: &mut impl FnMut(Line)) -> Result<(), InitErr
     {
         // Whoever took it out may have meant it: a person decides.
         tell(Line::Note(format!(
-            "{} does not name root's key, so `sshfix ctl` as root is refused with it; to let it in, add the line: {line}",
+            "{} does not name root's key, so `sshfix ctl` as root is refused with it; to permit it, add the line: {line}",
             config.paths.allowed_signers.display()
         )));
     }
@@ -112,7 +112,8 @@ fn make_directory(path: &Path, mode: u32, tell: &mut impl FnMut(Line)) -> Result
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {
             // The umask may have taken bits away.
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| wrong(format!("got no mode: {e}")))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+                .map_err(|e| wrong(format!("could not get its mode: {e}")))?;
             tell(Line::Made(path.to_owned()));
             return Ok(());
         }

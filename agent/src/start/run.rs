@@ -118,7 +118,7 @@ pub fn run(agent_toml: &Path) -> Result<(), RunError> {
         notify(NotifyState::Ready);
         let stop = async {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-            tracing::info!("told to stop; what is being worked on comes to its end first");
+            tracing::info!("stopping; requests in progress finish first");
             notify(NotifyState::Stopping);
         };
         let limits = agent.config.limits.clone();
@@ -160,7 +160,7 @@ fn recover(agent: &Agent) {
     deadline::recover(agent);
     let closing = AuditClosing {
         outcome: Outcome::Interrupted,
-        detail: "the agent ended before it could say what became of this".to_owned(),
+        detail: "the agent ended before it could record the outcome".to_owned(),
         plan: None,
         change: None,
     };
@@ -183,7 +183,7 @@ async fn every(period: Duration, what: &str, look: impl Fn() + Send + Sync + 'st
         tick.tick().await;
         let look = Arc::clone(&look);
         if let Err(error) = tokio::task::spawn_blocking(move || look()).await {
-            tracing::error!("{what} failed inside the agent; it is tried again: {error}");
+            tracing::error!("{what} failed inside the agent; retrying: {error}");
         }
     }
 }
@@ -191,7 +191,10 @@ async fn every(period: Duration, what: &str, look: impl Fn() + Send + Sync + 'st
 /// Room on the disk for a rollback; where there is none, no change begins.
 fn keep_room(store: &Store) {
     if let Err(error) = store.keep_room() {
-        tracing::warn!("no room is kept back beside {} for rollbacks, so no change is begun: {error}", store.path().display());
+        tracing::warn!(
+            "no disk space is reserved beside {} for rollbacks, so no change is begun: {error}",
+            store.path().display()
+        );
     }
 }
 
@@ -216,7 +219,7 @@ async fn keep_leases(agent: Arc<Agent>) {
 async fn keep_aftermath(agent: Arc<Agent>) {
     let keeper = Mutex::new(stray_bans::Keeper::default());
     let look = move || keeper.lock().unwrap_or_else(PoisonError::into_inner).look(&agent);
-    every(stray_bans::INTERVAL, "looking for bans that a change earned", look).await;
+    every(stray_bans::INTERVAL, "looking for bans that a change caused", look).await;
 }
 
 /// Reads the rules that others changed before somebody asks about them: the dump of a chain of 20,000 takes the kernel longer than
@@ -232,7 +235,7 @@ async fn read_ahead(agent: Arc<Agent>) {
             }
         };
         if let Err(error) = tokio::task::spawn_blocking(read).await {
-            tracing::error!("reading the ruleset ahead failed inside the agent; it is tried again: {error}");
+            tracing::error!("reading the ruleset ahead failed inside the agent; retrying: {error}");
         }
         sleep(AHEAD.max(started.elapsed() * AHEAD_SHARE)).await;
     }

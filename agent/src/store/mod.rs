@@ -56,13 +56,13 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// It has come to the part of its bound that is for this.
-    #[error("the state database holds {megabytes} MiB, the most that is for this: the rest is kept back for what was begun")]
+    #[error("the state database holds {megabytes} MiB, the limit for this: the rest is reserved for changes in progress")]
     Full {
         /// Its size.
         megabytes: u64,
     },
     /// A change could not be taken back on this disk.
-    #[error("no room could be kept back on the disk for a rollback: {0}")]
+    #[error("no disk space could be reserved for a rollback: {0}")]
     NothingKeptBack(std::io::Error),
     /// A record does not read back.
     #[error("the state database holds a damaged record: {0}")]
@@ -150,10 +150,10 @@ impl StoreError {
             (StoreError::Missing { what: "lease", .. }, _) => "`sshfix ctl leases` lists them",
             (StoreError::Missing { .. }, _) => "`sshfix ctl audit show` lists what there is",
             (StoreError::Full { .. } | StoreError::NothingKeptBack(_), _) | (_, Some(DiskFull)) => {
-                "make room on the disk of /var/lib/sshfix (`state_megabytes` in [limits] of agent.toml bounds state.db), then try again"
+                "make room on the disk of /var/lib/sshfix (`state_megabytes` in [limits] of agent.toml bounds state.db), then retry"
             }
-            (_, Some(ReadOnly | PermissionDenied)) => "make /var/lib/sshfix writable for root (mount and modes), then try again",
-            _ => "`journalctl -u sshfix-agent` has more of it; try again",
+            (_, Some(ReadOnly | PermissionDenied)) => "make /var/lib/sshfix writable for root (mount and modes), then retry",
+            _ => "`journalctl -u sshfix-agent` has the details; then retry",
         }
     }
 }
@@ -314,7 +314,7 @@ impl Store {
         };
         let value = match write() {
             Err(error) if self.space.makes_room(purpose, &error) => {
-                tracing::warn!("the disk of {} is full; the room kept back for what was begun is used now", self.path.display());
+                tracing::warn!("the disk of {} is full; using the space reserved for changes in progress", self.path.display());
                 write()?
             }
             written => written?,

@@ -74,7 +74,7 @@ impl Space {
         loop {
             match open() {
                 Err(error) if is_disk_full(&error) && self.give_up_a_piece().unwrap_or(false) => {
-                    tracing::warn!("{error}; it is tried again with a piece of the room that was kept back");
+                    tracing::warn!("{error}; retrying with part of the reserved space");
                 }
                 opened => return opened,
             }

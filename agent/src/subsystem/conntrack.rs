@@ -35,7 +35,7 @@ pub fn read() -> io::Result<Fill> {
 
 fn number(name: &str) -> io::Result<Option<u64>> {
     match fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|_| io::Error::other(format!("nf_conntrack_{name} is no number"))),
+        Ok(text) => text.trim().parse().map(Some).map_err(|_| io::Error::other(format!("nf_conntrack_{name} is not a number"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

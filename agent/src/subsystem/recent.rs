@@ -49,8 +49,10 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     }
     match there() {
         Ok(now) if now == step.after.is_some() => Ok(Done::Changed),
-        Ok(_) => Err(StepError::Failed(format!("the kernel said it did, and did not {}", step.summary()))),
-        Err(error) => Err(StepError::Failed(format!("did {}, and could not read it back: {error}", step.summary()))),
+        Ok(_) => Err(StepError::Failed(format!("the kernel reported success, but did not {}", step.summary()))),
+        Err(error) => {
+            Err(StepError::Failed(format!("made the change ({}), but could not read it back: {error}", step.summary())))
+        }
     }
 }
 
@@ -66,7 +68,7 @@ pub fn stands(step: &Step) -> Result<bool, StepError> {
 /// The file of a list. The kernel takes no name that would lead elsewhere (`xt_check_proc_name`); neither does this.
 fn path(name: &str) -> io::Result<PathBuf> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no name of a list"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is not the name of a list"));
     }
     Ok(PathBuf::from(DIRECTORY).join(name))
 }

@@ -34,7 +34,7 @@ pub fn allow_own() {
     }
     match dbus::allow_peers(&prefixes(&wanted)) {
         Ok(()) => *told = wanted,
-        Err(error) => tracing::warn!("systemd could not be told which addresses are this host's own: {error}"),
+        Err(error) => tracing::warn!("cannot give systemd this host's own addresses: {error}"),
     }
 }
 

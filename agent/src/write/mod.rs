@@ -132,10 +132,10 @@ pub enum WriteError {
     #[error("systemd passed no socket: this is run by sshfix-write.socket; nothing was written")]
     NoSocket,
     /// The socket.
-    #[error("no order came: {0}; nothing was written")]
+    #[error("received no order: {0}; nothing was written")]
     Socket(#[from] io::Error),
     /// What came is no order.
-    #[error("what came is no order: {0}; nothing was written")]
+    #[error("the message received is not an order: {0}; nothing was written")]
     Malformed(String),
 }
 

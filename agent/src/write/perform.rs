@@ -45,7 +45,7 @@ fn hosts_files(configs: &[Config]) -> impl Iterator<Item = &Path> {
 
 fn hosts(configs: &[Config], path: &Path, before: Option<&str>, after: Option<&[u8]>, old: Old) -> Result<Done, StepError> {
     if !hosts_files(configs).any(|file| file == path) {
-        return Err(StepError::Failed(format!("{} is no hosts file of agent.toml; nothing was written", path.display())));
+        return Err(StepError::Failed(format!("{} is not a hosts file of agent.toml; nothing was written", path.display())));
     }
     let now = match files::read_checked(path, MAX_CONTENT) {
         Ok(checked) => Some(checked.bytes),
@@ -91,7 +91,7 @@ fn sshd_file(path: &str) -> Result<&Path, StepError> {
     if found.is_absolute() && plain && inside {
         return Ok(found);
     }
-    Err(StepError::Failed(format!("{path} is no file below /etc/ssh; nothing was written")))
+    Err(StepError::Failed(format!("{path} is not a file below /etc/ssh; nothing was written")))
 }
 
 /// New content for a file of the configuration; never for a key.

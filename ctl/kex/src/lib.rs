@@ -63,7 +63,7 @@ pub enum KexError {
         seconds: u64,
     },
     /// Connected, and then nothing.
-    #[error("{to} takes the connection and then says nothing for {seconds} s{}", after(.during))]
+    #[error("{to} accepts the connection and then sends nothing for {seconds} s{}", after(.during))]
     Stalled {
         /// Where.
         to: SocketAddr,
@@ -180,7 +180,7 @@ fn after(during: &str) -> String {
 
 /// causes.md: libwrap sleeps five seconds before it closes.
 fn libwrap(after: &Duration) -> &'static str {
-    if (4.5..6.5).contains(&after.as_secs_f32()) { "; five seconds are how hosts.deny refuses" } else { "" }
+    if (4.5..6.5).contains(&after.as_secs_f32()) { "; hosts.deny refuses after five seconds" } else { "" }
 }
 
 /// One key exchange with the first target that does not refuse, with this cookie (`access_proof::cookie`) in our KEXINIT.

@@ -134,7 +134,7 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
         return time.to_zoned(TimeZone::system()).map(|zoned| zoned.timestamp()).map_err(|error| error.to_string());
     }
     let wrong =
-        || format!("`{text}` is no time; say 2026-11-21T06:30:00Z, 2026-11-21 06:30, 2026-11-21, or 2h for two hours ago");
+        || format!("`{text}` is not a time; use 2026-11-21T06:30:00Z, 2026-11-21 06:30, 2026-11-21, or 2h for two hours ago");
     let ago = SignedDuration::try_from(parse_duration(text).map_err(|_| wrong())?).map_err(|_| wrong())?;
     Timestamp::now().checked_sub(ago).map_err(|_| wrong())
 }
@@ -145,12 +145,12 @@ fn read_checkpoint(file: &str) -> Result<String, String> {
     let path = PathBuf::from(file);
     let length = std::fs::metadata(&path).map_err(|error| error.to_string())?.len();
     if length > LIMIT {
-        return Err(format!("{length} bytes are no checkpoint"));
+        return Err(format!("{length} bytes are too long for a checkpoint"));
     }
     let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
     if text.trim_start().starts_with('{') {
-        let document: sshfix_policy::reply::audit::CheckpointDocument =
-            serde_json::from_str(&text).map_err(|error| format!("this is no document of `audit checkpoint --json`: {error}"))?;
+        let document: sshfix_policy::reply::audit::CheckpointDocument = serde_json::from_str(&text)
+            .map_err(|error| format!("this is not a document of `audit checkpoint --json`: {error}"))?;
         return Ok(document.text);
     }
     Ok(text)

@@ -17,7 +17,7 @@ const REASON_MAX: usize = 1000;
 
 pub fn parse_reason(text: &str) -> Result<String, String> {
     let length = text.chars().count();
-    if length > REASON_MAX { Err(format!("{length} characters; {REASON_MAX} are kept")) } else { Ok(text.to_owned()) }
+    if length > REASON_MAX { Err(format!("{length} characters; at most {REASON_MAX} are allowed")) } else { Ok(text.to_owned()) }
 }
 
 pub fn parse_digest(text: &str) -> Result<String, String> {
@@ -31,7 +31,7 @@ pub fn parse_digest(text: &str) -> Result<String, String> {
 
 /// `90s`, `10m`, `2h`, `1d`, `1w`, or several of them: `1h30m`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration; say 30s, 10m, 2h, 1d or 1h30m");
+    let wrong = || format!("`{text}` is not a duration; use 30s, 10m, 2h, 1d or 1h30m");
     let mut seconds: u64 = 0;
     let mut number: Option<u64> = None;
     for c in text.chars() {

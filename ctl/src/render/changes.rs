@@ -26,7 +26,7 @@ pub fn changes(found: &Changes, view: &View) -> String {
 }
 
 fn asked(change: &ChangeDocument) -> String {
-    change.operation.as_ref().map_or_else(|| "(your grants are not about it)".to_owned(), command_line)
+    change.operation.as_ref().map_or_else(|| "(outside your grants)".to_owned(), command_line)
 }
 
 fn state(stage: ChangeStage, seconds_left: Option<u64>) -> String {

@@ -25,7 +25,7 @@ pub(super) fn table<const N: usize>(out: &mut Page, header: [&str; N], rows: imp
 /// What the grants of who asks are not about is only counted.
 pub(super) fn others(out: &mut Page, count: usize) {
     if count > 0 {
-        out.line(&format!("and {count} more, which your grants are not about"));
+        out.line(&format!("and {count} more, outside your grants"));
     }
 }
 
@@ -54,7 +54,7 @@ pub fn bans(bans: &Bans, view: &View) -> String {
 /// `hosts list`
 pub fn hosts(hosts: &Hosts) -> String {
     let mut out = Page::default();
-    out.line(&format!("sshd obeys these files: {}", text::line(&hosts.enforced)));
+    out.line(&format!("does sshd obey these files? {}", text::line(&hosts.enforced)));
     out.gap();
     if hosts.rules.is_empty() {
         out.line("No rules in hosts.allow and hosts.deny.");
@@ -126,7 +126,7 @@ pub fn leases(leases: &Leases, view: &View) -> String {
         for lease in leases.leases.iter().filter(|lease| lease.ungranted) {
             let (id, by) = (text::line(&lease.id), text::line(&lease.principal));
             out.line(&format!(
-                "No grant permits {by} to ask for lease {id} any more. It goes on; to end it: sshfix ctl revoke {id}"
+                "No grant permits {by} to ask for lease {id} any more. The lease goes on; to end it: `sshfix ctl revoke {id}`"
             ));
         }
         for lease in leases.leases.iter().filter(|_| view.verbose) {

@@ -30,9 +30,9 @@ pub fn dry_run(document: &PlanDocument) -> String {
 fn nothing(out: &mut Page, asked: &str, verdict: Option<Verdict>) {
     out.line(&match verdict {
         None | Some(Verdict::Accept) => format!("{} {asked}", "Nothing to do:".green().bold()),
-        Some(Verdict::Refuse) => format!("{}, and nothing that this lifts: {asked}", "BLOCKED".red().bold()),
+        Some(Verdict::Refuse) => format!("{}, and this command has nothing to lift: {asked}", "BLOCKED".red().bold()),
         Some(Verdict::Unknown) => {
-            format!("{} whether it gets in, and nothing that this lifts: {asked}", "UNKNOWN".yellow().bold())
+            format!("{} whether the address is blocked, and this command has nothing to lift: {asked}", "UNKNOWN".yellow().bold())
         }
     });
 }
@@ -70,10 +70,10 @@ pub(super) fn plan(out: &mut Page, plan: &PlanDocument) {
         path.risks.iter().for_each(|line| out.line(&format!("          risk: {}", text::line(line.as_str()))));
     }
     if plan.other_paths > 0 {
-        out.line(&format!("{} {} more, which your grants are not about", label("way in"), plan.other_paths));
+        out.line(&format!("{} {} more, outside your grants", label("way in"), plan.other_paths));
     }
     if plan.other_sources > 0 {
-        out.line(&format!("{} {} sources, which your grants are not about", label("others"), plan.other_sources));
+        out.line(&format!("{} {} sources, outside your grants", label("others"), plan.other_sources));
     }
     if plan.confirm == Confirm::Required {
         out.line(&format!(
@@ -123,7 +123,7 @@ pub fn change(change: &Change, view: &View) -> String {
         ChangeState::Confirmed if change.verdict.is_some_and(|verdict| verdict != Verdict::Accept) => {
             let refused = change.verdict == Some(Verdict::Refuse);
             let but =
-                if refused { "something still blocks the address" } else { "it is unknown whether the address gets in now" };
+                if refused { "something still blocks the address" } else { "it is unknown whether the address is still blocked" };
             out.line(&format!("{} {asked}, and {but}:", "Done:".yellow().bold()));
             done(&mut out, &change.plan);
         }
@@ -144,7 +144,7 @@ pub fn change(change: &Change, view: &View) -> String {
             rolled_back(&mut out, &asked, change, &"Rolled back:".green().bold().to_string());
         }
         ChangeState::Abandoned => {
-            out.line(&format!("{} {asked}. The rest is yours.", "Abandoned:".yellow().bold()));
+            out.line(&format!("{} {asked}. Repair the rest by hand.", "Abandoned:".yellow().bold()));
         }
         ChangeState::RolledBack => {
             rolled_back(&mut out, &asked, change, &"Rolled back:".red().bold().to_string());
@@ -181,7 +181,7 @@ fn rolled_back(out: &mut Page, asked: &str, change: &Change, what: &str) {
         out.line(&format!("{what} {asked}. The host is as it was before."));
         return;
     }
-    out.line(&format!("{what} {asked}, as far as that can be:"));
+    out.line(&format!("{what} {asked}, as far as possible:"));
     for step in left {
         let kept = step.undo.strip_prefix("nothing: ").unwrap_or(&step.undo);
         out.line(&format!("  {} {}", "!".yellow().bold(), text::line(kept)));

@@ -94,7 +94,7 @@ fn path_of(host: &HostState, connection: &Connection, explain: bool, needs: &mut
     if found.iter().flatten().any(power) {
         for down in findings.iter_mut().filter(|finding| finding.cause == Cause::SshdDown) {
             down.blocking = false;
-            down.fix = "nothing: it is the host that goes down or is not up yet".into();
+            down.fix = "nothing: the host is shutting down or not up yet".into();
         }
     }
     let in_vain = |found: &sshd::Found| found.finding.blocking && found.finding.cause == Cause::SshdListen;

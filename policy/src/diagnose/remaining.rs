@@ -48,7 +48,7 @@ fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, finding
     let who = connection.source.short();
     let here = || findings.iter().filter(|finding| finding.stage == stage.stage);
     let past = |command: &str, planned: Result<bool, String>| match planned {
-        Ok(true) => Some(Text::from(format!("`{command}` lets it in past that"))),
+        Ok(true) => Some(Text::from(format!("`{command}` accepts it before that"))),
         Ok(false) => None,
         Err(why) => Some(why.into()),
     };
@@ -58,7 +58,7 @@ fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, finding
             let accept = netfilter::plan_accept(host, connection.source, connection.port, None, needs);
             advice.extend(past(&format!("sshfix ctl firewall accept {who}"), accept.map(|steps| !steps.is_empty())));
             if here().any(|finding| finding.cause == Cause::IptablesRatelimit) {
-                advice.push("or wait and try once: a limit lets it in again when it was not tried for a while".into());
+                advice.push("or wait, then try once: a limit accepts it again after a time without attempts".into());
             }
         }
         (Verdict::Unknown, Stage::HostsAccess) => {

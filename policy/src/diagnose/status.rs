@@ -77,7 +77,7 @@ fn legacy_tables(state: &xtables::State) -> (Option<String>, String) {
 /// The sets that rules ask, each with its type; those that no rule asks are not looked at.
 fn sets(host: &HostState, known: &ipset::State, needs: &mut Needs) -> Part<Vec<String>> {
     if host.nf_tables.unreadable().is_some() || host.xtables.unreadable().is_some() {
-        return unread("it is not known which sets are asked, because not all rules could be read");
+        return unread("unknown which sets the rules ask, because not all rules could be read");
     }
     let asked = netfilter::sets_asked(host);
     needs.extend(asked.iter().map(|index| Need::Ipset(*index)));
@@ -102,7 +102,7 @@ fn enforced(state: &hosts_access::State) -> (Option<String>, String) {
     let how = match &state.libwrap {
         Libwrap::Linked(how) => format!("obeyed: {how}"),
         Libwrap::NotLinked(how) => format!("not obeyed by this sshd: {how}"),
-        Libwrap::Unknown(why) => format!("cannot be told whether this sshd obeys them: {why}"),
+        Libwrap::Unknown(why) => format!("unknown whether this sshd obeys them: {why}"),
     };
     let files = [&state.allow, &state.deny].into_iter().filter_map(|file| match &file.content {
         Content::Bytes(_) => None,

@@ -70,7 +70,7 @@ pub fn allow(
     needs: &mut Needs,
 ) -> Result<(Vec<Step>, Vec<Item>), PlanError> {
     if source.net().prefix_len() == 0 {
-        return Err(PlanError::Impossible("an address or a range is let in, not everybody".to_owned()));
+        return Err(PlanError::Impossible("a lease is for an address or a range, not everybody".to_owned()));
     }
     // A new part of the host does not compile before it is said what becomes of it here.
     let HostState {
@@ -100,12 +100,14 @@ pub fn allow(
             }
         }
         Part::Absent(_) => {}
-        Part::Unreadable(why) => notes.push(format!("fail2ban may ban it meanwhile, because it could not be told: {why}").into()),
+        Part::Unreadable(why) => {
+            notes.push(format!("fail2ban may ban it meanwhile, because sshfix cannot add it to ignoreip: {why}").into())
+        }
     }
     let refused = route::evaluate(host, &connection, needs);
     if refused.verdict == Verdict::Refuse {
         return Err(PlanError::Impossible(format!(
-            "{}: a lease only adds and cannot pass this; `sshfix ctl unban {}` lifts it",
+            "{}: a lease only adds and cannot bypass this; `sshfix ctl unban {}` lifts it",
             refused.detail.as_str(),
             source.short()
         )));
@@ -129,7 +131,7 @@ pub fn allow(
             notes.extend(planned.notes);
         }
         Err(why) => {
-            notes.push(Text::from(format!("what sshd may hold against {} is not passed: ", source.short())) + why);
+            notes.push(Text::from(format!("a possible refusal of {} by sshd is not bypassed: ", source.short())) + why);
         }
     }
     Ok((steps, items))
@@ -150,7 +152,7 @@ pub fn end(host: &HostState, lease: &Running, others: &[Running], needs: &mut Ne
     let mut end = End::default();
     for item in &lease.items {
         if let Some(other) = others.iter().find(|other| other.id != lease.id && other.counts_on(item)) {
-            end.left.push(format!("{}: lease {} counts on it", item.describe(), other.id));
+            end.left.push(format!("{}: lease {} needs it", item.describe(), other.id));
             continue;
         }
         match item {

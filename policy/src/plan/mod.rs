@@ -171,11 +171,14 @@ fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs:
             let (steps, mut items) = lease::allow(leases, host, *source, port, &mut notes, needs)?;
             items.extend(leases.shared(*source, &leases.next));
             if items.is_empty() {
-                notes
-                    .push(format!("{} gets in already and nothing could ban it: there is nothing to add", source.short()).into());
+                notes.push(
+                    format!("{} is accepted already, and nothing can ban it: there is nothing to add", source.short()).into(),
+                );
             } else {
                 if steps.is_empty() {
-                    notes.push("what lets it in was added by another lease, and now stays until the last of them ends".into());
+                    notes.push(
+                        "what accepts it was added by another lease, and now stays until the last of these leases ends".into(),
+                    );
                 }
                 lease = Some(Lease { id: leases.next.clone(), seconds: *seconds, items });
             }
@@ -290,7 +293,7 @@ fn unban(
         return Err(PlanError::ByHand { source_text: connection.source.short(), by_hand });
     }
     for block in listener::blocks(host, connection) {
-        notes.push(Text::from(format!("not a ban, and not touched: {}: ", block.finding.cause)) + block.finding.fix);
+        notes.push(Text::from(format!("not a ban, left unchanged: {}: ", block.finding.cause)) + block.finding.fix);
     }
     Ok(steps)
 }
@@ -387,7 +390,7 @@ fn ignore(
         Item::Rules { .. } | Item::Line { .. } | Item::Exempt { .. } => false,
     }));
     if items.is_empty() {
-        notes.push(format!("{} is ignored already: --ignore-for adds nothing, and nothing ends", source.short()).into());
+        notes.push(format!("{} is ignored already: --ignore-for adds nothing, and nothing ends later", source.short()).into());
     } else {
         *lease = Some(Lease { id: leases.next.clone(), seconds, items });
     }

@@ -77,9 +77,9 @@ impl Witness {
     fn words(&self) -> Text {
         let Self { step, summary, path, verdict, why } = self;
         let user = path.user.as_ref().map_or_else(String::new, |user| format!("{user} from "));
-        let verdict = if *verdict == Verdict::Refuse { "refused" } else { "not known to be let in" };
+        let verdict = if *verdict == Verdict::Refuse { "would be refused" } else { "might be refused" };
         let origin = origin(path.origin);
-        let who = format!("after step {step} ({summary}), {user}{} ({origin}) would be {verdict} by ", path.from());
+        let who = format!("after step {step} ({summary}), {user}{} ({origin}) {verdict} by ", path.from());
         Text::from(who) + why.clone()
     }
 }
@@ -397,6 +397,6 @@ mod tests {
         let state = host.nf_tables.present().unwrap();
         let gone = delete_rule(state, &state.chains[0], 1, None, &SetNames::new()).unwrap();
         let refused = proven(&host, vec![Step::NfTables(gone)]).unwrap_err();
-        assert!(refused.to_string().contains("not known to be let in"), "{refused}");
+        assert!(refused.to_string().contains("might be refused by"), "{refused}");
     }
 }

@@ -76,8 +76,7 @@ fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16,
     }
     if let Intent::Allow { source, .. } = &plan.plan().intent {
         let why = lease::refused(observed, *source, port, needs);
-        deviations
-            .extend(why.map(|why| Deviation::NotLetIn(Text::from(format!("{} still is kept out: ", source.short())) + why)));
+        deviations.extend(why.map(|why| Deviation::NotLetIn(Text::from(format!("{} is still blocked: ", source.short())) + why)));
     }
     deviations
 }
@@ -89,8 +88,8 @@ pub fn notes(plan: &SafePlan, observed: &HostState, port: u16, needs: &mut Needs
     let connection = Connection { source: *source, port, user: None };
     match admission(observed, observed, &connection, needs).0 {
         Verdict::Accept => vec![Text::from(format!(
-            "fail2ban took the ban, but {} still gets in to port {port}: the action of jail {jail} failed, which fail2ban's log \
-             tells (some cannot ban ranges), or is about other ports",
+            "fail2ban accepted the ban, but {} still reaches port {port}: the action of jail {jail} failed (fail2ban's log \
+             shows why; some cannot ban ranges), or is for other ports",
             source.short()
         ))],
         Verdict::Refuse | Verdict::Unknown => Vec::new(),

@@ -135,7 +135,7 @@ fn one(wire: &Wire, ruleset: &Ruleset, name: &str, lifts: bool, report: &mut Rep
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn nobody_confirms_and_it_is_taken_back_and_keeps_nobody_waiting() {
         let back = server.ctl(&["rollback", &id, "--json"]).expect_status(0).json();
         assert_eq!((&back["state"], &back["changed"]), (&"rolled-back".into(), &false.into()), "{back:#}");
         assert!(server.ssh("203.0.113.70").ok);
-        server.ctl(&["rollback", &id, "--json"]).expect_error(1, "failed", &["it is over"]);
+        server.ctl(&["rollback", &id, "--json"]).expect_error(1, "failed", &["it has ended already"]);
         server.ctl(&["rollback", &id, "--abandon", "--json"]).expect_error(1, "failed", &["only a stuck change"]);
 
         for within in ["2s", "2h"] {

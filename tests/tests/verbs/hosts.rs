@@ -39,7 +39,7 @@ fn hosts_edits_only_its_own_lines() {
         assert_eq!(rule("vsftpd")["concerns_sshd"], false);
         assert_eq!(rule("192.0.2.0")["file"], "/etc/hosts.allow");
         let text = server.ctl(&["hosts", "list"]).expect_status(0).stdout;
-        assert!(text.starts_with("sshd obeys these files: yes"), "{text}");
+        assert!(text.starts_with("does sshd obey these files? yes"), "{text}");
 
         // Taken out again, byte for byte, and 10.0.0.1 leaves 10.0.0.10 and 10.0.0.100.
         for source in ["10.0.0.1", "2001:db8::7", "198.51.100.0/24", "203.0.113.7"] {

@@ -109,7 +109,7 @@ fn unban_inside_a_banned_range_opens_that_address_alone() {
         // A ban that fail2ban takes and whose action fails is not called done without a word.
         if server.release() == Release::Trixie {
             let change = server.ctl(&["ban", "198.51.100.64/26", "--jail", "sshd", "--json"]).expect_status(5).json();
-            assert!(change["notes"].to_string().contains("still gets in to port 22"), "{change:#}");
+            assert!(change["notes"].to_string().contains("still reaches port 22"), "{change:#}");
         }
     });
 }

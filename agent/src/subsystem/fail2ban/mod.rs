@@ -45,7 +45,7 @@ impl Fail2ban {
             Ok(state) => Part::Present(state),
             Err(SocketError::Missing(socket)) => Part::Absent(missing(&socket)),
             Err(SocketError::Dead(socket)) => Part::Absent(format!(
-                "fail2ban is not running, only its socket {} is left; it bans nobody new, but rules it made may remain",
+                "fail2ban is not running, only its socket {} is left; it makes no new bans, but rules that it made may remain",
                 socket.display()
             )),
             Err(error) => Part::Unreadable(error.to_string()),
@@ -103,7 +103,7 @@ impl Fail2ban {
                     Ok(Done::Changed)
                 } else {
                     Err(StepError::Failed(format!(
-                        "fail2ban took `{}` without an error, but nothing changed",
+                        "fail2ban answered `{}` without an error, but nothing changed",
                         command.words().join(" ")
                     )))
                 }
@@ -122,7 +122,7 @@ impl Fail2ban {
                     Ok(Done::Changed)
                 } else {
                     Err(StepError::Failed(format!(
-                        "fail2ban took `{}` without an error, but nothing changed",
+                        "fail2ban answered `{}` without an error, but nothing changed",
                         command.words().join(" ")
                     )))
                 }
@@ -134,7 +134,7 @@ impl Fail2ban {
 fn missing(socket: &Path) -> String {
     if INSTALLED.iter().any(|path| Path::new(path).exists()) {
         format!(
-            "fail2ban is installed but not running (there is no socket {}); it bans nobody new, but rules it made may remain",
+            "fail2ban is installed but not running (there is no socket {}); it makes no new bans, but rules that it made may remain",
             socket.display()
         )
     } else {

@@ -74,7 +74,7 @@ fn read(program: &Path) -> Result<Vec<u8>, String> {
 fn uses_libwrap(program: &Path, bytes: &[u8]) -> Libwrap {
     let name = program_name(program);
     match needed(bytes) {
-        Err(why) => Libwrap::Unknown(format!("{name} is no ELF file that can be read: {why}")),
+        Err(why) => Libwrap::Unknown(format!("{name} is not a readable ELF file: {why}")),
         Ok(libraries) => match libraries.iter().find(|library| library.starts_with("libwrap.so")) {
             Some(library) => Libwrap::Linked(format!("{name} is linked with {library}")),
             None if holds(bytes, b"/etc/hosts.deny\0") => {

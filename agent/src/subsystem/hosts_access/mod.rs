@@ -97,10 +97,10 @@ pub fn lookup(state: &mut State, needs: &Needs) {
 fn pattern_file(path: &Path, known: &Facts) -> PatternFile {
     let unread = PatternFile::Unreadable;
     if known.files.len() >= PATTERN_FILES {
-        return unread(format!("not read, {PATTERN_FILES} files of patterns were already"));
+        return unread(format!("not read: {PATTERN_FILES} pattern files were read already, the limit"));
     }
     if patience::is_over() {
-        return unread("not read, the time for this question was over".to_owned());
+        return unread("not read: the time for this question was over".to_owned());
     }
     let length = |file: &PatternFile| match file {
         PatternFile::Content(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
@@ -111,7 +111,7 @@ fn pattern_file(path: &Path, known: &Facts) -> PatternFile {
         Ok(bytes) => PatternFile::Content(bytes),
         Err(RootsError::Missing(_)) => PatternFile::Missing,
         Err(RootsError::TooLong { .. }) => {
-            unread(format!("not read, it and the other files of patterns are longer than {PATTERN_BYTES} bytes together"))
+            unread(format!("not read: with it, the pattern files are longer than {PATTERN_BYTES} bytes together"))
         }
         Err(
             error @ (RootsError::NotRoots { .. }
@@ -181,9 +181,8 @@ fn merge_back(config: &Config, step: &Step) -> Result<Restored, StepError> {
     };
     let text = |content: &Option<Vec<u8>>| content.clone().unwrap_or_default();
     let merged = merge::take_back(&text(&step.before), &text(&step.after), &text(&now));
-    let merged = merged.ok_or_else(|| {
-        StepError::Drifted(format!("others changed the very lines of {} that this change had changed", step.path))
-    })?;
+    let merged = merged
+        .ok_or_else(|| StepError::Drifted(format!("others edited the lines of {} that this change had edited", step.path)))?;
     let after = if merged.is_empty() && step.before.is_none() { None } else { Some(merged) };
     let ours = Step { before: now, after, ..step.clone() };
     let done = apply(config, &ours, Old::Gone)?;
@@ -328,6 +327,6 @@ mod tests {
         }
         known.files.extend((0..PATTERN_FILES).map(|n| (n.to_string(), PatternFile::Missing)));
         let said = pattern_file(&at("none"), &known);
-        assert!(matches!(&said, PatternFile::Unreadable(why) if why.contains("64 files")), "{said:?}");
+        assert!(matches!(&said, PatternFile::Unreadable(why) if why.contains("64 pattern files")), "{said:?}");
     }
 }

@@ -142,8 +142,8 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     let after = netlink.entry(&step.query).map(|entry| step.look(&entry));
     match after {
         Ok(Ok(there)) if there == step.after => Ok(Done::Changed),
-        Ok(_) => Err(StepError::Failed(format!("could not {}: somebody else changes the set at the same time", step.summary()))),
-        Err(error) => Err(StepError::Failed(format!("ipset {set}: {error}; whether it was changed cannot be told"))),
+        Ok(_) => Err(StepError::Failed(format!("could not {}: others change the set at the same time", step.summary()))),
+        Err(error) => Err(StepError::Failed(format!("ipset {set}: {error}; it is unknown whether it was changed"))),
     }
 }
 

@@ -112,7 +112,7 @@ impl Host {
         // A security module hides it; the name is that of its program (execve(2)), unless root meant otherwise.
         match unless_ended(process.status())?.filter(is_roots) {
             Some(status) if is_ssh_name(&status.name) => {
-                let why = format!("the program of {} (pid {}) may not be looked at", status.name, process.pid());
+                let why = format!("the program of {} (pid {}) is hidden from the agent", status.name, process.pid());
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
             }
             Some(_) | None => Ok(None),

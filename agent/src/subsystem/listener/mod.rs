@@ -95,7 +95,7 @@ fn read(question: &Question) -> io::Result<(State, bool)> {
     let unaddressed = unaddressed(&logins, &listening, &established);
     let unproven = established.iter().find_map(|socket| unproven.get(&socket.inode)).or(unproven_login.as_ref());
     let sessions_unknown = unproven.map(|(name, pid)| {
-        format!("{name} (pid {pid}) has connections; that it is this host's own SSH server could not be proven, so that people may be in by it")
+        format!("{name} (pid {pid}) has connections; it could not be proven to be this host's own SSH server, so people may be logged in through it")
     });
     let version = if question.everybody { version() } else { None };
     let left = asked.iter().any(|(inode, uid)| *uid == 0 && !holders.contains_key(inode));

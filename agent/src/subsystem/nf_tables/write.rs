@@ -14,7 +14,7 @@ use super::{build, elements, read};
 const TRIES: usize = 8;
 
 /// Why a step is given up when others commit all the time.
-const MOVED: &str = "the ruleset changes faster than it can be looked at";
+const MOVED: &str = "the ruleset changes faster than it can be read";
 /// The kernel's names for the chains of `jump { ... }`.
 const ANONYMOUS_CHAIN: &str = "__chain";
 

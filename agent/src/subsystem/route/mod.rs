@@ -166,7 +166,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
     let there = find().map_err(unread)?;
     match done {
         _ if there.contains(route) == wanted => Ok(Done::Changed),
-        Ok(()) => Err(StepError::Failed(format!("the kernel said it did, and did not {}", step.summary()))),
+        Ok(()) => Err(StepError::Failed(format!("the kernel reported success, but did not {}", step.summary()))),
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
             Err(StepError::Drifted(format!("there is another route to {}; nothing was changed", route.destination.short())))
         }

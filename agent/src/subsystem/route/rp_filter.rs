@@ -66,7 +66,7 @@ pub fn lookup(socket: &Socket, source: Source, ways: &[Way], links: &Links) -> i
 /// `net.ipv4.conf.NAME.rp_filter` (ip-sysctl.rst). A name comes from the kernel, which allows no `/` in it (`dev_valid_name`).
 fn setting(name: &str) -> io::Result<u8> {
     if name.is_empty() || name == "." || name == ".." || name.contains('/') {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no name of an interface"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is not the name of an interface"));
     }
     let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"))?;
     text.trim().parse().map_err(|_| io::Error::other(format!("rp_filter of {name} is `{:.20}`", text.trim())))

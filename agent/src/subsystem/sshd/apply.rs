@@ -205,7 +205,7 @@ pub fn apply(step: &Step) -> Result<Done, StepError> {
             if before.came_up_by_itself(&sshd.invocation)
                 && let Err(error) = follow(Job::Reload, through, step.port)
             {
-                tracing::warn!("sshd came up by itself and was not told to read its files again: {error}");
+                tracing::warn!("sshd came up by itself and was not reloaded: {error}");
             }
         }
     }
@@ -280,7 +280,7 @@ fn put_back(step: &Step, change_of: Option<&Invocation>, would_refuse: Option<&s
     }
     if let Some(why) = would_refuse {
         return Err(StepError::Failed(format!(
-            "the files are as they were, but sshd was not told so and runs on with this change: {why}; sshfix goes on trying"
+            "the files are as they were, but sshd was not told so and runs on with this change: {why}; sshfix keeps retrying"
         )));
     }
     let refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(step);
@@ -303,7 +303,7 @@ fn put_back(step: &Step, change_of: Option<&Invocation>, would_refuse: Option<&s
 /// makes a note at most. None where it has ended.
 fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) -> Result<Option<Restored>, StepError> {
     let failed =
-        |error: std::io::Error| StepError::Failed(format!("the files are as they were, but sshd was not told so: {error}"));
+        |error: std::io::Error| StepError::Failed(format!("the files are as they were, but sshd was not reloaded: {error}"));
     // A reload or restart alone: it serves, and its files never were other ones.
     if step.files.is_empty() {
         return Ok(sshd.listens().map_err(failed)?.then(|| restored(false, notes)));
@@ -334,7 +334,7 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
     match sshd.tell(step.port).map_err(failed)? {
         Told::Ended => return Ok(None),
         Told::Unseen(why) => notes.push(format!(
-            "the files are as they were, but it was not seen that sshd read them again: {why}; the agent goes on telling it"
+            "the files are as they were, but sshd was not seen to read them again: {why}; the agent keeps sending SIGHUP"
         )),
         Told::Read => match (before, serves::closed(&sshd.invocation)) {
             (Ok(before), Ok(now)) => {
@@ -347,7 +347,7 @@ fn by_signal(step: &Step, sshd: &Running, wrote: bool, notes: &mut Vec<String>) 
                 }
             }
             (Err(why), _) | (_, Err(why)) => {
-                notes.push(format!("sshd read its old files; whether it listens wherever they say was not seen: {why}"));
+                notes.push(format!("sshd read its old files; it is unknown whether it listens everywhere they say: {why}"));
             }
         },
     }
@@ -361,7 +361,7 @@ fn not_ended(invocation: &Invocation) -> Result<(), StepError> {
     let Some(why) = ends::why(invocation) else { return Ok(()) };
     Err(StepError::Failed(format!(
         "the files are as they were, but sshd was not told so and runs on with this change: {why}. Give this host that address back, or correct \
-         ListenAddress in sshd's files and `systemctl reload ssh`; sshfix goes on trying"
+         ListenAddress in sshd's files and `systemctl reload ssh`; sshfix keeps retrying"
     )))
 }
 
@@ -378,7 +378,7 @@ fn kept(invocation: &Invocation, notes: &mut Vec<String>) -> Result<Option<Kept>
             Ok(None)
         }
         Err(NotKept::Taken(why)) => Err(StepError::Failed(format!(
-            "the files are as they were, but sshd was not told so and runs on, because {why}; sshfix goes on trying"
+            "the files are as they were, but sshd was not reloaded and runs on, because {why}; sshfix keeps retrying"
         ))),
     }
 }
@@ -399,13 +399,13 @@ fn takes(step: &Step, answer: Result<(), SshdError>, wrote: bool, notes: &mut Ve
         Ok(()) => Ok(None),
         Err(SshdError::NotRoots(why)) if !wrote => Ok(Some(why)),
         Err(SshdError::Child(error @ ChildError::TimedOut { .. })) => {
-            notes.push(format!("sshd was told to read its old files without a test of them: {error}"));
+            notes.push(format!("sshd was made to read its old files without a test of them: {error}"));
             Ok(None)
         }
         Err(error) => {
             let names = step.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(" and ");
             Err(StepError::Failed(format!(
-                "{names} holds what it held before, but sshd does not take its files as they are now, so it was not reloaded: {}",
+                "{names} is as before, but sshd does not accept its files as they are now, so it was not reloaded: {}",
                 words(&error)
             )))
         }
@@ -441,7 +441,7 @@ fn by_looking(step: &Step, wrote: bool, mut notes: Vec<String>) -> Result<Restor
         notes.push(why);
         return Ok(restored(false, &notes));
     }
-    let unread = |why: String| StepError::Failed(format!("the files are as they were, but sshd was not told so: {why}"));
+    let unread = |why: String| StepError::Failed(format!("the files are as they were, but sshd was not reloaded: {why}"));
     let before = serves::Before::look(&sshd.invocation, sshd.manager.as_ref().ok()).map_err(unread)?;
     let ports = if before.is_held_by_systemd() {
         None
@@ -515,7 +515,7 @@ fn starts_later(notes: &mut Vec<String>) -> Result<bool, StepError> {
     match dbus::system_state() {
         Ok(state) => Ok(matches!(state.as_str(), "initializing" | "starting")),
         Err(_) if dbus::is_missing() => {
-            notes.push("systemd cannot be asked to start sshd yet, so it was left to it".to_owned());
+            notes.push("systemd cannot be asked to start sshd yet, so systemd starts it later by itself".to_owned());
             Ok(true)
         }
         Err(why) => Err(StepError::Failed(format!("no sshd runs, and {why}; the files are as they were"))),
@@ -545,7 +545,7 @@ fn start_again(step: &Step, sshd: &Now, mut notes: Vec<String>) -> Result<Restor
     let before = serves::Before::ended();
     // So that nobody takes one between two tries.
     let _kept = ports::keep(invocation).ok();
-    let taken = || ports::taken(invocation).map(|why| format!(" ({why}; sshfix goes on trying)")).unwrap_or_default();
+    let taken = || ports::taken(invocation).map(|why| format!(" ({why}; sshfix keeps retrying)")).unwrap_or_default();
     let failed = match follow(Job::Start, &Through::Unit(unit.clone()), step.port) {
         Ok(()) => match before.serves_again(invocation) {
             Ok(()) => {

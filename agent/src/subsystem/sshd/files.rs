@@ -174,7 +174,7 @@ fn expand(pattern: &str) -> Result<Vec<String>, TreeError> {
                     let text = name.to_string_lossy();
                     if glob::matches(component, &text) {
                         // sshd would read it, and its path cannot be written down here.
-                        let name = name.to_str().ok_or_else(|| unread(folder, &format!("the name `{text}` is no UTF-8")))?;
+                        let name = name.to_str().ok_or_else(|| unread(folder, &format!("the name `{text}` is not UTF-8")))?;
                         next.extend(there(format!("{folder}/{name}"))?);
                     }
                 }
@@ -213,7 +213,7 @@ fn list(folder: &str) -> Result<Vec<OsString>, TreeError> {
     match roots::find(Path::new(&path)) {
         Ok(found) if found.writable_by_others() => {
             return Err(TreeError::NotRoots(format!(
-                "{folder}: others than root can put files there; sshfix reads nothing of it"
+                "{folder}: users other than root can put files there; sshfix does not read it"
             )));
         }
         Ok(_) => {}
@@ -266,7 +266,7 @@ mod tests {
         strange(b"\xff.bak");
         assert!(tree(&at("main")).is_ok(), "no pattern names it");
         strange(b"\xff.conf");
-        assert!(tree(&at("main")).unwrap_err().to_string().contains("is no UTF-8"));
+        assert!(tree(&at("main")).unwrap_err().to_string().contains("is not UTF-8"));
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {
         return None;
     }
     // It prints the public half.
-    let Some(name) = path.to_str() else { return Some(KeyProblem::Unread("its name is no UTF-8".to_owned())) };
+    let Some(name) = path.to_str() else { return Some(KeyProblem::Unread("its name is not UTF-8".to_owned())) };
     let words = ["-y", "-P", "", "-f", name];
     let output = match child::run_reading(Path::new(SSH_KEYGEN), &words, None, KEYGEN_LIMIT, 64 << 10) {
         Ok(output) => output,

@@ -74,7 +74,7 @@ pub fn hold_for<'a>(steps: impl IntoIterator<Item = &'a AnyStep>) {
             && running(step).is_none()
         {
             tracing::warn!(
-                "no sshd was found that would be told of a rollback on port {}; it is looked for again then",
+                "no sshd was found on port {} that a rollback would reload; the rollback looks for it again",
                 step.port
             );
         }

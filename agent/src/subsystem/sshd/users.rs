@@ -95,7 +95,7 @@ impl Users {
     }
 }
 
-const STRANGE: &str = "the look at it gave no answer that can be read";
+const STRANGE: &str = "the answer of the look cannot be read";
 
 fn ids(account: &Account) -> Ids {
     Ids { uid: account.uid, gid: account.gid, groups: account.gids.clone() }
