@@ -229,7 +229,7 @@ impl<'a, H: Host> Applied<'a, H> {
         let changed = self.done.into_iter().enumerate().filter(|(_, (_, done))| *done == Done::Changed);
         let mut steps: Vec<(usize, Step)> = changed.map(|(index, (step, _))| (index, step)).collect();
         steps.extend(half_done);
-        let TakenBack { mut rolled_back, notes, stuck } = undo(host, store, &order.id, steps, message.as_str(), false);
+        let TakenBack { mut rolled_back, notes, stuck } = undo(host, store, (&order.id, None), steps, message.as_str(), false);
         if stuck.is_empty() {
             kept::forget(order.plan.steps());
         }

@@ -33,10 +33,18 @@ pub(crate) fn said(of_sshd: bool, words: String) -> Text {
 }
 
 /// Undoes steps newest first. One that cannot be undone does not keep the others from it, and neither does a journal that
-/// cannot be written: the host comes first.
-fn undo(host: &mut impl Host, store: &Store, id: &str, steps: Vec<(usize, Step)>, why: &str, rebooted: bool) -> TakenBack {
+/// cannot be written: the host comes first. `was_stuck` is why that did not work the last time, which is to be read meanwhile.
+fn undo(
+    host: &mut impl Host,
+    store: &Store,
+    (id, was_stuck): (&str, Option<&str>),
+    steps: Vec<(usize, Step)>,
+    why: &str,
+    rebooted: bool,
+) -> TakenBack {
     let mut taken = TakenBack::default();
-    let mut written = vec![store.change_state(id, ChangeStage::RollingBack, why)];
+    let meanwhile = was_stuck.map_or_else(|| why.to_owned(), |stuck| format!("{why}; it was stuck: {stuck}"));
+    let mut written = vec![store.change_state(id, ChangeStage::RollingBack, &meanwhile)];
     for (index, step) in steps.into_iter().rev() {
         let undone = step.inverse().summary();
         written.push(store.change_event(id, index, StepEvent::UndoStarted, ""));
@@ -105,7 +113,8 @@ pub fn take_back(host: &mut impl Host, store: &Store, change: ChangeRecord, why:
     let rebooted = change.boot.differs(&now.boot);
     let all: Vec<Step> = change.steps.iter().map(|record| record.step.clone()).collect();
     host.taking_back(change.plan.as_ref().map_or(&[], |plan| plan.paths.as_slice()));
-    let taken = undo(host, store, &change.id, unfinished_steps(change.steps), why, rebooted);
+    let was_stuck = (change.stage == ChangeStage::Stuck).then_some(change.detail.as_str());
+    let taken = undo(host, store, (&change.id, was_stuck), unfinished_steps(change.steps), why, rebooted);
     host.taking_back(&[]);
     if taken.stuck.is_empty() {
         kept::forget(&all);

@@ -163,8 +163,34 @@ fn a_rollback_that_fails_too_is_stuck_and_tried_again() {
     host.fail_after = None;
     let next = trial.begin(&mut host, (&store, "next"), None);
     assert!(matches!(next, Err(NotBegun::NotStored(StoreError::Stuck { .. }))), "nothing else is changed meanwhile");
-    assert_eq!(retry_stuck(&mut host, &store, &at(1, 1)).unwrap(), []);
+    let why = store.change("c").unwrap().detail;
+    let mut retried = Reader { host, store: &store, seen: Vec::new() };
+    assert_eq!(retry_stuck(&mut retried, &store, &at(1, 1)).unwrap(), []);
+    let Reader { host, seen, .. } = retried;
+    assert!(!seen.is_empty() && seen.iter().all(|detail| detail.ends_with(&why)), "`{why}` is to be read meanwhile: {seen:?}");
     assert_eq!(host.state, trial.before);
+}
+
+/// Reads what is said of the change while it is taken back.
+struct Reader<'a> {
+    host: FakeHost,
+    store: &'a Store,
+    seen: Vec<String>,
+}
+
+impl Host for Reader<'_> {
+    fn observe(&mut self, question: &Question) -> HostState {
+        self.host.observe(question)
+    }
+
+    fn lookup(&mut self, state: &mut HostState, needs: &Needs) {
+        self.host.lookup(state, needs);
+    }
+
+    fn apply(&mut self, step: &Step) -> Result<Done, StepError> {
+        self.seen.push(self.store.change("c").unwrap().detail);
+        self.host.apply(step)
+    }
 }
 
 #[test]
