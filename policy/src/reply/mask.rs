@@ -1,17 +1,81 @@
-//! Addresses in free text that a reader may not know of: found however they are written there, and put out of sight. What names no
-//! address is left as it is. Decides nothing about who may read what.
+//! Addresses in free text that a reader may not know of, and what people wrote beside rules: found however they are written there, and put
+//! out of sight. What names nobody is left as it is. Decides nothing about who may read what.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::patterns::WORDS;
 use crate::address::Source;
+use crate::subsystem::sshd::config::inet_aton;
 
 /// What stands for an address that is not shown.
 pub const MASK: &str = "(another address)";
+/// What nft prints before words of whoever made a rule or an element,
+const NFT_REMARKS: [&str; 2] = ["comment \"", "log prefix \""];
+/// and iptables.
+const IPTABLES_REMARKS: [&str; 6] =
+    ["--comment ", "--log-prefix ", "--nflog-prefix ", "--ulog-prefix ", "--string ", "--hex-string "];
+/// What sshfix writes there itself,
+const OURS: &str = "sshfix";
+/// with the number of the lease.
+const LEASE: &str = "sshfix lease ";
 
-/// The text without the addresses and ranges that may not be read; `None` where it names none.
+/// The text without the addresses and ranges that may not be read, and without the comments of rules; `None` where it has none.
 pub fn masked(text: &str, may_read: &dyn Fn(Source) -> bool) -> Option<String> {
+    let remarked = without_remarks(text);
+    match (without_addresses(remarked.as_deref().unwrap_or(text), may_read), remarked) {
+        (Some(masked), _) | (None, Some(masked)) => Some(masked),
+        (None, None) => None,
+    }
+}
+
+/// The text without what people wrote beside rules and elements: comments, and prefixes of log lines.
+fn without_remarks(text: &str) -> Option<String> {
+    let (mut out, mut hidden) = (String::new(), false);
+    let mut rest = text;
+    // nft's option ends with the quote that its words begin with.
+    let next = |rest: &str| {
+        let nft = NFT_REMARKS.iter().filter_map(|option| rest.find(option).map(|at| at + option.len() - 1));
+        let iptables = IPTABLES_REMARKS.iter().filter_map(|option| rest.find(option).map(|at| at + option.len()));
+        nft.chain(iptables).min()
+    };
+    while let Some((before, words)) = next(rest).and_then(|at| rest.split_at_checked(at)) {
+        out.push_str(before);
+        let (words, after) = words.split_at_checked(end_of_word(words)).unwrap_or((words, ""));
+        if is_ours(words.trim_matches('"')) {
+            out.push_str(words);
+        } else {
+            out.push_str(WORDS);
+            hidden = true;
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    hidden.then_some(out)
+}
+
+/// Where a word ends: behind the quote that closes it, if it has quotes. One in the middle has a backslash before it.
+fn end_of_word(text: &str) -> usize {
+    let Some(inner) = text.strip_prefix('"') else {
+        return text.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-')).unwrap_or(text.len());
+    };
+    let mut escaped = false;
+    for (at, c) in inner.char_indices() {
+        match c {
+            '"' if !escaped => return at + 2,
+            _ => escaped = c == '\\' && !escaped,
+        }
+    }
+    text.len()
+}
+
+fn is_ours(words: &str) -> bool {
+    let number = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+    words == OURS || words.strip_prefix(LEASE).is_some_and(number)
+}
+
+fn without_addresses(text: &str, may_read: &dyn Fn(Source) -> bool) -> Option<String> {
     let mut masker = Masker { may_read, out: String::with_capacity(text.len()), hidden: false };
     let mut rest = text;
     while let Some(start) = rest.find(is_of_an_address) {
@@ -73,6 +137,13 @@ impl Masker<'_> {
             let used = self.address(address.into(), body, if dots.is_empty() { after } else { "" });
             self.out.push_str(dots);
             return used;
+        }
+        // `inet_aton(3)` takes fewer numbers, too, of which the last is a large one, and octal ones.
+        let (parts, last) = (body.split('.').count(), body.rsplit('.').next().and_then(|last| last.parse::<u32>().ok()));
+        if let Some(address) = inet_aton(body).filter(|_| parts == 4 || parts > 1 && last.is_some_and(|last| last > 255)) {
+            self.address(address, body, "");
+            self.out.push_str(dots);
+            return 0;
         }
         let all = format!("{body}.0");
         match all.parse::<Ipv4Addr>().ok().and_then(|first| IpNet::new(first.into(), 24).ok()) {
@@ -140,8 +211,30 @@ mod tests {
             ("user@198.51.100.7/32", "user@X"),
             ("0.0.0.0/0 ::/0", "0.0.0.0/0 ::/0"),
             ("face:198.51.100.7", "face:X"),
+            ("sshd: 198.51.25607, 198.3368967 0306.063.0144.07.", "sshd: X, X X."),
+            ("sshd: 203.0.28935", "sshd: 203.0.28935"),
         ] {
             assert_eq!(mask(text), want.replace('X', MASK), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_people_write_beside_rules_is_hidden() {
+        for (text, want) in [
+            ("tcp dport 22 drop comment \"of bob\"", "tcp dport 22 drop comment ~"),
+            ("203.0.113.7 timeout 1m comment \"bob\" : drop", "203.0.113.7 timeout 1m comment ~ : drop"),
+            ("log prefix \"bob: \" group 2 comment \"bob\"", "log prefix ~ group 2 comment ~"),
+            ("-m comment --comment \"bob's \\\"own\\\" rule\\\\\" -j DROP", "-m comment --comment ~ -j DROP"),
+            ("-m comment --comment bob -j LOG --log-prefix \"bob \"", "-m comment --comment ~ -j LOG --log-prefix ~"),
+            ("-m string --string bob --algo bm", "-m string --string ~ --algo bm"),
+            ("drop comment \"bob", "drop comment ~"),
+            ("-A INPUT -m comment --comment sshfix -j DROP", "-A INPUT -m comment --comment sshfix -j DROP"),
+            ("accept comment \"sshfix lease 12\"", "accept comment \"sshfix lease 12\""),
+            ("accept comment \"sshfix lease bob\"", "accept comment ~"),
+            ("accept comment \"sshfix of bob\"", "accept comment ~"),
+            ("no comment", "no comment"),
+        ] {
+            assert_eq!(mask(text), want.replace('~', WORDS), "{text}");
         }
     }
 
@@ -149,6 +242,7 @@ mod tests {
     fn what_is_no_address_stays() {
         for text in [
             "handle 4, line 10. It took 1.5 s",
+            "Linux 6.1.0-41-amd64, systemd 257.9, change 1234567890",
             "2026-11-21T06:34:31Z",
             "aa:bb:cc:dd:ee:ff",
             "OpenSSH_10.0p2 Debian-7+deb13u4",

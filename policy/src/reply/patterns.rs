@@ -22,6 +22,8 @@ pub const WORDS: &str = "(not shown)";
 const COMMENT: &str = "# (a comment)";
 /// and for options and commands of a rule.
 const OPTIONS: &str = " (options)";
+/// Numbers that are addresses and no others have more digits: 1.0.0.0 is 16777216.
+const MAX_DIGITS: usize = 7;
 /// Words of `hosts_access(5)` that name nobody.
 const HOSTS_WORDS: [&str; 6] = ["ALL", "LOCAL", "KNOWN", "UNKNOWN", "PARANOID", "EXCEPT"];
 /// The beginning of the comment on what a lease adds.
@@ -295,9 +297,10 @@ fn comment(arguments: &str) -> usize {
     arguments.char_indices().filter(|(_, c)| *c == '#').find(starts).map_or(arguments.len(), |(at, _)| at)
 }
 
-/// Digits, or a time of `sshd_config(5)`.
+/// Digits, or a time of `sshd_config(5)`. A long one may be an address to `inet_aton(3)`: 3325256711 is 198.51.100.7.
 fn is_number(word: &str) -> bool {
-    word.starts_with(|c: char| c.is_ascii_digit()) && word.chars().all(|c| c.is_ascii_digit() || "smhdw".contains(c))
+    let is_short = word.len() <= MAX_DIGITS;
+    is_short && word.starts_with(|c: char| c.is_ascii_digit()) && word.chars().all(|c| c.is_ascii_digit() || "smhdw".contains(c))
 }
 
 /// Where in a rule.
@@ -388,7 +391,8 @@ mod tests {
             ("sshd: 198.51.* 203.0.*.* /home/bob/list 0.0.0.0/0", "sshd: ~ 203.0.*.* ~ 0.0.0.0/0"),
             ("in.bobd, sshd, bob@203.0.113.7: ALL", "~, sshd, ~: ALL"),
             ("bob was here", "(a line)"),
-            ("sshd: @bobs", "sshd: ~"),
+            ("sshd: @bobs bob@@bobs", "sshd: ~ ~"),
+            ("sshd@@bobs: 3325256711 0xc6336407 198.51.25607 [::c633:6407]", "~: ~ ~ ~ ~"),
         ] {
             assert_eq!(read(Quote::HostsLines, text), want.replace('~', OTHER), "{text}");
         }
@@ -414,6 +418,9 @@ mod tests {
             ("PermitRootLogin bob", "PermitRootLogin ~"),
             ("AuthorizedKeysCommandUser bob", "AuthorizedKeysCommandUser ~"),
             ("ListenAddress 203.0.113.1:22", "ListenAddress ~"),
+            ("PermitOpen 3325256711:22 030614662007:22 198.51.25607:22 0xc6336407:22", "PermitOpen ~ ~ ~ ~"),
+            ("AllowUsers alice@3325256711 alice@198.51.25607", "AllowUsers alice@~ alice@~"),
+            ("Match Address 3325256711,203.0.113.7 LocalPort 3325256711", "Match Address ~,203.0.113.7 LocalPort ~"),
             ("AlowUsers root bob alice", "(a line)"),
             ("AllowUsers root alice \"bob", "(a line)"),
             ("\"AllowUsers\" bob", "(a line)"),

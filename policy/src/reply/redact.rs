@@ -338,7 +338,8 @@ impl<'a> View<'a> {
         let Jails { schema: _, version: _, jails, notes } = jails;
         for Jail { name: _, banned, others, ignore } in jails {
             *others += self.ban_list(banned);
-            *others += keep(ignore, |entry| self.whole(entry));
+            // Names of hosts, too, are let through by fail2ban.
+            *others += keep(ignore, |entry| entry.parse().is_ok_and(|source| self.may_read_of(source)));
         }
         self.texts(notes);
     }

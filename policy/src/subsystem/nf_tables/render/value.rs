@@ -181,8 +181,8 @@ pub(super) fn name(bytes: &[u8]) -> String {
 }
 
 pub(super) fn string(text: &str) -> String {
-    // Control characters would draw over the rest of the line.
-    format!("\"{}\"", text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>())
+    // Control characters would draw over the rest of the line, and nft knows no quote inside of quotes.
+    format!("\"{}\"", text.chars().map(|c| if c.is_control() || c == '"' { '\u{fffd}' } else { c }).collect::<String>())
 }
 
 pub(super) fn verdict(verdict: &Verdict) -> String {

@@ -280,7 +280,7 @@ pub(crate) fn net(item: &str) -> Option<ipnet::IpNet> {
 }
 
 /// `inet_aton(3)`, which `getaddrinfo(3)` takes for numbers, too: `10.1` is 10.0.0.1, and 3325256711 is 198.51.100.7.
-fn inet_aton(text: &str) -> Option<IpAddr> {
+pub fn inet_aton(text: &str) -> Option<IpAddr> {
     let number = |part: &str| match part.strip_prefix("0x").or_else(|| part.strip_prefix("0X")) {
         _ if !part.starts_with(|c: char| c.is_ascii_digit()) => None,
         Some(hex) => u32::from_str_radix(hex, 16).ok(),

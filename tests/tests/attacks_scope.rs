@@ -1,0 +1,118 @@
+//! How far things reach: what somebody with a narrow grant reads of others in rules and in numbers, what sshd makes of the interface behind a
+//! link-local address, and what a unit writes beside a change. Real logins are the judge. One server a release.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+use sshfix_tests::lab::{self, CtlResult, Release, Server};
+
+/// In alice's network.
+const OWN: &str = "203.0.113.70";
+
+fn prepare(release: Release) -> Server {
+    let server = Server::boot(release);
+    server.install_sshfix();
+    server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
+    server
+        .sh("useradd -m -s /bin/bash -G sshfix alice; install -d -m 700 -o alice -g alice /home/alice/.ssh
+             runuser -u alice -- ssh-keygen -q -t ed25519 -N '' -f /home/alice/.ssh/id_ed25519
+             echo \"alice $(cut -d ' ' -f 1,2 /home/alice/.ssh/id_ed25519.pub)\" >>/etc/sshfix/allowed_signers")
+        .expect_ok();
+    if release == Release::Trixie {
+        server.write("/etc/ssh/sshd_config.d/10-quiet.conf", "PerSourcePenalties no\n");
+    }
+    server
+}
+
+fn asks(server: &Server, arguments: &[&str]) -> CtlResult {
+    let who = ["runuser", "-u", "alice", "--", "env", "HOME=/home/alice", "/usr/local/bin/sshfix", "ctl"];
+    server.run(&[&who[..], arguments, &["--json"]].concat()).into()
+}
+
+/// What is written about others beside a rule, and addresses of others in any form that `inet_aton(3)` takes.
+fn comments_and_numbers_stay_hidden(server: &Server) {
+    let grants = server.read("/etc/sshfix/policy.toml");
+    let actions =
+        "[\"diagnose\", \"unban\", \"fix\", \"hosts-deny\", \"hosts-allow\", \"sshd-show\", \"firewall-accept\", \"allow\"]";
+    server.write(
+        "/etc/sshfix/policy.toml",
+        format!("{grants}\n[[grant]]\nprincipal = \"alice\"\nactions = {actions}\nnetworks = [\"203.0.113.0/24\"]\nusers = [\"alice\"]\n"),
+    );
+    let config = server.read("/etc/ssh/sshd_config");
+    let deny = server.read("/etc/hosts.deny");
+    let numbers = ["3325256770", "0xc6336442", "198.51.25666", "198.3368002", "0306.063.0144.0102", "030614662102"];
+    let secrets: Vec<&str> = numbers.into_iter().chain(["erin", "198.51.100"]).collect();
+    let number_list = numbers.join(" ");
+    server.write("/etc/hosts.deny", format!("{deny}sshd: {number_list} @erins\nsshd: {OWN} {number_list}\n"));
+    server.sh("nft flush ruleset").expect_ok();
+    server
+        .sh(&format!(
+            "nft add table inet hand; nft add chain inet hand first '{{ type filter hook input priority -5; }}'
+             nft add chain inet hand input '{{ type filter hook input priority 5; }}'
+             nft add set inet hand listed '{{ type ipv4_addr; elements = {{ {OWN} comment \"ticket of erin at 198.51.100.66\" }}; }}'
+             nft add rule inet hand first ip saddr @listed tcp dport 22 log prefix '\"erin: \"' comment '\"erin asks for it\"'
+             nft add rule inet hand input ip saddr {OWN} tcp dport 22 drop comment '\"erin, 3325256770, says \\\\ so\"'
+             iptables-nft -I INPUT -s {OWN} -m comment --comment \"erin's \\\"own\\\" rule\" -j DROP
+             iptables-nft -I INPUT -s {OWN} -m comment --comment erin -j LOG --log-prefix 'erin '
+             iptables-nft -I INPUT -s {OWN} -m comment --comment 'of erin' -j NFLOG --nflog-prefix erin
+             iptables-legacy -I INPUT -s {OWN} -m comment --comment 'for erin' -j LOG --log-prefix 'of erin '
+             iptables-legacy -I INPUT -s {OWN} -m string --string erin --algo bm -m comment --comment erin -j DROP"
+        ))
+        .expect_ok();
+    let mut seen = String::new();
+    for lines in [
+        "X11Forwarding no".to_owned(),
+        format!("DenyUsers {}", numbers.map(|number| format!("alice@{number}")).join(" ")),
+        format!("Match Address {}\n    DenyUsers alice", [&numbers[..], &[OWN]].concat().join(",")),
+        format!(
+            "Match Address {OWN}\n    PermitOpen {}\n    DenyUsers alice",
+            numbers.map(|number| format!("{number}:22")).join(" ")
+        ),
+        "DenyUsers alice\nDenyGroups erins\nMatch Group erins\n    PermitTTY no".to_owned(),
+    ] {
+        server.write("/etc/ssh/sshd_config", format!("{config}\n{lines}\n"));
+        let of_root = server.ctl(&["diagnose", OWN, "--user", "alice", "--explain", "--json"]).stdout;
+        assert!(of_root.contains("ticket of erin") && of_root.contains("erin asks for it"), "root reads `{lines}`: {of_root}");
+        for arguments in [
+            &["diagnose", OWN, "--user", "alice", "--explain"][..],
+            &["diagnose", OWN, "--user", "alice"],
+            &["fix", OWN, "--user", "alice", "--dry-run"],
+            &["unban", OWN, "--dry-run"],
+            &["firewall", "accept", OWN, "--dry-run"],
+            &["allow", OWN, "--dry-run", "--for", "1m"],
+            &["hosts", "allow", OWN, "--dry-run"],
+            &["hosts", "deny", OWN, "--dry-run"],
+            &["sshd", "show", "--all", "--user", "alice", "--address", OWN],
+        ] {
+            let answer = asks(server, arguments);
+            for (secret, text) in secrets.iter().flat_map(|secret| [(secret, &answer.stdout), (secret, &answer.stderr)]) {
+                assert!(!text.contains(secret), "{secret} of `{lines}` is read by {arguments:?}: {text}");
+            }
+            seen.push_str(&answer.stdout);
+        }
+    }
+    for shown in
+        ["comment (not shown)", "log prefix (not shown)", "--comment (not shown)", "--string (not shown)", "PermitOpen (another)"]
+    {
+        assert!(seen.contains(shown), "`{shown}` is nowhere: {seen}");
+    }
+    server.write("/etc/ssh/sshd_config", config);
+    server.write("/etc/hosts.deny", deny);
+    server.write("/etc/sshfix/policy.toml", grants);
+    server.sh("nft flush ruleset; iptables-legacy -F").expect_ok();
+}
+
+fn scenes(release: Release) {
+    let server = prepare(release);
+    comments_and_numbers_stay_hidden(&server);
+}
+
+#[test]
+fn how_far_things_reach_is_known() {
+    if !lab::root_or_skip() {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for release in Release::ALL {
+            scope.spawn(move || scenes(release));
+        }
+    });
+}
