@@ -37,25 +37,6 @@ fn of_step(host: &HostState, step: &Step) -> Option<String> {
     }
 }
 
-/// Whether a rule sets packets' marks, by which policy rules may send them elsewhere.
-pub fn sets_marks(host: &HostState) -> bool {
-    // NFT_META_MARK
-    let nft = |expression: &Expression| match expression {
-        Expression::MetaSet { key: 3, .. } | Expression::Unknown { .. } => true,
-        Expression::Target { name, .. } => matches!(name.as_str(), "MARK" | "CONNMARK"),
-        _ => false,
-    };
-    let legacy = |rule: &xtables::Rule| match &rule.action {
-        Action::Target(Target::Undecoded { .. }) => true,
-        Action::Target(_) => rule.save.as_ref().is_none_or(|text| text.contains("-j MARK") || text.contains("-j CONNMARK")),
-        Action::Count | Action::Jump(_) | Action::Goto(_) => false,
-    };
-    let chains = host.nf_tables.present().into_iter().flat_map(|state| &state.chains);
-    let tables = host.xtables.present().into_iter().flat_map(|state| state.v4.iter().chain(&state.v6));
-    chains.flat_map(|chain| &chain.rules).any(|rule| rule.expressions.iter().any(nft))
-        || tables.flat_map(|table| &table.chains).flat_map(|chain| &chain.rules).any(|rule| legacy(rule))
-}
-
 /// Whether this host may forward packets of a family. What was not read may be so.
 fn forwards(host: &HostState, v6: bool) -> bool {
     host.route.present().and_then(|state| state.forwards.get(&v6)).is_none_or(|forwards| *forwards)

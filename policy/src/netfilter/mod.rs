@@ -33,7 +33,7 @@ use crate::subsystem::nf_tables::{State, render};
 use crate::subsystem::xtables;
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 pub use block::{blocks, plan_accept};
-pub use forwarded::{opens_others, sets_marks};
+pub use forwarded::opens_others;
 pub use ipset::asked as sets_asked;
 pub use list::{bans, firewall_list, plan_remove};
 pub(crate) use marked::{marked, unmark};

@@ -101,7 +101,7 @@ pub fn allow(
         }
         Part::Absent(_) => {}
         Part::Unreadable(why) => {
-            notes.push(format!("fail2ban may ban it meanwhile, because sshfix cannot add it to ignoreip: {why}").into())
+            notes.push(format!("fail2ban may ban it meanwhile, because sshfix cannot add it to ignoreip: {why}").into());
         }
     }
     let refused = route::evaluate(host, &connection, needs);

@@ -102,6 +102,19 @@ pub struct State {
     pub dumps: BTreeMap<SetKey, Vec<Element>>,
 }
 
+impl State {
+    /// Whether a rule sets packets' marks, by which policy rules may send them elsewhere.
+    pub fn sets_marks(&self) -> bool {
+        // NFT_META_MARK
+        let sets = |expression: &Expression| match expression {
+            Expression::MetaSet { key: 3, .. } | Expression::Unknown { .. } => true,
+            Expression::Target { name, .. } => matches!(name.as_str(), "MARK" | "CONNMARK"),
+            _ => false,
+        };
+        self.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.expressions.iter().any(sets))
+    }
+}
+
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {

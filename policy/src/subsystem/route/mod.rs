@@ -21,6 +21,7 @@ use crate::host::{HostState, Need, Needs, Part};
 use crate::link::Links;
 use crate::ranges::{self, Classes, Span};
 use crate::subsystem::route::rp_filter::Reverse;
+use crate::subsystem::{nf_tables, xtables};
 use crate::verdict::{Connection, Evidence, Stage, StageReport, Verdict};
 
 pub use block::blocks;
@@ -469,7 +470,8 @@ fn not_asked(host: &HostState, state: &State, connection: &Connection, fact: &Fa
             Some((Verdict::Unknown, format!("some answers are not sent: their route ends on this host ({name})"), evidence))
         };
     }
-    let marks = crate::netfilter::sets_marks(host);
+    let marks = host.nf_tables.present().is_some_and(nf_tables::State::sets_marks)
+        || host.xtables.present().is_some_and(xtables::State::sets_marks);
     let perhaps = state.perhaps.get(&source).into_iter().flatten();
     if let Some(one) = perhaps.into_iter().find(|one| marks || !one.marked) {
         let detail = format!("{}, if a policy rule is about packets of its login", one.then);

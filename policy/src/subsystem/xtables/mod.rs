@@ -176,6 +176,16 @@ impl State {
         let tables = if v6 { &mut self.v6 } else { &mut self.v4 };
         tables.iter_mut().find(|table| table.name == name)
     }
+
+    /// Whether a rule sets packets' marks, by which policy rules may send them elsewhere.
+    pub fn sets_marks(&self) -> bool {
+        let sets = |rule: &Rule| match &rule.action {
+            Action::Target(Target::Undecoded { .. }) => true,
+            Action::Target(_) => rule.save.as_ref().is_none_or(|text| text.contains("-j MARK") || text.contains("-j CONNMARK")),
+            Action::Count | Action::Jump(_) | Action::Goto(_) => false,
+        };
+        self.v4.iter().chain(&self.v6).flat_map(|table| &table.chains).flat_map(|chain| &chain.rules).any(|rule| sets(rule))
+    }
 }
 
 impl Table {

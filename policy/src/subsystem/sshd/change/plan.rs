@@ -11,8 +11,8 @@ use crate::subsystem::sshd::facts::ask::{Candidate, answer, resolved};
 use crate::subsystem::sshd::facts::state::{Manager, Server};
 use crate::subsystem::sshd::judge::admission;
 use crate::subsystem::sshd::judge::sockets;
+use crate::subsystem::sshd::judge::startups::too_many_startups;
 use crate::subsystem::sshd::quoting::{self, of_keyword, of_values, said, tree};
-use crate::subsystem::sshd::way_in::risk::too_many_startups;
 use crate::text::quoted::Text;
 
 /// One keyword, for everybody or inside one Match block.

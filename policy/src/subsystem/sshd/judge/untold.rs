@@ -3,8 +3,8 @@
 
 use crate::subsystem::sshd::config::{Client, Directive, Document, Matching, criteria, is_scoped, match_line};
 use crate::subsystem::sshd::facts::state::Server;
+use crate::subsystem::sshd::judge::effect;
 use crate::subsystem::sshd::quoting::line as quote;
-use crate::subsystem::sshd::way_in::values;
 use crate::text::quoted::Text;
 
 /// What sshd is told of a login, and what it knows itself.
@@ -31,7 +31,7 @@ fn of_file(file: &Document, client: &Client) -> Option<Text> {
     blocks.find_map(|(at, condition)| {
         let may_count = criteria(condition).iter().any(untold) && match_line(condition, Some(client)) != Matching::No;
         let block = lines.iter().skip(at + 1).take_while(|line| line.keyword != "match");
-        let decides: Vec<&Directive> = block.filter(|line| !values::never_keeps_out(&line.keyword)).collect();
+        let decides: Vec<&Directive> = block.filter(|line| !effect::never_keeps_out(&line.keyword)).collect();
         (may_count && !decides.is_empty()).then(|| told(condition, &decides))
     })
 }

@@ -5,8 +5,9 @@
 use crate::address::Source;
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::judge::admission::drop_percent;
+use crate::subsystem::sshd::judge::effect::seconds;
 use crate::subsystem::sshd::judge::penalty::{self, Overflow, Term, Terms};
-use crate::subsystem::sshd::way_in::values::seconds;
+use crate::subsystem::sshd::judge::startups::max_startups;
 
 /// sshd's own default; an ordinary agent offers some keys before the right one.
 const TRIES: u32 = 6;
@@ -18,8 +19,6 @@ const HARDLY_ANY_GRACE: u32 = 5;
 const FEW: u32 = 3;
 /// Of fewer strangers at the door than these it is a risk that they drop everybody; sshd's own default is 100.
 const CROWD: u32 = 30;
-/// sshd takes memory for each of them at its start, and ends where it gets none.
-const STARTUPS_MAX: u32 = 100_000;
 /// resolv.conf(5): a name that no server answers takes three of them twice 5 s, and sshd asks for it both ways.
 const NAMES: u32 = 60;
 
@@ -210,15 +209,6 @@ fn crowd(effective: &Effective) -> Option<Risk> {
     (1..CROWD).contains(&all).then(|| Risk { limit: Limit::Crowd, level: i64::from(CROWD - all), text, grave: false })
 }
 
-/// An sshd that would not have the memory for its `MaxStartups`.
-pub fn too_many_startups(effective: &Effective) -> Option<String> {
-    let (.., full) = max_startups(effective).filter(|(.., full)| *full > STARTUPS_MAX)?;
-    Some(format!(
-        "sshd takes memory for each of the {full} connections of MaxStartups when it starts, and ends where it gets none: {STARTUPS_MAX} is \
-         the most that sshfix sets"
-    ))
-}
-
 /// sshd.c, `should_drop_connection`: what is dropped while nobody else comes, else from how few on.
 fn startups(effective: &Effective) -> Option<Risk> {
     let (begin, rate, full) = max_startups(effective)?;
@@ -230,13 +220,6 @@ fn startups(effective: &Effective) -> Option<Risk> {
         }
         _ => None,
     }
-}
-
-/// `begin:rate:full`.
-fn max_startups(effective: &Effective) -> Option<(u32, u32, u32)> {
-    let mut parts = effective.one("maxstartups")?.split(':').map(str::parse);
-    let mut next = || parts.next().and_then(Result::ok);
-    Some((next()?, next()?, next()?))
 }
 
 /// The limit that drops every connection, with the keyword. None of these stands in a Match block.

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::subsystem::sshd::judge::effect::{lasts, narrow, rekeys_seldom, seconds};
 
 fn host(files: &[(&str, ValueFile)]) -> HostState {
     let mut host = HostState::empty();
