@@ -157,22 +157,26 @@ fn what_ends_sshd_is_refused_at_the_plan(server: &Server) {
 /// A unit whose reload, or start, writes a file of sshd's: nobody has proven that one.
 fn what_comes_while_sshd_follows_is_said(server: &Server) {
     const CAME: &str = "/etc/ssh/sshd_config.d/00-a.conf";
-    for (lines, words) in [
-        (
-            format!("ExecReload=\nExecReload=/bin/sh -c \"echo PrintMotd no > {CAME}; kill -HUP $MAINPID\""),
-            "set X11Forwarding no",
-        ),
-        (format!("ExecStartPre=/bin/sh -c \"echo PrintMotd no > {CAME}\""), "restart"),
+    // Another unit, which goes along with that of sshd.
+    let writes = format!("/bin/sh -c \"echo PrintMotd no > {CAME}\"");
+    for (with, lines, words) in [
+        ("PropagatesReloadTo=beside.service", format!("ExecStart=/bin/true\nExecReload={writes}"), "set X11Forwarding no"),
+        ("Wants=beside.service", format!("ExecStart={writes}"), "restart"),
     ] {
         configure(server, "X11Forwarding yes\n");
-        server.write("/etc/systemd/system/ssh.service.d/o.conf", format!("[Service]\n{lines}\n"));
-        server.sh("systemctl daemon-reload").expect_ok();
+        server.write("/etc/systemd/system/ssh.service.d/o.conf", format!("[Unit]\n{with}\n"));
+        let unit = "[Unit]\nBefore=ssh.service\nPartOf=ssh.service\n[Service]\nType=oneshot\nRemainAfterExit=yes";
+        server.write("/etc/systemd/system/beside.service", format!("{unit}\n{lines}\n"));
+        server.sh(&format!("systemctl daemon-reload; systemctl start beside.service; rm -f {CAME}")).expect_ok();
+        configure(server, "X11Forwarding yes\n");
+        server.sh(&format!("rm -f {CAME}")).expect_ok();
         let made = edit(server, words, &[]);
         let said = made.stdout.clone() + &made.stderr;
         assert_eq!(made.status, 6, "{words}: {said}");
         assert!(said.contains(&format!("{CAME} came besides")), "{words}: {said}");
         assert!(said.contains("not all of sshd's files are as before"), "{words}: {said}");
-        server.sh(&format!("rm -rf /etc/systemd/system/ssh.service.d {CAME}; systemctl daemon-reload")).expect_ok();
+        server.sh(&format!("systemctl stop beside.service; rm -rf /etc/systemd/system/ssh.service.d /etc/systemd/system/beside.service {CAME}
+             systemctl daemon-reload")).expect_ok();
     }
 }
 

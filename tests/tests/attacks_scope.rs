@@ -2,7 +2,7 @@
 //! link-local address, and what a unit writes beside a change. Real logins are the judge. One server a release.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
-use sshfix_tests::lab::{self, CtlResult, Release, Server};
+use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server};
 
 /// In alice's network.
 const OWN: &str = "203.0.113.70";
@@ -100,9 +100,46 @@ fn comments_and_numbers_stay_hidden(server: &Server) {
     server.sh("nft flush ruleset; iptables-legacy -F").expect_ok();
 }
 
+/// Nobody has proven what a unit writes beside a change, and no rollback takes it away.
+fn a_unit_that_may_write_is_not_told(server: &Server) {
+    const UNIT: &str = "/etc/systemd/system/ssh.service.d/o.conf";
+    const CAME: &str = "/etc/ssh/sshd_config.d/00-a.conf";
+    let writes = format!("/bin/sh -c \"echo PermitRootLogin no > {CAME}; kill -HUP $MAINPID\"");
+    let with = |line: &str| {
+        server.write(UNIT, format!("[Service]\n{line}\n"));
+        server.sh("systemctl daemon-reload").expect_ok();
+    };
+    let edit = &["sshd", "set", "X11Forwarding", "no"][..];
+    let before = server.read("/etc/ssh/sshd_config");
+    for (line, refused, made) in [
+        (format!("ExecReload=\nExecReload={writes}"), &[edit, &["sshd", "reload"]][..], &[&["sshd", "restart"][..]][..]),
+        (format!("ExecStartPre={writes}"), &[&["sshd", "restart"]], &[edit]),
+        (format!("ExecStopPost={writes}"), &[&["sshd", "restart"]], &[edit]),
+        ("ExecStartPre=/bin/sleep 0.1\nExecReload=/bin/true".to_owned(), &[], &[edit, &["sshd", "restart"]]),
+    ] {
+        with(&line);
+        for words in refused {
+            let asked = server.ctl(&[words, &["--json"][..]].concat());
+            let said = asked.stdout.clone() + &asked.stderr;
+            assert!(![0, 5].contains(&asked.status) && said.contains("may write sshd's files"), "{line} {words:?}: {said}");
+            assert!(!server.path(CAME).exists() && server.read("/etc/ssh/sshd_config") == before, "{line} {words:?}: {said}");
+        }
+        for words in made {
+            let asked = server.ctl(&[words, &["--json", "--confirm-within", "10m"][..]].concat()).expect_status(5);
+            let back = server.ctl(&["rollback", asked.json()["id"].as_str().unwrap()]).expect_status(0);
+            // Nobody stops an sshd from having been started.
+            let whole = *words != edit || back.stdout.contains("The host is as it was before");
+            assert!(whole && !server.path(CAME).exists(), "{line} {words:?}: {back:?}");
+        }
+    }
+    server.sh(&format!("rm -rf {UNIT}; systemctl daemon-reload")).expect_ok();
+    assert!(server.gets_in("root", ADMIN_V4, 22));
+}
+
 fn scenes(release: Release) {
     let server = prepare(release);
     comments_and_numbers_stay_hidden(&server);
+    a_unit_that_may_write_is_not_told(&server);
 }
 
 #[test]

@@ -68,6 +68,10 @@ pub struct Service {
     pub waits_for_network: bool,
     /// When systemd starts it again by itself.
     pub restart: Restart,
+    /// `ExecReload`: programs and their arguments.
+    pub at_reload: Vec<Vec<String>>,
+    /// The same of what it runs at a stop or a start, beside the first of `ExecStart`.
+    pub at_restart: Vec<Vec<String>>,
 }
 
 /// When systemd starts a service again that has ended by itself (systemd.service(5), systemd.unit(5)).
@@ -237,6 +241,11 @@ async fn ask_units(bus: &Connection, names: &[&str]) -> zbus::Result<Vec<Unit>> 
 /// A command of `ExecStart`: path, words, whether failure is ignored, and when and how it last ran.
 type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
+/// The program and its arguments.
+fn words((path, words, ..): Command) -> Vec<String> {
+    std::iter::once(path).chain(words.into_iter().skip(1)).collect()
+}
+
 async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Service>> {
     const SERVICE: &str = "org.freedesktop.systemd1.Service";
     const UNIT: &str = "org.freedesktop.systemd1.Unit";
@@ -275,8 +284,20 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         property(bus, &path, SERVICE, "MainPID"),
         property(bus, &path, SERVICE, "ExecMainStartTimestamp"),
     )?;
+    let (reload, condition, pre, post, stop, stopped) = tokio::try_join!(
+        property(bus, &path, SERVICE, "ExecReload"),
+        property(bus, &path, SERVICE, "ExecCondition"),
+        property(bus, &path, SERVICE, "ExecStartPre"),
+        property(bus, &path, SERVICE, "ExecStartPost"),
+        property(bus, &path, SERVICE, "ExecStop"),
+        property(bus, &path, SERVICE, "ExecStopPost"),
+    )?;
     let started = i64::try_from(u64::try_from(started)?).ok().filter(|microseconds| *microseconds > 0);
     let exec = Vec::<Command>::try_from(exec)?;
+    let mut at_restart: Vec<Vec<String>> = exec.iter().skip(1).cloned().map(words).collect();
+    for commands in [condition, pre, post, stop, stopped] {
+        at_restart.extend(Vec::<Command>::try_from(commands)?.into_iter().map(words));
+    }
     let files = Vec::<(String, bool)>::try_from(files)?;
     Ok(Some(Service {
         exec_start: exec.into_iter().next().map(|(path, words, ..)| (path, words)),
@@ -287,6 +308,8 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         main_pid: u32::try_from(main_pid)?,
         waits_for_network: names(after)? && (names(wants)? || names(requires)?),
         restart,
+        at_reload: Vec::<Command>::try_from(reload)?.into_iter().map(words).collect(),
+        at_restart,
         main_started: started.and_then(|microseconds| Timestamp::from_microsecond(microseconds).ok()),
     }))
 }

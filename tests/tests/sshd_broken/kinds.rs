@@ -208,7 +208,7 @@ const KINDS: [Kind; 25] = [
         by_hand(&before, "", "sshd restart")
     }),
     ("reload of a unit that fails", |dice| {
-        let line = dice.one(&["ExecReload=\\nExecReload=/bin/false", "ExecReload=\\nExecReload=/no/such/program"]);
+        let line = dice.one(&["ExecReload=\\nExecReload=/bin/false", "ExecReload=\\nExecReload=/bin/kill no-such-process"]);
         let before = format!(
             "mkdir -p /etc/systemd/system/ssh.service.d; printf '[Service]\\n{line}\\n' > /etc/systemd/system/ssh.service.d/x.conf; \
              systemctl daemon-reload"

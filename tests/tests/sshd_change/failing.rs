@@ -39,7 +39,7 @@ fn a_unit_that_does_not_come_back_leaves_a_running_sshd_and_says_so() {
         server.ctl(&["sshd", "set", "MaxSessions", "9", "--json"]).expect_status(6);
         assert_eq!(files(server), old);
         // A reload that leaves no sshd.
-        unit("[Service]\nExecReload=\nExecReload=/bin/sh -c 'kill -9 $MAINPID'\nRestart=no\n");
+        unit("[Service]\nExecReload=\nExecReload=/bin/kill -9 $MAINPID\nRestart=no\n");
         server.ctl(&["sshd", "set", "MaxSessions", "9", "--json"]).expect_status(6);
         assert_eq!(files(server), old);
         assert!(server.ssh(ADMIN_V4).ok);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use sshfix_policy::subsystem::listener::{State, Unit, is_sshd};
-use sshfix_policy::subsystem::sshd::{Absent, Boot, Manager};
+use sshfix_policy::subsystem::sshd::{Absent, Boot, Manager, Runs};
 
 use crate::sys::dbus;
 
@@ -44,6 +44,7 @@ pub(super) fn manager(state: &State, port: u16) -> Result<Manager, String> {
             can_reload: service.can_reload,
             kill_mode: service.kill_mode,
             socket: socket.map(|socket| socket.name.clone()),
+            runs: Runs { at_reload: service.at_reload, at_restart: service.at_restart },
             boot: Boot {
                 waits: service.waits_for_network,
                 tries_again: service.restart.goes_on_after(NOWHERE),

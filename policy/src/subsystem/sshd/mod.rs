@@ -28,8 +28,8 @@ pub use facts::key_options::LineFault;
 pub use facts::power::{Power, SCHEDULED};
 pub use facts::revoked_keys::{RevokedKeys, revoked_keys};
 pub use facts::state::{
-    Absent, Account, Aging, Boot, DEFAULT_KEYS, Folder, HostKey, KeyProblem, Login, Manager, Need, Pid, Server, Startups, State,
-    ValueFile, host_key_paths, is_user_name,
+    Absent, Account, Aging, Boot, DEFAULT_KEYS, Folder, HostKey, KeyProblem, Login, Manager, Need, Pid, Runs, Server, Startups,
+    State, ValueFile, host_key_paths, is_user_name,
 };
 pub use judge::admission::{complains_of_these, drop_percent};
 pub use judge::considered::trace;

@@ -4,5 +4,6 @@ pub(crate) mod exempt;
 pub(crate) mod lift;
 pub(crate) mod plan;
 pub(crate) mod repair;
+pub(crate) mod runs;
 pub(crate) mod scope;
 pub(crate) mod step;

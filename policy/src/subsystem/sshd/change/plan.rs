@@ -5,6 +5,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::subsystem::listener;
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::change::repair::PRIVSEP;
+use crate::subsystem::sshd::change::runs;
 use crate::subsystem::sshd::change::step::{Activation, FileEdit, Step, Through};
 use crate::subsystem::sshd::config::{self, Changed, Edit, EditError, Tree};
 use crate::subsystem::sshd::facts::ask::{Candidate, answer, resolved};
@@ -354,14 +355,18 @@ fn following(host: &HostState, server: &Server) -> Result<Activation, Text> {
         Manager::Connections(_) => Activation::Nothing,
         _ if !server.running => Activation::Nothing,
         Manager::Service { socket: Some(_), .. } | Manager::Service { can_reload: false, .. } => restart(host, server)?,
-        Manager::Service { name, can_reload: true, .. } => Activation::Reload(Through::Unit(name.clone())),
+        Manager::Service { name, can_reload: true, runs, .. } => {
+            runs::writes_nothing(name, "ExecReload=", "reload", &runs.at_reload)?;
+            Activation::Reload(Through::Unit(name.clone()))
+        }
         Manager::Nobody => Activation::Reload(Through::Signal),
     })
 }
 
 /// A restart of the service, where that ends no session.
 fn restart(host: &HostState, server: &Server) -> Result<Activation, Text> {
-    let Manager::Service { name, kill_mode, .. } = &server.manager else { return Ok(Activation::Nothing) };
+    let Manager::Service { name, kill_mode, runs, .. } = &server.manager else { return Ok(Activation::Nothing) };
+    runs::writes_nothing(name, "ExecStartPre=, ExecStop= and so on", "restart", &runs.at_restart)?;
     // systemd.kill(5): only the main process is ended by these; all others end the sessions that are still in its cgroup.
     let sessions = host.listener.present().is_some_and(|state| !state.sessions.is_empty() || state.sessions_unknown.is_some());
     if sessions && !matches!(kill_mode.as_str(), "process" | "none") {

@@ -203,11 +203,23 @@ pub enum Manager {
         /// What it does at a boot.
         #[serde(default)]
         boot: Boot,
+        /// What it runs beside sshd.
+        #[serde(default)]
+        runs: Runs,
     },
     /// systemd listens by this socket unit and starts an sshd for each connection (`Accept=yes`).
     Connections(String),
     /// Nobody: a process that was started by hand or by another init.
     Nobody,
+}
+
+/// What a service runs beside its main program: programs with their arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runs {
+    /// `ExecReload`
+    pub at_reload: Vec<Vec<String>>,
+    /// What it runs at a stop and a start (`ExecStartPre`, `ExecStop`, ...).
+    pub at_restart: Vec<Vec<String>>,
 }
 
 /// What a service of sshd does at a boot while an address that it is to listen on is not there yet.

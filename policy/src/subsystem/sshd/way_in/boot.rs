@@ -87,7 +87,7 @@ fn is_wildcard_for(listening: SocketAddr, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subsystem::sshd::{Absent, Effective, Invocation};
+    use crate::subsystem::sshd::{Absent, Effective, Invocation, Runs};
 
     fn server(listens: &[&str], boot: Boot) -> Server {
         let lines: Vec<String> = listens.iter().map(|at| format!("listenaddress {at}")).collect();
@@ -97,6 +97,7 @@ mod tests {
             kill_mode: "process".to_owned(),
             socket: None,
             boot,
+            runs: Runs::default(),
         };
         let plain = Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[("/etc/ssh/sshd_config", "")]);
         Server { effective: Ok(Effective::parse(&lines.join("\n"))), manager, ..plain }
