@@ -1,9 +1,9 @@
 //! The ways to lift a refusal that are not taken, to be shown beside the one that is: what opens more than was asked for, and what
 //! would stay behind. Builds steps; takes none.
 
-use super::block::{accepts, legacy_rule, refusal_owner, side};
-use super::ipset;
-use super::walk::{Culprit, Pass, Refusal};
+use super::attempt::{accepts, legacy_rule, refusal_owner, side};
+use super::outcome::{Culprit, Pass, Refusal};
+use super::{deciding, ipset};
 use crate::address::Source;
 use crate::host::HostState;
 use crate::host::block::Alternative;
@@ -52,7 +52,8 @@ fn wider(host: &HostState, connection: &Connection, refusal: &Refusal) -> Vec<Al
                         all.push(range(Step::NfTables(step), sources));
                     }
                 }
-                all.extend(ipset::in_frame(host, connection, refusal.pass, frame).iter().filter_map(|held| held.range(source)));
+                let asked = deciding::in_frame(host, frame, v6);
+                all.extend(ipset::held(host, connection, refusal.pass, &asked).iter().filter_map(|held| held.range(source)));
                 let named = rule_source(state, chain, rule, v6, side).into_iter().collect::<Vec<_>>();
                 let delete = |touches| delete_rule(state, chain, index, touches, &host.set_names());
                 if reach_beyond(&named, source)
@@ -70,7 +71,8 @@ fn wider(host: &HostState, connection: &Connection, refusal: &Refusal) -> Vec<Al
         }
         Culprit::Legacy(outcome) => {
             let place = &outcome.place;
-            all.extend(ipset::in_place(host, connection, refusal.pass, place).iter().filter_map(|held| held.range(source)));
+            let asked = deciding::in_place(host, place);
+            all.extend(ipset::held(host, connection, refusal.pass, &asked).iter().filter_map(|held| held.range(source)));
             let (Some(state), Some(rule)) = (host.xtables.present(), legacy_rule(host, place)) else { return all };
             let named = rule.source(place.v6).into_iter().collect::<Vec<_>>();
             let delete = |touches| xtables::Step::delete(state, place, touches);

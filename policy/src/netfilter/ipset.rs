@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::arrival::arrivals;
-use super::walk::{Culprit, Pass, Refusal};
+use super::deciding;
+use super::outcome::{Pass, Refusal};
 use crate::address::Source;
 use crate::host::block::Alternative;
 use crate::host::step::Step;
@@ -13,12 +14,10 @@ use crate::packet::Packet;
 use crate::ranges::{number, prefixes};
 use crate::subsystem::ipset::{self, Entry, Key, Properties, Set, SetReference, State};
 use crate::subsystem::nf_tables::Rule;
-use crate::subsystem::nf_tables::evaluate::Frame;
 use crate::subsystem::nf_tables::expression::Expression;
-use crate::subsystem::xtables::extension::decode::decode;
+use crate::subsystem::xtables::Action;
 use crate::subsystem::xtables::extension::matches::Match;
 use crate::subsystem::xtables::extension::targets::{Target, decode as decode_target};
-use crate::subsystem::xtables::{self, Action};
 use crate::verdict::{Connection, Evidence};
 
 /// A set that holds the connection's address, as a rule asks it.
@@ -200,39 +199,14 @@ fn changes(target: &Target, facts: &mut State) {
     }
 }
 
-/// Every set that holds the connection's address in the rule that decides.
+/// Every set that holds the connection's address in the rules that decide.
 pub fn decides<'h>(host: &'h HostState, connection: &Connection, refusal: &Refusal) -> Vec<Held<'h>> {
-    match &refusal.culprit {
-        Culprit::NfTables(event) => {
-            event.frames.iter().rev().flat_map(|frame| in_frame(host, connection, refusal.pass, frame)).collect()
-        }
-        Culprit::Legacy(outcome) => in_place(host, connection, refusal.pass, &outcome.place),
-        Culprit::Unread(_) | Culprit::Full(_) => Vec::new(),
-    }
-}
-
-/// Those of an `nf_tables` rule.
-pub fn in_frame<'h>(host: &'h HostState, connection: &Connection, pass: Pass, frame: &Frame) -> Vec<Held<'h>> {
-    let chain = host.nf_tables.present().and_then(|state| state.chains.get(frame.chain));
-    let rule = chain.and_then(|chain| chain.rules.get(frame.rule?));
-    held(host, connection, pass, rule.map_or_else(Vec::new, |rule| asked_by(rule, !connection.source.is_ipv4())))
+    held(host, connection, refusal.pass, &deciding::matches(host, !connection.source.is_ipv4(), refusal))
 }
 
 /// The sets that an `nf_tables` rule asks.
 pub fn asked_by(rule: &Rule, v6: bool) -> Vec<SetReference> {
-    let of = |expression: &Expression| match expression {
-        Expression::Match { name, revision, info } if name == "set" => reference(&decode(v6, name, *revision, info)),
-        _ => None,
-    };
-    rule.expressions.iter().filter_map(of).collect()
-}
-
-/// Those of a legacy rule.
-pub fn in_place<'h>(host: &'h HostState, connection: &Connection, pass: Pass, place: &xtables::Place) -> Vec<Held<'h>> {
-    let table = host.xtables.present().and_then(|state| state.table(place.v6, &place.table));
-    let chain = table.and_then(|table| table.chain(&place.chain));
-    let rule = chain.and_then(|chain| chain.rules.get(place.position.checked_sub(1)?));
-    held(host, connection, pass, rule.iter().flat_map(|rule| &rule.matches).filter_map(reference).collect())
+    deciding::of_rule(rule, v6).iter().filter_map(reference).collect()
 }
 
 /// The set that a match asks.
@@ -240,7 +214,9 @@ pub fn reference(one: &Match) -> Option<SetReference> {
     if let Match::Set { set, .. } = one { Some(*set) } else { None }
 }
 
-fn held<'h>(host: &'h HostState, connection: &Connection, pass: Pass, references: Vec<SetReference>) -> Vec<Held<'h>> {
+/// The sets that these matches ask and that hold the connection's address.
+pub fn held<'h>(host: &'h HostState, connection: &Connection, pass: Pass, matches: &[Match]) -> Vec<Held<'h>> {
+    let references: Vec<SetReference> = matches.iter().filter_map(reference).collect();
     if references.is_empty() || matches!(pass, Pass::Discovery(_)) {
         return Vec::new();
     }

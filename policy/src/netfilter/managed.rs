@@ -2,7 +2,7 @@
 //! rule of the kernel, the firewalld zone by its chains. Only words: runs nothing, changes nothing.
 
 use super::ipset;
-use super::walk::{Culprit, Pass, Refusal};
+use super::outcome::{Culprit, Pass, Refusal};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::subsystem::nf_tables::evaluate::Frame;

@@ -5,8 +5,10 @@ mod arp;
 mod arrival;
 #[cfg(test)]
 mod arrival_tests;
+mod attempt;
 mod block;
 mod conntrack;
+mod deciding;
 #[cfg(test)]
 mod discovery_tests;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod ipset;
 mod list;
 mod managed;
 mod marked;
+mod outcome;
 pub mod partition;
 mod recent;
 mod reference;
@@ -37,10 +40,11 @@ pub use forwarded::opens_others;
 pub use ipset::asked as sets_asked;
 pub use list::{bans, firewall_list, plan_remove};
 pub(crate) use marked::{marked, unmark};
+use outcome::{Culprit, Pass, Refusal};
 pub use reference::{Reference, ReferenceError};
 pub use trace::trace;
 pub use walk::Walk;
-use walk::{Culprit, Pass, Refusal, Undiscovered, walk, walk_by_rules};
+use walk::{Undiscovered, walk, walk_by_rules};
 
 /// What the packet filters do to the handshake of this connection: the SYN, its answer, and the ACK.
 pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {

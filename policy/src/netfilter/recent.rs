@@ -3,18 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use super::walk::{Culprit, Pass, Refusal};
+use super::deciding;
+use super::outcome::{Pass, Refusal};
 use crate::host::{HostState, Needs};
 use crate::packet::{Packet, Tracking};
-use crate::subsystem::nf_tables::evaluate::{Evaluator, Frame};
+use crate::subsystem::ipset;
+use crate::subsystem::nf_tables::evaluate::Evaluator;
 use crate::subsystem::nf_tables::expression::Expression;
 use crate::subsystem::recent::{Asked, Changes, Entry};
 use crate::subsystem::xtables::evaluate::matches_rule;
 use crate::subsystem::xtables::extension::decode::decode;
 use crate::subsystem::xtables::extension::holds::Matched;
 use crate::subsystem::xtables::extension::matches::Match;
-use crate::subsystem::xtables::{self};
-use crate::subsystem::{ipset, nf_tables};
 use crate::verdict::{Connection, Evidence};
 
 /// An address on a list that a rule looks at.
@@ -81,39 +81,18 @@ fn decoded(expression: &Expression, v6: bool) -> Option<Match> {
     }
 }
 
-/// Every list that holds the connection's address in the rule that decides.
+/// Every list that holds the connection's address in the rules that decide.
 pub fn decides<'h>(host: &'h HostState, connection: &Connection, refusal: &Refusal) -> Vec<Listed<'h>> {
-    match &refusal.culprit {
-        Culprit::NfTables(event) => {
-            event.frames.iter().rev().flat_map(|frame| in_frame(host, connection, refusal.pass, frame)).collect()
-        }
-        Culprit::Legacy(outcome) => in_place(host, connection, refusal.pass, &outcome.place),
-        Culprit::Unread(_) | Culprit::Full(_) => Vec::new(),
-    }
+    listed(host, connection, refusal.pass, &deciding::matches(host, !connection.source.is_ipv4(), refusal))
 }
 
-/// Those of an `nf_tables` rule.
-pub fn in_frame<'h>(host: &'h HostState, connection: &Connection, pass: Pass, frame: &Frame) -> Vec<Listed<'h>> {
-    let chain = host.nf_tables.present().and_then(|state| state.chains.get(frame.chain));
-    let rule: Option<&nf_tables::Rule> = chain.and_then(|chain| chain.rules.get(frame.rule?)).map(AsRef::as_ref);
-    let v6 = !connection.source.is_ipv4();
-    listed(host, connection, pass, rule.iter().flat_map(|rule| &rule.expressions).filter_map(|one| decoded(one, v6)))
-}
-
-/// Those of a legacy rule.
-pub fn in_place<'h>(host: &'h HostState, connection: &Connection, pass: Pass, place: &xtables::Place) -> Vec<Listed<'h>> {
-    let table = host.xtables.present().and_then(|state| state.table(place.v6, &place.table));
-    let chain = table.and_then(|table| table.chain(&place.chain));
-    let rule = chain.and_then(|chain| chain.rules.get(place.position.checked_sub(1)?));
-    listed(host, connection, pass, rule.iter().flat_map(|rule| rule.matches.iter().cloned()))
-}
-
-fn listed<'h>(host: &'h HostState, connection: &Connection, pass: Pass, matches: impl Iterator<Item = Match>) -> Vec<Listed<'h>> {
+/// The lists that these matches look at and that hold the connection's address.
+pub fn listed<'h>(host: &'h HostState, connection: &Connection, pass: Pass, matches: &[Match]) -> Vec<Listed<'h>> {
     let syn = Packet::syn(connection);
-    let matches = matches.filter(|_| !matches!(pass, Pass::Discovery(_)));
+    let matches = matches.iter().filter(|_| !matches!(pass, Pass::Discovery(_)));
     let packet = if pass == Pass::Answer { syn.answer() } else { syn };
     let view = packet.view();
-    let one = |one: Match| {
+    let one = |one: &Match| {
         let asked: Asked<'_> = one.recent()?;
         let entry = host.ipset.recent.listed(&asked, &view)?;
         Some(Listed { name: asked.name.to_owned(), entry, alone: asked.whole(view.v6) })

@@ -1,9 +1,11 @@
 //! The trace of the netfilter stage: what the SYN, its answer and the ACK met at each hook, in the kernel's order, each rule as its
 //! own tool prints it, with what it did, its counter and its owner. Evaluates nothing: it draws what the walk noted.
 
+use super::deciding;
 use super::list::{owner_of_legacy, owner_of_rule};
+use super::outcome::{Culprit, Pass};
 use super::reference::Reference;
-use super::walk::{Culprit, Hook, Met, Pass, Walk, What, traced};
+use super::walk::{Hook, Met, Walk, What, traced};
 use super::{conntrack, ipset, recent};
 use crate::host::{HostState, Needs};
 use crate::packet::{Doubt, On, Packet, Tracking, Tri};
@@ -142,9 +144,10 @@ impl Drawing<'_> {
             }
             line.depends.dedup();
             line.elements = elements(state, &hit.frame);
-            let held = ipset::in_frame(self.host, self.connection, met.pass, &hit.frame);
+            let asked = deciding::in_frame(self.host, &hit.frame, !self.connection.source.is_ipv4());
+            let held = ipset::held(self.host, self.connection, met.pass, &asked);
             line.elements.extend(held.iter().map(ipset::Held::evidence));
-            let listed = recent::in_frame(self.host, self.connection, met.pass, &hit.frame);
+            let listed = recent::listed(self.host, self.connection, met.pass, &asked);
             line.elements.extend(listed.iter().map(recent::Listed::evidence));
             if rule.is_some() {
                 let sets = hit.frame.found.iter().map(|found| found.set.set.as_str());
@@ -188,9 +191,10 @@ impl Drawing<'_> {
                 reference: rule.is_some().then(|| Reference::Legacy(place.clone()).to_string()),
             });
             if let Some(rule) = rule {
-                let held = ipset::in_place(self.host, self.connection, met.pass, place);
+                let asked = deciding::in_place(self.host, place);
+                let held = ipset::held(self.host, self.connection, met.pass, &asked);
                 line.elements.extend(held.iter().map(ipset::Held::evidence));
-                let listed = recent::in_place(self.host, self.connection, met.pass, place);
+                let listed = recent::listed(self.host, self.connection, met.pass, &asked);
                 line.elements.extend(listed.iter().map(recent::Listed::evidence));
                 let mut owners = held.iter().map(|held| owner::of("", "", Some(held.owner_name()), std::iter::empty()));
                 let owner = owners.find(|owner| *owner != Owner::Nobody).unwrap_or_else(|| owner_of_legacy(place, rule));

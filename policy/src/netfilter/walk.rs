@@ -8,12 +8,12 @@ mod discovery;
 use std::collections::BTreeSet;
 
 use super::arrival::{Arrival, arrivals};
+use super::outcome::{Culprit, Pass, Refusal};
 use crate::host::{HostState, Needs, Part};
 use crate::packet::{Bits, Doubt, Effort, Packet, Rewritten, Tracking, Tri};
-use crate::subsystem::conntrack::Fill;
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
-use crate::subsystem::nf_tables::evaluate::{Evaluator, Event, Exit, Hit};
+use crate::subsystem::nf_tables::evaluate::{Evaluator, Exit, Hit};
 use crate::subsystem::nf_tables::{SetKey, State};
 use crate::subsystem::xtables::{self, evaluate as legacy};
 use crate::verdict::{Connection, Verdict};
@@ -21,68 +21,13 @@ use crate::verdict::{Connection, Verdict};
 use calls::{CONNTRACK, Call, Called, orders};
 pub use calls::{Hook, on_the_way, on_the_way_in};
 use connection::{reversed, same_ends};
-pub use discovery::{Hop, Message, Undiscovered, lost};
+pub use discovery::{Hop, Undiscovered, lost};
 
 /// On what it depends that a later nat chain sees a packet.
 const EARLIER: &str = "whether an earlier nat chain translated it";
 /// The flags of a TCP header that a handshake has.
 const SYN: u8 = 2;
 const ACK: u8 = 16;
-
-/// Which packet of the handshake, or before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// The SYN, coming in.
-    Syn,
-    /// The SYN and ACK, going out.
-    Answer,
-    /// The ACK, coming in.
-    Ack,
-    /// One of neighbour discovery, without which an IPv6 client and this host do not find each other.
-    Discovery(Message),
-}
-
-/// Who refuses, or may.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Culprit {
-    /// A rule or policy of `nf_tables`.
-    NfTables(Event),
-    /// A rule or policy of iptables-legacy.
-    Legacy(legacy::Outcome),
-    /// Connection tracking, which has no room for a new connection.
-    Full(Fill),
-    /// Nobody's rule: a part that could not be read, or a packet that no longer belongs to the connection. The text says why.
-    Unread(String),
-}
-
-impl Culprit {
-    /// The rule that sends the connection to a port of this host where no SSH server answers.
-    fn misdirects(self, port: u16) -> Self {
-        let how = format!("sent to port {port}, where no SSH server listens");
-        match self {
-            Culprit::NfTables(event) => {
-                Culprit::NfTables(Event { exit: Exit::Refuse(how), doubts: Vec::new(), frames: event.frames })
-            }
-            Culprit::Legacy(outcome) => {
-                Culprit::Legacy(legacy::Outcome { end: legacy::End::Misdirected(port), depends: None, place: outcome.place })
-            }
-            other @ (Culprit::Unread(_) | Culprit::Full(_)) => other,
-        }
-    }
-}
-
-/// A refusal on the way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Of which packet.
-    pub pass: Pass,
-    /// By whom.
-    pub culprit: Culprit,
-    /// Whether it is certain that it refuses what comes so far.
-    pub certain: bool,
-    /// On what it depends otherwise.
-    pub doubts: Vec<Doubt>,
-}
 
 /// What a packet met at one point of a hook, for the trace.
 #[derive(Clone, Debug)]

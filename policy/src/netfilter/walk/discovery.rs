@@ -3,10 +3,11 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{Culprit, Hook, Met, Pass, Refusal, Walk, Walker};
+use super::{Hook, Met, Walk, Walker};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
 use crate::netfilter::arrival::{Arrival, arrivals};
+use crate::netfilter::outcome::{Culprit, Message, Pass, Refusal};
 use crate::packet::{Doubt, Effort, Packet};
 use crate::subsystem::nf_tables::State;
 use crate::subsystem::route::Neighbour;
@@ -14,41 +15,6 @@ use crate::verdict::{Connection, Evidence};
 
 const IN: [Hook; 3] = [Hook::Ingress, Hook::Prerouting, Hook::Input];
 const OUT: [Hook; 3] = [Hook::Output, Hook::Postrouting, Hook::Egress];
-
-/// A message of neighbour discovery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// The next hop asks for this host's link address.
-    SolicitationIn,
-    /// This host tells it.
-    AdvertisementOut,
-    /// This host asks for that of the next hop.
-    SolicitationOut,
-    /// The next hop tells it.
-    AdvertisementIn,
-}
-
-impl Message {
-    const ALL: [Self; 4] = [Self::SolicitationIn, Self::AdvertisementOut, Self::SolicitationOut, Self::AdvertisementIn];
-
-    /// Whether the other end sends it.
-    pub fn comes_in(self) -> bool {
-        matches!(self, Self::SolicitationIn | Self::AdvertisementIn)
-    }
-
-    /// Its `ICMPv6` type.
-    pub fn kind(self) -> u8 {
-        match self {
-            Self::SolicitationIn | Self::SolicitationOut => 135,
-            Self::AdvertisementOut | Self::AdvertisementIn => 136,
-        }
-    }
-
-    /// Whether it is for the next hop to learn this host's link address; the other two are for this host.
-    fn tells_the_hop(self) -> bool {
-        matches!(self, Self::SolicitationIn | Self::AdvertisementOut)
-    }
-}
 
 /// To whom this host hands its answers to a client, on a link on which link addresses are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 use super::{Attempt, Gone, evidence, refusal_owner, side};
 use crate::host::step::Step;
 use crate::host::{HostState, Needs};
-use crate::netfilter::walk::{Culprit, Hop, Message, Pass, Refusal, lost};
+use crate::netfilter::outcome::{Culprit, Message, Pass, Refusal};
+use crate::netfilter::walk::{Hop, lost};
 use crate::subsystem::nf_tables::lift::{Onto, accept};
 use crate::subsystem::xtables;
 use crate::verdict::{Admits, Connection};
@@ -13,7 +14,12 @@ use crate::verdict::{Admits, Connection};
 const MOST: usize = 64;
 
 /// All accepts that are needed, as one attempt; by hand where one of them is not ours to make.
-pub(super) fn attempts(host: &HostState, connection: &Connection, mark: Option<&str>, needs: &mut Needs) -> Vec<Attempt> {
+pub(in crate::netfilter) fn attempts(
+    host: &HostState,
+    connection: &Connection,
+    mark: Option<&str>,
+    needs: &mut Needs,
+) -> Vec<Attempt> {
     let mut model = host.clone();
     let mut steps = Vec::new();
     while steps.len() < MOST {
