@@ -126,7 +126,14 @@ fn units(notes: &mut Vec<String>) -> Option<Vec<Unit>> {
 
 fn listener(socket: &TcpSocket, holders: &Holders) -> Listener {
     let holders = holders.get(&socket.inode).into_iter().flatten().map(|holder| holder.process.clone()).collect();
-    Listener { local: socket.local, v6_only: socket.v6_only, holders }
+    Listener { local: socket.local, v6_only: socket.v6_only, device: device(socket), holders }
+}
+
+/// A link-local address is on one interface anyway (ipv6(7), `sin6_scope_id`).
+fn device(socket: &TcpSocket) -> Option<String> {
+    let link_local = matches!(socket.local.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let name = || nix::net::if_::if_indextoname(socket.device).ok()?.into_string().ok();
+    (socket.device != 0 && !link_local).then(|| name().unwrap_or_else(|| format!("interface {}", socket.device)))
 }
 
 /// A connection counts as a session once somebody has logged in on it: a stranger who is still asked for his key has no way in. A proven

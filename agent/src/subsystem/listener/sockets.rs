@@ -40,6 +40,8 @@ pub struct TcpSocket {
     pub listens: bool,
     /// `IPV6_V6ONLY`; the kernel tells it of listening sockets.
     pub v6_only: bool,
+    /// The index of the interface that it is bound to (`SO_BINDTODEVICE`); 0 is none.
+    pub device: u32,
     /// Found in `/proc/PID/fd` as `socket:[INODE]`; 0 where no process holds it any more.
     pub inode: u32,
     /// Whose it is: of whoever made it.
@@ -144,6 +146,7 @@ fn tcp_socket(response: &InetResponse) -> TcpSocket {
         peer: end(id.destination_address, id.destination_port),
         listens: response.header.state == LISTENS,
         v6_only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
+        device: id.interface_id,
         inode: response.header.inode,
         uid: response.header.uid,
     }

@@ -117,7 +117,14 @@ fn judge(state: &State, connection: &Connection) -> Judgement {
     if !other.is_empty() {
         return unknown(format!("port {} is shared by an SSH server and another program", connection.port));
     }
-    let missed = missed_addresses(state, &ssh, connection);
+    let anywhere: Vec<&Listener> = ssh.iter().copied().filter(|listener| listener.device.is_none()).collect();
+    if let (true, Some(device)) = (anywhere.is_empty(), &first.device) {
+        return unknown(format!(
+            "an SSH server listens on {}, but only for what comes in by {device}; whether its connection does is not known",
+            list(ssh.iter().map(|listener| listener.local))
+        ));
+    }
+    let missed = missed_addresses(state, &anywhere, connection);
     if !missed.is_empty() {
         return unknown(format!(
             "an SSH server listens on {} only; a client that connects to {} is refused",

@@ -49,6 +49,8 @@ pub struct Listener {
     pub local: SocketAddr,
     /// `IPV6_V6ONLY`: a `::` that takes no IPv4.
     pub v6_only: bool,
+    /// The interface, or VRF, whose packets alone come to it (socket(7), `SO_BINDTODEVICE`); `None` is any.
+    pub device: Option<String>,
     /// Whoever holds it; empty where nobody can be seen (another PID namespace).
     pub holders: Vec<Process>,
 }
@@ -244,7 +246,8 @@ impl Listener {
     fn evidence(&self) -> Evidence {
         let users: Vec<String> = self.holders.iter().map(|p| format!("(\"{}\",pid={})", p.name, p.pid)).collect();
         let users = if users.is_empty() { String::new() } else { format!(" users:({})", users.join(",")) };
-        Evidence::new(format!("tcp socket {}", self.local), format!("LISTEN {}{users}", self.local))
+        let device = self.device.as_ref().map_or_else(String::new, |device| format!("%{device}"));
+        Evidence::new(format!("tcp socket {}", self.local), format!("LISTEN {}{device}{users}", self.local))
     }
 }
 

@@ -16,7 +16,7 @@ fn sshd() -> Process {
 }
 
 fn listener(local: &str, v6_only: bool, holder: Process) -> Listener {
-    Listener { local: local.parse().unwrap(), v6_only, holders: vec![holder] }
+    Listener { local: local.parse().unwrap(), v6_only, device: None, holders: vec![holder] }
 }
 
 fn unit(name: &str, load: &str, active: &str, sub: &str, result: &str, file: &str) -> Unit {
@@ -121,7 +121,7 @@ fn a_program_that_only_calls_itself_sshd_is_not_one() {
 
 #[test]
 fn a_socket_nobody_can_be_seen_to_hold_is_unknown() {
-    let hidden = Listener { local: "0.0.0.0:22".parse().unwrap(), v6_only: false, holders: Vec::new() };
+    let hidden = Listener { local: "0.0.0.0:22".parse().unwrap(), v6_only: false, device: None, holders: Vec::new() };
     assert_eq!(asks(&host(vec![hidden], None), V4).0, Verdict::Unknown);
 }
 

@@ -83,8 +83,10 @@ impl Criteria {
             return None;
         }
         let local_port = of("localport").first().map_or(Some(port), |port| port.parse().ok())?;
+        let user = named("user", "somebody-else")?;
         Some(Client {
-            user: named("user", "somebody-else")?,
+            is_root: user == "root",
+            user,
             groups: (!invalid).then_some(groups),
             host: named("host", &address.to_string())?.to_ascii_lowercase(),
             address,

@@ -24,6 +24,8 @@ pub struct Client {
     pub local_address: Option<IpAddr>,
     /// To which port.
     pub local_port: u16,
+    /// Whether the account's uid is 0: to sshd that is root, whatever its name (auth.c, `auth_root_allowed`).
+    pub is_root: bool,
 }
 
 impl Client {
@@ -340,6 +342,7 @@ mod tests {
             address: "203.0.113.7".parse().unwrap(),
             local_address: None,
             local_port: 22,
+            is_root: false,
         }
     }
 

@@ -27,6 +27,7 @@ fn client(user: &str, address: &str) -> Client {
         address: address.parse().unwrap(),
         local_address: None,
         local_port: 22,
+        is_root: user == "root",
     }
 }
 

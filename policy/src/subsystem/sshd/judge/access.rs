@@ -61,7 +61,7 @@ fn remedies(effective: &Effective, client: &Client, settings: &Settings) -> Vec<
         return Vec::new();
     }
     let Ok(Some(refusal)) = refusal(effective, client) else {
-        let closed = alternatives(effective, user).is_empty()
+        let closed = alternatives(effective, client.is_root).is_empty()
             && effective.one("authenticationmethods") == Some("any")
             && effective.one("pubkeyauthentication") == Some("no");
         return if closed { vec![for_this(user, address, "PubkeyAuthentication", "yes")] } else { Vec::new() };
@@ -112,7 +112,7 @@ fn for_this(user: &str, address: std::net::IpAddr, keyword: &str, value: &str) -
 
 /// Everything in sshd's lists that refuses this user, or may, for the proof: unlike [`judge`] not only the first. `local` is whether the
 /// host's address that the client comes to is known.
-pub fn objections(server: &Server, effective: &Effective, client: &Client, is_root: bool, local: bool) -> Vec<Objection> {
+pub fn objections(server: &Server, effective: &Effective, client: &Client, local: bool) -> Vec<Objection> {
     let user = &client.user;
     let mut found = Vec::new();
     let looked_up = effective.one("usedns") == Some("yes");
@@ -168,7 +168,7 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, is_ro
         let detail = Text::from(format!("AllowGroups names no group of {user}, who is in ")) + named(groups);
         found.push(list("allowgroups", detail, Verdict::Refuse));
     }
-    if is_root && effective.one("permitrootlogin") == Some("no") {
+    if client.is_root && effective.one("permitrootlogin") == Some("no") {
         found.push(list("permitrootlogin", format!("PermitRootLogin no refuses {user}").into(), Verdict::Refuse));
     }
     // What sshd printed is for a client without a name.
@@ -254,8 +254,9 @@ fn refusal(effective: &Effective, client: &Client) -> Result<Option<Refusal>, Te
         let detail = Text::from(format!("AllowGroups names no group of {user}, who is in ")) + named(groups);
         return refused(detail, &["allowgroups"]);
     }
-    if user == "root" && effective.one("permitrootlogin") == Some("no") {
-        return refused("PermitRootLogin no refuses root".into(), &["permitrootlogin"]);
+    if client.is_root && effective.one("permitrootlogin") == Some("no") {
+        let also = if user == "root" { "" } else { ", whose uid is 0" };
+        return refused(format!("PermitRootLogin no refuses {user}{also}").into(), &["permitrootlogin"]);
     }
     Ok(None)
 }
@@ -283,7 +284,7 @@ fn named(groups: &[String]) -> Text {
 }
 
 /// The methods that are switched on, by the names `AuthenticationMethods` has for them (auth2.c, `authmethods`).
-pub fn enabled(effective: &Effective, user: &str) -> Vec<&'static str> {
+pub fn enabled(effective: &Effective, is_root: bool) -> Vec<&'static str> {
     let on = |keyword: &str| effective.one(keyword).is_some_and(|value| value != "no");
     let mut methods: Vec<&'static str> = [
         ("publickey", "pubkeyauthentication"),
@@ -296,7 +297,7 @@ pub fn enabled(effective: &Effective, user: &str) -> Vec<&'static str> {
     .filter(|(_, keyword)| on(keyword))
     .map(|(method, _)| method)
     .collect();
-    if user == "root" {
+    if is_root {
         match effective.one("permitrootlogin") {
             Some("without-password" | "prohibit-password") => {
                 methods.retain(|method| !matches!(*method, "password" | "keyboard-interactive"));
@@ -309,8 +310,8 @@ pub fn enabled(effective: &Effective, user: &str) -> Vec<&'static str> {
 }
 
 /// What a user can log in with: alternatives, each a list of methods that must all succeed.
-pub fn alternatives(effective: &Effective, user: &str) -> Vec<Vec<String>> {
-    let enabled = enabled(effective, user);
+pub fn alternatives(effective: &Effective, is_root: bool) -> Vec<Vec<String>> {
+    let enabled = enabled(effective, is_root);
     let lists = effective.one("authenticationmethods").unwrap_or("any");
     if lists == "any" {
         return enabled.iter().map(|method| vec![(*method).to_owned()]).collect();
@@ -331,7 +332,7 @@ fn methods(
     needs: &mut Needs,
 ) -> Judgement {
     let user = &client.user;
-    let ways = alternatives(effective, user);
+    let ways = alternatives(effective, client.is_root);
     if ways.is_empty() {
         let keywords = [
             "authenticationmethods",
@@ -346,7 +347,7 @@ fn methods(
     }
     let shown: Vec<String> = ways.iter().map(|way| way.join(" and ")).collect();
     let only = match effective.one("permitrootlogin") {
-        Some("forced-commands-only") if user == "root" => ", and only with a key that has a forced command",
+        Some("forced-commands-only") if client.is_root => ", and only with a key that has a forced command",
         _ => "",
     };
     let on = format!("methods that are on: {}", shown.join(", or "));
@@ -459,9 +460,31 @@ mod tests {
             address: "203.0.113.7".parse().unwrap(),
             local_address: None,
             local_port: 22,
+            is_root: false,
         };
         let effective = Effective::parse(&format!("usedns yes\n{effective}"));
-        objections(&server(files), &effective, &client, false, true)
+        objections(&server(files), &effective, &client, true)
+    }
+
+    #[test]
+    fn whoever_has_uid_0_is_root_whatever_the_name() {
+        let of = |is_root: bool, effective: &str| {
+            let client = Client {
+                user: "toor".to_owned(),
+                groups: Some(vec!["root".to_owned()]),
+                host: "203.0.113.7".to_owned(),
+                address: "203.0.113.7".parse().unwrap(),
+                local_address: None,
+                local_port: 22,
+                is_root,
+            };
+            let effective = Effective::parse(effective);
+            (refusal(&effective, &client).unwrap().is_some(), alternatives(&effective, client.is_root).len())
+        };
+        let on = "pubkeyauthentication yes\npasswordauthentication yes\nauthenticationmethods any\n";
+        assert_eq!(of(false, &format!("permitrootlogin no\n{on}")), (false, 2));
+        assert_eq!(of(true, &format!("permitrootlogin no\n{on}")), (true, 2));
+        assert_eq!(of(true, &format!("permitrootlogin prohibit-password\n{on}")), (false, 1));
     }
 
     #[test]

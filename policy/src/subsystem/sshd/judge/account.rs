@@ -140,7 +140,7 @@ fn aged(user: &str, account: &Account) -> Option<Judgement> {
 fn faillock(host: &HostState, effective: &Effective, user: &str, account: &Account, needs: &mut Needs) -> Judgement {
     let by_password =
         |way: &Vec<String>| way.iter().any(|method| method.starts_with("password") || method.starts_with("keyboard-interactive"));
-    let ways = alternatives(effective, user);
+    let ways = alternatives(effective, account.uid == 0);
     if effective.one("usepam") != Some("yes") || !ways.iter().any(by_password) {
         return Judgement::accept("");
     }

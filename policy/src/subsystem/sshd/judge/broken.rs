@@ -381,6 +381,7 @@ mod tests {
             address: address.parse().unwrap(),
             local_address: None,
             local_port: 22,
+            is_root: user == "root",
         };
         let settings = evaluate(tree, &[], Some(&client)).unwrap();
         let all = |keyword: &str| settings.get(keyword).into_iter().flatten().flat_map(|line| &line.arguments);

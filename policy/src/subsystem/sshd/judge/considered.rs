@@ -177,7 +177,7 @@ fn access(effective: &Effective, settings: &Settings, client: &Client) -> Vec<Tr
     list("denygroups", &|values| deny(by_group(values)));
     let any = matches!(by_group(whole("allowgroups")), Ok(Some(_)));
     list("allowgroups", &|values| allow(by_group(values), any));
-    if user == "root" {
+    if client.is_root {
         list("permitrootlogin", &|values| match values.first().map(String::as_str) {
             Some("no") => ("refuses root".into(), true),
             Some("yes") => ("lets root go on".into(), false),
@@ -185,7 +185,7 @@ fn access(effective: &Effective, settings: &Settings, client: &Client) -> Vec<Tr
             _ => ("lets root go on without a password".into(), false),
         });
     }
-    let none_left = alternatives(effective, user).is_empty();
+    let none_left = alternatives(effective, client.is_root).is_empty();
     for keyword in ["pubkeyauthentication", "passwordauthentication", "kbdinteractiveauthentication"] {
         list(keyword, &|values| {
             let off = values.first().is_some_and(|value| value == "no");

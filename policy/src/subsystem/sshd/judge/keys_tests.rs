@@ -61,6 +61,7 @@ fn found(uid: u32, files: &[(&str, KeyFile)], printed: &str) -> Methods {
         address: "203.0.113.7".parse().unwrap(),
         local_address: None,
         local_port: 22,
+        is_root: false,
     };
     let mut needs = Needs::default();
     let effective = Effective::parse(&format!("authorizedkeysfile {printed}\n{PRINTED}"));
@@ -179,6 +180,7 @@ fn a_method_with_a_device_works_by_pam_alone() {
             address: "203.0.113.7".parse().unwrap(),
             local_address: None,
             local_port: 22,
+            is_root: false,
         };
         let effective = Effective::parse(&format!("authorizedkeysfile {printed}\n{PRINTED}"));
         let methods = ways(&host, &effective, &client, &account(1000), &mut Needs::default());

@@ -37,6 +37,7 @@ pub fn client(login: &Login, account: &Part<Account>) -> Option<Client> {
         address: login.address,
         local_address: Some(login.local_address),
         local_port: login.local_port,
+        is_root: account.present().is_some_and(|account| account.uid == 0),
     })
 }
 

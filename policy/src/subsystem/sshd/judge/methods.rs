@@ -311,9 +311,7 @@ pub fn is_same(one: &str, other: &str, one_password: bool) -> bool {
 
 /// What this user can log in with from this address.
 pub fn ways(host: &HostState, effective: &Effective, client: &Client, account: &Account, needs: &mut Needs) -> Methods {
-    // auth.c, `auth_root_allowed`, goes by the number, not by the name.
-    let name = if account.uid == 0 { "root" } else { client.user.as_str() };
-    let alternatives = alternatives(effective, name);
+    let alternatives = alternatives(effective, client.is_root);
     let by_key = alternatives.iter().flatten().any(|method| bare(method) == "publickey");
     let found = if by_key { keys(host, effective, client, account, needs) } else { FoundKeys::default() };
     let way = |methods: &Vec<String>| {

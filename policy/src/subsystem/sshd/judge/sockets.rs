@@ -32,13 +32,25 @@ pub fn lost_sockets(
         return Vec::new();
     }
     // Files that it has not read say nothing of where it listens.
-    let was = listens_now(host, server_port).or_else(|| addresses(before));
-    let (Some(was), Some(is)) = (was, addresses(now)) else { return Vec::new() };
+    let was = host.listener.present().and_then(|state| open(state, server_port)).or_else(|| named_sockets(before));
+    let (Some(was), Some(is)) = (was, named_sockets(now)) else { return Vec::new() };
     let known = reached(host, from, locals);
-    let lost = known.iter().filter(|address| covers(&was, **address, port) && !covers(&is, **address, port));
+    let lost = known.iter().filter(|address| {
+        let covering = |all: &[Socket]| -> Vec<Option<String>> {
+            all.iter().filter(|socket| covers(socket.at, **address, port)).map(|socket| socket.device.clone()).collect()
+        };
+        // By which interface a client comes is not known: every one by which it could come has to stay.
+        let (was, is) = (covering(&was), covering(&is));
+        !is.contains(&None) && was.iter().any(|device| !is.contains(device))
+    });
     let lost = lost.map(|address| {
         let at = SocketAddr::new(*address, port);
-        let why = format!("the sockets: sshd would not listen on {at} any more");
+        let bound: Vec<&str> =
+            is.iter().filter(|one| covers(one.at, *address, port)).filter_map(|one| one.device.as_deref()).collect();
+        let why = match bound.as_slice() {
+            [] => format!("the sockets: sshd would not listen on {at} any more"),
+            some => format!("the sockets: sshd would listen on {at} only for what comes in by {}", some.join(" and ")),
+        };
         Objection::refuse(Stage::Listener, Reason::Socket(at), why)
     });
     lost.collect()
@@ -63,11 +75,22 @@ pub fn listens_now(host: &HostState, port: u16) -> Option<Vec<SocketAddr>> {
 
 /// The same.
 pub fn listens(state: &State, port: u16) -> Option<Vec<SocketAddr>> {
+    open(state, port).map(|sockets| sockets.into_iter().map(|socket| socket.at).collect())
+}
+
+/// A socket that listens, or would.
+struct Socket {
+    at: SocketAddr,
+    /// The interface or VRF whose packets alone come to it.
+    device: Option<String>,
+}
+
+fn open(state: &State, port: u16) -> Option<Vec<Socket>> {
     let all = &state.listeners;
     let of_port = all.iter().filter(|socket| socket.local.port() == port).flat_map(|socket| &socket.holders);
     let pids: BTreeSet<u32> = of_port.filter(|holder| is_sshd(holder)).map(|holder| holder.pid).collect();
     let its_own = all.iter().filter(|socket| socket.holders.iter().any(|holder| pids.contains(&holder.pid)));
-    let found: Vec<SocketAddr> = its_own.map(|socket| socket.local).collect();
+    let found: Vec<Socket> = its_own.map(|socket| Socket { at: socket.local, device: socket.device.clone() }).collect();
     (!found.is_empty()).then_some(found)
 }
 
@@ -206,26 +229,41 @@ pub fn addresses(server: &Server) -> Option<Vec<SocketAddr>> {
     server.effective.as_ref().ok().map(printed)
 }
 
-/// `192.0.2.1:22`, `[fe80::1%eth0]:22`, `[2001:db8::1]:22 rdomain blue` (servconf.c, `dump_config`); sockets are listed without the interface.
+/// The same with the VRF of each.
+fn named_sockets(server: &Server) -> Option<Vec<Socket>> {
+    server
+        .effective
+        .as_ref()
+        .ok()
+        .map(|effective| effective.all("listenaddress").iter().filter_map(|line| printed_socket(line)).collect())
+}
+
+/// What `sshd -T` prints; without the VRF.
 pub fn printed(effective: &Effective) -> Vec<SocketAddr> {
-    let address = |line: &String| {
-        let address = line.split_ascii_whitespace().next()?;
-        match (address.split_once('%'), address.rsplit_once(']')) {
-            (Some((ip, _)), Some((_, port))) => format!("{ip}]{port}").parse().ok(),
-            _ => address.parse().ok(),
-        }
+    effective.all("listenaddress").iter().filter_map(|line| printed_socket(line)).map(|socket| socket.at).collect()
+}
+
+/// `192.0.2.1:22`, `[fe80::1%eth0]:22`, `[2001:db8::1]:22 rdomain blue` (servconf.c, `dump_config`); sockets are listed without the interface
+/// of a link-local address.
+fn printed_socket(line: &str) -> Option<Socket> {
+    let mut words = line.split_ascii_whitespace();
+    let address = words.next()?;
+    let at = match (address.split_once('%'), address.rsplit_once(']')) {
+        (Some((ip, _)), Some((_, port))) => format!("{ip}]{port}").parse().ok()?,
+        _ => address.parse().ok()?,
     };
-    effective.all("listenaddress").iter().filter_map(address).collect()
+    let device = words.next().filter(|word| *word == "rdomain").and_then(|_| words.next());
+    Some(Socket { at, device: device.map(str::to_owned) })
 }
 
 /// sshd makes its IPv6 sockets take IPv6 alone (sshd.c, `listen_on_addrs`).
-fn covers(listening: &[SocketAddr], address: IpAddr, port: u16) -> bool {
-    let there = |socket: &SocketAddr| match (socket.ip(), address) {
+fn covers(socket: SocketAddr, address: IpAddr, port: u16) -> bool {
+    let there = match (socket.ip(), address) {
         (IpAddr::V4(at), IpAddr::V4(_)) if at.is_unspecified() => true,
         (IpAddr::V6(at), IpAddr::V6(_)) if at.is_unspecified() => true,
         (at, address) => at == address,
     };
-    listening.iter().any(|socket| socket.port() == port && there(socket))
+    socket.port() == port && there
 }
 
 #[cfg(test)]
@@ -241,7 +279,7 @@ mod tests {
     }
 
     fn state(listeners: &str) -> State {
-        let listener = |local| Listener { local, v6_only: true, holders: Vec::new() };
+        let listener = |local| Listener { local, v6_only: true, device: None, holders: Vec::new() };
         let listeners = sockets(listeners).into_iter().map(listener).collect();
         let addresses = ["203.0.113.1", "2001:db8::1"].map(|address| address.parse().unwrap()).to_vec();
         State { listeners, addresses, ..State::default() }

@@ -63,6 +63,7 @@ mod tests {
             address: address.parse().unwrap(),
             local_address: None,
             local_port: 22,
+            is_root: false,
         };
         for (text, address, matters) in [
             ("Match RDomain *\n  PermitRootLogin no\n", "203.0.113.7", true),

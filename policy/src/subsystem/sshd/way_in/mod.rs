@@ -832,7 +832,7 @@ fn login(
         Part::Unreadable(why) => return LoginWay { effective, ..not_read(format!("sshd: {why}")) },
     };
     let client = client(user, (address, local, port), user_account);
-    let mut objections = access::objections(server, &effective, &client, user_account.uid == 0, client.local_address.is_some());
+    let mut objections = access::objections(server, &effective, &client, client.local_address.is_some());
     let no_logins = risk::no_logins(&effective);
     objections.extend(no_logins.map(|(keyword, why)| Objection::refuse(Stage::SshdAccess, Reason::NoRoom(keyword), why)));
     objections.extend(account::objection(&effective, user, user_account));
@@ -852,6 +852,7 @@ fn client(user: &str, (address, local, port): (IpAddr, Option<IpAddr>, u16), acc
         address,
         local_address: local.or(Some(address).filter(IpAddr::is_unspecified)),
         local_port: port,
+        is_root: account.uid == 0,
     }
 }
 
