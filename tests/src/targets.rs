@@ -149,6 +149,7 @@ pub fn sshd_config(bytes: &[u8]) {
         address: "203.0.113.7".parse().unwrap(),
         local_address: None,
         local_port: 22,
+        is_root: false,
     };
     let _ = sshd::evaluate(&tree, &[], Some(&client));
     let banner = ["/etc/my banner".to_owned()];

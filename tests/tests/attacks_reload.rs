@@ -64,6 +64,8 @@ fn comes_into_effect(release: Release) -> Vec<String> {
     wrong.extend(a_keep_entry_without_a_user(server));
     wrong.extend(a_rollback_to_what_is_gone(server));
     wrong.extend(a_rollback_that_a_user_would_prevent(server));
+    wrong.extend(a_rollback_beside_lines_by_hand(server));
+    wrong.extend(sockets_of_one_interface(server));
     wrong.into_iter().map(|what| format!("{release}: {what}\n")).collect()
 }
 
@@ -199,5 +201,75 @@ fn a_rollback_that_a_user_would_prevent(server: &Server) -> Vec<String> {
         server.sh("cd /home/alice/.ssh; mv second authorized_keys").expect_ok();
     }
     drop(alice);
+    wrong
+}
+
+/// Somebody writes lines while a change waits, and its rollback would have sshd read them.
+fn a_rollback_beside_lines_by_hand(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let alice = Session::open_as(server, "alice", ALICE_FROM, 22);
+    server
+        .sh("sed 's/^/command=\"\\/bin\\/false\" /' /root/.ssh/authorized_keys | tee /etc/ssh/kk/alice >/etc/ssh/kk/root")
+        .expect_ok();
+    for (by_hand, comes) in [
+        ("ForceCommand /bin/false\n", false),
+        ("MaxSessions 0\n", false),
+        ("ChrootDirectory /nonexistent\n", false),
+        ("UseDNS yes\nAllowUsers *@*.nowhere.example\n", false),
+        ("Match RDomain *\n    PermitRootLogin no\n", false),
+        ("AuthorizedKeysFile /etc/ssh/kk/%u .ssh/authorized_keys\n", false),
+        ("PermitRootLogin no\n", false),
+        ("PrintMotd yes\nX11DisplayOffset 20\n", true),
+    ] {
+        configured(server, "X11Forwarding yes\n");
+        let asked = server.ctl(&["sshd", "set", "X11Forwarding", "no", "--json", "--confirm-within", "10m"]);
+        let id = asked.expect_status(5).json()["id"].as_str().unwrap().to_owned();
+        server.write("/etc/ssh/sshd_config.d/60-y.conf", by_hand);
+        let back = server.ctl(&["rollback", &id, "--json"]).json();
+        let state = if comes { "rolled-back" } else { "stuck" };
+        if back["state"] != state || works(server) != [true; 3] || server.read(DROP_IN) != "X11Forwarding yes\n" {
+            wrong.push(format!("{by_hand:?} beside a rollback: {back} {:?}", works(server)));
+        }
+        server.sh("rm /etc/ssh/sshd_config.d/60-y.conf").expect_ok();
+        server.ctl(&["rollback", &id]);
+        let state = || server.ctl(&["changes", &id, "--json"]).json()["changes"][0]["state"].clone();
+        server.wait_until("it is taken back", LONG, || state() == "rolled-back");
+    }
+    drop(alice);
+    configured(server, "");
+    wrong
+}
+
+/// Nobody but this host itself comes in by `lo`, whatever address it connects to.
+fn sockets_of_one_interface(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let edit = ["sshd", "set", "ListenAddress", "0.0.0.0", "rdomain", "lo", "::", "rdomain", "lo", "--json"];
+    let asked = server.ctl(&edit);
+    if asked.status != 4 || works(server) != [true; 3] {
+        wrong.push(format!("rdomain lo: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
+    }
+    roll_back(server, &asked);
+    server.write(DROP_IN, "ListenAddress 0.0.0.0 rdomain lo\nListenAddress :: rdomain lo\n");
+    let asked = server.ctl(&["sshd", "reload", "--json"]);
+    if asked.status != 4 || works(server) != [true; 3] {
+        wrong.push(format!("rdomain lo by hand: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
+    }
+    roll_back(server, &asked);
+    // Where it has read them, nobody gets in, and none is told so.
+    server.sshd_follows(DROP_IN, "ListenAddress 0.0.0.0 rdomain lo\nListenAddress :: rdomain lo\n");
+    let said = server.ctl(&["diagnose", ALICE_FROM, "--user", "alice"]);
+    if said.status == 0 {
+        wrong.push(format!("OPEN, and bound to lo: {}", said.stdout));
+    }
+    configured(server, "");
+    // To sshd it is root whoever has its number.
+    server.sh("useradd -o -u 0 -M -d /root -s /bin/bash -p '*' toor").expect_ok();
+    configured(server, "PermitRootLogin no\n");
+    let said = server.ctl(&["diagnose", ALICE_FROM, "--user", "toor"]);
+    if said.status != 8 || server.gets_in("toor", ALICE_FROM, 22) {
+        wrong.push(format!("toor: {} {}", said.status, said.stdout));
+    }
+    configured(server, "");
+    server.sh("userdel toor 2>/dev/null || sed -i '/^toor:/d' /etc/passwd /etc/shadow").expect_ok();
     wrong
 }

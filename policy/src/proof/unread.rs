@@ -1,6 +1,7 @@
 //! What a rollback of sshd's files would bring into effect besides: edits of others that sshd has not read, and all of the old files where
 //! sshd was down when they were edited. Says whose way in these would close. What the change itself had closed is no reason against its
-//! rollback; nothing that is not certain is.
+//! rollback. A way that is open with the change loses nothing to the edits of others, as in the proof of an edit; of the other ways only
+//! what is certain counts, since a rollback may be what opens them again.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +9,13 @@ use crate::host::{HostState, Needs};
 use crate::subsystem::sshd::config::merge;
 use crate::subsystem::sshd::facts::ask;
 use crate::subsystem::sshd::{Manager, Step, resolved, way_in};
-use crate::verdict::AccessPath;
+use crate::verdict::{AccessPath, Verdict};
 
 /// Files that others edited since a change was made, as they were before it; empty where there was none.
 pub type Others = BTreeMap<String, Vec<u8>>;
 
-/// The first of these ways in that sshd would refuse for certain once it read its files with the step undone, and would not without the
-/// edits of others, and why. None also where sshd has read those already, or does not run.
+/// The first of these ways in that would be worse off once sshd read its files with the step undone than without the edits of others, and
+/// why. None also where sshd has read those already, or does not run.
 pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPath], needs: &mut Needs) -> Option<String> {
     let server = ask::server(read, step.port, needs)?;
     let is_of_ours = |path: &String| step.files.iter().any(|file| file.path == *path) && !others.contains_key(path);
@@ -56,7 +57,9 @@ pub fn refused(read: &HostState, step: &Step, others: &Others, paths: &[AccessPa
     for path in paths.iter().filter(|path| !path.has_no_address()) {
         let before = way_in(read, &without, step.port, path, needs);
         let after = way_in(read, &with, step.port, path, needs);
-        if let (None, Some(why)) = (&found, before.newly_closed(&after)) {
+        let is_open = before.verdict().0 == Verdict::Accept;
+        let worse = || before.worse(&after).filter(|_| is_open).map(|(_, why)| why);
+        if let (None, Some(why)) = (&found, before.newly_closed(&after).or_else(worse)) {
             let user = path.user.as_ref().map_or_else(String::new, |user| format!("{user} from "));
             found = Some(format!("{user}{} ({})", path.source.short(), why.as_str()));
         }
