@@ -150,6 +150,7 @@ pub fn sshd_config(bytes: &[u8]) {
         local_address: None,
         local_port: 22,
         is_root: false,
+        interface: None,
     };
     let _ = sshd::evaluate(&tree, &[], Some(&client));
     let banner = ["/etc/my banner".to_owned()];

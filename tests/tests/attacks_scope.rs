@@ -2,7 +2,7 @@
 //! link-local address, and what a unit writes beside a change. Real logins are the judge. One server a release.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
-use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server};
+use sshfix_tests::lab::{self, ADMIN_V4, CtlResult, Release, Server, Session};
 
 /// In alice's network.
 const OWN: &str = "203.0.113.70";
@@ -136,10 +136,88 @@ fn a_unit_that_may_write_is_not_told(server: &Server) {
     assert!(server.gets_in("root", ADMIN_V4, 22));
 }
 
+/// sshd knows a link-local client by the interface, too, and the kernel has it of a live session.
+fn link_local_clients_are_judged(server: &Server) {
+    const BY_HAND: &str = "/etc/ssh/sshd_config.d/99-unread.conf";
+    const DROP_IN: &str = "/etc/ssh/sshd_config.d/50-x.conf";
+    let of = |run: &dyn Fn(&str) -> String, interface: &str| {
+        run(&format!("ip -6 -o addr show dev {interface} scope link | awk '{{print $4}}' | cut -d/ -f1")).trim().to_owned()
+    };
+    let outside = format!("ve-{}", server.clients_netns());
+    let here = of(&|script| server.sh(script).stdout, "host0");
+    let me = of(&|script| lab::run(&["ip", "netns", "exec", server.clients_netns(), "sh", "-c", script]).stdout, &outside);
+    let mut command = server.ssh_command(ADMIN_V4);
+    let bound = command.iter().position(|word| word == "-b").unwrap();
+    command.drain(bound..bound + 2);
+    *command.last_mut().unwrap() = format!("root@{here}%{outside}");
+    let login = [command.clone(), vec!["true".to_owned()]].concat();
+    let login: Vec<&str> = login.iter().map(String::as_str).collect();
+    let gets_in = || (0..3).any(|_| lab::run(&login).ok());
+    let ask = |edit: &str| {
+        let words: Vec<&str> = ["sshd"].into_iter().chain(edit.split(' ')).chain(["--json", "--confirm-within", "10m"]).collect();
+        server.ctl(&words)
+    };
+    server.sshd_follows(DROP_IN, "X11Forwarding yes\n");
+    let session = Session::begin(&command);
+    assert!(gets_in(), "{me} to {here}");
+    // What sshd takes for this client is applied, and she gets in; what it does not take is refused.
+    for edit in [
+        "set AllowUsers root@fe80::*%host0".to_owned(),
+        "set AllowUsers root@fe80::%host0/64".to_owned(),
+        format!("set AllowUsers root@{me}%host0"),
+        "set DenyUsers root@fe80::/10".to_owned(),
+        "set DenyUsers root@*%lo".to_owned(),
+    ] {
+        let made = ask(&edit);
+        assert!(made.status == 5 && gets_in(), "{} {edit}: {} {}", server.release(), made.status, made.stdout);
+        server.ctl(&["rollback", made.json()["id"].as_str().unwrap()]).expect_status(0);
+    }
+    for edit in [
+        "set AllowUsers root@fe80::/10".to_owned(),
+        format!("set AllowUsers root@{me}"),
+        "set AllowUsers root@*%lo".to_owned(),
+        "set DenyUsers root@*%host0".to_owned(),
+        "set DenyUsers root@fe80::%host0/64".to_owned(),
+        // By number: which interface that is now is not known.
+        "set DenyUsers root@fe80::%2/64".to_owned(),
+    ] {
+        let asked = ask(&edit);
+        assert!(asked.status == 4 && gets_in(), "{} {edit}: {} {}", server.release(), asked.status, asked.stdout);
+    }
+    // Blocks by hand, read with the next reload: sshd -T is given what sshd itself sees.
+    for (block, refused) in [
+        ("Match Address *%host0\n    PermitRootLogin no\n", true),
+        ("Match LocalAddress *%host0\n    PermitRootLogin no\n", true),
+        ("Match Host *%lo\n    PermitRootLogin no\n", false),
+        ("Match Address fe80::/10\n    PermitRootLogin no\n", false),
+    ] {
+        server.write(BY_HAND, block);
+        let asked = ask("reload");
+        let expected = if refused { 4 } else { 5 };
+        assert!(asked.status == expected && gets_in(), "{} {block}: {} {}", server.release(), asked.status, asked.stdout);
+        if let Some(id) = asked.json()["id"].as_str() {
+            server.ctl(&["rollback", id]).expect_status(0);
+        }
+        server.sh(&format!("rm {BY_HAND}")).expect_ok();
+        server.sshd_follows(DROP_IN, "X11Forwarding yes\n");
+    }
+    drop(session);
+    // A keep entry may come by any interface: it stays unknown.
+    let config = server.read("/etc/sshfix/agent.toml");
+    server.write("/etc/sshfix/agent.toml", format!("[[keep]]\naddress = \"{me}\"\nuser = \"root\"\n{config}"));
+    server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
+    ask("set DenyUsers root@*%lo").expect_status(4);
+    let made = ask("set DenyUsers root@203.0.113.0/24").expect_status(5);
+    server.ctl(&["rollback", made.json()["id"].as_str().unwrap()]).expect_status(0);
+    server.write("/etc/sshfix/agent.toml", config);
+    server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
+}
+
 fn scenes(release: Release) {
     let server = prepare(release);
     comments_and_numbers_stay_hidden(&server);
     a_unit_that_may_write_is_not_told(&server);
+    link_local_clients_are_judged(&server);
 }
 
 #[test]

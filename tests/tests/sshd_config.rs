@@ -77,6 +77,8 @@ fn client((user, groups, host, address, local_address, local_port): One) -> Clie
         address: address.parse::<IpAddr>().unwrap(),
         local_address: Some(local_address.parse().unwrap()),
         local_port,
+        is_root: user == "root",
+        interface: None,
     }
 }
 

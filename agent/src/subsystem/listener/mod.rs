@@ -149,7 +149,12 @@ fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
     });
     let (user, holder) = logged_in.or_else(|| proven.find(|holder| holder.title == Title::Other).map(|holder| (None, holder)))?;
     let (local, port) = (socket.local.ip(), socket.local.port());
-    Some(Session { peer: socket.peer, local, port, user, pid: holder.process.pid })
+    Some(Session { peer: socket.peer, local, port, user, pid: holder.process.pid, interface: interface(socket) })
+}
+
+/// As sshd says it behind a link-local address (getnameinfo(3)).
+fn interface(socket: &TcpSocket) -> Option<String> {
+    if socket.device == 0 { None } else { nix::net::if_::if_indextoname(socket.device).ok()?.into_string().ok() }
 }
 
 /// Those of them who came over no TCP connection. A socket of theirs that listens, and a connection that a session made itself, are what it

@@ -40,7 +40,8 @@ pub struct TcpSocket {
     pub listens: bool,
     /// `IPV6_V6ONLY`; the kernel tells it of listening sockets.
     pub v6_only: bool,
-    /// The index of the interface that it is bound to (`SO_BINDTODEVICE`); 0 is none.
+    /// The index of the interface that it is bound to: by `SO_BINDTODEVICE`, or, of a connection from a link-local address, because it came by
+    /// that (`tcp_v6_init_req`); 0 is none.
     pub device: u32,
     /// Found in `/proc/PID/fd` as `socket:[INODE]`; 0 where no process holds it any more.
     pub inode: u32,

@@ -25,13 +25,11 @@ mod value_files;
 mod version;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sshfix_policy::address::UNKNOWN;
 use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login, PRIVSEP, Server, State};
@@ -225,10 +223,8 @@ pub fn effective(invocation: &Invocation) -> Result<Effective, SshdError> {
 
 /// What it makes of its configuration for one login. The fields were checked when the login was made.
 fn effective_for(invocation: &Invocation, login: &Login) -> Result<Effective, SshdError> {
-    let Login { address, local_address, local_port, .. } = login;
-    let user = login.user();
-    let said = |address: &IpAddr| if address.is_unspecified() { UNKNOWN.to_owned() } else { address.to_string() };
-    let (address, local_address) = (said(address), said(local_address));
+    let (user, local_port) = (login.user(), login.local_port);
+    let (address, local_address) = login.texts();
     let test = format!("user={user},host={address},addr={address},laddr={local_address},lport={local_port}");
     let output = run(invocation, &["-T", "-C", &test])?;
     Ok(Effective::parse(&output))

@@ -117,6 +117,9 @@ pub struct Session {
     pub user: Option<String>,
     /// The process that serves it.
     pub pid: u32,
+    /// By which interface it came, where the kernel keeps that: of link-local addresses.
+    #[serde(default)]
+    pub interface: Option<String>,
 }
 
 /// Who is logged in by an sshd that has no TCP connection.

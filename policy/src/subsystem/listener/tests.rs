@@ -183,6 +183,7 @@ fn sessions_are_access_paths_one_a_source_and_user() {
         port: 22,
         user: user.map(str::to_owned),
         pid: 9,
+        interface: None,
     };
     host.listener.present_mut().unwrap().sessions =
         vec![session("203.0.113.7:1", Some("root")), session("203.0.113.7:2", Some("root")), session("[2001:db8::7]:3", None)];

@@ -92,6 +92,7 @@ impl Criteria {
             address,
             local_address: Some(addressed("localaddress", Ipv4Addr::new(192, 0, 2, 1).into())?),
             local_port,
+            interface: None,
         })
     }
 }

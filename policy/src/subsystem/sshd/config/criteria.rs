@@ -26,12 +26,29 @@ pub struct Client {
     pub local_port: u16,
     /// Whether the account's uid is 0: to sshd that is root, whatever its name (auth.c, `auth_root_allowed`).
     pub is_root: bool,
+    /// The interface of both addresses, where they are link-local and it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 impl Client {
     /// From where, as sshd says it.
     pub fn from(&self) -> String {
-        if self.address.is_unspecified() { UNKNOWN.to_owned() } else { self.address.to_string() }
+        text_of(self.address, self.interface.as_deref())
+    }
+
+    /// Whether sshd knows it by an interface, too, and that is not known here.
+    pub fn is_of_unknown_interface(&self) -> bool {
+        is_scoped(self.address) && self.interface.is_none()
+    }
+}
+
+/// An address as sshd says it (canohost.c, `get_socket_address`): a link-local one with its interface, where that is known.
+pub fn text_of(address: IpAddr, interface: Option<&str>) -> String {
+    match interface {
+        _ if address.is_unspecified() => UNKNOWN.to_owned(),
+        Some(interface) if is_scoped(address) => format!("{address}%{interface}"),
+        Some(_) | None => address.to_string(),
     }
 }
 
@@ -124,11 +141,11 @@ fn criterion_holds(criterion: &str, pattern: &str, client: &Client) -> Matching 
             }
             None => Matching::No,
         },
-        "host" if is_scoped(client.address) => address_matches(client.address, pattern),
+        "host" if client.is_of_unknown_interface() => address_matches(client.address, None, pattern),
         "host" => pattern_list(&client.host.to_ascii_lowercase(), &pattern.to_ascii_lowercase()).is_match().into(),
-        "address" => address_matches(client.address, pattern),
+        "address" => address_matches(client.address, client.interface.as_deref(), pattern),
         "localaddress" => match client.local_address {
-            Some(address) => address_matches(address, pattern),
+            Some(address) => address_matches(address, client.interface.as_deref(), pattern),
             None => Matching::Unknown("it is not known which of the host's addresses the client uses".to_owned()),
         },
         "localport" => (pattern.parse() == Ok(client.local_port)).into(),
@@ -136,10 +153,12 @@ fn criterion_holds(criterion: &str, pattern: &str, client: &Client) -> Matching 
     }
 }
 
-fn address_matches(address: IpAddr, list: &str) -> Matching {
-    match address_list(address, list) {
+fn address_matches(address: IpAddr, interface: Option<&str>, list: &str) -> Matching {
+    match address_list_at(address, interface, list) {
         Some(listed) => listed.is_match().into(),
-        None if is_scoped(address) => Matching::Unknown(format!("by which interface {address} comes is not known here")),
+        None if is_scoped(address) && interface.is_none() => {
+            Matching::Unknown(format!("by which interface {address} comes is not known here"))
+        }
         None => Matching::Unknown(format!("`{list}` is no list of addresses")),
     }
 }
@@ -188,6 +207,37 @@ fn scoped_list(address: IpAddr, list: &str) -> Option<Listed> {
     Some(found)
 }
 
+/// The same of an address whose interface is known. addrmatch.c, `addr_match_list`, addr.c, `addr_netmatch`: a network without an interface
+/// holds no such address. `None` is also where it is not known which interface an item means: another name, or a number, of the same one.
+fn list_at(address: IpAddr, interface: &str, list: &str) -> Option<Listed> {
+    let text = text_of(address, Some(interface));
+    let mut found = Listed::No;
+    for item in list.split(',') {
+        let (negated, item) = item.strip_prefix('!').map_or((false, item), |item| (true, item));
+        if item.is_empty() {
+            return None;
+        }
+        let hit = match (cidr(item), scoped_net(item)) {
+            (Cidr::Net(..), _) => false,
+            (Cidr::Wrong, _) => return None,
+            (Cidr::Not, Some(net)) if !item.contains(['*', '?']) => {
+                let named = item.split_once('%').map(|(_, rest)| rest.split('/').next().unwrap_or_default());
+                if net.network() != net.addr() || net.contains(&address) && named != Some(interface) {
+                    return None;
+                }
+                net.contains(&address)
+            }
+            (Cidr::Not, _) => wildcard(item, &text),
+        };
+        match (hit, negated) {
+            (true, true) => return Some(Listed::Excluded),
+            (true, false) => found = Listed::Yes,
+            (false, _) => {}
+        }
+    }
+    Some(found)
+}
+
 /// What a list of patterns says of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
@@ -225,12 +275,20 @@ pub fn pattern_list(name: &str, list: &str) -> Listed {
 
 /// addrmatch.c, `addr_match_list`: CIDR where it is one, else a pattern of the address's text. `None`: not a list to sshd either.
 pub fn address_list(address: IpAddr, list: &str) -> Option<Listed> {
+    address_list_at(address, None, list)
+}
+
+/// The same of a link-local address whose interface may be known.
+pub fn address_list_at(address: IpAddr, interface: Option<&str>, list: &str) -> Option<Listed> {
     // What is no address is in no list, not even in that of all: sshd asks for nothing else then.
     if address.is_unspecified() {
         return Some(Listed::No);
     }
     if is_scoped(address) {
-        return scoped_list(address, list);
+        return match interface {
+            Some(interface) => list_at(address, interface, list),
+            None => scoped_list(address, list),
+        };
     }
     let mut found = Listed::No;
     for item in list.split(',') {
@@ -313,14 +371,14 @@ pub fn user_pattern(client: &Client, pattern: &str) -> Matching {
         return Matching::No;
     }
     // match.c, `match_host_and_ip`.
-    let Some(by_address) = address_list(client.address, host) else {
-        return Matching::Unknown(if is_scoped(client.address) {
+    let Some(by_address) = address_list_at(client.address, client.interface.as_deref(), host) else {
+        return Matching::Unknown(if client.is_of_unknown_interface() {
             format!("by which interface {} comes is not known here", client.address)
         } else {
             format!("`{host}` is no list of addresses or hosts")
         });
     };
-    if is_scoped(client.address) {
+    if client.is_of_unknown_interface() {
         return by_address.is_match().into();
     }
     let by_name = pattern_list(&client.host.to_ascii_lowercase(), &host.to_ascii_lowercase());
@@ -343,6 +401,7 @@ mod tests {
             local_address: None,
             local_port: 22,
             is_root: false,
+            interface: None,
         }
     }
 
@@ -391,6 +450,59 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// As sshd of both releases does, asked by `-T -C` and by real logins: Match Address, Match Host, `AllowUsers` with it.
+    #[test]
+    fn a_link_local_client_of_a_known_interface_is_judged_by_it() {
+        let known = Client {
+            host: "fe80::d:c45%host0".to_owned(),
+            address: "fe80::d:c45".parse().unwrap(),
+            interface: Some("host0".to_owned()),
+            ..client()
+        };
+        let (yes, no) = (Some(true), Some(false));
+        for (list, address, host, allowed) in [
+            ("ME", no, no, no),
+            ("ME%host0", yes, yes, yes),
+            ("ME%host0/128", yes, no, yes),
+            ("ME%host0*", yes, yes, yes),
+            ("ME%eth9", None, no, None),
+            ("ME%2", None, no, None),
+            ("fe80::/10", no, no, no),
+            ("fe80::%host0/10", yes, no, yes),
+            ("fe80::%host0/64", yes, no, yes),
+            ("fe80::%host0/10*", no, no, no),
+            ("fe80::%2/64", None, no, None),
+            ("fe80:1::%host0/64", no, no, no),
+            ("fe80::1%host0/64", None, no, None),
+            ("fe80::*", yes, yes, yes),
+            ("fe80::*%host0", yes, yes, yes),
+            ("FE80::*%host0", no, yes, yes),
+            ("FE80::D:C45%host0", yes, yes, yes),
+            ("*%host0", yes, yes, yes),
+            ("*%HOST0", no, yes, yes),
+            ("*%lo", no, no, no),
+            ("*", yes, yes, yes),
+            ("::/0", no, no, no),
+            ("!ME%host0,*", no, no, no),
+            ("!ME,*", yes, yes, yes),
+            ("!*%host0,*", no, no, no),
+            ("!fe80::/10,*", yes, yes, yes),
+            ("!fe80::%host0/64,*", no, yes, no),
+            ("!::/0,*", yes, yes, yes),
+        ] {
+            let list = list.replace("ME", "fe80::d:c45");
+            let of = |matching| match matching {
+                Matching::Yes => Some(true),
+                Matching::No => Some(false),
+                Matching::Unknown(_) => None,
+            };
+            assert_eq!(of(criterion_holds("address", &list, &known)), address, "Match Address {list}");
+            assert_eq!(of(criterion_holds("host", &list, &known)), host, "Match Host {list}");
+            assert_eq!(of(user_pattern(&known, &format!("alice@{list}"))), allowed, "AllowUsers alice@{list}");
+        }
+        assert_eq!((known.from().as_str(), client().from().as_str()), ("fe80::d:c45%host0", "203.0.113.7"));
     }
 
     #[test]

@@ -17,7 +17,10 @@ mod tree;
 pub use block::{Block, Criteria, NAMES as CRITERIA, blocks};
 pub(crate) use criteria::criteria;
 pub(crate) use criteria::net;
-pub use criteria::{Client, Listed, Matching, address_list, inet_aton, is_scoped, match_line, pattern_list, user_pattern};
+pub use criteria::{
+    Client, Listed, Matching, address_list, address_list_at, inet_aton, is_scoped, match_line, pattern_list, text_of,
+    user_pattern,
+};
 pub use document::Document;
 pub use edit::{Edit, EditError, edit, edited};
 pub use evaluate::{Setting, Settings, evaluate, global_lines};

@@ -28,6 +28,7 @@ fn client(user: &str, address: &str) -> Client {
         local_address: None,
         local_port: 22,
         is_root: user == "root",
+        interface: None,
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Part;
 use crate::subsystem::sshd::config::keyword::canonical;
-use crate::subsystem::sshd::config::{Document, Line, Tree};
+use crate::subsystem::sshd::config::{Document, Line, Tree, is_scoped, text_of};
 use crate::subsystem::sshd::facts::faillock::Tally;
 use crate::subsystem::sshd::facts::journal::{Entrance, Journal};
 use crate::subsystem::sshd::facts::pam::Passwords;
@@ -53,7 +53,8 @@ pub enum Need {
     Running(u16),
 }
 
-/// A login, as `sshd -T -C user=,host=,addr=,laddr=,lport=` takes it. The host name is the address, as with `UseDNS no`.
+/// A login, as `sshd -T -C user=,host=,addr=,laddr=,lport=` takes it. The host name is the address, as with `UseDNS no`, and a link-local
+/// address is followed by its interface, where that is known.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Login {
     user: String,
@@ -65,18 +66,45 @@ pub struct Login {
     pub local_port: u16,
     /// The port by which the sshd is known that is asked: it may listen on several.
     pub server: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    interface: Option<String>,
 }
 
 impl Login {
     /// `None` where the name could not be a user's: it is an argument of sshd, in which `,` and `=` part the fields.
     pub fn new(user: &str, address: IpAddr, local_address: IpAddr, local_port: u16) -> Option<Self> {
-        is_user_name(user).then(|| Self { user: user.to_owned(), address, local_address, local_port, server: local_port })
+        is_user_name(user).then(|| Self {
+            user: user.to_owned(),
+            address,
+            local_address,
+            local_port,
+            server: local_port,
+            interface: None,
+        })
     }
 
     /// The same, asked of the sshd on another port that listens there, too.
     #[must_use]
     pub fn of_server(self, server: u16) -> Self {
         Self { server, ..self }
+    }
+
+    /// The same over this interface, where the addresses are link-local.
+    #[must_use]
+    pub fn over(self, interface: Option<&str>) -> Self {
+        let matters = is_scoped(self.address) || is_scoped(self.local_address);
+        Self { interface: interface.filter(|name| matters && is_interface_name(name)).map(str::to_owned), ..self }
+    }
+
+    /// The interface of link-local addresses, where it is known.
+    pub fn interface(&self) -> Option<&str> {
+        self.interface.as_deref()
+    }
+
+    /// Both addresses as sshd says them: of the client, and of the host.
+    pub fn texts(&self) -> (String, String) {
+        let text = |address| text_of(address, self.interface());
+        (text(self.address), text(self.local_address))
     }
 
     /// As whom.
@@ -89,6 +117,12 @@ impl Login {
 pub fn is_user_name(name: &str) -> bool {
     let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '@' | '+' | '$');
     (1..=256).contains(&name.len()) && name.chars().all(letter) && !name.starts_with('-') && name.chars().any(|c| c != '.')
+}
+
+/// Names of interfaces that can stand in an argument of sshd, in which `,` and `=` part the fields.
+pub fn is_interface_name(name: &str) -> bool {
+    let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    (1..=15).contains(&name.len()) && name.chars().all(usual) && !name.chars().all(|c| c.is_ascii_digit())
 }
 
 /// What was asked and answered so far.

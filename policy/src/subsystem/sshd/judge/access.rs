@@ -461,6 +461,7 @@ mod tests {
             local_address: None,
             local_port: 22,
             is_root: false,
+            interface: None,
         };
         let effective = Effective::parse(&format!("usedns yes\n{effective}"));
         objections(&server(files), &effective, &client, true)
@@ -477,6 +478,7 @@ mod tests {
                 local_address: None,
                 local_port: 22,
                 is_root,
+                interface: None,
             };
             let effective = Effective::parse(effective);
             (refusal(&effective, &client).unwrap().is_some(), alternatives(&effective, client.is_root).len())

@@ -382,6 +382,7 @@ mod tests {
             local_address: None,
             local_port: 22,
             is_root: user == "root",
+            interface: None,
         };
         let settings = evaluate(tree, &[], Some(&client)).unwrap();
         let all = |keyword: &str| settings.get(keyword).into_iter().flatten().flat_map(|line| &line.arguments);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::host::{self, HostState, Needs};
-use crate::subsystem::sshd::config::{Client, Listed, address_list};
+use crate::subsystem::sshd::config::{Client, Listed, address_list_at};
 use crate::subsystem::sshd::facts::authorized_keys::AuthorizedKey;
 use crate::subsystem::sshd::facts::key_options::LineFault;
 use crate::subsystem::sshd::facts::revoked_keys::RevokedKeys;
@@ -260,7 +260,7 @@ impl Asked<'_> {
         doubts.extend(asks.map(|options| Doubt::SecurityKey(options.to_owned())));
         if let Some(from) = key.option("from") {
             let by_name = self.effective.one("usedns") == Some("yes") && from.split(',').any(is_name);
-            match address_list(self.client.address, &from) {
+            match address_list_at(self.client.address, self.client.interface.as_deref(), &from) {
                 Some(Listed::Yes) if !by_name => {}
                 Some(Listed::Excluded) => return Err(WhyNot::From),
                 _ => _ = doubts.insert(Doubt::KeyOptions(key.options.clone(), by_name)),

@@ -48,6 +48,11 @@ fn account(uid: u32) -> Account {
 
 /// With these files, and what `sshd -T` prints.
 fn found(uid: u32, files: &[(&str, KeyFile)], printed: &str) -> Methods {
+    found_from(("203.0.113.7", None), uid, files, printed)
+}
+
+/// The same from an address, over an interface.
+fn found_from(from: (&str, Option<&str>), uid: u32, files: &[(&str, KeyFile)], printed: &str) -> Methods {
     let mut host = HostState::empty();
     for (path, file) in files {
         host.sshd.key_files.insert(("alice".to_owned(), (*path).to_owned()), file.clone());
@@ -57,11 +62,12 @@ fn found(uid: u32, files: &[(&str, KeyFile)], printed: &str) -> Methods {
     let client = Client {
         user: "alice".to_owned(),
         groups: Some(vec!["alice".to_owned()]),
-        host: "203.0.113.7".to_owned(),
-        address: "203.0.113.7".parse().unwrap(),
+        host: from.0.to_owned(),
+        address: from.0.parse().unwrap(),
         local_address: None,
         local_port: 22,
         is_root: false,
+        interface: from.1.map(str::to_owned),
     };
     let mut needs = Needs::default();
     let effective = Effective::parse(&format!("authorizedkeysfile {printed}\n{PRINTED}"));
@@ -181,10 +187,25 @@ fn a_method_with_a_device_works_by_pam_alone() {
             local_address: None,
             local_port: 22,
             is_root: false,
+            interface: None,
         };
         let effective = Effective::parse(&format!("authorizedkeysfile {printed}\n{PRINTED}"));
         let methods = ways(&host, &effective, &client, &account(1000), &mut Needs::default());
         assert_eq!(methods.best().0 != Verdict::Refuse, works, "{list}");
+    }
+}
+
+#[test]
+fn a_key_for_link_local_clients_counts_where_their_interface_is_known() {
+    for (from, known, unknown) in [
+        ("*%eth0", Verdict::Accept, Verdict::Unknown),
+        ("fe80::%eth0/64", Verdict::Accept, Verdict::Unknown),
+        ("*", Verdict::Accept, Verdict::Accept),
+        ("!*%eth0,*", Verdict::Refuse, Verdict::Unknown),
+    ] {
+        let files = [("/k", file(&[&format!("from=\"{from}\" a")]))];
+        let best = |interface| found_from(("fe80::1", interface), 1000, &files, "/k").best().0;
+        assert_eq!((best(Some("eth0")), best(None)), (known, unknown), "{from}");
     }
 }
 

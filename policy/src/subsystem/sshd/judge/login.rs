@@ -33,11 +33,12 @@ pub fn client(login: &Login, account: &Part<Account>) -> Option<Client> {
     Some(Client {
         user: login.user().to_owned(),
         groups,
-        host: login.address.to_string(),
+        host: login.texts().0,
         address: login.address,
         local_address: Some(login.local_address),
         local_port: login.local_port,
         is_root: account.present().is_some_and(|account| account.uid == 0),
+        interface: login.interface().map(str::to_owned),
     })
 }
 

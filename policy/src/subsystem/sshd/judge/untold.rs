@@ -9,8 +9,6 @@ use crate::text::quoted::Text;
 
 /// What sshd is told of a login, and what it knows itself.
 const TOLD: [&str; 9] = ["all", "user", "group", "host", "address", "localaddress", "localport", "invalid-user", "version"];
-/// Those that go by the address of the client.
-const BY_ADDRESS: [&str; 2] = ["host", "address"];
 /// Lines of a block that are quoted.
 const MAX_LINES: usize = 3;
 
@@ -24,7 +22,12 @@ pub fn of(server: &Server, client: &Client) -> Option<Text> {
 fn of_file(file: &Document, client: &Client) -> Option<Text> {
     let untold = |criterion: &String| {
         let criterion = criterion.as_str();
-        !TOLD.contains(&criterion) || is_scoped(client.address) && BY_ADDRESS.contains(&criterion)
+        let scoped = match criterion {
+            "host" | "address" => is_scoped(client.address),
+            "localaddress" => client.local_address.is_some_and(is_scoped),
+            _ => false,
+        };
+        !TOLD.contains(&criterion) || scoped && client.interface.is_none()
     };
     let lines: Vec<Directive> = file.lines().filter_map(|(_, line)| line.directive().ok().flatten()).collect();
     let mut blocks = lines.iter().enumerate().filter(|(_, line)| line.keyword == "match");
@@ -61,9 +64,10 @@ mod tests {
             groups: Some(vec!["alice".to_owned()]),
             host: address.to_owned(),
             address: address.parse().unwrap(),
-            local_address: None,
+            local_address: Some(if address.starts_with("fe80") { "fe80::2" } else { "203.0.113.1" }.parse().unwrap()),
             local_port: 22,
             is_root: false,
+            interface: None,
         };
         for (text, address, matters) in [
             ("Match RDomain *\n  PermitRootLogin no\n", "203.0.113.7", true),
@@ -80,9 +84,13 @@ mod tests {
             ("Match Address fe80::/10\n  DenyUsers x\n", "fe80::1", true),
             ("Match Host *%eth0\n  DenyUsers x\n", "fe80::1", true),
             ("Match Address 203.0.113.0/24\n  DenyUsers x\n", "fe80::1", false),
+            ("Match LocalAddress *%eth0\n  DenyUsers x\n", "fe80::1", true),
+            ("Match LocalAddress *%eth0\n  DenyUsers x\n", "203.0.113.7", false),
         ] {
             let server = Server::with_files(Invocation::plain("/usr/sbin/sshd"), &[("/etc/ssh/sshd_config", text)]);
             assert_eq!(of(&server, &client(address)).is_some(), matters, "{text} {address}");
+            let known = Client { interface: Some("eth0".to_owned()), ..client(address) };
+            assert_eq!(of(&server, &known).is_some(), matters && !address.starts_with("fe80"), "{text} {address}: sshd is asked");
         }
     }
 }

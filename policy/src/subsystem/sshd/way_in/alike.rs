@@ -61,6 +61,7 @@ mod tests {
             port: 22,
             user: Some("alice".to_owned()),
             pid: 1,
+            interface: None,
         });
         let mut host = HostState::empty();
         host.listener = Part::Present(listener::State { sessions: sessions.collect(), ..listener::State::default() });

@@ -22,15 +22,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 
-use crate::address::UNKNOWN;
 use crate::host::{self, HostState, Needs, Part};
 use crate::subsystem::hosts_access::HostName;
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::change::plan::difference;
-use crate::subsystem::sshd::config::{Client, Document, Line, keyword};
+use crate::subsystem::sshd::config::{Client, Document, Line, keyword, text_of};
 use crate::subsystem::sshd::facts::ask;
 use crate::subsystem::sshd::facts::journal::{Entrance, Said, Told};
-use crate::subsystem::sshd::facts::state::{Account, Login, Need, Server};
+use crate::subsystem::sshd::facts::state::{Account, Login, Need, Server, is_interface_name};
 use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
 use crate::subsystem::sshd::judge::sockets;
@@ -99,6 +98,8 @@ pub struct LoginWay {
     pub(crate) user: String,
     address: IpAddr,
     local: Option<IpAddr>,
+    /// By which interface, where that is known and the addresses are link-local.
+    interface: Option<String>,
     pub(crate) effective: Effective,
     /// What keeps it out, or may, before it comes to methods.
     pub(crate) objections: Vec<Objection>,
@@ -244,7 +245,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
     way.parts = parts;
     for (user, (address, locals)) in users.iter().flat_map(|user| ways.iter().map(move |way| (user, way))) {
         for (address, local) in locals.iter().map(|local| (*address, *local)) {
-            let mut login = login(now, &server, (user, address, local), (port, path.port), needs);
+            let mut login = login(now, &server, (user, address, local), sessions.interface.as_deref(), (port, path.port), needs);
             (login.entered, login.others) = sessions.entered(read, user, (address, local), &way.parts, needs);
             // An sshd that is started for each connection reads these.
             login.may_differ = may_differ(&server) && !path.has_no_address() && !down;
@@ -430,7 +431,7 @@ fn opened(login: &LoginWay, host: &HostState, server: &Server, port: u16, needs:
     }
     let with = |effective: Effective, (keyword, value): (String, String)| effective.with(&keyword, &value);
     let effective = taken.into_iter().fold(login.effective.clone(), with);
-    let client = client(&login.user, (login.address, login.local, port), account);
+    let client = client(&login.user, (login.address, login.local, port), login.interface.as_deref(), account);
     let ways = ways(host, &effective, &client, account, needs);
     let forwards_alone = forwarding::alone(&effective, account);
     Some(Box::new(LoginWay { effective, ways, forwards_alone, ..login.clone() }))
@@ -629,6 +630,8 @@ struct Sessions {
     locals: Vec<IpAddr>,
     /// The clients' ends, to which address of the host, and as whom.
     peers: Vec<(SocketAddr, IpAddr, String)>,
+    /// By which interface all of them came: a keep entry may come by another one.
+    interface: Option<String>,
 }
 
 impl Sessions {
@@ -641,8 +644,11 @@ impl Sessions {
         // Whoever is in by one address of the host: a keep entry comes to any of them.
         let to = of_path.iter().filter(|_| path.origin != PathOrigin::Keep);
         let locals: BTreeSet<IpAddr> = to.map(|session| session.local).collect();
+        let interfaces: BTreeSet<Option<&String>> = of_path.iter().map(|session| session.interface.as_ref()).collect();
+        let one = interfaces.first().copied().flatten().filter(|_| interfaces.len() == 1 && path.origin != PathOrigin::Keep);
+        let interface = one.filter(|name| is_interface_name(name)).cloned();
         let peers = of_path.iter().filter_map(|session| Some((session.peer, session.local, session.user.clone()?)));
-        Self { locals: locals.into_iter().collect(), peers: peers.collect() }
+        Self { locals: locals.into_iter().collect(), peers: peers.collect(), interface }
     }
 
     /// The addresses of the host that this client comes to: those of live sessions, else one of each part of those of the same family. `None`
@@ -782,6 +788,7 @@ fn login(
     host: &HostState,
     server: &Server,
     (user, address, local): (&str, IpAddr, Option<IpAddr>),
+    interface: Option<&str>,
     (server_port, port): (u16, u16),
     needs: &mut Needs,
 ) -> LoginWay {
@@ -789,6 +796,7 @@ fn login(
         user: user.to_owned(),
         address,
         local,
+        interface: interface.map(str::to_owned),
         effective: Effective::default(),
         objections: Vec::new(),
         ways: Methods::default(),
@@ -806,11 +814,11 @@ fn login(
         LoginWay { objections, ..empty.clone() }
     };
     let not_read = |why: String| because(Reason::NotRead(why.clone()), why.into());
-    let asked = alike::representative(host, server, address);
+    let asked = if interface.is_some() { address } else { alike::representative(host, server, address) };
     let Some(login) = Login::new(user, asked, local.unwrap_or(asked), port) else {
         return not_read("sshd: that is no name sshfix asks about".to_owned());
     };
-    let login = login.of_server(server_port);
+    let login = login.of_server(server_port).over(interface);
     let account = host.sshd.accounts.get(user);
     if account.is_none() {
         needs.insert(host::Need::Sshd(Need::Account(user.to_owned())));
@@ -831,7 +839,7 @@ fn login(
         }
         Part::Unreadable(why) => return LoginWay { effective, ..not_read(format!("sshd: {why}")) },
     };
-    let client = client(user, (address, local, port), user_account);
+    let client = client(user, (address, local, port), interface, user_account);
     let mut objections = access::objections(server, &effective, &client, client.local_address.is_some());
     let no_logins = risk::no_logins(&effective);
     objections.extend(no_logins.map(|(keyword, why)| Objection::refuse(Stage::SshdAccess, Reason::NoRoom(keyword), why)));
@@ -844,15 +852,21 @@ fn login(
 }
 
 /// Who comes from this address to that one and that port.
-fn client(user: &str, (address, local, port): (IpAddr, Option<IpAddr>, u16), account: &Account) -> Client {
+fn client(
+    user: &str,
+    (address, local, port): (IpAddr, Option<IpAddr>, u16),
+    interface: Option<&str>,
+    account: &Account,
+) -> Client {
     Client {
         user: user.to_owned(),
         groups: Some(account.groups.clone()),
-        host: if address.is_unspecified() { UNKNOWN.to_owned() } else { address.to_string() },
+        host: text_of(address, interface),
         address,
         local_address: local.or(Some(address).filter(IpAddr::is_unspecified)),
         local_port: port,
         is_root: account.uid == 0,
+        interface: interface.map(str::to_owned),
     }
 }
 
@@ -865,6 +879,7 @@ impl WayIn {
             user: "alice".to_owned(),
             address,
             local: None,
+            interface: None,
             effective: Effective::parse(effective),
             objections: Vec::new(),
             ways,
