@@ -131,7 +131,7 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
         return Ok(time);
     }
     if let Ok(time) = text.parse::<DateTime>() {
-        return time.to_zoned(TimeZone::system()).map(|zoned| zoned.timestamp()).map_err(|error| error.to_string());
+        return time.to_zoned_datetime(TimeZone::system()).map(|zoned| zoned.timestamp()).map_err(|error| error.to_string());
     }
     let wrong =
         || format!("`{text}` is not a time; use 2026-11-21T06:30:00Z, 2026-11-21 06:30, 2026-11-21, or 2h for two hours ago");

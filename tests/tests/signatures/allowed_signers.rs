@@ -114,7 +114,7 @@ const TIMES: &[&str] = &[
 ];
 
 fn timestamp(text: &str) -> Timestamp {
-    jiff::civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).unwrap().to_zoned(TimeZone::UTC).unwrap().timestamp()
+    jiff::civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).unwrap().to_zoned_datetime(TimeZone::UTC).unwrap().timestamp()
 }
 
 proptest! {
