@@ -172,6 +172,15 @@ fn link_local_clients_are_judged(server: &Server) {
         assert!(made.status == 5 && gets_in(), "{} {edit}: {} {}", server.release(), made.status, made.stdout);
         server.ctl(&["rollback", made.json()["id"].as_str().unwrap()]).expect_status(0);
     }
+    // As she asks herself: sshd writes the interface into her SSH_CONNECTION.
+    for (edit, status) in [("AllowUsers", 5), ("DenyUsers", 4)] {
+        let words = ["sshd", "set", edit, "root@fe80::*%host0", "--json", "--confirm-within", "10m"];
+        let asked = server.ctl_from(&format!("{me}%host0"), &words);
+        assert!(asked.status == status && gets_in(), "{} {edit}: {} {}", server.release(), asked.status, asked.stdout);
+        if let Some(id) = asked.json()["id"].as_str() {
+            server.ctl(&["rollback", id]).expect_status(0);
+        }
+    }
     for edit in [
         "set AllowUsers root@fe80::/10".to_owned(),
         format!("set AllowUsers root@{me}"),
