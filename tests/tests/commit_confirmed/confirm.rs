@@ -173,8 +173,8 @@ fn a_confirm_of_another_principal_counts_only_with_the_grant_for_it() {
         };
         let id =
             server.ctl(&["hosts", "deny", "203.0.113.70", "--json"]).expect_status(5).json()["id"].as_str().unwrap().to_owned();
-        ops(&format!("confirm {id}")).expect_error(3, "not-confirmed", &["it is root's", "ops"]);
-        ops(&format!("rollback {id}")).expect_error(1, "failed", &["it is root's"]);
+        ops(&format!("confirm {id}")).expect_error(3, "not-confirmed", &["it belongs to root", "ops"]);
+        ops(&format!("rollback {id}")).expect_error(1, "failed", &["it belongs to root"]);
         // One at a time: who, and for how long still. Questions and dry runs go on.
         let busy = ops("hosts deny 203.0.113.8");
         busy.expect_error(1, "busy", &[&id, "of root is pending", " s; nothing was changed"]);
