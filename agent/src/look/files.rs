@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, access};
-use sshfix_policy::subsystem::sshd::{AuthorizedKey, Chain, Owner, Seen, authorized_keys, is_pattern};
+use sshfix_policy::subsystem::sshd::{
+    AuthorizedKey, Chain, Owner, PartIs, RootFolder, RootPart, Seen, authorized_keys, is_pattern, root_parts,
+};
 
 use super::{TALLY_MAX, Tally, matches};
 use crate::sys::confine::{Ids, become_user, only_look, only_read};
@@ -174,6 +176,31 @@ pub(super) fn tally(ids: &Ids, path: &str) -> Result<Tally, String> {
         Ok(_) => Ok(Tally::Unknown("it is longer than a tally can be".to_owned())),
         Err(error) => Ok(Tally::Unknown(words(&error))),
     }
+}
+
+/// session.c, `safely_chroot`: each part of the path with its links followed, `/` first. sshd looks as root: what the user may not look at is
+/// not known.
+pub(super) fn root_folder(ids: &Ids, path: &str) -> Result<RootFolder, String> {
+    let view = confined(ids)?;
+    let mut parts = Vec::new();
+    for path in root_parts(path) {
+        let found = fs::metadata(&path);
+        view.require_same(Path::new(&path))?;
+        let is = match found {
+            Ok(found) if found.is_dir() => PartIs::Folder(owner(&found)),
+            Ok(found) => PartIs::NoFolder(owner(&found)),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENOENT | Errno::ENOTDIR) => PartIs::Missing,
+                _ => PartIs::Unknown(words(&error)),
+            },
+        };
+        let ends = matches!(is, PartIs::Missing | PartIs::Unknown(_));
+        parts.push(RootPart { path, is });
+        if ends {
+            break;
+        }
+    }
+    Ok(RootFolder::Parts(parts))
 }
 
 /// What the host sees can be compared with from then on, too.

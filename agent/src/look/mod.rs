@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
-use sshfix_policy::subsystem::sshd::{Groups, Seen};
+use sshfix_policy::subsystem::sshd::{Groups, RootFolder, Seen};
 
 use crate::sys::confine::Ids;
 
@@ -68,6 +68,13 @@ pub enum Ask {
         /// The file.
         path: String,
     },
+    /// The folder that becomes the root of a user's session, with those above it.
+    RootFolder {
+        /// The user.
+        ids: Ids,
+        /// The folder.
+        path: String,
+    },
 }
 
 /// An answer, to the question of the same name.
@@ -81,6 +88,8 @@ pub enum Told {
     Files(Vec<Seen>),
     /// The records.
     Tally(Tally),
+    /// The folder.
+    RootFolder(RootFolder),
     /// Why there is no answer.
     Failed(String),
 }
@@ -136,5 +145,6 @@ fn answer(question: &Ask) -> Result<Told, String> {
         Ask::Groups { groups, users } => names::groups(groups, users).map(Told::Groups),
         Ask::Files { ids, home, keys, patterns } => files::keys(ids, home, keys, *patterns).map(Told::Files),
         Ask::Tally { ids, path } => files::tally(ids, path).map(Told::Tally),
+        Ask::RootFolder { ids, path } => files::root_folder(ids, path).map(Told::RootFolder),
     }
 }

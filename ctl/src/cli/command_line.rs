@@ -1,6 +1,7 @@
 //! From an operation back to the command line that asks for it, to be shown and pasted. Nothing in it can become another command.
 
 use sshfix_policy::request::{Decision, Intent, Operation, Query, Records};
+pub(super) use sshfix_policy::text::shell::word as shell_word;
 
 use super::audit;
 
@@ -113,10 +114,4 @@ fn duration_text(seconds: u64) -> String {
     let units = [("w", 7 * 86_400), ("d", 86_400), ("h", 3600), ("m", 60)];
     let whole = units.into_iter().find(|(_, length)| seconds > 0 && seconds.is_multiple_of(*length));
     whole.map_or_else(|| format!("{seconds}s"), |(unit, length)| format!("{}{unit}", seconds / length))
-}
-
-/// A word as a shell takes it, in single quotes where it needs them.
-pub(super) fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

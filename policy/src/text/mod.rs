@@ -2,6 +2,7 @@
 
 pub mod diff;
 pub mod merge;
+pub mod shell;
 mod show;
 
 pub use show::show;

@@ -12,8 +12,8 @@ use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::sshd::{
-    Account, Answer, Candidate, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys, Server,
-    Startups, host_key_paths, listens as sockets_of, revoked_keys,
+    Account, Answer, Candidate, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys,
+    RootFolder, Server, Startups, host_key_paths, listens as sockets_of, revoked_keys,
 };
 
 use super::shadow::Shadow;
@@ -64,6 +64,16 @@ pub fn lookup(state: &mut HostState, need: &Need, versions: &mut Versions, users
         Need::ValueFile(path) => {
             let file = value_files::look_at(path, &pids(state));
             state.sshd.value_files.insert(path.clone(), file);
+        }
+        Need::RootFolder { user, path } => {
+            known_account(state, user, users);
+            let folder = match state.sshd.accounts.get(user) {
+                Some(Part::Present(account)) => users.root_folder(account, path),
+                Some(Part::Absent(_) | Part::Unreadable(_)) | None => {
+                    RootFolder::Unknown(format!("the user {user} was not looked up"))
+                }
+            };
+            state.sshd.root_folders.insert((user.clone(), path.clone()), folder);
         }
         Need::Candidate(candidate) => {
             let answer = of_candidate(state, candidate);

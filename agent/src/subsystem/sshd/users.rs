@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::sshd::{
-    Account, AuthorizedKey, Groups, KeyFile, MAX_MATCHES, Owner, Seen, is_pattern, key_file, shown, writing_groups,
+    Account, AuthorizedKey, Groups, KeyFile, MAX_MATCHES, Owner, PartIs, RootFolder, RootPart, Seen, is_pattern, key_file,
+    root_parts, shown, writing_groups,
 };
 
 use crate::look::{self, Ask, Tally, Told, User};
@@ -83,6 +84,16 @@ impl Users {
             Ok(Told::Tally(tally)) => tally,
             Ok(_) => Tally::Unknown(STRANGE.to_owned()),
             Err(why) => Tally::Unknown(why),
+        }
+    }
+
+    /// The folder that becomes the root of a user's session, as the user sees it.
+    pub(super) fn root_folder(&mut self, account: &Account, path: &str) -> RootFolder {
+        let question = Ask::RootFolder { ids: ids(account), path: path.to_owned() };
+        match self.timed(|until| ask(Some(account.uid), &question, until)) {
+            Ok(Told::RootFolder(folder)) => checked_folder(folder, path),
+            Ok(_) => RootFolder::Unknown(STRANGE.to_owned()),
+            Err(why) => RootFolder::Unknown(why),
         }
     }
 
@@ -166,6 +177,29 @@ fn checked(seen: Seen) -> Seen {
     }
 }
 
+/// A user may have said this: the parts of that very path, none behind one that is not there, and nothing in it that is not what it says.
+fn checked_folder(folder: RootFolder, path: &str) -> RootFolder {
+    let parts = match folder {
+        RootFolder::Unknown(why) => return RootFolder::Unknown(shown(&why)),
+        RootFolder::Parts(parts) => parts,
+    };
+    let expected = root_parts(path);
+    let goes_on = |part: &RootPart| match &part.is {
+        PartIs::Folder(owner) | PartIs::NoFolder(owner) => owner.mode <= 0o7777,
+        PartIs::Missing | PartIs::Unknown(_) => false,
+    };
+    let ends = parts.iter().position(|part| !goes_on(part)).map_or(expected.len(), |at| at + 1);
+    let named = parts.iter().zip(&expected).all(|(part, path)| part.path == *path);
+    if parts.len() != ends || !named {
+        return RootFolder::Unknown(STRANGE.to_owned());
+    }
+    let plain = |part: RootPart| match part.is {
+        PartIs::Unknown(why) => RootPart { is: PartIs::Unknown(shown(&why)), ..part },
+        PartIs::Folder(_) | PartIs::NoFolder(_) | PartIs::Missing => part,
+    };
+    RootFolder::Parts(parts.into_iter().map(plain).collect())
+}
+
 /// A line of a file holds it, and its options are one line.
 fn is_a_key(key: &AuthorizedKey) -> bool {
     key.is_well_formed() && !key.options.chars().any(|c| c.is_control() && c != '\t')
@@ -220,6 +254,31 @@ mod tests {
             assert_eq!(checked(bad.clone()), Seen::Unknown(STRANGE.to_owned()), "{bad:?}");
         }
         assert_eq!(checked(Seen::Refused("\u{1b}[2J".to_owned())), Seen::Refused("\\u{1b}[2J".to_owned()));
+    }
+
+    #[test]
+    fn a_folder_is_taken_only_part_by_part_as_it_was_asked_for() {
+        let folder = |mode| PartIs::Folder(Owner { uid: 0, gid: 0, mode });
+        let parts = |parts: &[(&str, PartIs)]| {
+            RootFolder::Parts(parts.iter().map(|(path, is)| RootPart { path: (*path).to_owned(), is: is.clone() }).collect())
+        };
+        let (whole, ended) = (
+            parts(&[("/", folder(0o755)), ("/a", folder(0o755)), ("/a/b", folder(0o777))]),
+            parts(&[("/", folder(0o755)), ("/a", PartIs::Missing)]),
+        );
+        assert_eq!(checked_folder(whole.clone(), "/a//b/"), whole);
+        assert_eq!(checked_folder(ended.clone(), "/a/b"), ended);
+        for bad in [
+            parts(&[]),
+            parts(&[("/", folder(0o755)), ("/a", folder(0o755))]),
+            parts(&[("/", folder(0o755)), ("/c", folder(0o755)), ("/a/b", folder(0o755))]),
+            parts(&[("/", folder(0o755)), ("/a", PartIs::Missing), ("/a/b", folder(0o755))]),
+            parts(&[("/", folder(0o755)), ("/a", folder(0o40_755)), ("/a/b", folder(0o755))]),
+        ] {
+            assert_eq!(checked_folder(bad.clone(), "/a/b"), RootFolder::Unknown(STRANGE.to_owned()), "{bad:?}");
+        }
+        let odd = checked_folder(parts(&[("/", PartIs::Unknown("\u{1b}".to_owned()))]), "/a");
+        assert_eq!(odd, parts(&[("/", PartIs::Unknown("\\u{1b}".to_owned()))]));
     }
 
     #[test]

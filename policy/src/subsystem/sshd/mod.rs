@@ -27,6 +27,7 @@ pub use facts::key_file::{
 pub use facts::key_options::LineFault;
 pub use facts::power::{Power, SCHEDULED};
 pub use facts::revoked_keys::{RevokedKeys, revoked_keys};
+pub use facts::root_folder::{PartIs, RootFolder, RootPart, root_parts};
 pub use facts::state::{
     Absent, Account, Aging, Boot, DEFAULT_KEYS, Folder, HostKey, KeyProblem, Login, Manager, Need, Pid, Runs, Server, Startups,
     State, ValueFile, host_key_paths, is_user_name,

@@ -11,5 +11,6 @@ pub(crate) mod key_options;
 pub mod pam;
 pub(crate) mod power;
 pub(crate) mod revoked_keys;
+pub(crate) mod root_folder;
 pub mod stack;
 pub(crate) mod state;

@@ -14,6 +14,7 @@ use crate::subsystem::sshd::facts::journal::{Entrance, Journal};
 use crate::subsystem::sshd::facts::pam::Passwords;
 use crate::subsystem::sshd::facts::power::Power;
 use crate::subsystem::sshd::facts::revoked_keys::RevokedKeys;
+use crate::subsystem::sshd::facts::root_folder::RootFolder;
 use crate::subsystem::sshd::facts::stack::AccountStack;
 use crate::subsystem::sshd::{Answer, Candidate, Effective, Invocation, KeyFile, Running};
 
@@ -37,6 +38,13 @@ pub enum Need {
     RevokedKeys(String),
     /// What stands at this path, which is a value of a keyword.
     ValueFile(String),
+    /// The folder that becomes the root of a user's session, with those above it.
+    RootFolder {
+        /// Whose.
+        user: String,
+        /// Where.
+        path: String,
+    },
     /// What sshd says of files that are not in place yet.
     Candidate(Candidate),
     /// What `sshd -T -C` says for a login with those files.
@@ -140,6 +148,8 @@ pub struct State {
     pub revoked_keys: BTreeMap<String, RevokedKeys>,
     /// What stands at paths that are values.
     pub value_files: BTreeMap<String, ValueFile>,
+    /// Folders that become the root of a session, by user and path.
+    pub root_folders: BTreeMap<(String, String), RootFolder>,
     /// What sshd says of files that are not in place.
     pub candidates: BTreeMap<Candidate, Answer>,
     /// The effective configuration of logins with such files.

@@ -9,6 +9,7 @@ use crate::subsystem::sshd::facts::faillock::Locked;
 use crate::subsystem::sshd::facts::stack::AccountStack;
 use crate::subsystem::sshd::facts::state::{Account, Aging, Need};
 use crate::subsystem::sshd::judge::access::{alternatives, origin};
+use crate::subsystem::sshd::judge::chroot::{self, Root};
 use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
 use crate::subsystem::sshd::judge::keys::has_strange_token;
 use crate::subsystem::sshd::judge::methods::{Doubt, Methods, Way, ways};
@@ -59,6 +60,7 @@ pub fn judge(
     if judgement.verdict == Verdict::Accept {
         judgement.add(no_method(effective, settings, user, account, &methods));
     }
+    judgement.add(root_folder(host, effective, settings, user, account, needs));
     judgement.add(faillock(host, effective, user, account, needs));
     if let Some(why) = undecided(effective, account) {
         judgement.add(Judgement::unknown(why));
@@ -222,6 +224,28 @@ fn mend(effective: &Effective, settings: &Settings, user: &str, account: &Accoun
     (evidence, fix + &or_password)
 }
 
+/// The root folder of the session, where it has one of its own.
+fn root_folder(
+    host: &HostState,
+    effective: &Effective,
+    settings: &Settings,
+    user: &str,
+    account: &Account,
+    needs: &mut Needs,
+) -> Judgement {
+    match chroot::root(host, effective, user, account, needs) {
+        Root::Good => Judgement::accept(""),
+        Root::Unknown(why) => {
+            Judgement::unknown(Text::from("whether sshd takes the root folder of the session is not known: ") + why)
+        }
+        Root::Refused(refused) => {
+            let mut evidence = refused.evidence;
+            evidence.extend(origin(effective, settings, "chrootdirectory"));
+            refuse(refused.detail, evidence, refused.fix)
+        }
+    }
+}
+
 /// The field of shadow(5), as far as it says that no password can be typed.
 fn no_password(user: &str, account: &Account) -> Option<Evidence> {
     let text = if account.locked == Ok(true) { "!..." } else { "*" };
@@ -232,7 +256,7 @@ fn last(times: &[jiff::Timestamp]) -> String {
     times.last().map_or_else(String::new, ToString::to_string)
 }
 
-fn refuse(detail: String, evidence: Vec<Evidence>, fix: String) -> Judgement {
+fn refuse(detail: impl Into<Text>, evidence: Vec<Evidence>, fix: String) -> Judgement {
     Judgement {
         verdict: Verdict::Refuse,
         detail: detail.into(),
@@ -404,8 +428,14 @@ pub fn key_paths(effective: &Effective, user: &str, account: &Account) -> Vec<St
     key_places(effective, user, account).paths
 }
 
-/// `sshd_config(5)`, `AuthorizedKeysFile`: `%h`, `%u`, `%U`, `%%`, and no others; what is not absolute is below the home directory.
+/// `sshd_config(5)`, `AuthorizedKeysFile`: what is not absolute is below the home directory.
 pub fn expand(pattern: &str, user: &str, account: &Account) -> String {
+    let path = expand_tokens(pattern, user, account);
+    if path.starts_with('/') { path } else { format!("{}/{path}", account.home.trim_end_matches('/')) }
+}
+
+/// `sshd_config(5)`, TOKENS: `%h`, `%u`, `%U`, `%%`, and no others.
+pub fn expand_tokens(pattern: &str, user: &str, account: &Account) -> String {
     let mut path = String::new();
     let mut letters = pattern.chars();
     while let Some(letter) = letters.next() {
@@ -420,5 +450,5 @@ pub fn expand(pattern: &str, user: &str, account: &Account) -> String {
             other => path.extend(other),
         }
     }
-    if path.starts_with('/') { path } else { format!("{}/{path}", account.home.trim_end_matches('/')) }
+    path
 }

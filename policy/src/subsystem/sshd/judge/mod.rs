@@ -5,6 +5,7 @@ pub(crate) mod account;
 pub(crate) mod admission;
 pub(crate) mod algorithms;
 pub(crate) mod broken;
+pub(crate) mod chroot;
 pub(crate) mod considered;
 pub(crate) mod crash;
 pub(crate) mod effect;

@@ -14,7 +14,8 @@ use crate::subsystem::sshd::facts::pam::Passwords;
 use crate::subsystem::sshd::facts::stack::AccountStack;
 use crate::subsystem::sshd::facts::state::{Account, Login, Server};
 use crate::subsystem::sshd::{
-    Answer, AuthorizedKey, Effective, Folder, Invocation, KeyFile, Manager, Modes, Pid, RevokedKeys, ValueFile,
+    Answer, AuthorizedKey, Effective, Folder, Invocation, KeyFile, Manager, Modes, Owner, PartIs, Pid, RevokedKeys, RootFolder,
+    RootPart, ValueFile,
 };
 use crate::verdict::{AccessPath, PathOrigin};
 
@@ -151,6 +152,10 @@ pub(super) fn hosts(user: &str, before: &str, after: &str) -> (HostState, HostSt
     for (name, uid, password) in [("alice", 1000, Some(true)), ("dave", 1001, None), ("root", 0, Some(true))] {
         host.sshd.accounts.insert(name.to_owned(), account(uid, password));
         host.sshd.tallies.insert(name.to_owned(), Part::Absent("not asked".to_owned()));
+        for (path, is) in [("/srv", PartIs::Folder(Owner { uid: 0, gid: 0, mode: 0o755 })), ("/srv/alice", PartIs::Missing)] {
+            let parts = RootFolder::Parts(vec![RootPart { path: path.to_owned(), is }]);
+            host.sshd.root_folders.insert((name.to_owned(), path.to_owned()), parts);
+        }
         let key = |kind: &str, bits, options: &str| AuthorizedKey {
             kind: kind.to_owned(),
             fingerprint: format!("SHA256:{kind}"),

@@ -33,7 +33,7 @@ use crate::subsystem::sshd::facts::state::{Account, Login, Need, Server, is_inte
 use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
 use crate::subsystem::sshd::judge::sockets;
-use crate::subsystem::sshd::judge::{access, account};
+use crate::subsystem::sshd::judge::{access, account, chroot};
 use crate::subsystem::sshd::quoting::said;
 use crate::subsystem::sshd::way_in::clients::Clients;
 use crate::subsystem::sshd::way_in::parts::Parts;
@@ -844,6 +844,7 @@ fn login(
     let no_logins = risk::no_logins(&effective);
     objections.extend(no_logins.map(|(keyword, why)| Objection::refuse(Stage::SshdAccess, Reason::NoRoom(keyword), why)));
     objections.extend(account::objection(&effective, user, user_account));
+    objections.extend(chroot::objection(host, &effective, user, user_account, needs));
     objections.extend(values::objections(host, &effective, needs));
     let ways = ways(host, &effective, &client, user_account, needs);
     let forwards_alone = forwarding::alone(&effective, user_account);
