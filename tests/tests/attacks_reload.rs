@@ -262,6 +262,7 @@ fn sockets_of_one_interface(server: &Server) -> Vec<String> {
         wrong.push(format!("OPEN, and bound to lo: {}", said.stdout));
     }
     configured(server, "");
+    wrong.extend(words_with_blanks(server));
     // To sshd it is root whoever has its number.
     server.sh("useradd -o -u 0 -M -d /root -s /bin/bash -p '*' toor").expect_ok();
     configured(server, "PermitRootLogin no\n");
@@ -271,5 +272,55 @@ fn sockets_of_one_interface(server: &Server) -> Vec<String> {
     }
     configured(server, "");
     server.sh("userdel toor 2>/dev/null || sed -i '/^toor:/d' /etc/passwd /etc/shadow").expect_ok();
+    wrong
+}
+
+/// One file, which `sshd -T` prints as two; and what administrators set every day.
+fn words_with_blanks(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let alice = Session::open_as(server, "alice", ALICE_FROM, 22);
+    let line = "AuthorizedKeysFile \".ssh/authorized_keys .ssh/x\"\n";
+    let asked = server.ctl(&["sshd", "set", "AuthorizedKeysFile", ".ssh/authorized_keys .ssh/x", "--json"]);
+    if asked.status != 4 || works(server) != [true; 3] {
+        wrong.push(format!("a name with a blank: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
+    }
+    roll_back(server, &asked);
+    // The same keys, with a command: the session that is in came by the file that is not asked any more.
+    for by_hand in [line, "AuthorizedKeysFile /etc/ssh/kk/%u\n"] {
+        configured(server, "");
+        server.write(DROP_IN, by_hand);
+        let asked = server.ctl(&["sshd", "reload", "--json"]);
+        if asked.status != 4 || works(server) != [true; 3] {
+            wrong.push(format!("{by_hand:?} by hand: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
+        }
+        roll_back(server, &asked);
+    }
+    server.sshd_follows(DROP_IN, line);
+    let said = server.ctl(&["diagnose", ALICE_FROM, "--user", "alice"]);
+    if said.status == 0 {
+        wrong.push(format!("OPEN by one name that reads as two: {}", said.stdout));
+    }
+    // What sshd has read is not what its files say.
+    server.sshd_follows(DROP_IN, "DenyUsers alice\n");
+    server.write(DROP_IN, "X11Forwarding no\n");
+    let said = server.ctl(&["diagnose", ALICE_FROM, "--user", "alice"]);
+    if said.status == 0 {
+        wrong.push(format!("OPEN by files that sshd has not read: {}", said.stdout));
+    }
+    configured(server, "");
+    for edit in [
+        "KexAlgorithms curve25519-sha256,curve25519-sha256@libssh.org,diffie-hellman-group16-sha512",
+        "MACs hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com,umac-128-etm@openssh.com",
+        "HostKeyAlgorithms ssh-ed25519,rsa-sha2-512,rsa-sha2-256",
+        "Subsystem sftp /usr/lib/openssh/sftp-server -f AUTHPRIV -l INFO",
+    ] {
+        let words: Vec<&str> = edit.split(' ').collect();
+        let asked = server.ctl(&[&["sshd", "set"][..], &words, &["--json", "--confirm-within", "10m"]].concat());
+        if asked.status != 5 || works(server) != [true; 3] {
+            wrong.push(format!("{edit}: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
+        }
+        roll_back(server, &asked);
+    }
+    drop(alice);
     wrong
 }

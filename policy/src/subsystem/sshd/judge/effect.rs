@@ -187,10 +187,33 @@ pub fn subsystems_stay(was: &[String], is: &[String]) -> bool {
         let of_openssh = |program: &str| {
             program == "internal-sftp" || PROGRAMS.iter().any(|folder| program.strip_prefix(folder) == Some("sftp-server"))
         };
-        words.next() == Some("sftp") && words.next().is_some_and(of_openssh) && words.next().is_none()
+        words.next() == Some("sftp") && words.next().is_some_and(of_openssh) && only_logs(words)
     };
     was.iter().all(|old| is.contains(old) || is.iter().any(|new| name(new) == name(old) && usual(new)))
         && is.iter().all(|new| usual(new) || was.contains(new) || was.iter().all(|old| name(old) != name(new)))
+}
+
+/// sftp-server(8): what it logs, and with which mode it makes files. Another word ends it.
+fn only_logs<'a>(mut words: impl Iterator<Item = &'a str>) -> bool {
+    const LEVELS: [&str; 9] = ["QUIET", "FATAL", "ERROR", "INFO", "VERBOSE", "DEBUG", "DEBUG1", "DEBUG2", "DEBUG3"];
+    const FACILITIES: [&str; 4] = ["DAEMON", "USER", "AUTH", "AUTHPRIV"];
+    let local =
+        |name: &str| name.strip_prefix("LOCAL").is_some_and(|n| matches!(n, "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7"));
+    while let Some(option) = words.next() {
+        let good = match option {
+            "-l" => words.next().is_some_and(|level| LEVELS.contains(&level)),
+            "-f" => words.next().is_some_and(|facility| FACILITIES.contains(&facility) || local(facility)),
+            "-u" => words
+                .next()
+                .is_some_and(|mask| mask.len() <= 4 && !mask.is_empty() && mask.bytes().all(|b| (b'0'..=b'7').contains(&b))),
+            "-e" => true,
+            _ => false,
+        };
+        if !good {
+            return false;
+        }
+    }
+    true
 }
 
 /// A time that ends nobody's session at work; 0 is without end.

@@ -3,16 +3,16 @@
 use crate::host::{self, HostState, Needs, Part};
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::Settings;
-use crate::subsystem::sshd::facts::journal::Told;
+use crate::subsystem::sshd::facts::journal::{Said, Told};
 use crate::subsystem::sshd::facts::state::{Login, Need, Server, is_user_name};
 use crate::subsystem::sshd::judge::judgement::{Found, Judgement};
 use crate::subsystem::sshd::judge::limits::{self, About};
 use crate::subsystem::sshd::judge::login::{client, local_address, settings};
 use crate::subsystem::sshd::judge::{access, account, admission, algorithms, crash, penalty, power};
-use crate::subsystem::sshd::quoting::said;
+use crate::subsystem::sshd::quoting::{line, said};
 use crate::text::quoted::Text;
 use crate::verdict::cause::Cause;
-use crate::verdict::{Connection, Stage, StageReport};
+use crate::verdict::{Connection, Stage, StageReport, Verdict};
 
 /// The stages that apply: none where no OpenSSH server is; those of a login only where a user is asked about.
 pub fn stages(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<(StageReport, Vec<Found>)> {
@@ -85,6 +85,20 @@ fn happened(server: &Server, effective: &Effective, told: &[&Told], user: Option
     judgement
 }
 
+/// Files that changed since the running sshd read them: what it goes by is not known, unless this user came in since from there.
+fn unread(server: &Server, about_it: &[&Told], user: &str) -> Option<Text> {
+    let since = |told: &Told| server.read_at.is_some_and(|read_at| told.at >= read_at);
+    let came_in = |told: &&&Told| since(told) && matches!(&told.what, Said::Accepted(name) if name == user);
+    if server.stale.is_empty() || !server.running || about_it.iter().any(|told| came_in(&told)) {
+        return None;
+    }
+    Some(
+        Text::from("sshd has not read its files since they changed (")
+            + line(&server.stale.join(", "))
+            + "): `sshfix ctl sshd reload`",
+    )
+}
+
 /// The stages `sshd_access` and `account`, once everything they need is known.
 fn login(
     host: &HostState,
@@ -119,6 +133,9 @@ fn login(
     let about_it = about_it(server, connection, told);
     let settings = settings(server, Some(&client));
     access.add(happened(server, effective, &about_it, Some(user), &settings));
+    if let Some(why) = unread(server, &about_it, user).filter(|_| access.verdict == Verdict::Accept) {
+        access = Judgement { verdict: Verdict::Unknown, detail: why + "; by them: " + access.detail, ..access };
+    }
     let account = account::judge(host, effective, &settings, &client, known, needs);
     vec![access.report(Stage::SshdAccess), account.report(Stage::Account)]
 }

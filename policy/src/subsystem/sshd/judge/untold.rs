@@ -1,6 +1,8 @@
 //! `Match` lines whose criteria sshd cannot be asked about: what `sshd -T -C` takes is a user, names and addresses (servconf.c,
-//! `parse_server_match_testspec`), and a criterion that it is not given does not match there. A real connection may match it. Judges by lines.
+//! `parse_server_match_testspec`), and a criterion that it is not given does not match there. A real connection may match it. And lists that it
+//! prints without their quotes. Judges by lines.
 
+use crate::subsystem::sshd::config::keyword::canonical;
 use crate::subsystem::sshd::config::{Client, Directive, Document, Matching, criteria, is_scoped, match_line};
 use crate::subsystem::sshd::facts::state::Server;
 use crate::subsystem::sshd::judge::effect;
@@ -16,7 +18,20 @@ const MAX_LINES: usize = 3;
 /// in it keeps anybody out.
 pub fn of(server: &Server, client: &Client) -> Option<Text> {
     let tree = server.tree.as_ref().ok()?;
-    tree.files.values().find_map(|file| of_file(file, client))
+    tree.files.values().find_map(|file| of_file(file, client).or_else(|| joined(file)))
+}
+
+/// A name of a file with a blank in it: `sshd -T` joins the names by blanks, so that it reads as two.
+fn joined(file: &Document) -> Option<Text> {
+    let mut lines = file.lines().filter_map(|(_, line)| line.directive().ok().flatten());
+    let has_blank = |line: &Directive| line.arguments.iter().any(|word| word.contains(char::is_whitespace));
+    let line = lines.find(|line| canonical(&line.keyword) == "authorizedkeysfile" && has_blank(line))?;
+    let words: Vec<String> = line.arguments.iter().map(|word| format!("\"{word}\"")).collect();
+    Some(
+        Text::from("sshd -T does not tell which files this line names: AuthorizedKeysFile ")
+            + quote(&words.join(" "))
+            + "; a name with a blank in it is one file",
+    )
 }
 
 fn of_file(file: &Document, client: &Client) -> Option<Text> {
@@ -79,6 +94,9 @@ mod tests {
             ("Match User bob RDomain *\n  DenyUsers bob\n", "203.0.113.7", false),
             ("Match Address 198.51.100.0/24 RDomain *\n  DenyUsers x\n", "203.0.113.7", false),
             ("Match Version OpenSSH_9*\n  DenyUsers x\n", "203.0.113.7", false),
+            ("AuthorizedKeysFile \".ssh/a .ssh/b\"\n", "203.0.113.7", true),
+            ("AuthorizedKeysFile .ssh/a\\ .ssh/b\n", "203.0.113.7", true),
+            ("AuthorizedKeysFile .ssh/a .ssh/b\n", "203.0.113.7", false),
             ("Match User rdomain\n  DenyUsers x\n", "203.0.113.7", false),
             ("Match Address 203.0.113.0/24\n  DenyUsers x\n", "203.0.113.7", false),
             ("Match Address fe80::/10\n  DenyUsers x\n", "fe80::1", true),

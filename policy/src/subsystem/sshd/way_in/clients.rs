@@ -1,5 +1,6 @@
 //! Which clients in use have algorithms in common with an sshd, and what it offers no more after a change. By which client somebody comes is
-//! not known, so that an edit which leaves a family of them nothing is a lockout of whoever comes; what else goes is a risk that is shown.
+//! not known, so that an edit which leaves a family of them nothing is a lockout of whoever comes. What else goes, and families of versions that
+//! nobody maintains any more, are a risk that is shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +12,8 @@ use crate::subsystem::sshd::way_in::serves;
 /// What the clients of one kind offer, each list in their order.
 struct Family {
     name: &'static str,
+    /// Whether newer versions took its place years ago.
+    is_old: bool,
     kex: &'static [&'static str],
     ciphers: &'static [&'static str],
     macs: &'static [&'static str],
@@ -37,12 +40,20 @@ const KEYS: &[&str] =
 const KEYS_WITH_SHA1: &[&str] = &["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"];
 
 /// Where versions differ, the oldest in use of each.
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 11] = [
     // myproposal.h, 7.4; group exchange and fixed groups are left out, which newer servers do not offer.
-    Family { name: "OpenSSH 7 to 9", kex: CURVE_AND_ECDH, ciphers: OPENSSH_CIPHERS, macs: &serves::MACS, host_keys: KEYS },
+    Family {
+        name: "OpenSSH 7 to 9",
+        is_old: false,
+        kex: CURVE_AND_ECDH,
+        ciphers: OPENSSH_CIPHERS,
+        macs: &serves::MACS,
+        host_keys: KEYS,
+    },
     // myproposal.h, 10.0.
     Family {
         name: "OpenSSH 10",
+        is_old: false,
         kex: &[
             "mlkem768x25519-sha256",
             "sntrup761x25519-sha512",
@@ -67,6 +78,7 @@ const FAMILIES: [Family; 10] = [
     // settings.c `ciphernames`, ssh2transport.c `macs`, sshecc.c `ec_kex_list`.
     Family {
         name: "PuTTY before 0.75",
+        is_old: true,
         kex: OLD_CURVE_AND_ECDH,
         ciphers: &["aes256-ctr", "aes192-ctr", "aes128-ctr", "chacha20-poly1305@openssh.com"],
         macs: &["hmac-sha2-256", "hmac-sha1", "hmac-sha2-256-etm@openssh.com", "hmac-sha1-etm@openssh.com"],
@@ -74,6 +86,7 @@ const FAMILIES: [Family; 10] = [
     },
     Family {
         name: "PuTTY",
+        is_old: false,
         kex: CURVE_AND_ECDH,
         ciphers: &["aes256-ctr", "aes192-ctr", "aes128-ctr", "chacha20-poly1305@openssh.com"],
         macs: &["hmac-sha2-256", "hmac-sha1", "hmac-sha2-256-etm@openssh.com", "hmac-sha1-etm@openssh.com"],
@@ -82,15 +95,17 @@ const FAMILIES: [Family; 10] = [
     // transport.py, `_preferred_*`.
     Family {
         name: "paramiko before 2.9",
+        is_old: true,
         kex: OLD_CURVE_AND_ECDH,
         ciphers: COUNTERS,
         macs: &["hmac-sha2-256", "hmac-sha2-512", "hmac-sha1"],
         host_keys: KEYS_WITH_SHA1,
     },
-    Family { name: "paramiko", kex: OLD_CURVE_AND_ECDH, ciphers: COUNTERS, macs: SHA2, host_keys: KEYS },
+    Family { name: "paramiko", is_old: false, kex: OLD_CURVE_AND_ECDH, ciphers: COUNTERS, macs: SHA2, host_keys: KEYS },
     // kex.c, 0.9.
     Family {
         name: "libssh",
+        is_old: false,
         kex: CURVE_AND_ECDH,
         ciphers: &[
             "chacha20-poly1305@openssh.com",
@@ -103,9 +118,19 @@ const FAMILIES: [Family; 10] = [
         macs: SHA2,
         host_keys: KEYS,
     },
-    // common-algo.c, 2019 and 2020.
+    // common-algo.c, since 2020.79.
     Family {
         name: "dropbear",
+        is_old: false,
+        kex: CURVE_AND_ECDH,
+        ciphers: &["chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-ctr"],
+        macs: &["hmac-sha1", "hmac-sha2-256"],
+        host_keys: &["ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-256"],
+    },
+    // common-algo.c, 2019.
+    Family {
+        name: "dropbear before 2020.79",
+        is_old: true,
         kex: CURVE_AND_ECDH,
         ciphers: &["aes128-ctr", "aes256-ctr"],
         macs: &["hmac-sha2-256", "hmac-sha1"],
@@ -114,6 +139,7 @@ const FAMILIES: [Family; 10] = [
     // JSch.java, 0.1.55.
     Family {
         name: "JSch 0.1",
+        is_old: true,
         kex: ECDH,
         ciphers: &["aes128-ctr", "aes192-ctr", "aes256-ctr"],
         macs: &["hmac-sha1", "hmac-sha2-256"],
@@ -122,6 +148,7 @@ const FAMILIES: [Family; 10] = [
     // JSch.java of the fork that goes on.
     Family {
         name: "JSch",
+        is_old: false,
         kex: CURVE_AND_ECDH,
         ciphers: &["aes128-ctr", "aes192-ctr", "aes256-ctr", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"],
         macs: &[
@@ -178,15 +205,15 @@ impl Clients {
 
     /// The first family that got through before and has nothing in common with sshd any more, and by which list.
     pub fn lost(&self, now: &Self) -> Option<String> {
-        let got_through = |family: &&str| self.missing.get(*family) == Some(&None);
-        let lost = now
-            .missing
-            .iter()
-            .find_map(|(family, missing)| Some((family, (*missing)?)).filter(|(family, _)| got_through(family)));
-        lost.map(|(family, list)| {
-            let name = keyword::spelling(list);
-            format!("sshd: {name} would leave clients like {family} no algorithm, and which client comes is not known")
-        })
+        let (family, list) = self.lost_families(now).find(|(family, _)| !family.is_old)?;
+        let (name, family) = (keyword::spelling(list), family.name);
+        Some(format!("sshd: {name} would leave clients like {family} no algorithm, and which client comes is not known"))
+    }
+
+    fn lost_families(&self, now: &Self) -> impl Iterator<Item = (&'static Family, &'static str)> {
+        let got_through = |family: &&Family| self.missing.get(family.name) == Some(&None);
+        let lost = |family: &'static Family| Some((family, (*now.missing.get(family.name)?)?));
+        FAMILIES.iter().filter(got_through).filter_map(lost)
     }
 
     /// What is offered no more, for people.
@@ -198,7 +225,11 @@ impl Clients {
             (!gone.is_empty())
                 .then(|| format!("{name} without {}: a client that has nothing else cannot log in", gone.join(", ")))
         };
-        self.offers.iter().filter_map(lost).collect()
+        let old = self.lost_families(now).filter(|(family, _)| family.is_old).map(|(family, list)| {
+            let name = keyword::spelling(list);
+            format!("{name} leaves clients like {} no algorithm: they cannot log in any more", family.name)
+        });
+        self.offers.iter().filter_map(lost).chain(old).collect()
     }
 }
 
@@ -246,17 +277,19 @@ mod tests {
     fn a_list_that_leaves_a_family_nothing_names_it_and_what_else_goes_is_shown() {
         let before = of(DEFAULTS, &ALL_KEYS);
         for (line, family) in [
-            ("ciphers chacha20-poly1305@openssh.com", Some("Ciphers would leave clients like JSch")),
+            ("ciphers chacha20-poly1305@openssh.com", Some("Ciphers would leave clients like paramiko")),
             ("ciphers aes256-gcm@openssh.com", Some("Ciphers")),
             ("ciphers aes128-ctr", None),
             ("ciphers aes256-ctr,chacha20-poly1305@openssh.com", None),
-            ("macs hmac-sha2-512-etm@openssh.com", Some("MACs would leave clients like")),
+            ("macs hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com", None),
+            ("macs umac-64@openssh.com", Some("MACs would leave clients like")),
             ("macs hmac-sha2-256", None),
             ("macs umac-128@openssh.com", Some("MACs")),
             ("kexalgorithms sntrup761x25519-sha512@openssh.com", Some("KexAlgorithms")),
-            ("kexalgorithms curve25519-sha256", Some("KexAlgorithms would leave clients like JSch 0.1")),
+            ("kexalgorithms curve25519-sha256", Some("KexAlgorithms would leave clients like paramiko")),
+            ("kexalgorithms curve25519-sha256,curve25519-sha256@libssh.org,diffie-hellman-group16-sha512", None),
             ("kexalgorithms ecdh-sha2-nistp256,curve25519-sha256", None),
-            ("hostkeyalgorithms ssh-ed25519", Some("HostKeyAlgorithms would leave clients like JSch 0.1")),
+            ("hostkeyalgorithms ssh-ed25519", None),
             ("hostkeyalgorithms rsa-sha2-512", Some("HostKeyAlgorithms would leave clients like")),
             ("hostkeyalgorithms ssh-ed25519,ecdsa-sha2-nistp256", None),
         ] {
@@ -266,12 +299,15 @@ mod tests {
             let lost = before.lost(&after);
             assert_eq!(lost.is_some(), family.is_some(), "{line}: {lost:?}");
             assert!(lost.unwrap_or_default().contains(family.unwrap_or_default()), "{line}");
-            assert_eq!(before.gone(&after).len(), 1, "{line}");
+            let told = before.gone(&after);
+            assert!(told.len() == 1 || told.iter().skip(1).all(|one| one.contains("cannot log in any more")), "{line}: {told:?}");
             assert_eq!(after.lost(&after), None, "what was so before: {line}");
             assert_eq!(after.lost(&before), None, "more than before: {line}");
         }
         // A key that goes takes its algorithms along.
-        assert!(before.lost(&of(DEFAULTS, &["ssh-ed25519"])).is_some());
+        let one_key = of(DEFAULTS, &["ssh-ed25519"]);
+        assert!(before.lost(&one_key).is_none() && before.gone(&one_key).iter().any(|one| one.contains("like JSch 0.1")));
+        assert!(before.lost(&of(DEFAULTS, &["ssh-rsa"])).is_none());
         assert_eq!(before.lost(&of(DEFAULTS, &ALL_KEYS[1..])), None);
     }
 }

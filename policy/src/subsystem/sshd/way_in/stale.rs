@@ -34,6 +34,8 @@ const LESS_FORWARDING: [Less; 5] = [
     ("permitlisten", "any", |value| value != "any"),
     ("permitopen", "any", |value| value != "any"),
 ];
+/// Where OpenSSH looks for keys where no line says otherwise (`sshd_config(5)`, `AuthorizedKeysFile`).
+const KEY_FILES: &str = ".ssh/authorized_keys .ssh/authorized_keys2";
 /// By what OpenSSH takes signatures where no line says otherwise (myproposal.h), without certificates.
 const ALGORITHMS: [&str; 9] = [
     "ssh-ed25519",
@@ -63,6 +65,10 @@ pub fn taken(login: &LoginWay, host: &HostState, server: &Server, account: &Acco
     let missing = || ALGORITHMS.iter().any(|algorithm| !accepted.split(',').any(|one| one == *algorithm));
     if !accepted.is_empty() && server.may_be_new("pubkeyacceptedalgorithms") && missing() {
         found.push(("pubkeyacceptedalgorithms".to_owned(), format!("{accepted},{}", ALGORITHMS.join(","))));
+    }
+    let files = effective.one("authorizedkeysfile").filter(|files| !matches!(*files, "none" | KEY_FILES));
+    if files.is_some() && server.may_be_new("authorizedkeysfile") {
+        found.push(("authorizedkeysfile".to_owned(), KEY_FILES.to_owned()));
     }
     if is_strict_about_a_file(login, host, server, account) {
         found.push(("strictmodes".to_owned(), "no".to_owned()));
