@@ -286,7 +286,13 @@ fn words_with_blanks(server: &Server) -> Vec<String> {
     }
     roll_back(server, &asked);
     // The same keys, with a command: the session that is in came by the file that is not asked any more.
-    for by_hand in [line, "AuthorizedKeysFile /etc/ssh/kk/%u\n"] {
+    let asked = server.ctl(&["sshd", "set", "RevokedKeys", "none", "--match", "all", "--json"]);
+    if asked.status != 4 || works(server) != [true; 3] {
+        wrong.push(format!("none under Match: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
+    }
+    roll_back(server, &asked);
+    let none = "Match all\n    RevokedKeys none\n";
+    for by_hand in [line, "AuthorizedKeysFile /etc/ssh/kk/%u\n", none] {
         configured(server, "");
         server.write(DROP_IN, by_hand);
         let asked = server.ctl(&["sshd", "reload", "--json"]);
@@ -295,10 +301,12 @@ fn words_with_blanks(server: &Server) -> Vec<String> {
         }
         roll_back(server, &asked);
     }
-    server.sshd_follows(DROP_IN, line);
-    let said = server.ctl(&["diagnose", ALICE_FROM, "--user", "alice"]);
-    if said.status == 0 {
-        wrong.push(format!("OPEN by one name that reads as two: {}", said.stdout));
+    for lines in [line, none] {
+        server.sshd_follows(DROP_IN, lines);
+        let said = server.ctl(&["diagnose", ALICE_FROM, "--user", "alice"]);
+        if said.status == 0 || server.gets_in("alice", ALICE_FROM, 22) {
+            wrong.push(format!("{lines:?}: {} {}", said.status, said.stdout));
+        }
     }
     // What sshd has read is not what its files say.
     server.sshd_follows(DROP_IN, "DenyUsers alice\n");

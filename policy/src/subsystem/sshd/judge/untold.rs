@@ -1,6 +1,6 @@
 //! `Match` lines whose criteria sshd cannot be asked about: what `sshd -T -C` takes is a user, names and addresses (servconf.c,
 //! `parse_server_match_testspec`), and a criterion that it is not given does not match there. A real connection may match it. And lists that it
-//! prints without their quotes. Judges by lines.
+//! prints without their quotes, and a `none` that it prints as if it were none. Judges by lines.
 
 use crate::subsystem::sshd::config::keyword::canonical;
 use crate::subsystem::sshd::config::{Client, Directive, Document, Matching, criteria, is_scoped, match_line};
@@ -18,7 +18,9 @@ const MAX_LINES: usize = 3;
 /// in it keeps anybody out.
 pub fn of(server: &Server, client: &Client) -> Option<Text> {
     let tree = server.tree.as_ref().ok()?;
-    tree.files.values().find_map(|file| of_file(file, client).or_else(|| joined(file)))
+    let none =
+        tree.files.values().flat_map(Document::lines).find_map(|(_, line)| line.directive().ok().flatten().filter(names_none));
+    tree.files.values().find_map(|file| of_file(file, client, none.as_ref()).or_else(|| joined(file)))
 }
 
 /// A name of a file with a blank in it: `sshd -T` joins the names by blanks, so that it reads as two.
@@ -34,7 +36,8 @@ fn joined(file: &Document) -> Option<Text> {
     )
 }
 
-fn of_file(file: &Document, client: &Client) -> Option<Text> {
+/// `none` is a line of any file that may be included.
+fn of_file(file: &Document, client: &Client, none: Option<&Directive>) -> Option<Text> {
     let untold = |criterion: &String| {
         let criterion = criterion.as_str();
         let scoped = match criterion {
@@ -47,11 +50,31 @@ fn of_file(file: &Document, client: &Client) -> Option<Text> {
     let lines: Vec<Directive> = file.lines().filter_map(|(_, line)| line.directive().ok().flatten()).collect();
     let mut blocks = lines.iter().enumerate().filter(|(_, line)| line.keyword == "match");
     blocks.find_map(|(at, condition)| {
-        let may_count = criteria(condition).iter().any(untold) && match_line(condition, Some(client)) != Matching::No;
-        let block = lines.iter().skip(at + 1).take_while(|line| line.keyword != "match");
-        let decides: Vec<&Directive> = block.filter(|line| !effect::never_keeps_out(&line.keyword)).collect();
+        let holds = match_line(condition, Some(client));
+        let block = || lines.iter().skip(at + 1).take_while(|line| line.keyword != "match");
+        let included = || none.filter(|_| block().any(|line| line.keyword == "include"));
+        if let Some(line) = block().find(|line| names_none(line)).or_else(included).filter(|_| holds != Matching::No) {
+            return Some(file_none(condition, line));
+        }
+        let may_count = criteria(condition).iter().any(untold) && holds != Matching::No;
+        let decides: Vec<&Directive> = block().filter(|line| !effect::never_keeps_out(&line.keyword)).collect();
         (may_count && !decides.is_empty()).then(|| told(condition, &decides))
     })
+}
+
+/// Under a `Match` line sshd does not take these as cleared (servconf.c, `copy_set_server_options`; only `fill_default_server_options` clears
+/// them): it opens a file of that name for each key. `sshd -T` prints both alike.
+fn names_none(line: &Directive) -> bool {
+    let keyword = canonical(&line.keyword);
+    let files = matches!(keyword.as_str(), "revokedkeys" | "authorizedprincipalsfile");
+    files && line.arguments.first().is_some_and(|value| value.eq_ignore_ascii_case("none"))
+}
+
+fn file_none(condition: &Directive, line: &Directive) -> Text {
+    let name = crate::subsystem::sshd::config::keyword::spelling(&canonical(&line.keyword));
+    Text::from(format!(
+        "under Match, sshd takes `{name} none` for a file that is named none, and refuses the keys where there is no such file: Match "
+    )) + quote(&condition.arguments.join(" "))
 }
 
 fn told(condition: &Directive, block: &[&Directive]) -> Text {
@@ -97,6 +120,9 @@ mod tests {
             ("AuthorizedKeysFile \".ssh/a .ssh/b\"\n", "203.0.113.7", true),
             ("AuthorizedKeysFile .ssh/a\\ .ssh/b\n", "203.0.113.7", true),
             ("AuthorizedKeysFile .ssh/a .ssh/b\n", "203.0.113.7", false),
+            ("RevokedKeys none\nMatch User alice\n  X11Forwarding no\n", "203.0.113.7", false),
+            ("Match all\n  RevokedKeys none\n", "203.0.113.7", true),
+            ("Match User bob\n  RevokedKeys none\n", "203.0.113.7", false),
             ("Match User rdomain\n  DenyUsers x\n", "203.0.113.7", false),
             ("Match Address 203.0.113.0/24\n  DenyUsers x\n", "203.0.113.7", false),
             ("Match Address fe80::/10\n  DenyUsers x\n", "fe80::1", true),
