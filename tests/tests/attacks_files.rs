@@ -199,12 +199,43 @@ fn chroots(cases: &mut Cases) {
     configured(server, "X11Forwarding yes\n");
 }
 
+/// What a user made is not followed by what root is told to run.
+fn keys(cases: &mut Cases) {
+    let (server, alice) = (cases.server, ("alice", false));
+    let advised = "chown -Rh alice: /home/alice/.ssh && runuser -u alice -- chmod go-w /home/alice /home/alice/.ssh \
+                   /home/alice/.ssh/authorized_keys";
+    server.sh("touch /etc/mine; chmod 666 /etc/mine; ln -s /etc/mine /home/alice/.ssh/link; rm -f /home/alice/.ssh/authorized_keys2").expect_ok();
+    for (case, spoil) in [
+        ("a folder of keys that all can write", "chmod 777 /home/alice/.ssh"),
+        ("a file of keys that all can write", "chmod 666 /home/alice/.ssh/authorized_keys"),
+        ("a home that all can write", "chmod 777 /home/alice"),
+        (
+            "a file of keys of another user's",
+            "chown bob /home/alice/.ssh/authorized_keys; chmod 644 /home/alice/.ssh/authorized_keys",
+        ),
+    ] {
+        server.sh(spoil).expect_ok();
+        cases.mended(case, alice, &["StrictModes"], &[advised]);
+    }
+    if server.sh("stat -c %u%a /etc/mine").stdout.trim() != "0666" {
+        cases.wrong("a link of alice's", "the advice changed what it leads to");
+    }
+    configured(server, "AuthorizedKeysFile /srv/keys/%u\n");
+    server.sh("mkdir -m 777 /srv/keys; cp /root/.ssh/authorized_keys /srv/keys/alice; chmod 644 /srv/keys/alice").expect_ok();
+    let (verdict, _, fix) = cases.diagnosed("alice");
+    if verdict != "refuse" || !fix.contains("`namei -l /srv/keys/alice`") || gets_in(server, "alice", false) {
+        cases.wrong("keys outside of the home", &format!("{verdict}: {fix}"));
+    }
+    configured(server, "X11Forwarding yes\n");
+}
+
 fn all(release: Release) {
     if !lab::root_or_skip() {
         return;
     }
     let server = prepared(release);
     let mut cases = Cases { server: &server, wrong: Vec::new() };
+    keys(&mut cases);
     chroots(&mut cases);
     assert!(cases.wrong.is_empty(), "{}", cases.wrong.join("\n"));
 }

@@ -17,6 +17,7 @@ use crate::subsystem::sshd::judge::objection::{Objection, Reason};
 use crate::subsystem::sshd::judge::why_not;
 use crate::subsystem::sshd::{Effective, Reading};
 use crate::text::quoted::Text;
+use crate::text::shell;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
 use crate::verdict::{Evidence, Stage, Verdict};
@@ -379,9 +380,7 @@ fn keys(
         let fix = format!("`ssh-copy-id {user}@HOST` from where a password works, or put the public key into {first}");
         (format!("{user} has no authorized keys"), missing, fix)
     } else {
-        let home = &account.home;
-        let fix =
-            format!("`chown -R {user}: {home}/.ssh && chmod go-w {home} && chmod 700 {home}/.ssh && chmod 600 {home}/.ssh/*`");
+        let fix = mend_modes(user, &account.home, bad.iter().map(|evidence| evidence.source.as_str()));
         (format!("sshd passes over the authorized keys of {user} (StrictModes)"), bad, fix)
     };
     let mut judgement = refuse(detail, evidence, fix);
@@ -398,6 +397,26 @@ fn keys(
     judgement.detail.push(if sure { "; other methods are left" } else { "; another method may be left" });
     judgement.blocks.iter_mut().for_each(|block| block.finding.blocking = false);
     judgement
+}
+
+/// What makes sshd read files that it passes over for their owner or mode. The user can put links there: nothing that root runs follows one,
+/// and modes are changed as the user.
+fn mend_modes<'a>(user: &str, home: &str, paths: impl Iterator<Item = &'a str>) -> String {
+    let folder = format!("{}/.ssh", home.trim_end_matches('/'));
+    let (own, others): (Vec<&str>, Vec<&str>) = paths.partition(|path| path.starts_with(&format!("{folder}/")));
+    let mut advice = Vec::new();
+    if !own.is_empty() {
+        let files: Vec<String> = [home, &folder].into_iter().chain(own).map(shell::word).collect();
+        let (user, folder) = (shell::word(user), shell::word(&folder));
+        advice.push(format!("`chown -Rh {user}: {folder} && runuser -u {user} -- chmod go-w {}`", files.join(" ")));
+    }
+    if let Some(path) = others.first() {
+        let path = shell::word(path);
+        advice.push(format!(
+            "`namei -l {path}`: it and each folder above must be {user}'s or root's, and nobody else may write to it"
+        ));
+    }
+    advice.join("; ")
 }
 
 /// Where sshd looks for the keys of a user.
