@@ -52,6 +52,11 @@ pub fn text_of(address: IpAddr, interface: Option<&str>) -> String {
     }
 }
 
+/// Whether one of a list of hosts is no address, range or `*`.
+pub fn is_name(item: &str) -> bool {
+    !item.contains(':') && item.contains(char::is_alphabetic)
+}
+
 /// Whether something matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matching {

@@ -18,7 +18,7 @@ pub use block::{Block, Criteria, NAMES as CRITERIA, blocks};
 pub(crate) use criteria::criteria;
 pub(crate) use criteria::net;
 pub use criteria::{
-    Client, Listed, Matching, address_list, address_list_at, inet_aton, is_scoped, match_line, pattern_list, text_of,
+    Client, Listed, Matching, address_list, address_list_at, inet_aton, is_name, is_scoped, match_line, pattern_list, text_of,
     user_pattern,
 };
 pub use document::Document;

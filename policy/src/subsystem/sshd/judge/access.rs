@@ -6,17 +6,19 @@ use std::collections::BTreeSet;
 use crate::host::{HostState, Needs, Part};
 use crate::ssh::pattern::wildcard;
 use crate::subsystem::sshd::Effective;
-use crate::subsystem::sshd::config::{Client, Matching, Place, Setting, Settings, evaluate, user_pattern};
+use crate::subsystem::sshd::config::{Client, Matching, Place, Setting, Settings, evaluate, is_name, user_pattern};
 use crate::subsystem::sshd::facts::state::{Account, Server};
 use crate::subsystem::sshd::judge::judgement::{Judgement, Remedy, found};
 use crate::subsystem::sshd::judge::login::unit;
+use crate::subsystem::sshd::judge::methods_on::alternatives;
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::subsystem::sshd::judge::origin::origin;
 use crate::subsystem::sshd::judge::untold;
-use crate::subsystem::sshd::quoting::{line, of_keyword, of_values, said};
+use crate::subsystem::sshd::quoting::{of_values, said};
 use crate::text::quoted::Text;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
-use crate::verdict::{Evidence, Stage, Verdict};
+use crate::verdict::{Stage, Verdict};
 
 /// The whole stage.
 pub fn judge(
@@ -220,11 +222,6 @@ fn conditional(server: &Server) -> Vec<String> {
     if includes { all } else { found }
 }
 
-/// Whether one of a list of hosts is no address, range or `*`.
-pub fn is_name(item: &str) -> bool {
-    !item.contains(':') && item.contains(char::is_alphabetic)
-}
-
 struct Refusal {
     detail: Text,
     /// What to quote.
@@ -283,46 +280,6 @@ fn named(groups: &[String]) -> Text {
     of_values("AllowGroups", groups.join(", "))
 }
 
-/// The methods that are switched on, by the names `AuthenticationMethods` has for them (auth2.c, `authmethods`).
-pub fn enabled(effective: &Effective, is_root: bool) -> Vec<&'static str> {
-    let on = |keyword: &str| effective.one(keyword).is_some_and(|value| value != "no");
-    let mut methods: Vec<&'static str> = [
-        ("publickey", "pubkeyauthentication"),
-        ("password", "passwordauthentication"),
-        ("keyboard-interactive", "kbdinteractiveauthentication"),
-        ("gssapi-with-mic", "gssapiauthentication"),
-        ("hostbased", "hostbasedauthentication"),
-    ]
-    .into_iter()
-    .filter(|(_, keyword)| on(keyword))
-    .map(|(method, _)| method)
-    .collect();
-    if is_root {
-        match effective.one("permitrootlogin") {
-            Some("without-password" | "prohibit-password") => {
-                methods.retain(|method| !matches!(*method, "password" | "keyboard-interactive"));
-            }
-            Some("forced-commands-only") => methods.retain(|method| *method == "publickey"),
-            _ => {}
-        }
-    }
-    methods
-}
-
-/// What a user can log in with: alternatives, each a list of methods that must all succeed.
-pub fn alternatives(effective: &Effective, is_root: bool) -> Vec<Vec<String>> {
-    let enabled = enabled(effective, is_root);
-    let lists = effective.one("authenticationmethods").unwrap_or("any");
-    if lists == "any" {
-        return enabled.iter().map(|method| vec![(*method).to_owned()]).collect();
-    }
-    let whole = |list: &&str| {
-        let known = |method: &str| enabled.contains(&method.split(':').next().unwrap_or(method));
-        list.split(',').all(known)
-    };
-    lists.split_ascii_whitespace().filter(whole).map(|list| list.split(',').map(str::to_owned).collect()).collect()
-}
-
 fn methods(
     host: &HostState,
     effective: &Effective,
@@ -363,33 +320,6 @@ fn methods(
         Part::Unreadable(_) => format!("sshd's lists do not refuse {user}; {on}"),
     };
     Judgement::accept(&detail)
-}
-
-/// The lines that set a keyword for this login, or what `sshd -T` prints of it where no line does.
-pub(super) fn origin(effective: &Effective, settings: &Settings, keyword: &str) -> Vec<Evidence> {
-    match settings.get(keyword) {
-        Some(lines) => lines.iter().map(quote).collect(),
-        None => effective
-            .all(keyword)
-            .iter()
-            .map(|value| {
-                let text = of_keyword(keyword) + " " + of_values(keyword, value.as_str());
-                Evidence::new("sshd -T (the default, or not found in a file)", text)
-            })
-            .collect(),
-    }
-}
-
-/// `/etc/ssh/sshd_config.d/50-x.conf line 3`, inside its Match lines.
-pub fn quote(setting: &Setting) -> Evidence {
-    let mut text = Text::default();
-    for (at, outer) in &setting.under {
-        text.push(line(outer) + format!("   # {at}\n"));
-    }
-    if !setting.under.is_empty() {
-        text.push("    ");
-    }
-    Evidence::new(setting.at.to_string(), text + line(&setting.text))
 }
 
 /// Why the answer for this address could be another one.

@@ -8,12 +8,14 @@ use crate::subsystem::sshd::config::{Client, Settings};
 use crate::subsystem::sshd::facts::faillock::Locked;
 use crate::subsystem::sshd::facts::stack::AccountStack;
 use crate::subsystem::sshd::facts::state::{Account, Aging, Need};
-use crate::subsystem::sshd::judge::access::{alternatives, origin};
 use crate::subsystem::sshd::judge::chroot::{self, Root};
+use crate::subsystem::sshd::judge::doubt::Doubt;
 use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
-use crate::subsystem::sshd::judge::keys::has_strange_token;
-use crate::subsystem::sshd::judge::methods::{Doubt, Methods, Way, ways};
+use crate::subsystem::sshd::judge::key_places::{is_strict, key_paths, key_places};
+use crate::subsystem::sshd::judge::methods::{Methods, Way, ways};
+use crate::subsystem::sshd::judge::methods_on::alternatives;
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
+use crate::subsystem::sshd::judge::origin::origin;
 use crate::subsystem::sshd::judge::why_not;
 use crate::subsystem::sshd::{Effective, Reading};
 use crate::text::quoted::Text;
@@ -70,11 +72,6 @@ pub fn judge(
         judgement.add(Judgement::unknown(format!("UsePAM yes: what PAM says of {user} is not known: {line}")));
     }
     judgement
-}
-
-/// Whether sshd looks at owners and modes before it reads keys.
-pub(crate) fn is_strict(effective: &Effective) -> bool {
-    effective.one("strictmodes") != Some("no")
 }
 
 /// The file that keeps this user out (nologin(5)).
@@ -417,57 +414,4 @@ fn mend_modes<'a>(user: &str, home: &str, paths: impl Iterator<Item = &'a str>) 
         ));
     }
     advice.join("; ")
-}
-
-/// Where sshd looks for the keys of a user.
-#[derive(Debug, Default)]
-pub struct KeyPlaces {
-    /// The files, or patterns of files, in its order.
-    pub paths: Vec<String>,
-    /// The value behind them with a token that ends sshd's process (misc.c, `percent_expand`): it gets to none behind that.
-    pub token: Option<String>,
-}
-
-/// Where sshd looks for the keys of a user.
-pub fn key_places(effective: &Effective, user: &str, account: &Account) -> KeyPlaces {
-    let mut places = KeyPlaces::default();
-    let files = effective.one("authorizedkeysfile").unwrap_or_default();
-    for file in files.split_ascii_whitespace().filter(|file| !file.eq_ignore_ascii_case("none")) {
-        if has_strange_token(file, "huU") {
-            places.token = Some(file.to_owned());
-            break;
-        }
-        places.paths.push(expand(file, user, account));
-    }
-    places
-}
-
-/// The same without what ends it.
-pub fn key_paths(effective: &Effective, user: &str, account: &Account) -> Vec<String> {
-    key_places(effective, user, account).paths
-}
-
-/// `sshd_config(5)`, `AuthorizedKeysFile`: what is not absolute is below the home directory.
-pub fn expand(pattern: &str, user: &str, account: &Account) -> String {
-    let path = expand_tokens(pattern, user, account);
-    if path.starts_with('/') { path } else { format!("{}/{path}", account.home.trim_end_matches('/')) }
-}
-
-/// `sshd_config(5)`, TOKENS: `%h`, `%u`, `%U`, `%%`, and no others.
-pub fn expand_tokens(pattern: &str, user: &str, account: &Account) -> String {
-    let mut path = String::new();
-    let mut letters = pattern.chars();
-    while let Some(letter) = letters.next() {
-        if letter != '%' {
-            path.push(letter);
-            continue;
-        }
-        match letters.next() {
-            Some('h') => path.push_str(&account.home),
-            Some('u') => path.push_str(user),
-            Some('U') => path.push_str(&account.uid.to_string()),
-            other => path.extend(other),
-        }
-    }
-    path
 }

@@ -5,8 +5,7 @@
 use crate::host::{self, HostState, Needs};
 use crate::subsystem::sshd::facts::root_folder::{PartIs, RootFolder, RootPart};
 use crate::subsystem::sshd::facts::state::{Account, Need};
-use crate::subsystem::sshd::judge::account::expand_tokens;
-use crate::subsystem::sshd::judge::keys::has_strange_token;
+use crate::subsystem::sshd::judge::key_places::{expand_tokens, has_strange_token};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
 use crate::subsystem::sshd::quoting::of_values;
 use crate::subsystem::sshd::{Effective, Owner};

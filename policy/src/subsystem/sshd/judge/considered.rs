@@ -7,8 +7,9 @@ use crate::host::{self, HostState, Needs, Part};
 use crate::ssh::pattern::wildcard;
 use crate::subsystem::sshd::config::{Block, Client, Line, Matching, Settings, blocks, match_line, user_pattern};
 use crate::subsystem::sshd::facts::state::{Account, Need, Server};
-use crate::subsystem::sshd::judge::access::{alternatives, quote};
 use crate::subsystem::sshd::judge::login::{known_login, settings};
+use crate::subsystem::sshd::judge::methods_on::alternatives;
+use crate::subsystem::sshd::judge::origin::quote;
 use crate::subsystem::sshd::quoting::{self, line, of_values, said};
 use crate::subsystem::sshd::{Effective, Reading};
 use crate::text::quoted::Text;
@@ -231,8 +232,8 @@ fn of_account(
         Ok(day) => line("/etc/shadow", format!("{user}:..."), day.as_ref().map(|day| format!("expired on {day}")), "not expired"),
         Err(why) => line("/etc/shadow", format!("{user}:..."), None, &unknown(why)),
     });
-    let strict = crate::subsystem::sshd::judge::account::is_strict(effective);
-    for path in crate::subsystem::sshd::judge::account::key_paths(effective, user, account) {
+    let strict = crate::subsystem::sshd::judge::key_places::is_strict(effective);
+    for path in crate::subsystem::sshd::judge::key_places::key_paths(effective, user, account) {
         let Some(file) = host.sshd.key_files.get(&(user.clone(), path.clone())) else {
             needs.insert(host::Need::Sshd(Need::KeyFile { user: user.clone(), path: path.clone() }));
             lines.push(TraceLine::new(path, "AuthorizedKeysFile", "not read yet"));

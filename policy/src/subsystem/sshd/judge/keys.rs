@@ -5,14 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::host::{self, HostState, Needs};
-use crate::subsystem::sshd::config::{Client, Listed, address_list_at};
+use crate::subsystem::sshd::config::{Client, Listed, address_list_at, is_name};
 use crate::subsystem::sshd::facts::authorized_keys::AuthorizedKey;
 use crate::subsystem::sshd::facts::key_options::LineFault;
 use crate::subsystem::sshd::facts::revoked_keys::RevokedKeys;
 use crate::subsystem::sshd::facts::state::{Account, Need};
-use crate::subsystem::sshd::judge::access::is_name;
-use crate::subsystem::sshd::judge::account::{is_strict, key_places};
-use crate::subsystem::sshd::judge::methods::{Can, Doubt};
+use crate::subsystem::sshd::judge::doubt::{Can, Doubt};
+use crate::subsystem::sshd::judge::key_places::{has_strange_token, is_strict, key_places};
 use crate::subsystem::sshd::{Effective, Reading};
 
 /// A key that may log in.
@@ -348,13 +347,6 @@ pub(super) fn keys(host: &HostState, effective: &Effective, client: &Client, acc
         found.ends_here("authorizedkeyscommand", command);
     }
     found
-}
-
-/// Whether a value has a token besides these and `%%`: misc.c, `percent_expand`, ends the process then.
-pub fn has_strange_token(value: &str, known: &str) -> bool {
-    let mut letters = value.chars();
-    std::iter::from_fn(|| letters.by_ref().find(|letter| *letter == '%').map(|_| letters.next()))
-        .any(|token| token.is_none_or(|token| token != '%' && !known.contains(token)))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::{Setting, Settings};
 use crate::subsystem::sshd::facts::journal::{Ended, Said, Told};
-use crate::subsystem::sshd::judge::access::quote;
 use crate::subsystem::sshd::judge::judgement::{Judgement, Remedy, found};
+use crate::subsystem::sshd::judge::origin::quote;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
 use crate::verdict::{Evidence, Verdict};

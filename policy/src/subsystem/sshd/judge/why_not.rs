@@ -2,8 +2,8 @@
 
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::{Settings, keyword};
-use crate::subsystem::sshd::judge::access::origin;
 use crate::subsystem::sshd::judge::keys::{Uncounted, WhyNot};
+use crate::subsystem::sshd::judge::origin::origin;
 use crate::verdict::Evidence;
 
 /// Of the lines that give no key these many are named.

@@ -3,12 +3,13 @@
 //! itself, it counts as one that may have been there. Asks nothing of the host.
 
 use crate::host::{HostState, Needs, Part};
+use crate::subsystem::sshd::config::is_name;
 use crate::subsystem::sshd::config::{Document, keyword};
 use crate::subsystem::sshd::facts::authorized_keys::AuthorizedKey;
 use crate::subsystem::sshd::facts::state::{Account, Server};
-use crate::subsystem::sshd::judge::access::is_name;
-use crate::subsystem::sshd::judge::account::{self, key_paths};
-use crate::subsystem::sshd::judge::methods::Doubt;
+use crate::subsystem::sshd::judge::account;
+use crate::subsystem::sshd::judge::doubt::Doubt;
+use crate::subsystem::sshd::judge::key_places::{is_strict, key_paths};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
 use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, values};
 use crate::subsystem::sshd::{Effective, Reading};
@@ -83,7 +84,7 @@ pub fn taken(login: &LoginWay, host: &HostState, server: &Server, account: &Acco
 /// Whether keys count without `StrictModes` alone. Its default is `yes`, so that the line may be one that is gone.
 fn is_strict_about_a_file(login: &LoginWay, host: &HostState, server: &Server, account: &Account) -> bool {
     let effective = &login.effective;
-    if !account::is_strict(effective) {
+    if !is_strict(effective) {
         return false;
     }
     let differs = |path: String| {

@@ -4,7 +4,8 @@
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::journal::Entrance;
-use crate::subsystem::sshd::judge::methods::{Can, Doubt, KEY_SOURCES, Way, bare, is_same};
+use crate::subsystem::sshd::judge::doubt::{Can, Doubt};
+use crate::subsystem::sshd::judge::methods::{KEY_SOURCES, Way, bare, is_same};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
 use crate::subsystem::sshd::way_in::{Disproof, LoginWay, WayIn, closed, forwarding, risk, serves, sessions, values};
 use crate::text::quoted::Text;

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::*;
+use crate::subsystem::sshd::judge::doubt::Doubt;
 use crate::subsystem::sshd::judge::keys::{Before, Key};
-use crate::subsystem::sshd::judge::methods::{Doubt, Methods};
+use crate::subsystem::sshd::judge::methods::Methods;
 use crate::subsystem::sshd::judge::objection::Reason;
 use crate::subsystem::sshd::way_in::sessions::Shell;
 
