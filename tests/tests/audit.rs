@@ -177,7 +177,7 @@ fn whoever_is_refused_for_ever_cannot_fill_the_disk() {
         // The others are in one record, at the latest when the agent ends.
         server.run(&["systemctl", "restart", "sshfix-agent.service"]).expect_ok();
         let counted = records(server, &["--outcome", "refused", "--limit", "1000"]);
-        let summary: Vec<&str> = counted.iter().filter_map(|record| record["of_itself"].as_str()).collect();
+        let summary: Vec<&str> = counted.iter().filter_map(|record| record["automatic"].as_str()).collect();
         assert!(!summary.is_empty() && summary.iter().all(|text| text.contains("more requests were refused")), "{summary:?}");
         let of: u64 = summary.iter().map(|text| text.split(' ').next().unwrap().parse::<u64>().unwrap()).sum();
         assert_eq!(of + (counted.len() - summary.len()) as u64, 150, "{summary:?}");

@@ -115,7 +115,7 @@ fn an_allow_lets_in_whatever_blocks_and_ends_by_itself_with_the_first_state() {
             .as_array()
             .unwrap()
             .iter()
-            .find(|r| r["of_itself"].as_str().is_some_and(|t| t.contains("is over")) && r["outcome"] != "failed");
+            .find(|r| r["automatic"].as_str().is_some_and(|t| t.contains("is over")) && r["outcome"] != "failed");
         assert_eq!(end.expect("the end is on record")["outcome"], "confirmed");
         server.ctl(&["audit", "verify"]).expect_status(0);
     });

@@ -100,7 +100,7 @@ impl Auditor {
 
     /// Writes a record of what the agent does of itself, opened and closed at once.
     pub fn note(&self, store: &Store, identity: &Identity, what: String, outcome: Outcome) {
-        let opening = AuditOpening::of_itself(what);
+        let opening = AuditOpening::automatic(what);
         match self.open(store, &opening) {
             Ok(seq) => {
                 let closing = AuditClosing { outcome, detail: String::new(), plan: None, change: None };
@@ -233,7 +233,7 @@ pub fn verify_offline(state: &Path, key: &PublicKey, kept: &[PathBuf]) -> Result
 
 /// One line in the journal when a record is opened, with the hash, so that a journal kept elsewhere vouches for the chain.
 fn export_opening(head: AuditHead, opening: &AuditOpening) {
-    let AuditOpening { principal, key, peer_uid, from, request, operation, reason, of_itself, .. } = opening;
+    let AuditOpening { principal, key, peer_uid, from, request, operation, reason, automatic, .. } = opening;
     tracing::info!(
         target: "sshfix_audit",
         audit_seq = head.seq,
@@ -246,7 +246,7 @@ fn export_opening(head: AuditHead, opening: &AuditOpening) {
         action = operation.as_ref().map(|operation| operation.action().to_string()),
         operation = operation.as_ref().and_then(|operation| serde_json::to_string(operation).ok()),
         reason = reason.as_deref(),
-        of_itself = of_itself.as_deref(),
+        automatic = automatic.as_deref(),
         "audit {}: {}",
         head.seq,
         subject(opening)
@@ -277,7 +277,7 @@ fn export_closing(head: AuditHead, seq: i64, opening: &AuditOpening, closing: &A
 
 /// `alice: unban 203.0.113.7`; what comes from outside is escaped.
 fn subject(opening: &AuditOpening) -> String {
-    if let Some(what) = &opening.of_itself {
+    if let Some(what) = &opening.automatic {
         return what.clone();
     }
     let Some(operation) = &opening.operation else { return format!("a request of uid {}", opening.peer_uid) };

@@ -56,15 +56,16 @@ pub struct AuditOpening {
     /// What the person gave as the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What the agent does of itself, where nobody asked: the end of a lease, refusals counted together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub of_itself: Option<String>,
+    /// What the agent does where nobody asked: the end of a lease, refusals counted together. By its first name in state.db, whose records are
+    /// signed as they are.
+    #[serde(rename = "of_itself", default, skip_serializing_if = "Option::is_none")]
+    pub automatic: Option<String>,
 }
 
 impl AuditOpening {
-    /// Of something the agent does of itself.
-    pub fn of_itself(what: impl Into<String>) -> Self {
-        Self { of_itself: Some(what.into()), ..Self::default() }
+    /// Of something that the agent does where nobody asked.
+    pub fn automatic(what: impl Into<String>) -> Self {
+        Self { automatic: Some(what.into()), ..Self::default() }
     }
 }
 
@@ -150,7 +151,7 @@ pub fn purpose(operation: &Operation, mode: &Mode) -> Purpose {
 impl Store {
     /// Opens the record of a request, before anything is done for it. Its number closes it.
     pub fn audit_open(&self, opening: &AuditOpening) -> Result<AuditHead, StoreError> {
-        let purpose = match (&opening.of_itself, &opening.operation, &opening.mode) {
+        let purpose = match (&opening.automatic, &opening.operation, &opening.mode) {
             (Some(_), _, _) => Purpose::Decision,
             (None, Some(operation), Some(mode)) => purpose(operation, mode),
             (None, _, _) => Purpose::Question,
@@ -285,7 +286,7 @@ fn read((seq, opened_at): (i64, i64), opening: &str, closed: Option<(&str, i64)>
         Some((body, at)) => (Some(time(at)?), Some(serde_json::from_str::<AuditClosing>(body).map_err(damaged)?)),
         None => (None, None),
     };
-    let asked = opening.of_itself.is_none();
+    let asked = opening.automatic.is_none();
     let mut record = Record {
         record: seq,
         opened_at: time(opened_at)?,
@@ -301,7 +302,7 @@ fn read((seq, opened_at): (i64, i64), opening: &str, closed: Option<(&str, i64)>
         operation: opening.operation,
         mode: opening.mode,
         reason: opening.reason,
-        of_itself: opening.of_itself,
+        automatic: opening.automatic,
         outcome: None,
         detail: String::new(),
         plan: None,

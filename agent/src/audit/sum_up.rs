@@ -134,7 +134,7 @@ fn asked(body: &str) -> Option<String> {
         Operation::Intent(_) => opening.mode == Some(Mode::DryRun),
         Operation::Decision(_) => false,
     };
-    (asks && opening.of_itself.is_none()).then(|| opening.principal.unwrap_or_default())
+    (asks && opening.automatic.is_none()).then(|| opening.principal.unwrap_or_default())
 }
 
 fn is_answer(body: &str) -> bool {

@@ -24,7 +24,7 @@ pub(super) fn opening(n: u32) -> AuditOpening {
         })),
         mode: Some(Mode::Apply { plan: Some("sha256:00".to_owned()), confirm_within: None }),
         reason: Some("locked out".to_owned()),
-        of_itself: None,
+        automatic: None,
     }
 }
 
@@ -36,7 +36,7 @@ pub(super) fn closing(outcome: Outcome) -> AuditClosing {
 fn a_record_reads_back_as_it_was_written_also_after_a_restart() {
     let (_dir, store) = fresh();
     let first = store.audit_open(&opening(1)).unwrap().seq;
-    let second = store.audit_open(&AuditOpening::of_itself("the end of lease x")).unwrap().seq;
+    let second = store.audit_open(&AuditOpening::automatic("the end of lease x")).unwrap().seq;
     store.audit_close(first, &closing(Outcome::Confirmed)).unwrap();
     let path = store.path().to_owned();
     drop(store);
@@ -47,7 +47,7 @@ fn a_record_reads_back_as_it_was_written_also_after_a_restart() {
     assert_eq!((oldest.principal.as_deref(), oldest.peer_uid, oldest.peer_pid), (Some("alice"), Some(1), Some(42)));
     assert_eq!((oldest.operation.clone(), oldest.mode.clone()), (opening(1).operation, opening(1).mode));
     assert_eq!((oldest.outcome, oldest.detail.as_str()), (Some(Outcome::Confirmed), "because"));
-    assert_eq!((newest.of_itself.as_deref(), newest.peer_uid, newest.outcome), (Some("the end of lease x"), None, None));
+    assert_eq!((newest.automatic.as_deref(), newest.peer_uid, newest.outcome), (Some("the end of lease x"), None, None));
     assert!(oldest.closed_at.is_some() && newest.closed_at.is_none());
     assert_eq!(store.audit_open_records().unwrap(), [second]);
     store.audit_close(second, &closing(Outcome::Interrupted)).unwrap();

@@ -33,7 +33,7 @@ pub(crate) fn make(agent: &Agent, host: &mut LiveHost, own: Own<'_>, what: &str)
         Refusal::Refused(why) => why,
         Refusal::Error(document) => document.message.as_str().to_owned(),
     })?;
-    let opening = AuditOpening::of_itself(what);
+    let opening = AuditOpening::automatic(what);
     let record = agent.auditor.open(&agent.store, &opening).map_err(|error| error.to_string())?;
     let digest = own.plan.digest();
     let made = change(host, &agent.store, own);

@@ -148,7 +148,7 @@ fn opening(peer: &Peer, authenticated: Option<&AuthenticatedRequest>) -> AuditOp
         operation: request.map(|request| on_record::operation(&request.operation)),
         mode: request.map(|request| request.mode.clone()),
         reason: request.and_then(|request| request.reason.clone()),
-        of_itself: None,
+        automatic: None,
     }
 }
 

@@ -59,7 +59,7 @@ pub fn recover(agent_toml: &Path) -> Result<Recovery, StoreError> {
 fn note(store: &Store, what: String, outcome: Outcome, change: String) {
     tracing::warn!("{what}");
     let closing = AuditClosing { outcome, detail: String::new(), plan: None, change: Some(change) };
-    let opened = store.audit_open(&AuditOpening::of_itself(what));
+    let opened = store.audit_open(&AuditOpening::automatic(what));
     if let Err(error) = opened.and_then(|opened| store.audit_close(opened.seq, &closing)) {
         tracing::error!("the audit record could not be written: {error}");
     }

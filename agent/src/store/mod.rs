@@ -519,7 +519,7 @@ mod tests {
         // The file may not grow any further: what SQLite does on a full disk, SQLITE_FULL.
         let pages: i64 = store.connection().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
         store.connection().query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
-        let opening = crate::audit::AuditOpening::of_itself("x".repeat(1000));
+        let opening = crate::audit::AuditOpening::automatic("x".repeat(1000));
         let refused = (0..100_000).map(|_| store.audit_open(&opening)).find(Result::is_err);
         assert!(matches!(refused, Some(Err(StoreError::Sql { .. }))), "{refused:?}");
         assert!(store.trouble().unwrap().contains("full"), "{:?}", store.trouble());

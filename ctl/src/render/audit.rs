@@ -46,7 +46,7 @@ fn draw(out: &mut Page, record: &Record, view: &View) {
     let from = record.from.map(|from| format!(" (claims to come from {from})")).unwrap_or_default();
     let time = view.clock(record.opened_at);
     out.line(&format!("{:>6}  {time}  {}{from}  {outcome}", record.record, who.bold()));
-    let asked = match (&record.operation, &record.of_itself) {
+    let asked = match (&record.operation, &record.automatic) {
         (Some(operation), _) => {
             let dry = matches!(operation, Operation::Intent(_)) && record.mode == Some(Mode::DryRun);
             format!("{}{}", command_line(operation), if dry { " --dry-run" } else { "" })

@@ -91,8 +91,9 @@ pub struct Record {
     pub mode: Option<Mode>,
     /// What the person gave as the reason.
     pub reason: Option<String>,
-    /// What the agent did of itself, where nobody asked: the end of a lease, requests that were counted together.
-    pub of_itself: Option<String>,
+    /// What the agent did where nobody asked: the end of a lease, requests that were counted together.
+    #[serde(alias = "of_itself")]
+    pub automatic: Option<String>,
     /// What became of it; `None` while it runs.
     pub outcome: Option<Outcome>,
     /// The full reason, which a refused peer is not told.
@@ -347,7 +348,7 @@ mod tests {
             })),
             mode: None,
             reason: None,
-            of_itself: None,
+            automatic: None,
             outcome: Some(Outcome::Confirmed),
             detail: String::new(),
             plan: None,

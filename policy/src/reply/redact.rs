@@ -513,13 +513,13 @@ impl<'a> View<'a> {
             operation,
             mode: _,
             reason,
-            of_itself,
+            automatic,
             outcome: _,
             detail,
             plan: _,
             change: _,
         } = record;
-        let texts = [reason.as_deref(), of_itself.as_deref(), Some(detail.as_str())];
+        let texts = [reason.as_deref(), automatic.as_deref(), Some(detail.as_str())];
         principal.as_deref().is_some_and(|principal| self.own(principal))
             || (operation.as_ref().and_then(Operation::source).is_some_and(|source| self.login(source, None))
                 && from.is_none_or(|from| self.may_read_of(from.into()))
