@@ -2,7 +2,6 @@
 //! nothing of a reply before its signature holds. Chooses no identity and prints nothing.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,6 +20,7 @@ use thiserror::Error;
 
 use crate::cli::Ask;
 use crate::kex::NoWay;
+use crate::origin::Origin;
 use crate::sign::{Identity, SignError};
 
 /// Where the agent listens, unless `SSHFIX_SOCKET` says otherwise.
@@ -159,15 +159,6 @@ pub struct Answer {
     pub body: Body,
     /// As the agent wrote it; may hold fields this client does not know.
     pub json: String,
-}
-
-/// Who asks, from where: told to the agent so that the way in is kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// The address the person came in from.
-    pub address: Option<IpAddr>,
-    /// The login name.
-    pub user: Option<String>,
 }
 
 /// The agent, and the key it must have.

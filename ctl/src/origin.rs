@@ -5,10 +5,17 @@ use std::net::{IpAddr, SocketAddr};
 use nix::unistd::{Uid, User};
 use sshfix_policy::address::canonical;
 
-use crate::client::Origin;
-
 /// How far up the parents are asked; a shell under sudo under sshd is five or six away.
 const PARENTS_MAX: usize = 16;
+
+/// Who asks, from where: told to the agent so that the way in is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The address the person came in from.
+    pub address: Option<IpAddr>,
+    /// The login name.
+    pub user: Option<String>,
+}
 
 /// As the environment says, or that of the processes that started this one: sudo drops `SSH_CONNECTION`.
 pub fn origin() -> Origin {

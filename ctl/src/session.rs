@@ -10,8 +10,9 @@ use sshfix_policy::request::wire::Hello;
 use sshfix_policy::request::{Decision, Mode, Operation};
 
 use crate::cli::{Ask, Globals, Wish};
-use crate::client::{Agent, Answer, ClientError, Origin};
+use crate::client::{Agent, Answer, ClientError};
 use crate::identities::{self, Places};
+use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::sign::Identity;
 use crate::{kex, origin, text};

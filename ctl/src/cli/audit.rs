@@ -14,8 +14,8 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use sshfix_policy::address::Source;
 use sshfix_policy::request::audit::{Filter, MOST, Outcome};
 use sshfix_policy::request::{Action, Operation, Records};
+use sshfix_policy::text::shell;
 
-use super::command_line::shell_word;
 use super::parse::parse_duration;
 
 /// `audit ...`
@@ -85,7 +85,7 @@ pub(super) fn show_line(filter: &Filter) -> String {
     let mut line = "audit show".to_owned();
     let mut option = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            line.extend([" --", name, " ", &shell_word(&value)]);
+            line.extend([" --", name, " ", &shell::word(&value)]);
         }
     };
     option("since", since.map(|time| time.to_string()));

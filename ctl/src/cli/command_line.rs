@@ -1,7 +1,7 @@
 //! From an operation back to the command line that asks for it, to be shown and pasted. Nothing in it can become another command.
 
 use sshfix_policy::request::{Decision, Intent, Operation, Query, Records};
-pub(super) use sshfix_policy::text::shell::word as shell_word;
+use sshfix_policy::text::shell::word as shell_word;
 
 use super::audit;
 

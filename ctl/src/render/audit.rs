@@ -18,7 +18,7 @@ pub fn records(audit: &Audit, view: &View) -> String {
     for record in &audit.records {
         draw(&mut out, record, view);
     }
-    super::lists::others(&mut out, audit.others);
+    super::table::others(&mut out, audit.others);
     if audit.more {
         out.gap();
         out.line("Older records fit too: --limit shows more, --until goes back in time.");

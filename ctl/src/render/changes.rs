@@ -3,7 +3,7 @@
 use owo_colors::OwoColorize;
 use sshfix_policy::reply::{ChangeBrief, ChangeDocument, ChangeStage, Changes};
 
-use super::lists::table;
+use super::table::table;
 use super::{Page, View};
 use crate::cli::command_line;
 use crate::text;

@@ -16,6 +16,7 @@ mod lists;
 mod path;
 mod plan;
 mod sshd;
+mod table;
 mod who;
 
 /// What drawing depends on besides the answer.

@@ -32,7 +32,7 @@ pub fn who(who: &Who, view: &View) -> String {
     for unknown in &who.unknown {
         group(&mut out, Verdict::Unknown, &unknown.why, "", &unknown.sources, view);
     }
-    super::lists::others(&mut out, who.others);
+    super::table::others(&mut out, who.others);
     out.notes(&who.notes);
     out.text
 }

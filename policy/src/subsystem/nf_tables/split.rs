@@ -2,7 +2,6 @@
 //! predicts it; whether it lifts anything is found by evaluating again.
 
 use super::lookup::holds;
-use super::step::bounds;
 use super::{Element, ElementKey, Set, SetKey, State, Step, render};
 use crate::address::Source;
 use crate::packet::{Bits, Tri};
@@ -52,6 +51,12 @@ pub fn split(state: &State, set: &SetKey, element: &Element, place: usize, sourc
         after,
         source,
     })
+}
+
+/// Whether both have the same key or the same range.
+pub(super) fn bounds(one: &Element, other: &Element) -> bool {
+    let end = |element: &Element| element.key_end.clone().unwrap_or_else(|| element.key.clone());
+    one.catchall == other.catchall && one.key == other.key && end(one) == end(other)
 }
 
 /// The elements that the step looks at.

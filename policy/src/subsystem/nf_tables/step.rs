@@ -328,7 +328,7 @@ impl Step {
             }
         }
         if let Some(dump) = state.dumps.get_mut(set) {
-            dump.retain(|one| !bounds(one, wanted));
+            dump.retain(|one| !split::bounds(one, wanted));
             dump.extend(after.cloned());
         }
         Ok(())
@@ -337,10 +337,10 @@ impl Step {
     /// The element as it stands now: the one with the same key or range.
     fn look(&self, state: &State, set: &SetKey, wanted: &Element) -> Result<Option<Element>, Mismatch> {
         if let Some(dump) = state.dumps.get(set) {
-            return Ok(dump.iter().find(|one| bounds(one, wanted)).cloned());
+            return Ok(dump.iter().find(|one| split::bounds(one, wanted)).cloned());
         }
         match state.elements.get(&ElementKey { set: set.clone(), key: wanted.key.clone() }) {
-            Some(fact) => Ok(fact.clone().filter(|one| bounds(one, wanted))),
+            Some(fact) => Ok(fact.clone().filter(|one| split::bounds(one, wanted))),
             None => Err(self.mismatch("it was not looked up")),
         }
     }
@@ -382,10 +382,4 @@ impl Step {
             }
         }
     }
-}
-
-/// Whether both have the same key or the same range.
-pub(super) fn bounds(one: &Element, other: &Element) -> bool {
-    let end = |element: &Element| element.key_end.clone().unwrap_or_else(|| element.key.clone());
-    one.catchall == other.catchall && one.key == other.key && end(one) == end(other)
 }
