@@ -4,7 +4,7 @@
 //! The rooms in the order of a request: [`request`] (what is asked and by whom; [`ssh`]: OpenSSH's formats), [`host`] (the model of the host and
 //! steps on it), [`subsystem`] and [`netfilter`] (what each part makes of a connection; [`packet`]: what of a packet is known), [`verdict`] and
 //! [`diagnose`] (the path, and what blocks it), [`plan`] (what is done about it), [`proof`] (nobody is locked out; it is done), [`reply`] (what is
-//! answered). [`access_proof`] is the proof of a confirm. [`address`], [`ranges`], [`link`] and [`text`] serve all of them. See docs/architecture.md.
+//! answered, and [`redact`]: what of it a signer may see). [`access_proof`] is the proof of a confirm. [`address`], [`ranges`], [`link`] and [`text`] serve all of them. See docs/architecture.md.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod packet;
 pub mod plan;
 pub mod proof;
 pub mod ranges;
+pub mod redact;
 pub mod reply;
 pub mod request;
 pub mod ssh;

@@ -3,9 +3,6 @@
 pub mod audit;
 mod change;
 mod lists;
-mod mask;
-mod patterns;
-mod redact;
 pub mod sshd;
 mod stage;
 pub mod summary;
@@ -23,7 +20,6 @@ pub use self::lists::{
     Ban, Bans, DrillDocument, Firewall, FirewallEntry, Hosts, HostsRule, Jail, Jails, LeaseDocument, Leases, Status,
     SubsystemStatus,
 };
-pub use self::redact::redacted;
 pub use self::stage::{ChangeStage, StepEvent};
 pub use self::who::{Decided, SourceRange, Unsettled, Who};
 use crate::address::Source;

@@ -2,16 +2,19 @@
 //! of the rest, how many. Every field of every document is named here, so that a new one must be decided on. Called by the pipeline in
 //! one place, for every reply. Decides nothing about what is done.
 
-use super::mask::masked;
-use super::patterns::{Reader, WORDS};
-use super::{
+mod mask;
+mod patterns;
+
+use self::mask::masked;
+use self::patterns::{Reader, WORDS};
+use crate::address::Source;
+use crate::reply::audit::{Audit, Record};
+use crate::reply::sshd::{Problem, ProblemPlace, ShownLine, ShownMatch, ShownSetting, SshdCheck, SshdShow};
+use crate::reply::{
     Ban, Bans, Body, Change, ChangeBrief, ChangeDocument, ChangeStep, Changes, Decided, Diagnosis, ErrorDocument, Failure,
     Firewall, FirewallEntry, Guarded, Hosts, HostsRule, Jail, Jails, LeaseDocument, Leases, Names, NotTaken, PathDocument,
     PlanDocument, SourceRange, Status, StepDocument, SubsystemStatus, Unsettled, Who,
 };
-use crate::address::Source;
-use crate::reply::audit::{Audit, Record};
-use crate::reply::sshd::{Problem, ProblemPlace, ShownLine, ShownMatch, ShownSetting, SshdCheck, SshdShow};
 use crate::request::grants::Scope;
 use crate::request::{Action, Operation};
 use crate::subsystem::sshd::config::keyword;
@@ -561,5 +564,4 @@ fn keep<T>(all: &mut Vec<T>, shown: impl Fn(&T) -> bool) -> usize {
 }
 
 #[cfg(test)]
-#[path = "redact_tests.rs"]
 mod tests;
