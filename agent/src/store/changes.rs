@@ -6,14 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sshfix_policy::host::step::Step;
 use sshfix_policy::reply::{ChangeStage, PlanDocument, StepEvent};
 use sshfix_policy::request::Intent;
 
-use super::kept::Entry;
-use super::{Doing, NewLease, Purpose, Store, StoreError, leases, time};
+use super::{Doing, NewLease, Purpose, Store, StoreError, from_json, leases, time, to_json};
 use crate::sys::clock::{Boot, Deadline, Moment};
 
 /// A change that is about to begin.
@@ -105,18 +102,6 @@ impl Store {
                 read(db, &change.id)
             })
         })
-    }
-
-    /// Writes what happens to step `index` (from 0) of a change, just before it happens (`started`, `undo-started`) or just
-    /// after. Refuses what cannot follow the step's last event, and steps in a change that is not applying or rolling back.
-    pub fn change_event(&self, id: &str, index: usize, event: StepEvent, detail: &str) -> Result<(), StoreError> {
-        self.enter("write the journal", id, Entry::Event { index, event, detail })
-    }
-
-    /// Moves a change on. Refuses every transition that is not in the table above, `verified` while a step is not done, and
-    /// `rolled-back` while a step may still be in place. A change that is rolled back takes its lease with it.
-    pub fn change_state(&self, id: &str, to: ChangeStage, detail: &str) -> Result<(), StoreError> {
-        self.enter("write the state of the change", id, Entry::Stage { to, detail })
     }
 
     /// The change that is begun, applying, verified, pending or rolling back, for recovery at start: there is at most one.
@@ -461,14 +446,6 @@ fn record(row: &Row<'_>, id: &str, steps: Vec<StepRecord>) -> Result<ChangeRecor
 
 fn named<T: Copy>(all: &[T], name: fn(T) -> &'static str, text: &str) -> Result<T, StoreError> {
     all.iter().copied().find(|one| name(*one) == text).ok_or_else(|| StoreError::Damaged(format!("a change is `{text}`")))
-}
-
-pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
-    serde_json::to_string(value).map_err(|e| StoreError::Damaged(format!("this cannot be written as JSON: {e}")))
-}
-
-pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|e| StoreError::Damaged(format!("{e} in {}", text.chars().take(200).collect::<String>())))
 }
 
 #[cfg(test)]

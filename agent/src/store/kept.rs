@@ -53,7 +53,7 @@ impl Change {
 
 /// One entry of the journal of changes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Entry<'a> {
+enum Entry<'a> {
     /// To a step.
     Event {
         /// Its number, from 0.
@@ -146,9 +146,21 @@ impl Entry<'_> {
 }
 
 impl Store {
+    /// Writes what happens to step `index` (from 0) of a change, just before it happens (`started`, `undo-started`) or just
+    /// after. Refuses what cannot follow the step's last event, and steps in a change that is not applying or rolling back.
+    pub fn change_event(&self, id: &str, index: usize, event: StepEvent, detail: &str) -> Result<(), StoreError> {
+        self.enter("write the journal", id, Entry::Event { index, event, detail })
+    }
+
+    /// Moves a change on. Refuses every transition that is not in the table above, `verified` while a step is not done, and
+    /// `rolled-back` while a step may still be in place. A change that is rolled back takes its lease with it.
+    pub fn change_state(&self, id: &str, to: ChangeStage, detail: &str) -> Result<(), StoreError> {
+        self.enter("write the state of the change", id, Entry::Stage { to, detail })
+    }
+
     /// Writes an entry to the database and keeps it here. The error says that it is not on the disk; see the head of this file for
     /// what counts all the same.
-    pub(super) fn enter(&self, doing: &'static str, id: &str, entry: Entry<'_>) -> Result<(), StoreError> {
+    fn enter(&self, doing: &'static str, id: &str, entry: Entry<'_>) -> Result<(), StoreError> {
         let now = Moment::now();
         let Some(memory) = &self.memory else { return self.write(doing, |db| entry.write(db, id, &now)) };
         let mut kept = memory.lock();

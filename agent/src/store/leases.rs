@@ -9,8 +9,7 @@ use sshfix_policy::host::step::Step;
 use sshfix_policy::plan::lease::ignored;
 use sshfix_policy::request::Intent;
 
-use super::changes::{from_json, to_json};
-use super::{Doing, NewChange, Store, StoreError, time};
+use super::{Doing, NewChange, Store, StoreError, from_json, time, to_json};
 use crate::sys::clock::{Boot, Moment};
 
 /// A lease that a change is about to make.

@@ -15,6 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use changes::{ChangeRecord, NewChange, StepRecord};
@@ -394,6 +396,14 @@ impl Fuse {
 /// A time as it is stored: microseconds since 1970.
 pub(crate) fn time(micros: i64) -> Result<Timestamp, StoreError> {
     Timestamp::from_microsecond(micros).map_err(|e| StoreError::Damaged(format!("a time of {micros}: {e}")))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|e| StoreError::Damaged(format!("this cannot be written as JSON: {e}")))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|e| StoreError::Damaged(format!("{e} in {}", text.chars().take(200).collect::<String>())))
 }
 
 #[cfg(test)]
