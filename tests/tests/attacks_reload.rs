@@ -263,6 +263,7 @@ fn sockets_of_one_interface(server: &Server) -> Vec<String> {
     }
     configured(server, "");
     wrong.extend(words_with_blanks(server));
+    wrong.extend(what_is_set_every_day(server));
     // To sshd it is root whoever has its number.
     server.sh("useradd -o -u 0 -M -d /root -s /bin/bash -p '*' toor").expect_ok();
     configured(server, "PermitRootLogin no\n");
@@ -275,7 +276,7 @@ fn sockets_of_one_interface(server: &Server) -> Vec<String> {
     wrong
 }
 
-/// One file, which `sshd -T` prints as two; and what administrators set every day.
+/// One file, which `sshd -T` prints as two; a file that it prints as none; and lines that it has not read.
 fn words_with_blanks(server: &Server) -> Vec<String> {
     let mut wrong = Vec::new();
     let alice = Session::open_as(server, "alice", ALICE_FROM, 22);
@@ -285,13 +286,13 @@ fn words_with_blanks(server: &Server) -> Vec<String> {
         wrong.push(format!("a name with a blank: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
     }
     roll_back(server, &asked);
-    // The same keys, with a command: the session that is in came by the file that is not asked any more.
     let asked = server.ctl(&["sshd", "set", "RevokedKeys", "none", "--match", "all", "--json"]);
     if asked.status != 4 || works(server) != [true; 3] {
         wrong.push(format!("none under Match: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
     }
     roll_back(server, &asked);
     let none = "Match all\n    RevokedKeys none\n";
+    // The second has the same keys, with a command: the session that is in came by the file that is not asked any more.
     for by_hand in [line, "AuthorizedKeysFile /etc/ssh/kk/%u\n", none] {
         configured(server, "");
         server.write(DROP_IN, by_hand);
@@ -315,7 +316,14 @@ fn words_with_blanks(server: &Server) -> Vec<String> {
     if said.status == 0 {
         wrong.push(format!("OPEN by files that sshd has not read: {}", said.stdout));
     }
+    drop(alice);
     configured(server, "");
+    wrong
+}
+
+fn what_is_set_every_day(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let alice = Session::open_as(server, "alice", ALICE_FROM, 22);
     for edit in [
         "KexAlgorithms curve25519-sha256,curve25519-sha256@libssh.org,diffie-hellman-group16-sha512",
         "MACs hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com,umac-128-etm@openssh.com",

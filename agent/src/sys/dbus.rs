@@ -275,7 +275,7 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         after: u64::try_from(delay)?,
         limit: (u64::try_from(interval)?, u32::try_from(burst)?),
     };
-    let (exec, environment, files, kill_mode, can_reload, main_pid, started) = tokio::try_join!(
+    let (exec, environment, files, kill_mode, can_reload, main_pid, started, reload, condition, pre, post, stop, stopped) = tokio::try_join!(
         property(bus, &path, SERVICE, "ExecStart"),
         property(bus, &path, SERVICE, "Environment"),
         property(bus, &path, SERVICE, "EnvironmentFiles"),
@@ -283,8 +283,6 @@ async fn ask_service(bus: &Connection, name: &str) -> zbus::Result<Option<Servic
         property(bus, &path, UNIT, "CanReload"),
         property(bus, &path, SERVICE, "MainPID"),
         property(bus, &path, SERVICE, "ExecMainStartTimestamp"),
-    )?;
-    let (reload, condition, pre, post, stop, stopped) = tokio::try_join!(
         property(bus, &path, SERVICE, "ExecReload"),
         property(bus, &path, SERVICE, "ExecCondition"),
         property(bus, &path, SERVICE, "ExecStartPre"),

@@ -1,10 +1,11 @@
-//! The matches of the rules that decide about a connection, for `nf_tables` and iptables-legacy alike: what sets and lists are asked by.
+//! The matches of the rules that decide about a connection, for `nf_tables` and iptables-legacy alike, by which they ask sets (`-m set`) and
+//! lists (`-m recent`). No others are decoded: whole rulesets are asked.
 
 use super::outcome::{Culprit, Refusal};
 use crate::host::HostState;
+use crate::subsystem::nf_tables::Rule;
 use crate::subsystem::nf_tables::evaluate::Frame;
 use crate::subsystem::nf_tables::expression::Expression;
-use crate::subsystem::nf_tables::{self};
 use crate::subsystem::xtables;
 use crate::subsystem::xtables::extension::decode::decode;
 use crate::subsystem::xtables::extension::matches::Match;
@@ -26,9 +27,11 @@ pub fn in_frame(host: &HostState, frame: &Frame, v6: bool) -> Vec<Match> {
 }
 
 /// Those of an `nf_tables` rule.
-pub fn of_rule(rule: &nf_tables::Rule, v6: bool) -> Vec<Match> {
+pub fn of_rule(rule: &Rule, v6: bool) -> Vec<Match> {
     let of = |expression: &Expression| match expression {
-        Expression::Match { name, revision, info } => Some(decode(v6, name, *revision, info)),
+        Expression::Match { name, revision, info } if matches!(name.as_str(), "set" | "recent") => {
+            Some(decode(v6, name, *revision, info))
+        }
         _ => None,
     };
     rule.expressions.iter().filter_map(of).collect()
@@ -39,5 +42,6 @@ pub fn in_place(host: &HostState, place: &xtables::Place) -> Vec<Match> {
     let table = host.xtables.present().and_then(|state| state.table(place.v6, &place.table));
     let chain = table.and_then(|table| table.chain(&place.chain));
     let rule = chain.and_then(|chain| chain.rules.get(place.position.checked_sub(1)?));
-    rule.map_or_else(Vec::new, |rule| rule.matches.clone())
+    let asks = |one: &&Match| matches!(one, Match::Set { .. } | Match::Recent { .. });
+    rule.map_or_else(Vec::new, |rule| rule.matches.iter().filter(asks).cloned().collect())
 }

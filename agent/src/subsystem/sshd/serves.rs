@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use sshfix_kex::KexError;
-use sshfix_policy::subsystem::sshd::{Invocation, Manager};
+use sshfix_policy::subsystem::sshd::{Invocation, Manager, listen_address};
 
 use super::effective;
 use crate::subsystem::listener;
@@ -180,15 +180,8 @@ pub(super) fn addresses(invocation: &Invocation) -> Result<Vec<SocketAddr>, Stri
     effective.all("listenaddress").iter().map(|printed| address(printed)).collect()
 }
 
-/// `192.0.2.1:22`, `[2001:db8::1]:22 rdomain blue` (servconf.c, `dump_config`).
 fn address(printed: &str) -> Result<SocketAddr, String> {
-    let address = printed.split_ascii_whitespace().next().unwrap_or_default();
-    // Sockets are listed without the interface: `[fe80::1%eth0]:22`.
-    let whole = match (address.split_once('%'), address.rsplit_once(']')) {
-        (Some((ip, _)), Some((_, port))) => format!("{ip}]{port}"),
-        _ => address.to_owned(),
-    };
-    whole.parse().map_err(|_| format!("`ListenAddress {printed}` is not understood"))
+    listen_address(printed).ok_or_else(|| format!("`ListenAddress {printed}` is not understood"))
 }
 
 /// One address of each family to make a key exchange with, as this host reaches it.

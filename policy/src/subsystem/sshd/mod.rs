@@ -35,7 +35,7 @@ pub use facts::state::{
 pub use judge::admission::{complains_of_these, drop_percent};
 pub use judge::considered::trace;
 pub use judge::judgement::{Found, Mend, Remedy};
-pub use judge::sockets::{ends, listens};
+pub use judge::sockets::{ends, listen_address, listens};
 pub use judge::stages::stages;
 pub use show::{ShowError, ShowQuestion, show};
 pub use way_in::risk::{Limit, Risk};

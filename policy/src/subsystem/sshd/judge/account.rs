@@ -352,7 +352,7 @@ fn keys(
     for (path, file) in paths.iter().filter_map(|path| Some(file(path)?.each(path))).flatten() {
         match file.read(is_strict(effective)) {
             Reading::Keys(_) => good = true,
-            Reading::PassedOver(why) => bad.push(Evidence::new(path, why)),
+            Reading::PassedOver(why) => bad.push((path.to_owned(), why)),
             Reading::Missing => missing.push(Evidence::new(path, "not there")),
             Reading::Unknown(why) => unknown.push(Evidence::new(path, why)),
         }
@@ -377,8 +377,9 @@ fn keys(
         let fix = format!("`ssh-copy-id {user}@HOST` from where a password works, or put the public key into {first}");
         (format!("{user} has no authorized keys"), missing, fix)
     } else {
-        let fix = mend_modes(user, &account.home, bad.iter().map(|evidence| evidence.source.as_str()));
-        (format!("sshd passes over the authorized keys of {user} (StrictModes)"), bad, fix)
+        let fix = mend_modes(user, &account.home, bad.iter().map(|(path, _)| path.as_str()));
+        let evidence = bad.into_iter().map(|(path, why)| Evidence::new(path, why)).collect();
+        (format!("sshd passes over the authorized keys of {user} (StrictModes)"), evidence, fix)
     };
     let mut judgement = refuse(detail, evidence, fix);
     if others.is_empty() {

@@ -35,25 +35,26 @@ pub fn lost_sockets(
     let was = host.listener.present().and_then(|state| open(state, server_port)).or_else(|| named_sockets(before));
     let (Some(was), Some(is)) = (was, named_sockets(now)) else { return Vec::new() };
     let known = reached(host, from, locals);
-    let lost = known.iter().filter(|address| {
-        let covering = |all: &[Socket]| -> Vec<Option<String>> {
-            all.iter().filter(|socket| covers(socket.at, **address, port)).map(|socket| socket.device.clone()).collect()
-        };
-        // By which interface a client comes is not known: every one by which it could come has to stay.
-        let (was, is) = (covering(&was), covering(&is));
-        !is.contains(&None) && was.iter().any(|device| !is.contains(device))
-    });
-    let lost = lost.map(|address| {
+    let lost = |address: &IpAddr| {
         let at = SocketAddr::new(*address, port);
-        let bound: Vec<&str> =
-            is.iter().filter(|one| covers(one.at, *address, port)).filter_map(|one| one.device.as_deref()).collect();
+        let (was, is) = (devices(&was, at), devices(&is, at));
+        // By which interface a client comes is not known: every one by which it could come has to stay.
+        if is.contains(&None) || was.iter().all(|device| is.contains(device)) {
+            return None;
+        }
+        let bound: Vec<&str> = is.into_iter().flatten().collect();
         let why = match bound.as_slice() {
             [] => format!("the sockets: sshd would not listen on {at} any more"),
             some => format!("the sockets: sshd would listen on {at} only for what comes in by {}", some.join(" and ")),
         };
-        Objection::refuse(Stage::Listener, Reason::Socket(at), why)
-    });
-    lost.collect()
+        Some(Objection::refuse(Stage::Listener, Reason::Socket(at), why))
+    };
+    known.iter().filter_map(lost).collect()
+}
+
+/// The interfaces by which packets to this address come to one of the sockets; `None` is any.
+fn devices(sockets: &[Socket], at: SocketAddr) -> Vec<Option<&str>> {
+    sockets.iter().filter(|socket| covers(socket.at, at)).map(|socket| socket.device.as_deref()).collect()
 }
 
 /// These addresses of the host; where none is known, each of the client's family.
@@ -240,7 +241,12 @@ fn named_sockets(server: &Server) -> Option<Vec<Socket>> {
 
 /// What `sshd -T` prints; without the VRF.
 pub fn printed(effective: &Effective) -> Vec<SocketAddr> {
-    effective.all("listenaddress").iter().filter_map(|line| printed_socket(line)).map(|socket| socket.at).collect()
+    effective.all("listenaddress").iter().filter_map(|line| listen_address(line)).collect()
+}
+
+/// The address and port of a line of `sshd -T` about `ListenAddress`.
+pub fn listen_address(line: &str) -> Option<SocketAddr> {
+    printed_socket(line).map(|socket| socket.at)
 }
 
 /// `192.0.2.1:22`, `[fe80::1%eth0]:22`, `[2001:db8::1]:22 rdomain blue` (servconf.c, `dump_config`); sockets are listed without the interface
@@ -257,13 +263,13 @@ fn printed_socket(line: &str) -> Option<Socket> {
 }
 
 /// sshd makes its IPv6 sockets take IPv6 alone (sshd.c, `listen_on_addrs`).
-fn covers(socket: SocketAddr, address: IpAddr, port: u16) -> bool {
-    let there = match (socket.ip(), address) {
+fn covers(socket: SocketAddr, to: SocketAddr) -> bool {
+    let there = match (socket.ip(), to.ip()) {
         (IpAddr::V4(at), IpAddr::V4(_)) if at.is_unspecified() => true,
         (IpAddr::V6(at), IpAddr::V6(_)) if at.is_unspecified() => true,
         (at, address) => at == address,
     };
-    socket.port() == port && there
+    socket.port() == to.port() && there
 }
 
 #[cfg(test)]

@@ -18,16 +18,16 @@ const MAX_LINES: usize = 3;
 /// in it keeps anybody out.
 pub fn of(server: &Server, client: &Client) -> Option<Text> {
     let tree = server.tree.as_ref().ok()?;
-    let none =
-        tree.files.values().flat_map(Document::lines).find_map(|(_, line)| line.directive().ok().flatten().filter(names_none));
-    tree.files.values().find_map(|file| of_file(file, client, none.as_ref()).or_else(|| joined(file)))
+    let directives = |file: &Document| file.lines().filter_map(|(_, line)| line.directive().ok().flatten()).collect();
+    let files: Vec<Vec<Directive>> = tree.files.values().map(directives).collect();
+    let none = files.iter().flatten().find(|line| names_none(line));
+    files.iter().find_map(|lines| of_file(lines, client, none).or_else(|| joined(lines)))
 }
 
 /// A name of a file with a blank in it: `sshd -T` joins the names by blanks, so that it reads as two.
-fn joined(file: &Document) -> Option<Text> {
-    let mut lines = file.lines().filter_map(|(_, line)| line.directive().ok().flatten());
+fn joined(lines: &[Directive]) -> Option<Text> {
     let has_blank = |line: &Directive| line.arguments.iter().any(|word| word.contains(char::is_whitespace));
-    let line = lines.find(|line| canonical(&line.keyword) == "authorizedkeysfile" && has_blank(line))?;
+    let line = lines.iter().find(|line| canonical(&line.keyword) == "authorizedkeysfile" && has_blank(line))?;
     let words: Vec<String> = line.arguments.iter().map(|word| format!("\"{word}\"")).collect();
     Some(
         Text::from("sshd -T does not tell which files this line names: AuthorizedKeysFile ")
@@ -37,7 +37,7 @@ fn joined(file: &Document) -> Option<Text> {
 }
 
 /// `none` is a line of any file that may be included.
-fn of_file(file: &Document, client: &Client, none: Option<&Directive>) -> Option<Text> {
+fn of_file(lines: &[Directive], client: &Client, none: Option<&Directive>) -> Option<Text> {
     let untold = |criterion: &String| {
         let criterion = criterion.as_str();
         let scoped = match criterion {
@@ -47,7 +47,6 @@ fn of_file(file: &Document, client: &Client, none: Option<&Directive>) -> Option
         };
         !TOLD.contains(&criterion) || scoped && client.interface.is_none()
     };
-    let lines: Vec<Directive> = file.lines().filter_map(|(_, line)| line.directive().ok().flatten()).collect();
     let mut blocks = lines.iter().enumerate().filter(|(_, line)| line.keyword == "match");
     blocks.find_map(|(at, condition)| {
         let holds = match_line(condition, Some(client));
