@@ -14,6 +14,7 @@ use sshfix_policy::diagnose::admission;
 use sshfix_policy::host::fake::FakeHost;
 use sshfix_policy::host::step::Step;
 use sshfix_policy::host::{Done, Host, HostState, Needs, Part, Question, StepError};
+use sshfix_policy::plan::goal::Goal;
 use sshfix_policy::plan::{self, Plan};
 use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::reply::Confirm;
@@ -271,6 +272,7 @@ fn mixed() -> Vec<(HostState, SafePlan)> {
                 let operation = Intent::SshdReload;
                 let confirm = Confirm::Required;
                 let plan = Plan {
+                    goal: Goal::of(&operation, 22),
                     intent: operation,
                     steps,
                     opens: vec![],

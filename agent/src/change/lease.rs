@@ -57,9 +57,9 @@ fn sources_of(items: &[Item]) -> Vec<Source> {
     items.iter().filter_map(of).collect()
 }
 
-/// A `revoke` was done: its lease is over. If this cannot be written, the lease ends on time with nothing left to do.
-pub fn revoked(agent: &Agent, intent: &Intent, notes: &[Text]) {
-    if let Intent::Revoke { id } = intent
+/// A `revoke` was done: the lease that it ends, if any, is over. If this cannot be written, the lease ends on time with nothing left to do.
+pub fn revoked(agent: &Agent, id: Option<&str>, notes: &[Text]) {
+    if let Some(id) = id
         && let Err(error) = agent.store.lease_end(id, Timestamp::now(), Text::joined(notes, "; ").as_str())
     {
         tracing::error!(lease = id, "the end of the lease could not be recorded: {error}");

@@ -201,8 +201,8 @@ impl<'a, H: Host> Applied<'a, H> {
         let Order { question, read, plan, .. } = &self.begun.order;
         let port = question.port;
         let (_, (deviations, seen)) = observed(self.begun.host, question, |state, needs| {
-            let deviations = verify::deviations(plan, read, state, port, needs);
-            let left = remaining::left(&plan.plan().intent, state, port, needs);
+            let deviations = verify::deviations(plan, read, state, needs);
+            let left = plan.plan().goal.path().map(|connection| remaining::left(connection, state, needs));
             (deviations, Seen { notes: verify::notes(plan, state, port, needs), left })
         });
         let seen = Box::new(seen);

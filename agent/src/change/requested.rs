@@ -8,6 +8,7 @@ use sshfix_policy::address::{self, Source};
 use sshfix_policy::diagnose::remaining::{self, Left};
 use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::plan;
+use sshfix_policy::plan::goal::Goal;
 use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::proof::permitted::permitted;
 use sshfix_policy::reply::{Body, Change, ChangeSchema, ChangeState, Confirm, ErrorCode, ErrorDocument};
@@ -52,9 +53,10 @@ pub(crate) struct Requested<'a> {
 impl Requested<'_> {
     /// The plan, and where it has no steps, what still keeps the source out.
     pub fn shown(&self, host: &mut LiveHost) -> Result<Body, Refusal> {
-        let mut plan = self.planned(host)?.1.document();
+        let safe = self.planned(host)?.1;
+        let mut plan = safe.document();
         if plan.steps.is_empty()
-            && let Some(Left { verdict, stages, notes }) = self.left(host, self.intent)
+            && let Some(Left { verdict, stages, notes }) = self.left(host, &safe.plan().goal)
         {
             (plan.verdict, plan.stages) = (Some(verdict), stages);
             plan.notes.extend(notes);
@@ -65,7 +67,7 @@ impl Requested<'_> {
     /// Makes the change that is planned now, if it is the one that was shown. A host that others change between the plan and its
     /// first step is planned on again; the change is made only if the plan is still the same.
     pub fn made(&self, host: &mut LiveHost, shown: Option<&str>, confirm_within: Option<u64>) -> Result<Body, Refusal> {
-        let Self { agent, question, authorized, intent } = *self;
+        let Self { agent, question, authorized, intent: _ } = *self;
         let within = agent.config.confirm.within(confirm_within).map_err(|why| out_of_bounds(&why))?;
         patience::with(None, || decide::in_the_way(agent, host))?;
         let mut wanted = shown.map(str::to_owned);
@@ -77,7 +79,7 @@ impl Requested<'_> {
             }
             // A lease that counts on what others added has no steps, and is made all the same.
             if safe.steps().is_empty() && safe.plan().lease.is_none() {
-                lease::revoked(agent, intent, &safe.plan().notes);
+                lease::revoked(agent, safe.plan().goal.ended_lease(), &safe.plan().notes);
                 return self.nothing_to_do(host, &safe, &read);
             }
             let id = random::hex::<5>().map_err(|error| failed(&error))?;
@@ -91,7 +93,7 @@ impl Requested<'_> {
                     Confirm::Required => Some(within),
                     Confirm::NotNeeded => None,
                 },
-                lease: safe.plan().lease.as_ref().map(|lease| new_lease(lease, &safe)),
+                lease: safe.plan().lease.as_ref().map(new_lease),
             };
             match make::begin(host, &agent.store, order, Moment::now) {
                 Ok(begun) => {
@@ -168,7 +170,7 @@ impl Requested<'_> {
             Err(failed) => (ChangeState::Stuck, true, None, Some(*failed.failure), failed.seen),
         };
         if state == ChangeState::Confirmed {
-            lease::revoked(self.agent, self.intent, &safe.plan().notes);
+            lease::revoked(self.agent, safe.plan().goal.ended_lease(), &safe.plan().notes);
         }
         let mut notes = safe.plan().notes.clone();
         notes.extend(seen.notes);
@@ -201,7 +203,7 @@ impl Requested<'_> {
             Part::Absent(_) => false,
         };
         let blind = files_unread || nf_tables.unreadable().is_some() || xtables.unreadable().is_some();
-        if blind && matches!(safe.plan().intent, Intent::Unban { .. } | Intent::Fix { .. }) {
+        if blind && safe.plan().goal.path().is_some() {
             return Err(ErrorDocument::new(
                 ErrorCode::Failed,
                 Text::from("found nothing to lift, but not everything could be read; nothing was changed: ")
@@ -210,13 +212,12 @@ impl Requested<'_> {
             )
             .into());
         }
-        let left = self.left(host, &safe.plan().intent);
+        let left = self.left(host, &safe.plan().goal);
         Ok(Body::Change(changed_nothing(safe, safe.plan().notes.clone(), left)))
     }
 
-    fn left(&self, host: &mut LiveHost, intent: &Intent) -> Option<Left> {
-        let port = self.question.port;
-        observed(host, self.question, |state, needs| remaining::left(intent, state, port, needs)).1
+    fn left(&self, host: &mut LiveHost, goal: &Goal) -> Option<Left> {
+        goal.path().map(|connection| observed(host, self.question, |state, needs| remaining::left(connection, state, needs)).1)
     }
 }
 
@@ -240,13 +241,9 @@ fn changed_nothing(safe: &SafePlan, mut notes: Vec<Text>, left: Option<Left>) ->
     }
 }
 
-fn new_lease(lease: &plan::Lease, safe: &SafePlan) -> NewLease {
-    let summary = match &safe.plan().intent {
-        Intent::Allow { source, .. } => format!("{} gets in", source.short()),
-        Intent::Unban { source, .. } => format!("{} is not banned again", source.short()),
-        other => other.action().to_string(),
-    };
-    NewLease { id: lease.id.clone(), summary, items: lease.items.clone(), time: Duration::from_secs(lease.seconds) }
+fn new_lease(lease: &plan::Lease) -> NewLease {
+    let plan::Lease { id, purpose, seconds, items } = lease;
+    NewLease { id: id.clone(), summary: purpose.to_string(), items: items.clone(), time: Duration::from_secs(*seconds) }
 }
 
 /// Every way in that must not be lost: the requester's own as the signer claims it, live sessions, `keep` entries. A claim protects

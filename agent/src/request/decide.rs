@@ -3,6 +3,7 @@
 //! still answers. Must not plan or apply anything.
 
 use sshfix_policy::access_proof::{self, AccessProof};
+use sshfix_policy::plan::goal::Goal;
 use sshfix_policy::reply::{Body, Change, ChangeBrief, ChangeSchema, ChangeState, ErrorCode, ErrorDocument, Guarded, Names};
 use sshfix_policy::request::authorize::AuthorizedRequest;
 use sshfix_policy::text::quoted::Text;
@@ -50,7 +51,7 @@ pub(crate) fn confirm(
     let detail = format!("confirmed by {}; {proven}", authorized.signer().principal());
     match agent.store.change_state(id, ChangeStage::Confirmed, &detail) {
         Ok(()) => {
-            lease::revoked(agent, &change.operation, &[]);
+            lease::revoked(agent, Goal::of(&change.operation, agent.config.ssh_port).ended_lease(), &[]);
             kept::forget(change.steps.iter().map(|record| &record.step));
         }
         // Its deadline came in this very moment.

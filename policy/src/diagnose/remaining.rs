@@ -1,11 +1,9 @@
 //! What keeps a source out where a plan has nothing more to lift: the stages that refuse it or cannot be judged, each quoted, with
 //! what to do. Judges nothing itself: the diagnosis does.
 
-use crate::address::canonical;
 use crate::diagnose::{self, Path};
 use crate::host::{HostState, Needs};
 use crate::netfilter;
-use crate::request::Intent;
 use crate::subsystem::hosts_access;
 use crate::text::quoted::Text;
 use crate::verdict::cause::{Cause, Finding};
@@ -22,17 +20,12 @@ pub struct Left {
     pub notes: Vec<Text>,
 }
 
-/// How the path stands on this host; `None` for operations that are about no path. Facts that are missing are added to `needs`.
-pub fn left(intent: &Intent, host: &HostState, port: u16, needs: &mut Needs) -> Option<Left> {
-    let connection = match intent {
-        Intent::Unban { source, .. } => Connection { source: *source, port, user: None },
-        Intent::Fix { address, user, .. } => Connection { source: canonical(*address).into(), port, user: user.clone() },
-        _ => return None,
-    };
-    let Path { verdict, mut stages, findings } = diagnose::path(host, &connection, false, needs);
+/// How the path stands on this host. Facts that are missing are added to `needs`.
+pub fn left(connection: &Connection, host: &HostState, needs: &mut Needs) -> Left {
+    let Path { verdict, mut stages, findings } = diagnose::path(host, connection, false, needs);
     stages.retain(|stage| stage.verdict != Verdict::Accept);
-    let notes = stages.iter().map(|stage| note(host, &connection, stage, &findings, needs)).collect();
-    Some(Left { verdict, stages, notes })
+    let notes = stages.iter().map(|stage| note(host, connection, stage, &findings, needs)).collect();
+    Left { verdict, stages, notes }
 }
 
 fn note(host: &HostState, connection: &Connection, stage: &StageReport, findings: &[Finding], needs: &mut Needs) -> Text {

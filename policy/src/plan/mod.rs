@@ -2,9 +2,9 @@
 //! what is shown. Pure; the same host gives the same plan. Proving it safe is `lockout`'s, doing it is the agent's.
 
 pub mod difference;
+pub mod goal;
 pub mod lease;
 
-#[cfg(test)]
 use std::fmt;
 use std::fmt::Write as _;
 
@@ -19,6 +19,7 @@ use crate::host::step::{Mismatch, Reach, Step};
 use crate::host::{HostState, Needs};
 use crate::netfilter;
 use crate::plan::difference::{Difference, difference};
+use crate::plan::goal::{Affects, Goal};
 use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Intent;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
@@ -32,8 +33,10 @@ use crate::words;
 /// What is done to the host, not yet proven safe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// What was asked.
+    /// What was asked: shown, and in the digest.
     pub intent: Intent,
+    /// What it is for: decided by.
+    pub goal: Goal,
     /// In order; empty when there is nothing to do.
     pub steps: Vec<Step>,
     /// Sources that get in afterwards and did not, or perhaps not, before.
@@ -55,10 +58,30 @@ pub struct Plan {
 pub struct Lease {
     /// The id it gets.
     pub id: String,
+    /// For what.
+    pub purpose: LeasePurpose,
     /// Seconds from when the plan is applied.
     pub seconds: u64,
     /// What is taken back then.
     pub items: Vec<Item>,
+}
+
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeasePurpose {
+    /// The source gets in.
+    Access(Source),
+    /// The source is not banned again.
+    NoBan(Source),
+}
+
+impl fmt::Display for LeasePurpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LeasePurpose::Access(source) => write!(f, "{} gets in", source.short()),
+            LeasePurpose::NoBan(source) => write!(f, "{} is not banned again", source.short()),
+        }
+    }
 }
 
 /// Why there is no plan. The host is unchanged.
@@ -113,7 +136,9 @@ pub fn plan_beside(leases: &Leases, intent: &Intent, host: &HostState, port: u16
 #[cfg(test)]
 fn decided(found: &Result<Plan, PlanError>) -> impl fmt::Debug + PartialEq + use<> {
     let plan = found.as_ref().map_err(std::mem::discriminant);
-    plan.map(|plan| (plan.steps.clone(), plan.opens.clone(), plan.closes.clone(), plan.confirm, plan.lease.clone()))
+    plan.map(|plan| {
+        (plan.goal.clone(), plan.steps.clone(), plan.opens.clone(), plan.closes.clone(), plan.confirm, plan.lease.clone())
+    })
 }
 
 fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
@@ -180,7 +205,8 @@ fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs:
                         "what accepts it was added by another lease, and now stays until the last of these leases ends".into(),
                     );
                 }
-                lease = Some(Lease { id: leases.next.clone(), seconds: *seconds, items });
+                let purpose = LeasePurpose::Access(*source);
+                lease = Some(Lease { id: leases.next.clone(), purpose, seconds: *seconds, items });
             }
             steps
         }
@@ -226,8 +252,9 @@ pub fn of_steps(intent: &Intent, steps: Vec<Step>, host: &HostState, port: u16, 
     if cut {
         notes.push("opens or closes more ranges than can be listed: the lists are cut".into());
     }
-    let confirm = confirm(intent, &steps, &closes, &unshown);
-    Ok(Plan { intent: intent.clone(), steps, opens, closes, confirm, lease: None, alternatives: Vec::new(), notes })
+    let goal = Goal::of(intent, port);
+    let confirm = confirm(&goal, &steps, &closes, &unshown);
+    Ok(Plan { intent: intent.clone(), goal, steps, opens, closes, confirm, lease: None, alternatives: Vec::new(), notes })
 }
 
 /// What is missing of a lease that runs (`leases.next` is its id): what was added when it was made, less what is there.
@@ -392,24 +419,28 @@ fn ignore(
     if items.is_empty() {
         notes.push(format!("{} is ignored already: --ignore-for adds nothing, and nothing ends later", source.short()).into());
     } else {
-        *lease = Some(Lease { id: leases.next.clone(), seconds, items });
+        *lease = Some(Lease { id: leases.next.clone(), purpose: LeasePurpose::NoBan(source), seconds, items });
     }
     Ok(steps)
 }
 
 /// A plan that only opens is confirmed by its verification. Every other one must be confirmed by a person who can still get in:
 /// one that closes something, whose purpose is to close, or whose steps the model cannot show to keep nobody out.
-fn confirm(intent: &Intent, steps: &[Step], closes: &[Source], unshown: &[Source]) -> Confirm {
-    // The model knows what hosts.allow and hosts.deny mean for sshd, not for other daemons.
-    let other_daemon = |daemon: &Option<String>| daemon.as_ref().is_some_and(|daemon| daemon != "sshd");
-    let to_close = match intent {
+fn confirm(goal: &Goal, steps: &[Step], closes: &[Source], unshown: &[Source]) -> Confirm {
+    let to_close = match goal {
         // What a lease added is all that its end takes away, and an allow only opens; but an edit of sshd is an edit of sshd.
-        Intent::Allow { .. } | Intent::Revoke { .. } if !steps.iter().any(|step| matches!(step, Step::Sshd(_))) => {
+        Goal::LetIn(_) | Goal::EndLease { .. } if !steps.iter().any(|step| matches!(step, Step::Sshd(_))) => {
             return Confirm::NotNeeded;
         }
-        Intent::Ban { .. } | Intent::HostsDeny { .. } => true,
-        Intent::HostsRemove { daemon, .. } => other_daemon(daemon),
-        _ => false,
+        Goal::Ban { .. } | Goal::KeepOut | Goal::Remove(Affects::OtherDaemon) => true,
+        Goal::Unban(_)
+        | Goal::UnbanInJail(_)
+        | Goal::Repair(_)
+        | Goal::LetIn(_)
+        | Goal::EndLease { .. }
+        | Goal::Add
+        | Goal::Remove(Affects::Sshd)
+        | Goal::Configure => false,
     };
     let shown = |step: &Step| match step.reach() {
         Reach::Nobody => true,

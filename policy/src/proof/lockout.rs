@@ -12,7 +12,6 @@ use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
 use crate::plan::Plan;
 use crate::reply::{Confirm, PathDocument, PlanDocument};
-use crate::request::Intent;
 use crate::subsystem::listener;
 use crate::subsystem::sshd::{self, Fault, WayIn};
 use crate::text::quoted::Text;
@@ -209,7 +208,7 @@ pub fn sessions(plan: &Plan, host: &HostState) -> Result<Vec<AccessPath>, Lockou
 
 /// What must be confirmed may close something ([`crate::plan`]); so may the end of a lease, which goes without.
 fn may_close(plan: &Plan) -> bool {
-    let ends = matches!(plan.intent, Intent::Revoke { .. }) && plan.steps.iter().any(|step| step.reach() != Reach::Nobody);
+    let ends = plan.goal.ended_lease().is_some() && plan.steps.iter().any(|step| step.reach() != Reach::Nobody);
     plan.confirm == Confirm::Required || ends
 }
 
@@ -320,6 +319,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
+    use crate::plan::goal::Goal;
+    use crate::request::Intent;
     use crate::subsystem::hosts_access;
     use crate::subsystem::ipset::SetNames;
     use crate::subsystem::nf_tables::Family;
@@ -335,6 +336,7 @@ mod tests {
     fn plan(confirm: Confirm) -> Plan {
         Plan {
             intent: Intent::SshdReload,
+            goal: Goal::Configure,
             steps: Vec::new(),
             opens: Vec::new(),
             closes: Vec::new(),

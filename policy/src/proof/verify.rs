@@ -5,9 +5,9 @@ use crate::host::block::{Block, Lift};
 use crate::host::step::{Mismatch, Step};
 use crate::host::{HostState, Needs};
 use crate::plan;
+use crate::plan::goal::Goal;
 use crate::plan::lease;
 use crate::proof::lockout::SafePlan;
-use crate::request::Intent;
 use crate::text::quoted::Text;
 use crate::verdict::{Connection, Evidence, Verdict};
 #[cfg(test)]
@@ -39,14 +39,14 @@ impl Deviation {
 ///
 /// Checked: every touched part is as predicted; and after an `unban`, nothing that a plan could lift still refuses the source
 /// ("unbanned" is never said while a rule for it is in the kernel).
-pub fn deviations(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<Deviation> {
-    let found = deviating(plan, read, observed, port, needs);
+pub fn deviations(plan: &SafePlan, read: &HostState, observed: &HostState, needs: &mut Needs) -> Vec<Deviation> {
+    let found = deviating(plan, read, observed, needs);
     #[cfg(test)]
-    words::same(&found, Vec::len, || deviating(plan, read, observed, port, &mut Needs::new()));
+    words::same(&found, Vec::len, || deviating(plan, read, observed, &mut Needs::new()));
     found
 }
 
-fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<Deviation> {
+fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, needs: &mut Needs) -> Vec<Deviation> {
     needs.extend(plan.steps().iter().flat_map(Step::needs));
     let predicted = match plan::predict(read, plan.steps()) {
         Ok(predicted) => predicted,
@@ -55,36 +55,47 @@ fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, port: u16,
     // A step that does not hold in the prediction was superseded by a later one.
     let last_words = plan.steps().iter().filter(|step| step.holds(&predicted).is_ok());
     let mut deviations: Vec<Deviation> = last_words.filter_map(|step| step.holds(observed).err().map(Deviation::Step)).collect();
-    if let Intent::Unban { source, jail: None, .. } = &plan.plan().intent {
-        let connection = Connection { source: *source, port, user: None };
-        let still = blocks(observed, &connection, needs);
-        deviations.extend(still.iter().filter(|block| liftable(block)).map(|block| {
-            let evidence = block.finding.evidence.first();
-            let mut text = Text::from(format!("{} still refused ({})", source.short(), block.finding.cause));
-            if let Some(Evidence { source, text: quoted }) = evidence {
-                text.push(Text::from(format!(": {source}: ")) + quoted.clone());
-            }
-            Deviation::NotLifted(text)
-        }));
-    }
-    if let Intent::Fix { address, .. } = &plan.plan().intent {
-        let connection = Connection { source: (*address).into(), port, user: None };
-        let still = blocks(observed, &connection, needs);
-        let left = still.iter().filter(|block| liftable(block) && matches!(block.lift, Lift::Steps(_)));
-        deviations
-            .extend(left.map(|block| Deviation::NotLifted(format!("{address} still refused ({})", block.finding.cause).into())));
-    }
-    if let Intent::Allow { source, .. } = &plan.plan().intent {
-        let why = lease::refused(observed, *source, port, needs);
-        deviations.extend(why.map(|why| Deviation::NotLetIn(Text::from(format!("{} is still blocked: ", source.short())) + why)));
+    match &plan.plan().goal {
+        Goal::Unban(connection) => {
+            let still = blocks(observed, connection, needs);
+            deviations.extend(still.iter().filter(|block| liftable(block)).map(|block| {
+                let mut text = still_refused(connection, block);
+                if let Some(Evidence { source, text: quoted }) = block.finding.evidence.first() {
+                    text.push(Text::from(format!(": {source}: ")) + quoted.clone());
+                }
+                Deviation::NotLifted(text)
+            }));
+        }
+        Goal::Repair(connection) => {
+            let still = blocks(observed, connection, needs);
+            let left = still.iter().filter(|block| liftable(block) && matches!(block.lift, Lift::Steps(_)));
+            deviations.extend(left.map(|block| Deviation::NotLifted(still_refused(connection, block))));
+        }
+        Goal::LetIn(Connection { source, port, user: _ }) => {
+            let why = lease::refused(observed, *source, *port, needs);
+            deviations
+                .extend(why.map(|why| Deviation::NotLetIn(Text::from(format!("{} is still blocked: ", source.short())) + why)));
+        }
+        // Their steps hold, which is all that was asked; `notes` looks at a ban.
+        Goal::UnbanInJail(_)
+        | Goal::EndLease { .. }
+        | Goal::Ban { .. }
+        | Goal::KeepOut
+        | Goal::Add
+        | Goal::Remove(_)
+        | Goal::Configure => {}
     }
     deviations
+}
+
+fn still_refused(connection: &Connection, block: &Block) -> Text {
+    format!("{} still refused ({})", connection.source.short(), block.finding.cause).into()
 }
 
 /// What is as predicted and still not what was asked for, one line each. A ban that lets the source in all the same is left to a
 /// person: whether the jail's action failed or is about another port cannot be told from here.
 pub fn notes(plan: &SafePlan, observed: &HostState, port: u16, needs: &mut Needs) -> Vec<Text> {
-    let Intent::Ban { source, jail } = &plan.plan().intent else { return Vec::new() };
+    let Goal::Ban { source, jail } = &plan.plan().goal else { return Vec::new() };
     let connection = Connection { source: *source, port, user: None };
     match admission(observed, observed, &connection, needs).0 {
         Verdict::Accept => vec![Text::from(format!(

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use super::{Intent, Operation, Request};
 use crate::plan::Plan;
+use crate::plan::goal::Goal;
 use crate::reply::Confirm;
 
 #[test]
@@ -26,6 +27,7 @@ fn every_request_of_before_reads_and_writes_as_it_did() {
 
 fn empty(intent: Intent) -> Plan {
     Plan {
+        goal: Goal::of(&intent, 22),
         intent,
         steps: Vec::new(),
         opens: Vec::new(),
