@@ -147,7 +147,7 @@ impl Requested<'_> {
         if let Some(patience) = patience::current().filter(Patience::was_cut) {
             return Err(late(&patience));
         }
-        let safe = safe.map_err(|error| refused_plan(intent, error))?;
+        let safe = safe.map_err(refused_plan)?;
         Ok((state, safe))
     }
 

@@ -99,6 +99,6 @@ fn planned(operation: &Intent, source: Source, state: &HostState, port: u16, nee
         let place = xtables::Place { v6: false, table: "filter".to_owned(), chain: "INPUT".to_owned(), position: 1 };
         steps.extend(xtables::Step::accept(tables, &place, source, Admits::Tcp(port), Some(&mark)).map(Step::Xtables));
     }
-    steps.extend(hosts_access::plan_lease(state, source, &mark)?);
+    steps.extend(hosts_access::plan_lease(state, source, &mark).map_err(|error| error.to_string())?);
     plan::of_steps(operation, steps, state, port, needs).map_err(|error| error.to_string())
 }

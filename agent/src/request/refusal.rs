@@ -3,11 +3,10 @@
 use std::fmt::Display;
 
 use sshfix_policy::address::NoClient;
-use sshfix_policy::plan::PlanError;
+use sshfix_policy::plan::error::PlanError;
 use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::proof::permitted::TooWide;
 use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, Names, PlanDocument};
-use sshfix_policy::request::Intent;
 use sshfix_policy::request::recorded::TooManyWords;
 use sshfix_policy::subsystem::sshd;
 use sshfix_policy::text::quoted::Text;
@@ -62,7 +61,7 @@ pub(crate) enum NoSafePlan {
     TooWide(#[from] TooWide),
 }
 
-pub(crate) fn refused_plan(intent: &Intent, error: NoSafePlan) -> Refusal {
+pub(crate) fn refused_plan(error: NoSafePlan) -> Refusal {
     match error {
         NoSafePlan::Lockout(why, plan) => lockout(&why, plan),
         NoSafePlan::TooWide(why) => ErrorDocument::new(
@@ -70,29 +69,7 @@ pub(crate) fn refused_plan(intent: &Intent, error: NoSafePlan) -> Refusal {
             why.words(),
             "ask a principal whose grant in policy.toml has no `networks` to run the same command",
         ),
-        NoSafePlan::Plan(PlanError::ByHand { by_hand, .. }) => ErrorDocument::new(
-            ErrorCode::Failed,
-            Text::from("sshfix does not change what blocks here, so nothing was changed: ") + Text::joined(&by_hand, "; "),
-            "follow the advice for each block, then run the command again for the rest",
-        ),
-        NoSafePlan::Plan(error) => ErrorDocument::new(
-            ErrorCode::Failed,
-            error.words() + "; nothing was changed",
-            match intent {
-                Intent::FirewallAccept { .. } | Intent::FirewallRemove { .. } => "`sshfix ctl firewall list` shows what there is",
-                Intent::HostsAllow { .. } | Intent::HostsDeny { .. } | Intent::HostsRemove { .. } => {
-                    "`sshfix ctl hosts list` shows what there is"
-                }
-                Intent::Ban { .. } | Intent::Fail2banIgnore { .. } | Intent::Fail2banUnignore { .. } => {
-                    "`sshfix ctl fail2ban jails` shows what there is; where fail2ban does not run: `systemctl start fail2ban`"
-                }
-                Intent::SshdSet { .. } | Intent::SshdUnset { .. } | Intent::SshdReload | Intent::SshdRestart => {
-                    "correct what is named, then retry; a running sshd keeps the configuration that it has read"
-                }
-                Intent::Revoke { .. } => "`sshfix ctl leases` lists them",
-                Intent::Unban { .. } | Intent::Fix { .. } | Intent::Allow { .. } => "`sshfix ctl status` shows what was found",
-            },
-        ),
+        NoSafePlan::Plan(error) => ErrorDocument::new(ErrorCode::Failed, error.words(), error.advice()),
     }
     .into()
 }

@@ -49,14 +49,20 @@ fn to_do(host: &HostState, connection: &Connection, stage: &StageReport, finding
     match (stage.verdict, stage.stage) {
         (Verdict::Unknown, Stage::Netfilter) => {
             let accept = netfilter::plan_accept(host, connection.source, connection.port, None, needs);
-            advice.extend(past(&format!("sshfix ctl firewall accept {who}"), accept.map(|steps| !steps.is_empty())));
+            advice.extend(past(
+                &format!("sshfix ctl firewall accept {who}"),
+                accept.map(|steps| !steps.is_empty()).map_err(|why| why.to_string()),
+            ));
             if here().any(|finding| finding.cause == Cause::IptablesRatelimit) {
                 advice.push("or wait, then try once: a limit accepts it again after a time without attempts".into());
             }
         }
         (Verdict::Unknown, Stage::HostsAccess) => {
             let allow = hosts_access::plan_allow(host, connection.source, None);
-            advice.extend(past(&format!("sshfix ctl hosts allow {who}"), allow.map(|steps| !steps.is_empty())));
+            advice.extend(past(
+                &format!("sshfix ctl hosts allow {who}"),
+                allow.map(|steps| !steps.is_empty()).map_err(|why| why.to_string()),
+            ));
         }
         _ => {
             for finding in here().filter(|finding| !finding.fix.is_empty()) {

@@ -5,6 +5,7 @@ use jiff::SignedDuration;
 
 use super::alternative::alternatives;
 use super::attempt::{self, Attempt, attempts, legacy_accept, legacy_rule, missing, nft_accept, refusal_owner, side};
+use super::no_plan::NoPlan;
 use super::outcome::{Culprit, Pass, Refusal};
 use super::walk::{Walk, walk};
 use super::{evidence, how, ipset, managed, recent, trace, what};
@@ -102,7 +103,7 @@ pub fn plan_accept(
     port: u16,
     mark: Option<&str>,
     needs: &mut Needs,
-) -> Result<Vec<Step>, String> {
+) -> Result<Vec<Step>, NoPlan> {
     let connection = Connection { source, port, user: None };
     let mut model = filters_of(host);
     let mut steps = Vec::new();
@@ -114,13 +115,13 @@ pub fn plan_accept(
             .map_or_else(String::new, |one| format!("{}: {}", one.source, one.text.as_str()));
         let attempts = match &refusal.culprit {
             _ if matches!(refusal.pass, Pass::Discovery(_)) => attempt::through_discovery(&model, &connection, mark, needs),
-            Culprit::Unread(why) => return Err(format!("{why}; nothing was planned")),
-            Culprit::Full(fill) => return Err(format!("{}; {}", fill.text(), fill.fix())),
+            Culprit::Unread(why) => return Err(NoPlan::Undecided(why.clone())),
+            Culprit::Full(fill) => return Err(NoPlan::Full(fill.clone())),
             Culprit::NfTables(event) => nft_accept(&model, &connection, &refusal, event, mark),
             Culprit::Legacy(outcome) => legacy_accept(&model, &connection, &refusal, &outcome.place, mark).into_iter().collect(),
         };
-        if let Some(advice) = attempts.iter().find_map(|attempt| attempt.by_hand.as_ref()) {
-            return Err(format!("{quoted}: this is not changed behind the back of its owner; run: {advice}"));
+        if let Some(command) = attempts.iter().find_map(|attempt| attempt.by_hand.clone()) {
+            return Err(NoPlan::Owned { quoted, command });
         }
         let Some((attempt, after, again)) = first_that_works(&model, &connection, &refusal, attempts, needs) else {
             let shared = match &refusal.culprit {
@@ -130,13 +131,12 @@ pub fn plan_accept(
                 }),
                 Culprit::Legacy(_) | Culprit::Unread(_) | Culprit::Full(_) => false,
             };
-            let why = if shared { "would not open this host without those behind it" } else { "would not open the path" };
-            return Err(format!("an accept before {quoted} {why}; change it by hand"));
+            return Err(if shared { NoPlan::OpensHostsBehind { quoted } } else { NoPlan::NotOpened { quoted } });
         };
         steps.extend(attempt.steps);
         (model, walked) = (after, again);
     }
-    Err(format!("more than {MOST_BLOCKS} rules refuse {}; nothing was planned", source.short()))
+    Err(NoPlan::TooMany { most: MOST_BLOCKS, client: source })
 }
 
 /// The first attempt that lifts the refusal on the model, with the model and the walk after it.

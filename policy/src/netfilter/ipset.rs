@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::arrival::arrivals;
 use super::deciding;
+use super::no_plan::NoPlan;
 use super::outcome::{Pass, Refusal};
 use crate::address::Source;
 use crate::host::block::Alternative;
@@ -88,7 +89,7 @@ pub fn asked(host: &HostState) -> BTreeSet<u16> {
 
 /// Deletes one element of a set that rules ask; the error says why not. Facts that are missing are added to `needs`, and then there is
 /// no step yet.
-pub fn remove(host: &HostState, set: &str, element: &str, needs: &mut Needs) -> Result<Option<Step>, String> {
+pub fn remove(host: &HostState, set: &str, element: &str, needs: &mut Needs) -> Result<Option<Step>, NoPlan> {
     let indices = asked(host);
     let unknown = indices.iter().filter(|index| !host.ipset.sets.contains_key(index));
     let missing: Vec<Need> = unknown.map(|index| Need::Ipset(*index)).collect();
@@ -97,7 +98,7 @@ pub fn remove(host: &HostState, set: &str, element: &str, needs: &mut Needs) -> 
         return Ok(None);
     }
     let reference = format!("ipset/{set}/{element}");
-    let gone = || format!("there is no {reference} on this host (any more), or no rule asks that set");
+    let gone = || NoPlan::GoneOrUnasked(reference.clone());
     let read = indices.iter().filter_map(|index| host.ipset.sets.get(index)?.as_ref().ok());
     let mut sets = read.flat_map(|set| set.members.iter().chain([set]));
     // One that could not be read may be this one.
@@ -106,23 +107,24 @@ pub fn remove(host: &HostState, set: &str, element: &str, needs: &mut Needs) -> 
             .sets
             .values()
             .find_map(|set| set.as_ref().err())
-            .map(|why| format!("{reference} could not be looked for: {why}"))
+            .map(|why| NoPlan::NotLookedFor { reference: reference.clone(), why: why.clone() })
     };
     let known = sets.find(|known| known.name == set).ok_or_else(|| unread().unwrap_or_else(gone))?;
-    let by_hand = |why: &str| format!("{reference} {why}. By hand: ipset del {set} {element}");
     let key = Key::parse(&known.kind, element).filter(|key| key.to_string() == element);
-    let key = key.ok_or_else(|| by_hand("is of a type of set whose elements sshfix does not delete"))?;
+    let key =
+        key.ok_or_else(|| NoPlan::IpsetType { reference: reference.clone(), set: set.to_owned(), element: element.to_owned() })?;
     let query = known.query(key.clone());
     match (host.ipset.properties.get(set), host.ipset.entries.get(&query)) {
         (None, _) | (_, None) => {
             needs.extend([Need::IpsetProperties(set.to_owned()), Need::IpsetEntry(query)]);
             Ok(None)
         }
-        (Some(Err(why)), _) | (_, Some(Entry::Unknown(why))) => Err(format!("{reference} could not be read: {why}")),
+        (Some(Err(why)), _) | (_, Some(Entry::Unknown(why))) => Err(NoPlan::Unread { part: reference, why: why.clone() }),
         (_, Some(Entry::Absent)) => Err(gone()),
         (Some(Ok(properties)), Some(entry)) => {
             let step = ipset::Step::delete(known, *properties, key, entry);
-            Ok(Some(Step::Ipset(step.ok_or_else(|| by_hand("is not an element of exactly this"))?)))
+            let not_exactly = || NoPlan::NotExactly { reference, set: set.to_owned(), element: element.to_owned() };
+            Ok(Some(Step::Ipset(step.ok_or_else(not_exactly)?)))
         }
     }
 }

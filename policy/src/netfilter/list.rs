@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::no_plan::NoPlan;
 use super::reference::Reference;
 use super::walk;
 use crate::address::Source;
@@ -352,15 +353,15 @@ fn ends(at: Timestamp, element: &Element) -> Option<Timestamp> {
 }
 
 /// Removes one rule or element by its reference. Refuses what a manager owns, what could not be put back, and what is not there.
-pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Result<Vec<Step>, String> {
-    let parsed: Reference = reference.parse().map_err(|error: super::reference::ReferenceError| error.to_string())?;
-    let gone = || format!("there is no {reference} on this host (any more)");
+pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Result<Vec<Step>, NoPlan> {
+    let parsed: Reference = reference.parse()?;
+    let gone = || NoPlan::Gone(reference.to_owned());
     match &parsed {
         Reference::Legacy(place) => {
             let state = read(&host.xtables, "iptables-legacy")?;
             let table = state.table(place.v6, &place.table).ok_or_else(gone)?;
             if let Some(why) = &table.readonly {
-                return Err(format!("rules of this table are not changed by sshfix: {why}"));
+                return Err(NoPlan::ReadOnlyTable(why.clone()));
             }
             let rule =
                 table.chain(&place.chain).and_then(|chain| chain.rules.get(place.position.checked_sub(1)?)).ok_or_else(gone)?;
@@ -377,11 +378,13 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
             let rule = chain.rules.get(index).ok_or_else(gone)?;
             managed(&owner_of_rule(state, chain, rule), reference)?;
             if has_anonymous_set(rule) {
-                return Err(format!(
-                    "{reference} holds a list of its own, which could not be put back. By hand: nft delete rule \
-                     {family} {table} {} handle {handle}",
-                    chain.name
-                ));
+                return Err(NoPlan::OwnList {
+                    reference: reference.to_owned(),
+                    family: *family,
+                    table: table.clone(),
+                    chain: chain.name.clone(),
+                    handle: *handle,
+                });
             }
             let side = Side::Source;
             let touches = [false, true]
@@ -392,12 +395,8 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
             let step = delete_rule(state, chain, index, touches, &host.set_names()).ok_or_else(gone)?;
             Ok(vec![Step::NfTables(step)])
         }
-        Reference::Set { set, element: None } => {
-            Err(format!("{reference} is a whole set; name one element, such as {reference}/203.0.113.7. nft {set}"))
-        }
-        Reference::Ipset { element: None, .. } => {
-            Err(format!("{reference} is a whole set; name one element, such as {reference}/203.0.113.7"))
-        }
+        Reference::Set { set, element: None } => Err(NoPlan::WholeSet { reference: reference.to_owned(), set: set.clone() }),
+        Reference::Ipset { element: None, .. } => Err(NoPlan::WholeIpset(reference.to_owned())),
         Reference::Ipset { set, element: Some(element) } => {
             managed(&owner::of("", "", Some(set.trim_end_matches('6')), std::iter::empty()), reference)?;
             Ok(super::ipset::remove(host, set, element, needs)?.into_iter().collect())
@@ -406,9 +405,9 @@ pub fn plan_remove(host: &HostState, reference: &str, needs: &mut Needs) -> Resu
     }
 }
 
-fn remove_element(host: &HostState, set: &SetKey, text: &str, reference: &str, needs: &mut Needs) -> Result<Vec<Step>, String> {
+fn remove_element(host: &HostState, set: &SetKey, text: &str, reference: &str, needs: &mut Needs) -> Result<Vec<Step>, NoPlan> {
     let state = read(&host.nf_tables, "nftables")?;
-    let gone = || format!("there is no {reference} on this host (any more)");
+    let gone = || NoPlan::Gone(reference.to_owned());
     let known = state.sets.iter().find(|one| one.key == *set).ok_or_else(gone)?;
     managed(&owner::of(&set.table, "", Some(&set.set), std::iter::empty()), reference)?;
     let source: Option<Source> = text.parse().ok();
@@ -436,27 +435,24 @@ fn remove_element(host: &HostState, set: &SetKey, text: &str, reference: &str, n
     };
     let element = found.ok_or_else(gone)?;
     let step = delete_element(state, set, &element, source.map(|source| vec![source]));
-    let step = step.ok_or_else(|| format!("the elements of {reference} cannot be changed"))?;
+    let step = step.ok_or_else(|| NoPlan::FixedElements(reference.to_owned()))?;
     Ok(vec![Step::NfTables(step)])
 }
 
-fn read<'h, T>(part: &'h Part<T>, name: &str) -> Result<&'h T, String> {
-    match part {
+fn read<'h, T>(read: &'h Part<T>, part: &'static str) -> Result<&'h T, NoPlan> {
+    match read {
         Part::Present(state) => Ok(state),
-        Part::Absent(why) => Err(format!("{name} is not on this host: {why}")),
-        Part::Unreadable(why) => Err(format!("{name} could not be read: {why}")),
+        Part::Absent(why) => Err(NoPlan::Absent { part, why: why.clone() }),
+        Part::Unreadable(why) => Err(NoPlan::Unread { part: part.to_owned(), why: why.clone() }),
     }
 }
 
 /// What a manager owns is not removed behind its back.
-fn managed(owner: &Owner, reference: &str) -> Result<(), String> {
+fn managed(owner: &Owner, reference: &str) -> Result<(), NoPlan> {
     match owner {
         Owner::Nobody | Owner::Sshguard | Owner::DenyHosts | Owner::Systemd | Owner::Sshd | Owner::Named(_) => Ok(()),
-        Owner::Fail2ban(_) => Err(format!(
-            "{reference} belongs to {owner}, which would not know of it; `sshfix ctl unban ADDRESS` takes a ban out of both"
-        )),
-        Owner::Firewalld(_) | Owner::Ufw(_) | Owner::Docker | Owner::Crowdsec | Owner::Libvirt => {
-            Err(format!("{reference} belongs to {owner}, which writes it again; remove it there"))
+        Owner::Fail2ban(_) | Owner::Firewalld(_) | Owner::Ufw(_) | Owner::Docker | Owner::Crowdsec | Owner::Libvirt => {
+            Err(NoPlan::Managed { reference: reference.to_owned(), owner: owner.clone() })
         }
     }
 }

@@ -9,23 +9,19 @@ use crate::host::lease::{End, Item, Leases, Running, mark};
 use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
 use crate::netfilter;
-use crate::plan::PlanError;
+use crate::plan::error::{LeaseError, PlanError};
 use crate::subsystem::{fail2ban, hosts_access, route, sshd};
 use crate::text::quoted::Text;
 use crate::verdict::{Connection, Verdict};
 
 impl Leases {
     /// Whether a lease may last so long.
-    pub fn permit(&self, seconds: u64) -> Result<(), PlanError> {
+    pub fn permit(&self, seconds: u64) -> Result<(), LeaseError> {
         if seconds == 0 {
-            return Err(PlanError::Impossible("a lease lasts at least a second".to_owned()));
+            return Err(LeaseError::NoTime);
         }
         if self.longest > 0 && seconds > self.longest {
-            let longest = self.longest;
-            return Err(PlanError::Impossible(format!(
-                "a lease lasts at most {longest} seconds ({} days) here, not {seconds}: limits.lease_seconds in agent.toml says so",
-                longest / 86_400
-            )));
+            return Err(LeaseError::TooLong { seconds, longest: self.longest });
         }
         Ok(())
     }
@@ -70,7 +66,7 @@ pub fn allow(
     needs: &mut Needs,
 ) -> Result<(Vec<Step>, Vec<Item>), PlanError> {
     if source.net().prefix_len() == 0 {
-        return Err(PlanError::Impossible("a lease is for an address or a range, not everybody".to_owned()));
+        return Err(LeaseError::Everybody.into());
     }
     // A new part of the host does not compile before it is said what becomes of it here.
     let HostState {
@@ -94,7 +90,7 @@ pub fn allow(
     // Before the way is open, so that no ban comes in between.
     match fail2ban {
         Part::Present(_) => {
-            for step in fail2ban::plan_ignore(&alone, source, None).map_err(PlanError::Impossible)? {
+            for step in fail2ban::plan_ignore(&alone, source, None)? {
                 items.extend(ignored(&step));
                 steps.push(step);
             }
@@ -106,20 +102,16 @@ pub fn allow(
     }
     let refused = route::evaluate(host, &connection, needs);
     if refused.verdict == Verdict::Refuse {
-        return Err(PlanError::Impossible(format!(
-            "{}: a lease only adds and cannot bypass this; `sshfix ctl unban {}` lifts it",
-            refused.detail.as_str(),
-            source.short()
-        )));
+        return Err(LeaseError::Route { refusal: refused.detail, client: source }.into());
     }
-    let rules = netfilter::plan_accept(&alone, source, port, Some(&mark), needs).map_err(PlanError::Impossible)?;
+    let rules = netfilter::plan_accept(&alone, source, port, Some(&mark), needs)?;
     if !rules.is_empty() {
         items.push(Item::Rules { source, mark: mark.clone() });
     }
     steps.extend(rules);
     if hosts_access::evaluate(&alone, &connection, needs).verdict != Verdict::Accept {
         let created = hosts_access::has_no_allow(&alone);
-        for step in hosts_access::plan_lease(host, source, &mark).map_err(PlanError::Impossible)? {
+        for step in hosts_access::plan_lease(host, source, &mark)? {
             items.push(Item::Line { source, mark: mark.clone(), created });
             steps.push(step);
         }

@@ -2,6 +2,7 @@
 //! what is shown. Pure; the same host gives the same plan. Proving it safe is `lockout`'s, doing it is the agent's.
 
 pub mod difference;
+pub mod error;
 pub mod goal;
 pub mod lease;
 
@@ -9,7 +10,6 @@ use std::fmt;
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
-use thiserror::Error;
 
 use crate::address::Source;
 use crate::diagnose::{self, blocks};
@@ -19,11 +19,12 @@ use crate::host::step::{Mismatch, Reach, Step};
 use crate::host::{HostState, Needs};
 use crate::netfilter;
 use crate::plan::difference::{Difference, difference};
+use crate::plan::error::{LeaseError, PlanError};
 use crate::plan::goal::{Affects, Goal};
 use crate::reply::{Confirm, NotTaken, PathDocument, PlanDocument, PlanSchema, StepDocument};
 use crate::request::Intent;
 use crate::subsystem::{fail2ban, hosts_access, listener, nf_tables, sshd};
-use crate::text::quoted::{Quote, Text};
+use crate::text::quoted::Text;
 use crate::verdict::Connection;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
@@ -84,41 +85,6 @@ impl fmt::Display for LeasePurpose {
     }
 }
 
-/// Why there is no plan. The host is unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum PlanError {
-    /// The intent makes no sense on this host (unknown jail, unknown reference, ...).
-    #[error("{0}")]
-    Impossible(String),
-    /// The same of sshd, with what it quotes.
-    #[error("{}", .0.as_str())]
-    Sshd(Text),
-    /// Something blocks that sshfix must not or cannot change.
-    #[error("cannot lift every block of {source_text}: {}", Text::joined(.by_hand, "; ").as_str())]
-    ByHand {
-        /// Who stays blocked.
-        source_text: String,
-        /// What a person must do, one line a block.
-        by_hand: Vec<Text>,
-    },
-    /// The steps do not lead where they should on the model.
-    #[error("the planned steps do not fit what was read of the host: {0}")]
-    Model(#[from] Mismatch),
-}
-
-impl PlanError {
-    /// The same as it is displayed, with what it quotes.
-    pub fn words(&self) -> Text {
-        match self {
-            PlanError::Sshd(why) => why.clone(),
-            PlanError::ByHand { source_text, by_hand } => {
-                Text::from(format!("cannot lift every block of {source_text}: ")) + Text::joined(by_hand, "; ")
-            }
-            PlanError::Impossible(_) | PlanError::Model(_) => self.to_string().into(),
-        }
-    }
-}
-
 /// Plans the intent where no lease runs.
 pub fn plan(intent: &Intent, host: &HostState, port: u16, needs: &mut Needs) -> Result<Plan, PlanError> {
     plan_beside(&Leases::default(), intent, host, port, needs)
@@ -161,26 +127,14 @@ fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs:
             let connection = Connection { source: (*address).into(), port, user: user.clone() };
             fix(host, &connection, (&mut notes, &mut alternatives), needs)?
         }
-        Intent::Ban { source, jail } => fail2ban::plan_ban(host, *source, jail).map_err(PlanError::Impossible)?,
-        Intent::HostsAllow { source, daemon } => {
-            hosts_access::plan_allow(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
-        }
-        Intent::HostsDeny { source, daemon } => {
-            hosts_access::plan_deny(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
-        }
-        Intent::HostsRemove { source, daemon } => {
-            hosts_access::plan_remove(host, *source, daemon.as_deref()).map_err(PlanError::Impossible)?
-        }
-        Intent::FirewallAccept { source } => {
-            netfilter::plan_accept(host, *source, port, None, needs).map_err(PlanError::Impossible)?
-        }
-        Intent::FirewallRemove { reference } => netfilter::plan_remove(host, reference, needs).map_err(PlanError::Impossible)?,
-        Intent::Fail2banIgnore { source, jail } => {
-            fail2ban::plan_ignore(host, *source, jail.as_deref()).map_err(PlanError::Impossible)?
-        }
-        Intent::Fail2banUnignore { source, jail } => {
-            fail2ban::plan_unignore(host, *source, jail.as_deref()).map_err(PlanError::Impossible)?
-        }
+        Intent::Ban { source, jail } => fail2ban::plan_ban(host, *source, jail)?,
+        Intent::HostsAllow { source, daemon } => hosts_access::plan_allow(host, *source, daemon.as_deref())?,
+        Intent::HostsDeny { source, daemon } => hosts_access::plan_deny(host, *source, daemon.as_deref())?,
+        Intent::HostsRemove { source, daemon } => hosts_access::plan_remove(host, *source, daemon.as_deref())?,
+        Intent::FirewallAccept { source } => netfilter::plan_accept(host, *source, port, None, needs)?,
+        Intent::FirewallRemove { reference } => netfilter::plan_remove(host, reference, needs)?,
+        Intent::Fail2banIgnore { source, jail } => fail2ban::plan_ignore(host, *source, jail.as_deref())?,
+        Intent::Fail2banUnignore { source, jail } => fail2ban::plan_unignore(host, *source, jail.as_deref())?,
         Intent::SshdSet { keyword, values, criteria } => {
             let keyword = sshd::Keyword { name: keyword, criteria: criteria.as_deref() };
             of_sshd(sshd::plan_set(host, port, keyword, values, needs), &mut notes)?
@@ -212,13 +166,10 @@ fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs:
         }
         Intent::Revoke { id } => {
             let known = leases.running.iter().find(|lease| lease.id == *id);
-            let known = known.ok_or_else(|| {
-                let id: String = id.chars().take(40).collect();
-                PlanError::Impossible(format!("no lease `{id}` runs; `sshfix ctl leases` lists those that do"))
-            })?;
+            let known = known.ok_or_else(|| LeaseError::NotRunning(id.clone()))?;
             let end = lease::end(host, known, &leases.running, needs);
             if !end.unread.is_empty() {
-                return Err(PlanError::Sshd(Text::quote(Quote::Program, end.unread.join("; "))));
+                return Err(LeaseError::Unread(end.unread).into());
             }
             notes.extend(end.left.into_iter().map(Text::from));
             notes.extend(end.besides);
@@ -301,7 +252,7 @@ fn fix(
     by_hand.extend(sshd.told);
     notes.extend(sshd.notes);
     if steps.is_empty() && !by_hand.is_empty() {
-        return Err(PlanError::ByHand { source_text: connection.source.short(), by_hand });
+        return Err(PlanError::ByHand { client: connection.source, by_hand });
     }
     notes.extend(by_hand.into_iter().map(|line| Text::from("not done by sshfix: ") + line));
     Ok(steps)
@@ -317,7 +268,7 @@ fn unban(
 ) -> Result<Vec<Step>, PlanError> {
     let (steps, by_hand) = lifts(host, connection, range, alternatives, needs);
     if !by_hand.is_empty() {
-        return Err(PlanError::ByHand { source_text: connection.source.short(), by_hand });
+        return Err(PlanError::ByHand { client: connection.source, by_hand });
     }
     for block in listener::blocks(host, connection) {
         notes.push(Text::from(format!("not a ban, left unchanged: {}: ", block.finding.cause)) + block.finding.fix);
@@ -380,7 +331,7 @@ impl From<&Alternative> for NotTaken {
 
 /// Only one jail's ticket and the kernel entries that jail made.
 fn unban_in_jail(host: &HostState, source: Source, jail: &str, port: u16, needs: &mut Needs) -> Result<Vec<Step>, PlanError> {
-    fail2ban::require_jail(host, jail).map_err(PlanError::Impossible)?;
+    fail2ban::require_jail(host, jail)?;
     let connection = Connection { source, port, user: None };
     let owner = Owner::jail(jail);
     let mut steps = Vec::new();
@@ -388,10 +339,7 @@ fn unban_in_jail(host: &HostState, source: Source, jail: &str, port: u16, needs:
         match block.lift {
             Lift::Steps(lift) => steps.extend(lift),
             Lift::ByHand(advice) => {
-                return Err(PlanError::ByHand {
-                    source_text: source.short(),
-                    by_hand: vec![format!("{owner}: {advice}").into()],
-                });
+                return Err(PlanError::ByHand { client: source, by_hand: vec![format!("{owner}: {advice}").into()] });
             }
         }
     }
@@ -410,7 +358,7 @@ fn ignore(
     let Some(seconds) = seconds else { return Ok(Vec::new()) };
     leases.permit(seconds)?;
     let alone = lease::without_others(leases, host, source)?;
-    let steps = fail2ban::plan_ignore(&alone, source, jail).map_err(PlanError::Impossible)?;
+    let steps = fail2ban::plan_ignore(&alone, source, jail)?;
     let mut items: Vec<Item> = steps.iter().filter_map(lease::ignored).collect();
     items.extend(leases.shared(source, &leases.next).into_iter().filter(|item| match item {
         Item::Ignore { jail: of, .. } => jail.is_none_or(|jail| jail == of),

@@ -1,6 +1,7 @@
 //! fail2ban: jails, tickets and ignoreip, as its socket tells them; which tickets keep a source out. The kernel rules that
 //! its actions make are netfilter's part and are judged there. Talks to nobody: the agent does.
 
+mod no_plan;
 pub mod pickle;
 mod plan;
 pub mod protocol;
@@ -18,6 +19,7 @@ use crate::verdict::cause::{Cause, Finding};
 use crate::verdict::owner::Owner;
 use crate::verdict::{Connection, Evidence, Stage};
 
+pub use no_plan::NoPlan;
 pub use plan::{plan_ban, plan_ignore, plan_unban_in, plan_unignore, require_jail};
 pub use step::{Step, Through};
 
@@ -192,7 +194,7 @@ fn tickets(host: &HostState) -> impl Iterator<Item = Banned<'_>> {
 }
 
 /// The document of `fail2ban jails`.
-pub fn jails(host: &HostState) -> Result<reply::Jails, String> {
+pub fn jails(host: &HostState) -> Result<reply::Jails, NoPlan> {
     let state = plan::present(host)?;
     let mut notes = state.notes.clone();
     for jail in state.jails.iter().filter(|jail| jail.others > 0) {

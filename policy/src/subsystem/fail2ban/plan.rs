@@ -1,36 +1,31 @@
 //! Which steps an operation on fail2ban needs, on the state that was read. Names what it cannot do; does nothing.
 
 use super::protocol::lenient;
-use super::{Jail, State, Step, Ticket};
+use super::{Jail, NoPlan, State, Step, Ticket};
 use crate::address::Source;
 use crate::host::step::Step as AnyStep;
 use crate::host::{HostState, Part};
 
 /// What was read of fail2ban, or why nothing was.
-pub(super) fn present(host: &HostState) -> Result<&State, String> {
+pub(super) fn present(host: &HostState) -> Result<&State, NoPlan> {
     match &host.fail2ban {
         Part::Present(state) => Ok(state),
-        Part::Absent(why) => Err(why.clone()),
-        Part::Unreadable(why) => Err(format!("fail2ban could not be read: {why}")),
+        Part::Absent(why) => Err(NoPlan::Absent(why.clone())),
+        Part::Unreadable(why) => Err(NoPlan::Unread(why.clone())),
     }
 }
 
 /// The jail of this name; the error lists those there are.
-pub fn require_jail<'a>(host: &'a HostState, name: &str) -> Result<&'a Jail, String> {
+pub fn require_jail<'a>(host: &'a HostState, name: &str) -> Result<&'a Jail, NoPlan> {
     let state = present(host)?;
     state.jail(name).ok_or_else(|| {
-        let names: Vec<&str> = state.jails.iter().map(|jail| jail.name.as_str()).collect();
-        let name: String = name.chars().take(100).collect();
-        if names.is_empty() {
-            format!("fail2ban has no jail `{name}`; it has none at all")
-        } else {
-            format!("fail2ban has no jail `{name}`; it has: {}", names.join(", "))
-        }
+        let jails = state.jails.iter().map(|jail| jail.name.clone()).collect();
+        NoPlan::NoJail { name: name.to_owned(), jails }
     })
 }
 
 /// One jail, or all.
-fn chosen<'a>(host: &'a HostState, jail: Option<&str>) -> Result<Vec<&'a Jail>, String> {
+fn chosen<'a>(host: &'a HostState, jail: Option<&str>) -> Result<Vec<&'a Jail>, NoPlan> {
     match jail {
         Some(name) => Ok(vec![require_jail(host, name)?]),
         None => Ok(present(host)?.jails.iter().collect()),
@@ -38,7 +33,7 @@ fn chosen<'a>(host: &'a HostState, jail: Option<&str>) -> Result<Vec<&'a Jail>, 
 }
 
 /// Bans a source in a jail; nothing where it is banned there already, by itself or with a range.
-pub fn plan_ban(host: &HostState, source: Source, jail: &str) -> Result<Vec<AnyStep>, String> {
+pub fn plan_ban(host: &HostState, source: Source, jail: &str) -> Result<Vec<AnyStep>, NoPlan> {
     let jail = require_jail(host, jail)?;
     if jail.tickets.iter().any(|ticket| ticket.source.contains(source)) {
         return Ok(Vec::new());
@@ -54,7 +49,7 @@ pub fn plan_ban(host: &HostState, source: Source, jail: &str) -> Result<Vec<AnyS
 }
 
 /// Takes the tickets of a source, and of addresses and ranges inside it, out of one jail.
-pub fn plan_unban_in(host: &HostState, source: Source, jail: &str) -> Result<Vec<AnyStep>, String> {
+pub fn plan_unban_in(host: &HostState, source: Source, jail: &str) -> Result<Vec<AnyStep>, NoPlan> {
     let jail = require_jail(host, jail)?;
     let within = jail.tickets.iter().filter(|ticket| source.contains(ticket.source));
     Ok(within
@@ -72,7 +67,7 @@ pub fn plan_unban_in(host: &HostState, source: Source, jail: &str) -> Result<Vec
 }
 
 /// Makes one jail, or all, ignore a source; nothing where an entry covers it already.
-pub fn plan_ignore(host: &HostState, source: Source, jail: Option<&str>) -> Result<Vec<AnyStep>, String> {
+pub fn plan_ignore(host: &HostState, source: Source, jail: Option<&str>) -> Result<Vec<AnyStep>, NoPlan> {
     let covered = |jail: &&Jail| jail.ignore.iter().filter_map(|entry| lenient(entry)).any(|entry| entry.contains(source));
     Ok(chosen(host, jail)?
         .into_iter()
@@ -84,7 +79,7 @@ pub fn plan_ignore(host: &HostState, source: Source, jail: Option<&str>) -> Resu
 }
 
 /// Takes the entries that name exactly this source out of ignoreip, in one jail or all. Wider ranges and DNS names stay.
-pub fn plan_unignore(host: &HostState, source: Source, jail: Option<&str>) -> Result<Vec<AnyStep>, String> {
+pub fn plan_unignore(host: &HostState, source: Source, jail: Option<&str>) -> Result<Vec<AnyStep>, NoPlan> {
     let mut steps = Vec::new();
     for jail in chosen(host, jail)? {
         for entry in jail.ignore.iter().filter(|entry| lenient(entry) == Some(source)) {

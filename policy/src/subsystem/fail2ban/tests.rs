@@ -102,7 +102,7 @@ fn a_v6_ticket_blocks_only_its_address() {
 #[test]
 fn an_unknown_jail_is_named_with_the_list_of_those_that_exist() {
     let error = plan_ban(&lab(), source("203.0.113.9"), "ssh").unwrap_err();
-    assert_eq!(error, "fail2ban has no jail `ssh`; it has: recidive, sshd");
+    assert_eq!(error.to_string(), "fail2ban has no jail `ssh`; it has: recidive, sshd");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::document::{Document, Kind, Line, Rule};
 use super::evaluate::{Client, Hit, Place, Port, Request, Tables, daemons_match};
 use super::options::{self, Outcome};
 use super::pattern::{self};
-use super::{Content, Libwrap, SSHD, State, Step, Which};
+use super::{Content, Libwrap, NoPlan, SSHD, State, Step, Which};
 use crate::address::Source;
 use crate::host::Needs;
 use crate::host::block::{Alternative, Block, Lift};
@@ -41,7 +41,7 @@ pub fn blocks(state: &State, connection: &Connection, needs: &mut Needs) -> Vec<
     let refusals = refusals(state, &tables, &request, source, needs);
     let lift = match edits(state, &tables, &refusals, &request, source) {
         Ok(steps) => Lift::Steps(steps),
-        Err(by_hand) => Lift::ByHand(by_hand),
+        Err(no_plan) => Lift::ByHand(no_plan.to_string()),
     };
     let fix = match &lift {
         Lift::Steps(_) => format!("sshfix ctl unban {}", source.short()),
@@ -197,7 +197,7 @@ fn edits(
     refusals: &[Refusal],
     request: &Request<'_>,
     source: Source,
-) -> Result<Vec<step::Step>, String> {
+) -> Result<Vec<step::Step>, NoPlan> {
     let dropped: BTreeSet<Client> =
         refusals.iter().flat_map(|refusal| refusal.named.iter().map(|client| (refusal.place, *client))).collect();
     let mut edited = state.clone();
@@ -209,22 +209,19 @@ fn edits(
     if unsure || refusals.iter().any(|refusal| refusal.wide) {
         insert(&mut edited, Which::Allow, &format!("{SSHD}: {}\n", pattern::pattern_for(source)), request)?;
     }
-    let by_hand = |why: &str| {
-        let places: Vec<_> =
-            refusals.iter().filter_map(|refusal| state.evidence(tables, refusal.place)).map(|evidence| evidence.source).collect();
-        format!("edit {} by hand: {why}", places.join(" and "))
-    };
+    let places =
+        || refusals.iter().filter_map(|refusal| state.evidence(tables, refusal.place)).map(|evidence| evidence.source).collect();
     if edited.trace(request).verdict() != Verdict::Accept {
-        return Err(by_hand("sshfix found no edit that is sure to let this source in"));
+        return Err(NoPlan::NoEditIsSure(places()));
     }
     if opens_others(state, &edited, request, &[source]) {
-        return Err(by_hand("every edit sshfix knows would let others in as well"));
+        return Err(NoPlan::EveryEditOpensOthers(places()));
     }
     steps(state, &edited, &[source])
 }
 
 /// One step for every file that differs, which can change what becomes of these sources.
-pub fn steps(state: &State, edited: &State, touched: &[Source]) -> Result<Vec<step::Step>, String> {
+pub fn steps(state: &State, edited: &State, touched: &[Source]) -> Result<Vec<step::Step>, NoPlan> {
     let mut steps = Vec::new();
     for which in [Which::Allow, Which::Deny] {
         let (old, new) = (state.file(which), edited.file(which));
@@ -232,7 +229,7 @@ pub fn steps(state: &State, edited: &State, touched: &[Source]) -> Result<Vec<st
             continue;
         }
         if let Some(why) = &old.read_only {
-            return Err(format!("edit {} by hand, sshfix must not: {why}", old.path));
+            return Err(NoPlan::ReadOnly { path: old.path.clone(), why: why.clone() });
         }
         steps.push(step::Step::HostsAccess(Step {
             file: which,
@@ -246,10 +243,12 @@ pub fn steps(state: &State, edited: &State, touched: &[Source]) -> Result<Vec<st
 }
 
 /// Lets an edit make new content out of a file that was read.
-pub fn set_lines(state: &mut State, which: Which, edit: impl FnOnce(&Document) -> Vec<u8>) -> Result<(), String> {
+pub fn set_lines(state: &mut State, which: Which, edit: impl FnOnce(&Document) -> Vec<u8>) -> Result<(), NoPlan> {
     let file = state.file_mut(which);
     match &file.content {
-        Content::Unreadable(why) => return Err(format!("{} could not be read: {why}", file.path)),
+        Content::Unreadable(why) => {
+            return Err(NoPlan::Unreadable { path: file.path.clone(), why: why.clone() });
+        }
         Content::Bytes(bytes) => file.content = Content::Bytes(edit(&Document::parse(bytes))),
         Content::Missing => {
             let new = edit(&Document::parse(&[]));
@@ -280,7 +279,7 @@ const MARK: &[u8] = b"# sshfix lease ";
 
 /// Puts a line where nothing before it can decide about the request: at the end of the file, or before the first line that may
 /// match it or at which libwrap would stop.
-pub fn insert(state: &mut State, which: Which, line: &str, request: &Request<'_>) -> Result<(), String> {
+pub fn insert(state: &mut State, which: Which, line: &str, request: &Request<'_>) -> Result<(), NoPlan> {
     let tables = state.tables();
     let trace = tables.trace(request, &state.facts, &BTreeSet::new(), &BTreeSet::new());
     let first_hit = trace.hits.iter().filter_map(|hit| hit.place).find(|place| place.which == which).map(|place| place.line);

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::evaluate::{Client, Place, Port, Request, Tables, daemons_match};
 use super::lift::{insert, opens_others, rule_at, set_lines, steps, without_clients};
 use super::pattern::{self};
-use super::{Content, SSHD, State, Which};
+use super::{Content, NoPlan, SSHD, State, Which};
 use crate::address::Source;
 use crate::host::lease::End;
 use crate::host::step::Step;
@@ -15,7 +15,7 @@ use crate::packet::Tri;
 use crate::verdict::Verdict;
 
 /// Lets a source in by a line of hosts.allow. No step where hosts.allow lets it in already.
-pub fn plan_allow(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, String> {
+pub fn plan_allow(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, NoPlan> {
     let (state, daemon) = (present(host)?, daemon_name(daemon)?);
     let request = Request::new(daemon, Port::Untold, source);
     let trace = state.trace(&request);
@@ -27,20 +27,20 @@ pub fn plan_allow(host: &HostState, source: Source, daemon: Option<&str>) -> Res
     insert(&mut edited, Which::Allow, &format!("{daemon}: {}\n", pattern::pattern_for(source)), &request)?;
     proven(&edited, &request, Verdict::Accept)?;
     if opens_others(state, &edited, &request, &[source]) {
-        return Err("the line would let others in as well; edit hosts.allow by hand".to_owned());
+        return Err(NoPlan::OpensOthers);
     }
     steps(state, &edited, &[source])
 }
 
 /// Lets a source in by a line of hosts.allow below a comment line, which is the mark that the line is found by again.
-pub fn plan_lease(host: &HostState, source: Source, mark: &str) -> Result<Vec<Step>, String> {
+pub fn plan_lease(host: &HostState, source: Source, mark: &str) -> Result<Vec<Step>, NoPlan> {
     let state = present(host)?;
     let request = Request::new(SSHD, Port::Untold, source);
     let mut edited = state.clone();
     insert(&mut edited, Which::Allow, &format!("{}{}", mark_line(mark), lease_line(source)), &request)?;
     proven(&edited, &request, Verdict::Accept)?;
     if opens_others(state, &edited, &request, &[source]) {
-        return Err("the line would let others in as well; edit hosts.allow by hand".to_owned());
+        return Err(NoPlan::OpensOthers);
     }
     steps(state, &edited, &[source])
 }
@@ -92,13 +92,13 @@ pub fn plan_unlease(host: &HostState, source: Source, mark: &str, created: bool,
     }
     match cut.and_then(|()| steps(state, &edited, &[source])) {
         Ok(mut steps) => end.steps.append(&mut steps),
-        Err(why) => end.left.push(why),
+        Err(why) => end.left.push(why.to_string()),
     }
 }
 
 /// Keeps a source out by a line of hosts.deny; and, where hosts.allow would let it in first, by dropping its name there or by a
 /// line with the `deny` option before the rule that does. No step where it is kept out already.
-pub fn plan_deny(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, String> {
+pub fn plan_deny(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, NoPlan> {
     let (state, daemon) = (present(host)?, daemon_name(daemon)?);
     let request = Request::new(daemon, Port::Untold, source);
     if state.trace(&request).verdict() == Verdict::Refuse {
@@ -120,7 +120,7 @@ pub fn plan_deny(host: &HostState, source: Source, daemon: Option<&str>) -> Resu
 
 /// Takes the name of exactly this source out of the rules of both files that are about the daemon; a rule that names nobody
 /// else goes as a whole. No step where no rule names it.
-pub fn plan_remove(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, String> {
+pub fn plan_remove(host: &HostState, source: Source, daemon: Option<&str>) -> Result<Vec<Step>, NoPlan> {
     let (state, daemon) = (present(host)?, daemon_name(daemon)?);
     let dropped = named_exactly(&state.tables(), source, daemon);
     let mut edited = state.clone();
@@ -130,20 +130,19 @@ pub fn plan_remove(host: &HostState, source: Source, daemon: Option<&str>) -> Re
     steps(state, &edited, &[source])
 }
 
-fn present(host: &HostState) -> Result<&State, String> {
+fn present(host: &HostState) -> Result<&State, NoPlan> {
     match &host.hosts_access {
         Part::Present(state) => Ok(state),
-        Part::Absent(why) | Part::Unreadable(why) => Err(format!("hosts.allow and hosts.deny cannot be planned on: {why}")),
+        Part::Absent(why) | Part::Unreadable(why) => Err(NoPlan::NotRead(why.clone())),
     }
 }
 
-fn proven(edited: &State, request: &Request<'_>, wanted: Verdict) -> Result<(), String> {
+fn proven(edited: &State, request: &Request<'_>, wanted: Verdict) -> Result<(), NoPlan> {
     let trace = edited.trace(request);
     if trace.verdict() == wanted {
         return Ok(());
     }
-    let why: Vec<_> = trace.unclear.into_iter().collect();
-    Err(format!("no line that sshfix can write is sure to do that{}{}", if why.is_empty() { "" } else { ": " }, why.join("; ")))
+    Err(NoPlan::NotSure(trace.unclear.into_iter().collect()))
 }
 
 /// The clients that name exactly this source, in rules that are about the daemon.
@@ -167,7 +166,7 @@ fn named_exactly(tables: &Tables, source: Source, daemon: &str) -> BTreeSet<Clie
 }
 
 /// A process name that means itself in a daemon list: no wildcard, no keyword, no number, nothing that ends the list or line.
-fn daemon_name(daemon: Option<&str>) -> Result<&str, String> {
+fn daemon_name(daemon: Option<&str>) -> Result<&str, NoPlan> {
     let Some(name) = daemon else { return Ok(SSHD) };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'+' | b'.');
     let keyword = ["ALL", "EXCEPT", "KNOWN", "UNKNOWN", "LOCAL", "PARANOID"].iter().any(|word| name.eq_ignore_ascii_case(word));
@@ -179,5 +178,5 @@ fn daemon_name(daemon: Option<&str>) -> Result<&str, String> {
     if fits {
         return Ok(name);
     }
-    Err("a daemon is named by its process name: letters, digits and -_+. only, a letter first, no keyword such as ALL".to_owned())
+    Err(NoPlan::DaemonName)
 }
