@@ -66,6 +66,7 @@ fn comes_into_effect(release: Release) -> Vec<String> {
     wrong.extend(a_rollback_that_a_user_would_prevent(server));
     wrong.extend(a_rollback_beside_lines_by_hand(server));
     wrong.extend(sockets_of_one_interface(server));
+    wrong.extend(what_users_leave(server));
     wrong.into_iter().map(|what| format!("{release}: {what}\n")).collect()
 }
 
@@ -82,7 +83,7 @@ fn nothing_comes_into_effect_unproven() {
 }
 
 /// What sshd has read, what is done and written by hand then, and whether a reload brings it.
-const BY_HAND: [(&str, &str, &str, bool); 18] = [
+const BY_HAND: [(&str, &str, &str, bool); 20] = [
     ("", "", "UseDNS yes\nDenyUsers alice@seven.example.org\n", false),
     ("", "", "UseDNS yes\nAllowUsers root alice@other.example.org\n", false),
     ("", "usermod -p '!' alice", "UsePAM no\n", false),
@@ -91,11 +92,13 @@ const BY_HAND: [(&str, &str, &str, bool); 18] = [
     ("", "sed -i 's#^Subsystem.*#Subsystem sftp /bin/false#' /etc/ssh/sshd_config", "", false),
     ("", "sed -i '/^Subsystem/d' /etc/ssh/sshd_config", "", false),
     ("", "", "LoginGraceTime 1\n", false),
-    ("", "", "PermitUserEnvironment yes\n", false),
+    ("", "echo TMOUT=1 > /home/alice/.ssh/environment", "PermitUserEnvironment yes\n", false),
+    ("", "sed -i 's/^/environment=\"A=b\" /' /home/alice/.ssh/authorized_keys", "PermitUserEnvironment yes\n", false),
     ("", "", "Match User alice\n    RevokedKeys /root/.ssh/authorized_keys\n", false),
     ("", "", "Match User alice\n    PubkeyAcceptedAlgorithms rsa-sha2-512\n", false),
     ("", "", "Match User alice\n    MaxAuthTries 0\n", false),
     // Nothing of these keeps anybody out.
+    ("PermitUserRC no\n", "", "PermitUserEnvironment yes\nPermitUserRC yes\n", true),
     ("", "", "X11Forwarding no\n", true),
     ("X11Forwarding yes\n", "", "", true),
     ("", "", "PasswordAuthentication no\nMaxAuthTries 3\n", true),
@@ -121,7 +124,10 @@ fn lines_by_hand(server: &Server) -> Vec<String> {
             }
             roll_back(server, &asked);
         }
-        server.sh("usermod -p '*' alice; chmod 600 /home/alice/.ssh/authorized_keys").expect_ok();
+        server
+            .sh("usermod -p '*' alice; cd /home/alice/.ssh; rm -f rc environment; cp /root/.ssh/authorized_keys .;
+                  chmod 600 authorized_keys")
+            .expect_ok();
     }
     configured(server, "");
     wrong
@@ -317,6 +323,35 @@ fn words_with_blanks(server: &Server) -> Vec<String> {
         wrong.push(format!("OPEN by files that sshd has not read: {}", said.stdout));
     }
     drop(alice);
+    configured(server, "");
+    wrong
+}
+
+/// What users leave for their own logins keeps them out where it counts for the first time; where there is nothing of it, nothing comes.
+fn what_users_leave(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (made, keyword, status) in [
+        ("true", "PermitUserRC", 5),
+        ("echo 'kill -9 $PPID' > .ssh/rc", "PermitUserRC", 4),
+        ("echo 'kill -9 $PPID' > .ssh/real; ln -s real .ssh/rc", "PermitUserRC", 4),
+        ("mkdir -m 0 .ssh/hidden; ln -s hidden/rc .ssh/rc", "PermitUserRC", 4),
+        ("true", "PermitUserEnvironment", 5),
+        ("echo LD_PRELOAD=/none > .ssh/environment", "PermitUserEnvironment", 4),
+        ("sed -i 's/^/environment=\"A=b\" /' .ssh/authorized_keys", "PermitUserEnvironment", 4),
+        ("echo 'kill -9 $PPID' > .ssh/rc; echo A=b > .ssh/environment", "PrintMotd", 5),
+    ] {
+        configured(server, "PermitUserRC no\n");
+        server.write("/home/made", made);
+        server.sh("cd /home/alice; runuser -u alice -- sh /home/made").expect_ok();
+        let asked = server.ctl(&["sshd", "set", keyword, "yes", "--json", "--confirm-within", "10m"]);
+        if asked.status != status || works(server) != [true; 3] {
+            wrong.push(format!("{keyword} with {made:?}: {} {} {:?}", asked.status, asked.json()["message"], works(server)));
+        }
+        roll_back(server, &asked);
+        server
+            .sh("cd /home/alice/.ssh; rm -rf rc real hidden environment; cat /root/.ssh/authorized_keys > authorized_keys")
+            .expect_ok();
+    }
     configured(server, "");
     wrong
 }

@@ -230,6 +230,8 @@ struct Report {
     applied: usize,
     refused: usize,
     harmless: usize,
+    /// Refused for a protected way that something else kept out for the moment.
+    kept_out: usize,
     nothing: usize,
     other: usize,
     lockouts: Vec<String>,
@@ -244,6 +246,7 @@ impl Report {
         self.applied += other.applied;
         self.refused += other.refused;
         self.harmless += other.harmless;
+        self.kept_out += other.kept_out;
         self.nothing += other.nothing;
         self.other += other.other;
         self.asking += other.asking;
@@ -255,13 +258,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { applied, refused, harmless, nothing, other, lockouts, needless, took, asking } = self;
+        let Self { applied, refused, harmless, kept_out, nothing, other, lockouts, needless, took, asking } = self;
         writeln!(
             f,
             "{} pairs of configuration and edit in {took:.0?} ({asking:.0?} of two servers in sshfix):",
             applied + refused
         )?;
         writeln!(f, "  {applied} applied, {refused} refused as lockouts, of them {harmless} that would have been harmless")?;
+        writeln!(f, "  {kept_out} refused for who was kept out by something else for the moment")?;
         writeln!(f, "  besides: {nothing} with nothing to do, {other} that sshd does not take or that failed")?;
         for (why, count) in needless {
             writeln!(f, "  refused though harmless, {count}: {why}")?;
@@ -464,8 +468,11 @@ impl Lab {
                     report.refused += 1;
                     let why = answer.json()["message"].as_str().unwrap_or_default().to_owned();
                     // The clients here are of one kind; other kinds are asked in attacks_ways.rs.
+                    let kept_out = is_of_who_was_out(&answer.json()["locked_out"], &ways);
                     let harmless = !why.contains("would leave clients like") && self.would_be_harmless(&edit, &ways);
-                    if harmless {
+                    if harmless && kept_out {
+                        report.kept_out += 1;
+                    } else if harmless {
                         println!("NEEDLESS {}", name(&why));
                         report.harmless += 1;
                         *report.needless.entry(name(&why)).or_default() += 1;
@@ -515,6 +522,12 @@ impl Lab {
         }
         before.iter().all(|way| after.contains(way))
     }
+}
+
+/// Whether a certain refusal is about a protected way that did not work before the edit.
+fn is_of_who_was_out(locked_out: &serde_json::Value, worked: &[Way]) -> bool {
+    let is_it = |(user, from, ..): &&Way| locked_out["user"] == **user && locked_out["source"] == **from;
+    locked_out["verdict"] == "refuse" && WAYS.iter().any(|way| is_it(&way)) && !worked.iter().any(|way| is_it(&way))
 }
 
 /// Whether so many needless refusals say that their rate is above 2 % (see the top of this file).

@@ -6,7 +6,7 @@ use sshfix_policy::address::NoClient;
 use sshfix_policy::plan::error::PlanError;
 use sshfix_policy::proof::lockout::{self, SafePlan};
 use sshfix_policy::proof::permitted::TooWide;
-use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, Names, PlanDocument};
+use sshfix_policy::reply::{ErrorCode, ErrorDocument, Guarded, LockedOut, Names, PlanDocument};
 use sshfix_policy::request::recorded::TooManyWords;
 use sshfix_policy::subsystem::sshd;
 use sshfix_policy::text::quoted::Text;
@@ -93,6 +93,9 @@ fn lockout(why: &lockout::Lockout, plan: Box<PlanDocument>) -> ErrorDocument {
             PathOrigin::Requester => "your own way in, as claimed",
             PathOrigin::Session | PathOrigin::Keep => "1 other way in, outside your grants",
         };
+        let verdict = witness.verdict;
+        document.locked_out =
+            Some(Box::new(LockedOut { source: witness.path.from(), user: user.clone(), origin: *origin, verdict }));
         document.guarded = Some(Box::new(Guarded {
             names: Names::Login { source: *source, user: user.clone() },
             message: format!("would lock out {way}; nothing was changed"),

@@ -530,7 +530,7 @@ impl<'a> View<'a> {
     }
 
     fn error(&self, error: &mut ErrorDocument) {
-        let ErrorDocument { schema: _, code: _, message, advice, plan, change, guarded } = error;
+        let ErrorDocument { schema: _, code: _, message, advice, plan, change, locked_out, guarded } = error;
         let guarded = guarded.take();
         if self.all() {
             return;
@@ -542,7 +542,7 @@ impl<'a> View<'a> {
                 Names::ChangeOf(principal) => self.own(principal),
             };
             if !known {
-                (*message, *advice) = (instead.into(), then.into());
+                (*message, *advice, *locked_out) = (instead.into(), then.into(), None);
             }
         }
         self.said(message);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::reply::{
-    ChangeStage, ChangeState, ChangesSchema, Confirm, ErrorCode, JailsSchema, LeasesSchema, PlanSchema, StepEvent,
+    ChangeStage, ChangeState, ChangesSchema, Confirm, ErrorCode, JailsSchema, LeasesSchema, LockedOut, PlanSchema, StepEvent,
 };
 use crate::request::grants::Grants;
 use crate::request::{Intent, Operation};
@@ -103,16 +103,24 @@ fn an_error_about_another_says_only_that_there_is_one() {
             advice: "ask".to_owned(),
         }));
         error.plan = Some(Box::new(plan()));
+        error.locked_out = Some(Box::new(LockedOut {
+            source: source.to_owned(),
+            user: Some("root".to_owned()),
+            origin: PathOrigin::Keep,
+            verdict: Verdict::Refuse,
+        }));
         Body::Error(error)
     };
     let narrow = scope(NARROW, Action::HostsDeny);
     let Body::Error(seen) = redacted(error("198.51.100.7"), &narrow) else { panic!() };
     assert_eq!((seen.message.as_str(), seen.advice.as_str(), &seen.guarded), ("1 other way in", "ask", &None));
+    assert_eq!(seen.locked_out, None);
     assert_eq!(seen.plan.unwrap().other_paths, 3);
     assert!(shown(error("203.0.113.8"), &narrow).contains("root from 203.0.113.8 by rule x"));
     let all = scope("[[grant]]\nprincipal = \"alice\"\nactions = [\"*\"]", Action::HostsDeny);
     let Body::Error(seen) = redacted(error("198.51.100.7"), &all) else { panic!() };
     assert_eq!((seen.message.as_str(), seen.guarded), ("root from 198.51.100.7 by rule x", None));
+    assert!(seen.locked_out.is_some());
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::address::Source;
 use crate::reply::sshd::{SshdCheck, SshdShow};
 use crate::text::quoted::Text;
 use crate::verdict::cause::Finding;
-use crate::verdict::{StageReport, Verdict};
+use crate::verdict::{PathOrigin, StageReport, Verdict};
 
 /// The payload the agent signs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,9 +161,25 @@ pub struct ErrorDocument {
     /// The change that is in the way, of `busy` and `stuck`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<Box<ChangeBrief>>,
+    /// Who would be locked out, where it is about one way in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_out: Option<Box<LockedOut>>,
     /// What is said instead to a signer who may not know of what the message names. Never on the wire.
     #[serde(skip)]
     pub guarded: Option<Box<Guarded>>,
+}
+
+/// A way in that a plan would close.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedOut {
+    /// From where: an address, a range, or `UNKNOWN`.
+    pub source: String,
+    /// As whom, where known.
+    pub user: Option<String>,
+    /// Why it counts.
+    pub origin: PathOrigin,
+    /// What would become of it: refuse, or unknown.
+    pub verdict: Verdict,
 }
 
 /// Another message for who may not know of what the first one names.
@@ -227,6 +243,7 @@ impl ErrorDocument {
             advice: advice.into(),
             plan: None,
             change: None,
+            locked_out: None,
             guarded: None,
         }
     }

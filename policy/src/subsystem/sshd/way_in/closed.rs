@@ -3,7 +3,8 @@
 
 use crate::subsystem::sshd::config::keyword;
 use crate::subsystem::sshd::facts::journal::Entrance;
-use crate::subsystem::sshd::judge::methods::{KEY_SOURCES, Way, bare, is_same};
+use crate::subsystem::sshd::judge::keys::WhyNot;
+use crate::subsystem::sshd::judge::methods::{KEY_SOURCES, Uncounted, Way, bare, is_same};
 use crate::subsystem::sshd::way_in::{LoginWay, values};
 use crate::text::quoted::Text;
 use crate::verdict::Verdict;
@@ -26,7 +27,9 @@ pub fn takes_away(was: &LoginWay, is: &LoginWay, kept: bool) -> Option<(Verdict,
         return Some((Verdict::Refuse, why.into()));
     }
     let by_key = |entrance: &Entrance| bare(&entrance.method) == "publickey";
-    let sources: &[&'static str] = if was.entered.iter().any(by_key) || was.is_in() && !was.knows_entrances() {
+    let mut came_by_key = was.entered.iter().filter(|entrance| by_key(entrance)).peekable();
+    let came = came_by_key.peek().is_some();
+    let sources: &[&'static str] = if !was.knows_entrances() && was.is_in() || came && !came_by_key.all(|one| is_out(one, was)) {
         &KEY_SOURCES
     } else if kept {
         &values::PLACES_OF_KEYS
@@ -41,6 +44,19 @@ pub fn takes_away(was: &LoginWay, is: &LoginWay, kept: bool) -> Option<(Verdict,
          not known"
     );
     Some((Verdict::Unknown, why.into()))
+}
+
+/// Whether the very key by which somebody came in is seen, and sshd takes it no more for certain; or sshd looks for keys nowhere.
+fn is_out(entrance: &Entrance, was: &LoginWay) -> bool {
+    let off = |keyword: &str| was.effective.one(keyword) == Some("none");
+    let nowhere = ["authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"].into_iter().all(off);
+    let of_line = |one: &Uncounted| match one.why {
+        WhyNot::Revoked(_) | WhyNot::NotAccepted | WhyNot::TooShort(..) | WhyNot::NoCommand => true,
+        WhyNot::NoList(_) | WhyNot::BrokenList(_) | WhyNot::From | WhyNot::Line(_) | WhyNot::File(_) | WhyNot::Token(_) => false,
+    };
+    let is_it = |one: &Uncounted, key: &str| one.key.as_ref().is_some_and(|name| name.ends_with(key));
+    let seen = |key: &String| was.ways.uncounted.iter().any(|one| of_line(one) && is_it(one, key));
+    nowhere || !was.ways.other_keys() && entrance.key.as_ref().is_some_and(seen)
 }
 
 /// Whether whoever could do the one can do the other, where each of its methods could be done.

@@ -171,6 +171,8 @@ pub(super) fn hosts(user: &str, before: &str, after: &str) -> (HostState, HostSt
             ("/home/x/.ssh/authorized_keys", file(Modes::Good, &keys)),
             ("/etc/ssh/wide", file(Modes::Bad("others can write it".to_owned()), &keys)),
             ("/etc/ssh/named", file(Modes::Good, &named)),
+            ("/home/x/.ssh/rc", KeyFile::Missing),
+            ("/home/x/.ssh/environment", KeyFile::Unknown("there is something".to_owned())),
         ] {
             host.sshd.key_files.insert((name.to_owned(), path.to_owned()), file);
         }

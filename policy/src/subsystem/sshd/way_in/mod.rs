@@ -14,6 +14,7 @@ pub(crate) mod risk;
 pub(crate) mod serves;
 mod sessions;
 mod stale;
+mod user_files;
 pub mod values;
 pub(crate) mod worse;
 
@@ -39,6 +40,7 @@ use crate::subsystem::sshd::way_in::clients::Clients;
 use crate::subsystem::sshd::way_in::parts::Parts;
 use crate::subsystem::sshd::way_in::risk::{Risk, risks};
 use crate::subsystem::sshd::way_in::sessions::Shell;
+use crate::subsystem::sshd::way_in::user_files::NoUserFiles;
 use crate::subsystem::sshd::way_in::worse::{gone, only_opens};
 use crate::text::quoted::Text;
 use crate::verdict::{AccessPath, PathOrigin, Stage, Verdict};
@@ -119,6 +121,8 @@ pub struct LoginWay {
     shell: Shell,
     /// The programs of subsystems that it could not run, with why.
     programs: BTreeMap<String, String>,
+    /// Of what the user may leave for such logins, what is not there.
+    no_files: NoUserFiles,
     /// The same by what that sshd may have read: the methods that these files take away may work. None where they take none away.
     pub(crate) opened: Option<Box<LoginWay>>,
 }
@@ -807,6 +811,7 @@ fn login(
         forwards_alone: None,
         shell: Shell::Plain,
         programs: BTreeMap::new(),
+        no_files: NoUserFiles::default(),
         opened: None,
     };
     let because = |reason: Reason, why: Text| {
@@ -849,7 +854,9 @@ fn login(
     let ways = ways(host, &effective, &client, user_account, needs);
     let forwards_alone = forwarding::alone(&effective, user_account);
     let (shell, programs) = (Shell::of(user_account), sessions::programs(host, &effective, needs));
-    LoginWay { effective, objections, ways, forwards_alone, shell, programs, ..empty }
+    let mut login = LoginWay { effective, objections, ways, forwards_alone, shell, programs, ..empty };
+    login.no_files = user_files::none_of(&login, host, server, needs);
+    login
 }
 
 /// Who comes from this address to that one and that port.
@@ -891,6 +898,7 @@ impl WayIn {
             forwards_alone: None,
             shell: Shell::Plain,
             programs: BTreeMap::new(),
+            no_files: NoUserFiles::default(),
             opened: None,
         };
         Self { logins: vec![login], ..Self::default() }

@@ -92,8 +92,8 @@ pub(crate) fn judged(keyword: &str) -> bool {
 }
 
 /// A keyword that no table of sshfix has, one of a method that is in use, or one that not every change leaves harmless, with another value
-/// than before.
-pub fn not_known(was: &Effective, is: &Effective) -> Option<Objection> {
+/// than before. Of some it is known that they change nothing here.
+pub fn not_known(was: &Effective, is: &Effective, left_alone: impl Fn(&str) -> bool) -> Option<Objection> {
     was.iter().next()?;
     let keywords: BTreeSet<&str> = was.iter().chain(is.iter()).map(|(keyword, _)| keyword).collect();
     let counts = |keyword: &str| match effect(keyword) {
@@ -102,7 +102,8 @@ pub fn not_known(was: &Effective, is: &Effective) -> Option<Objection> {
         Some(Effect::Change(harmless)) => !harmless(was.all(keyword), is.all(keyword)),
         Some(Effect::Judged | Effect::Harmless | Effect::Where(_) | Effect::File(_)) => false,
     };
-    let mut unknown = keywords.into_iter().filter(|keyword| counts(keyword) && was.all(keyword) != is.all(keyword));
+    let mut unknown =
+        keywords.into_iter().filter(|keyword| counts(keyword) && was.all(keyword) != is.all(keyword) && !left_alone(keyword));
     unknown.next().map(|keyword| objection(keyword, &is.all(keyword).join(" "), &does_not_know(keyword)))
 }
 

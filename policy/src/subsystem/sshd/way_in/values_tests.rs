@@ -124,7 +124,7 @@ fn what_a_login_finds_may_change_only_to_what_is_known() {
     for (was, is, harmless) in table {
         // What is not printed at all is an sshd that was not asked.
         let of = |line: &str| Effective::parse(&format!("port 22\n{line}\n"));
-        assert_eq!(not_known(&of(was), &of(is)).is_none(), harmless, "{was} -> {is}");
+        assert_eq!(not_known(&of(was), &of(is), |_| false).is_none(), harmless, "{was} -> {is}");
     }
 }
 
@@ -167,13 +167,13 @@ fn files_are_looked_at_and_refused_with_the_reason() {
 fn what_no_table_has_is_not_known_where_it_changes() {
     let old = Effective::parse("port 22\nnewkeyword yes\n");
     let new = Effective::parse("port 22\nnewkeyword no\n");
-    assert_eq!(not_known(&old, &old), None);
+    assert_eq!(not_known(&old, &old, |_| false), None);
     let hosts = |on: &str, rhosts: &str| Effective::parse(&format!("hostbasedauthentication {on}\nignorerhosts {rhosts}\n"));
-    assert_eq!(not_known(&hosts("no", "yes"), &hosts("yes", "no")), None);
-    assert!(not_known(&hosts("yes", "no"), &hosts("yes", "yes")).is_some());
-    let why = not_known(&old, &new).unwrap().why;
+    assert_eq!(not_known(&hosts("no", "yes"), &hosts("yes", "no"), |_| false), None);
+    assert!(not_known(&hosts("yes", "no"), &hosts("yes", "yes"), |_| false).is_some());
+    let why = not_known(&old, &new, |_| false).unwrap().why;
     assert!(why.contains("sshfix does not know what newkeyword does to a login; edit the file by hand"), "{why}");
-    assert!(not_known(&old, &Effective::parse("port 22\n")).is_some());
+    assert!(not_known(&old, &Effective::parse("port 22\n"), |_| false).is_some());
     let edited = |keyword: &str| [keyword.to_owned()].into();
     assert!(not_printed(&edited("other"), &old, &new).is_some());
     for keyword in ["newkeyword", "banner", "match", "include"] {

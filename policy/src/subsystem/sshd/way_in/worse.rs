@@ -46,14 +46,14 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, Text)> {
     if closed && !kept && !was.is_in() {
         return None;
     }
-    let not_known = values::not_known(&was.effective, &is.effective).filter(|_| !closed);
+    let new_value = not_known(was, is).filter(|_| !closed);
     let new = if closed { objection::first_certain } else { objection::first_new }(&was.objections, &is.objections);
-    if let Some(new) = new.or(not_known.as_ref()) {
+    if let Some(new) = new.or(new_value.as_ref()) {
         return Some((new.verdict, told(way, new, Some(&is.user))));
     }
     let unknown = |why| (Verdict::Unknown, why);
     let advised = |why: Text| why + format!("; {}", Disproof::Changed.advice(&is.user));
-    let may_be_new = was.opened.as_deref().and_then(|opened| values::not_known(&opened.effective, &is.effective));
+    let may_be_new = was.opened.as_deref().and_then(|opened| not_known(opened, is));
     if let Some(new) = may_be_new {
         return Some(unknown(advised(new.why)));
     }
@@ -75,6 +75,11 @@ fn of_login(was: &WayIn, is: &LoginWay) -> Option<(Verdict, Text)> {
         let keys = || if by_entrances && !kept { None } else { opened(lost_keys) };
         of_sessions.or_else(keys).map(unknown)
     })
+}
+
+/// A value that nobody knows, and that may change something for this login.
+fn not_known(was: &LoginWay, is: &LoginWay) -> Option<Objection> {
+    values::not_known(&was.effective, &is.effective, |keyword| is.no_files.leaves_alone(keyword))
 }
 
 /// Its words; where the files said so before already, and are not what runs, with what to do.
