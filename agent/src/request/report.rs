@@ -41,7 +41,7 @@ pub fn bans(host: &HostState, source: Option<Source>, port: u16, needs: &mut Nee
         sshd: _,
     } = host;
     let mut bans = fail2ban::bans(host);
-    bans.extend(netfilter::bans(host, port, needs));
+    bans.extend(netfilter::bans(host, source, port, needs));
     bans.extend(hosts_access::bans(host));
     if let Some(source) = source {
         bans.retain(|ban| ban.source.overlaps(source));

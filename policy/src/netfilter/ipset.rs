@@ -2,6 +2,7 @@
 //! whose sets they are, and which element a lift may delete. Works for iptables-nft and iptables-legacy rules alike.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::arrival::arrivals;
 use super::deciding;
@@ -12,7 +13,6 @@ use crate::host::block::Alternative;
 use crate::host::step::Step;
 use crate::host::{HostState, Need, Needs};
 use crate::packet::Packet;
-use crate::ranges::{number, prefixes};
 use crate::subsystem::ipset::{self, Entry, Key, Properties, Set, SetReference, State};
 use crate::subsystem::nf_tables::Rule;
 use crate::subsystem::nf_tables::expression::Expression;
@@ -129,39 +129,43 @@ pub fn remove(host: &HostState, set: &str, element: &str, needs: &mut Needs) -> 
     }
 }
 
-/// Whom the elements of a set refuse, where a rule that refuses asks it so: each with the seconds it still has. Sets are read whole.
-pub fn refused(facts: &State, reference: SetReference, needs: &mut Needs) -> Vec<(String, Source, Option<u32>)> {
+/// The set that a match asks, or those of a list. None where the match wants those who are not in it, or where it is not known.
+pub fn members<'h>(facts: &'h State, reference: SetReference, needs: &mut Needs) -> &'h [Set] {
     // IPSET_INV_MATCH: it refuses everybody else.
     if reference.flags & 1 != 0 {
-        return Vec::new();
+        return &[];
     }
-    let set = match facts.sets.get(&reference.index) {
+    match facts.sets.get(&reference.index) {
         None => {
             needs.insert(Need::Ipset(reference.index));
-            return Vec::new();
+            &[]
         }
-        Some(Err(_)) => return Vec::new(),
-        Some(Ok(set)) => set,
-    };
-    let mut found = Vec::new();
-    let members = if set.kind == "list:set" { set.members.as_slice() } else { std::slice::from_ref(set) };
-    for set in members {
-        let Some(listing) = facts.listings.get(&set.name) else {
-            needs.insert(Need::IpsetElements(set.name.clone()));
-            continue;
-        };
-        let Some(field) = client_field(set, reference) else { continue };
-        for element in listing.iter().flat_map(|listing| listing.iter()).filter(|element| !element.nomatch) {
-            let Some((from, to)) = element.addresses.get(field) else { continue };
-            let span = [(number(*from), number(*to))];
-            found.extend(prefixes(from.is_ipv6(), &span).map(|source| (set.name.clone(), source, element.left)));
-        }
+        Some(Err(_)) => &[],
+        Some(Ok(set)) if set.kind == "list:set" => &set.members,
+        Some(Ok(set)) => std::slice::from_ref(set),
     }
-    found
+}
+
+/// The elements of a set, each with what its address field stands for, and the seconds it still has. The set is read whole.
+pub fn listed<'h>(
+    facts: &'h State,
+    set: &Set,
+    field: usize,
+    needs: &mut Needs,
+) -> impl Iterator<Item = (IpAddr, IpAddr, Option<u32>)> + use<'h> {
+    let listing = facts.listings.get(&set.name);
+    if listing.is_none() {
+        needs.insert(Need::IpsetElements(set.name.clone()));
+    }
+    let elements = listing.into_iter().flatten().flat_map(|listing| listing.iter());
+    elements.filter(|element| !element.nomatch).filter_map(move |element| {
+        let (from, to) = element.addresses.get(field)?;
+        Some((*from, *to, element.left))
+    })
 }
 
 /// Which of a set's address fields is asked for the packet's source.
-fn client_field(set: &Set, reference: SetReference) -> Option<usize> {
+pub fn client_field(set: &Set, reference: SetReference) -> Option<usize> {
     let fields = set.kind.split_once(':')?.1.split(',');
     // IPSET_DIM_ONE_SRC 2, TWO_SRC 4, THREE_SRC 8
     let source = |dimension: u32| reference.flags.checked_shr(dimension).unwrap_or(0) & 1 != 0;

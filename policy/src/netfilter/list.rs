@@ -1,9 +1,7 @@
-//! What of the packet filters concerns the SSH port: for `firewall list`, `firewall remove` and `banned`. These are questions
-//! about everybody; `bans` is the only one that reads whole sets.
+//! What of the packet filters concerns the SSH port: for `firewall list`, `firewall remove` and `banned`. Reads no set whole: `banned`
+//! does, where it must.
 
 use std::collections::BTreeSet;
-
-use jiff::{SignedDuration, Timestamp};
 
 use super::no_plan::NoPlan;
 use super::reference::Reference;
@@ -12,17 +10,15 @@ use crate::address::Source;
 use crate::host::step::Step;
 use crate::host::{HostState, Need, Needs, Part};
 use crate::packet::{Packet, Tracking};
-use crate::reply::{Ban, Firewall, FirewallEntry, FirewallSchema};
+use crate::reply::{Firewall, FirewallEntry, FirewallSchema};
 use crate::subsystem::ipset;
-use crate::subsystem::ipset::SetReference;
 use crate::subsystem::nf_tables::evaluate::Evaluator;
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
-use crate::subsystem::nf_tables::lift::{Side, delete_element, delete_rule, found_sources, has_anonymous_set, rule_source};
+use crate::subsystem::nf_tables::lift::{Side, delete_element, delete_rule, has_anonymous_set, rule_source};
 use crate::subsystem::nf_tables::owner;
-use crate::subsystem::nf_tables::{Chain, Element, ElementData, ElementKey, Family, Rule, SetKey, State, render};
+use crate::subsystem::nf_tables::{Chain, Element, ElementData, ElementKey, Rule, SetKey, State, render};
 use crate::subsystem::xtables::evaluate::matches_rule;
 use crate::subsystem::xtables::extension::holds::Matched;
-use crate::subsystem::xtables::extension::targets::{StandardVerdict, Target, TargetEffect, target};
 use crate::subsystem::xtables::{self, Action};
 use crate::verdict::Connection;
 use crate::verdict::owner::Owner;
@@ -36,21 +32,21 @@ fn everybody(v6: bool, port: u16) -> Option<Packet> {
 }
 
 /// The chains that a SYN to the port can come through: base chains on the way in and what they lead to, as indexes.
-fn chains_on_path(state: &State) -> Vec<usize> {
+pub(super) fn chains_on_path(state: &State) -> Vec<usize> {
+    let names = state.chain_names();
     let mut found: BTreeSet<usize> = BTreeSet::new();
     let mut todo: Vec<usize> = (0..state.chains.len()).filter(|index| walk::on_the_way_in(state, *index)).collect();
     while let Some(index) = todo.pop() {
         let Some(chain) = state.chains.get(index).filter(|_| found.insert(index)) else { continue };
         for name in chain.rules.iter().flat_map(|rule| leads_to(state, chain, rule)) {
-            let same_table = |other: &Chain| other.family == chain.family && other.table == chain.table && other.name == name;
-            todo.extend(state.chains.iter().position(|other| same_table(other)));
+            todo.extend(names.get(&(chain.family, chain.table.as_str(), name.as_str())));
         }
     }
     found.into_iter().collect()
 }
 
 /// The chains that a rule jumps or goes to, through a map that was read too.
-fn leads_to(state: &State, chain: &Chain, rule: &Rule) -> Vec<String> {
+pub(super) fn leads_to(state: &State, chain: &Chain, rule: &Rule) -> Vec<String> {
     let name = |verdict: &Verdict| match verdict {
         Verdict::Jump(name) | Verdict::Goto(name) => Some(name.clone()),
         _ => None,
@@ -74,7 +70,12 @@ fn leads_to(state: &State, chain: &Chain, rule: &Rule) -> Vec<String> {
 }
 
 /// Rules that a SYN of somebody to the port may match and that do something with it.
-fn rules<'s>(state: &'s State, port: u16, ipsets: &'s ipset::State, wanted: &mut Needs) -> Vec<(&'s Chain, usize, &'s Rule)> {
+pub(super) fn rules<'s>(
+    state: &'s State,
+    port: u16,
+    ipsets: &'s ipset::State,
+    wanted: &mut Needs,
+) -> Vec<(&'s Chain, usize, &'s Rule)> {
     let chains = chains_on_path(state);
     let mut concerned: BTreeSet<(usize, usize)> = BTreeSet::new();
     for packet in [false, true].into_iter().filter_map(|v6| everybody(v6, port)) {
@@ -167,7 +168,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
     firewall
 }
 
-fn owner_of(chain: &Chain, set: Option<&SetKey>) -> Owner {
+pub(super) fn owner_of(chain: &Chain, set: Option<&SetKey>) -> Owner {
     owner::of(&chain.table, &chain.name, set.map(|set| set.set.as_str()), std::iter::empty())
 }
 
@@ -196,160 +197,42 @@ fn named_sets(chain: &Chain, rule: &Rule) -> Vec<SetKey> {
     sets.map(|set| SetKey { family: chain.family, table: chain.table.clone(), set }).collect()
 }
 
+/// A legacy rule, where it stands.
+pub(super) type Placed<'s> = (xtables::Place, &'s xtables::Chain, &'s xtables::Rule);
+
 /// Legacy rules that a SYN to the port may match, in the built-in chains on the way in and the chains they lead to.
-fn legacy_rules<'s>(
-    state: &'s xtables::State,
-    port: u16,
-    ipsets: &ipset::State,
-) -> Vec<(xtables::Place, &'s xtables::Chain, &'s xtables::Rule)> {
+pub(super) fn legacy_rules<'s>(state: &'s xtables::State, port: u16, ipsets: &ipset::State) -> Vec<Placed<'s>> {
+    let packets = [false, true].into_iter().filter_map(|v6| everybody(v6, port));
+    packets.flat_map(|packet| legacy_rules_for(state, &packet, ipsets)).collect()
+}
+
+/// Those that this packet may match.
+pub(super) fn legacy_rules_for<'s>(state: &'s xtables::State, packet: &Packet, ipsets: &ipset::State) -> Vec<Placed<'s>> {
+    let (v6, view) = (packet.v6, packet.view());
     let mut found = Vec::new();
-    for v6 in [false, true] {
-        let Some(packet) = everybody(v6, port) else { continue };
-        let view = packet.view();
-        for table in state.tables(v6) {
-            let mut todo: Vec<&xtables::Chain> = [xtables::Hook::Prerouting, xtables::Hook::Input]
-                .into_iter()
-                .filter_map(|hook| table.at(hook).map(AsRef::as_ref))
-                .collect();
-            let mut seen: BTreeSet<&str> = BTreeSet::new();
-            while let Some(chain) = todo.pop() {
-                if !seen.insert(&chain.name) {
+    for table in state.tables(v6) {
+        let mut todo: Vec<&xtables::Chain> = [xtables::Hook::Prerouting, xtables::Hook::Input]
+            .into_iter()
+            .filter_map(|hook| table.at(hook).map(AsRef::as_ref))
+            .collect();
+        let mut seen: BTreeSet<&str> = BTreeSet::new();
+        while let Some(chain) = todo.pop() {
+            if !seen.insert(&chain.name) {
+                continue;
+            }
+            for (index, rule) in chain.rules.iter().enumerate() {
+                if matches_rule(rule, &view, v6, ipsets) == Matched::No {
                     continue;
                 }
-                for (index, rule) in chain.rules.iter().enumerate() {
-                    if matches_rule(rule, &view, v6, ipsets) == Matched::No {
-                        continue;
-                    }
-                    if let Action::Jump(name) | Action::Goto(name) = &rule.action {
-                        todo.extend(table.chain(name).map(AsRef::as_ref));
-                    }
-                    let place = xtables::Place { v6, table: table.name.clone(), chain: chain.name.clone(), position: index + 1 };
-                    found.push((place, chain, rule.as_ref()));
+                if let Action::Jump(name) | Action::Goto(name) = &rule.action {
+                    todo.extend(table.chain(name).map(AsRef::as_ref));
                 }
+                let place = xtables::Place { v6, table: table.name.clone(), chain: chain.name.clone(), position: index + 1 };
+                found.push((place, chain, rule.as_ref()));
             }
         }
     }
     found
-}
-
-/// Who is blocked by sets and rules on the way to the SSH port. Reads the sets that refuse; nothing is said about policies.
-pub fn bans(host: &HostState, port: u16, needs: &mut Needs) -> Vec<Ban> {
-    let mut bans = Vec::new();
-    let ipsets = super::ipset::facts(host);
-    if let Some(state) = host.nf_tables.present() {
-        for (chain, _, rule) in rules(state, port, &ipsets, needs) {
-            nft_bans(host.at, state, chain, rule, needs, &mut bans);
-            if rule.expressions.iter().any(|expression| refuses(state, chain, expression)) {
-                let asked = super::ipset::asked_by(rule, chain.family == Family::Ip6);
-                ipset_bans(host.at, &ipsets, asked, needs, &mut bans);
-            }
-        }
-    }
-    if let Some(state) = host.xtables.present() {
-        for (place, _, rule) in legacy_rules(state, port, &ipsets) {
-            let refuses = match &rule.action {
-                Action::Target(Target::Verdict(StandardVerdict::Drop) | Target::Reject(_)) => true,
-                Action::Target(_) | Action::Count | Action::Jump(_) | Action::Goto(_) => false,
-            };
-            if refuses {
-                let asked = rule.matches.iter().filter_map(super::ipset::reference).collect();
-                ipset_bans(host.at, &ipsets, asked, needs, &mut bans);
-            }
-            if let (true, Some(source)) = (refuses, rule.source(place.v6)) {
-                let owner = owner::of(&place.table, &place.chain, None, std::iter::empty());
-                bans.push(Ban { source, by: by(&owner, &place.to_string()), since: None, until: None });
-            }
-        }
-    }
-    bans
-}
-
-/// Those that a refusing rule finds in ipsets.
-fn ipset_bans(at: Timestamp, ipsets: &ipset::State, asked: Vec<SetReference>, needs: &mut Needs, bans: &mut Vec<Ban>) {
-    for reference in asked {
-        for (set, source, left) in super::ipset::refused(ipsets, reference, needs) {
-            let owner = owner::of("", "", Some(set.as_str()), std::iter::empty());
-            let until = left.and_then(|left| at.checked_add(SignedDuration::from_secs(left.into())).ok());
-            let ban = Ban { source, by: by(&owner, &format!("ipset {set}")), since: None, until };
-            // Several rules can ask one set.
-            if !bans.contains(&ban) {
-                bans.push(ban);
-            }
-        }
-    }
-}
-
-fn by(owner: &Owner, place: &str) -> String {
-    if *owner == Owner::Nobody { place.to_owned() } else { format!("{owner} ({place})") }
-}
-
-fn nft_bans(at: Timestamp, state: &State, chain: &Chain, rule: &Rule, needs: &mut Needs, bans: &mut Vec<Ban>) {
-    let refuses = rule.expressions.iter().any(|expression| refuses(state, chain, expression));
-    for v6 in [false, true] {
-        if refuses
-            && let Some(source) = rule_source(state, chain, rule, v6, Side::Source)
-            && source.is_ipv4() != v6
-        {
-            let place = format!("nft {} {} {} handle {}", chain.family, chain.table, chain.name, rule.handle);
-            bans.push(Ban { source, by: by(&owner_of(chain, None), &place), since: None, until: None });
-        }
-    }
-    for expression in &rule.expressions {
-        let Expression::Lookup { set, dreg: dreg @ (None | Some(0)), invert: false, .. } = expression else { continue };
-        if dreg.is_none() && !refuses {
-            continue;
-        }
-        let set = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
-        let Some(elements) = state.dumps.get(&set) else {
-            needs.insert(Need::SetElements(set));
-            continue;
-        };
-        let by = by(&owner_of(chain, Some(&set)), &format!("nft set {set}"));
-        for element in elements {
-            if dreg.is_some() && element.data != Some(ElementData::Verdict(Verdict::Drop)) {
-                continue;
-            }
-            for v6 in [false, true] {
-                for source in found_sources(state, chain, rule, &set, element, v6, Side::Source) {
-                    bans.push(Ban { source, by: by.clone(), since: None, until: ends(at, element) });
-                }
-            }
-        }
-    }
-}
-
-/// Whether the rule ends in a drop or reject, itself or in a chain that does nothing else.
-fn refuses(state: &State, chain: &Chain, expression: &Expression) -> bool {
-    match expression {
-        Expression::Verdict(Verdict::Drop) | Expression::Reject { .. } => true,
-        Expression::Verdict(Verdict::Jump(name) | Verdict::Goto(name)) => {
-            let same = |other: &&std::sync::Arc<Chain>| {
-                other.family == chain.family && other.table == chain.table && other.name == *name
-            };
-            let always = |one: &Expression| {
-                matches!(
-                    one,
-                    Expression::Verdict(Verdict::Drop)
-                        | Expression::Reject { .. }
-                        | Expression::Counter { .. }
-                        | Expression::Log { .. }
-                )
-            };
-            state.chains.iter().find(same).is_some_and(|target| {
-                !target.rules.is_empty() && target.rules.iter().all(|rule| rule.expressions.iter().all(always))
-            })
-        }
-        Expression::Target { name, revision, info } => {
-            let v6 = chain.family == Family::Ip6;
-            matches!(target(v6, name, *revision, info), TargetEffect::Drop | TargetEffect::Reject(_))
-        }
-        _ => false,
-    }
-}
-
-fn ends(at: Timestamp, element: &Element) -> Option<Timestamp> {
-    let left = i64::try_from(element.expires_ms?).ok()?;
-    at.checked_add(SignedDuration::from_millis(left)).ok()
 }
 
 /// Removes one rule or element by its reference. Refuses what a manager owns, what could not be put back, and what is not there.

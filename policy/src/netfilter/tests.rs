@@ -495,7 +495,7 @@ fn banned_lists_the_elements_of_sets_that_refuse_and_rules_that_name_an_address(
         .rule(&[nfproto(false), saddr_set("friends", false, false), accept()])
         .rule(&[nfproto(true), saddr("2001:db8::7"), drop()])
         .build();
-    let (all, _, _) = asked(&state, |host, needs| bans(host, 22, needs));
+    let (all, _, _) = asked(&state, |host, needs| bans(host, None, 22, needs));
     let listed: Vec<_> = all.iter().map(|ban| format!("{} {}", ban.source, ban.by)).collect();
     assert_eq!(
         listed,
@@ -530,7 +530,7 @@ fn any_rule() -> impl Strategy<Value = Vec<Statement>> {
     (source, other, end).prop_map(|(source, other, end)| vec![source, other, end])
 }
 
-fn any_ruleset() -> impl Strategy<Value = State> {
+pub(crate) fn any_ruleset() -> impl Strategy<Value = State> {
     let elements = prop::collection::btree_set(0_u8..8, 0..4);
     (prop::collection::vec(any_rule(), 0..6), prop::collection::vec(any_rule(), 0..3), elements, any::<bool>()).prop_map(
         |(rules, deep, elements, policy)| {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::early::fails_early;
 use super::remember::{Memory, Passage};
-use super::run::{End, Found};
+use super::run::{End, Found, Run};
 use super::{Chain, Family, Rule, Set, SetKey, State};
 use crate::host::Needs;
 use crate::packet::{Doubt, Effort, Packet, Tri};
@@ -107,9 +107,6 @@ pub struct Evaluator<'a> {
 impl<'a> Evaluator<'a> {
     /// `whole_sets` allows it to ask for whole sets, which is right only when the question is about a range.
     pub fn new(state: &'a State, whole_sets: bool, needs: &'a mut Needs) -> Self {
-        let name = |(index, chain): (usize, &'a std::sync::Arc<Chain>)| {
-            ((chain.family, chain.table.as_str(), chain.name.as_str()), index)
-        };
         Self {
             state,
             whole_sets,
@@ -117,7 +114,7 @@ impl<'a> Evaluator<'a> {
             changed_sets: BTreeSet::new(),
             ipsets: &NO_SETS,
             hits: None,
-            chains: state.chains.iter().enumerate().map(name).collect(),
+            chains: state.chain_names(),
             sets: state.sets.iter().map(|set| (&set.key, set.as_ref())).collect(),
             effort: Effort::default(),
             memory: Memory::default(),
@@ -167,6 +164,16 @@ impl<'a> Evaluator<'a> {
         self.run(chain, rule, &mut packet).is_some_and(|run| run.ends.iter().any(|end| *end != End::Next))
     }
 
+    /// What a rule finds for a packet and where it leads, taken by itself. `None` where it certainly does not hold. Whole sets are
+    /// asked for only where `whole_sets` allows it.
+    pub fn alone(&mut self, chain: &Chain, rule: &Rule, packet: &Packet, whole_sets: bool) -> Option<Run> {
+        self.changed_sets.clear();
+        let before = std::mem::replace(&mut self.whole_sets, whole_sets);
+        let run = self.run(chain, rule, &mut packet.clone());
+        self.whole_sets = before;
+        run
+    }
+
     /// Whether a rule may hold for a packet.
     pub fn may_match(&mut self, chain: &Chain, rule: &Rule, packet: &Packet) -> bool {
         let mut packet = packet.clone();
@@ -181,7 +188,7 @@ impl<'a> Evaluator<'a> {
         for (number, rule) in chain.rules.iter().enumerate() {
             let run = if !self.effort.spend() {
                 let ends = vec![End::Anything(Effort::exceeded())];
-                Some(super::run::Run { ends, ..Default::default() })
+                Some(Run { ends, ..Default::default() })
             } else if fails_early(rule, packet) {
                 // It costs more than the walk itself.
                 debug_assert!(

@@ -128,7 +128,7 @@ pub fn ranges(from: &[u8], to: &[u8]) -> Vec<Source> {
 }
 
 /// The client addresses that an element stands for: `place` is where the address begins in the key.
-fn element_sources(element: &Element, place: usize, len: usize) -> Vec<Source> {
+pub fn element_sources(element: &Element, place: usize, len: usize) -> Vec<Source> {
     let end = element.key_end.as_ref().unwrap_or(&element.key);
     match (element.key.get(place..place + len), end.get(place..place + len)) {
         (Some(from), Some(to)) if !element.catchall => ranges(from, to),

@@ -28,8 +28,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use early::fails_early;
 use expression::Expression;
-pub use run::{End, Found};
+pub use run::{End, Found, Run};
 pub use step::Step;
 
 /// An nftables family, with the kernel's numbers (`linux/netfilter.h`).
@@ -103,6 +104,15 @@ pub struct State {
 }
 
 impl State {
+    /// Where the chain of each name stands in [`State::chains`]: made once where many are looked for.
+    pub fn chain_names(&self) -> BTreeMap<(Family, &str, &str), usize> {
+        let mut names = BTreeMap::new();
+        for (index, chain) in self.chains.iter().enumerate() {
+            names.entry((chain.family, chain.table.as_str(), chain.name.as_str())).or_insert(index);
+        }
+        names
+    }
+
     /// Whether a rule sets packets' marks, by which policy rules may send them elsewhere.
     pub fn sets_marks(&self) -> bool {
         // NFT_META_MARK
