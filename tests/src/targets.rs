@@ -408,7 +408,7 @@ fn judge(host: &HostState) {
     }
     let mut needs = Needs::new();
     let _ = netfilter::firewall_list(host, 22, &mut needs);
-    let _ = netfilter::bans(host, 22, &mut needs);
+    let _ = netfilter::bans(host, None, 22, &mut needs);
 }
 
 /// The struct of one match and of one target: a byte that is odd for IPv6, the revision, the name, a NUL, the struct.
