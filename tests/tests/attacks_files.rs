@@ -202,31 +202,159 @@ fn chroots(cases: &mut Cases) {
 /// What a user made is not followed by what root is told to run.
 fn keys(cases: &mut Cases) {
     let (server, alice) = (cases.server, ("alice", false));
-    let advised = "chown -Rh alice: /home/alice/.ssh && runuser -u alice -- chmod go-w /home/alice /home/alice/.ssh \
-                   /home/alice/.ssh/authorized_keys";
-    server.sh("touch /etc/mine; chmod 666 /etc/mine; ln -s /etc/mine /home/alice/.ssh/link; rm -f /home/alice/.ssh/authorized_keys2").expect_ok();
-    for (case, spoil) in [
-        ("a folder of keys that all can write", "chmod 777 /home/alice/.ssh"),
-        ("a file of keys that all can write", "chmod 666 /home/alice/.ssh/authorized_keys"),
-        ("a home that all can write", "chmod 777 /home/alice"),
+    server
+        .sh("touch /etc/mine; chmod 666 /etc/mine; ln -s /etc/mine /home/alice/.ssh/link; rm -f /home/alice/.ssh/authorized_keys2")
+        .expect_ok();
+    let (file, folder) = ("/home/alice/.ssh/authorized_keys", "/home/alice/.ssh");
+    let handed_over = format!("chown -Rh alice: {folder}");
+    let as_alice = |change: &str| format!("runuser -u alice -- chmod {change}");
+    for (spoil, saying, advised) in [
         (
-            "a file of keys of another user's",
+            "chmod 777 /home/alice/.ssh",
+            "/home/alice/.ssh can be written by others (owner 100",
+            as_alice(&format!("go-w {folder}")),
+        ),
+        (
+            "chmod 666 /home/alice/.ssh/authorized_keys",
+            "authorized_keys can be written by others",
+            as_alice(&format!("go-w {file}")),
+        ),
+        ("chgrp users /home/alice; chmod 775 /home/alice", "/home/alice can be written by others", as_alice("go-w /home/alice")),
+        (
+            "chgrp users /home/alice/.ssh; chmod 775 /home/alice/.ssh",
+            "/home/alice/.ssh can be written by others",
+            as_alice(&format!("go-w {folder}")),
+        ),
+        (
+            "chgrp users /home/alice/.ssh/authorized_keys; chmod 664 /home/alice/.ssh/authorized_keys",
+            "/home/alice/.ssh/authorized_keys can be written by others",
+            as_alice(&format!("go-w {file}")),
+        ),
+        (
             "chown bob /home/alice/.ssh/authorized_keys; chmod 644 /home/alice/.ssh/authorized_keys",
+            "authorized_keys belongs to another user (owner 1002 bob, mode 0644, a file)",
+            handed_over.clone(),
+        ),
+        (
+            "chown root /home/alice/.ssh/authorized_keys; chmod 600 /home/alice/.ssh/authorized_keys",
+            "authorized_keys cannot be read by the user (owner 0, mode 0600, a file)",
+            handed_over.clone(),
+        ),
+        (
+            "chown bob /home/alice/.ssh; chmod 755 /home/alice/.ssh",
+            "/home/alice/.ssh belongs to another user (owner 1002 bob, mode 0755, a folder)",
+            handed_over.clone(),
+        ),
+        (
+            "chown bob /home/alice; chmod 755 /home/alice",
+            "/home/alice belongs to another user",
+            "chown -h alice: /home/alice".into(),
+        ),
+        (
+            "chown root /home/alice; chmod 700 /home/alice",
+            "/home/alice does not let the user in (owner 0, mode 0700, a folder)",
+            "chown -h alice: /home/alice".into(),
+        ),
+        ("chmod 700 /home", "/home does not let the user in", "chmod a+x /home".into()),
+        (
+            "chmod 775 /home/alice; chgrp users /home/alice; chmod 777 /home/alice/.ssh; chown bob /home/alice/.ssh/authorized_keys; \
+             chmod 666 /home/alice/.ssh/authorized_keys",
+            "/home/alice/.ssh can be written by others",
+            format!(
+                "{} && {handed_over} && {}",
+                as_alice(&format!("go-w /home/alice {folder}")),
+                as_alice(&format!("go-w {file}"))
+            ),
         ),
     ] {
         server.sh(spoil).expect_ok();
-        cases.mended(case, alice, &["StrictModes"], &[advised]);
+        cases.mended(spoil, alice, &[saying], &[&advised]);
     }
     if server.sh("stat -c %u%a /etc/mine").stdout.trim() != "0666" {
         cases.wrong("a link of alice's", "the advice changed what it leads to");
     }
-    configured(server, "AuthorizedKeysFile /srv/keys/%u\n");
-    server.sh("mkdir -m 777 /srv/keys; cp /root/.ssh/authorized_keys /srv/keys/alice; chmod 644 /srv/keys/alice").expect_ok();
-    let (verdict, _, fix) = cases.diagnosed("alice");
-    if verdict != "refuse" || !fix.contains("`namei -l /srv/keys/alice`") || gets_in(server, "alice", false) {
-        cases.wrong("keys outside of the home", &format!("{verdict}: {fix}"));
-    }
+    links(cases);
+    elsewhere(cases);
     configured(server, "X11Forwarding yes\n");
+}
+
+/// What a link of alice's leads to is neither opened nor closed: she gets a copy, or is told.
+fn links(cases: &mut Cases) {
+    let (server, alice) = (cases.server, ("alice", false));
+    let copy = |link: &str, from: &str| {
+        format!("runuser -u alice -- sh -c 'rm {link} && install -D -m 600 {from} /home/alice/.ssh/authorized_keys'")
+    };
+    server
+        .sh("mkdir -m 777 /srv/wide; mv /home/alice/.ssh/* /srv/wide; rm -r /home/alice/.ssh; ln -s /srv/wide /home/alice/.ssh")
+        .expect_ok();
+    cases.mended(
+        "a folder that is a link to one that all can write",
+        alice,
+        &["/home/alice/.ssh is a link to /srv/wide; /srv/wide can be written by others (owner 0, mode 0777, a folder)"],
+        &[&copy("/home/alice/.ssh", "/srv/wide/authorized_keys")],
+    );
+    server
+        .sh("mkdir -m 1777 /srv/all; cp /home/alice/.ssh/authorized_keys /tmp/of-alice; chmod 644 /tmp/of-alice
+             mv /home/alice/.ssh/authorized_keys /srv/all/of-alice
+             runuser -u alice -- ln -s /srv/all/of-alice /home/alice/.ssh/authorized_keys")
+        .expect_ok();
+    cases.mended(
+        "a file that is a link into a folder of all users",
+        alice,
+        &["/home/alice/.ssh/authorized_keys is a link to /srv/all/of-alice; /srv/all can be written by others"],
+        &[&copy("/home/alice/.ssh/authorized_keys", "/srv/all/of-alice")],
+    );
+    // The service has a /tmp of its own: what is not in it is not missing.
+    server.sh("runuser -u alice -- ln -sf /tmp/of-alice /home/alice/.ssh/authorized_keys").expect_ok();
+    let (verdict, said, _) = cases.diagnosed("alice");
+    if verdict != "unknown" || !said.contains("(PrivateTmp=)") {
+        cases.wrong("a link into /tmp", &format!("{verdict}: {said}"));
+    }
+    server.sh("runuser -u alice -- ln -sf /etc/shadow /home/alice/.ssh/authorized_keys").expect_ok();
+    let (verdict, said, fix) = cases.diagnosed("alice");
+    let expected = ["runuser -u alice -- rm /home/alice/.ssh/authorized_keys"];
+    if verdict != "refuse" || commands(&fix) != expected || !said.contains("/etc/shadow cannot be read by the user") {
+        cases.wrong("a link to /etc/shadow", &format!("{verdict}: {said}"));
+    }
+    if server.sh("stat -c %a /srv/all /etc/shadow /srv/wide").stdout.split_whitespace().collect::<Vec<_>>()
+        != ["1777", "640", "777"]
+    {
+        cases.wrong("links", "the advice changed what they lead to");
+    }
+    server
+        .sh("rm /home/alice/.ssh/authorized_keys; install -o alice -m 600 /root/.ssh/authorized_keys /home/alice/.ssh/")
+        .expect_ok();
+}
+
+/// Keys outside of the home.
+fn elsewhere(cases: &mut Cases) {
+    let (server, alice) = (cases.server, ("alice", false));
+    configured(server, "AuthorizedKeysFile /etc/ssh/keys/%u\n");
+    server.sh("install -D -m 644 /root/.ssh/authorized_keys /etc/ssh/keys/alice").expect_ok();
+    let (file, folder) = ("/etc/ssh/keys/alice", "/etc/ssh/keys");
+    for (spoil, saying, advised) in [
+        ("chmod 700 /etc/ssh/keys", "/etc/ssh/keys does not let the user in", format!("chmod a+x {folder}")),
+        (
+            "chmod 2775 /etc/ssh/keys",
+            "/etc/ssh/keys can be written by others (owner 0, mode 2775",
+            format!("chmod go-w {folder}"),
+        ),
+        ("chown bob /etc/ssh/keys", "/etc/ssh/keys belongs to another user (owner 1002 bob", format!("chown -h root {folder}")),
+        ("chmod 600 /etc/ssh/keys/alice", "/etc/ssh/keys/alice cannot be read by the user", format!("chmod a+r {file}")),
+        (
+            "chown alice /etc/ssh/keys/alice; chmod 664 /etc/ssh/keys/alice",
+            "/etc/ssh/keys/alice can be written by others",
+            format!("runuser -u alice -- chmod go-w {file}"),
+        ),
+        (
+            "chmod 777 /etc/ssh/keys; chown bob /etc/ssh/keys/alice; chmod 600 /etc/ssh/keys/alice",
+            "/etc/ssh/keys/alice cannot be read by the user (owner 1002 bob",
+            format!("chmod go-w {folder} && test ! -h {file} && chown -h root {file} && chmod a+r {file}"),
+        ),
+    ] {
+        server.sh(spoil).expect_ok();
+        cases.mended(spoil, alice, &[saying], &[&advised]);
+    }
 }
 
 fn all(release: Release) {

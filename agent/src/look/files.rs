@@ -3,14 +3,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, access};
 use sshfix_policy::subsystem::sshd::{
-    AuthorizedKey, Chain, Owner, PartIs, RootFolder, RootPart, Seen, authorized_keys, is_pattern, root_parts,
+    AuthorizedKey, Chain, Kind, Link, Owner, PartIs, Refused, RootFolder, RootPart, Seen, Stop, authorized_keys, is_pattern,
+    root_parts,
 };
 
 use super::{TALLY_MAX, Tally, matches};
@@ -19,6 +20,10 @@ use crate::sys::view::View;
 
 /// The longest file of authorized keys that is read.
 const KEYS_MAX: u64 = 4 << 20;
+/// Folders that a service may have for itself.
+const OWN: [&str; 2] = ["/tmp", "/var/tmp"];
+/// The most links on one path (linux/namei.h, `MAXSYMLINKS`).
+const LINKS: usize = 40;
 /// The most keys of one file that are told.
 const KEYS: usize = 2000;
 
@@ -30,11 +35,17 @@ pub(super) fn keys(ids: &Ids, home: &str, paths: &[String], patterns: bool) -> R
     let away = fs::metadata(home).is_err_and(|error| error.kind() == ErrorKind::NotFound);
     let in_it = |path: &String| away && Path::new(path).starts_with(home);
     let not_there = format!("the home folder {home} is not there; it may come back");
-    let home = fs::canonicalize(home).unwrap_or_else(|_| PathBuf::from(home));
+    let real = fs::canonicalize(home).unwrap_or_else(|_| PathBuf::from(home));
+    let home = Home { named: Path::new(home), real };
     let look = |path: &String| {
         let opened = open(Path::new(path), &home);
         match view.require_same(Path::new(path)).and(home_view.clone()) {
             Ok(()) if in_it(path) && matches!(opened, Err(Seen::Missing)) => Err(Seen::Unknown(not_there.clone())),
+            Ok(())
+                if matches!((&opened, &view), (Err(Seen::Missing), View::Own(_) | View::Hidden)) && is_in_own(path.as_ref()) =>
+            {
+                Err(Seen::Unknown("a link leads into a folder of which sshfix has one of its own (PrivateTmp=)".to_owned()))
+            }
             Ok(()) => opened,
             Err(why) => Err(Seen::Unknown(why)),
         }
@@ -75,44 +86,129 @@ struct Opened {
     chain: Result<Chain, String>,
 }
 
-fn open(path: &Path, home: &Path) -> Result<Opened, Seen> {
+/// The home directory of the user.
+struct Home<'a> {
+    named: &'a Path,
+    /// Without links.
+    real: PathBuf,
+}
+
+fn open(path: &Path, home: &Home) -> Result<Opened, Seen> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(|error| not_opened(path, &error))?;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    let file = opened.map_err(|error| not_opened(path, home, &error))?;
     let found = file.metadata().map_err(|error| Seen::Unknown(words(&error)))?;
+    let chain = real(path).and_then(|real| chain(path, &real, &found, home));
     if !found.is_file() {
-        return Err(Seen::Refused("not a regular file".to_owned()));
+        let other = |why: String| Refused::Other(format!("not a regular file ({why})"));
+        return Err(Seen::Refused(chain.map_or_else(other, |chain| Refused::At(chain, Stop::NotRegular))));
     }
-    let chain = chain(path, owner(&found), home);
     Ok(Opened { length: found.len(), file, chain })
 }
 
 /// Only what a second look would answer the same is a fact: not what a dead file server or a full table says.
-fn not_opened(path: &Path, error: &io::Error) -> Seen {
+fn not_opened(path: &Path, home: &Home, error: &io::Error) -> Seen {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => Seen::Missing,
         Some(
             Errno::EACCES | Errno::EPERM | Errno::ELOOP | Errno::ENAMETOOLONG | Errno::ENOTDIR | Errno::ENXIO | Errno::ENODEV,
         ) => {
-            let whose = fs::metadata(path).map_or_else(|_| String::new(), |found| format!(" ({})", owner(&found)));
-            Seen::Refused(format!("the user cannot open it: {}{whose}", words(error)))
+            let why = || Refused::Other(format!("the user cannot open it: {}", words(error)));
+            let denied = error.kind() == ErrorKind::PermissionDenied;
+            let stopped = || followed(path).and_then(|(at, _)| Some((fs::metadata(&at).ok()?, at)));
+            Seen::Refused(denied.then(stopped).flatten().map_or_else(why, |(found, at)| {
+                let stop = if found.is_dir() { Stop::Enter } else { Stop::Read };
+                chain(path, &at, &found, home).map_or_else(|_| why(), |chain| Refused::At(chain, stop))
+            }))
         }
         _ => Seen::Unknown(format!("it could not be opened: {}", words(error))),
     }
 }
 
-/// The real path of the file, and who owns it and each folder up to the home directory, or else the root.
-fn chain(path: &Path, file: Owner, home: &Path) -> Result<Chain, String> {
-    let real = fs::canonicalize(path).map_err(|error| format!("the user cannot follow the path: {}", words(&error)))?;
-    let mut owners = vec![file];
-    for folder in real.ancestors().skip(1) {
-        let found =
-            fs::metadata(folder).map_err(|error| format!("the user cannot look at a folder above it: {}", words(&error)))?;
-        owners.push(owner(&found));
-        if folder == home {
-            break;
+/// How far the user comes on the way to a file, and whether to its end: the folder that stops them, else the file. Links are followed, as
+/// often as the kernel does (`path_resolution(7)`).
+fn followed(path: &Path) -> Option<(PathBuf, bool)> {
+    let (mut at, mut links) = (PathBuf::from("/"), 0);
+    let parts = |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>();
+    let mut rest = parts(path);
+    while let Some(part) = rest.pop() {
+        match Path::new(&part).components().next() {
+            Some(Component::RootDir) => {
+                at = PathBuf::from("/");
+                continue;
+            }
+            Some(Component::ParentDir) => {
+                at.pop();
+                continue;
+            }
+            Some(Component::Normal(_)) => {}
+            Some(Component::CurDir | Component::Prefix(_)) | None => continue,
+        }
+        let next = at.join(&part);
+        match fs::symlink_metadata(&next) {
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound) => return Some((at, false)),
+            Err(_) => return None,
+            Ok(found) if found.is_symlink() => {
+                links += 1;
+                if links > LINKS {
+                    return None;
+                }
+                rest.extend(parts(&fs::read_link(&next).ok()?));
+            }
+            Ok(_) => at = next,
         }
     }
-    Ok(Chain { real: real.display().to_string(), owners })
+    Some((at, true))
+}
+
+/// Whether a link leads into a folder that a service has for itself (systemd.exec(5), `PrivateTmp=`): what is not there may be on the host.
+fn is_in_own(path: &Path) -> bool {
+    let own = |(at, _): (PathBuf, bool)| OWN.iter().any(|top| at.starts_with(top));
+    followed(path).is_none_or(own)
+}
+
+/// The path without links.
+fn real(path: &Path) -> Result<PathBuf, String> {
+    fs::canonicalize(path).map_err(|error| format!("the user cannot follow the path: {}", words(&error)))
+}
+
+/// What is at the end of the way, and who owns it and each folder up to the home directory, or else the root.
+fn chain(path: &Path, real: &Path, found: &fs::Metadata, home: &Home) -> Result<Chain, String> {
+    let mut owners = vec![owner(found)];
+    for (folder, above) in real.ancestors().zip(real.ancestors().skip(1)) {
+        if folder == home.real {
+            break;
+        }
+        let found =
+            fs::metadata(above).map_err(|error| format!("the user cannot look at a folder above it: {}", words(&error)))?;
+        owners.push(owner(&found));
+    }
+    Ok(Chain { kind: kind(found), owners, link: link(path, home), real: real.display().to_string() })
+}
+
+/// The first link on the way that the user could have made, else the first.
+fn link(path: &Path, home: &Home) -> Option<Box<Link>> {
+    let mut parts: Vec<&Path> = path.ancestors().collect();
+    parts.reverse();
+    let below = |path: &&Path| path.starts_with(home.named) && *path != home.named;
+    let (own, others): (Vec<&Path>, Vec<&Path>) = parts.into_iter().partition(below);
+    own.into_iter().chain(others).find_map(|path| {
+        let to = fs::read_link(path).ok()?;
+        Some(Box::new(Link { path: path.display().to_string(), to: to.display().to_string() }))
+    })
+}
+
+fn kind(found: &fs::Metadata) -> Kind {
+    let kind = found.file_type();
+    if kind.is_file() {
+        Kind::File
+    } else if kind.is_dir() {
+        Kind::Folder
+    } else if kind.is_fifo() {
+        Kind::Pipe
+    } else {
+        Kind::Other
+    }
 }
 
 fn owner(found: &fs::Metadata) -> Owner {

@@ -181,7 +181,7 @@ fn accounts_that_cannot_log_in_are_found() {
         account(
             &format!("chown nobody {keys}"),
             keys,
-            "the user cannot open it: Permission denied (owner 65534, mode 0600)",
+            "cannot be read by the user (owner 65534 nobody, mode 0600, a file)",
             &format!("chown alice {keys}"),
         );
         account(&format!("mv {keys} /root/k"), keys, "not there", &format!("mv /root/k {keys}"));

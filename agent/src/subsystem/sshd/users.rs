@@ -2,15 +2,15 @@
 //! a home on a dead file server holds nobody up, and nobody's home holds up what is read of another user. Must not touch a path of a user
 //! itself, and takes no answer for more than the word of that user.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sshfix_policy::host::Part;
 use sshfix_policy::subsystem::sshd::{
-    Account, AuthorizedKey, Groups, KeyFile, MAX_MATCHES, Owner, PartIs, RootFolder, RootPart, Seen, is_pattern, key_file,
-    root_parts, shown, writing_groups,
+    Account, AuthorizedKey, Chain, Groups, KeyFile, MAX_MATCHES, Owner, PartIs, Reader, Refused, RootFolder, RootPart, Seen,
+    is_pattern, key_file, root_parts, shown, strangers, writing_groups,
 };
 
 use crate::look::{self, Ask, Tally, Told, User};
@@ -22,6 +22,10 @@ const LOOK: Duration = Duration::from_secs(3);
 const QUESTION: Duration = Duration::from_secs(6);
 /// Looks at a time.
 const MAX_LOOKS: usize = 8;
+/// The longest path, with what a name that is no UTF-8 becomes in it.
+const PATH_MAX: usize = 3 * 4096;
+/// Owners that are named.
+const MAX_NAMES: usize = 8;
 /// The most folders of a path: `PATH_MAX`, every second letter a slash.
 const FOLDERS_MAX: usize = 2049;
 
@@ -115,7 +119,7 @@ fn ids(account: &Account) -> Ids {
 /// What decides how an sshd reads files of keys; nothing where that is not known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Program {
-    /// See [`key_file`].
+    /// See [`Reader`].
     pub(super) patched: Option<bool>,
     /// Whether it takes patterns (since OpenSSH 10.0).
     pub(super) patterns: Option<bool>,
@@ -136,7 +140,10 @@ fn key_files(account: &Account, paths: &[String], of: Program, until: Instant) -
     let asked: BTreeSet<(u32, u32)> =
         seen.iter().flat_map(writing_groups).filter(|(_, owner)| [0, account.uid].contains(owner)).collect();
     let groups = if asked.is_empty() { Ok(Groups::default()) } else { groups(&asked, until) };
-    seen.into_iter().map(|seen| key_file(seen, account.uid, &groups, of.patched)).collect()
+    let names = names(&seen, account.uid, until);
+    let Account { uid, gids, home, .. } = account;
+    let reader = Reader { uid: *uid, gids, home, groups: &groups, names: &names, patched: of.patched };
+    seen.into_iter().zip(paths).map(|(seen, path)| key_file(path, seen, &reader)).collect()
 }
 
 fn groups(asked: &BTreeSet<(u32, u32)>, until: Instant) -> Result<Groups, String> {
@@ -147,12 +154,27 @@ fn groups(asked: &BTreeSet<(u32, u32)>, until: Instant) -> Result<Groups, String
     }
 }
 
+/// The names of owners that are neither root nor the user, as far as the system knows them. They decide nothing.
+fn names(seen: &[Seen], uid: u32, until: Instant) -> BTreeMap<u32, String> {
+    let asked: BTreeSet<u32> = seen.iter().flat_map(|seen| strangers(seen, uid)).collect();
+    let pairs: BTreeSet<(u32, u32)> = asked.into_iter().take(MAX_NAMES).map(|owner| (0, owner)).collect();
+    let found = if pairs.is_empty() { Groups::default() } else { groups(&pairs, until).unwrap_or_default() };
+    found.names.into_iter().filter_map(|(uid, name)| Some((uid, name?))).collect()
+}
+
 /// A user may have said this: bounded, and nothing in it that is not what it says it is.
 fn checked(seen: Seen) -> Seen {
     let strange = || Seen::Unknown(STRANGE.to_owned());
     match seen {
         Seen::Missing => Seen::Missing,
-        Seen::Refused(why) => Seen::Refused(shown(&why)),
+        Seen::Refused(Refused::Other(why)) => Seen::Refused(Refused::Other(shown(&why))),
+        Seen::Refused(Refused::At(chain, stop)) => {
+            if is_a_chain(&chain) {
+                Seen::Refused(Refused::At(chain, stop))
+            } else {
+                strange()
+            }
+        }
         Seen::Unknown(why) => Seen::Unknown(shown(&why)),
         Seen::Matches(files) => {
             let plain = |path: &str| path.starts_with('/') && path == shown(path);
@@ -166,15 +188,23 @@ fn checked(seen: Seen) -> Seen {
         Seen::File { chain, keys } => {
             let chain = chain.map_err(|why| shown(&why));
             let keys = keys.map_err(|why| shown(&why));
-            let whole = chain.as_ref().map_or(true, |chain| {
-                let folders = Path::new(&chain.real).ancestors().count();
-                chain.real.starts_with('/') && (1..=FOLDERS_MAX.min(folders)).contains(&chain.owners.len())
-            });
-            let modes = chain.as_ref().map_or(true, |chain| chain.owners.iter().all(|Owner { mode, .. }| *mode <= 0o7777));
+            let whole = chain.as_ref().map_or(true, is_a_chain);
             let known = keys.as_ref().map_or(true, |keys| keys.iter().all(is_a_key));
-            if whole && modes && known { Seen::File { chain, keys } } else { strange() }
+            if whole && known { Seen::File { chain, keys } } else { strange() }
         }
     }
+}
+
+/// No more owners than the path has parts, and paths no longer than the kernel takes them.
+fn is_a_chain(chain: &Chain) -> bool {
+    let folders = Path::new(&chain.real).ancestors().count();
+    let short = |path: &str| path.len() <= PATH_MAX;
+    let short_link = chain.link.as_ref().is_none_or(|link| link.path.starts_with('/') && short(&link.path) && short(&link.to));
+    chain.real.starts_with('/')
+        && short(&chain.real)
+        && short_link
+        && (1..=FOLDERS_MAX.min(folders)).contains(&chain.owners.len())
+        && chain.owners.iter().all(|Owner { mode, .. }| *mode <= 0o7777)
 }
 
 /// A user may have said this: the parts of that very path, none behind one that is not there, and nothing in it that is not what it says.
@@ -217,7 +247,7 @@ fn ask(owner: Option<u32>, question: &Ask, until: Instant) -> Result<Told, Strin
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use sshfix_policy::subsystem::sshd::Chain;
+    use sshfix_policy::subsystem::sshd::{Kind, Stop};
 
     use super::*;
 
@@ -225,7 +255,7 @@ mod tests {
     fn what_a_look_says_is_taken_only_where_it_can_be_so() {
         let owner = Owner { uid: 1, gid: 1, mode: 0o644 };
         let file = |real: &str, owners: Vec<Owner>, keys: Vec<AuthorizedKey>| Seen::File {
-            chain: Ok(Chain { real: real.to_owned(), owners }),
+            chain: Ok(Chain { real: real.to_owned(), kind: Kind::File, owners, link: None }),
             keys: Ok(keys),
         };
         let key = |kind: &str, fingerprint: &str| AuthorizedKey {
@@ -253,7 +283,15 @@ mod tests {
         ] {
             assert_eq!(checked(bad.clone()), Seen::Unknown(STRANGE.to_owned()), "{bad:?}");
         }
-        assert_eq!(checked(Seen::Refused("\u{1b}[2J".to_owned())), Seen::Refused("\\u{1b}[2J".to_owned()));
+        let refused = |why: &str| Seen::Refused(Refused::Other(why.to_owned()));
+        assert_eq!(checked(refused("\u{1b}[2J")), refused("\\u{1b}[2J"));
+        let at = |real: &str, owners: Vec<Owner>| {
+            Seen::Refused(Refused::At(Chain { real: real.to_owned(), kind: Kind::Folder, owners, link: None }, Stop::Enter))
+        };
+        assert_eq!(checked(at("/a/b", vec![owner; 3])), at("/a/b", vec![owner; 3]));
+        for bad in [at("a", vec![owner]), at("/a", vec![owner; 3]), at("/a", Vec::new())] {
+            assert_eq!(checked(bad), Seen::Unknown(STRANGE.to_owned()));
+        }
     }
 
     #[test]

@@ -19,12 +19,14 @@ pub use change::step::{Activation, FileEdit, Step, Through};
 pub use check::{FileFacts, ReadAt, Running, check};
 pub use facts::ask::{Answer, Candidate, Changes, login_as, resolved};
 pub use facts::authorized_keys::{AuthorizedKey, authorized_keys};
+pub use facts::chain::{Chain, Kind, Link, Owner, Stop, shown};
 pub use facts::effective::Effective;
 pub use facts::invocation::{Invocation, environment_file};
 pub use facts::key_file::{
-    Chain, Groups, KeyFile, MAX_MATCHES, Members, Modes, Owner, Reading, Seen, is_pattern, key_file, shown, writing_groups,
+    Groups, KeyFile, MAX_MATCHES, Members, Modes, Reader, Reading, Refused, Seen, is_pattern, key_file, strangers, writing_groups,
 };
 pub use facts::key_options::LineFault;
+pub use facts::passed_over::{Ground, PassedOver, PathFault, PathFaults, Wrong};
 pub use facts::power::{Power, SCHEDULED};
 pub use facts::revoked_keys::{RevokedKeys, revoked_keys};
 pub use facts::root_folder::{PartIs, RootFolder, RootPart, root_parts};

@@ -7,9 +7,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::subsystem::sshd::AuthorizedKey;
+use crate::subsystem::sshd::facts::chain::{Chain, Owner, Stop, shown};
+use crate::subsystem::sshd::facts::passed_over::{PassedOver, Way, Wrong};
 
-/// Characters of a path that a message shows: users can make paths as long as the kernel takes them.
-const SHOWN: usize = 200;
+/// Owners that are named.
+const MAX_NAMED: usize = 8;
 
 /// The most files that a pattern may name: more are not read.
 pub const MAX_MATCHES: usize = 64;
@@ -19,8 +21,8 @@ pub const MAX_MATCHES: usize = 64;
 pub enum Seen {
     /// It is not there.
     Missing,
-    /// It cannot be opened, or is no regular file: why. sshd sees the same.
-    Refused(String),
+    /// It cannot be opened, or is no regular file. sshd sees the same.
+    Refused(Refused),
     /// A regular file that the user can open.
     File {
         /// The path with its symbolic links followed, and owner and mode of the file and each folder above it, up to the home directory
@@ -35,24 +37,13 @@ pub enum Seen {
     Unknown(String),
 }
 
-/// A path and who owns each part of it, from the file upwards.
+/// Why a user cannot open a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Chain {
-    /// The path without symbolic links.
-    pub real: String,
-    /// The file first.
-    pub owners: Vec<Owner>,
-}
-
-/// Owner and mode of a file or folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// Its mode, without its type.
-    pub mode: u32,
+pub enum Refused {
+    /// The user comes as far as the first part of this chain.
+    At(Chain, Stop),
+    /// Something else: what.
+    Other(String),
 }
 
 /// Who is in the groups that may write to a file or to a folder above it.
@@ -86,7 +77,7 @@ pub enum KeyFile {
         keys: Result<Vec<AuthorizedKey>, String>,
     },
     /// sshd cannot read it, whatever `StrictModes` is: why.
-    Refused(String),
+    Refused(PassedOver),
     /// The path is a pattern, and these files match it, in their order; none where nothing does.
     Matches(Vec<(String, KeyFile)>),
     /// It could not be looked at: why.
@@ -99,7 +90,7 @@ pub enum Modes {
     /// sshd reads the file.
     Good,
     /// sshd passes over it: why.
-    Bad(String),
+    Bad(PassedOver),
     /// It depends on which sshd it is, or on what could not be read.
     Unknown(String),
 }
@@ -112,7 +103,7 @@ pub enum Reading<'a> {
     /// It reads these keys.
     Keys(&'a [AuthorizedKey]),
     /// It passes over the file: why.
-    PassedOver(&'a str),
+    PassedOver(&'a PassedOver),
     /// That is not known: why.
     Unknown(&'a str),
 }
@@ -157,55 +148,112 @@ pub fn writing_groups(seen: &Seen) -> BTreeSet<(u32, u32)> {
     writable.map(|owner| (owner.gid, owner.uid)).collect()
 }
 
-/// What sshd makes of a file of authorized keys of the user with this id. `patched` is whether it is Debian's, which lets a group write that
-/// has no other member than the owner (user-group-modes.patch); `None` where that is not known.
-pub fn key_file(seen: Seen, uid: u32, groups: &Result<Groups, String>, patched: Option<bool>) -> KeyFile {
+/// Whose files they are, and what decides about them.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    /// The user's id.
+    pub uid: u32,
+    /// All groups of the user.
+    pub gids: &'a [u32],
+    /// The home directory.
+    pub home: &'a str,
+    /// Who is in groups that may write.
+    pub groups: &'a Result<Groups, String>,
+    /// The names of owners, as far as they are known.
+    pub names: &'a BTreeMap<u32, String>,
+    /// Whether it is Debian's, which lets a group write that has no other member than the owner (user-group-modes.patch); `None` where that
+    /// is not known.
+    pub patched: Option<bool>,
+}
+
+/// The owners to name, the first few: those that are neither root nor this user.
+pub fn strangers(seen: &Seen, uid: u32) -> BTreeSet<u32> {
+    let chain = match seen {
+        Seen::Matches(files) => return files.iter().flat_map(|(_, seen)| strangers(seen, uid)).take(MAX_NAMED).collect(),
+        Seen::File { chain: Ok(chain), .. } | Seen::Refused(Refused::At(chain, _)) => chain,
+        Seen::File { .. } | Seen::Missing | Seen::Refused(Refused::Other(_)) | Seen::Unknown(_) => return BTreeSet::new(),
+    };
+    chain.owners.iter().map(|owner| owner.uid).filter(|owner| ![0, uid].contains(owner)).take(MAX_NAMED).collect()
+}
+
+/// What sshd makes of a file of authorized keys.
+pub fn key_file(path: &str, seen: Seen, of: &Reader) -> KeyFile {
     match seen {
         Seen::Missing => KeyFile::Missing,
-        Seen::Refused(why) => KeyFile::Refused(why),
+        Seen::Refused(Refused::Other(why)) => KeyFile::Refused(PassedOver::Other(why)),
+        Seen::Refused(Refused::At(chain, stop)) => KeyFile::Refused(stopped(path, &chain, stop, of)),
         Seen::Unknown(why) => KeyFile::Unknown(why),
-        Seen::Matches(files) => {
-            KeyFile::Matches(files.into_iter().map(|(path, seen)| (path, key_file(seen, uid, groups, patched))).collect())
-        }
-        Seen::File { chain: Err(why), keys } => KeyFile::File { modes: Modes::Bad(why), keys },
-        Seen::File { chain: Ok(chain), keys } => KeyFile::File { modes: safe_path(&chain, uid, groups, patched), keys },
+        Seen::Matches(files) => KeyFile::Matches(
+            files
+                .into_iter()
+                .map(|(path, seen)| {
+                    let file = key_file(&path, seen, of);
+                    (path, file)
+                })
+                .collect(),
+        ),
+        Seen::File { chain: Err(why), keys } => KeyFile::File { modes: Modes::Bad(PassedOver::Other(why)), keys },
+        Seen::File { chain: Ok(chain), keys } => KeyFile::File { modes: safe_path(path, &chain, of), keys },
     }
 }
 
-/// misc.c, `safe_path`: the first part that is not safe decides; what is not known decides only where nothing else does.
-fn safe_path(chain: &Chain, uid: u32, groups: &Result<Groups, String>, patched: Option<bool>) -> Modes {
-    let mut unknown = None;
-    for (owner, at) in chain.owners.iter().zip(Path::new(&chain.real).ancestors()) {
-        let at = shown(&at.display().to_string());
-        match secure(*owner, uid, groups, patched) {
+/// misc.c, `safe_path`: one part that is not safe decides; what is not known decides only where nothing else does.
+fn safe_path(path: &str, chain: &Chain, of: &Reader) -> Modes {
+    let (mut wrong, mut unknown) = (Vec::new(), None);
+    for (number, (owner, at)) in chain.owners.iter().zip(Path::new(&chain.real).ancestors()).enumerate() {
+        match secure(*owner, of.uid, of.groups, of.patched) {
             Secure::Yes => {}
-            Secure::No(why) => return Modes::Bad(format!("{at} {why} ({owner})")),
-            Secure::Unknown(why) => unknown = unknown.or(Some(Modes::Unknown(format!("{at} {why} ({owner})")))),
+            Secure::No(why) => wrong.push((number, why)),
+            Secure::Unknown(why) => {
+                let at = shown(&at.display().to_string());
+                unknown = unknown.or(Some(Modes::Unknown(format!("{at} {why} ({owner})"))));
+            }
         }
     }
-    unknown.unwrap_or(Modes::Good)
+    match of.way(path).faults(chain, &wrong, |uid| of.names.get(&uid).cloned()) {
+        Some(faults) => Modes::Bad(PassedOver::Paths(faults)),
+        None => unknown.unwrap_or(Modes::Good),
+    }
+}
+
+/// Where the user comes no further, and what else on the way there `StrictModes` would not take.
+fn stopped(path: &str, chain: &Chain, stop: Stop, of: &Reader) -> PassedOver {
+    let way = of.way(path);
+    let mut wrong: Vec<(usize, Wrong)> = chain.owners.first().map(|owner| (0, way.stop(stop, *owner))).into_iter().collect();
+    for (number, owner) in chain.owners.iter().enumerate().skip(1) {
+        if let Secure::No(why) = secure(*owner, of.uid, of.groups, of.patched) {
+            wrong.push((number, why));
+        }
+    }
+    let faults = way.faults(chain, &wrong, |uid| of.names.get(&uid).cloned());
+    faults.map_or_else(|| PassedOver::Other("the user cannot open it".to_owned()), PassedOver::Paths)
+}
+
+impl<'a> Reader<'a> {
+    fn way(&self, path: &'a str) -> Way<'a> {
+        Way { path, home: self.home, uid: self.uid, gids: self.gids }
+    }
 }
 
 enum Secure {
     Yes,
-    No(&'static str),
+    No(Wrong),
     Unknown(String),
 }
 
 /// misc.c, `secure_permissions` of Debian's patch. OpenSSH's own refuses every mode with 022.
 fn secure(owner: Owner, uid: u32, groups: &Result<Groups, String>, patched: Option<bool>) -> Secure {
-    const OTHERS: &str = "can be written by others";
     if owner.uid != 0 && owner.uid != uid {
-        return Secure::No("belongs to another user");
+        return Secure::No(Wrong::Owner);
     }
     if owner.mode & 0o002 != 0 {
-        return Secure::No(OTHERS);
+        return Secure::No(Wrong::Writable);
     }
     if owner.mode & 0o020 == 0 {
         return Secure::Yes;
     }
     match (patched, groups.as_ref().map(|groups| is_private(owner, uid, groups))) {
-        (Some(false), _) | (_, Ok(Some(false))) => Secure::No(OTHERS),
+        (Some(false), _) | (_, Ok(Some(false))) => Secure::No(Wrong::Writable),
         (Some(true), Ok(Some(true))) => Secure::Yes,
         (None, Ok(Some(true))) => Secure::Unknown(
             "can be written by the private group of its owner, which Debian's sshd allows and others refuse".to_owned(),
@@ -225,34 +273,20 @@ fn is_private(owner: Owner, uid: u32, groups: &Groups) -> Option<bool> {
     Some(primary && listed && !(members.primary.is_empty() && members.listed.is_empty()))
 }
 
-/// A path that a user may have made, for a message: no control characters, and not endless.
-pub fn shown(path: &str) -> String {
-    let characters = path.chars().count();
-    let kept = path.chars().take(SHOWN);
-    let mut text: String = kept.flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
-    if characters > SHOWN {
-        text.push_str("...");
-    }
-    text
-}
-
-impl std::fmt::Display for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "owner {}, mode {:04o}", self.uid, self.mode & 0o7777)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::subsystem::sshd::facts::chain::Kind;
 
     const ALICE: u32 = 1000;
+    const PATH: &str = "/home/alice/.ssh/authorized_keys";
 
     fn seen(owners: &[(u32, u32, u32)]) -> Seen {
         let owners = owners.iter().map(|(uid, gid, mode)| Owner { uid: *uid, gid: *gid, mode: *mode }).collect();
-        Seen::File { chain: Ok(Chain { real: "/home/alice/.ssh/authorized_keys".to_owned(), owners }), keys: Ok(Vec::new()) }
+        let real = PATH.to_owned();
+        Seen::File { chain: Ok(Chain { real, kind: Kind::File, owners, link: None }), keys: Ok(Vec::new()) }
     }
 
     #[allow(clippy::unnecessary_wraps)]
@@ -266,7 +300,9 @@ mod tests {
     }
 
     fn modes(seen: Seen, groups: &Result<Groups, String>, patched: Option<bool>) -> Modes {
-        match key_file(seen, ALICE, groups, patched) {
+        let names = BTreeMap::from([(1001, "bob".to_owned())]);
+        let reader = Reader { uid: ALICE, gids: &[1000], home: "/home/alice", groups, names: &names, patched };
+        match key_file(PATH, seen, &reader) {
             KeyFile::File { modes, .. } => modes,
             other => panic!("{other:?}"),
         }
@@ -280,7 +316,7 @@ mod tests {
         assert_eq!(modes(home(), &groups(&[], &["alice"]), Some(true)), Modes::Good);
         assert_eq!(modes(home(), &groups(&[ALICE], &["alice"]), Some(true)), Modes::Good);
         assert!(
-            matches!(modes(home(), &private, Some(false)), Modes::Bad(why) if why.contains("/home/alice can be written by others"))
+            matches!(modes(home(), &private, Some(false)), Modes::Bad(why) if why.to_string().contains("/home/alice can be written by others"))
         );
         assert!(matches!(modes(home(), &private, None), Modes::Unknown(_)));
         for shared in
@@ -302,19 +338,22 @@ mod tests {
     fn the_world_and_other_owners_are_refused_whatever_else_is_unknown() {
         let strange = seen(&[(ALICE, 5, 0o660), (1001, 1000, 0o700)]);
         assert!(
-            matches!(modes(strange, &Err("x".to_owned()), None), Modes::Bad(why) if why.contains("belongs to another user (owner 1001"))
+            matches!(modes(strange, &Err("x".to_owned()), None), Modes::Bad(why) if why.to_string().contains("belongs to another user (owner 1001 bob, mode 0700, a folder)"))
         );
         let open = seen(&[(ALICE, 1000, 0o666)]);
-        assert!(matches!(modes(open, &groups(&[ALICE], &[]), Some(true)), Modes::Bad(why) if why.contains("mode 0666")));
+        assert!(
+            matches!(modes(open, &groups(&[ALICE], &[]), Some(true)), Modes::Bad(why) if why.to_string().contains("mode 0666"))
+        );
         assert_eq!(modes(seen(&[(ALICE, 1000, 0o600), (0, 0, 0o755)]), &Ok(Groups::default()), None), Modes::Good);
     }
 
     #[test]
     fn strict_modes_no_reads_what_it_can_and_nothing_else() {
-        let bad = KeyFile::File { modes: Modes::Bad("bad".to_owned()), keys: Ok(Vec::new()) };
-        assert_eq!((bad.read(true), bad.read(false)), (Reading::PassedOver("bad"), Reading::Keys(&[])));
-        let refused = KeyFile::Refused("a pipe".to_owned());
-        assert_eq!((refused.read(true), refused.read(false)), (Reading::PassedOver("a pipe"), Reading::PassedOver("a pipe")));
+        let other = |why: &str| PassedOver::Other(why.to_owned());
+        let bad = KeyFile::File { modes: Modes::Bad(other("bad")), keys: Ok(Vec::new()) };
+        assert_eq!((bad.read(true), bad.read(false)), (Reading::PassedOver(&other("bad")), Reading::Keys(&[])));
+        let (refused, pipe) = (KeyFile::Refused(other("a pipe")), other("a pipe"));
+        assert_eq!((refused.read(true), refused.read(false)), (Reading::PassedOver(&pipe), Reading::PassedOver(&pipe)));
         let long = KeyFile::File { modes: Modes::Good, keys: Err("too long".to_owned()) };
         assert_eq!(long.read(true), Reading::Unknown("too long"));
         let unknown = KeyFile::File { modes: Modes::Unknown("which sshd".to_owned()), keys: Ok(Vec::new()) };
@@ -323,11 +362,5 @@ mod tests {
             (KeyFile::Missing.read(true), KeyFile::Unknown("x".to_owned()).read(false)),
             (Reading::Missing, Reading::Unknown("x"))
         );
-    }
-
-    #[test]
-    fn a_path_of_a_users_making_is_cut_and_shown_without_its_control_characters() {
-        assert_eq!(shown("/a\u{1b}[2J\nb"), "/a\\u{1b}[2J\\nb");
-        assert_eq!(shown(&"x".repeat(4096)).len(), SHOWN + 3);
     }
 }

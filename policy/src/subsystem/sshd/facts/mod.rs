@@ -2,6 +2,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod authorized_keys;
+pub(crate) mod chain;
 pub(crate) mod effective;
 pub mod faillock;
 pub(crate) mod invocation;
@@ -9,6 +10,7 @@ pub mod journal;
 pub(crate) mod key_file;
 pub(crate) mod key_options;
 pub mod pam;
+pub(crate) mod passed_over;
 pub(crate) mod power;
 pub(crate) mod revoked_keys;
 pub(crate) mod root_folder;

@@ -12,6 +12,7 @@ use crate::subsystem::sshd::judge::chroot::{self, Root};
 use crate::subsystem::sshd::judge::doubt::Doubt;
 use crate::subsystem::sshd::judge::judgement::{Judgement, Mend, Remedy, found};
 use crate::subsystem::sshd::judge::key_places::{is_strict, key_paths, key_places};
+use crate::subsystem::sshd::judge::mend_files::{self, Whose};
 use crate::subsystem::sshd::judge::methods::{Methods, Way, ways};
 use crate::subsystem::sshd::judge::methods_on::alternatives;
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
@@ -19,7 +20,6 @@ use crate::subsystem::sshd::judge::origin::origin;
 use crate::subsystem::sshd::judge::why_not;
 use crate::subsystem::sshd::{Effective, Reading};
 use crate::text::quoted::Text;
-use crate::text::shell;
 use crate::verdict::cause::Cause;
 use crate::verdict::owner::Owner;
 use crate::verdict::{Evidence, Stage, Verdict};
@@ -214,7 +214,7 @@ fn mend(effective: &Effective, settings: &Settings, user: &str, account: &Accoun
         format!(", or give {user} a password: `passwd {user}`")
     };
     let (evidence, fix) = if let Some(first) = methods.uncounted.first() {
-        (why_not::evidence(&methods.uncounted, effective, settings), why_not::mend(first, user, place))
+        (why_not::evidence(&methods.uncounted, effective, settings), why_not::mend(first, whose(user, account), place))
     } else {
         let evidence = files.first().map(|path| Evidence::new(path.clone(), "no key that sshd takes"));
         (evidence.into_iter().collect(), format!("put a public key of {user} into {place}"))
@@ -377,9 +377,10 @@ fn keys(
         let fix = format!("`ssh-copy-id {user}@HOST` from where a password works, or put the public key into {first}");
         (format!("{user} has no authorized keys"), missing, fix)
     } else {
-        let fix = mend_modes(user, &account.home, bad.iter().map(|(path, _)| path.as_str()));
-        let evidence = bad.into_iter().map(|(path, why)| Evidence::new(path, why)).collect();
-        (format!("sshd passes over the authorized keys of {user} (StrictModes)"), evidence, fix)
+        let fix = mend_files::mend(whose(user, account), bad.iter().map(|(_, why)| *why));
+        let strict = if bad.iter().any(|(_, why)| why.is_strictness()) { " (StrictModes)" } else { "" };
+        let evidence = bad.into_iter().map(|(path, why)| Evidence::new(path, why.to_string())).collect();
+        (format!("sshd passes over the authorized keys of {user}{strict}"), evidence, fix)
     };
     let mut judgement = refuse(detail, evidence, fix);
     if others.is_empty() {
@@ -397,22 +398,6 @@ fn keys(
     judgement
 }
 
-/// What makes sshd read files that it passes over for their owner or mode. The user can put links there: nothing that root runs follows one,
-/// and modes are changed as the user.
-fn mend_modes<'a>(user: &str, home: &str, paths: impl Iterator<Item = &'a str>) -> String {
-    let folder = format!("{}/.ssh", home.trim_end_matches('/'));
-    let (own, others): (Vec<&str>, Vec<&str>) = paths.partition(|path| path.starts_with(&format!("{folder}/")));
-    let mut advice = Vec::new();
-    if !own.is_empty() {
-        let files: Vec<String> = [home, &folder].into_iter().chain(own).map(shell::word).collect();
-        let (user, folder) = (shell::word(user), shell::word(&folder));
-        advice.push(format!("`chown -Rh {user}: {folder} && runuser -u {user} -- chmod go-w {}`", files.join(" ")));
-    }
-    if let Some(path) = others.first() {
-        let path = shell::word(path);
-        advice.push(format!(
-            "`namei -l {path}`: it and each folder above must be {user}'s or root's, and nobody else may write to it"
-        ));
-    }
-    advice.join("; ")
+fn whose<'a>(user: &'a str, account: &'a Account) -> Whose<'a> {
+    Whose { user, uid: account.uid, home: &account.home }
 }

@@ -8,6 +8,7 @@ use crate::host::{self, HostState, Needs};
 use crate::subsystem::sshd::config::{Client, Listed, address_list_at, is_name};
 use crate::subsystem::sshd::facts::authorized_keys::AuthorizedKey;
 use crate::subsystem::sshd::facts::key_options::LineFault;
+use crate::subsystem::sshd::facts::passed_over::PassedOver;
 use crate::subsystem::sshd::facts::revoked_keys::RevokedKeys;
 use crate::subsystem::sshd::facts::state::{Account, Need};
 use crate::subsystem::sshd::judge::doubt::{Can, Doubt};
@@ -71,7 +72,7 @@ pub enum WhyNot {
     /// sshd passes over the line.
     Line(LineFault),
     /// sshd passes over the file.
-    File(String),
+    File(Box<PassedOver>),
     /// A `%` token of this keyword's value ends the connection.
     Token(&'static str),
 }
@@ -88,7 +89,7 @@ impl fmt::Display for WhyNot {
             }
             WhyNot::From => f.write_str("its from= leaves this address out"),
             WhyNot::Line(fault) => write!(f, "sshd passes over it: {fault}"),
-            WhyNot::File(why) => f.write_str(why),
+            WhyNot::File(why) => why.fmt(f),
             WhyNot::Token(keyword) => {
                 let keyword = crate::subsystem::sshd::config::keyword::spelling(keyword);
                 write!(f, "{keyword} has a % token that sshd does not know, which ends the connection")
@@ -322,7 +323,7 @@ pub(super) fn keys(host: &HostState, effective: &Effective, client: &Client, acc
                 }
                 Reading::PassedOver(why) => {
                     found.sources.insert(Doubt::PassedOver(path.to_owned()));
-                    found.uncounted(path, None, WhyNot::File(why.to_owned()));
+                    found.uncounted(path, None, WhyNot::File(Box::new(why.clone())));
                 }
                 Reading::Keys(keys) => {
                     for key in keys {

@@ -118,7 +118,10 @@ fn the_first_line_that_authorises_a_key_counts_and_what_comes_before_it_takes_it
 
 #[test]
 fn a_file_that_begins_to_count_takes_its_keys_over() {
-    let bad = KeyFile::File { modes: Modes::Bad("wide".to_owned()), keys: Ok(authorized_keys(&line("command=\"x\" a"))) };
+    let bad = KeyFile::File {
+        modes: Modes::Bad(PassedOver::Other("wide".to_owned())),
+        keys: Ok(authorized_keys(&line("command=\"x\" a"))),
+    };
     let files = [("/w", bad), ("/k", file(&["a"]))];
     let was = found(1000, &files, "/w /k");
     assert_eq!(was.best().0, Verdict::Accept);

@@ -15,6 +15,7 @@ pub(crate) mod key_places;
 pub(crate) mod keys;
 pub(crate) mod limits;
 pub(crate) mod login;
+pub(crate) mod mend_files;
 pub(crate) mod methods;
 pub(crate) mod methods_on;
 pub(crate) mod objection;

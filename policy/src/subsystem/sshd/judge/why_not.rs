@@ -3,6 +3,7 @@
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::{Settings, keyword};
 use crate::subsystem::sshd::judge::keys::{Uncounted, WhyNot};
+use crate::subsystem::sshd::judge::mend_files::{self, Whose};
 use crate::subsystem::sshd::judge::origin::origin;
 use crate::verdict::Evidence;
 
@@ -34,8 +35,8 @@ fn of(why: &WhyNot) -> Option<&'static str> {
 }
 
 /// What would make the first of them count; `place` is where a key belongs.
-pub(super) fn mend(one: &Uncounted, user: &str, place: &str) -> String {
-    let path = &one.path;
+pub(super) fn mend(one: &Uncounted, whose: Whose, place: &str) -> String {
+    let (path, user) = (&one.path, whose.user);
     match &one.why {
         WhyNot::NoList(_) => format!(
             "`install -m 644 /dev/null {path}` makes an empty file, which takes no key back; or `sshfix ctl sshd unset RevokedKeys`"
@@ -61,7 +62,7 @@ pub(super) fn mend(one: &Uncounted, user: &str, place: &str) -> String {
             "mend {}: a key is one line, `OPTIONS TYPE KEY COMMENT`, and `ssh-keygen -l -f {path}` lists those that can be read",
             one.place()
         ),
-        WhyNot::File(_) => format!("put a public key of {user} into a file that sshd reads: {place}"),
+        WhyNot::File(why) => mend_files::mend(whose, [why.as_ref()].into_iter()),
         WhyNot::Token(keyword) => {
             let known = if *keyword == "authorizedkeysfile" { ": `%h`, `%u`, `%U` and `%%` are all it takes" } else { "" };
             format!("correct {}{known}", keyword::spelling(keyword))

@@ -11,6 +11,7 @@ use crate::host::{HostState, Needs, Part};
 use crate::subsystem::listener;
 use crate::subsystem::sshd::config::{Document, Tree, keyword};
 use crate::subsystem::sshd::facts::pam::Passwords;
+use crate::subsystem::sshd::facts::passed_over::PassedOver;
 use crate::subsystem::sshd::facts::stack::AccountStack;
 use crate::subsystem::sshd::facts::state::{Account, Login, Server};
 use crate::subsystem::sshd::{
@@ -169,7 +170,7 @@ pub(super) fn hosts(user: &str, before: &str, after: &str) -> (HostState, HostSt
         let named = [key("ssh-ed25519", None, "from=\"seven.example.org\"")];
         for (path, file) in [
             ("/home/x/.ssh/authorized_keys", file(Modes::Good, &keys)),
-            ("/etc/ssh/wide", file(Modes::Bad("others can write it".to_owned()), &keys)),
+            ("/etc/ssh/wide", file(Modes::Bad(PassedOver::Other("others can write it".to_owned())), &keys)),
             ("/etc/ssh/named", file(Modes::Good, &named)),
             ("/home/x/.ssh/rc", KeyFile::Missing),
             ("/home/x/.ssh/environment", KeyFile::Unknown("there is something".to_owned())),
