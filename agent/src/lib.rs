@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod audit;
 pub mod change;
+pub mod command_line;
 pub mod config;
 pub mod drill;
 pub mod host;
