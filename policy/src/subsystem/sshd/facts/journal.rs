@@ -33,6 +33,14 @@ pub struct Told {
 }
 
 impl Told {
+    /// The user who came in by what it says. Only root's sshd is believed.
+    pub fn came_in(&self) -> Option<&str> {
+        match &self.what {
+            Said::Accepted(user) if self.vouched => Some(user),
+            _ => None,
+        }
+    }
+
     /// As it is quoted.
     pub fn evidence(&self) -> Evidence {
         Evidence::quote(format!("journal of {}", self.by), Quote::Program, self.text.clone())
@@ -147,11 +155,42 @@ fn whole(answers: &Answers<'_>) -> Result<Timestamp, String> {
     if entries.len() < answers.most { Ok(begins) } else { Ok(oldest.map_or(begins, |oldest| oldest.max(begins))) }
 }
 
+/// Why sshd turned a connection away before it listened to it (sshd.c, `drop_connection`; srclimit.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// `penalty: failed authentication`
+    Penalty,
+    /// `too many penalised addresses`, with `overflow:deny-all`.
+    TooManyPenalties,
+    /// `Maxstartups`, `past MaxStartups`
+    MaxStartups,
+    /// Any other reason.
+    Other,
+}
+
+impl Dropped {
+    fn of(reason: &str) -> Self {
+        let reason = reason.to_ascii_lowercase();
+        if reason.starts_with("penalty") {
+            Dropped::Penalty
+        } else if reason.starts_with(TOO_MANY_PENALTIES) {
+            Dropped::TooManyPenalties
+        } else if reason.contains("maxstartups") {
+            Dropped::MaxStartups
+        } else {
+            Dropped::Other
+        }
+    }
+}
+
+/// As sshd writes it.
+pub const TOO_MANY_PENALTIES: &str = "too many penalised addresses";
+
 /// What a line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// `drop connection #0 from [A]:P on [B]:22 penalty: failed authentication` (sshd.c, `drop_connection`).
-    Dropped(String),
+    Dropped(Dropped),
     /// `new A/32 active penalty of N seconds`, `activating`: from now on sshd turns the source away for so long (srclimit.c). Written from
     /// OpenSSH 10.1 on, before that with `LogLevel VERBOSE`.
     Penalty {
@@ -333,7 +372,7 @@ fn of_sshd(text: &str) -> Option<Line> {
         let (from, rest) = drop.split_once("from [")?.1.split_once("]:")?;
         let (port, rest) = rest.split_once(" on [")?;
         let reason = rest.split_once("]:")?.1.split_once(' ')?.1;
-        return Some((from.parse().ok(), port.parse().ok(), Said::Dropped(reason.trim().to_owned())));
+        return Some((from.parse().ok(), port.parse().ok(), Said::Dropped(Dropped::of(reason.trim()))));
     }
     if let Some(penalty) = bare.strip_prefix("srclimit_penalise: ") {
         return penalised(penalty).map(|what| (None, None, what));
@@ -617,7 +656,7 @@ mod tests {
             (last.from.unwrap().to_string(), last.port, last.by.as_str()),
             ("203.0.113.70".to_owned(), Some(9), "sshd[81]")
         );
-        assert_eq!(last.what, Said::Dropped("Maxstartups".to_owned()));
+        assert_eq!(last.what, Said::Dropped(Dropped::MaxStartups));
         assert_eq!(last.at.as_millisecond(), 1_795_251_602_500);
     }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::host::HostState;
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::{Tree, evaluate};
-use crate::subsystem::sshd::facts::journal::{Said, Told};
+use crate::subsystem::sshd::facts::journal::{Dropped, Said, Told};
 use crate::subsystem::sshd::facts::state::{Folder, HostKey, KeyProblem, Manager, Server};
 use crate::subsystem::sshd::judge::broken::{self, Broken};
 use crate::subsystem::sshd::judge::judgement::{self, Judgement, Mend, Remedy, found};
@@ -107,8 +107,7 @@ fn mend(path: &str, kind: Option<&str>, problem: &KeyProblem) -> String {
 /// `MaxStartups` was reached lately and is not now.
 fn was_full(server: &Server, connection: &Connection, told: &[Told]) -> Judgement {
     let mine = |told: &&Told| {
-        let dropped = matches!(&told.what, Said::Dropped(reason) if reason.to_ascii_lowercase().contains("maxstartups"));
-        dropped && told.from.is_some_and(|from| connection.source.single() == Some(from))
+        told.what == Said::Dropped(Dropped::MaxStartups) && told.from.is_some_and(|from| connection.source.single() == Some(from))
     };
     let drops: Vec<&Told> = told.iter().filter(mine).collect();
     let Some(last) = drops.last() else { return Judgement::accept("") };
@@ -466,13 +465,8 @@ fn since_read<'a>(server: &Server, told: &'a [Told]) -> &'a [Told] {
 /// sshd said that it turned this very address away, for a reason that no other part of this stage knows: how long that lasts is not known.
 fn turned_away(server: &Server, connection: &Connection, told: &[Told]) -> Judgement {
     let Some(address) = connection.source.single() else { return Judgement::accept("") };
-    let explained = |reason: &str| {
-        let reason = reason.to_ascii_lowercase();
-        reason.starts_with("penalty") || reason.contains("maxstartups")
-    };
-    let of_this = |told: &&Told| {
-        told.vouched && told.from == Some(address) && matches!(&told.what, Said::Dropped(reason) if !explained(reason))
-    };
+    let unexplained = |said: &Said| matches!(said, Said::Dropped(Dropped::TooManyPenalties | Dropped::Other));
+    let of_this = |told: &&Told| told.vouched && told.from == Some(address) && unexplained(&told.what);
     let Some(last) = since_read(server, told).iter().rev().find(of_this) else { return Judgement::accept("") };
     let detail = format!("sshd turned {address} away lately, and whether it does so still is not known");
     let fix =

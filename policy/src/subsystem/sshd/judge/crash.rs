@@ -54,7 +54,7 @@ pub fn judge(host: &HostState, server: Option<&Server>, told: &[&Told]) -> Judge
             // Somebody who got in since was served by the same program; and one that was started since may be another one.
             let last = crashes.last().map(|told| told.at);
             let since = |told: &&&Told| last.is_some_and(|last| told.at > last);
-            let over = told.iter().filter(since).any(|told| matches!(told.what, Said::Accepted(_) | Said::Listening));
+            let over = told.iter().filter(since).any(|told| told.came_in().is_some() || told.what == Said::Listening);
             let verdict = if over { Verdict::Accept } else { Verdict::Unknown };
             (verdict, format!("sshd crashed {count} times in the last quarter of an hour"))
         }

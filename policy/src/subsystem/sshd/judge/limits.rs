@@ -61,11 +61,8 @@ impl About<'_> {
     /// The last line of this kind, and whether the client got in after it.
     fn last(&self, is: impl Fn(&Said) -> bool) -> Option<(&Told, bool)> {
         let at = self.told.iter().rposition(|told| is(&told.what))?;
-        let got_in = |told: &&&Told| match &told.what {
-            Said::Accepted(user) => self.user.is_none_or(|asked| asked == user),
-            _ => false,
-        };
-        Some((self.told.get(at)?, self.told.iter().skip(at).any(|told| got_in(&told))))
+        let got_in = |told: &&Told| told.came_in().is_some_and(|user| self.user.is_none_or(|asked| asked == user));
+        Some((self.told.get(at)?, self.told.iter().skip(at).any(got_in)))
     }
 }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::subsystem::sshd::Effective;
-use crate::subsystem::sshd::facts::journal::{Ended, Said, Told};
+use crate::subsystem::sshd::facts::journal::{Dropped, Ended, Said, TOO_MANY_PENALTIES, Told};
 
 /// `crash:90 authfail:5 noauth:1 grace-exceeded:10 ... max:600 min:15 max-sources4:65536 ... overflow6:permissive`, in seconds; an sshd without
 /// penalties has none.
@@ -159,12 +159,12 @@ pub fn overflown(told: &[Told], v4: bool, terms: &Terms, effective: &Effective, 
     let mut denied = Vec::new();
     for told in lately {
         let net = match (&told.what, told.from) {
-            (Said::Dropped(reason), Some(from)) if reason.starts_with(TOO_MANY) && from.is_ipv4() == v4 => {
+            (Said::Dropped(Dropped::TooManyPenalties), Some(from)) if from.is_ipv4() == v4 => {
                 denied.push(told.clone());
                 continue;
             }
             (Said::Penalty { net, .. }, _) => *net,
-            (Said::Dropped(reason), Some(from)) if reason.starts_with("penalty") => block(effective, from),
+            (Said::Dropped(Dropped::Penalty), Some(from)) => block(effective, from),
             (Said::Ended(_) | Said::NoMatch { .. } | Said::Crashed(_), Some(from)) if !exempt(effective, from) => {
                 block(effective, from)
             }
@@ -178,7 +178,7 @@ pub fn overflown(told: &[Told], v4: bool, terms: &Terms, effective: &Effective, 
     let enough = if max_sources < MAX_SOURCES { 1 } else { usize::try_from(max_sources / 2).unwrap_or(usize::MAX) };
     if let Some(last) = denied.last().cloned() {
         return Some((
-            format!("with overflow:deny-all it turned others away because {TOO_MANY} (max-sources is {max_sources})"),
+            format!("with overflow:deny-all it turned others away because {TOO_MANY_PENALTIES} (max-sources is {max_sources})"),
             vec![last],
         ));
     }
@@ -190,9 +190,6 @@ pub fn overflown(told: &[Told], v4: bool, terms: &Terms, effective: &Effective, 
         )
     })
 }
-
-/// srclimit.c, `srclimit_penalty_check_allow`.
-const TOO_MANY: &str = "too many penalised addresses";
 
 /// `5`, and `0.5` as later releases may print it: rounded up, so that no penalty ends before sshd ends it.
 fn whole_seconds(value: &str) -> Option<i64> {
@@ -229,11 +226,7 @@ pub fn ledger(told: &[Told], net: IpNet, terms: &Terms, now: Timestamp) -> Optio
         (_, None) => false,
     };
     let mine: Vec<&Told> = told.iter().filter(|told| told.vouched).filter(concerns).collect();
-    let named = |told: &&&Told| match &told.what {
-        Said::Penalty { .. } => true,
-        Said::Dropped(reason) => reason.starts_with("penalty"),
-        _ => false,
-    };
+    let named = |told: &&&Told| matches!(told.what, Said::Penalty { .. } | Said::Dropped(Dropped::Penalty));
     let refusals: Vec<&&Told> = mine.iter().filter(named).collect();
     let (first, last) = (refusals.first()?, refusals.last()?);
     let at_most = after(last.at, terms.longest());
@@ -392,7 +385,7 @@ mod tests {
             told(2, "203.0.113.7", 3, Said::Ended(Ended::Unasked)),
             penalty(3, 16),
             failed(4, 4),
-            told(9, "203.0.113.7", 5, Said::Dropped("penalty: failed authentication".to_owned())),
+            told(9, "203.0.113.7", 5, Said::Dropped(Dropped::Penalty)),
             told(9, "203.0.113.70", 5, Said::Ended(Ended::Failed)),
         ];
         let ledger = ledger(&lines, net, &terms, at(10)).unwrap();
@@ -409,7 +402,7 @@ mod tests {
         let terms = Terms::of(&Effective::parse(TERMS)).unwrap().unwrap();
         let net = "203.0.113.0/24".parse().unwrap();
         let failed = |second, port| told(second, "203.0.113.7", port, Said::Ended(Ended::Failed));
-        let drop = |second| told(second, "203.0.113.8", 9, Said::Dropped("penalty: failed authentication".to_owned()));
+        let drop = |second| told(second, "203.0.113.8", 9, Said::Dropped(Dropped::Penalty));
         let four = [failed(0, 1), failed(0, 2), failed(0, 3), failed(1, 4), drop(2)];
         let ledger = ledger(&four, net, &terms, at(3)).unwrap();
         assert_eq!((ledger.at_least, ledger.probably, ledger.at_most), (None, at(20), at(602)));
@@ -441,7 +434,7 @@ mod tests {
     fn others_penalties_turn_everybody_away_with_deny_all() {
         let effective = |more: &str| Effective::parse(&format!("{TERMS} {more}\npersourcepenaltyexemptlist 192.0.2.9\n"));
         let failed = |from| told(0, from, 1, Said::Ended(Ended::Failed));
-        let denied = |from| told(0, from, 1, Said::Dropped("too many penalised addresses".to_owned()));
+        let denied = |from| told(0, from, 1, Said::Dropped(Dropped::TooManyPenalties));
         let one = || vec![failed("203.0.113.7")];
         let (few, six) = ("overflow:deny-all max-sources4:3", "overflow6:deny-all max-sources6:1");
         for (more, lines, v4, second, turned_away) in [

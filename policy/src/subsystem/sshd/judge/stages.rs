@@ -3,7 +3,7 @@
 use crate::host::{self, HostState, Needs, Part};
 use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::config::Settings;
-use crate::subsystem::sshd::facts::journal::{Said, Told};
+use crate::subsystem::sshd::facts::journal::Told;
 use crate::subsystem::sshd::facts::state::{Login, Need, Server, is_user_name};
 use crate::subsystem::sshd::judge::judgement::{Found, Judgement};
 use crate::subsystem::sshd::judge::limits::{self, About};
@@ -88,8 +88,8 @@ fn happened(server: &Server, effective: &Effective, told: &[&Told], user: Option
 /// Files that changed since the running sshd read them: what it goes by is not known, unless this user came in since from there.
 fn unread(server: &Server, about_it: &[&Told], user: &str) -> Option<Text> {
     let since = |told: &Told| server.read_at.is_some_and(|read_at| told.at >= read_at);
-    let came_in = |told: &&&Told| since(told) && matches!(&told.what, Said::Accepted(name) if name == user);
-    if server.stale.is_empty() || !server.running || about_it.iter().any(|told| came_in(&told)) {
+    let came_in = |told: &&Told| since(told) && told.came_in() == Some(user);
+    if server.stale.is_empty() || !server.running || about_it.iter().any(came_in) {
         return None;
     }
     Some(

@@ -29,7 +29,7 @@ use crate::subsystem::sshd::Effective;
 use crate::subsystem::sshd::change::plan::difference;
 use crate::subsystem::sshd::config::{Client, Document, Line, keyword, text_of};
 use crate::subsystem::sshd::facts::ask;
-use crate::subsystem::sshd::facts::journal::{Entrance, Said, Told};
+use crate::subsystem::sshd::facts::journal::Entrance;
 use crate::subsystem::sshd::facts::state::{Account, Login, Need, Server, is_interface_name};
 use crate::subsystem::sshd::judge::methods::{Methods, ways};
 use crate::subsystem::sshd::judge::objection::{self, Objection, Reason};
@@ -372,9 +372,8 @@ fn came_in(host: &HostState, server: &Server, path: &AccessPath, way: &WayIn, ne
         return nobody;
     };
     let accepted = |login: &LoginWay| {
-        let by_user = |line: &Told| matches!(&line.what, Said::Accepted(user) if *user == login.user);
         let there = |from: IpAddr| path.source.contains(from.into()) && way.parts.alike_clients(from, login.address);
-        journal.lines.iter().any(|line| by_user(line) && line.vouched && line.at >= read_at && line.from.is_some_and(there))
+        journal.lines.iter().any(|line| line.came_in() == Some(&login.user) && line.at >= read_at && line.from.is_some_and(there))
     };
     let same = |one: &LoginWay, other: &LoginWay| (&one.user, one.address) == (&other.user, other.address);
     // The journal does not say to which address of the host.
