@@ -5,10 +5,11 @@ use super::ipset;
 use super::outcome::{Culprit, Pass, Refusal};
 use crate::address::Source;
 use crate::host::{HostState, Need, Needs, Part};
+use crate::subsystem::nf_tables;
+use crate::subsystem::nf_tables::condition::{Field, Item, Test, items};
 use crate::subsystem::nf_tables::evaluate::Frame;
-use crate::subsystem::nf_tables::expression::{Expression, Verdict};
+use crate::subsystem::nf_tables::expression::{CmpOp, Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, found_sources, rule_source};
-use crate::subsystem::nf_tables::{self, render};
 use crate::subsystem::ufw;
 use crate::verdict::Connection;
 use crate::verdict::owner::{FirewalldPart, Owner, UfwPart};
@@ -216,6 +217,33 @@ fn firewalld_entry(at: &At<'_>) -> Option<String> {
     Some(now_and_permanent(&format!("--ipset={} --remove-entry={}", found.set.set, source.short())))
 }
 
+/// `NFT_REJECT_ICMPX_PORT_UNREACH`.
+const ICMPX_PORT_UNREACHABLE: u8 = 1;
+/// `ICMP_PORT_UNREACH`.
+const ICMP_PORT_UNREACHABLE: u8 = 3;
+/// `ICMPV6_PORT_UNREACH`.
+const ICMPV6_PORT_UNREACHABLE: u8 = 4;
+/// `NFT_META_NFPROTO`.
+const NFPROTO: u32 = 15;
+
+/// What a rule does that asks for one thing only, as an address, and for the family that goes with it.
+fn does_by_source_alone<'r>(
+    state: &nf_tables::State,
+    chain: &nf_tables::Chain,
+    rule: &'r nf_tables::Rule,
+) -> Option<&'r Expression> {
+    let parts = items(state, chain, rule);
+    let mut parts = parts.into_iter().filter(|part| !matches!(part, Item::Condition(Field::Meta(NFPROTO), _)));
+    match (parts.next(), parts.next(), parts.next()) {
+        (
+            Some(Item::Condition(Field::Payload { .. }, Test::Compare(CmpOp::Eq, _) | Test::Masked { op: CmpOp::Eq, .. })),
+            Some(Item::Statement(does)),
+            None,
+        ) if rule.comment.is_none() => Some(does),
+        _ => None,
+    }
+}
+
 /// A rich rule without priority that names just the source, or a source bound to a zone.
 fn firewalld_rule(at: &At<'_>, zone: Option<&FirewalldPart>) -> Option<String> {
     let (option, source) = (zone?.option()?, at.source?);
@@ -224,12 +252,12 @@ fn firewalld_rule(at: &At<'_>, zone: Option<&FirewalldPart>) -> Option<String> {
     if matches!(chain.name.as_str(), "filter_INPUT_ZONES" | "filter_INPUT_POLICIES") {
         return Some(now_and_permanent(&format!("{option} --remove-source={}", source.short())));
     }
-    let text = render::rule(state, chain, rule, &crate::subsystem::ipset::SetNames::new());
-    let address = if at.v6 { "ip6 saddr" } else { "ip saddr" };
-    let does = text.strip_prefix(&format!("{address} {} ", source.short()))?;
-    let verdict = match does {
-        "drop" => "drop",
-        "reject" | "reject with icmp port-unreachable" | "reject with icmpv6 port-unreachable" => "reject",
+    let verdict = match does_by_source_alone(state, chain, rule)? {
+        Expression::Verdict(Verdict::Drop) => "drop",
+        // `reject`: what each family sends where no other answer is named.
+        Expression::Reject { kind: 2, code: ICMPX_PORT_UNREACHABLE } => "reject",
+        Expression::Reject { kind: 0, code: ICMP_PORT_UNREACHABLE } if !at.v6 => "reject",
+        Expression::Reject { kind: 0, code: ICMPV6_PORT_UNREACHABLE } if at.v6 => "reject",
         _ => return None,
     };
     let family = if at.v6 { "ipv6" } else { "ipv4" };

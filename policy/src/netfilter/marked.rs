@@ -10,7 +10,9 @@ use crate::host::step::Step;
 use crate::host::{HostState, Part};
 use crate::subsystem::nf_tables::expression::{Expression, Verdict};
 use crate::subsystem::nf_tables::lift::{Side, delete_rule, rule_source};
-use crate::subsystem::nf_tables::{Chain, Rule, State, render};
+use crate::subsystem::nf_tables::{Chain, Family, Rule, State, render};
+use crate::subsystem::xtables::extension::decode::decode;
+use crate::subsystem::xtables::extension::matches::Match;
 use crate::subsystem::xtables::extension::targets::{StandardVerdict, Target};
 use crate::subsystem::xtables::{self, Action};
 
@@ -32,7 +34,7 @@ fn in_nf_tables(host: &HostState, state: &State, source: Source, mark: &str, end
     let ipsets = host.set_names();
     for chain in &state.chains {
         for (index, rule) in chain.rules.iter().enumerate() {
-            if !carries(host, state, chain, rule, mark) {
+            if !carries(chain.family, rule, mark) {
                 continue;
             }
             let place = || format!("{} {} {} handle {}", chain.family, chain.table, chain.name, rule.handle);
@@ -60,10 +62,9 @@ pub fn unmark(host: &mut HostState, marks: &BTreeSet<&str>) {
     }
     let mut found = Vec::new();
     for (at, chain) in host.nf_tables.present().iter().flat_map(|state| state.chains.iter().enumerate()) {
-        let Some(state) = host.nf_tables.present() else { continue };
         for (index, rule) in chain.rules.iter().enumerate() {
             let accepts = matches!(rule.expressions.last(), Some(Expression::Verdict(Verdict::Accept)));
-            if accepts && marks.iter().any(|mark| carries(host, state, chain, rule, mark)) {
+            if accepts && marks.iter().any(|mark| carries(chain.family, rule, mark)) {
                 found.push((at, index));
             }
         }
@@ -76,11 +77,7 @@ pub fn unmark(host: &mut HostState, marks: &BTreeSet<&str>) {
             }
         }
     }
-    let comments: Vec<String> = marks.iter().map(|mark| comment_of(mark)).collect();
-    let marked = |rule: &xtables::Rule| {
-        let text = rule.save.as_ref().map(|text| format!("{text} "));
-        text.is_some_and(|text| comments.iter().any(|comment| text.contains(comment)))
-    };
+    let marked = |rule: &xtables::Rule| marks.iter().any(|mark| has_comment(&rule.matches, mark));
     let Some(state) = host.xtables.present_mut() else { return };
     for table in state.v4.iter_mut().chain(&mut state.v6) {
         for chain in &mut table.chains {
@@ -95,14 +92,19 @@ pub fn unmark(host: &mut HostState, marks: &BTreeSet<&str>) {
 }
 
 /// iptables-nft keeps a comment beside the rule or as a match, by its version and the way it was written.
-fn carries(host: &HostState, state: &State, chain: &Chain, rule: &Rule, mark: &str) -> bool {
+fn carries(family: Family, rule: &Rule, mark: &str) -> bool {
     if let Some(comment) = &rule.comment {
         return comment == mark;
     }
-    let is_match = |expression: &Expression| matches!(expression, Expression::Match { name, .. } if name == "comment");
-    rule.expressions.iter().any(is_match)
-        && render::rule(state, chain, rule, &host.set_names())
-            .contains(&format!("--comment {}", xtables::extension::render::quoted(mark)))
+    let matches = rule.expressions.iter().filter_map(|expression| match expression {
+        Expression::Match { name, revision, info } => Some(decode(family == Family::Ip6, name, *revision, info)),
+        _ => None,
+    });
+    has_comment(&matches.collect::<Vec<_>>(), mark)
+}
+
+fn has_comment(matches: &[Match], mark: &str) -> bool {
+    matches.iter().any(|one| matches!(one, Match::Comment(comment) if comment == mark))
 }
 
 fn accepts(state: &State, chain: &Chain, rule: &Rule, source: Source) -> bool {
@@ -120,19 +122,13 @@ fn about_discovery(rule: &Rule) -> bool {
     rule.expressions.windows(2).any(icmpv6)
 }
 
-/// As iptables-save prints the mark.
-fn comment_of(mark: &str) -> String {
-    format!("-m comment --comment {} ", xtables::extension::render::quoted(mark))
-}
-
 fn in_xtables(state: &xtables::State, source: Source, mark: &str, end: &mut End) {
-    let comment = comment_of(mark);
     for v6 in [false, true] {
         for table in state.tables(v6) {
             for chain in &table.chains {
                 // The last first: a deletion moves those behind it.
                 for (index, rule) in chain.rules.iter().enumerate().rev() {
-                    let Some(text) = rule.save.as_ref().filter(|text| format!("{text} ").contains(&comment)) else { continue };
+                    let Some(text) = rule.save.as_ref().filter(|_| has_comment(&rule.matches, mark)) else { continue };
                     let place = xtables::Place { v6, table: table.name.clone(), chain: chain.name.clone(), position: index + 1 };
                     let accepts = matches!(rule.action, Action::Target(Target::Verdict(StandardVerdict::Accept)));
                     if !accepts || !(rule.names_exactly(v6, source) || rule.entry.protocol == 58) {
