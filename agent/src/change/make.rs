@@ -106,6 +106,8 @@ pub struct Failed {
     pub failure: Box<Failure>,
     /// Whether a step found the host changed by others since the plan was made.
     pub drifted: bool,
+    /// Whether its rollback left something beside the steps that is not as before.
+    pub besides: bool,
     /// What was seen before it was taken back, where it was read back at all.
     pub seen: Box<Seen>,
 }
@@ -229,7 +231,8 @@ impl<'a, H: Host> Applied<'a, H> {
         let changed = self.done.into_iter().enumerate().filter(|(_, (_, done))| *done == Done::Changed);
         let mut steps: Vec<(usize, Step)> = changed.map(|(index, (step, _))| (index, step)).collect();
         steps.extend(half_done);
-        let TakenBack { mut rolled_back, notes, stuck } = undo(host, store, (&order.id, None), steps, message.as_str(), false);
+        let TakenBack { mut rolled_back, notes, besides, stuck } =
+            undo(host, store, (&order.id, None), steps, message.as_str(), false);
         if stuck.is_empty() {
             kept::forget(order.plan.steps());
         }
@@ -239,7 +242,7 @@ impl<'a, H: Host> Applied<'a, H> {
         let message = if of_sshd { said(true, message.as_str().to_owned()) } else { message };
         let (rolled_back, stuck) = (words(rolled_back), words(stuck));
         let failure = Failure { step, summary: summary.to_owned(), message, rolled_back, stuck };
-        Failed { failure: Box::new(failure), drifted: false, seen: Box::default() }
+        Failed { failure: Box::new(failure), drifted: false, besides, seen: Box::default() }
     }
 }
 

@@ -23,6 +23,8 @@ pub struct TakenBack {
     pub rolled_back: Vec<String>,
     /// What others changed meanwhile and was left as they made it.
     pub notes: Vec<String>,
+    /// Whether something beside the steps is not as it was before, and stays so.
+    pub besides: bool,
     /// What could not be taken back, and what to do about each.
     pub stuck: Vec<String>,
 }
@@ -49,7 +51,8 @@ fn undo(
         let undone = step.inverse().summary();
         written.push(store.change_event(id, index, StepEvent::UndoStarted, ""));
         match restore(host, &step, rebooted) {
-            Ok(Restored { done, note }) => {
+            Ok(Restored { done, note, besides }) => {
+                taken.besides |= besides;
                 written.push(store.change_event(id, index, StepEvent::Undone, note.as_deref().unwrap_or("")));
                 if done == Done::Changed {
                     taken.rolled_back.push(undone);
@@ -87,11 +90,11 @@ fn restore(host: &mut impl Host, step: &Step, rebooted: bool) -> Result<Restored
     if !rebooted || step.survives_reboot() {
         return host.restore(step);
     }
-    let forgotten = |note: String| Ok(Restored { done: Done::Already, note: Some(note) });
+    let forgotten = |note: String| Ok(Restored { done: Done::Already, note: Some(note), besides: false });
     let step = step.of_another_boot();
     let why = if step.is_of_one_boot() && !step.adds() {
         if !host.stands(&step)? {
-            return Ok(Restored { done: Done::Already, note: None });
+            return Ok(Restored { done: Done::Already, note: None, besides: false });
         }
         "this boot did not load it".to_owned()
     } else {
@@ -151,7 +154,7 @@ impl Recovered {
 /// `change 1a2b3c: not confirmed in time; taken back: ...`
 impl std::fmt::Display for Recovered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { id, why, taken: TakenBack { rolled_back, notes, stuck } } = self;
+        let Self { id, why, taken: TakenBack { rolled_back, notes, besides: _, stuck } } = self;
         write!(f, "change {id}: {why}; ")?;
         match (stuck.is_empty(), rolled_back.is_empty()) {
             (false, _) => write!(f, "it is stuck: {}", stuck.join("; "))?,

@@ -153,6 +153,7 @@ impl Requested<'_> {
 
     /// What became of it.
     fn outcome(&self, host: &mut LiveHost, id: String, safe: &SafePlan, made: Result<Settled, Failed>) -> Result<Body, Refusal> {
+        let besides = made.as_ref().is_err_and(|failed| failed.besides);
         let (state, changed, deadline, failure, seen) = match made {
             Ok(Settled { deadline: None, changed, seen }) => (ChangeState::Confirmed, changed, None, None, seen),
             Ok(Settled { deadline: Some(deadline), changed, seen }) => {
@@ -174,7 +175,7 @@ impl Requested<'_> {
         }
         let mut notes = safe.plan().notes.clone();
         notes.extend(seen.notes);
-        Ok(Body::Change(Change { id, state, changed, deadline, failure, ..changed_nothing(safe, notes, seen.left) }))
+        Ok(Body::Change(Change { id, state, changed, deadline, failure, besides, ..changed_nothing(safe, notes, seen.left) }))
     }
 
     /// An `unban` with nothing to lift: done, unless something that could refuse was not read.
@@ -235,6 +236,7 @@ fn changed_nothing(safe: &SafePlan, mut notes: Vec<Text>, left: Option<Left>) ->
         deadline: None,
         plan: Box::new(safe.document()),
         failure: None,
+        besides: false,
         verdict,
         stages,
         notes,

@@ -288,7 +288,7 @@ impl Host for LiveHost {
         let _spare = descriptors::spare();
         #[cfg(debug_assertions)]
         if lab::forgets_to_undo() {
-            return Ok(Restored { done: Done::Changed, note: None });
+            return Ok(Restored { done: Done::Changed, note: None, besides: false });
         }
         if let Step::Sshd(_) | Step::HostsAccess(_) = step {
             #[cfg(debug_assertions)]
@@ -307,9 +307,9 @@ impl Host for LiveHost {
         match (self.apply(&step.inverse()), step) {
             // The file is the user's own: who writes to it, or holds a lease on it, must not be able to keep a change stuck.
             (Err(StepError::Drifted(why) | StepError::Failed(why)), Step::Repair(repair)) if repair.is_of_a_tally() => {
-                Ok(Restored { done: Done::Already, note: Some(format!("not done: {}: {why}", step.undo())) })
+                Ok(Restored { done: Done::Already, note: Some(format!("not done: {}: {why}", step.undo())), besides: false })
             }
-            (answer, _) => answer.map(|done| Restored { done, note: None }),
+            (answer, _) => answer.map(|done| Restored { done, note: None, besides: false }),
         }
     }
 }

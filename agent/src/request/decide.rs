@@ -58,7 +58,7 @@ pub(crate) fn confirm(
         Err(StoreError::Transition { from, .. }) => return Err(refused(format!("it is {from} by now"))),
         Err(error) => return Err(not_stored(&error)),
     }
-    Ok(document(&change, ChangeState::Confirmed, true, Vec::new()))
+    Ok(Body::Change(document(&change, ChangeState::Confirmed, true, Vec::new())))
 }
 
 /// Takes a pending or stuck change back at once; with `abandon`, leaves a stuck one to the person who asks.
@@ -79,20 +79,22 @@ pub(crate) fn roll_back(
             agent.store.change_state(id, ChangeStage::Abandoned, &detail).map_err(|error| not_stored(&error))?;
             kept::forget(change.steps.iter().map(|record| &record.step));
             let notes = vec![format!("sshfix does nothing more about it. To do by hand: {}", change.detail)];
-            Ok(document(&change, ChangeState::Abandoned, true, notes))
+            Ok(Body::Change(document(&change, ChangeState::Abandoned, true, notes)))
         }
         (ChangeStage::Stuck | ChangeStage::Pending, false) => {
             let why = format!("rolled back by {principal}");
             let taken = change::take_back(host, &agent.store, change.clone(), &why, &now);
             let state = if taken.stuck.is_empty() { ChangeState::RolledBack } else { ChangeState::Stuck };
             let notes = taken.notes.into_iter().chain(taken.stuck).collect();
-            Ok(document(&change, state, state == ChangeState::Stuck, notes))
+            let besides = taken.besides;
+            Ok(Body::Change(Change { besides, ..document(&change, state, state == ChangeState::Stuck, notes) }))
         }
         (ChangeStage::Begun | ChangeStage::Applying | ChangeStage::Verified | ChangeStage::RollingBack, false) => {
-            change::recover(host, &agent.store, &now).map_err(|error| not_stored(&error))?;
+            let recovered = change::recover(host, &agent.store, &now).map_err(|error| not_stored(&error))?;
+            let besides = recovered.iter().any(|one| one.id == id && one.taken.besides);
             let after = one(agent, id)?;
             let state = if after.stage == ChangeStage::Stuck { ChangeState::Stuck } else { ChangeState::RolledBack };
-            Ok(document(&change, state, state == ChangeState::Stuck, vec![after.detail]))
+            Ok(Body::Change(Change { besides, ..document(&change, state, state == ChangeState::Stuck, vec![after.detail]) }))
         }
         (_, true) => Err(not_rolled_back(&change, "only a stuck change can be abandoned").into()),
         (ChangeStage::Confirmed | ChangeStage::RolledBack | ChangeStage::Abandoned, false) => {
@@ -203,11 +205,11 @@ fn not_rolled_back(change: &ChangeRecord, why: &str) -> ErrorDocument {
     )
 }
 
-fn document(change: &ChangeRecord, state: ChangeState, changed: bool, notes: Vec<String>) -> Body {
+fn document(change: &ChangeRecord, state: ChangeState, changed: bool, notes: Vec<String>) -> Change {
     let notes = notes.into_iter().map(|note| change::said(report::is_of_sshd(change), note)).collect();
     let plan = Box::new(report::plan_of(change));
     let id = change.id.clone();
-    Body::Change(Change {
+    Change {
         schema: ChangeSchema::V1,
         id,
         state,
@@ -215,8 +217,9 @@ fn document(change: &ChangeRecord, state: ChangeState, changed: bool, notes: Vec
         deadline: None,
         plan,
         failure: None,
+        besides: false,
         verdict: None,
         stages: Vec::new(),
         notes,
-    })
+    }
 }

@@ -57,7 +57,7 @@ pub fn firewall(firewall: &Firewall) -> String {
     } else {
         let rows = firewall.entries.iter().map(|entry| [entry.reference.clone(), entry.owner.to_string(), entry.text.clone()]);
         table(&mut out, ["REFERENCE", "OWNER", "RULE"], rows);
-        if let Some(set) = firewall.entries.iter().find(|entry| entry.reference.contains("/@")) {
+        if let Some(set) = firewall.entries.iter().find(|entry| entry.set) {
             out.gap();
             out.line(&format!("One element of a set is {}/ADDRESS.", text::line(&set.reference)));
         }

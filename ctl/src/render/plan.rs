@@ -166,14 +166,10 @@ pub fn change(change: &Change, view: &View) -> String {
     out.text
 }
 
-/// Of files that others wrote meanwhile, and that a rollback leaves.
-const BESIDES: &str = "not all of sshd's files are as before the change";
-
 /// What a step's undo says that it leaves is said again.
 fn rolled_back(out: &mut Page, asked: &str, change: &Change, what: &str) {
     let left: Vec<&StepDocument> = change.plan.steps.iter().filter(|step| step.kept).collect();
-    let of_rollback = change.failure.iter().flat_map(|failure| &failure.rolled_back);
-    if left.is_empty() && change.notes.iter().chain(of_rollback).any(|note| note.as_str().contains(BESIDES)) {
+    if left.is_empty() && change.besides {
         out.line(&format!("{what} {asked}. Its steps are undone; what else is not as it was before is said below."));
         return;
     }

@@ -194,6 +194,8 @@ pub struct Restored {
     pub done: Done,
     /// What others changed meanwhile and what was left as they made it.
     pub note: Option<String>,
+    /// Whether something beside the step is not as it was before, and stays so.
+    pub besides: bool,
 }
 
 /// The seam between deciding and doing: the real host in the agent, `FakeHost` in tests.
@@ -226,6 +228,6 @@ pub trait Host {
 
     /// Takes one step back: `after` becomes `before`. Where others changed the same part meanwhile, only ours is taken back.
     fn restore(&mut self, step: &Step) -> Result<Restored, StepError> {
-        self.apply(&step.inverse()).map(|done| Restored { done, note: None })
+        self.apply(&step.inverse()).map(|done| Restored { done, note: None, besides: false })
     }
 }

@@ -125,13 +125,13 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
                 let owner = owner_of_rule(state, chain, rule);
                 needs.extend(render::needs(state, chain, rule));
                 let text = render::rule(state, chain, rule, &ipsets.names);
-                firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner, text });
+                firewall.entries.push(FirewallEntry { reference: reference.to_string(), owner, text, set: false });
                 asked.extend(super::ipset::asked_by(rule, false));
                 for set in named_sets(chain, rule) {
                     if !sets.contains(&set) {
                         let owner = owner_of(chain, Some(&set));
                         let reference = Reference::Set { set: set.clone(), element: None }.to_string();
-                        firewall.entries.push(FirewallEntry { reference, owner, text: format!("set {}", set.set) });
+                        firewall.entries.push(FirewallEntry { reference, owner, text: format!("set {}", set.set), set: true });
                         sets.push(set);
                     }
                 }
@@ -154,7 +154,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
             for (place, chain, rule) in legacy_rules(state, port, &ipsets) {
                 let owner = owner_of_legacy(&place, rule);
                 let text = rule.line(&chain.name, place.v6, &ipsets.names);
-                firewall.entries.push(FirewallEntry { reference: Reference::Legacy(place).to_string(), owner, text });
+                firewall.entries.push(FirewallEntry { reference: Reference::Legacy(place).to_string(), owner, text, set: false });
                 asked.extend(rule.matches.iter().filter_map(super::ipset::reference));
             }
         }
@@ -163,7 +163,7 @@ pub fn firewall_list(host: &HostState, port: u16, needs: &mut Needs) -> Firewall
     for name in names {
         let owner = owner::of("", "", Some(name), std::iter::empty());
         let reference = Reference::Ipset { set: name.clone(), element: None }.to_string();
-        firewall.entries.push(FirewallEntry { reference, owner, text: format!("ipset {name}") });
+        firewall.entries.push(FirewallEntry { reference, owner, text: format!("ipset {name}"), set: false });
     }
     firewall
 }

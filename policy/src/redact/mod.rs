@@ -261,7 +261,8 @@ impl<'a> View<'a> {
         if self.all() {
             return;
         }
-        let Change { schema: _, id: _, state: _, changed: _, deadline: _, plan, failure, verdict: _, stages, notes } = change;
+        let Change { schema: _, id: _, state: _, changed: _, deadline: _, plan, failure, besides: _, verdict: _, stages, notes } =
+            change;
         self.plan(plan);
         if let Some(Failure { step: _, summary, message, rolled_back, stuck }) = failure {
             self.text(summary);
@@ -306,7 +307,7 @@ impl<'a> View<'a> {
             return;
         }
         let Firewall { schema: _, entries, others, notes } = firewall;
-        *others += keep(entries, |FirewallEntry { reference, owner, text }| {
+        *others += keep(entries, |FirewallEntry { reference, owner, text, set: _ }| {
             self.whole(reference) && self.whole(&owner.to_string()) && self.whole(text)
         });
         self.texts(notes);

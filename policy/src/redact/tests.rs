@@ -196,6 +196,7 @@ fn who_decides_about_the_changes_of_others_sees_them() {
             deadline: None,
             plan: Box::new(plan()),
             failure: None,
+            besides: false,
             verdict: None,
             stages: Vec::new(),
             notes: vec!["198.51.100.7".into()],

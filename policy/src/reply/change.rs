@@ -125,6 +125,10 @@ pub struct Change {
     /// Where it failed: the step's number from 1, its summary and why; and how the rollback went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Whether its rollback left something beside its steps that is not as it was before: files of sshd that others wrote. The notes, or the
+    /// failure, say which.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub besides: bool,
     /// Of an unban or a fix: what `diagnose` says now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,

@@ -86,6 +86,9 @@ pub struct FirewallEntry {
     pub owner: Owner,
     /// As its own tool prints it.
     pub text: String,
+    /// Whether it is a set of nft, of which one element is named below it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub set: bool,
 }
 
 /// fail2ban's jails.

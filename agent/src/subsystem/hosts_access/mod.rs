@@ -167,7 +167,7 @@ pub fn apply(config: &Config, step: &Step, old: Old) -> Result<Done, StepError> 
 pub fn restore(config: &Config, step: &Step) -> Result<Restored, StepError> {
     match apply(config, &step.inverse(), Old::Gone) {
         Err(StepError::Drifted(_)) => merge_back(config, step),
-        answer => answer.map(|done| Restored { done, note: None }),
+        answer => answer.map(|done| Restored { done, note: None, besides: false }),
     }
 }
 
@@ -186,7 +186,7 @@ fn merge_back(config: &Config, step: &Step) -> Result<Restored, StepError> {
     let after = if merged.is_empty() && step.before.is_none() { None } else { Some(merged) };
     let ours = Step { before: now, after, ..step.clone() };
     let done = apply(config, &ours, Old::Gone)?;
-    Ok(Restored { done, note: Some(format!("others had edited {} meanwhile; their lines were kept", step.path)) })
+    Ok(Restored { done, note: Some(format!("others had edited {} meanwhile; their lines were kept", step.path)), besides: false })
 }
 
 #[cfg(test)]

@@ -251,7 +251,7 @@ pub fn restore(step: &Step, would_refuse: Option<&str>) -> Result<Restored, Step
         others.join(" and ")
     );
     let notes: Vec<String> = restored.note.into_iter().chain([besides]).collect();
-    Ok(Restored { note: Some(notes.join("; ")), ..restored })
+    Ok(Restored { note: Some(notes.join("; ")), besides: true, ..restored })
 }
 
 /// The same. Where this is a change of its own, made for this sshd, what goes is kept for its rollback.
@@ -524,7 +524,7 @@ fn starts_later(notes: &mut Vec<String>) -> Result<bool, StepError> {
 
 fn restored(changed: bool, notes: &[String]) -> Restored {
     let done = if changed { Done::Changed } else { Done::Already };
-    Restored { done, note: (!notes.is_empty()).then(|| notes.join("; ")) }
+    Restored { done, note: (!notes.is_empty()).then(|| notes.join("; ")), besides: false }
 }
 
 /// The service died of the step: it is started again with the old files. Where its unit does not start any more, for a reason that
