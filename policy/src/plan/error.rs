@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::address::Source;
 use crate::host::step::Mismatch;
 use crate::netfilter;
-use crate::subsystem::{fail2ban, hosts_access};
+use crate::subsystem::{fail2ban, hosts_access, sshd};
 use crate::text::quoted::{Quote, Text};
 
 /// Why there is no plan. The host is unchanged.
@@ -20,9 +20,9 @@ pub enum PlanError {
     /// The packet filters are not planned on.
     #[error(transparent)]
     Netfilter(#[from] netfilter::NoPlan),
-    /// sshd is not planned on, with what it quotes.
-    #[error("{}", .0.as_str())]
-    Sshd(Text),
+    /// sshd is not planned on.
+    #[error("{}", .0.words().as_str())]
+    Sshd(Box<sshd::NoPlan>),
     /// There is no such lease, or it must not be.
     #[error(transparent)]
     Lease(#[from] LeaseError),
@@ -90,11 +90,17 @@ impl LeaseError {
     }
 }
 
+impl From<sshd::NoPlan> for PlanError {
+    fn from(why: sshd::NoPlan) -> Self {
+        PlanError::Sshd(Box::new(why))
+    }
+}
+
 impl PlanError {
     /// What happened and that nothing was changed, with what it quotes.
     pub fn words(&self) -> Text {
         let why = match self {
-            PlanError::Sshd(why) => why.clone(),
+            PlanError::Sshd(why) => why.words(),
             PlanError::Lease(LeaseError::Unread(_)) => Text::quote(Quote::Program, self.to_string()),
             PlanError::ByHand { client: _, by_hand } => {
                 let what = "sshfix does not change what blocks here, so nothing was changed: ";
@@ -116,7 +122,7 @@ impl PlanError {
             PlanError::HostsAccess(why) => why.advice(),
             PlanError::Netfilter(why) => why.advice(),
             PlanError::Lease(why) => why.advice(),
-            PlanError::Sshd(_) => "correct what is named, then retry; a running sshd keeps the configuration that it has read",
+            PlanError::Sshd(why) => why.advice(),
             PlanError::ByHand { .. } => "follow the advice for each block, then run the command again for the rest",
             PlanError::Model(_) => "`sshfix ctl status` shows what was found",
         }

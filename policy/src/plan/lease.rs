@@ -123,7 +123,7 @@ pub fn allow(
             notes.extend(planned.notes);
         }
         Err(why) => {
-            notes.push(Text::from(format!("a possible refusal of {} by sshd is not bypassed: ", source.short())) + why);
+            notes.push(Text::from(format!("a possible refusal of {} by sshd is not bypassed: ", source.short())) + why.words());
         }
     }
     Ok((steps, items))
@@ -155,7 +155,7 @@ pub fn end(host: &HostState, lease: &Running, others: &[Running], needs: &mut Ne
                     end.steps.extend(planned.steps.into_iter().map(Step::Sshd));
                     end.besides.extend(planned.notes);
                 }
-                Err(why) => end.unread.push(format!("sshd's configuration: {}", why.as_str())),
+                Err(why) => end.unread.push(format!("sshd's configuration: {}", why.words().as_str())),
             },
             Item::Ignore { jail, entry } => unignore(host, jail, entry, &mut end),
         }

@@ -184,8 +184,8 @@ fn planned(leases: &Leases, intent: &Intent, host: &HostState, port: u16, needs:
 }
 
 /// The steps of a plan of sshd's, as steps of a host.
-fn of_sshd(planned: Result<sshd::Planned, Text>, notes: &mut Vec<Text>) -> Result<Vec<Step>, PlanError> {
-    let planned = planned.map_err(PlanError::Sshd)?;
+fn of_sshd(planned: Result<sshd::Planned, sshd::NoPlan>, notes: &mut Vec<Text>) -> Result<Vec<Step>, PlanError> {
+    let planned = planned?;
     notes.extend(planned.notes.into_iter().map(Text::said));
     Ok(planned.steps.into_iter().map(Step::Sshd).collect())
 }

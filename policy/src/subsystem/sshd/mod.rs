@@ -12,6 +12,7 @@ pub mod way_in;
 
 pub use change::exempt::{plan_exempt, plan_unexempt};
 pub use change::lift::{Lifts, lifts};
+pub use change::no_plan::NoPlan;
 pub use change::plan::{Keyword, Planned, plan_edits, plan_reload, plan_restart, plan_set, plan_start, plan_unset};
 pub use change::repair::{MADE_BY, PRIVSEP, Repair};
 pub use change::scope::beyond;

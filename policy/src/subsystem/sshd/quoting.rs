@@ -1,7 +1,6 @@
 //! What is quoted of sshd in words for people: lines of its files, values, and what it says. Decides nothing.
 
-use super::config::{Tree, keyword};
-use crate::subsystem::sshd::facts::state::Server;
+use super::config::keyword;
 use crate::text::quoted::{Quote, Text};
 
 /// A line of its files.
@@ -23,9 +22,4 @@ pub fn of_values(keyword: &str, values: impl Into<String>) -> Text {
 /// What sshd says of its files, or what was said where they could not be read or followed: it may quote them.
 pub fn said(text: &str) -> Text {
     Text::quote(Quote::Program, text)
-}
-
-/// The files of a server, where they were read.
-pub fn tree(server: &Server) -> Result<&Tree, Text> {
-    server.tree.as_ref().map_err(|why| said(why))
 }

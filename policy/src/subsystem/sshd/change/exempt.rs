@@ -3,11 +3,10 @@
 
 use crate::address::Source;
 use crate::host::{HostState, Needs, Part};
+use crate::subsystem::sshd::change::no_plan::{NoPlan, tree};
 use crate::subsystem::sshd::change::plan::{Keyword, Planned, plan_edits, plan_set, server};
 use crate::subsystem::sshd::config::{Directive, Document, Edit, Line, evaluate};
 use crate::subsystem::sshd::judge::stages::stages;
-use crate::subsystem::sshd::quoting::{said, tree};
-use crate::text::quoted::Text;
 use crate::verdict::Connection;
 use crate::verdict::cause::Cause;
 
@@ -21,7 +20,7 @@ fn entries(list: &str) -> impl Iterator<Item = &str> {
 
 /// Adds the source where sshd turned it away for a penalty that may last. The reload that this takes makes sshd forget all penalties,
 /// and the entry keeps the source from earning new ones. Nothing is to be done on a host without sshd, or without penalties.
-pub fn plan_exempt(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
+pub fn plan_exempt(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Planned, NoPlan> {
     if matches!(host.sshd.servers.get(&port), Some(Part::Absent(_))) {
         return Ok(Planned::default());
     }
@@ -32,14 +31,14 @@ pub fn plan_exempt(host: &HostState, source: Source, port: u16, needs: &mut Need
         return Ok(Planned::default());
     }
     let tree = tree(&server)?;
-    let settings = evaluate(tree, &server.invocation.options, None).map_err(|error| said(&error.to_string()))?;
+    let settings = evaluate(tree, &server.invocation.options, None)?;
     let first = settings.get(KEYWORD).and_then(|settings| settings.first()).filter(|setting| setting.at.line > 0);
     let list = first.and_then(|setting| setting.arguments.first()).filter(|list| *list != "none");
     let mut planned = match (first, list) {
         (Some(setting), Some(list)) => {
-            let document = tree.files.get(&setting.at.file).ok_or_else(|| format!("{} was not read", setting.at.file))?;
+            let document = tree.files.get(&setting.at.file).ok_or_else(|| NoPlan::FileUnread(setting.at.file.clone()))?;
             let longer = document.line(setting.at.line).and_then(|line| with(line, list, &source.short()));
-            let longer = longer.ok_or_else(|| format!("{} is not written so that an address could be added", setting.at))?;
+            let longer = longer.ok_or_else(|| NoPlan::NoPlainList(setting.at.clone()))?;
             let mut after = document.clone();
             after.replace(setting.at.line, &longer);
             let why = format!("{} is the first to set {NAME}, and the first wins", setting.at);
@@ -54,7 +53,7 @@ pub fn plan_exempt(host: &HostState, source: Source, port: u16, needs: &mut Need
 }
 
 /// Takes the entry out of every line that holds it, and a line that holds nothing else away. Nothing is to be done where it is gone.
-pub fn plan_unexempt(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
+pub fn plan_unexempt(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Result<Planned, NoPlan> {
     if matches!(host.sshd.servers.get(&port), Some(Part::Absent(_))) {
         return Ok(Planned::default());
     }
@@ -72,7 +71,7 @@ pub fn plan_unexempt(host: &HostState, source: Source, port: u16, needs: &mut Ne
             match without(line, list, &entry) {
                 Some(shorter) if !shorter.is_empty() => after.replace(number, &shorter),
                 Some(_) => after.remove(number),
-                None => return Err(format!("{path} line {number} is not written so that {entry} could be taken out").into()),
+                None => return Err(NoPlan::EntryStays { path: path.clone(), line: number, entry: entry.clone() }),
             }
             touched.push(number.to_string());
         }

@@ -4,6 +4,7 @@
 
 use crate::host::step::Step;
 use crate::host::{HostState, Needs, Part};
+use crate::subsystem::sshd::change::no_plan::{NoPlan, tree as read_tree};
 use crate::subsystem::sshd::change::plan::{Keyword, Planned, plan_edits, plan_lines, plan_reload, plan_set, plan_start};
 use crate::subsystem::sshd::change::repair::Repair;
 use crate::subsystem::sshd::config::{self, Document, Edit, Tree, evaluate};
@@ -14,7 +15,6 @@ use crate::subsystem::sshd::judge::admission::place;
 use crate::subsystem::sshd::judge::broken::{self, Broken};
 use crate::subsystem::sshd::judge::judgement::{Found, Remedy};
 use crate::subsystem::sshd::judge::stages::stages;
-use crate::subsystem::sshd::quoting::{said, tree as read_tree};
 use crate::subsystem::sshd::{Activation, resolved};
 use crate::text::quoted::Text;
 use crate::verdict::Connection;
@@ -29,7 +29,7 @@ const LINES_MAX: usize = 20;
 
 impl Remedy {
     /// The steps for this login. What can stand in a Match block stands in one for it, wherever the line is that counts now.
-    pub(crate) fn plan(&self, host: &HostState, login: &Connection, needs: &mut Needs) -> Result<(Vec<Step>, Vec<Text>), Text> {
+    pub(crate) fn plan(&self, host: &HostState, login: &Connection, needs: &mut Needs) -> Result<(Vec<Step>, Vec<Text>), NoPlan> {
         let port = login.port;
         let planned = match self {
             Remedy::Set { keyword, criteria, values } => {
@@ -116,13 +116,13 @@ pub fn lifts(host: &HostState, connection: &Connection, start: bool, needs: &mut
                 (lifts.steps, lifts.notes) = ([lifts.steps, steps].concat(), [lifts.notes, notes].concat());
                 state = after;
             }
-            Err(why) => lifts.told.push(told + " (not done by sshfix: " + why + ")"),
+            Err(why) => lifts.told.push(told + " (not done by sshfix: " + why.words() + ")"),
         }
     }
     if start && !waits && !running(&state, connection.port) {
         match steps_of(&[Remedy::Start], &state, connection, needs) {
             Ok((steps, notes, _)) => (lifts.steps, lifts.notes) = ([lifts.steps, steps].concat(), [lifts.notes, notes].concat()),
-            Err(why) => lifts.told.push(Text::from(format!("{}: ", Cause::SshdDown)) + why),
+            Err(why) => lifts.told.push(Text::from(format!("{}: ", Cause::SshdDown)) + why.words()),
         }
     }
     lifts
@@ -163,12 +163,12 @@ fn running(host: &HostState, port: u16) -> bool {
 type Steps = (Vec<Step>, Vec<Text>, HostState);
 
 /// The steps of remedies, each planned on what the ones before it leave.
-fn steps_of(remedies: &[Remedy], host: &HostState, login: &Connection, needs: &mut Needs) -> Result<Steps, Text> {
+fn steps_of(remedies: &[Remedy], host: &HostState, login: &Connection, needs: &mut Needs) -> Result<Steps, NoPlan> {
     let (mut steps, mut notes, mut state) = (Vec::new(), Vec::new(), host.clone());
     for remedy in remedies {
         let (more, said) = remedy.plan(&state, login, needs)?;
         for step in more {
-            step.predict(&mut state).map_err(|mismatch| Text::from(mismatch.0))?;
+            step.predict(&mut state)?;
             if let Step::Sshd(step) = &step {
                 begins_anew(&mut state, login.port, &step.activation);
             }
@@ -199,16 +199,16 @@ fn begins_anew(state: &mut HostState, port: u16, activation: &Activation) {
 }
 
 /// Comments the line out, asks sshd, and goes on with the line it complains of next. Where one of them must stay, nothing is edited.
-fn comment_out(host: &HostState, port: u16, file: &str, line: usize, needs: &mut Needs) -> Result<Planned, Text> {
+fn comment_out(host: &HostState, port: u16, file: &str, line: usize, needs: &mut Needs) -> Result<Planned, NoPlan> {
     let Some(server) = resolved(host, port, needs) else { return Ok(Planned::default()) };
     let mut tree = read_tree(&server)?.clone();
     let mut edits: Vec<Edit> = Vec::new();
     let (mut file, mut line) = (file.to_owned(), line);
     let mut ports = None;
     for _ in 0..LINES_MAX {
-        let (lines, names_port) = match broken::judge(&tree, &file, line)? {
+        let (lines, names_port) = match broken::judge(&tree, &file, line).map_err(NoPlan::NoSuchLine)? {
             Broken::Comment { lines, port } => (lines, port),
-            Broken::ByHand { what, why } => return Err(what + ". It is not turned into a comment: " + why),
+            Broken::ByHand { what, why } => return Err(NoPlan::LineStays { what, why }),
         };
         if names_port {
             ports = Some((file.clone(), line));
@@ -251,13 +251,14 @@ fn commented(document: &mut Document, lines: &[usize]) {
 
 /// A line that may have named the port is left to a person where sshd would listen elsewhere without it. By the files: while it is down, sshd
 /// prints nothing.
-fn listens_as_before(tree: &Tree, options: &[String], port: u16, (file, line): (&str, usize)) -> Result<(), Text> {
-    let settings = evaluate(tree, options, None).map_err(|error| said(&error.to_string()))?;
+fn listens_as_before(tree: &Tree, options: &[String], port: u16, (file, line): (&str, usize)) -> Result<(), NoPlan> {
+    let settings = evaluate(tree, options, None)?;
     let ports: Vec<&str> =
         settings.get("port").into_iter().flatten().flat_map(|line| &line.arguments).map(String::as_str).collect();
     let ports = if ports.is_empty() { vec![DEFAULT_PORT] } else { ports };
     if ports == [port.to_string()] {
         return Ok(());
     }
-    Err(format!("without line {line} of {file} sshd would listen on port {}, and not on {port} alone", ports.join(", ")).into())
+    let ports = ports.into_iter().map(str::to_owned).collect();
+    Err(NoPlan::ListensElsewhere { file: file.to_owned(), line, ports, port })
 }

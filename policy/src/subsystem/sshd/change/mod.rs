@@ -2,6 +2,7 @@
 
 pub(crate) mod exempt;
 pub(crate) mod lift;
+pub(crate) mod no_plan;
 pub(crate) mod plan;
 pub(crate) mod repair;
 pub(crate) mod runs;

@@ -4,7 +4,7 @@
 use crate::host::{HostState, Needs, Part};
 use crate::subsystem::listener;
 use crate::subsystem::sshd::Effective;
-use crate::subsystem::sshd::change::repair::PRIVSEP;
+use crate::subsystem::sshd::change::no_plan::{Attempt, NoPlan, tree};
 use crate::subsystem::sshd::change::runs;
 use crate::subsystem::sshd::change::step::{Activation, FileEdit, Step, Through};
 use crate::subsystem::sshd::config::{self, Changed, Edit, EditError, Tree};
@@ -13,7 +13,7 @@ use crate::subsystem::sshd::facts::state::{Manager, Server};
 use crate::subsystem::sshd::judge::admission;
 use crate::subsystem::sshd::judge::sockets;
 use crate::subsystem::sshd::judge::startups::too_many_startups;
-use crate::subsystem::sshd::quoting::{self, of_keyword, of_values, said, tree};
+use crate::subsystem::sshd::quoting::{of_keyword, of_values, said};
 use crate::text::quoted::Text;
 
 /// One keyword, for everybody or inside one Match block.
@@ -50,13 +50,17 @@ pub fn plan_set(
     keyword: Keyword<'_>,
     values: &[String],
     needs: &mut Needs,
-) -> Result<Planned, Text> {
+) -> Result<Planned, NoPlan> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     sockets_are_its_own(&server, keyword)?;
-    let edits = edits(&server, keyword, Some(values))?.map_err(Text::from)?;
+    let edits = edits(&server, keyword, Some(values))??;
     let besides: Vec<Text> = edits.iter().flat_map(|edit| edit.besides.clone()).collect();
-    let advice = || config::keyword::check(keyword.name, values).map_or_else(|wrong| format!("; {wrong}"), |()| String::new());
-    let mut planned = plan_edits(host, port, edits, needs).map_err(|said| said + &advice())?;
+    let mut planned = plan_edits(host, port, edits, needs).map_err(|why| match why {
+        NoPlan::Rejected { what, complaint, value: None } => {
+            NoPlan::Rejected { what, complaint, value: config::keyword::check(keyword.name, values).err().map(Box::new) }
+        }
+        other => other,
+    })?;
     // sshd prints what counts: where that stays as it is, the value counts already, wherever it comes from.
     let name = config::keyword::canonical(keyword.name);
     let printed = server.effective.as_ref().is_ok_and(|effective| !effective.all(&name).is_empty());
@@ -70,7 +74,7 @@ pub fn plan_set(
 }
 
 /// Takes a keyword out, so that the default counts. Nothing is to be done where no file sets it.
-pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut Needs) -> Result<Planned, Text> {
+pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut Needs) -> Result<Planned, NoPlan> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     sockets_are_its_own(&server, keyword)?;
     match edits(&server, keyword, None)? {
@@ -86,7 +90,7 @@ pub fn plan_unset(host: &HostState, port: u16, keyword: Keyword<'_>, needs: &mut
 }
 
 /// The edits of one keyword of a server's files, which must have been read.
-fn edits(server: &Server, keyword: Keyword<'_>, values: Option<&[String]>) -> Result<Result<Vec<Edit>, EditError>, Text> {
+fn edits(server: &Server, keyword: Keyword<'_>, values: Option<&[String]>) -> Result<Result<Vec<Edit>, EditError>, NoPlan> {
     let tree = tree(server)?;
     let printed = server.effective.as_ref().map(|effective| effective.iter().map(|(keyword, _)| keyword).collect());
     let known: Vec<&str> = printed.unwrap_or_default();
@@ -94,14 +98,14 @@ fn edits(server: &Server, keyword: Keyword<'_>, values: Option<&[String]>) -> Re
 }
 
 /// Gives single lines of a keyword other values.
-pub fn plan_lines(host: &HostState, port: u16, keyword: &str, lines: &[Changed], needs: &mut Needs) -> Result<Planned, Text> {
+pub fn plan_lines(host: &HostState, port: u16, keyword: &str, lines: &[Changed], needs: &mut Needs) -> Result<Planned, NoPlan> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     let edits = config::edit_lines(tree(&server)?, keyword, lines)?;
     plan_edits(host, port, edits, needs)
 }
 
 /// The step that makes these edits and has sshd follow them.
-pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Needs) -> Result<Planned, Text> {
+pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Needs) -> Result<Planned, NoPlan> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     let edits: Vec<Edit> = edits.into_iter().filter(|edit| edit.before != edit.after).collect();
     if edits.is_empty() {
@@ -109,12 +113,12 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
     }
     let why_not = |edit: &Edit| server.tree.as_ref().ok()?.not_replaceable.get(&edit.path);
     if let Some(why) = edits.iter().find_map(why_not) {
-        return Err(format!("it would have to be written where sshfix writes nothing: {why}").into());
+        return Err(NoPlan::NotWritten(why.clone()));
     }
     let Candidate { port, mut changes } = server.candidate(port);
     changes.extend(edits.iter().map(|edit| (edit.path.clone(), edit.after.clone())));
     let Some(answer) = answer(host, &Candidate { port, changes }, needs) else { return Ok(Planned::default()) };
-    accepted(&server, &answer.test, "sshd does not take it")?;
+    accepted(&server, &answer.test, Attempt::Edit)?;
     bound(host, port, &server, &answer.effective)?;
     let effect = match (&server.effective, &answer.effective) {
         (Ok(before), Ok(after)) => difference(before, after),
@@ -146,19 +150,19 @@ pub fn plan_edits(host: &HostState, port: u16, edits: Vec<Edit>, needs: &mut Nee
 }
 
 /// Has the running sshd read its files again.
-pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
+pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, NoPlan> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     if let Some(nothing) = nothing_runs(&server) {
         return Ok(nothing);
     }
-    accepted(&server, &server.test, "sshd would not take its files")?;
+    accepted(&server, &server.test, Attempt::Reload)?;
     bound(host, port, &server, &server.effective)?;
     match following(host, &server)? {
         Activation::Nothing => match &server.manager {
             Manager::Connections(socket) => Ok(Planned::note(format!(
                 "systemd listens ({socket}) and starts an sshd for each connection, which reads the files then"
             ))),
-            _ => Err(format!("no sshd runs on port {port}: `sshfix ctl sshd restart` starts it").into()),
+            _ => Err(NoPlan::NoneRuns(port)),
         },
         activation => Ok(Planned { notes: stale(&server), ..alone(host, port, activation) }),
     }
@@ -166,7 +170,7 @@ pub fn plan_reload(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pla
 
 /// Whether it goes on with these values: it can open its sockets as they say, still has the port by which it is looked after, and has the
 /// memory. Of one that could not be asked, `sshd -t` said why.
-fn bound(host: &HostState, port: u16, server: &Server, after: &Result<Effective, String>) -> Result<(), String> {
+fn bound(host: &HostState, port: u16, server: &Server, after: &Result<Effective, String>) -> Result<(), NoPlan> {
     let Ok(after) = after else { return Ok(()) };
     // Whoever is in by that port loses it: that is the proof's to say.
     let sessions = host.listener.present().into_iter().flat_map(|state| &state.sessions);
@@ -179,7 +183,7 @@ fn bound(host: &HostState, port: u16, server: &Server, after: &Result<Effective,
         .or_else(ended)
         .or_else(|| sockets::leaves_port(port, server, after).filter(|_| !is_in()))
         .or_else(too_many);
-    why.map_or(Ok(()), Err)
+    why.map_or(Ok(()), |why| Err(NoPlan::WouldEnd(why)))
 }
 
 /// What a person has to do who edits the files of an sshd that is down.
@@ -257,7 +261,7 @@ fn not_read(server: &Server) -> Option<String> {
 }
 
 /// A new sshd in the place of the running one; where none runs, it is started.
-pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
+pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, NoPlan> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     if !server.running {
         return plan_start(host, port, needs);
@@ -265,7 +269,7 @@ pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pl
     if let Some(nothing) = nothing_runs(&server) {
         return Ok(nothing);
     }
-    accepted(&server, &server.test, "sshd would not start again with its files")?;
+    accepted(&server, &server.test, Attempt::Restart)?;
     bound(host, port, &server, &server.effective)?;
     match &server.manager {
         Manager::Service { .. } => Ok(Planned { notes: stale(&server), ..alone(host, port, restart(host, &server)?) }),
@@ -280,25 +284,24 @@ pub fn plan_restart(host: &HostState, port: u16, needs: &mut Needs) -> Result<Pl
 }
 
 /// Starts the service that is down.
-pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, Text> {
+pub fn plan_start(host: &HostState, port: u16, needs: &mut Needs) -> Result<Planned, NoPlan> {
     let Some(server) = server(host, port, needs)? else { return Ok(Planned::default()) };
     if server.running {
         return Ok(Planned::note("sshd runs"));
     }
-    accepted(&server, &server.test, "sshd would not start with its files")?;
+    accepted(&server, &server.test, Attempt::Start)?;
     if let Some((why, line)) = sockets::has_no_address(host, &server, server.effective.as_ref().ok()) {
-        let place = line.map(|line| Text::from(format!(" ({}: `", line.at)) + quoting::line(&line.text) + "`)");
-        return Err(Text::from(why) + place.unwrap_or_default() + "; " + sockets::ADVICE);
+        return Err(NoPlan::NoAddress { why, line: line.map(Box::new) });
     }
     if let Some(unit) = listener::masked_unit(host) {
-        return Err(format!("{unit} is masked, so systemd does not start it: `systemctl unmask {unit}`, then again").into());
+        return Err(NoPlan::Masked(unit.to_owned()));
     }
     match &server.manager {
         Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket) => {
             Ok(alone(host, port, Activation::Start(Through::Unit(socket.clone()))))
         }
         Manager::Service { name, .. } => Ok(alone(host, port, Activation::Start(Through::Unit(name.clone())))),
-        Manager::Nobody => Err("there is no unit of systemd that could be started".into()),
+        Manager::Nobody => Err(NoPlan::NoUnit),
     }
 }
 
@@ -309,17 +312,17 @@ fn alone(host: &HostState, port: u16, activation: Activation) -> Planned {
 }
 
 /// The server with what sshd says of its files as they are predicted. `None` while that is asked for.
-pub(crate) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Server>, Text> {
+pub(crate) fn server(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Server>, NoPlan> {
     if let Some(Part::Absent(why) | Part::Unreadable(why)) = host.sshd.servers.get(&port) {
-        return Err(said(why));
+        return Err(NoPlan::Unread(why.clone()));
     }
     Ok(resolved(host, port, needs))
 }
 
 /// Whether sshd takes its files. While it is down, systemd has taken /run/sshd away with it, and brings it back at the start.
-fn accepted(server: &Server, test: &Result<(), String>, but: &str) -> Result<(), Text> {
+fn accepted(server: &Server, test: &Result<(), String>, what: Attempt) -> Result<(), NoPlan> {
     let Err(complaint) = test else { return Ok(()) };
-    let refused = || Text::from(format!("{but}: ")) + said(complaint);
+    let refused = || NoPlan::Rejected { what, complaint: complaint.clone(), value: None };
     if !admission::only_misses_its_directory(complaint, server) {
         return Err(refused());
     }
@@ -328,11 +331,9 @@ fn accepted(server: &Server, test: &Result<(), String>, but: &str) -> Result<(),
     }
     // Without it neither `sshd -t` nor `sshd -T` says anything of the files, so that nothing could be proven.
     match &server.manager {
-        Manager::Service { name, .. } if admission::waits_for_a_connection(server) => Err(format!(
-            "sshd cannot be asked about its files before it runs: {PRIVSEP} is missing, which systemd makes when it starts {name}; \
-             `systemctl start {name}` starts it as a connection would, then ask again"
-        )
-        .into()),
+        Manager::Service { name, .. } if admission::waits_for_a_connection(server) => {
+            Err(NoPlan::NotAskedYet { unit: name.clone() })
+        }
         _ => Err(refused()),
     }
 }
@@ -350,7 +351,7 @@ fn nothing_runs(server: &Server) -> Option<Planned> {
 /// What makes a server follow its files. SIGHUP, which is what a reload is, has sshd execute itself anew with the same options: it
 /// closes its sockets and opens those that the files name, so that no keyword needs a restart (sshd(8), SIGHUP). One that got its
 /// socket from systemd finds the port in use then and dies (measured on 9.2 and 10.0): that one is restarted.
-fn following(host: &HostState, server: &Server) -> Result<Activation, Text> {
+fn following(host: &HostState, server: &Server) -> Result<Activation, NoPlan> {
     Ok(match &server.manager {
         Manager::Connections(_) => Activation::Nothing,
         _ if !server.running => Activation::Nothing,
@@ -364,31 +365,25 @@ fn following(host: &HostState, server: &Server) -> Result<Activation, Text> {
 }
 
 /// A restart of the service, where that ends no session.
-fn restart(host: &HostState, server: &Server) -> Result<Activation, Text> {
+fn restart(host: &HostState, server: &Server) -> Result<Activation, NoPlan> {
     let Manager::Service { name, kill_mode, runs, .. } = &server.manager else { return Ok(Activation::Nothing) };
     runs::writes_nothing(name, "ExecStartPre=, ExecStop= and so on", "restart", &runs.at_restart)?;
     // systemd.kill(5): only the main process is ended by these; all others end the sessions that are still in its cgroup.
     let sessions = host.listener.present().is_some_and(|state| !state.sessions.is_empty() || state.sessions_unknown.is_some());
     if sessions && !matches!(kill_mode.as_str(), "process" | "none") {
-        return Err(
-            format!("{name} has KillMode={kill_mode}, so its restart could end live sessions: set it to `process`").into()
-        );
+        return Err(NoPlan::EndsSessions { unit: name.clone(), kill_mode: kill_mode.clone() });
     }
     Ok(Activation::Restart(Through::Unit(name.clone())))
 }
 
 /// sshd takes its sockets from systemd where that listens, and passes over what its files say.
-fn sockets_are_its_own(server: &Server, keyword: Keyword<'_>) -> Result<(), Text> {
+fn sockets_are_its_own(server: &Server, keyword: Keyword<'_>) -> Result<(), NoPlan> {
     let name = keyword.name.to_ascii_lowercase();
     let (Manager::Service { socket: Some(socket), .. } | Manager::Connections(socket)) = &server.manager else { return Ok(()) };
     if !SOCKETS.contains(&name.as_str()) {
         return Ok(());
     }
-    Err(format!(
-        "systemd listens for sshd ({socket}), so {} in sshd_config changes nothing: `systemctl edit {socket}` and its ListenStream do",
-        keyword.name
-    )
-    .into())
+    Err(NoPlan::HeldBySystemd { socket: socket.clone(), keyword: keyword.name.to_owned() })
 }
 
 /// `permitrootlogin was prohibit-password, becomes no`: every keyword that sshd prints differently.

@@ -1,8 +1,7 @@
 //! What the unit of sshd runs beside it at a reload or a restart. A program that may write files could give sshd others than those that were
 //! planned and proven, and a rollback would not take them away. Knows the programs that write none.
 
-use crate::subsystem::sshd::quoting::said;
-use crate::text::quoted::Text;
+use crate::subsystem::sshd::change::no_plan::NoPlan;
 
 /// Where programs of the distribution are.
 const FOLDERS: [&str; 6] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/lib/ssh", "/usr/libexec/openssh"];
@@ -11,12 +10,9 @@ const WRITE_NOTHING: [&str; 9] =
     ["kill", "sleep", "true", "false", "test", "echo", "mkdir", "sshd-keygen", "sshd-gen-keys-start"];
 
 /// Why the unit must not be told, where it runs anything else.
-pub fn writes_nothing(unit: &str, option: &str, what: &str, commands: &[Vec<String>]) -> Result<(), Text> {
+pub fn writes_nothing(unit: &str, options: &'static str, when: &'static str, commands: &[Vec<String>]) -> Result<(), NoPlan> {
     let Some(command) = commands.iter().find(|command| may_write(command)) else { return Ok(()) };
-    Err(Text::from(format!(
-        "at a {what} {unit} runs a program that may write sshd's files, so what sshd would read is not known: `"
-    )) + said(&command.join(" "))
-        + format!("`; take it out of {option} (`systemctl edit {unit}`), or make this change by hand"))
+    Err(NoPlan::MayWrite { unit: unit.to_owned(), when, options, command: command.join(" ") })
 }
 
 fn may_write(command: &[String]) -> bool {
@@ -55,7 +51,7 @@ mod tests {
             let words = [command.split(' ').map(str::to_owned).collect()];
             let found = writes_nothing("ssh.service", "ExecReload=", "reload", &words);
             assert_eq!(found.is_err(), writes, "{command}");
-            assert!(found.err().is_none_or(|why| why.as_str().contains(command)), "{command}");
+            assert!(found.err().is_none_or(|why| why.words().as_str().contains(command)), "{command}");
         }
         assert!(writes_nothing("ssh.service", "ExecReload=", "reload", &[]).is_ok());
     }

@@ -3,11 +3,12 @@
 
 use crate::address::Source;
 use crate::host::{HostState, Part, step};
+use crate::subsystem::sshd::change::no_plan::tree;
 use crate::subsystem::sshd::change::repair::Repair;
 use crate::subsystem::sshd::change::step::{Activation, Step};
 use crate::subsystem::sshd::config::{Criteria, Place, Tree, keyword};
 use crate::subsystem::sshd::facts::state::Server;
-use crate::subsystem::sshd::quoting::{line, said, tree};
+use crate::subsystem::sshd::quoting::{line, said};
 use crate::text::quoted::Text;
 
 /// Deeper than sshd goes (servconf.c, `SERVCONF_MAX_DEPTH`): such files are not judged.
@@ -98,7 +99,7 @@ fn changed(before: &[Counting], after: &[Counting]) -> Option<Text> {
 
 /// Every line of all files that counts for others than the source, in the order in which sshd reads them.
 fn for_others(server: &Server, source: Source) -> Result<Vec<Counting>, Text> {
-    let tree = tree(server)?;
+    let tree = tree(server).map_err(|why| why.words())?;
     let mut found = Vec::new();
     collect(tree, &tree.main, source, &mut Vec::new(), 0, &mut found)?;
     Ok(found)
