@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sshfix_policy::ssh::public_key::PublicKey;
-use sshfix_policy::subsystem::sshd::{Effective, HostKey, KeyProblem};
+use sshfix_policy::subsystem::sshd::{Effective, HostKey, KeyProblem, authorized_keys};
 
 use super::version::Sound;
 use super::{SshdError, effective, invocation};
@@ -33,9 +33,22 @@ pub fn host_keys(port: u16) -> Result<Vec<PublicKey>, SshdError> {
     if keys.is_empty() { Err(SshdError::NoHostKeys(wrong)) } else { Ok(keys) }
 }
 
-/// The types of the host keys that a configuration names, where their public halves can be read.
+/// The types of the host keys that a configuration names, where their public halves can be read. An RSA key that is shorter than
+/// `RequiredRSASize` is not loaded (sshd.c, `main`: `sshkey_check_rsa_length`).
 pub(super) fn kinds(effective: &Effective) -> Vec<String> {
-    effective.all("hostkey").iter().filter_map(|file| read(&public_file(Path::new(file))).ok()).map(|key| key.kind()).collect()
+    let required: u32 = effective.one("requiredrsasize").and_then(|bits| bits.parse().ok()).unwrap_or_default();
+    let long_enough = |path: &PathBuf| {
+        let line = files::read_checked(path, PUBLIC_KEY_MAX).ok();
+        let bits = line.and_then(|file| rsa_bits(&String::from_utf8_lossy(&file.bytes)));
+        bits.is_none_or(|bits| bits >= required)
+    };
+    let public = effective.all("hostkey").iter().map(|file| public_file(Path::new(file))).filter(long_enough);
+    public.filter_map(|path| read(&path).ok()).map(|key| key.kind()).collect()
+}
+
+/// Of a public key in a line of its own.
+fn rsa_bits(line: &str) -> Option<u32> {
+    authorized_keys(line).into_iter().next()?.rsa_bits
 }
 
 /// `sshd_config(5)`, `HostKey`: a private key, or the public one itself where an agent holds the private one.
@@ -53,7 +66,8 @@ pub(super) fn look_at(path: &str, sound: &Sound) -> HostKey {
     let public = roots::read(&public_file(Path::new(path)), PUBLIC_KEY_MAX).ok();
     let public = public.and_then(|bytes| String::from_utf8(bytes).ok());
     let algorithm = public.as_deref().and_then(|line| line.split(' ').next()).map(str::to_owned);
-    HostKey { path: path.to_owned(), algorithm, problem: problem(Path::new(path), sound), changed: false }
+    let rsa_bits = public.as_deref().and_then(rsa_bits);
+    HostKey { path: path.to_owned(), algorithm, rsa_bits, problem: problem(Path::new(path), sound), changed: false }
 }
 
 fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {

@@ -322,7 +322,13 @@ fn keys(paths: &[String], sound: &Sound) -> Vec<HostKey> {
         let asked: Vec<_> = paths.iter().map(|path| (path, scope.spawn(|| host_keys::look_at(path, sound)))).collect();
         let failed = |path: &str| {
             let why = "looking at it failed inside sshfix".to_owned();
-            HostKey { path: path.to_owned(), algorithm: None, problem: Some(KeyProblem::Unread(why)), changed: false }
+            HostKey {
+                path: path.to_owned(),
+                algorithm: None,
+                rsa_bits: None,
+                problem: Some(KeyProblem::Unread(why)),
+                changed: false,
+            }
         };
         asked.into_iter().map(|(path, key)| key.join().unwrap_or_else(|_| failed(path))).collect()
     })

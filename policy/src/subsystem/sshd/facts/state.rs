@@ -328,6 +328,9 @@ pub struct HostKey {
     pub path: String,
     /// `ssh-ed25519`, `rsa-...`: the type in the public key, where there is one.
     pub algorithm: Option<String>,
+    /// The bits of an RSA key, by its public key.
+    #[serde(default)]
+    pub rsa_bits: Option<u32>,
     /// Why sshd would not load it.
     pub problem: Option<KeyProblem>,
     /// Whether the file changed after the running sshd had read it: what clients are shown is another key than this.

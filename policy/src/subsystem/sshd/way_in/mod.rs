@@ -222,6 +222,7 @@ pub fn way_in(read: &HostState, now: &HostState, port: u16, path: &AccessPath, n
         all
     };
     way.risks = risks_of(effective);
+    way.risks.extend(risk::short_host_keys(effective, &server.host_key_files));
     way.everybody = effective.clone();
     let reached = sockets::reached(read, path.source.first(), &sessions.locals);
     for absent in boot::newly_absent(&before, &server, path.port, &reached).into_iter().filter(|_| !down) {

@@ -4,6 +4,7 @@
 
 use crate::address::Source;
 use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::facts::state::HostKey;
 use crate::subsystem::sshd::judge::admission::drop_percent;
 use crate::subsystem::sshd::judge::effect::seconds;
 use crate::subsystem::sshd::judge::penalty::{self, Overflow, Term, Terms};
@@ -49,6 +50,8 @@ pub enum Limit {
         /// Of which.
         v4: bool,
     },
+    /// `RequiredRSASize`, of the host's own keys.
+    HostKeys,
     /// `UseDNS`.
     Names,
     /// `ListenAddress` of an address that may not be there at a boot.
@@ -96,6 +99,23 @@ impl Risk {
             self.grave = false;
         }
     }
+}
+
+/// The host keys that sshd does not load because they are shorter than `RequiredRSASize`.
+pub fn short_host_keys(effective: &Effective, files: &[HostKey]) -> Option<Risk> {
+    let required: u32 = effective.one("requiredrsasize")?.parse().ok()?;
+    let named = effective.all("hostkey");
+    let short = files.iter().filter(|key| named.contains(&key.path));
+    let short: Vec<String> = short
+        .filter_map(|key| Some((key, key.rsa_bits.filter(|bits| *bits < required)?)))
+        .map(|(key, bits)| format!("{} ({bits} bits)", key.path))
+        .collect();
+    let level = i64::try_from(short.len()).ok().filter(|count| *count > 0)?;
+    let text = format!(
+        "RequiredRSASize {required}: sshd does not load {}: who knows this host by that key alone does not come in; make a longer one first",
+        short.join(", ")
+    );
+    Some(Risk { limit: Limit::HostKeys, level, text, grave: false })
 }
 
 /// The limits of a login, or of everybody, that are tighter than what people are used to. Those that let nobody in at all are none.
