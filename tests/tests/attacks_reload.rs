@@ -67,6 +67,8 @@ fn comes_into_effect(release: Release) -> Vec<String> {
     wrong.extend(a_rollback_beside_lines_by_hand(server));
     wrong.extend(sockets_of_one_interface(server));
     wrong.extend(what_users_leave(server));
+    wrong.extend(short_host_keys(server));
+    wrong.extend(what_actions_of_fail2ban_close(server));
     wrong.into_iter().map(|what| format!("{release}: {what}\n")).collect()
 }
 
@@ -353,6 +355,68 @@ fn what_users_leave(server: &Server) -> Vec<String> {
             .expect_ok();
     }
     configured(server, "");
+    wrong
+}
+
+/// sshd does not load a host key of RSA that is shorter than `RequiredRSASize`.
+fn short_host_keys(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    configured(server, "");
+    for (bits, status, told) in [("2048", 5, false), ("8192", 5, true)] {
+        let asked = server.ctl(&["sshd", "set", "RequiredRSASize", bits, "--json", "--confirm-within", "10m"]);
+        let risks = asked.json()["plan"]["paths"].to_string();
+        let named = risks.contains("/etc/ssh/ssh_host_rsa_key (") && risks.contains("RequiredRSASize");
+        if asked.status != status || named != told || works(server) != [true; 3] {
+            wrong.push(format!("RequiredRSASize {bits}: {} {} {risks}", asked.status, asked.json()["message"]));
+        }
+        roll_back(server, &asked);
+    }
+    // The one that is left is of a kind that some clients do not know.
+    configured(
+        server,
+        "HostKey /etc/ssh/ssh_host_rsa_key\nHostKey /etc/ssh/ssh_host_ecdsa_key\nHostKeyAlgorithms rsa-sha2-512\n",
+    );
+    let asked = server.ctl(&["sshd", "set", "RequiredRSASize", "8192", "--json", "--confirm-within", "10m"]);
+    if asked.status != 4 {
+        wrong.push(format!("RequiredRSASize with no other key: {} {}", asked.status, asked.json()["message"]));
+    }
+    roll_back(server, &asked);
+    configured(server, "");
+    wrong
+}
+
+/// A program that fail2ban runs for a step closes somebody's way, or stops sshd: that is not called done.
+fn what_actions_of_fail2ban_close(server: &Server) -> Vec<String> {
+    let mut wrong = Vec::new();
+    server.run(&["systemctl", "start", "fail2ban"]).expect_ok();
+    server.wait_until("fail2ban answers", LONG, || server.run(&["fail2ban-client", "get", "sshd", "actions"]).ok());
+    server.sh("fail2ban-client set sshd addaction lab; fail2ban-client set sshd action lab actionban true").expect_ok();
+    for (unban, back, says) in [
+        (
+            "nft 'add table inet lab; add chain inet lab in { type filter hook input priority 0; }; add rule inet lab in ip saddr 192.0.2.9 tcp dport 22 ct state new drop'",
+            "nft delete table inet lab",
+            "root from 192.0.2.9 is refused now by",
+        ),
+        (
+            "echo 'sshd: 198.51.100.7' >> /etc/hosts.deny",
+            "sed -i /198.51.100.7/d /etc/hosts.deny",
+            "alice from 198.51.100.7 is refused now by",
+        ),
+        ("systemctl stop ssh", "systemctl start ssh", "nobody listens on port 22 any more"),
+        ("true", "true", ""),
+    ] {
+        server.run(&["fail2ban-client", "set", "sshd", "banip", "203.0.113.70"]).expect_ok();
+        server.run(&["fail2ban-client", "set", "sshd", "action", "lab", "actionunban", unban]).expect_ok();
+        let asked = server.ctl(&["unban", "203.0.113.70", "--json"]);
+        let said = asked.json()["failure"]["message"].as_str().unwrap_or_default().to_owned();
+        server.run(&["fail2ban-client", "set", "sshd", "action", "lab", "actionunban", "true"]).expect_ok();
+        server.sh(back).expect_ok();
+        server.sh("fail2ban-client set sshd unbanip 203.0.113.70").expect_ok();
+        if asked.status != if says.is_empty() { 0 } else { 6 } || !said.contains(says) || works(server) != [true; 3] {
+            wrong.push(format!("actionunban {unban}: {} {said} {:?}\n{}", asked.status, works(server), asked.stdout));
+        }
+    }
+    server.run(&["systemctl", "stop", "fail2ban"]).expect_ok();
     wrong
 }
 

@@ -20,6 +20,9 @@ use crate::patience;
 use crate::store::{ChangeStage, NewChange, NewLease, StepEvent, Store, StoreError};
 use crate::sys::clock::{Deadline, Moment};
 
+/// What programs of others leave half done for a moment is done after this.
+const SETTLES: Duration = Duration::from_millis(500);
+
 /// A change that is planned and proven, with all that it takes to make it.
 #[derive(Debug)]
 pub struct Order<'a> {
@@ -202,11 +205,20 @@ impl<'a, H: Host> Applied<'a, H> {
     pub(super) fn verify(self, counts: impl Fn(&Deviation) -> bool) -> Result<Verified<'a, H>, Failed> {
         let Order { question, read, plan, .. } = &self.begun.order;
         let port = question.port;
-        let (_, (deviations, seen)) = observed(self.begun.host, question, |state, needs| {
-            let deviations = verify::deviations(plan, read, state, needs);
-            let left = plan.plan().goal.path().map(|connection| remaining::left(connection, state, needs));
-            (deviations, Seen { notes: verify::notes(plan, state, port, needs), left })
-        });
+        let mut look = || {
+            let (_, found) = observed(self.begun.host, question, |state, needs| {
+                let deviations = verify::deviations(plan, read, state, needs);
+                let left = plan.plan().goal.path().map(|connection| remaining::left(connection, state, needs));
+                (deviations, Seen { notes: verify::notes(plan, state, port, needs), left })
+            });
+            found
+        };
+        let (mut deviations, mut seen) = look();
+        // An action may have sshd open its sockets anew, or load a ruleset in two steps.
+        if deviations.iter().any(|one| matches!(one, Deviation::Closed(_))) {
+            std::thread::sleep(SETTLES);
+            (deviations, seen) = look();
+        }
         let seen = Box::new(seen);
         let deviations: Vec<Text> = deviations.iter().filter(|one| counts(one)).map(Deviation::words).collect();
         if deviations.is_empty() {

@@ -23,6 +23,7 @@ use crate::words;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SafePlan {
     plan: Plan,
+    protected: Vec<AccessPath>,
     paths: Vec<PathDocument>,
 }
 
@@ -98,7 +99,7 @@ impl SafePlan {
             sshd: Vec::new(),
             risks: Vec::new(),
         };
-        Self { plan, paths: paths.iter().map(shown).collect() }
+        Self { plan, protected: paths.to_vec(), paths: paths.iter().map(shown).collect() }
     }
 
     /// The steps, in order.
@@ -109,6 +110,11 @@ impl SafePlan {
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The ways in that it was proven for.
+    pub fn protected(&self) -> &[AccessPath] {
+        &self.protected
     }
 
     /// As it is shown.
@@ -187,13 +193,14 @@ fn proof(plan: Plan, host: &HostState, paths: &[AccessPath], needs: &mut Needs) 
             }
         }
     }
+    let protected = paths.to_vec();
     let paths = paths.iter().zip(before).zip(after).enumerate().map(|(index, ((path, before), after))| {
         let (was, is, sshd, risks) = logins.said(index);
         let (source, user) = (path.from(), path.user.clone());
         PathDocument { source, user, before: before.and(was), after: after.and(is), origin: Some(path.origin), sshd, risks }
     });
     let paths = paths.collect();
-    Ok(SafePlan { plan, paths })
+    Ok(SafePlan { plan, protected, paths })
 }
 
 /// The live sessions of which nobody may be locked out. Where they are not known as a whole, a plan that may close something is refused:

@@ -8,7 +8,7 @@ use crate::plan;
 use crate::plan::goal::Goal;
 use crate::plan::lease;
 use crate::proof::lockout::SafePlan;
-use crate::text::quoted::Text;
+use crate::text::quoted::{Quote, Text};
 use crate::verdict::{Connection, Evidence, Verdict};
 #[cfg(test)]
 use crate::words;
@@ -22,6 +22,8 @@ pub enum Deviation {
     NotLifted(Text),
     /// A lease was to let the source in, and something still refuses it.
     NotLetIn(Text),
+    /// A protected way in is closed, and no step did that: a program that fail2ban ran, or others meanwhile.
+    Closed(Text),
 }
 
 impl Deviation {
@@ -29,7 +31,7 @@ impl Deviation {
     pub fn words(&self) -> Text {
         match self {
             Deviation::Step(mismatch) => mismatch.0.as_str().into(),
-            Deviation::NotLifted(text) | Deviation::NotLetIn(text) => text.clone(),
+            Deviation::NotLifted(text) | Deviation::NotLetIn(text) | Deviation::Closed(text) => text.clone(),
         }
     }
 }
@@ -38,7 +40,8 @@ impl Deviation {
 /// last step. Facts that are missing are added to `needs`.
 ///
 /// Checked: every touched part is as predicted; and after an `unban`, nothing that a plan could lift still refuses the source
-/// ("unbanned" is never said while a rule for it is in the kernel).
+/// ("unbanned" is never said while a rule for it is in the kernel). After a step of fail2ban, whose actions are programs of root's, also that
+/// no protected way in is closed by something that no step predicts, and that somebody still listens.
 pub fn deviations(plan: &SafePlan, read: &HostState, observed: &HostState, needs: &mut Needs) -> Vec<Deviation> {
     let found = deviating(plan, read, observed, needs);
     #[cfg(test)]
@@ -85,7 +88,43 @@ fn deviating(plan: &SafePlan, read: &HostState, observed: &HostState, needs: &mu
         | Goal::Remove(_)
         | Goal::Configure => {}
     }
+    deviations.extend(closed(plan, (read, &predicted), observed, needs).map(Deviation::Closed));
     deviations
+}
+
+/// The first protected way in that is closed for certain, and not by a step; where a step ran programs that nobody has read.
+fn closed(plan: &SafePlan, (read, predicted): (&HostState, &HostState), observed: &HostState, needs: &mut Needs) -> Option<Text> {
+    let jail = plan.steps().iter().find_map(|step| match step {
+        Step::Fail2ban(step) => Some(step.jail()),
+        _ => None,
+    })?;
+    let listens = |host: &HostState, port: u16| {
+        let state = host.listener.present();
+        state.map(|state| state.listeners.iter().any(|socket| socket.local.port() == port))
+    };
+    let mut found = None;
+    // Who comes by no address is met by no filter.
+    for path in plan.protected().iter().filter(|path| !path.has_no_address()) {
+        let connection = Connection { source: path.source, port: path.port, user: path.user.clone() };
+        let (now, why) = admission(observed, observed, &connection, needs);
+        let was = || admission(read, predicted, &connection, &mut Needs::new()).0;
+        let why = if listens(read, path.port) == Some(true) && listens(observed, path.port) == Some(false) {
+            Text::from(format!("nobody listens on port {} any more", path.port))
+        } else if now == Verdict::Refuse && was() != Verdict::Refuse {
+            let by = Text::from(format!("{} is refused now by ", path.from())) + why;
+            // A name is for who may know of it.
+            path.user.as_ref().map(|user| Text::quote(Quote::Values("AllowUsers"), user.clone()) + " from ").unwrap_or_default()
+                + by
+        } else {
+            continue;
+        };
+        found = found.or(Some(why));
+    }
+    let by = format!(
+        ", which no step does: a program that jail {jail} of fail2ban runs (`actionban`, `actionunban` in /etc/fail2ban/action.d) did that, or \
+         somebody else meanwhile. What it did stays: take it back by hand and correct the action, then retry"
+    );
+    found.map(|what| what + by)
 }
 
 fn still_refused(connection: &Connection, block: &Block) -> Text {
