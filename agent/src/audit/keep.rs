@@ -125,6 +125,9 @@ impl Auditor {
         if let Err(error) = self.checkpoint_if_due(store, identity) {
             tracing::error!("cannot sign the audit records; retrying: {error}");
         }
+        if let Err(error) = store.settle() {
+            tracing::error!("the newest records of questions are not on the disk yet; retrying: {error}");
+        }
     }
 
     /// Sums up the records of questions that are older than this, once there are enough of them.

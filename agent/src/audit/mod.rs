@@ -20,7 +20,7 @@ use sshfix_policy::reply::summary::Counted;
 use sshfix_policy::request::audit::Filter;
 use sshfix_policy::request::{Mode, Operation};
 
-use crate::store::{Doing, Purpose, Store, StoreError, time};
+use crate::store::{Doing, Durable, Purpose, Store, StoreError, time};
 
 pub use keep::{AuditError, Auditor, CHECKPOINT_EVERY, INTERVAL, verify_offline};
 pub use rates::{BURST, EVERY, Rates};
@@ -66,6 +66,14 @@ impl AuditOpening {
     /// Of something that the agent does where nobody asked.
     pub fn automatic(what: impl Into<String>) -> Self {
         Self { automatic: Some(what.into()), ..Self::default() }
+    }
+
+    fn purpose(&self) -> Purpose {
+        match (&self.automatic, &self.operation, &self.mode) {
+            (Some(_), _, _) => Purpose::Decision,
+            (None, Some(operation), Some(mode)) => purpose(operation, mode),
+            (None, _, _) => Purpose::Question,
+        }
     }
 }
 
@@ -151,17 +159,25 @@ pub fn purpose(operation: &Operation, mode: &Mode) -> Purpose {
 impl Store {
     /// Opens the record of a request, before anything is done for it. Its number closes it.
     pub fn audit_open(&self, opening: &AuditOpening) -> Result<AuditHead, StoreError> {
-        let purpose = match (&opening.automatic, &opening.operation, &opening.mode) {
-            (Some(_), _, _) => Purpose::Decision,
-            (None, Some(operation), Some(mode)) => purpose(operation, mode),
-            (None, _, _) => Purpose::Question,
-        };
-        self.write_for(purpose, "write the audit record", |db| append(db, None, opening))
+        self.write_for(opening.purpose(), "write the audit record", |db| append(db, None, opening))
     }
 
     /// Closes a record. Once: a second closing is an error.
     pub fn audit_close(&self, seq: i64, closing: &AuditClosing) -> Result<AuditHead, StoreError> {
-        self.write("write the audit record", |db| {
+        // What was done is on the disk with its end; that nothing was done needs to be no more than its beginning is.
+        let durable = match closing.outcome {
+            Outcome::Answered | Outcome::Refused => Durable::Later,
+            Outcome::NotApplied
+            | Outcome::Unchanged
+            | Outcome::Failed
+            | Outcome::Confirmed
+            | Outcome::Pending
+            | Outcome::RolledBack
+            | Outcome::Stuck
+            | Outcome::Abandoned
+            | Outcome::Interrupted => Durable::AtOnce,
+        };
+        self.write_durably(durable, Purpose::Decision, "write the audit record", |db| {
             let is_open: bool = db
                 .query_row(
                     "SELECT EXISTS (SELECT 1 FROM audit WHERE seq = ?1 AND closes IS NULL)

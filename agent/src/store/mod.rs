@@ -1,5 +1,6 @@
 //! state.db: everything the agent must not forget across a crash: requests seen, audit records, the journal of changes,
-//! leases. Every write is on the disk when its call returns; an error means that nothing was written. Decides nothing.
+//! leases. Every write of a change is on the disk when its call returns; records of questions wait for no disk ([`Durable`]). An error
+//! means that nothing was written. Decides nothing.
 
 mod changes;
 mod drills;
@@ -160,6 +161,26 @@ impl StoreError {
     }
 }
 
+/// When a write is on the disk (sqlite.org, `PRAGMA synchronous`, write-ahead log). Whatever is written `AtOnce` takes all that was
+/// written before it along; a crash of the agent alone loses nothing of either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// When the call returns.
+    AtOnce,
+    /// With the next write that is `AtOnce`, or at the next [`Store::settle`]: a power cut may lose it.
+    Later,
+}
+
+impl Durable {
+    /// A question changes nothing, so nothing is lost with its record.
+    pub(crate) fn of(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Question => Durable::Later,
+            Purpose::Change | Purpose::Decision => Durable::AtOnce,
+        }
+    }
+}
+
 /// Names what was tried, so that the message does.
 pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError>;
@@ -291,13 +312,37 @@ impl Store {
         doing: &'static str,
         work: impl Fn(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let written = self.write_watched(purpose, doing, work);
+        self.write_durably(Durable::of(purpose), purpose, doing, work)
+    }
+
+    /// The same, durable otherwise than its purpose says.
+    pub(crate) fn write_durably<T>(
+        &self,
+        durable: Durable,
+        purpose: Purpose,
+        doing: &'static str,
+        work: impl Fn(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let written = self.write_watched(durable, purpose, doing, work);
         self.health.wrote(written.as_ref().err());
         written
     }
 
+    /// Brings what was written [`Durable::Later`] onto the disk, and frees its place in the log.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let (blocked, ..): (i64, i64, i64) = self
+            .connection()
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .doing("bring its records onto the disk")?;
+        if blocked != 0 {
+            tracing::debug!("a reader keeps the log of state.db; it is freed later");
+        }
+        Ok(())
+    }
+
     fn write_watched<T>(
         &self,
+        durable: Durable,
         purpose: Purpose,
         doing: &'static str,
         work: impl Fn(&Transaction<'_>) -> Result<T, StoreError>,
@@ -308,6 +353,7 @@ impl Store {
         self.fuse.before(doing)?;
         let mut connection = self.connection();
         self.space.allows(purpose, &connection)?;
+        open::durable(&connection, durable).doing(doing)?;
         let mut write = || {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(doing)?;
             let value = work(&transaction)?;

@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::{Doing, StoreError};
+use super::{Doing, Durable, StoreError};
 
 /// The lock on the state directory, released when dropped.
 pub(super) type Lock = Flock<File>;
@@ -89,7 +89,7 @@ pub(super) fn file(path: &Path) -> Result<(u64, u64), StoreError> {
     Ok((found.dev(), found.ino()))
 }
 
-/// The connection, with the durability that the journal needs: WAL and synchronous=FULL, so a commit is on the disk.
+/// The connection, with the durability that the journal of changes needs: WAL and synchronous=FULL, so a commit is on the disk.
 pub(super) fn connection(path: &Path) -> Result<Connection, StoreError> {
     const DOING: &str = "be opened";
     let connection =
@@ -102,12 +102,26 @@ pub(super) fn connection(path: &Path) -> Result<Connection, StoreError> {
     if mode != "wal" {
         return Err(unusable(path, format!("SQLite keeps its journal as {mode}, not as a write-ahead log")));
     }
-    connection.pragma_update(None, "synchronous", "full").doing(DOING)?;
-    // Short, so that a full disk keeps no write out for long: what is in the database frees its place in the log (default 1000 pages).
-    connection.pragma_update(None, "wal_autocheckpoint", 128).doing(DOING)?;
+    durable(&connection, Durable::AtOnce).doing(DOING)?;
     connection.pragma_update(None, "foreign_keys", true).doing(DOING)?;
     connection.pragma_update(None, "trusted_schema", false).doing(DOING)?;
     Ok(connection)
+}
+
+/// Pages of the log from which on a write brings them into the database, and waits for the disk twice: few, so that a full disk keeps no
+/// write out for long (what is in the database frees its place in the log).
+const LOG_PAGES: u32 = 128;
+/// Of what need not be on the disk at once, which is settled now and then beside it.
+const LOG_PAGES_LATER: u32 = 1000;
+
+/// Says of the next write when it is to be on the disk. Not within a transaction.
+pub(super) fn durable(connection: &Connection, durable: Durable) -> rusqlite::Result<()> {
+    let (synchronous, pages) = match durable {
+        Durable::AtOnce => ("full", LOG_PAGES),
+        Durable::Later => ("normal", LOG_PAGES_LATER),
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "wal_autocheckpoint", pages)
 }
 
 /// A connection to a database that has our schema already.

@@ -32,9 +32,10 @@ pub fn title(bytes: &[u8]) {
 /// Lines of `journalctl -o json`, with what they quote of strangers.
 pub fn journal(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let told = lines::read(text);
+    let read = lines::Lines::parse(text);
+    let told = lines::read(&read);
     assert!(told.len() <= text.lines().count());
-    for entrance in lines::entrances(text).values() {
+    for entrance in lines::entrances(&read).values() {
         assert!(!entrance.method.contains(' ') && !entrance.user.contains(' '));
     }
 }

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use sshfix_policy::subsystem::sshd::facts::journal::{self as model, Answers, Entrance, Journal};
+use sshfix_policy::subsystem::sshd::facts::journal::{self as model, Answers, Entrance, Journal, Kept, Lines};
 
 use crate::sys::child;
 
@@ -19,17 +20,85 @@ const OUTPUT_MAX: usize = 24 << 20;
 const WINDOW: i64 = 900;
 /// Lines of sshd that are read: some 20 a second. What does not fit is not known.
 const MOST: usize = 20_000;
-/// Lines that are only hints.
+/// Lines that are only hints, of each kind.
 const MOST_HINTS: &str = "1000";
+/// Of both kinds.
+const MOST_HINTS_KEPT: usize = 2000;
 
-/// What was said lately, and from when on nothing is missing.
+/// Older than this, what was read is read anew: few are the lines that are added to it, and what nobody asks about is not kept.
+const KEPT_FOR: Duration = Duration::from_mins(2);
+
+/// What one reading kept for the next, so that it reads only what was written since.
+struct Memory {
+    read: Instant,
+    kept: Kept,
+    /// From here on nothing is missing in it that the journal had.
+    since: Timestamp,
+    /// Where the journal ended.
+    cursor: String,
+    /// Whether it reached back to the first line that was kept.
+    older: bool,
+}
+
+static MEMORY: Mutex<Option<Memory>> = Mutex::new(None);
+
+/// What was said lately, and from when on nothing is missing. Every line that is in the journal when this is called is looked at, those of
+/// the last reading by memory: they are the same as long as the line at which it ended is where it was.
 pub(super) fn read() -> Journal {
+    let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Timestamp::now();
     let since = Timestamp::from_second(now.as_second().saturating_sub(WINDOW)).unwrap_or(Timestamp::MIN);
+    let recent = memory.take().filter(|memory| memory.read.elapsed() < KEPT_FOR);
+    if let Some(grown) = recent.and_then(|memory| grown(memory, since)) {
+        let journal = model::journal(&Answers {
+            since: grown.since,
+            most: MOST,
+            by_root: Ok(&grown.kept.by_root),
+            older: Ok(grown.older),
+            hints: &grown.kept.hints,
+        });
+        // Where lines are missing another reading may find them.
+        *memory = journal.whole.is_ok().then_some(grown);
+        return journal;
+    }
+    let (journal, read) = read_all(since);
+    *memory = read.filter(|_| journal.whole.is_ok());
+    journal
+}
+
+/// Adds what was written since; `None` where it cannot be told to be all.
+fn grown(memory: Memory, since: Timestamp) -> Option<Memory> {
+    let Memory { mut kept, cursor, mut older, since: begins, read: _ } = memory;
+    // The clock may have been set back.
+    let since = since.max(begins);
+    let read = Instant::now();
+    let from = format!("--cursor={cursor}");
+    let mut new = run(&[&from], &model::SINCE).ok().map(|said| Lines::parse(&said))?;
+    let (first, last) = new.ends()?;
+    // Where that line is gone, journalctl goes on at whatever comes next.
+    let (goes_on, cursor) = (first == cursor, last.to_owned());
+    if !goes_on || new.len() > MOST {
+        return None;
+    }
+    new.forget_first();
+    kept.add(new);
+    older |= kept.by_root.forget_before(since);
+    kept.hints.forget_before(since);
+    kept.by_root.keep_newest(MOST);
+    kept.hints.keep_newest(MOST_HINTS_KEPT);
+    Some(Memory { read, kept, since, cursor, older })
+}
+
+/// Reads the whole window.
+fn read_all(since: Timestamp) -> (Journal, Option<Memory>) {
+    let begun = Instant::now();
     let from = format!("--since=@{}", since.as_second());
     let before = format!("--until=@{}", since.as_second());
     let most = MOST.to_string();
     let by_root = [&model::BY_ROOT[..], &model::BY_JOURNALD[..]].concat();
+    // First: what is written while the others are read is read again, and not left out.
+    let end = run(&["-n", "1"], &model::SINCE).map(|said| Lines::parse(&said));
+    let cursor = end.ok().and_then(|end| end.ends().map(|(_, last)| last.to_owned()));
     let (by_root, older, hints) = thread::scope(|scope| {
         let older = scope.spawn(|| run(&[&before, "-n", "1"], &["_UID=0"]));
         let kernel = scope.spawn(|| run(&[&from, "--grep=sshd", "-n", MOST_HINTS], &model::BY_KERNEL));
@@ -39,13 +108,23 @@ pub(super) fn read() -> Journal {
         (by_root, older.join(), hint(kernel.join()) + &hint(users.join()))
     });
     let older = older.unwrap_or_else(|_| Err("reading it failed inside sshfix".to_owned()));
-    model::journal(&Answers {
+    let older = older.map(|said| !said.trim().is_empty());
+    let by_root = by_root.map(|said| Lines::parse(&said));
+    let hints = Lines::parse(&hints);
+    let journal = model::journal(&Answers {
         since,
         most: MOST,
-        by_root: by_root.as_deref().map_err(String::as_str),
-        older: older.as_deref().map_err(String::as_str),
+        by_root: by_root.as_ref().map_err(String::as_str),
+        older: older.as_ref().map(|older| *older).map_err(String::as_str),
         hints: &hints,
-    })
+    });
+    let memory = match (by_root, older, cursor) {
+        (Ok(by_root), Ok(older), Some(cursor)) => {
+            Some(Memory { read: begun, kept: Kept { by_root, hints }, since, cursor, older })
+        }
+        _ => None,
+    };
+    (journal, memory)
 }
 
 /// How these sessions logged in, by the processes that serve them and the ones that watch over those, which say it (sshd.c, `[priv]`).
@@ -57,7 +136,7 @@ pub(super) fn entrances(sessions: &[u32]) -> BTreeMap<SocketAddr, Entrance> {
     let matches: Vec<String> = of_root.into_iter().chain(pids.iter().map(|pid| format!("_PID={pid}"))).collect();
     let said = if matches.is_empty() { Ok(String::new()) } else { run(&["-n", "5000"], &matches) };
     match said {
-        Ok(said) => model::entrances(&said),
+        Ok(said) => model::entrances(&Lines::parse(&said)),
         Err(error) => {
             tracing::warn!("by which method live sessions logged in is not known: {error}");
             BTreeMap::new()

@@ -3,7 +3,7 @@
 //! is told by what journald saw of the writer (`_UID`, `_EXE`), never by what the writer says; and from when on no line is missing is
 //! part of the answer: no line means nothing before that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
@@ -82,11 +82,96 @@ pub struct Answers<'a> {
     /// and at most so many of the newest lines.
     pub most: usize,
     /// [`BY_ROOT`]; the text says why there is no answer.
-    pub by_root: Result<&'a str, &'a str>,
-    /// Whether the journal reaches back to `since`: any line of before.
-    pub older: Result<&'a str, &'a str>,
+    pub by_root: Result<&'a Lines, &'a str>,
+    /// Whether the journal reaches back to `since`: there is any line of before.
+    pub older: Result<bool, &'a str>,
     /// [`BY_KERNEL`] and [`BY_USERS`]: hints, which decide nothing and whose absence means nothing.
-    pub hints: &'a str,
+    pub hints: &'a Lines,
+}
+
+/// Lines of `journalctl -o json`, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    lines: Vec<Line>,
+    /// One or more are not understood.
+    strange: bool,
+}
+
+impl Lines {
+    /// Takes what journalctl printed apart.
+    pub fn parse(json: &str) -> Self {
+        let mut found = Self::default();
+        for text in json.lines() {
+            match serde_json::from_str::<Entry>(text).ok().and_then(Line::of) {
+                Some(line) => found.lines.push(line),
+                None => found.strange = true,
+            }
+        }
+        found
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Where the journal names the first and the last of them (`__CURSOR`, systemd.journal-fields(7)).
+    pub fn ends(&self) -> Option<(&str, &str)> {
+        Some((self.lines.first()?.cursor.as_str(), self.lines.last()?.cursor.as_str()))
+    }
+
+    /// Drops what is older; whether there was any.
+    pub fn forget_before(&mut self, since: Timestamp) -> bool {
+        let before = self.lines.len();
+        self.lines.retain(|line| line.at >= since);
+        self.lines.len() < before
+    }
+
+    /// Drops the first.
+    pub fn forget_first(&mut self) {
+        self.lines.drain(..self.lines.len().min(1));
+    }
+
+    /// Only the newest so many are kept.
+    pub fn keep_newest(&mut self, most: usize) {
+        self.lines.drain(..self.lines.len().saturating_sub(most));
+    }
+}
+
+/// What was read, and is added to by what was written since ([`SINCE`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// [`BY_ROOT`]
+    pub by_root: Lines,
+    /// [`BY_KERNEL`] and [`BY_USERS`]
+    pub hints: Lines,
+}
+
+impl Kept {
+    /// Adds the lines that [`SINCE`] asked for, each where its own question would have had it. One that is there already came while the
+    /// others were read.
+    pub fn add(&mut self, new: Lines) {
+        let Some(from) = new.lines.iter().map(|line| line.at).min() else {
+            self.by_root.strange |= new.strange;
+            return;
+        };
+        let there = self.by_root.lines.iter().chain(&self.hints.lines).filter(|line| line.at >= from && !line.cursor.is_empty());
+        let there: BTreeSet<String> = there.map(|line| line.cursor.clone()).collect();
+        self.by_root.strange |= new.strange;
+        for line in new.lines.into_iter().filter(|line| !there.contains(&line.cursor)) {
+            if line.is_of_root() {
+                self.by_root.lines.push(line.clone());
+            }
+            if line.is_hint() {
+                self.hints.lines.push(line);
+            }
+        }
+    }
 }
 
 /// journalctl(1), matches: what sshd says, systemd of its units, and journald of itself. `_UID` and `_PID` are what journald saw.
@@ -114,14 +199,41 @@ pub const BY_KERNEL: [&str; 5] =
     ["_TRANSPORT=kernel", "SYSLOG_IDENTIFIER=kernel", "+", "_UID=0", "SYSLOG_IDENTIFIER=systemd-coredump"];
 /// Of sessions that run as their user.
 pub const BY_USERS: [&str; 2] = ["SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session"];
+/// Everything that one of the three asks for, and the agent's own lines, so that there is a last one to go on from.
+pub const SINCE: [&str; 24] = [
+    "_UID=0",
+    "SYSLOG_IDENTIFIER=sshd",
+    "SYSLOG_IDENTIFIER=sshd-session",
+    "SYSLOG_IDENTIFIER=sshd-auth",
+    "+",
+    "_UID=0",
+    "_PID=1",
+    "UNIT=ssh.service",
+    "UNIT=sshd.service",
+    "+",
+    "_UID=0",
+    "MESSAGE_ID=f77379a8490b408bbe5f6940505a777b",
+    "MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e",
+    "+",
+    "_TRANSPORT=kernel",
+    "SYSLOG_IDENTIFIER=kernel",
+    "+",
+    "_UID=0",
+    "SYSLOG_IDENTIFIER=systemd-coredump",
+    "+",
+    "SYSLOG_IDENTIFIER=sshd",
+    "SYSLOG_IDENTIFIER=sshd-session",
+    "+",
+    "_SYSTEMD_UNIT=sshfix-agent.service",
+];
 /// The matches of [`BY_ROOT`] that are sshd's own lines.
 pub const BY_SSHD: [&str; 4] =
     ["_UID=0", "SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session", "SYSLOG_IDENTIFIER=sshd-auth"];
 
 /// What is said of lately.
 pub fn journal(answers: &Answers<'_>) -> Journal {
-    let by_root = answers.by_root.unwrap_or("");
-    let mut lines = read(by_root);
+    let none = Lines::default();
+    let mut lines = read(answers.by_root.unwrap_or(&none));
     let began = lines.iter().rposition(|told| told.what == Said::Listening).and_then(|at| lines.get(at)).map(|told| told.at);
     let mut hints = read(answers.hints);
     hints.retain(|told| !told.vouched && (matches!(told.what, Said::Crashed(_)) || began.is_none_or(|began| told.at >= began)));
@@ -134,25 +246,23 @@ fn whole(answers: &Answers<'_>) -> Result<Timestamp, String> {
     let unread = |why: &str| format!("the journal could not be read: {why}");
     let by_root = answers.by_root.map_err(unread)?;
     let older = answers.older.map_err(unread)?;
-    let mut entries = Vec::new();
-    for line in by_root.lines() {
-        let entry = serde_json::from_str::<Entry>(line).ok().and_then(|entry| Some((entry.time()?, entry)));
-        let entry = entry.filter(|(_, entry)| !entry.of_sshd() || entry.text().is_some());
-        entries.push(entry.ok_or_else(|| "a line of the journal is not understood".to_owned())?);
+    let lines = &by_root.lines;
+    if by_root.strange || lines.iter().any(|line| line.of_sshd() && line.text.is_none()) {
+        return Err("a line of the journal is not understood".to_owned());
     }
-    let is = |entry: &Entry, id: &str| entry.id.as_deref() == Some(id) && entry.of_journald();
-    let lost = |entry: &Entry| is(entry, JOURNAL_DROPPED) && entry.text().is_some_and(|text| text.contains("ssh"));
-    if let Some((at, entry)) = entries.iter().rev().find(|(_, entry)| lost(entry)) {
-        return Err(format!("journald left lines out at {at:.0}: {}", entry.text().unwrap_or_default()));
+    let is = |line: &Line, id: &str| line.id.as_deref() == Some(id) && line.of_journald();
+    let lost = |line: &&Line| is(line, JOURNAL_DROPPED) && line.text.as_ref().is_some_and(|text| text.contains("ssh"));
+    if let Some(line) = lines.iter().rev().find(lost) {
+        return Err(format!("journald left lines out at {:.0}: {}", line.at, line.text.as_deref().unwrap_or_default()));
     }
-    let oldest = entries.first().map(|(at, _)| *at);
-    let begins = if older.trim().is_empty() {
-        let start = entries.iter().find(|(_, entry)| is(entry, JOURNAL_START)).map(|(at, _)| *at);
-        start.ok_or_else(|| "the journal was rotated: its older lines are gone".to_owned())?
-    } else {
+    let oldest = lines.first().map(|line| line.at);
+    let begins = if older {
         answers.since
+    } else {
+        let start = lines.iter().find(|line| is(line, JOURNAL_START)).map(|line| line.at);
+        start.ok_or_else(|| "the journal was rotated: its older lines are gone".to_owned())?
     };
-    if entries.len() < answers.most { Ok(begins) } else { Ok(oldest.map_or(begins, |oldest| oldest.max(begins))) }
+    if lines.len() < answers.most { Ok(begins) } else { Ok(oldest.map_or(begins, |oldest| oldest.max(begins))) }
 }
 
 /// Why sshd turned a connection away before it listened to it (sshd.c, `drop_connection`; srclimit.c).
@@ -244,14 +354,18 @@ pub enum Ended {
     Grace,
 }
 
-/// A line of `journalctl -o json`.
+/// A line of `journalctl -o json`, as it is printed.
 #[derive(Deserialize)]
 struct Entry {
     #[serde(rename = "__REALTIME_TIMESTAMP")]
     at: String,
+    #[serde(rename = "__CURSOR", default)]
+    cursor: String,
     #[serde(rename = "SYSLOG_IDENTIFIER")]
     by: Option<String>,
-    #[serde(rename = "SYSLOG_PID", alias = "_PID")]
+    #[serde(rename = "SYSLOG_PID")]
+    said_pid: Option<String>,
+    #[serde(rename = "_PID")]
     pid: Option<String>,
     #[serde(rename = "_UID")]
     uid: Option<String>,
@@ -259,19 +373,44 @@ struct Entry {
     transport: Option<String>,
     #[serde(rename = "_EXE")]
     exe: Option<String>,
+    #[serde(rename = "UNIT")]
+    unit: Option<String>,
     #[serde(rename = "MESSAGE_ID")]
     id: Option<String>,
     #[serde(rename = "MESSAGE")]
     message: Option<serde_json::Value>,
 }
 
-impl Entry {
-    fn time(&self) -> Option<Timestamp> {
-        self.at.parse().ok().and_then(|micros| Timestamp::from_microsecond(micros).ok())
-    }
+/// A line of the journal, as far as it is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    at: Timestamp,
+    cursor: String,
+    by: Option<String>,
+    /// As the writer says it, else as journald saw it.
+    pid: Option<String>,
+    /// Process 1 wrote it of sshd's unit.
+    of_systemd_about_sshd: bool,
+    uid: Option<String>,
+    kernel: bool,
+    exe: Option<String>,
+    id: Option<String>,
+    /// None where it is no text.
+    text: Option<String>,
+}
 
-    fn text(&self) -> Option<&str> {
-        self.message.as_ref()?.as_str()
+impl Line {
+    fn of(entry: Entry) -> Option<Self> {
+        let Entry { at, cursor, by, said_pid, pid, uid, transport, exe, unit, id, message } = entry;
+        let at = at.parse().ok().and_then(|micros| Timestamp::from_microsecond(micros).ok())?;
+        let of_systemd_about_sshd =
+            pid.as_deref() == Some("1") && matches!(unit.as_deref(), Some("ssh.service" | "sshd.service"));
+        let text = match message {
+            Some(serde_json::Value::String(text)) => Some(text),
+            _ => None,
+        };
+        let kernel = transport.as_deref() == Some("kernel");
+        Some(Self { at, cursor, by, pid: said_pid.or(pid), of_systemd_about_sshd, uid, kernel, exe, id, text })
     }
 
     /// Whether root wrote it, by a program of this name. journald names the program where it was still there to be looked at; one that
@@ -289,10 +428,28 @@ impl Entry {
     fn of_journald(&self) -> bool {
         self.of_root(&["systemd-journald"])
     }
+
+    /// Whether [`BY_ROOT`] asks for it.
+    fn is_of_root(&self) -> bool {
+        let named = matches!(self.by.as_deref(), Some("sshd" | "sshd-session" | "sshd-auth"));
+        let told = matches!(self.id.as_deref(), Some(JOURNAL_START | JOURNAL_DROPPED));
+        self.uid.as_deref() == Some("0") && (named || told || self.of_systemd_about_sshd)
+    }
+
+    /// Whether [`BY_KERNEL`], where it names sshd, or [`BY_USERS`] asks for it.
+    fn is_hint(&self) -> bool {
+        let names_sshd = || self.text.as_ref().is_some_and(|text| text.to_ascii_lowercase().contains("sshd"));
+        match self.by.as_deref() {
+            Some("sshd" | "sshd-session") => true,
+            Some("kernel") if self.kernel => names_sshd(),
+            Some("systemd-coredump") if self.uid.as_deref() == Some("0") => names_sshd(),
+            _ => false,
+        }
+    }
 }
 
 /// The fields that are looked at, for `--output-fields=`.
-pub const FIELDS: &str = "SYSLOG_IDENTIFIER,SYSLOG_PID,_UID,_TRANSPORT,_EXE,MESSAGE_ID,MESSAGE";
+pub const FIELDS: &str = "SYSLOG_IDENTIFIER,SYSLOG_PID,_PID,_UID,_TRANSPORT,_EXE,UNIT,MESSAGE_ID,MESSAGE";
 
 /// How somebody logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -308,10 +465,9 @@ pub struct Entrance {
 }
 
 /// The logins that these lines tell of, by the client's end of the connection; of two from the same port, the later one.
-pub fn entrances(json: &str) -> BTreeMap<SocketAddr, Entrance> {
-    let entries = json.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
-    let of_entry = |entry: Entry| entrance(entry.message.as_ref()?.as_str()?, entry.time()?);
-    entries.filter(Entry::of_sshd).filter_map(of_entry).collect()
+pub fn entrances(lines: &Lines) -> BTreeMap<SocketAddr, Entrance> {
+    let of_sshd = lines.lines.iter().filter(|line| line.of_sshd());
+    of_sshd.filter_map(|line| entrance(line.text.as_ref()?, line.at)).collect()
 }
 
 /// `Accepted publickey for alice from A port P ssh2: ED25519 SHA256:...`, `Accepted keyboard-interactive/pam for alice from A port P ssh2`
@@ -331,11 +487,11 @@ fn entrance(text: &str, at: Timestamp) -> Option<(SocketAddr, Entrance)> {
 
 /// The lines that say something, oldest first. A line that says that sshd began to listen forgets what sshd said before it: penalties
 /// live in its memory, and its files may have been changed.
-pub fn read(json: &str) -> Vec<Told> {
+pub fn read(lines: &Lines) -> Vec<Told> {
     let mut found: Vec<Told> = Vec::new();
-    for entry in json.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok()) {
-        let (Some(text), Some(at)) = (entry.text(), entry.time()) else { continue };
-        let kernel = entry.transport.as_deref() == Some("kernel");
+    for entry in &lines.lines {
+        let Line { at, kernel, .. } = *entry;
+        let Some(text) = &entry.text else { continue };
         let by = entry.by.clone().unwrap_or_default();
         let text = text.strip_suffix(" [preauth]").unwrap_or(text);
         let (said, vouched) = match by.as_str() {
@@ -364,9 +520,9 @@ pub fn read(json: &str) -> Vec<Told> {
     found
 }
 
-type Line = (Option<IpAddr>, Option<u16>, Said);
+type Words = (Option<IpAddr>, Option<u16>, Said);
 
-fn of_sshd(text: &str) -> Option<Line> {
+fn of_sshd(text: &str) -> Option<Words> {
     let bare = text.strip_prefix("error: ").or_else(|| text.strip_prefix("fatal: ")).unwrap_or(text);
     if let Some(drop) = bare.strip_prefix("drop connection #") {
         let (from, rest) = drop.split_once("from [")?.1.split_once("]:")?;
@@ -522,8 +678,12 @@ mod tests {
         format!("{entry}\n")
     }
 
+    fn told(json: &str) -> Vec<Told> {
+        read(&Lines::parse(json))
+    }
+
     fn said(by: &str, message: &str) -> Option<(Option<String>, Said)> {
-        read(&line(by, 0, message)).pop().map(|told| (told.from.map(|ip| ip.to_string()), told.what))
+        told(&line(by, 0, message)).pop().map(|told| (told.from.map(|ip| ip.to_string()), told.what))
     }
 
     #[test]
@@ -538,7 +698,7 @@ mod tests {
             ("sshd", 0, "pam_unix(sshd:session): session opened for user root(uid=0) by (uid=0)"),
         ];
         let journal: String = said.iter().map(|(by, uid, message)| line(by, *uid, message)).collect();
-        let found: Vec<_> = entrances(&journal)
+        let found: Vec<_> = entrances(&Lines::parse(&journal))
             .into_iter()
             .map(|(peer, Entrance { user, method, key, .. })| format!("{peer} {user} {method} {}", key.unwrap_or_default()))
             .collect();
@@ -648,7 +808,7 @@ mod tests {
             line("sshd", 0, "drop connection #0 from [::ffff:203.0.113.70]:9 on [203.0.113.1]:22 Maxstartups"),
             "nonsense\n".to_owned(),
         ];
-        let found = read(&journal.concat());
+        let found = told(&journal.concat());
         let kinds: Vec<bool> = found.iter().map(|told| matches!(told.what, Said::Crashed(_) | Said::Listening)).collect();
         assert_eq!(kinds, [true, true, false], "{found:?}");
         let last = found.last().unwrap();
@@ -663,53 +823,102 @@ mod tests {
     #[test]
     fn what_users_write_in_the_name_of_sshd_is_not_believed() {
         let drop = "drop connection #0 from [203.0.113.7]:1 on [203.0.113.1]:22 penalty: failed authentication";
-        assert!(read(&line("sshd", 1000, drop)).is_empty());
-        let of_himself = read(&line("sshd-session", 1000, "error: no more sessions"));
+        assert!(told(&line("sshd", 1000, drop)).is_empty());
+        let of_himself = told(&line("sshd-session", 1000, "error: no more sessions"));
         assert!(of_himself.iter().all(|told| !told.vouched && told.by == "sshd-session[81] of uid 1000"), "{of_himself:?}");
         assert_eq!(of_himself.len(), 1);
         let by_logger = line("sshd", 0, drop).replace("\"_UID\"", "\"_EXE\":\"/usr/bin/logger\",\"_UID\"");
-        assert!(by_logger.contains("logger") && read(&by_logger).is_empty(), "a script of root's that quotes others");
+        assert!(by_logger.contains("logger") && told(&by_logger).is_empty(), "a script of root's that quotes others");
         let by_sshd = by_logger.replace("/usr/bin/logger", "/usr/lib/openssh/sshd-session");
-        assert!(read(&by_sshd).iter().all(|told| told.vouched) && read(&by_sshd).len() == 1);
-        assert!(read(&line("systemd", 1000, "ssh.service: Main process exited, code=killed, status=11/SEGV")).is_empty());
+        assert!(told(&by_sshd).iter().all(|told| told.vouched) && told(&by_sshd).len() == 1);
+        assert!(told(&line("systemd", 1000, "ssh.service: Main process exited, code=killed, status=11/SEGV")).is_empty());
     }
 
-    fn answers<'a>(by_root: &'a str, older: &'a str) -> Answers<'a> {
+    static NONE: Lines = Lines { lines: Vec::new(), strange: false };
+
+    /// What the journal lacks of the last ten minutes.
+    fn gap_of(by_root: &str, older: bool) -> String {
+        let lines = Lines::parse(by_root);
+        gap(&Answers { by_root: Ok(&lines), older: Ok(older), ..unread() })
+    }
+
+    fn unread() -> Answers<'static> {
         let since = Timestamp::from_second(1_795_251_000).unwrap();
-        Answers { since, most: 3, by_root: Ok(by_root), older: Ok(older), hints: "" }
+        Answers { since, most: 3, by_root: Err("no such file"), older: Ok(true), hints: &NONE }
+    }
+
+    fn gap(answers: &Answers<'_>) -> String {
+        journal(answers).gap(Timestamp::from_second(1_795_251_900).unwrap(), 600).unwrap_or_default()
     }
 
     #[test]
     fn no_line_means_nothing_where_some_may_be_missing() {
         let now = Timestamp::from_second(1_795_251_900).unwrap();
         let drop = "drop connection #0 from [203.0.113.7]:1 on [203.0.113.1]:22 penalty: failed authentication";
-        let (one, old) = (line("sshd", 0, drop), line("cron", 0, "x"));
-        let gap = |answers: &Answers<'_>| journal(answers).gap(now, 600).unwrap_or_default();
-        assert_eq!(gap(&answers(&one, &old)), "", "it reaches back");
-        assert!(gap(&answers(&one, "")).contains("rotated"));
-        assert!(
-            gap(&Answers { by_root: Err("no such file"), ..answers(&one, &old) }).contains("could not be read: no such file")
-        );
-        assert!(gap(&Answers { older: Err("too slow"), ..answers(&one, &old) }).contains("too slow"));
+        let one = line("sshd", 0, drop);
+        assert_eq!(gap_of(&one, true), "", "it reaches back");
+        assert!(gap_of(&one, false).contains("rotated"));
+        assert!(gap(&unread()).contains("could not be read: no such file"));
+        let read = Lines::parse(&one);
+        assert!(gap(&Answers { by_root: Ok(&read), older: Err("too slow"), ..unread() }).contains("too slow"));
         let many = one.repeat(3);
-        assert!(gap(&answers(&many, &old)).contains("not there or were not read"), "a full window");
-        assert_eq!(journal(&answers(&many, &old)).gap(now, 200), None, "and it reaches back far enough for a short penalty");
-        assert!(gap(&answers(&format!("{one}nonsense\n"), &old)).contains("not understood"));
+        assert!(gap_of(&many, true).contains("not there or were not read"), "a full window");
+        let many = Lines::parse(&many);
+        let short = journal(&Answers { by_root: Ok(&many), ..unread() });
+        assert_eq!(short.gap(now, 200), None, "and it reaches back far enough for a short penalty");
+        assert!(gap_of(&format!("{one}nonsense\n"), true).contains("not understood"));
         // A host that was started just now: journald before sshd.
         let journald = |id: &str, text: &str, exe: &str| {
             line("systemd-journald", 0, text).replace("\"_UID\"", &format!("\"MESSAGE_ID\":\"{id}\",\"_EXE\":\"{exe}\",\"_UID\""))
         };
         let start = journald(JOURNAL_START, "Journal started", "/usr/lib/systemd/systemd-journald");
         let listening = line("sshd", 0, "Server listening on 0.0.0.0 port 22.");
-        assert_eq!(gap(&answers(&format!("{start}{listening}"), "")), "");
-        assert!(gap(&answers(&start, "")).contains("not there"), "sshd may be older than the journal");
+        assert_eq!(gap_of(&format!("{start}{listening}"), false), "");
+        assert!(gap_of(&start, false).contains("not there"), "sshd may be older than the journal");
         let forged = start.replace("systemd-journald\"", "logger\"");
-        assert!(gap(&answers(&format!("{forged}{listening}"), "")).contains("rotated"));
+        assert!(gap_of(&format!("{forged}{listening}"), false).contains("rotated"));
         let lost = "Suppressed 5200 messages from ssh.service";
         let lost = journald(JOURNAL_DROPPED, lost, "/usr/lib/systemd/systemd-journald");
-        assert!(gap(&answers(&format!("{listening}{lost}"), &old)).contains("Suppressed 5200"));
+        assert!(gap_of(&format!("{listening}{lost}"), true).contains("Suppressed 5200"));
         let others =
             journald(JOURNAL_DROPPED, "Suppressed 9 messages from user@1000.service", "/usr/lib/systemd/systemd-journald");
-        assert_eq!(gap(&answers(&others, &old)), "");
+        assert_eq!(gap_of(&others, true), "");
+    }
+
+    #[test]
+    fn lines_that_come_later_are_what_one_reading_of_all_would_have_had() {
+        let about = |unit: &str, pid: &str| {
+            line("systemd", 0, "ssh.service: Main process exited, code=killed, status=11/SEGV")
+                .replace("\"_UID\"", &format!("\"UNIT\":\"{unit}\",\"_PID\":\"{pid}\",\"_UID\""))
+        };
+        let drop = "drop connection #0 from [203.0.113.7]:1 on [203.0.113.1]:22 penalty: failed authentication";
+        let start = line("systemd-journald", 0, "Journal started")
+            .replace("\"_UID\"", &format!("\"MESSAGE_ID\":\"{JOURNAL_START}\",\"_UID\""));
+        let all = [
+            (line("sshd", 0, drop), true, true),
+            (line("sshd-auth", 0, drop), true, false),
+            (line("sshd-session", 1000, "error: no more sessions"), false, true),
+            (line("kernel", 0, "sshd[1234]: segfault at 0 ip 00007f1"), false, true),
+            (line("kernel", 0, "eth0: link is up"), false, false),
+            (line("systemd-coredump", 0, "Process 41 (sshd) of user 0 dumped core."), false, true),
+            (line("systemd-coredump", 1000, "Process 41 (sshd) of user 0 dumped core."), false, false),
+            (about("ssh.service", "1"), true, false),
+            (about("ssh.service", "77"), false, false),
+            (about("cron.service", "1"), false, false),
+            (start, true, false),
+            (line("sshfix-agent", 0, "audit 7: answered"), false, false),
+        ];
+        let mut kept = Kept::default();
+        kept.add(Lines::parse(&all.iter().map(|(text, ..)| text.as_str()).collect::<String>()));
+        let of = |wanted: fn(&(String, bool, bool)) -> bool| {
+            Lines::parse(&all.iter().filter(|one| wanted(one)).map(|(text, ..)| text.as_str()).collect::<String>())
+        };
+        assert_eq!(kept, Kept { by_root: of(|one| one.1), hints: of(|one| one.2) });
+        kept.add(Lines::parse("nonsense\n"));
+        assert!(kept.by_root.strange);
+        let now = Timestamp::from_second(1_795_251_900).unwrap();
+        assert!(!kept.hints.forget_before(Timestamp::UNIX_EPOCH) && kept.hints.forget_before(now) && kept.hints.is_empty());
+        kept.by_root.keep_newest(1);
+        assert_eq!(kept.by_root.len(), 1);
     }
 }
