@@ -100,7 +100,7 @@ pub(super) fn lists(invocation: &Invocation, folder: &Path) -> bool {
 
 /// The absolute paths of the other files that sshd reads, by its files and its options: host keys, and all others. Beside each host key it
 /// opens the public half (authfile.c, `sshkey_load_public`).
-fn named(tree: Option<&Tree>, options: &[String]) -> (Vec<String>, Vec<String>) {
+pub(super) fn named(tree: Option<&Tree>, options: &[String]) -> (Vec<String>, Vec<String>) {
     let (mut keys, mut others) = (Vec::new(), Vec::new());
     let mut lines = |document: &Document| {
         let directives = document.lines().filter_map(|(_, line)| line.directive().ok().flatten());

@@ -20,7 +20,7 @@ use super::shadow::Shadow;
 use super::users::Program;
 use super::version::Sound;
 use super::{
-    Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, manager,
+    Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, kept, manager,
     pid_file::Mark, power, running, settled, unread, value_files,
 };
 use crate::subsystem::listener;
@@ -246,6 +246,7 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
     {
         return Part::Unreadable(format!("sshd (pid {pid}) cannot be judged from here: {why}"));
     }
+    let (test, effective) = kept::examined(&invocation, tree.as_ref().ok());
     let manager = match manager::manager(&listening, port) {
         Ok(manager) => manager,
         Err(why) => return Part::Unreadable(format!("who starts sshd is not known: {why}")),
@@ -261,7 +262,6 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         tree.not_replaceable.extend(why_not);
     }
     let version = versions.of(Path::new(&invocation.program));
-    let (test, effective) = examine(&invocation);
     let test = match test {
         Ok(()) => Ok(()),
         Err(SshdError::Complains { said, .. }) => Err(said),

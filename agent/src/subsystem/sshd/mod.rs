@@ -8,6 +8,7 @@ mod faillock;
 mod files;
 mod host_keys;
 mod journal;
+mod kept;
 mod lookup;
 mod manager;
 mod pid_file;
