@@ -13,14 +13,20 @@ const CHANGES: usize = 8;
 /// What somebody does on a host, and a script for it.
 const DONE: [(&str, &str); 20] = [
     ("nothing", ":"),
-    ("a line of sshd's by alice", "runuser -u alice -- logger -t sshd 'Accepted publickey for root from 203.0.113.7 port 1 ssh2'"),
+    (
+        "a line of sshd's by alice",
+        "runuser -u alice -- logger -t sshd 'Accepted publickey for root from 203.0.113.7 port 1 ssh2'",
+    ),
     ("a line of sshd's by a script of root's", "logger -t sshd 'fatal: Timeout before authentication for 203.0.113.7 port 4711'"),
     ("a line of the kernel's name", "logger -t kernel 'sshd[12]: segfault at 0 ip 00007f1'; sleep 0.1"),
     ("an edit that sshd has not read", "echo 'DenyUsers root@203.0.113.7' > /etc/ssh/sshd_config.d/00-warm.conf"),
     ("an edit of the same length", "echo 'DenyUsers root@203.0.113.8' > /etc/ssh/sshd_config.d/00-warm.conf"),
     ("an edit that it takes back", "rm -f /etc/ssh/sshd_config.d/00-warm.conf"),
     ("an edit that it does not take", "echo 'DenyUser root' > /etc/ssh/sshd_config.d/00-warm.conf"),
-    ("another file at the same path", "cp /etc/ssh/sshd_config /etc/ssh/x; echo '# x' >> /etc/ssh/x; mv /etc/ssh/x /etc/ssh/sshd_config"),
+    (
+        "another file at the same path",
+        "cp /etc/ssh/sshd_config /etc/ssh/x; echo '# x' >> /etc/ssh/x; mv /etc/ssh/x /etc/ssh/sshd_config",
+    ),
     ("a reload", "systemctl reload ssh; sleep 0.3"),
     ("a restart", "systemctl restart ssh; sleep 0.3"),
     ("sshd stopped", "systemctl stop ssh"),
@@ -29,7 +35,10 @@ const DONE: [(&str, &str); 20] = [
     ("a host key put back", "[ ! -e /etc/ssh/away ] || mv /etc/ssh/away /etc/ssh/ssh_host_rsa_key"),
     ("no folder of its own", "rmdir /run/sshd"),
     ("its folder", "mkdir -p -m 755 /run/sshd"),
-    ("a rule", "nft add table inet warm; nft add chain inet warm in '{ type filter hook input priority 0; }'; nft add rule inet warm in ip saddr 203.0.113.7 drop"),
+    (
+        "a rule",
+        "nft add table inet warm; nft add chain inet warm in '{ type filter hook input priority 0; }'; nft add rule inet warm in ip saddr 203.0.113.7 drop",
+    ),
     ("no rule", "nft delete table inet warm"),
     ("another journal", "journalctl --rotate; journalctl --vacuum-time=1s; sleep 0.2"),
 ];

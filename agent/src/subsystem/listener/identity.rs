@@ -53,8 +53,6 @@ pub struct Host {
     mounts: Vec<OsString>,
     /// Where the host's own cgroups begin, where this is a container.
     cgroup: String,
-    /// Device and inode of what is at each place now.
-    programs: Vec<((u64, u64), &'static str)>,
 }
 
 /// What came of proving a process.
@@ -84,16 +82,11 @@ impl Host {
     pub fn read() -> io::Result<Self> {
         let thread = |kind: &str| std::fs::read_link(format!("/proc/thread-self/ns/{kind}")).map(Into::into);
         let init = Process::open(1)?;
-        let mut programs = Vec::new();
-        for place in PLACES {
-            programs.extend(identity(place)?.map(|identity| (identity, place)));
-        }
         Ok(Self {
             own: [("ns/net", thread("net")?), ("ns/pid", thread("pid")?), ("ns/user", thread("user")?)],
             // Where that of process 1 may not be seen, a process counts as one with mounts of its own, which asks for a better proof.
             mounts: [Some(thread("mnt")?), unless_denied(init.link("ns/mnt"))?].into_iter().flatten().collect(),
             cgroup: first_cgroup_of(&init)?,
-            programs,
         })
     }
 
@@ -156,7 +149,7 @@ impl Host {
         // for what it was, and is not run again.
         let was = |place: &str| deleted && exe == place;
         let is = |place: &str| Ok::<_, io::Error>(identity(place)? == Some(running));
-        let known = self.programs.iter().find(|(file, _)| *file == running).map(|(_, place)| *place);
+        let known = place_of(running, exe)?;
         let mut program = known.or_else(|| PLACES.into_iter().find(|place| was(place))).map(str::to_owned);
         // Mounts of its own: only where the system manager made them, for what it started itself or what that started. That is seen without
         // asking it where the program is the host's own: its child, in the cgroup of one of its units. So is a session whose sshd was
@@ -204,6 +197,17 @@ pub fn first_cgroup() -> io::Result<String> {
 
 fn first_cgroup_of(init: &Process) -> io::Result<String> {
     Ok(cgroup(init)?.unwrap_or_default().strip_suffix("/init.scope").unwrap_or_default().to_owned())
+}
+
+/// The place at which this file is now: first of those of the same name, where it mostly is.
+fn place_of(running: (u64, u64), exe: &str) -> io::Result<Option<&'static str>> {
+    let (same, others): (Vec<_>, Vec<_>) = PLACES.into_iter().partition(|place| name(place) == name(exe));
+    for place in same.into_iter().chain(others) {
+        if identity(place)? == Some(running) {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
 }
 
 /// Device and inode of a program of root's; none where there is no such program. Another failure is an error: it may be there.

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use sshfix_policy::address::canonical;
 use sshfix_policy::host::{Part, Question};
-use sshfix_policy::subsystem::listener::{Listener, Session, State, Title, UNITS, Unaddressed, Unit, is_sshd, speaks_ssh};
+use sshfix_policy::subsystem::listener::{
+    Listener, Session, State, Title, UNITS, Unaddressed, Unauthenticated, Unit, is_sshd, speaks_ssh,
+};
 
 use crate::sys::process::{Process, unless_ended};
 use crate::sys::{child, dbus, namespace, roots};
@@ -92,6 +94,7 @@ fn read(question: &Question) -> io::Result<(State, bool)> {
     }
     let listeners: Vec<Listener> = listening.iter().map(|socket| listener(socket, &holders)).collect();
     let sessions = established.iter().filter_map(|socket| session(socket, &holders)).collect();
+    let unauthenticated = established.iter().filter_map(|socket| unauthenticated(socket, &holders)).collect();
     let unaddressed = unaddressed(&logins, &listening, &established);
     let unproven = established.iter().find_map(|socket| unproven.get(&socket.inode)).or(unproven_login.as_ref());
     let sessions_unknown = unproven.map(|(name, pid)| {
@@ -99,7 +102,8 @@ fn read(question: &Question) -> io::Result<(State, bool)> {
     });
     let version = if question.everybody { version() } else { None };
     let left = asked.iter().any(|(inode, uid)| *uid == 0 && !holders.contains_key(inode));
-    let state = State { listeners, units, sessions, unaddressed, sessions_unknown, addresses: addresses()?, version, notes };
+    let addresses = addresses()?;
+    let state = State { listeners, units, sessions, unaddressed, unauthenticated, sessions_unknown, addresses, version, notes };
     let reopens = reopens(&state, left)?;
     Ok((state, reopens))
 }
@@ -150,6 +154,13 @@ fn session(socket: &TcpSocket, holders: &Holders) -> Option<Session> {
     let (user, holder) = logged_in.or_else(|| proven.find(|holder| holder.title == Title::Other).map(|holder| (None, holder)))?;
     let (local, port) = (socket.local.ip(), socket.local.port());
     Some(Session { peer: socket.peer, local, port, user, pid: holder.process.pid, interface: interface(socket) })
+}
+
+/// A connection that a proven server serves, and on which nobody has logged in yet.
+fn unauthenticated(socket: &TcpSocket, holders: &Holders) -> Option<Unauthenticated> {
+    let served = holders.get(&socket.inode)?.iter().any(|holder| speaks_ssh(&holder.process));
+    let waits = served && session(socket, holders).is_none();
+    waits.then(|| Unauthenticated { port: socket.local.port(), peer: socket.peer })
 }
 
 /// As sshd says it behind a link-local address (getnameinfo(3)).
@@ -276,17 +287,6 @@ pub fn is_still(process: &Process, unit: Option<&str>) -> io::Result<bool> {
 /// All listening TCP sockets of root's, each with its inode, which tells one socket from the next at the same address.
 pub fn listening() -> io::Result<Vec<(SocketAddr, u32)>> {
     Ok(sockets::listening_of_root()?.iter().map(|socket| (socket.local, socket.inode)).collect())
-}
-
-/// The other ends of connections to this port on which an sshd serves somebody who has not logged in yet.
-pub fn unauthenticated(port: u16) -> io::Result<Vec<SocketAddr>> {
-    let connections = sockets::established(&[port..=port])?;
-    let holders = processes::holders(&BTreeMap::new())?.holders;
-    let waits = |socket: &&TcpSocket| {
-        let all = holders.get(&socket.inode).map_or(&[][..], Vec::as_slice);
-        all.iter().any(|holder| speaks_ssh(&holder.process)) && session(socket, &holders).is_none()
-    };
-    Ok(connections.iter().filter(waits).map(|socket| socket.peer).collect())
 }
 
 /// The addresses of all interfaces, each once.

@@ -125,7 +125,8 @@ mod tests {
             let options = options.iter().map(|word| (*word).to_owned()).collect();
             Basis::of(&Invocation { program: "/usr/sbin/sshd".to_owned(), options }, &tree)
         };
-        let with_key = || basis(&format!("HostKey {key}\nListenAddress 203.0.113.1:22\nListenAddress [fe80::1%eth0]:22\n"), &["-D"]);
+        let with_key =
+            || basis(&format!("HostKey {key}\nListenAddress 203.0.113.1:22\nListenAddress [fe80::1%eth0]:22\n"), &["-D"]);
         let before = with_key();
         assert!(before.is_some() && with_key() == before);
         fs::write(&key, "x").unwrap();

@@ -251,11 +251,12 @@ pub fn server(listener: &Part<listener_model::State>, port: u16, versions: &mut 
         Ok(manager) => manager,
         Err(why) => return Part::Unreadable(format!("who starts sshd is not known: {why}")),
     };
-    let (unauthenticated, privsep) = match (listener::unauthenticated(port), privsep()) {
-        (Ok(unauthenticated), Ok(privsep)) => (unauthenticated, privsep),
-        (Err(error), _) => return Part::Unreadable(format!("who waits for a login on port {port} is not known: {error}")),
-        (_, Err(error)) => return Part::Unreadable(format!("{PRIVSEP}: {error}")),
+    let privsep = match privsep() {
+        Ok(privsep) => privsep,
+        Err(error) => return Part::Unreadable(format!("{PRIVSEP}: {error}")),
     };
+    let at_the_door = listening.unauthenticated.iter().filter(|connection| connection.port == port);
+    let unauthenticated = at_the_door.map(|connection| connection.peer).collect();
     if let Ok(tree) = &mut tree {
         let paths: Vec<String> = tree.files.keys().cloned().collect();
         let why_not = paths.into_iter().filter_map(|path| Some((path.clone(), not_edited(&invocation, &manager, &path)?)));

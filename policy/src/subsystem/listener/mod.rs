@@ -31,6 +31,9 @@ pub struct State {
     /// Those who are logged in over no TCP connection: systemd's own sockets of sshd (systemd-ssh-generator(8)), inetd, a pipe.
     #[serde(default)]
     pub unaddressed: Vec<Unaddressed>,
+    /// The connections on which a proven SSH server serves somebody who has not logged in yet.
+    #[serde(default)]
+    pub unauthenticated: Vec<Unauthenticated>,
     /// Why others may be in besides, of whom nothing is known: an SSH server of root's that could not be proven to be this host's has connections.
     #[serde(default)]
     pub sessions_unknown: Option<String>,
@@ -40,6 +43,15 @@ pub struct State {
     pub version: Option<String>,
     /// What a person should know about this reading.
     pub notes: Vec<String>,
+}
+
+/// A connection of somebody who has not logged in yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unauthenticated {
+    /// The port of this host.
+    pub port: u16,
+    /// The other end.
+    pub peer: SocketAddr,
 }
 
 /// A listening TCP socket.
