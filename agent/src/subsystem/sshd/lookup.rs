@@ -1,4 +1,5 @@
-//! Answers what the stages of sshd ask, one fact at a time. Nothing but the version of a program is kept from one question to the next.
+//! Answers what the stages of sshd ask, one fact at a time. What is kept from one question to the
+//! next, `kept`, `journal` and `version` keep.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
