@@ -357,6 +357,51 @@ fn elsewhere(cases: &mut Cases) {
     }
 }
 
+/// What `sshd check` and `diagnose` say of lines that refuse everybody, with the line that does.
+fn lines(cases: &mut Cases) {
+    let (server, release) = (cases.server, cases.server.release());
+    let text = "AuthorizedKeysFile /etc/ssh/keys/%u .ssh/authorized_keys\nRevokedKeys /etc/ssh/none\nTrustedUserCAKeys /etc/ssh/ca\n\
+                Match User carl\n    RevokedKeys none\n";
+    configured(server, text);
+    let check = server.ctl(&["sshd", "check"]).stdout;
+    for part in [
+        "RevokedKeys /etc/ssh/none: there is no such file, so that sshd refuses every key of everybody",
+        "TrustedUserCAKeys /etc/ssh/ca: there is no such file",
+        "RevokedKeys none: under Match this is a file that is named none",
+        "50-x.conf line 2",
+        "50-x.conf line 5",
+    ] {
+        if !check.contains(part) {
+            cases.wrong("sshd check", &format!("not `{part}`: {check}"));
+        }
+    }
+    if check.contains("/etc/ssh/keys") || gets_in(server, "alice", false) || gets_in(server, "carl", false) {
+        cases.wrong("sshd check", &format!("a token was guessed, or somebody gets in: {check}"));
+    }
+    configured(
+        server,
+        "KbdInteractiveAuthentication no\nMatch User alice\n    AuthenticationMethods publickey,keyboard-interactive\n",
+    );
+    let (verdict, said, fix) = cases.diagnosed("alice");
+    let cause = said.contains("keyboard-interactive (by KbdInteractiveAuthentication)") && fix.contains("50-x.conf line 1");
+    if verdict != "refuse" || !cause || gets_in(server, "alice", false) {
+        cases.wrong("a method that is off", &format!("{verdict}: {fix}: {said}"));
+    }
+    configured(server, "X11Forwarding yes\n");
+    // OpenSSH 10.0 knows no DSA key: neither this one nor one that is there.
+    if release == Release::Trixie {
+        server.write(DROP_IN, "HostKey /etc/ssh/ssh_host_dsa_key\n");
+        server.sh("systemctl restart ssh || true").expect_ok();
+        let (verdict, said, fix) = cases.diagnosed("alice");
+        if verdict != "refuse"
+            || !said.contains("comment out /etc/ssh/sshd_config.d/50-x.conf line 1: this sshd takes no DSA key")
+        {
+            cases.wrong("a DSA host key", &format!("{verdict}: {fix}: {said}"));
+        }
+        server.sh(&format!("rm {DROP_IN}; systemctl reset-failed ssh; systemctl start ssh")).expect_ok();
+    }
+}
+
 fn all(release: Release) {
     if !lab::root_or_skip() {
         return;
@@ -365,6 +410,7 @@ fn all(release: Release) {
     let mut cases = Cases { server: &server, wrong: Vec::new() };
     keys(&mut cases);
     chroots(&mut cases);
+    lines(&mut cases);
     assert!(cases.wrong.is_empty(), "{}", cases.wrong.join("\n"));
 }
 

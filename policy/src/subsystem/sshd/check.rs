@@ -19,6 +19,7 @@ use crate::subsystem::sshd::judge::admission::{
 };
 use crate::subsystem::sshd::judge::login::unit;
 use crate::subsystem::sshd::judge::sockets;
+use crate::subsystem::sshd::named_files;
 use crate::subsystem::sshd::quoting::{self, said};
 use crate::subsystem::sshd::way_in::boot;
 use crate::text::quoted::Text;
@@ -93,6 +94,7 @@ pub fn check(host: &HostState, port: u16, needs: &mut Needs) -> Result<Option<Ss
             problems.extend(shadowed(tree).unwrap_or_default());
             problems.extend(includes(tree, facts));
             problems.extend(owners(tree, facts));
+            problems.extend(named_files::problems(host, tree, needs));
         }
         Err(why) => {
             problems.push(Problem { severity: Severity::Warning, text: said(why), at: None, advice: String::new() });
@@ -155,9 +157,7 @@ fn not_startable(host: &HostState, server: &Server, facts: &Running) -> Vec<Prob
     if let Some(why) = &facts.unseen {
         broken(format!("whether sshd could listen is not known: {why}"), "try again".to_owned());
     }
-    // `192.0.2.1:22 rdomain blue` (servconf.c, `dump_config`).
-    let address = |text: &String| text.split_ascii_whitespace().next().and_then(|text| text.parse().ok());
-    let wanted: Vec<SocketAddr> = wanted.iter().filter_map(address).collect();
+    let wanted: Vec<SocketAddr> = wanted.iter().filter_map(|line| sockets::listen_address(line)).collect();
     for listener in facts.listeners.iter().filter(|listener| foreign(listener)) {
         let Some(address) = wanted.iter().find(|address| collide(address, listener)) else { continue };
         let who = listener.holders.first().map_or_else(String::new, |holder| format!("{} (pid {})", holder.name, holder.pid));

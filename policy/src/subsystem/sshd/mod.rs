@@ -6,6 +6,7 @@ mod check;
 pub mod config;
 pub mod facts;
 mod judge;
+mod named_files;
 mod quoting;
 mod show;
 pub mod way_in;

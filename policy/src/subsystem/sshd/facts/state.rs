@@ -365,6 +365,11 @@ impl HostKey {
         let name = self.algorithm.as_deref().unwrap_or(&self.path);
         ["ed25519", "ecdsa", "rsa"].into_iter().find(|kind| name.contains(kind))
     }
+
+    /// Whether it is of a kind that OpenSSH no longer takes: DSA is off since 7.0 and gone since 10.0 (ssh-keygen(1)).
+    pub fn is_dsa(&self) -> bool {
+        self.algorithm.as_deref().map_or_else(|| self.path.contains("_dsa_"), |algorithm| algorithm == "ssh-dss")
+    }
 }
 
 /// servconf.c, `fill_default_server_options`: where no line names a key.

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use crate::host::{HostState, Needs, Part};
 use crate::ssh::pattern::wildcard;
 use crate::subsystem::sshd::Effective;
+use crate::subsystem::sshd::config::keyword::spelling;
 use crate::subsystem::sshd::config::{Client, Matching, Place, Setting, Settings, evaluate, is_name, user_pattern};
 use crate::subsystem::sshd::facts::state::{Account, Server};
 use crate::subsystem::sshd::judge::judgement::{Judgement, Remedy, found};
 use crate::subsystem::sshd::judge::login::unit;
-use crate::subsystem::sshd::judge::methods_on::alternatives;
+use crate::subsystem::sshd::judge::methods_on::{alternatives, switched_off};
 use crate::subsystem::sshd::judge::objection::{Objection, Reason};
 use crate::subsystem::sshd::judge::origin::origin;
 use crate::subsystem::sshd::judge::untold;
@@ -185,7 +186,7 @@ pub fn objections(server: &Server, effective: &Effective, client: &Client, local
         for objection in &mut found {
             objection.verdict = Verdict::Unknown;
         }
-        found.push(Objection::unknown(Stage::SshdAccess, Reason::Criteria(conditional(server)), Text::from("sshd: ") + why));
+        found.push(Objection::unknown(Stage::SshdAccess, Reason::NotPrinted(conditional(server)), Text::from("sshd: ") + why));
     }
     if !local && criterion(server, "localaddress") {
         let why = "sshd: the configuration goes by LocalAddress, and which address the client uses is not known";
@@ -298,8 +299,18 @@ fn methods(
             "kbdinteractiveauthentication",
             "permitrootlogin",
         ];
-        let evidence = keywords.iter().flat_map(|keyword| origin(effective, settings, keyword)).collect();
-        let detail = format!("no authentication method is left for {user}").into();
+        // The line that switches a method off is the cause, where there is one: not the one that asks for the method.
+        let off = switched_off(effective, client.is_root);
+        let first = |keyword: &&str| off.iter().any(|(_, name)| name == keyword) && settings.contains_key(*keyword);
+        let (causes, others): (Vec<&str>, Vec<&str>) = keywords.into_iter().partition(first);
+        let evidence = causes.into_iter().chain(others).flat_map(|keyword| origin(effective, settings, keyword)).collect();
+        let off: Vec<String> = off.iter().map(|(method, keyword)| format!("{method} (by {})", spelling(keyword))).collect();
+        let why = if off.is_empty() {
+            String::new()
+        } else {
+            format!(": AuthenticationMethods asks for what is off: {}", off.join(", "))
+        };
+        let detail = format!("no authentication method is left for {user}{why}").into();
         return Judgement { verdict: Verdict::Refuse, detail, evidence, blocks: Vec::new() };
     }
     let shown: Vec<String> = ways.iter().map(|way| way.join(" and ")).collect();

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 
 use crate::host::HostState;
 use crate::subsystem::sshd::Effective;
-use crate::subsystem::sshd::config::{Tree, evaluate};
+use crate::subsystem::sshd::config::{Setting, Tree, evaluate};
 use crate::subsystem::sshd::facts::journal::{Dropped, Said, Told};
 use crate::subsystem::sshd::facts::state::{Folder, HostKey, KeyProblem, Manager, Server};
 use crate::subsystem::sshd::judge::broken::{self, Broken};
 use crate::subsystem::sshd::judge::judgement::{self, Judgement, Mend, Remedy, found};
+use crate::subsystem::sshd::judge::origin::quote;
 use crate::subsystem::sshd::judge::penalty::{self, Terms, block};
 use crate::subsystem::sshd::judge::sockets;
 use crate::subsystem::sshd::quoting::said;
@@ -75,7 +76,7 @@ fn host_keys(host: &HostState, server: &Server) -> Judgement {
         return Judgement::accept("");
     }
     let evidence: Vec<Evidence> = bad.iter().map(|(key, problem)| Evidence::new(key.path.clone(), problem.to_string())).collect();
-    let fixes: Vec<String> = bad.iter().map(|(key, problem)| mend(&key.path, key.kind(), problem)).collect();
+    let fixes: Vec<String> = bad.iter().map(|(key, problem)| mend(key, problem)).collect();
     let unit = crate::subsystem::sshd::judge::login::unit(host);
     let fix = format!("{}; then `sshd -t && systemctl restart {unit}`", fixes.join("; "));
     let mut judgement = found(Cause::SshdHostkeys, false, Owner::Named(unit), evidence, fix);
@@ -92,8 +93,13 @@ fn host_keys(host: &HostState, server: &Server) -> Judgement {
 }
 
 /// How a host key is mended. A key that may still be good is never overwritten.
-fn mend(path: &str, kind: Option<&str>, problem: &KeyProblem) -> String {
-    let make = kind.map_or_else(|| "`ssh-keygen -A`".to_owned(), |kind| format!("`ssh-keygen -q -t {kind} -N '' -f {path}`"));
+fn mend(key: &HostKey, problem: &KeyProblem) -> String {
+    let path = &key.path;
+    if key.is_dsa() && matches!(problem, KeyProblem::Missing | KeyProblem::Corrupt(_)) {
+        return format!("take `HostKey {path}` out: it is a DSA key, which OpenSSH takes no more");
+    }
+    let make =
+        key.kind().map_or_else(|| "`ssh-keygen -A`".to_owned(), |kind| format!("`ssh-keygen -q -t {kind} -N '' -f {path}`"));
     match problem {
         KeyProblem::Missing => format!("{make} makes {path}"),
         KeyProblem::Open(_) => format!("`chmod 600 {path}`"),
@@ -141,6 +147,7 @@ fn health(host: &HostState, server: &Server) -> Judgement {
             format!("`install -d -m 0755 -o root -g root /run/sshd`; RuntimeDirectory=sshd in {unit} makes it at each start")
                 .into(),
         ),
+        Cause::SshdHostkeys if server.host_key_files.iter().any(HostKey::is_dsa) => of_a_kind_gone(server, complaint, &unit),
         Cause::SshdHostkeys => (
             vec![test_said(complaint)],
             format!(
@@ -175,6 +182,22 @@ fn health(host: &HostState, server: &Server) -> Judgement {
     };
     let judgement = Judgement { verdict, detail, ..found(cause, blocks != Some(false), Owner::Named(unit), evidence, fix) };
     judgement.with(remedies)
+}
+
+/// A `HostKey` of a kind that sshd takes no more: nothing makes that key good.
+fn of_a_kind_gone(server: &Server, complaint: &str, unit: &str) -> (Vec<Evidence>, Text) {
+    let gone: Vec<&str> = server.host_key_files.iter().filter(|key| key.is_dsa()).map(|key| key.path.as_str()).collect();
+    let settings = server.tree.as_ref().ok().and_then(|tree| evaluate(tree, &server.invocation.options, None).ok());
+    let lines = settings.as_ref().and_then(|settings| settings.get("hostkey")).map_or(&[][..], Vec::as_slice);
+    let is_one = |line: &&Setting| line.arguments.first().is_some_and(|path| gone.contains(&path.as_str()));
+    let named: Vec<&Setting> = lines.iter().filter(is_one).collect();
+    let places: Vec<String> = named.iter().map(|line| line.at.to_string()).collect();
+    let what = if places.is_empty() { format!("the HostKey {}", gone.join(" and ")) } else { places.join(" and ") };
+    let fix = format!(
+        "comment out {what}: this sshd takes no DSA key, and `ssh-keygen -A` makes none; where no HostKey line is left it takes its default keys, \
+         else `HostKey /etc/ssh/ssh_host_ed25519_key`; then `ssh-keygen -A && mkdir -p /run/sshd && sshd -t && systemctl restart {unit}`"
+    );
+    (named.into_iter().map(quote).chain([test_said(complaint)]).collect(), fix.into())
 }
 
 /// systemd listens for it, and starts it with the next connection.

@@ -55,8 +55,8 @@ pub enum Reason {
     HostNames(Vec<String>),
     /// The host's address that the client comes to is not known, and these `Match` lines go by it.
     LocalAddress(Vec<String>),
-    /// `Match` lines go by what sshd cannot be asked about: these, with all that stands under them and beside them.
-    Criteria(Vec<String>),
+    /// `sshd -T` does not print what these lines come to: `Match` lines that go by what it cannot be asked about, lists whose quotes it leaves out.
+    NotPrinted(Vec<String>),
     /// The account, as it was looked at.
     Account(String),
 }
@@ -92,7 +92,7 @@ impl Objection {
             | Reason::Patterns(..)
             | Reason::HostNames(_)
             | Reason::LocalAddress(_)
-            | Reason::Criteria(_) => self.verdict == Verdict::Refuse,
+            | Reason::NotPrinted(_) => self.verdict == Verdict::Refuse,
         }
     }
 
@@ -139,7 +139,7 @@ impl Reason {
             | Reason::Patterns(..)
             | Reason::HostNames(_)
             | Reason::LocalAddress(_)
-            | Reason::Criteria(_)
+            | Reason::NotPrinted(_)
             | Reason::Account(_) => false,
         }
     }
@@ -154,7 +154,7 @@ impl Reason {
             | Reason::Patterns(..)
             | Reason::HostNames(_)
             | Reason::LocalAddress(_)
-            | Reason::Criteria(_) => true,
+            | Reason::NotPrinted(_) => true,
             Reason::NotRead(_)
             | Reason::Unasked(_)
             | Reason::Down

@@ -713,7 +713,7 @@ impl Sessions {
 /// A login that was not judged: who could not be looked up, or which `Match` lines count for the client is not known. An edit of what decides
 /// could be the end of this way, whatever else stays as it was.
 fn not_judged(login: &LoginWay, (before, now): (&Server, &Server), host: &HostState, needs: &mut Needs) -> Option<Objection> {
-    let unread = |one: &&Objection| matches!(one.reason, Reason::NotRead(_) | Reason::LocalAddress(_) | Reason::Criteria(_));
+    let unread = |one: &&Objection| matches!(one.reason, Reason::NotRead(_) | Reason::LocalAddress(_) | Reason::NotPrinted(_));
     let of_login = login.objections.iter().find(unread).map(|objection| objection.why.clone());
     let names = || Text::from("sshd: UseDNS is on and Match lines go by host names, which are not looked up here");
     let by_names = access::matches_names(before) || access::matches_names(now);
