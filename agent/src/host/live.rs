@@ -210,9 +210,7 @@ impl Host for LiveHost {
     fn apply(&mut self, step: &Step) -> Result<Done, StepError> {
         self.pulse.beat();
         #[cfg(debug_assertions)]
-        lab::pause(step);
-        #[cfg(debug_assertions)]
-        lab::fail(step)?;
+        lab::at(step)?;
         self.apply_step(step)
     }
 
@@ -290,19 +288,26 @@ impl Host for LiveHost {
         if lab::forgets_to_undo() {
             return Ok(Restored { done: Done::Changed, note: None, besides: false });
         }
-        if let Step::Sshd(_) | Step::HostsAccess(_) = step {
-            #[cfg(debug_assertions)]
-            lab::pause(step);
-            #[cfg(debug_assertions)]
-            lab::fail(step)?;
-        }
         match step {
+            // Files hold edits of others, which stay.
             Step::Sshd(edit) => {
+                #[cfg(debug_assertions)]
+                lab::at(step)?;
                 let would_refuse = self.would_refuse(edit);
                 return sshd::restore(edit, would_refuse.as_deref());
             }
-            Step::HostsAccess(edit) => return hosts_access::restore(&self.config, edit),
-            _ => {}
+            Step::HostsAccess(edit) => {
+                #[cfg(debug_assertions)]
+                lab::at(step)?;
+                return hosts_access::restore(&self.config, edit);
+            }
+            Step::Fail2ban(_)
+            | Step::NfTables(_)
+            | Step::Xtables(_)
+            | Step::Ipset(_)
+            | Step::Route(_)
+            | Step::Recent(_)
+            | Step::Repair(_) => {}
         }
         match (self.apply(&step.inverse()), step) {
             // The file is the user's own: who writes to it, or holds a lease on it, must not be able to keep a change stuck.
@@ -444,7 +449,13 @@ mod lab {
     const PAUSE: &str = "/run/sshfix/pause-step";
     const PAUSED: &str = "/run/sshfix/paused";
 
-    pub(super) fn fail(step: &Step) -> Result<(), StepError> {
+    /// Before a step: pauses, then fails, where that was asked for.
+    pub(super) fn at(step: &Step) -> Result<(), StepError> {
+        pause(step);
+        fail(step)
+    }
+
+    fn fail(step: &Step) -> Result<(), StepError> {
         if counted_down(FAIL) { Err(StepError::Failed(format!("injected failure: {}", step.summary()))) } else { Ok(()) }
     }
 
@@ -453,7 +464,7 @@ mod lab {
         Path::new("/run/sshfix/forget-to-undo").exists()
     }
 
-    pub(super) fn pause(step: &Step) {
+    fn pause(step: &Step) {
         if std::fs::read_to_string(PAUSE).is_ok_and(|text| text.trim() != "0") && counted_down(PAUSE) {
             wait(&step.summary());
         }
