@@ -100,17 +100,24 @@ pub struct Classes {
     v6: bool,
     sets: BTreeSet<Vec<Span>>,
     opaque: bool,
+    /// What was added as a whole, by a name of the caller's.
+    added: BTreeSet<String>,
 }
 
 impl Classes {
     /// Nothing is told apart.
     pub fn new(v6: bool) -> Self {
-        Self { v6, sets: BTreeSet::new(), opaque: false }
+        Self { v6, sets: BTreeSet::new(), opaque: false, added: BTreeSet::new() }
     }
 
     /// Of which family.
     pub fn v6(&self) -> bool {
         self.v6
+    }
+
+    /// Whether what the caller calls this is not added yet. What is asked for again and again is added once.
+    pub fn is_new(&mut self, name: String) -> bool {
+        self.added.insert(name)
     }
 
     /// These are told from all others.

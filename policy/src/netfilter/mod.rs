@@ -22,6 +22,7 @@ mod marked;
 mod no_plan;
 mod outcome;
 pub mod partition;
+mod prepared;
 mod recent;
 mod reference;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use list::{firewall_list, plan_remove};
 pub(crate) use marked::{marked, unmark};
 pub use no_plan::NoPlan;
 use outcome::{Culprit, Pass, Refusal};
+use prepared::Prepared;
 pub use reference::{Reference, ReferenceError};
 pub use trace::trace;
 pub use walk::Walk;
@@ -57,7 +59,12 @@ pub fn evaluate(host: &HostState, connection: &Connection, needs: &mut Needs) ->
 
 /// What the rules alone do, without neighbour discovery, which hangs on what this host knows of each single address.
 pub fn evaluate_rules(host: &HostState, connection: &Connection, needs: &mut Needs) -> StageReport {
-    report(host, connection, &walk_by_rules(host, connection, needs), needs)
+    evaluate_prepared(&Prepared::new(host), connection, needs)
+}
+
+/// The same of a host that many connections are asked about.
+fn evaluate_prepared(prepared: &Prepared<'_>, connection: &Connection, needs: &mut Needs) -> StageReport {
+    report(prepared.host, connection, &walk_by_rules(prepared, connection, needs), needs)
 }
 
 /// Why a connection that is accepted now comes only while its next hop and this host remember each other's link address: neighbour

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::prepared::Prepared;
 use super::walk;
 use crate::address::Source;
 use crate::host::{HostState, Needs};
@@ -53,13 +54,13 @@ pub fn add_classes(host: &HostState, classes: &mut Classes, needs: &mut Needs) {
     for special in SPECIAL.iter().filter_map(|text| text.parse::<Source>().ok()) {
         classes.add_source(special);
     }
-    let ipsets = super::ipset::facts(host);
+    let Prepared { ipsets, index, .. } = &Prepared::new(host);
     if let Some(state) = host.nf_tables.present() {
-        for (index, chain) in state.chains.iter().enumerate() {
-            let concerned = chain.base.is_none() || walk::on_the_way(state, index, v6);
+        for (at, chain) in state.chains.iter().enumerate() {
+            let concerned = chain.base.is_none() || walk::on_the_way(state, at, v6);
             if concerned && nf_tables::depends::of_family(chain, v6) {
                 for rule in &chain.rules {
-                    nf_tables::depends::classes(state, chain, rule, &ipsets, classes, needs);
+                    nf_tables::depends::classes((state, index), chain, rule, ipsets, classes, needs);
                 }
             }
         }
@@ -72,7 +73,7 @@ pub fn add_classes(host: &HostState, classes: &mut Classes, needs: &mut Needs) {
         .flat_map(|table| &table.chains)
         .flat_map(|chain| &chain.rules)
     {
-        xtables::extension::depends::of_rule(rule, &ipsets, classes, needs);
+        xtables::extension::depends::of_rule(rule, ipsets, classes, needs);
     }
     route::classes(host, classes, needs);
 }
@@ -87,9 +88,10 @@ enum Fate {
     Unknown(String),
 }
 
-fn fate(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Fate {
+fn fate(prepared: &Prepared<'_>, source: Source, port: u16, needs: &mut Needs) -> Fate {
+    let host = prepared.host;
     let connection = Connection { source, port, user: None };
-    let stages = [route::evaluate(host, &connection, needs), super::evaluate_rules(host, &connection, needs)];
+    let stages = [route::evaluate(host, &connection, needs), super::evaluate_prepared(prepared, &connection, needs)];
     let all = stages.iter().fold(Verdict::Accept, |all, stage| all.and(stage.verdict));
     let Some(StageReport { evidence, detail, stage, .. }) = stages.into_iter().find(|stage| stage.verdict == all) else {
         return Fate::Reaches;
@@ -111,13 +113,14 @@ fn fate(host: &HostState, source: Source, port: u16, needs: &mut Needs) -> Fate 
 pub fn who(host: &HostState, port: u16, needs: &mut Needs) -> Who {
     let mut fates: BTreeMap<Fate, [Vec<Span>; 2]> = BTreeMap::new();
     let mut notes = Vec::new();
+    let prepared = Prepared::for_many(host);
     for (index, v6) in [false, true].into_iter().enumerate() {
         let classes = classes(host, v6, needs);
         let mut asked = 0_usize;
         let judge = |source: Source| {
             asked += 1;
             if classes.complete() || asked <= MOST_VERDICTS {
-                return fate(host, source, port, needs);
+                return fate(&prepared, source, port, needs);
             }
             Fate::Unknown("a rule tells addresses apart by bits in too many places, and not all were tried".to_owned())
         };

@@ -5,15 +5,19 @@ mod calls;
 mod connection;
 mod discovery;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::arrival::{Arrival, arrivals};
 use super::outcome::{Culprit, Pass, Refusal};
+use super::prepared::Prepared;
 use crate::host::{HostState, Needs, Part};
 use crate::packet::{Bits, Doubt, Effort, Packet, Rewritten, Tracking, Tri};
 use crate::subsystem::ipset;
 use crate::subsystem::listener;
 use crate::subsystem::nf_tables::evaluate::{Evaluator, Exit, Hit};
+use crate::subsystem::nf_tables::index::Index;
 use crate::subsystem::nf_tables::{SetKey, State};
 use crate::subsystem::xtables::{self, evaluate as legacy};
 use crate::verdict::{Connection, Verdict};
@@ -89,31 +93,31 @@ impl Walk {
 /// Takes the handshake through every hook: once without knowing where it comes in, and where that leaves something open, once for
 /// every interface and address of the host it may come to. Where these differ, it is unknown.
 pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
-    handshake(host, connection, false, needs).discovered(host, connection, false, needs)
+    handshake(&Prepared::new(host), connection, false, needs).discovered(host, connection, false, needs)
 }
 
 /// The same without neighbour discovery: what the rules alone do, which is the same for all addresses that they do not tell apart.
-pub fn walk_by_rules(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
-    handshake(host, connection, false, needs)
+pub fn walk_by_rules(prepared: &Prepared<'_>, connection: &Connection, needs: &mut Needs) -> Walk {
+    handshake(prepared, connection, false, needs)
 }
 
 /// The same, and notes everything that was met.
 pub fn traced(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
-    handshake(host, connection, true, needs).discovered(host, connection, true, needs)
+    handshake(&Prepared::new(host), connection, true, needs).discovered(host, connection, true, needs)
 }
 
-fn handshake(host: &HostState, connection: &Connection, noted: bool, needs: &mut Needs) -> Walk {
+fn handshake(prepared: &Prepared<'_>, connection: &Connection, noted: bool, needs: &mut Needs) -> Walk {
     let mut effort = Effort::default();
-    let anyhow = one(host, connection, None, noted, &mut effort, needs);
+    let anyhow = one(prepared, connection, None, noted, &mut effort, needs);
     if !anyhow.open {
         return anyhow;
     }
-    let arrivals = arrivals(host, connection, needs);
+    let arrivals = arrivals(prepared.host, connection, needs);
     if arrivals.is_empty() {
         return anyhow;
     }
     let walks =
-        arrivals.iter().map(|arrival| (arrival, one(host, connection, Some(arrival), noted, &mut effort, needs))).collect();
+        arrivals.iter().map(|arrival| (arrival, one(prepared, connection, Some(arrival), noted, &mut effort, needs))).collect();
     join(walks, anyhow.verdict())
 }
 
@@ -160,19 +164,19 @@ fn join(walks: Vec<(&Arrival, Walk)>, known: Option<bool>) -> Walk {
 
 /// Takes the handshake through every hook, coming in like this.
 fn one(
-    host: &HostState,
+    prepared: &Prepared<'_>,
     connection: &Connection,
     arrival: Option<&Arrival>,
     noted: bool,
     effort: &mut Effort,
     needs: &mut Needs,
 ) -> Walk {
-    let empty = State::default();
+    let (empty, host) = (State::default(), prepared.host);
     let syn = arrival.map_or_else(|| Packet::syn(connection), |arrival| arrival.syn(connection));
-    let mut ipsets = super::ipset::facts(host);
+    let mut ipsets = Cow::Borrowed(&prepared.ipsets);
     // Of lists that are not known yet, nothing is told.
     if !ipsets.recent.lists.is_empty() {
-        ipsets.recent.changes = super::recent::changes(host, &syn, &ipsets);
+        ipsets.to_mut().recent.changes = super::recent::changes(host, &syn, &prepared.ipsets);
     }
     let mut walk = Walk::default();
     for (name, unreadable) in [("nftables", unreadable(&host.nf_tables)), ("iptables-legacy", unreadable(&host.xtables))] {
@@ -185,7 +189,7 @@ fn one(
             });
         }
     }
-    let mut walker = Walker::new(host, connection, &empty, &ipsets, effort, needs);
+    let mut walker = Walker::new(prepared, connection, &empty, &ipsets, effort, needs);
     walker.open = !walk.refusals.is_empty();
     walker.met = noted.then(Vec::new);
     walker.refusals = walk.refusals;
@@ -235,6 +239,7 @@ fn unreadable<T>(part: &Part<T>) -> Option<&str> {
 struct Walker<'a, 'n> {
     /// See [`Walk::open`].
     open: bool,
+    index: Arc<Index<'a>>,
     state: &'a State,
     legacy: Option<&'a xtables::State>,
     ipsets: &'a ipset::State,
@@ -262,15 +267,17 @@ struct Walker<'a, 'n> {
 
 impl<'a, 'n> Walker<'a, 'n> {
     fn new(
-        host: &'a HostState,
+        prepared: &'a Prepared<'a>,
         connection: &Connection,
         empty: &'a State,
         ipsets: &'a ipset::State,
         effort: &'n mut Effort,
         needs: &'n mut Needs,
     ) -> Self {
+        let host = prepared.host;
         Self {
             open: false,
+            index: Arc::clone(&prepared.index),
             state: host.nf_tables.present().unwrap_or(empty),
             legacy: host.xtables.present(),
             ipsets,
@@ -427,7 +434,7 @@ impl<'a, 'n> Walker<'a, 'n> {
                 Tri::Yes | Tri::Maybe | Tri::No => {}
             }
         }
-        let mut evaluator = Evaluator::new(self.state, self.whole_sets, self.needs);
+        let mut evaluator = Evaluator::with(Arc::clone(&self.index), self.state, self.whole_sets, self.needs);
         evaluator.ipsets = self.ipsets;
         evaluator.effort = self.effort.clone();
         evaluator.changed_sets.clone_from(&self.changed_sets);

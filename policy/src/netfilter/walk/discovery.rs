@@ -8,6 +8,7 @@ use crate::address::Source;
 use crate::host::{HostState, Need, Needs};
 use crate::netfilter::arrival::{Arrival, arrivals};
 use crate::netfilter::outcome::{Culprit, Message, Pass, Refusal};
+use crate::netfilter::prepared::Prepared;
 use crate::packet::{Doubt, Effort, Packet};
 use crate::subsystem::nf_tables::State;
 use crate::subsystem::route::Neighbour;
@@ -292,10 +293,10 @@ fn loses(
     effort: &mut Effort,
     needs: &mut Needs,
 ) -> Option<(Refusal, Vec<Met>)> {
-    let (empty, ipsets) = (State::default(), crate::netfilter::ipset::facts(host));
+    let (empty, prepared) = (State::default(), Prepared::new(host));
     let mut first = None;
     for packet in packets {
-        let mut walker = Walker::new(host, connection, &empty, &ipsets, effort, needs);
+        let mut walker = Walker::new(&prepared, connection, &empty, &prepared.ipsets, effort, needs);
         (walker.pass, walker.met) = (Pass::Discovery(message), noted.then(Vec::new));
         walker.through(if message.comes_in() { &IN } else { &OUT }, packet);
         let refusal = walker.refusals.into_iter().find(|refusal| refusal.certain)?;

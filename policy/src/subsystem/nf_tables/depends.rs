@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::condition::{ct_len, meta_len};
 use super::expression::{BitwiseOp, CmpOp, Expression, PayloadBase};
+use super::index::Index;
 use super::lift::Side;
 use super::registers::offset;
 use super::{Chain, Element, ElementData, Family, Rule, Set, SetKey, State};
@@ -51,7 +52,14 @@ impl Registers {
 
 /// Adds the sets of client addresses that a rule tells apart. Sets that it looks the address up in are read whole: what is missing is
 /// added to `needs`.
-pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State, classes: &mut Classes, needs: &mut Needs) {
+pub fn classes(
+    (state, index): (&State, &Index<'_>),
+    chain: &Chain,
+    rule: &Rule,
+    ipsets: &ipset::State,
+    classes: &mut Classes,
+    needs: &mut Needs,
+) {
     let v6 = classes.v6();
     let mut registers = Registers([Byte::Plain; 64]);
     // Where the packet's family was loaded to, and how the client's would be written there.
@@ -101,7 +109,7 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
             }
             Expression::Lookup { set, sreg, dreg, .. } => {
                 let key = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
-                let Some(set) = state.sets.iter().find(|set| set.key == key) else { continue };
+                let Some(set) = index.sets.get(&key).copied() else { continue };
                 let bytes = registers.load(*sreg, size(set.key_len));
                 if bytes.iter().any(|byte| *byte != Byte::Plain) {
                     match state.dumps.get(&key) {
@@ -116,7 +124,7 @@ pub fn classes(state: &State, chain: &Chain, rule: &Rule, ipsets: &ipset::State,
             }
             Expression::ObjectMap { set, sreg } => {
                 let key = SetKey { family: chain.family, table: chain.table.clone(), set: set.clone() };
-                let Some(set) = state.sets.iter().find(|set| set.key == key) else { continue };
+                let Some(set) = index.sets.get(&key).copied() else { continue };
                 match state.dumps.get(&key) {
                     Some(elements) => lookup(set, elements, &registers.load(*sreg, size(set.key_len)), classes),
                     None => _ = needs.insert(Need::SetElements(key)),
@@ -362,6 +370,9 @@ type Group<'e> = (Vec<u8>, Vec<u8>, Option<&'e ElementData>);
 
 /// A set that is asked for a key of these bytes.
 fn lookup(set: &Set, elements: &[Element], bytes: &[Byte], classes: &mut Classes) {
+    if !classes.is_new(format!("nft set {} by {bytes:?}", set.key)) {
+        return;
+    }
     let v6 = classes.v6();
     for wanted in [Side::Source, Side::Destination] {
         let of_side = |byte: &Byte| matches!(byte, Byte::Address { side, .. } if *side == wanted);
@@ -444,7 +455,7 @@ mod tests {
         let mut needs = Needs::new();
         for chain in &state.chains {
             for rule in &chain.rules {
-                classes(state, chain, rule, &ipset::State::new(), &mut found, &mut needs);
+                classes((state, &Index::new(state)), chain, rule, &ipset::State::new(), &mut found, &mut needs);
             }
         }
         assert!(needs.is_empty(), "{needs:?}");

@@ -1,9 +1,11 @@
 //! Walks base chains as the kernel does (`nft_do_chain`), over a packet whose fields may be unknown. A rule that may hold adds
 //! what it would do to what is possible, and the walk goes on; so the cost stays that of one packet. Knows no hook order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::early::fails_early;
+use super::index::Index;
 use super::remember::{Memory, Passage};
 use super::run::{End, Found, Run};
 use super::{Chain, Family, Rule, Set, SetKey, State};
@@ -94,8 +96,7 @@ pub struct Evaluator<'a> {
     pub hits: Option<Vec<Hit>>,
     /// What may still be looked at. A ruleset that needs more is not evaluated to the end, and its verdict is unknown.
     pub effort: Effort,
-    chains: BTreeMap<(Family, &'a str, &'a str), usize>,
-    sets: BTreeMap<&'a SetKey, &'a Set>,
+    pub(super) index: Arc<Index<'a>>,
     memory: Memory,
     events: Vec<Event>,
     accepted: Option<Packet>,
@@ -107,6 +108,11 @@ pub struct Evaluator<'a> {
 impl<'a> Evaluator<'a> {
     /// `whole_sets` allows it to ask for whole sets, which is right only when the question is about a range.
     pub fn new(state: &'a State, whole_sets: bool, needs: &'a mut Needs) -> Self {
+        Self::with(Arc::new(Index::new(state)), state, whole_sets, needs)
+    }
+
+    /// The same, with the index of this ruleset, which is made once.
+    pub fn with(index: Arc<Index<'a>>, state: &'a State, whole_sets: bool, needs: &'a mut Needs) -> Self {
         Self {
             state,
             whole_sets,
@@ -114,8 +120,7 @@ impl<'a> Evaluator<'a> {
             changed_sets: BTreeSet::new(),
             ipsets: &NO_SETS,
             hits: None,
-            chains: state.chain_names(),
-            sets: state.sets.iter().map(|set| (&set.key, set.as_ref())).collect(),
+            index,
             effort: Effort::default(),
             memory: Memory::default(),
             events: Vec::new(),
@@ -127,7 +132,7 @@ impl<'a> Evaluator<'a> {
     }
 
     pub(super) fn set(&self, key: &SetKey) -> Option<&'a Set> {
-        self.sets.get(key).copied()
+        self.index.sets.get(key).copied()
     }
 
     /// What the base chain with this index does to the packet.
@@ -185,7 +190,19 @@ impl<'a> Evaluator<'a> {
         let state = self.state;
         let Some(chain) = state.chains.get(index) else { return true };
         let mut returned: Option<Packet> = None;
-        for (number, rule) in chain.rules.iter().enumerate() {
+        let known = Arc::clone(&self.index);
+        let mut passes = known.passes(index, chain, packet);
+        let mut from = 0;
+        while let Some(number) = passes.next(from, packet) {
+            // It costs more than the walk itself.
+            debug_assert!(
+                self.effort.spent() > CHECKED
+                    || chain.rules.get(from..number).unwrap_or_default().iter().all(|rule| fails_early(rule, packet)),
+                "passed by between {from} and {number} of {} for {packet:?}",
+                chain.name
+            );
+            from = number + 1;
+            let Some(rule) = chain.rules.get(number) else { break };
             let run = if !self.effort.spend() {
                 let ends = vec![End::Anything(Effort::exceeded())];
                 Some(Run { ends, ..Default::default() })
@@ -278,8 +295,8 @@ impl<'a> Evaluator<'a> {
 
     /// Follows a jump or goto.
     fn enter(&mut self, family: Family, table: &str, name: &str, packet: &mut Packet, depth: usize) -> bool {
-        match self.chains.get(&(family, table, name)) {
-            Some(index) if depth < DEEPEST => self.pass(*index, packet, depth + 1),
+        match self.index.chains.get(&(family, table, name)).copied() {
+            Some(index) if depth < DEEPEST => self.pass(index, packet, depth + 1),
             Some(_) => {
                 *packet = self.anything("more jumps than the kernel allows".to_owned(), packet);
                 true

@@ -9,6 +9,7 @@ mod early;
 pub mod evaluate;
 pub mod expression;
 pub mod forwarded;
+pub mod index;
 pub mod lift;
 mod load;
 mod lookup;
@@ -19,6 +20,7 @@ mod remember;
 pub mod render;
 mod run;
 pub mod same;
+mod sift;
 pub mod split;
 mod step;
 

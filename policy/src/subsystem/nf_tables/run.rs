@@ -360,7 +360,9 @@ impl Evaluator<'_> {
         }
         let len = usize::try_from(set.key_len).unwrap_or(0).min(64);
         let ruled_out = |value: &[u8]| registers.equals(sreg, value) == Tri::No;
-        lookup(self.state, set, &registers.load(sreg, len), ruled_out, self.whole_sets, self.needs)
+        let bits = registers.load(sreg, len);
+        let exact = bits.exact().and_then(|exact| self.index.exact(self.state, key, exact, ruled_out));
+        exact.unwrap_or_else(|| lookup(self.state, set, &bits, ruled_out, self.whole_sets, self.needs))
     }
 }
 

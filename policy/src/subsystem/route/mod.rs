@@ -470,10 +470,12 @@ fn not_asked(host: &HostState, state: &State, connection: &Connection, fact: &Fa
             Some((Verdict::Unknown, format!("some answers are not sent: their route ends on this host ({name})"), evidence))
         };
     }
-    let marks = host.nf_tables.present().is_some_and(nf_tables::State::sets_marks)
-        || host.xtables.present().is_some_and(xtables::State::sets_marks);
+    let marks = || {
+        host.nf_tables.present().is_some_and(nf_tables::State::sets_marks)
+            || host.xtables.present().is_some_and(xtables::State::sets_marks)
+    };
     let perhaps = state.perhaps.get(&source).into_iter().flatten();
-    if let Some(one) = perhaps.into_iter().find(|one| marks || !one.marked) {
+    if let Some(one) = perhaps.into_iter().find(|one| !one.marked || marks()) {
         let detail = format!("{}, if a policy rule is about packets of its login", one.then);
         return unknown(detail, Evidence::new("ip rule", one.rule.clone()));
     }

@@ -70,6 +70,7 @@ fn of_listing(name: &str, ipsets: &ipset::State, found: &mut Classes, needs: &mu
         }
         Some(Err(_)) => return found.add_unknown(),
         Some(Ok(_)) if depth > DEEPEST => return found.add_unknown(),
+        Some(Ok(_)) if !found.is_new(format!("ipset {name} at {depth}")) => return,
         Some(Ok(elements)) => elements,
     };
     let mut groups = BTreeMap::<(usize, u128, &str), Vec<Span>>::new();
