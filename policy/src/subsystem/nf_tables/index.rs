@@ -10,7 +10,7 @@ use super::{Chain, Element, Family, Set, SetKey, State};
 use crate::packet::Packet;
 
 /// A chain with fewer rules is walked rule by rule.
-const FEW: usize = if cfg!(test) { 0 } else { 16 };
+const FEW: usize = if cfg!(test) { 1 } else { 16 };
 
 /// The index of one ruleset.
 #[derive(Debug, Default)]
@@ -45,9 +45,9 @@ impl<'a> Index<'a> {
     /// The rules of this chain that a packet has to be shown.
     pub(super) fn passes(&self, index: usize, chain: &Chain, packet: &Packet) -> Passes<'_> {
         let side = self.sifts.get(index).filter(|_| chain.rules.len() >= FEW);
-        let sift = side.and_then(|[v4, v6]| {
+        let sift = side.map(|[v4, v6]| {
             let one = if packet.v6 { v6 } else { v4 };
-            Some(one.get_or_init(|| Sift::new(chain.rules.iter().map(AsRef::as_ref), packet.v6)))
+            one.get_or_init(|| Sift::new(chain.rules.iter().map(AsRef::as_ref), packet.v6))
         });
         Passes { rules: chain.rules.len(), sifted: sift.map(|sift| Sifted::new(sift, packet)) }
     }
@@ -56,7 +56,10 @@ impl<'a> Index<'a> {
     pub(super) fn exact(&self, state: &'a State, set: &SetKey, key: &[u8], ruled_out: impl Fn(&[u8]) -> bool) -> Option<Hit> {
         let elements = state.dumps.get(set)?;
         let sorted = self.dumps.get(set)?.get_or_init(|| Sorted::new(self.sets.get(set)?, elements)).as_ref()?;
-        let found = match sorted.holding(elements, key)? {
+        if !sorted.has_keys_like(elements, key) {
+            return None;
+        }
+        let found = match sorted.holding(elements, key) {
             Some(element) if element.key_end.is_none() && ruled_out(&element.key) => return None,
             Some(element) => Some(element),
             None => sorted.catchall.and_then(|index| elements.get(index)),
@@ -91,15 +94,17 @@ impl Sorted {
         (same_len && apart).then(|| Self { order: sorted.into_iter().map(|(index, _)| index).collect(), catchall })
     }
 
-    /// The element that holds the key. `None` where the key is not one of this set's.
-    fn holding<'e>(&self, elements: &'e [Element], key: &[u8]) -> Option<Option<&'e Element>> {
+    /// Whether a key is as long as this set's are.
+    fn has_keys_like(&self, elements: &[Element], key: &[u8]) -> bool {
+        self.order.first().and_then(|index| elements.get(*index)).is_none_or(|element| element.key.len() == key.len())
+    }
+
+    /// The element that holds the key.
+    fn holding<'e>(&self, elements: &'e [Element], key: &[u8]) -> Option<&'e Element> {
         let at = |index: &usize| elements.get(*index);
-        if self.order.first().and_then(at).is_some_and(|element| element.key.len() != key.len()) {
-            return None;
-        }
         let after = self.order.partition_point(|index| at(index).is_some_and(|element| element.key.as_slice() <= key));
         let before = after.checked_sub(1).and_then(|before| self.order.get(before)).and_then(at);
-        Some(before.filter(|element| key <= last(element)))
+        before.filter(|element| key <= last(element))
     }
 }
 
