@@ -121,6 +121,23 @@ impl Cases<'_> {
         }
     }
 
+    /// The link is taken away by the advice, and the key is put there as it says.
+    fn unlinked(&mut self, case: &str, saying: &str, advised: &str) {
+        let (verdict, said, fix) = self.diagnosed("alice");
+        if verdict != "refuse"
+            || !said.contains(saying)
+            || commands(&fix) != [advised]
+            || !fix.contains("put a public key of alice")
+        {
+            self.wrong(case, &format!("{verdict}: {said}: {fix}"));
+        }
+        self.server.sh(advised).expect_ok();
+        let put = "install -d -o alice -g alice -m 700 /home/alice/.ssh
+                   install -o alice -m 600 /root/.ssh/authorized_keys /home/alice/.ssh/";
+        self.server.sh(put).expect_ok();
+        self.works(case, ("alice", false));
+    }
+
     fn works(&mut self, case: &str, (user, sftp): (&str, bool)) {
         let (works, (verdict, said, _)) = (gets_in(self.server, user, sftp), self.diagnosed(user));
         if !works || verdict != "accept" {
@@ -207,7 +224,8 @@ fn keys(cases: &mut Cases) {
         .expect_ok();
     let (file, folder) = ("/home/alice/.ssh/authorized_keys", "/home/alice/.ssh");
     let handed_over = format!("chown -Rh alice: {folder}");
-    let as_alice = |change: &str| format!("runuser -u alice -- chmod {change}");
+    let as_alice = |change: &str| format!("setsid --wait runuser -u alice -- chmod {change} </dev/null >/dev/null 2>&1");
+    let look = format!("find {folder} ! -user alice -ls");
     for (spoil, saying, advised) in [
         (
             "chmod 777 /home/alice/.ssh",
@@ -268,8 +286,12 @@ fn keys(cases: &mut Cases) {
         ),
     ] {
         server.sh(spoil).expect_ok();
-        cases.mended(spoil, alice, &[saying], &[&advised]);
+        // What else would become hers is shown.
+        let looks = advised.contains("chown -Rh").then_some(look.as_str());
+        let all: Vec<&str> = [advised.as_str()].into_iter().chain(looks).collect();
+        cases.mended(spoil, alice, &[saying], &all);
     }
+    private_group(cases);
     if server.sh("stat -c %u%a /etc/mine").stdout.trim() != "0666" {
         cases.wrong("a link of alice's", "the advice changed what it leads to");
     }
@@ -278,32 +300,54 @@ fn keys(cases: &mut Cases) {
     configured(server, "X11Forwarding yes\n");
 }
 
-/// What a link of alice's leads to is neither opened nor closed: she gets a copy, or is told.
+/// In a home of root's that her private group may write to, she can put another folder into the place of hers: of what that leads to, nothing
+/// becomes hers.
+fn private_group(cases: &mut Cases) {
+    let server = cases.server;
+    server
+        .sh("chown root:alice /home/alice; chmod 775 /home/alice; chown bob /home/alice/.ssh/authorized_keys; chmod 644 \
+             /home/alice/.ssh/authorized_keys; install -D -m 600 -o bob /etc/hostname /home/bob/.ssh/authorized_keys")
+        .expect_ok();
+    let (verdict, said, fix) = cases.diagnosed("alice");
+    let found: Vec<String> = commands(&fix).into_iter().map(str::to_owned).collect();
+    if verdict != "refuse" || found.first().is_none_or(|first| first != "chown -Rh alice: /home/alice/.ssh") {
+        cases.wrong("a home of the private group", &format!("{verdict}: {said}: {fix}"));
+    }
+    server.sh("runuser -u alice -- sh -c 'mv /home/alice/.ssh /home/alice/y; ln -s /home/bob/.ssh /home/alice/.ssh'").expect_ok();
+    for command in &found {
+        server.sh(command);
+    }
+    if server.sh("stat -c %U /home/bob/.ssh/authorized_keys").stdout.trim() != "bob" {
+        cases.wrong("a home of the private group", "bob's keys became hers");
+    }
+    server
+        .sh("rm -f /home/alice/.ssh; mv /home/alice/y /home/alice/.ssh; chown -R alice: /home/alice; chmod 755 /home/alice")
+        .expect_ok();
+}
+
+/// What a link of alice's leads to is neither opened nor closed nor copied: others may decide what is in it.
 fn links(cases: &mut Cases) {
     let (server, alice) = (cases.server, ("alice", false));
-    let copy = |link: &str, from: &str| {
-        format!("runuser -u alice -- sh -c 'rm {link} && install -D -m 600 {from} /home/alice/.ssh/authorized_keys'")
-    };
+    let gone = |link: &str| format!("setsid --wait runuser -u alice -- rm {link} </dev/null >/dev/null 2>&1");
     server
         .sh("mkdir -m 777 /srv/wide; mv /home/alice/.ssh/* /srv/wide; rm -r /home/alice/.ssh; ln -s /srv/wide /home/alice/.ssh")
         .expect_ok();
-    cases.mended(
+    cases.unlinked(
         "a folder that is a link to one that all can write",
-        alice,
-        &["/home/alice/.ssh is a link to /srv/wide; /srv/wide can be written by others (owner 0, mode 0777, a folder)"],
-        &[&copy("/home/alice/.ssh", "/srv/wide/authorized_keys")],
+        "/home/alice/.ssh is a link to /srv/wide; /srv/wide can be written by others (owner 0, mode 0777, a folder)",
+        &gone("/home/alice/.ssh"),
     );
     server
         .sh("mkdir -m 1777 /srv/all; cp /home/alice/.ssh/authorized_keys /tmp/of-alice; chmod 644 /tmp/of-alice
              mv /home/alice/.ssh/authorized_keys /srv/all/of-alice
              runuser -u alice -- ln -s /srv/all/of-alice /home/alice/.ssh/authorized_keys")
         .expect_ok();
-    cases.mended(
+    cases.unlinked(
         "a file that is a link into a folder of all users",
-        alice,
-        &["/home/alice/.ssh/authorized_keys is a link to /srv/all/of-alice; /srv/all can be written by others"],
-        &[&copy("/home/alice/.ssh/authorized_keys", "/srv/all/of-alice")],
+        "/home/alice/.ssh/authorized_keys is a link to /srv/all/of-alice; /srv/all can be written by others",
+        &gone("/home/alice/.ssh/authorized_keys"),
     );
+    cases.works("with a file of her own", alice);
     // The service has a /tmp of its own: what is not in it is not missing.
     server.sh("runuser -u alice -- ln -sf /tmp/of-alice /home/alice/.ssh/authorized_keys").expect_ok();
     let (verdict, said, _) = cases.diagnosed("alice");
@@ -312,7 +356,7 @@ fn links(cases: &mut Cases) {
     }
     server.sh("runuser -u alice -- ln -sf /etc/shadow /home/alice/.ssh/authorized_keys").expect_ok();
     let (verdict, said, fix) = cases.diagnosed("alice");
-    let expected = ["runuser -u alice -- rm /home/alice/.ssh/authorized_keys"];
+    let expected = [gone("/home/alice/.ssh/authorized_keys")];
     if verdict != "refuse" || commands(&fix) != expected || !said.contains("/etc/shadow cannot be read by the user") {
         cases.wrong("a link to /etc/shadow", &format!("{verdict}: {said}"));
     }
@@ -344,7 +388,7 @@ fn elsewhere(cases: &mut Cases) {
         (
             "chown alice /etc/ssh/keys/alice; chmod 664 /etc/ssh/keys/alice",
             "/etc/ssh/keys/alice can be written by others",
-            format!("runuser -u alice -- chmod go-w {file}"),
+            format!("setsid --wait runuser -u alice -- chmod go-w {file} </dev/null >/dev/null 2>&1"),
         ),
         (
             "chmod 777 /etc/ssh/keys; chown bob /etc/ssh/keys/alice; chmod 600 /etc/ssh/keys/alice",

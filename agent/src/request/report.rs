@@ -13,6 +13,7 @@ use sshfix_policy::reply::{
 };
 use sshfix_policy::subsystem::{fail2ban, hosts_access, listener};
 use sshfix_policy::verdict::subsystem::Subsystem;
+use sshfix_policy::verdict::{Connection, Verdict};
 
 use crate::agent::Agent;
 use crate::audit::{AuditClosing, Outcome};
@@ -46,7 +47,22 @@ pub fn bans(host: &HostState, source: Option<Source>, port: u16, needs: &mut Nee
     if let Some(source) = source {
         bans.retain(|ban| ban.source.overlaps(source));
     }
-    Bans { schema: BansSchema::V1, bans, others: 0, notes: diagnose::notes(host) }
+    let mut notes = diagnose::notes(host);
+    if let Some(address) = source.and_then(|source| source.single()).filter(|_| bans.is_empty()) {
+        notes.extend(refused_all_the_same(host, address, port, needs));
+    }
+    Bans { schema: BansSchema::V1, bans, others: 0, notes }
+}
+
+/// What keeps an address out that no ban is about: a policy, a rule about everybody, or one that is not followed back to addresses.
+fn refused_all_the_same(host: &HostState, address: IpAddr, port: u16, needs: &mut Needs) -> Option<String> {
+    let connection = Connection { source: address.into(), port, user: None };
+    let does = match netfilter::evaluate(host, &connection, needs).verdict {
+        Verdict::Accept => return None,
+        Verdict::Refuse => "refuse",
+        Verdict::Unknown => "may refuse",
+    };
+    Some(format!("no ban is about {address} alone, but the packet filters {does} it: `sshfix ctl diagnose {address}`"))
 }
 
 /// Rules and sets that concern the SSH port.

@@ -28,9 +28,16 @@ const MOST_HINTS_KEPT: usize = 2000;
 /// Older than this, what was read is read anew: few are the lines that are added to it, and what nobody asks about is not kept.
 const KEPT_FOR: Duration = Duration::from_mins(2);
 
+/// Milliseconds by which two clocks may differ that nobody sets.
+const CLOCK_SET: u128 = 500;
+
+/// Lines among which one of root's is looked for, to go on from.
+const NEWEST: &str = "100";
+
 /// What one reading kept for the next, so that it reads only what was written since.
 struct Memory {
-    read: Instant,
+    /// When it was read, by both clocks.
+    read: (Instant, Timestamp),
     kept: Kept,
     /// From here on nothing is missing in it that the journal had.
     since: Timestamp,
@@ -48,7 +55,13 @@ pub(super) fn read() -> Journal {
     let mut memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Timestamp::now();
     let since = Timestamp::from_second(now.as_second().saturating_sub(WINDOW)).unwrap_or(Timestamp::MIN);
-    let recent = memory.take().filter(|memory| memory.read.elapsed() < KEPT_FOR);
+    let recent = memory.take().filter(|memory| {
+        let (begun, at) = memory.read;
+        let by_wall = now.duration_since(at).as_millis();
+        let by_kernel = i128::try_from(begun.elapsed().as_millis()).unwrap_or(i128::MAX);
+        // Lines are old or new by the clock on the wall: where that was set, nothing is taken from before.
+        begun.elapsed() < KEPT_FOR && by_kernel.abs_diff(by_wall.into()) < CLOCK_SET
+    });
     if let Some(grown) = recent.and_then(|memory| grown(memory, since)) {
         let journal = model::journal(&Answers {
             since: grown.since,
@@ -69,18 +82,16 @@ pub(super) fn read() -> Journal {
 /// Adds what was written since; `None` where it cannot be told to be all.
 fn grown(memory: Memory, since: Timestamp) -> Option<Memory> {
     let Memory { mut kept, cursor, mut older, since: begins, read: _ } = memory;
-    // The clock may have been set back.
     let since = since.max(begins);
-    let read = Instant::now();
+    let read = (Instant::now(), Timestamp::now());
     let from = format!("--cursor={cursor}");
-    let mut new = run(&[&from], &model::SINCE).ok().map(|said| Lines::parse(&said))?;
-    let (first, last) = new.ends()?;
-    // Where that line is gone, journalctl goes on at whatever comes next.
-    let (goes_on, cursor) = (first == cursor, last.to_owned());
-    if !goes_on || new.len() > MOST {
+    let new = run(&[&from], &model::SINCE).ok().map(|said| Lines::parse(&said))?;
+    // Where that line is gone, journalctl goes on at whatever comes next. What a user writes may be as strange as he likes: the other
+    // reading asks for root's lines alone.
+    if new.begin() != Some(cursor.as_str()) || new.has_strange() || new.len() > MOST {
         return None;
     }
-    new.forget_first();
+    let cursor = new.goes_on_at()?;
     kept.add(new);
     older |= kept.by_root.forget_before(since);
     kept.hints.forget_before(since);
@@ -91,14 +102,14 @@ fn grown(memory: Memory, since: Timestamp) -> Option<Memory> {
 
 /// Reads the whole window.
 fn read_all(since: Timestamp) -> (Journal, Option<Memory>) {
-    let begun = Instant::now();
+    let begun = (Instant::now(), Timestamp::now());
     let from = format!("--since=@{}", since.as_second());
     let before = format!("--until=@{}", since.as_second());
     let most = MOST.to_string();
     let by_root = [&model::BY_ROOT[..], &model::BY_JOURNALD[..]].concat();
     // First: what is written while the others are read is read again, and not left out.
-    let end = run(&["-n", "1"], &model::SINCE).map(|said| Lines::parse(&said));
-    let cursor = end.ok().and_then(|end| end.ends().map(|(_, last)| last.to_owned()));
+    let end = run(&["-n", NEWEST], &model::SINCE).map(|said| Lines::parse(&said));
+    let cursor = end.ok().and_then(|end| end.goes_on_at());
     let (by_root, older, hints) = thread::scope(|scope| {
         let older = scope.spawn(|| run(&[&before, "-n", "1"], &["_UID=0"]));
         let kernel = scope.spawn(|| run(&[&from, "--grep=sshd", "-n", MOST_HINTS], &model::BY_KERNEL));

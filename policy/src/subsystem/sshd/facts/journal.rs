@@ -89,6 +89,9 @@ pub struct Answers<'a> {
     pub hints: &'a Lines,
 }
 
+/// Seconds after which no line comes before another that was read.
+const SETTLED: i64 = 3;
+
 /// Lines of `journalctl -o json`, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
@@ -120,9 +123,24 @@ impl Lines {
         self.lines.is_empty()
     }
 
-    /// Where the journal names the first and the last of them (`__CURSOR`, systemd.journal-fields(7)).
-    pub fn ends(&self) -> Option<(&str, &str)> {
-        Some((self.lines.first()?.cursor.as_str(), self.lines.last()?.cursor.as_str()))
+    /// Whether some are not understood.
+    pub fn has_strange(&self) -> bool {
+        self.strange
+    }
+
+    /// Where the journal names the first of them (`__CURSOR`, systemd.journal-fields(7)).
+    pub fn begin(&self) -> Option<&str> {
+        self.lines.first().map(|line| line.cursor.as_str())
+    }
+
+    /// The line to go on from: one of root's, which lies in the same file as all that counts, whatever becomes of a file of a user's lines; and
+    /// some seconds before the end, since lines of two files may be seen in another order than they were written in. [`Kept::add`] takes
+    /// no line twice.
+    pub fn goes_on_at(&self) -> Option<String> {
+        let of_root =
+            || self.lines.iter().filter(|line| line.is_of_root() || line.is_of_agent()).filter(|line| !line.cursor.is_empty());
+        let settled = |line: &&Line| self.lines.last().is_some_and(|last| last.at.duration_since(line.at).as_secs() >= SETTLED);
+        of_root().rfind(settled).or_else(|| of_root().next()).map(|line| line.cursor.clone())
     }
 
     /// Drops what is older; whether there was any.
@@ -130,11 +148,6 @@ impl Lines {
         let before = self.lines.len();
         self.lines.retain(|line| line.at >= since);
         self.lines.len() < before
-    }
-
-    /// Drops the first.
-    pub fn forget_first(&mut self) {
-        self.lines.drain(..self.lines.len().min(1));
     }
 
     /// Only the newest so many are kept.
@@ -434,6 +447,11 @@ impl Line {
         let named = matches!(self.by.as_deref(), Some("sshd" | "sshd-session" | "sshd-auth"));
         let told = matches!(self.id.as_deref(), Some(JOURNAL_START | JOURNAL_DROPPED));
         self.uid.as_deref() == Some("0") && (named || told || self.of_systemd_about_sshd)
+    }
+
+    /// Whether the agent itself wrote it.
+    fn is_of_agent(&self) -> bool {
+        self.by.as_deref() == Some("sshfix-agent") && self.of_root(&["sshfix-agent"])
     }
 
     /// Whether [`BY_KERNEL`], where it names sshd, or [`BY_USERS`] asks for it.

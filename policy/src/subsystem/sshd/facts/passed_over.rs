@@ -155,8 +155,10 @@ impl Way<'_> {
                 now = Ground::Users(path.clone());
             }
             grounds.push(now.clone());
-            users |= owner.uid == self.uid && owner.uid != 0;
-            if owner.uid != 0 || wrong.iter().any(|(wrong, _)| *wrong == at) {
+            let mended = wrong.iter().any(|(wrong, _)| *wrong == at);
+            // A folder of the user's private group is no fault, and he can put something else into it all the same.
+            users |= self.uid != 0 && (owner.uid == self.uid || owner.mode & 0o022 != 0 && !mended);
+            if owner.uid != 0 || mended {
                 now = if now == Ground::Roots { Ground::Mended } else { now };
             }
         }

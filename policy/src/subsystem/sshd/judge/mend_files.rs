@@ -6,6 +6,9 @@ use crate::subsystem::sshd::facts::chain::{Kind, Link, Owner, shown};
 use crate::subsystem::sshd::facts::passed_over::{Ground, PassedOver, PathFault, PathFaults, Wrong};
 use crate::text::shell::word;
 
+/// In a session of its own (setsid(1)), and waited for.
+const APART: &str = "setsid --wait";
+
 /// The user whose keys they are.
 #[derive(Clone, Copy)]
 pub(super) struct Whose<'a> {
@@ -52,7 +55,7 @@ impl Advice {
 
     /// Where a link of the user's leads, root changes nothing: it may be anything.
     fn linked(&mut self, whose: Whose, paths: &PathFaults) {
-        let PathFaults { path, real, link, readable, .. } = paths;
+        let PathFaults { path, link, .. } = paths;
         let below_home = |link: &&Link| {
             let home = whose.home.trim_end_matches('/');
             link.path.strip_prefix(home).is_some_and(|rest| rest.starts_with('/'))
@@ -65,13 +68,9 @@ impl Advice {
                 whose.user
             ));
         };
-        if !readable {
-            self.command(whose.run("rm"), link);
-            return self.besides(format!("then put a public key of {} into {path}", whose.user));
-        }
-        let script = format!("rm {} && install -D -m 600 {} {}", word(link), word(real), word(path));
-        self.command(whose.run("sh -c"), &script);
-        self.besides(format!("this puts a copy in the place of the link: look first whose keys are in {real}"));
+        // No copy of what it leads to: whoever can write there decides whose keys they are, also between a look at them and the copy.
+        self.command(whose.run("rm"), link);
+        self.besides(format!("then put a public key of {} into {path}, one that is known to be theirs", whose.user));
     }
 
     fn fault(&mut self, whose: Whose, fault: &PathFault) {
@@ -99,6 +98,11 @@ impl Advice {
             Ground::Users(entry) => {
                 if !own {
                     self.command(format!("chown -Rh {hand_over}"), entry);
+                    let at = word(entry);
+                    self.besides(format!(
+                        "all that is there becomes {user}'s: look first, `find {at} ! -user {} -ls`",
+                        word(user)
+                    ));
                 }
                 self.mode(&whose.run("chmod"), fault, 'u');
             }
@@ -161,7 +165,8 @@ impl Advice {
     fn text(self) -> String {
         let one = |(program, paths): &(String, Vec<String>)| {
             let paths: Vec<String> = paths.iter().map(|path| word(path)).collect();
-            format!("{program} {}", paths.join(" "))
+            let apart = if program.starts_with(APART) { " </dev/null >/dev/null 2>&1" } else { "" };
+            format!("{program} {}{apart}", paths.join(" "))
         };
         let commands: Vec<String> = self.commands.iter().map(one).collect();
         let commands = (!commands.is_empty()).then(|| format!("`{}`", commands.join(" && ")));
@@ -170,9 +175,10 @@ impl Advice {
 }
 
 impl Whose<'_> {
-    /// The program run as the user.
+    /// The program run as the user, who gets neither root's terminal, into which a process could type (`ioctl_tty(2)`, `TIOCSTI`), nor a
+    /// descriptor of it.
     fn run(&self, program: &str) -> String {
-        if self.uid == 0 { program.to_owned() } else { format!("runuser -u {} -- {program}", word(self.user)) }
+        if self.uid == 0 { program.to_owned() } else { format!("{APART} runuser -u {} -- {program}", word(self.user)) }
     }
 }
 
