@@ -48,7 +48,7 @@ pub fn bans(host: &HostState, source: Option<Source>, port: u16, needs: &mut Nee
         bans.retain(|ban| ban.source.overlaps(source));
     }
     let mut notes = diagnose::notes(host);
-    if let Some(address) = source.and_then(|source| source.single()).filter(|_| bans.is_empty()) {
+    if let Some(address) = source.and_then(Source::single).filter(|_| bans.is_empty()) {
         notes.extend(refused_all_the_same(host, address, port, needs));
     }
     Bans { schema: BansSchema::V1, bans, others: 0, notes }

@@ -60,7 +60,7 @@ pub(super) fn read() -> Journal {
         let by_wall = now.duration_since(at).as_millis();
         let by_kernel = i128::try_from(begun.elapsed().as_millis()).unwrap_or(i128::MAX);
         // Lines are old or new by the clock on the wall: where that was set, nothing is taken from before.
-        begun.elapsed() < KEPT_FOR && by_kernel.abs_diff(by_wall.into()) < CLOCK_SET
+        begun.elapsed() < KEPT_FOR && by_kernel.abs_diff(by_wall) < CLOCK_SET
     });
     if let Some(grown) = recent.and_then(|memory| grown(memory, since)) {
         let journal = model::journal(&Answers {
