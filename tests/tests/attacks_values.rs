@@ -101,7 +101,6 @@ fn values(release: Release) {
             ("SetEnv BASH_ENV=/etc/ssh/fifo --match User=alice", "sshfix does not know what SetEnv does to a login"),
             ("SetEnv HISTFILE=/etc/ssh/fifo", "sshfix does not know what SetEnv does to a login"),
             ("SetEnv INPUTRC=/etc/ssh/fifo --match User=alice", "sshfix does not know what SetEnv does to a login"),
-            ("PermitUserEnvironment yes", "sshfix does not know what PermitUserEnvironment does to a login"),
             ("Subsystem sftp /bin/false", "sshfix does not know what Subsystem does to a login"),
             ("ChannelTimeout session=1", "ChannelTimeout"),
             ("RekeyLimit 16", "RekeyLimit"),
