@@ -10,9 +10,16 @@ const OTHER_V4: &str = "203.0.113.7";
 /// Changes on each server; each costs a start of the agent.
 const CHANGES: usize = 8;
 
+/// A line that no program writes, and that anybody can.
+const TWO_NAMES: &str = r#"runuser -u alice -- python3 -c '
+import socket
+line = b"SYSLOG_IDENTIFIER=sshd\nSYSLOG_IDENTIFIER=x\nMESSAGE=hi\n"
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(line, "/run/systemd/journal/socket")'"#;
+
 /// What somebody does on a host, and a script for it.
-const DONE: [(&str, &str); 20] = [
+const DONE: [(&str, &str); 21] = [
     ("nothing", ":"),
+    ("a line with two names by alice", TWO_NAMES),
     (
         "a line of sshd's by alice",
         "runuser -u alice -- logger -t sshd 'Accepted publickey for root from 203.0.113.7 port 1 ssh2'",
@@ -56,10 +63,11 @@ fn a_warm_answer_is_the_cold_one() {
         server.sh("systemctl daemon-reload").expect_ok();
         let mut dice = Dice::new(seed, if server.release() == Release::Trixie { 1 } else { 2 });
         let mut done = Vec::new();
-        for _ in 0..changes {
+        for number in 0..changes {
             // Warm before it, so that there is something to be wrong about.
             answers(server);
-            done.push(change(server, &mut dice));
+            // The first is one that took OPEN from everybody.
+            done.push(if number == 0 { run_one(server, 1) } else { change(server, &mut dice) });
             let warm = answers(server);
             let again = answers(server);
             server.sh("systemctl restart sshfix-agent").expect_ok();
@@ -82,6 +90,10 @@ fn change(server: &Server, dice: &mut Dice) -> String {
         server.sh("sleep 0.3; journalctl --sync").expect_ok();
         return format!("a login: {}", output.ok());
     };
+    run_one(server, number)
+}
+
+fn run_one(server: &Server, number: usize) -> String {
     let (what, script) = DONE[number];
     let output = server.sh(script);
     server.sh("journalctl --sync").expect_ok();

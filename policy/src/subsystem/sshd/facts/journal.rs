@@ -939,4 +939,24 @@ mod tests {
         kept.by_root.keep_newest(1);
         assert_eq!(kept.by_root.len(), 1);
     }
+
+    #[test]
+    fn a_reading_goes_on_at_a_line_of_roots_that_is_no_news() {
+        let at = |by: &str, uid: u32, second: u32| {
+            line(by, uid, "x")
+                .replace("1795251602500000", &format!("17952516{second:02}000000"))
+                .replace("\"_UID\"", &format!("\"__CURSOR\":\"{by}{second}\",\"_UID\""))
+        };
+        let goes_on = |lines: &[String]| Lines::parse(&lines.concat()).goes_on_at();
+        let all = [at("sshd", 0, 1), at("sshfix-agent", 0, 5), at("sshd", 0, 8), at("sshd", 1000, 9)];
+        assert_eq!(goes_on(&all).as_deref(), Some("sshfix-agent5"), "some seconds before the end");
+        assert_eq!(goes_on(&all[2..]).as_deref(), Some("sshd8"), "the first where all are new");
+        assert_eq!(goes_on(&all[3..]), None, "a user's lines lie in a file of their own, whatever becomes of root's");
+        assert_eq!(goes_on(&[at("sshfix-agent", 1000, 5)]), None);
+        // What is read twice is kept once, and a line of somebody's that nobody understands is told from root's.
+        let mut kept = Kept { by_root: Lines::parse(&all[..3].concat()), hints: Lines::default() };
+        kept.add(Lines::parse(&all[1..].concat()));
+        assert_eq!((kept.by_root.len(), kept.hints.len()), (3, 1));
+        assert!(Lines::parse("{\"SYSLOG_IDENTIFIER\":[\"sshd\",\"x\"],\"__REALTIME_TIMESTAMP\":\"1\"}\n").has_strange());
+    }
 }
