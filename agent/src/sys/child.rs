@@ -22,6 +22,8 @@ use crate::sys::confine;
 
 /// How often a child that keeps silent is asked whether it has ended.
 const TICK: Duration = Duration::from_millis(20);
+/// The same of one that has closed its output, as each does that ends.
+const ENDING: Duration = Duration::from_millis(1);
 /// How long a child that was killed is waited for. One that hangs in the kernel, at a dead file server or a FUSE mount that does not
 /// answer, ends later or never.
 const ENDS: Duration = Duration::from_millis(300);
@@ -261,7 +263,8 @@ fn talk(child: &mut Child, mut input: &[u8], deadline: Instant, max_output: usiz
         pipes.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)));
         pipes.extend(stdout.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
         pipes.extend(stderr.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut pipes, PollTimeout::try_from(left.min(TICK)).unwrap_or(PollTimeout::ZERO)) {
+        let tick = if pipes.is_empty() { ENDING } else { TICK };
+        match poll(&mut pipes, PollTimeout::try_from(left.min(tick)).unwrap_or(PollTimeout::ZERO)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -261,8 +261,8 @@ struct Walker<'a, 'n> {
     redirect: Option<Culprit>,
     /// Sets that a rule changed for a packet before: what they hold now is not what was read.
     changed_sets: BTreeSet<SetKey>,
-    /// The whole host, to tell whether connections are tracked at all.
-    host: &'a HostState,
+    /// Tells whether connections are tracked at all.
+    prepared: &'a Prepared<'a>,
 }
 
 impl<'a, 'n> Walker<'a, 'n> {
@@ -294,7 +294,7 @@ impl<'a, 'n> Walker<'a, 'n> {
             delivered: None,
             redirect: None,
             changed_sets: BTreeSet::new(),
-            host,
+            prepared,
         }
     }
 

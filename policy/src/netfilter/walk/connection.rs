@@ -3,7 +3,6 @@
 
 use super::{ACK, Culprit, Pass, SYN, Walker};
 use crate::host::Need;
-use crate::netfilter::conntrack;
 use crate::packet::Octet;
 use crate::packet::{Bits, Doubt, Packet, Rewritten, Tracking, Tri, Zone};
 
@@ -152,7 +151,7 @@ impl Walker<'_, '_> {
     pub(super) fn room(&mut self, packet: &Packet) -> Option<()> {
         let exempt = packet.tracking.among(Tracking::UNTRACKED.0);
         let room = self.ipsets.conntrack.as_ref().is_some_and(|fill| fill.as_ref().is_ok_and(|fill| !fill.full()));
-        if self.pass != Pass::Syn || exempt == Tri::Yes || room || !conntrack::in_use(self.host, packet.v6) {
+        if self.pass != Pass::Syn || exempt == Tri::Yes || room || !self.prepared.tracks(packet.v6) {
             return Some(());
         }
         let fill = match &self.ipsets.conntrack {
