@@ -37,6 +37,7 @@ use crate::request::refusal::{
 };
 use crate::request::report::{self, own_addresses};
 use crate::request::serve::{Admission, Answer, Challenge, Peer};
+use crate::sys::memory;
 use crate::turns::{Line, Turn};
 
 /// A request that may be served, on its way to its turn.
@@ -78,6 +79,12 @@ impl Answer for Agent {
         // The next one need not wait for the signature.
         drop(turn);
         let reply = reply(self, &asked.challenge, asked.authorized.request().id.clone(), body);
+        if let Operation::Query(Query::Banned { source: None } | Query::FirewallWho { .. } | Query::FirewallList) =
+            &asked.authorized.request().operation
+        {
+            // The reply need not wait for it.
+            let _ = std::thread::Builder::new().name("give-back".to_owned()).spawn(memory::give_back);
+        }
         // Read by tests/benches/diagnose.rs.
         tracing::debug!(uid = asked.peer.uid, pid = asked.peer.pid, "request answered in {} µs", started.elapsed().as_micros());
         reply

@@ -9,6 +9,7 @@ pub mod dbus;
 pub mod descriptors;
 pub mod files;
 pub mod jobs;
+pub mod memory;
 pub mod names;
 pub mod namespace;
 pub mod netlink;
