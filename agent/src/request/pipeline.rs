@@ -79,9 +79,7 @@ impl Answer for Agent {
         // The next one need not wait for the signature.
         drop(turn);
         let reply = reply(self, &asked.challenge, asked.authorized.request().id.clone(), body);
-        if let Operation::Query(Query::Banned { source: None } | Query::FirewallWho { .. } | Query::FirewallList) =
-            &asked.authorized.request().operation
-        {
+        if reads_whole_sets(&asked.authorized.request().operation) {
             // The reply need not wait for it.
             let _ = std::thread::Builder::new().name("give-back".to_owned()).spawn(memory::give_back);
         }
@@ -92,6 +90,15 @@ impl Answer for Agent {
 
     fn error(&self, challenge: &Challenge, error: ErrorDocument) -> Vec<u8> {
         reply(self, challenge, String::new(), Body::Error(error))
+    }
+}
+
+/// Whether an answer may have taken whole sets, and with them much memory.
+fn reads_whole_sets(operation: &Operation) -> bool {
+    match operation {
+        Operation::Query(Query::Banned { source }) => source.is_none_or(|source| source.single().is_none()),
+        Operation::Query(Query::FirewallWho { port: _ } | Query::FirewallList) => true,
+        Operation::Query(_) | Operation::Intent(_) | Operation::Decision(_) | Operation::Records(_) => false,
     }
 }
 

@@ -93,7 +93,8 @@ impl Walk {
 /// Takes the handshake through every hook: once without knowing where it comes in, and where that leaves something open, once for
 /// every interface and address of the host it may come to. Where these differ, it is unknown.
 pub fn walk(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
-    handshake(&Prepared::new(host), connection, false, needs).discovered(host, connection, false, needs)
+    let prepared = Prepared::new(host);
+    handshake(&prepared, connection, false, needs).discovered(&prepared, connection, false, needs)
 }
 
 /// The same without neighbour discovery: what the rules alone do, which is the same for all addresses that they do not tell apart.
@@ -103,7 +104,8 @@ pub fn walk_by_rules(prepared: &Prepared<'_>, connection: &Connection, needs: &m
 
 /// The same, and notes everything that was met.
 pub fn traced(host: &HostState, connection: &Connection, needs: &mut Needs) -> Walk {
-    handshake(&Prepared::new(host), connection, true, needs).discovered(host, connection, true, needs)
+    let prepared = Prepared::new(host);
+    handshake(&prepared, connection, true, needs).discovered(&prepared, connection, true, needs)
 }
 
 fn handshake(prepared: &Prepared<'_>, connection: &Connection, noted: bool, needs: &mut Needs) -> Walk {

@@ -37,13 +37,13 @@ pub fn host_keys(port: u16) -> Result<Vec<PublicKey>, SshdError> {
 /// `RequiredRSASize` is not loaded (sshd.c, `main`: `sshkey_check_rsa_length`).
 pub(super) fn kinds(effective: &Effective) -> Vec<String> {
     let required: u32 = effective.one("requiredrsasize").and_then(|bits| bits.parse().ok()).unwrap_or_default();
-    let long_enough = |path: &PathBuf| {
-        let line = files::read_checked(path, PUBLIC_KEY_MAX).ok();
-        let bits = line.and_then(|file| rsa_bits(&String::from_utf8_lossy(&file.bytes)));
-        bits.is_none_or(|bits| bits >= required)
+    let kind = |file: &String| {
+        let path = public_file(Path::new(file));
+        let line = line_of(&path).ok()?;
+        let long_enough = rsa_bits(&line).is_none_or(|bits| bits >= required);
+        key_in(&line, &path).ok().filter(|_| long_enough).map(|key| key.kind())
     };
-    let public = effective.all("hostkey").iter().map(|file| public_file(Path::new(file))).filter(long_enough);
-    public.filter_map(|path| read(&path).ok()).map(|key| key.kind()).collect()
+    effective.all("hostkey").iter().filter_map(kind).collect()
 }
 
 /// Of a public key in a line of its own.
@@ -109,6 +109,10 @@ fn problem(path: &Path, sound: &Sound) -> Option<KeyProblem> {
 }
 
 fn read(path: &Path) -> Result<PublicKey, String> {
+    key_in(&line_of(path)?, path)
+}
+
+fn line_of(path: &Path) -> Result<String, String> {
     let file = files::read_checked(path, PUBLIC_KEY_MAX).map_err(|error| match error {
         files::FileError::Missing(_) => {
             let private = path.with_extension("");
@@ -116,6 +120,9 @@ fn read(path: &Path) -> Result<PublicKey, String> {
         }
         other => other.to_string(),
     })?;
-    let line = String::from_utf8_lossy(&file.bytes);
-    PublicKey::from_host_line(&line).map_err(|error| format!("{}: {error}", path.display()))
+    Ok(String::from_utf8_lossy(&file.bytes).into_owned())
+}
+
+fn key_in(line: &str, path: &Path) -> Result<PublicKey, String> {
+    PublicKey::from_host_line(line).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -49,6 +49,13 @@ struct Memory {
 
 static MEMORY: Mutex<Option<Memory>> = Mutex::new(None);
 
+impl Memory {
+    fn journal(&self) -> Journal {
+        let Kept { by_root, hints } = &self.kept;
+        model::journal(&Answers { since: self.since, most: MOST, by_root: Ok(by_root), older: Ok(self.older), hints })
+    }
+}
+
 /// What was said lately, and from when on nothing is missing. Every line that is in the journal when this is called is looked at, those of
 /// the last reading by memory: they are the same as long as the line at which it ended is where it was.
 pub(super) fn read() -> Journal {
@@ -63,13 +70,7 @@ pub(super) fn read() -> Journal {
         begun.elapsed() < KEPT_FOR && by_kernel.abs_diff(by_wall) < CLOCK_SET
     });
     if let Some(grown) = recent.and_then(|memory| grown(memory, since)) {
-        let journal = model::journal(&Answers {
-            since: grown.since,
-            most: MOST,
-            by_root: Ok(&grown.kept.by_root),
-            older: Ok(grown.older),
-            hints: &grown.kept.hints,
-        });
+        let journal = grown.journal();
         // Where lines are missing another reading may find them.
         *memory = journal.whole.is_ok().then_some(grown);
         return journal;
@@ -85,7 +86,7 @@ fn grown(memory: Memory, since: Timestamp) -> Option<Memory> {
     let since = since.max(begins);
     let read = (Instant::now(), Timestamp::now());
     let from = format!("--cursor={cursor}");
-    let new = run(&[&from], &model::SINCE).ok().map(|said| Lines::parse(&said))?;
+    let new = run(&[&from], &model::since()).ok().map(|said| Lines::parse(&said))?;
     // Where that line is gone, journalctl goes on at whatever comes next. What a user writes may be as strange as he likes: the other
     // reading asks for root's lines alone.
     if new.begin() != Some(cursor.as_str()) || new.has_strange() || new.len() > MOST {
@@ -106,15 +107,14 @@ fn read_all(since: Timestamp) -> (Journal, Option<Memory>) {
     let from = format!("--since=@{}", since.as_second());
     let before = format!("--until=@{}", since.as_second());
     let most = MOST.to_string();
-    let by_root = [&model::BY_ROOT[..], &model::BY_JOURNALD[..]].concat();
     // First: what is written while the others are read is read again, and not left out.
-    let end = run(&["-n", NEWEST], &model::SINCE).map(|said| Lines::parse(&said));
+    let end = run(&["-n", NEWEST], &model::since()).map(|said| Lines::parse(&said));
     let cursor = end.ok().and_then(|end| end.goes_on_at());
     let (by_root, older, hints) = thread::scope(|scope| {
         let older = scope.spawn(|| run(&[&before, "-n", "1"], &["_UID=0"]));
         let kernel = scope.spawn(|| run(&[&from, "--grep=sshd", "-n", MOST_HINTS], &model::BY_KERNEL));
         let users = scope.spawn(|| run(&[&from, "-n", MOST_HINTS], &model::BY_USERS));
-        let by_root = run(&[&from, "-n", &most], &by_root);
+        let by_root = run(&[&from, "-n", &most], &model::BY_ROOT);
         let hint = |said: thread::Result<Result<String, String>>| said.ok().and_then(Result::ok).unwrap_or_default();
         (by_root, older.join(), hint(kernel.join()) + &hint(users.join()))
     });

@@ -4,15 +4,14 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sshfix_policy::subsystem::sshd::config::Tree;
-use sshfix_policy::subsystem::sshd::{Effective, Invocation, PRIVSEP};
+use sshfix_policy::subsystem::sshd::{Effective, Folder, Invocation, listen_address};
 
-use super::{SshdError, examine, files};
+use super::version::{Identity, identity};
+use super::{SshdError, examine, files, privsep};
 
 /// An answer that is older is asked for anew, whatever it hangs on.
 const KEPT_FOR: Duration = Duration::from_mins(1);
@@ -21,17 +20,14 @@ const MOST: usize = 4;
 /// What every sshd reads besides: the user it becomes, the libraries it is linked with, and their settings.
 const BESIDES: [&str; 4] = ["/etc/passwd", "/etc/nsswitch.conf", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf"];
 
-/// A file as it was, by what changes with every write to it (inode(7)); none where it is not there.
-type Print = Option<(u64, u64, u64, i64, i64, i64, i64)>;
-
 /// All that an answer hangs on.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Basis {
     invocation: Invocation,
     tree: Tree,
-    files: Vec<(String, Print)>,
-    /// Whose the folder is that it changes its root to, and its mode.
-    privsep: Option<(u32, u32)>,
+    /// None where a file is not there.
+    files: Vec<(String, Option<Identity>)>,
+    privsep: Folder,
 }
 
 impl Basis {
@@ -43,9 +39,9 @@ impl Basis {
         }
         let (keys, others) = files::named(Some(tree), &invocation.options);
         let paths = keys.into_iter().chain(others).chain(BESIDES.map(str::to_owned)).chain([invocation.program.clone()]);
+        let print = |path: &String| fs::metadata(path).ok().map(|file| identity(&file));
         let files = paths.map(|path| (path.clone(), print(&path))).collect();
-        let privsep = fs::metadata(PRIVSEP).ok().filter(fs::Metadata::is_dir).map(|folder| (folder.uid(), folder.mode()));
-        Some(Self { invocation: invocation.clone(), tree: tree.clone(), files, privsep })
+        Some(Self { invocation: invocation.clone(), tree: tree.clone(), files, privsep: privsep().ok()? })
     }
 }
 
@@ -79,11 +75,6 @@ pub(super) fn examined(invocation: &Invocation, tree: Option<&Tree>) -> (Result<
     (test, effective)
 }
 
-fn print(path: &str) -> Print {
-    let file = fs::metadata(Path::new(path)).ok()?;
-    Some((file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()))
-}
-
 /// Keywords whose meaning something outside of the files may decide: the lookup of a name, and an agent that holds the host keys.
 const ASKED_ELSEWHERE: [&str; 2] = ["listenaddress", "hostkeyagent"];
 
@@ -97,14 +88,9 @@ fn asks_others(tree: &Tree) -> bool {
     })
 }
 
-/// Whether a `ListenAddress` is no address.
+/// Whether a `ListenAddress` is no address, or none that is read here.
 fn is_name(at: &str) -> bool {
-    let host = match at.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None if at.matches(':').count() == 1 => at.split(':').next(),
-        None => Some(at),
-    };
-    host.and_then(|host| host.split('%').next()).is_none_or(|host| host.parse::<IpAddr>().is_err())
+    at.parse::<IpAddr>().is_err() && listen_address(at).is_none()
 }
 
 #[cfg(test)]

@@ -2,9 +2,7 @@
 //! next, `kept`, `journal` and `version` keep.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 
@@ -13,8 +11,8 @@ use sshfix_policy::host::{HostState, Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
 use sshfix_policy::subsystem::sshd::config::{Document, Tree};
 use sshfix_policy::subsystem::sshd::{
-    Account, Answer, Candidate, Folder, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys,
-    RootFolder, Server, Startups, host_key_paths, listens as sockets_of, revoked_keys,
+    Account, Answer, Candidate, HostKey, Invocation, KeyFile, KeyProblem, Manager, Need, PRIVSEP, RevokedKeys, RootFolder,
+    Server, Startups, host_key_paths, listens as sockets_of, revoked_keys,
 };
 
 use super::shadow::Shadow;
@@ -22,7 +20,7 @@ use super::users::Program;
 use super::version::Sound;
 use super::{
     Found, SshdError, Users, Versions, account, effective_for, examine, faillock, files, host_keys, journal, kept, manager,
-    pid_file::Mark, power, running, settled, unread, value_files,
+    pid_file::Mark, power, privsep, running, settled, unread, value_files,
 };
 use crate::subsystem::listener;
 use crate::sys::files::FileError;
@@ -344,17 +342,4 @@ fn stale(mark: Mark, tree: &Result<Tree, String>) -> Vec<String> {
         Mark::Unknown => tree.files.keys().cloned().collect(),
         Mark::At(at) => unread::since(at, tree),
     }
-}
-
-/// sshd.c: root's, and nobody else's to write.
-fn privsep() -> io::Result<Folder> {
-    Ok(match std::fs::metadata(PRIVSEP) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Folder::Missing,
-        Err(error) => return Err(error),
-        Ok(folder) if !folder.is_dir() => Folder::Missing,
-        Ok(folder) if folder.uid() != 0 || folder.permissions().mode() & 0o022 != 0 => {
-            Folder::Wrong { uid: folder.uid(), mode: folder.permissions().mode() & 0o7777 }
-        }
-        Ok(_) => Folder::Good,
-    })
 }

@@ -26,14 +26,17 @@ mod value_files;
 mod version;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use sshfix_policy::host::{Part, Question};
 use sshfix_policy::subsystem::listener::{self as listener_model, is_sshd};
-use sshfix_policy::subsystem::sshd::{Effective, Invocation, Login, PRIVSEP, Server, State};
+use sshfix_policy::subsystem::sshd::{Effective, Folder, Invocation, Login, PRIVSEP, Server, State};
 use thiserror::Error;
 
 use crate::subsystem::listener;
@@ -300,4 +303,17 @@ fn execute(invocation: &Invocation, words: &[&str]) -> Result<child::Output, Ssh
     // Where it cannot be read, sshd says why.
     let _tree = files::trusted(invocation).map_err(SshdError::NotRoots)?;
     Ok(child::run_open(program.file.as_fd(), path, words, LIMIT, OUTPUT_MAX)?)
+}
+
+/// The directory of [`PRIVSEP`], as sshd.c asks for it: root's, and nobody else's to write.
+fn privsep() -> io::Result<Folder> {
+    Ok(match fs::metadata(PRIVSEP) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Folder::Missing,
+        Err(error) => return Err(error),
+        Ok(folder) if !folder.is_dir() => Folder::Missing,
+        Ok(folder) if folder.uid() != 0 || folder.permissions().mode() & 0o022 != 0 => {
+            Folder::Wrong { uid: folder.uid(), mode: folder.permissions().mode() & 0o7777 }
+        }
+        Ok(_) => Folder::Good,
+    })
 }

@@ -1,5 +1,5 @@
 //! The version of an OpenSSH server, as the program itself tells it, and the private keys that ssh-keygen found sound. Kept for as long as
-//! the file is the same one, since that is what it depends on; what a server makes of its configuration is never kept.
+//! the file is the same one, since that is what it depends on; what a server makes of its configuration, `kept` keeps.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -19,7 +19,7 @@ const PROGRAM_MAX: u64 = 32 << 20;
 
 /// What a file is by: device, inode, size, and the times of its content and of any change to it, in nanoseconds. Nobody can set the last
 /// one (`inode(7)`, ctime).
-type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
+pub(super) type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
 
 /// The versions of the programs that were asked so far, and the keys that were found sound.
 #[derive(Debug, Default)]
@@ -92,7 +92,8 @@ fn is_debians(program: &Path) -> bool {
     read.is_ok() && bytes.windows(10).any(found)
 }
 
-fn identity(file: &Metadata) -> Identity {
+/// By what a file is the same one.
+pub(super) fn identity(file: &Metadata) -> Identity {
     (file.dev(), file.ino(), file.size(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec()))
 }
 

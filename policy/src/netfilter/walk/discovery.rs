@@ -209,13 +209,13 @@ impl Undiscovered {
 impl Walk {
     /// Adds what neighbour discovery makes of a connection that the rules may let in: one of IPv6 from a single address. Nothing on links
     /// that have no link addresses or are not known.
-    pub(super) fn discovered(mut self, host: &HostState, connection: &Connection, noted: bool, needs: &mut Needs) -> Self {
+    pub(super) fn discovered(mut self, prepared: &Prepared<'_>, connection: &Connection, noted: bool, needs: &mut Needs) -> Self {
         if connection.source.is_ipv4() || connection.source.single().is_none() || self.decided().is_some() {
             return self;
         }
-        let (arrivals, mut effort) = (arrivals(host, connection, needs), Effort::default());
+        let (arrivals, mut effort) = (arrivals(prepared.host, connection, needs), Effort::default());
         let ways: Vec<Option<(Undiscovered, Vec<Met>)>> =
-            arrivals.iter().map(|arrival| on_one_way(host, connection, arrival, noted, &mut effort, needs)).collect();
+            arrivals.iter().map(|arrival| on_one_way(prepared, connection, arrival, noted, &mut effort, needs)).collect();
         if effort.is_spent() {
             let culprit = Culprit::Unread(Effort::exceeded());
             let pass = Pass::Discovery(Message::SolicitationIn);
@@ -243,9 +243,9 @@ impl Walk {
 
 /// The messages that are lost, of all ways in: what a plan must open.
 pub fn lost(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec<(Hop, Refusal)> {
-    let (mut all, mut effort) = (Vec::new(), Effort::default());
+    let (mut all, mut effort, prepared) = (Vec::new(), Effort::default(), Prepared::new(host));
     for arrival in arrivals(host, connection, needs) {
-        let found = on_one_way(host, connection, &arrival, false, &mut effort, needs);
+        let found = on_one_way(&prepared, connection, &arrival, false, &mut effort, needs);
         if let Some((Undiscovered { hop, lost, .. }, _)) = found {
             all.extend(lost.into_iter().map(|refusal| (hop.clone(), refusal)));
         }
@@ -254,7 +254,7 @@ pub fn lost(host: &HostState, connection: &Connection, needs: &mut Needs) -> Vec
 }
 
 fn on_one_way(
-    host: &HostState,
+    prepared: &Prepared<'_>,
     connection: &Connection,
     arrival: &Arrival,
     noted: bool,
@@ -266,7 +266,7 @@ fn on_one_way(
     let syn = arrival.syn(connection);
     let (mut lost, mut met) = (Vec::new(), Vec::new());
     for message in Message::ALL {
-        if let Some((refusal, noted)) = loses(host, connection, hop.packets(&syn, message), message, noted, effort, needs) {
+        if let Some((refusal, noted)) = loses(prepared, connection, hop.packets(&syn, message), message, noted, effort, needs) {
             lost.push(refusal);
             met.extend(noted);
         }
@@ -274,7 +274,7 @@ fn on_one_way(
     if lost.is_empty() {
         return None;
     }
-    let entries = host.route.present().and_then(|routes| routes.neighbours.get(&device));
+    let entries = prepared.host.route.present().and_then(|routes| routes.neighbours.get(&device));
     let Some(entry) = entries.and_then(|entries| entries.get(&hop.address)).cloned() else {
         needs.insert(Need::Neighbour(device, hop.address));
         return None;
@@ -285,7 +285,7 @@ fn on_one_way(
 
 /// Who certainly loses a message, whatever of these packets it is.
 fn loses(
-    host: &HostState,
+    prepared: &Prepared<'_>,
     connection: &Connection,
     packets: Vec<Packet>,
     message: Message,
@@ -293,10 +293,9 @@ fn loses(
     effort: &mut Effort,
     needs: &mut Needs,
 ) -> Option<(Refusal, Vec<Met>)> {
-    let (empty, prepared) = (State::default(), Prepared::new(host));
-    let mut first = None;
+    let (empty, mut first) = (State::default(), None);
     for packet in packets {
-        let mut walker = Walker::new(&prepared, connection, &empty, &prepared.ipsets, effort, needs);
+        let mut walker = Walker::new(prepared, connection, &empty, &prepared.ipsets, effort, needs);
         (walker.pass, walker.met) = (Pass::Discovery(message), noted.then(Vec::new));
         walker.through(if message.comes_in() { &IN } else { &OUT }, packet);
         let refusal = walker.refusals.into_iter().find(|refusal| refusal.certain)?;

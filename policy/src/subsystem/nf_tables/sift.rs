@@ -250,6 +250,17 @@ mod tests {
         ]
     }
 
+    fn rule(statements: &[Statement]) -> Rule {
+        Rule {
+            handle: 1,
+            expressions: statements.concat(),
+            comment: None,
+            raw_expressions: Vec::new(),
+            userdata: Vec::new(),
+            compat: None,
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -260,17 +271,7 @@ mod tests {
             host in 0_u8..6,
             kind in 0_u8..4,
         ) {
-            let rules: Vec<Rule> = rules
-                .into_iter()
-                .map(|statements| Rule {
-                    handle: 1,
-                    expressions: statements.concat(),
-                    comment: None,
-                    raw_expressions: Vec::new(),
-                    userdata: Vec::new(),
-                    compat: None,
-                })
-                .collect();
+            let rules: Vec<Rule> = rules.iter().map(|statements| rule(statements)).collect();
             let source = match kind {
                 0 => format!("203.0.113.{host}"),
                 1 => "203.0.113.0/24".to_owned(),
@@ -294,14 +295,6 @@ mod tests {
 
     #[test]
     fn rules_about_other_sources_are_passed_by() {
-        let rule = |statements: &[Statement]| Rule {
-            handle: 1,
-            expressions: statements.concat(),
-            comment: None,
-            raw_expressions: Vec::new(),
-            userdata: Vec::new(),
-            compat: None,
-        };
         let mut rules: Vec<Rule> = (0..=255)
             .map(|host| rule(&[build::nfproto(false), build::saddr(&format!("203.0.113.{host}")), build::drop()]))
             .collect();

@@ -5,15 +5,13 @@
 use crate::host::{self, HostState, Needs};
 use crate::reply::sshd::{Problem, ProblemPlace, Severity};
 use crate::subsystem::sshd::config::keyword::{canonical, spelling};
-use crate::subsystem::sshd::config::{Place, Tree};
+use crate::subsystem::sshd::config::{DEPTH_MAX, Place, Tree};
 use crate::subsystem::sshd::facts::key_file::is_pattern;
 use crate::subsystem::sshd::facts::revoked_keys::RevokedKeys;
 use crate::subsystem::sshd::facts::state::{Need, ValueFile};
 use crate::subsystem::sshd::quoting::of_values;
 use crate::text::quoted::Text;
 
-/// servconf.c, `SERVCONF_MAX_DEPTH`.
-const MAX_DEPTH: usize = 16;
 /// The keywords.
 const NAMING: [&str; 4] = ["revokedkeys", "trustedusercakeys", "authorizedprincipalsfile", "authorizedkeysfile"];
 
@@ -37,7 +35,7 @@ pub(super) fn problems(host: &HostState, tree: &Tree, needs: &mut Needs) -> Vec<
 }
 
 fn collect(tree: &Tree, path: &str, mut conditional: bool, depth: usize, found: &mut Vec<Line>) {
-    let Some(document) = tree.files.get(path).filter(|_| depth <= MAX_DEPTH) else { return };
+    let Some(document) = tree.files.get(path).filter(|_| depth <= DEPTH_MAX) else { return };
     for (number, line) in document.lines() {
         let Some(directive) = line.directive().ok().flatten() else { continue };
         let keyword = canonical(&directive.keyword);

@@ -26,7 +26,7 @@ pub use edit::{Edit, EditError, edit, edited};
 pub use evaluate::{Setting, Settings, evaluate, global_lines};
 pub use line::{Directive, Line, LineError};
 pub use lists::{Changed, edit_lines};
-pub use tree::{ConfigError, Place, Tree};
+pub use tree::{ConfigError, DEPTH_MAX, Place, Tree};
 
 #[cfg(test)]
 mod edit_tests;

@@ -156,7 +156,7 @@ impl Lines {
     }
 }
 
-/// What was read, and is added to by what was written since ([`SINCE`]).
+/// What was read, and is added to by what was written since ([`since`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// [`BY_ROOT`]
@@ -166,7 +166,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Adds the lines that [`SINCE`] asked for, each where its own question would have had it. One that is there already came while the
+    /// Adds the lines that [`since`] asked for, each where its own question would have had it. One that is there already came while the
     /// others were read.
     pub fn add(&mut self, new: Lines) {
         let Some(from) = new.lines.iter().map(|line| line.at).min() else {
@@ -188,7 +188,7 @@ impl Kept {
 }
 
 /// journalctl(1), matches: what sshd says, systemd of its units, and journald of itself. `_UID` and `_PID` are what journald saw.
-pub const BY_ROOT: [&str; 11] = [
+pub const BY_ROOT: [&str; 13] = [
     "_UID=0",
     "SYSLOG_IDENTIFIER=sshd",
     "SYSLOG_IDENTIFIER=sshd-session",
@@ -199,49 +199,26 @@ pub const BY_ROOT: [&str; 11] = [
     "UNIT=ssh.service",
     "UNIT=sshd.service",
     "+",
-    // With the two messages of journald's below.
     "_UID=0",
+    // `JOURNAL_START` and `JOURNAL_DROPPED`.
+    "MESSAGE_ID=f77379a8490b408bbe5f6940505a777b",
+    "MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e",
 ];
 /// `SD_MESSAGE_JOURNAL_START`, `SD_MESSAGE_JOURNAL_DROPPED` (sd-messages.h).
 const JOURNAL_START: &str = "f77379a8490b408bbe5f6940505a777b";
 const JOURNAL_DROPPED: &str = "a596d6fe7bfa4994828e72309e95d61e";
-/// The rest of [`BY_ROOT`].
-pub const BY_JOURNALD: [&str; 2] = ["MESSAGE_ID=f77379a8490b408bbe5f6940505a777b", "MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e"];
 /// Of programs by their name alone, which anybody can give to a program.
 pub const BY_KERNEL: [&str; 5] =
     ["_TRANSPORT=kernel", "SYSLOG_IDENTIFIER=kernel", "+", "_UID=0", "SYSLOG_IDENTIFIER=systemd-coredump"];
 /// Of sessions that run as their user.
 pub const BY_USERS: [&str; 2] = ["SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session"];
+/// The agent's own lines.
+const BY_AGENT: [&str; 1] = ["_SYSTEMD_UNIT=sshfix-agent.service"];
+
 /// Everything that one of the three asks for, and the agent's own lines, so that there is a last one to go on from.
-pub const SINCE: [&str; 24] = [
-    "_UID=0",
-    "SYSLOG_IDENTIFIER=sshd",
-    "SYSLOG_IDENTIFIER=sshd-session",
-    "SYSLOG_IDENTIFIER=sshd-auth",
-    "+",
-    "_UID=0",
-    "_PID=1",
-    "UNIT=ssh.service",
-    "UNIT=sshd.service",
-    "+",
-    "_UID=0",
-    "MESSAGE_ID=f77379a8490b408bbe5f6940505a777b",
-    "MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e",
-    "+",
-    "_TRANSPORT=kernel",
-    "SYSLOG_IDENTIFIER=kernel",
-    "+",
-    "_UID=0",
-    "SYSLOG_IDENTIFIER=systemd-coredump",
-    "+",
-    "SYSLOG_IDENTIFIER=sshd",
-    "SYSLOG_IDENTIFIER=sshd-session",
-    "+",
-    "_SYSTEMD_UNIT=sshfix-agent.service",
-];
-/// The matches of [`BY_ROOT`] that are sshd's own lines.
-pub const BY_SSHD: [&str; 4] =
-    ["_UID=0", "SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session", "SYSLOG_IDENTIFIER=sshd-auth"];
+pub fn since() -> Vec<&'static str> {
+    [&BY_ROOT[..], &BY_KERNEL, &BY_USERS, &BY_AGENT].join(&"+")
+}
 
 /// What is said of lately.
 pub fn journal(answers: &Answers<'_>) -> Journal {
